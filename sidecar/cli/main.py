@@ -1,0 +1,44 @@
+"""Which commands there are, and what a failure prints: one sentence and the mend, no traceback."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sidecar import __version__
+from sidecar.errors import Failed, Misconfigured, SidecarError
+
+# Each module offers ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on the parsers it makes.
+COMMANDS = ("serve", "check", "demo", "config", "token", "keys")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The complete parser of the ``sidecar`` command."""
+    parser = argparse.ArgumentParser(prog="sidecar", description="Authentication sidecar for metadata servers.")
+    parser.add_argument("--version", action="version", version=f"auth-sidecar {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        import_module(f"sidecar.cli.{name}").register(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except Misconfigured as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    except Failed as error:
+        print(f"{error.message} ({error.reason}{': ' + error.detail if error.detail else ''})", file=sys.stderr)
+        return 1
+    except SidecarError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    return code

@@ -1,0 +1,1 @@
+"""YAML in, frozen Settings out. Start-up only: nothing in here runs while a request waits."""

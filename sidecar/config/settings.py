@@ -1,0 +1,435 @@
+"""The configuration file's vocabulary as frozen models. Names and defaults are the contract with users.
+
+Every field carries a description: the reference page in ``docs/`` is generated from these models. Values arrive as
+text (the YAML reader retypes nothing), so each model coerces by its own types. Input values never appear in errors.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from sidecar.config.units import Address, Duration, Network, Size
+from sidecar.secrets.value import Secret
+
+ASYMMETRIC_ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
+)  # fmt: skip
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
+]  # fmt: skip
+DEFAULT_PRINCIPAL_CLAIMS = ("email", "preferred_username", "sub")
+
+
+def _none_is_empty(value: object) -> object:
+    """An OpenMetadata key whose variable is set but empty arrives as null and means "nothing given"."""
+    return () if value is None or value == "" else value
+
+
+def _none_is_blank(value: object) -> object:
+    return "" if value is None else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
+Text = Annotated[str, BeforeValidator(_none_is_blank)]
+
+
+class Model(BaseModel):
+    """Frozen, strict about names, silent about values."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Limits(Model):
+    """Bounds on what one process accepts on the public listener."""
+
+    max_header_bytes: Size = 16 * 1024
+    """Longest request line and longest single header line, in bytes."""
+    max_headers: Annotated[int, Field(ge=16)] = 128
+    """Most header lines in a request."""
+    max_token_bytes: Size = 16 * 1024
+    """Longest token that is looked at."""
+    max_body_bytes: Size | None = None
+    """Largest request body that is forwarded; absent: no bound."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Most open connections; further ones are closed at once."""
+    max_in_flight: Annotated[int, Field(ge=1)] = 1024
+    """Most requests being answered at once; further ones get 503."""
+    idle_timeout: Duration = 75.0
+    """How long a kept-alive connection may wait for its next request."""
+    body_timeout: Duration = 60.0
+    """How long a request body may make no progress."""
+
+
+class ServerSettings(Model):
+    """The two listeners."""
+
+    listen: Address = "127.0.0.1:4180"
+    """Public listener: ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    admin_listen: Address = "127.0.0.1:4181"
+    """Operations listener (metrics, health, configuration). Not for the public."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the public port."""
+    prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")] = "/oauth2"
+    """Path prefix reserved for the sidecar on the public listener."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Peers (CIDRs, or ``unix``) whose headers about the original request are believed. Empty: nobody's."""
+    public_url: Text = ""
+    """The address by which callers reach this service."""
+    realm: str = "auth-sidecar"
+    """Realm in ``WWW-Authenticate``."""
+    check_deadline: Duration = 5.0
+    """Longest time that any check may take."""
+    drain_delay: Duration = 5.0
+    """After SIGTERM: how long the listener still accepts while ``/readyz`` is already false."""
+    drain_timeout: Duration = 30.0
+    """After that: how long requests in flight may take to end."""
+    limits: Limits = Limits()
+    """Bounds on connections, headers and bodies."""
+
+
+class UpstreamSettings(Model):
+    """The service behind. Absent: check mode only."""
+
+    url: str
+    """``http://host:port``, ``https://host:port`` or ``unix:/path``."""
+    credentials: Literal["passthrough", "none", "openmetadata"] = "passthrough"
+    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata token for the Actor."""
+    token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
+    """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
+    connect_timeout: Duration = 5.0
+    """Time to open a connection."""
+    response_timeout: Duration = 300.0
+    """Time from the end of the request to the first byte of the answer."""
+    keepalive_timeout: Duration = 15.0
+    """How long an idle connection to the service is kept; less than the service's own."""
+    ca_file: Text = ""
+    """CA bundle for an ``https`` service; absent: the system's."""
+
+
+class StoreTls(Model):
+    """TLS towards the store."""
+
+    ca_file: Text = ""
+    """CA bundle."""
+    cert_file: Text = ""
+    """Client certificate."""
+    key_file: Text = ""
+    """Client key."""
+    server_name: Text = ""
+    """Name to verify instead of the host's."""
+
+
+class StoreSettings(Model):
+    """Where token records (and later revocations) live."""
+
+    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
+    """``sqlite:////absolute/path``."""
+    username: Text = ""
+    """User, when it does not stand in the URL."""
+    password: Secret | None = None
+    """Password, when it does not stand in the URL."""
+    key_prefix: str = "{sidecar}:"
+    """Prefix of every key in a shared store."""
+    tls: StoreTls = StoreTls()
+    """TLS towards the store."""
+
+
+class KeyFetchSettings(Model):
+    """How the keys of providers are fetched and kept."""
+
+    refresh: Duration = 600.0
+    """How old a key set gets before it is fetched anew, when its answer does not say (Cache-Control is honoured)."""
+    unknown_kid_cooldown: Duration = 10.0
+    """Least time between two fetches of one URL that unknown key ids cause."""
+    retry_min: Duration = 1.0
+    """First wait after a failed fetch; doubles, with jitter."""
+    retry_max: Duration = 60.0
+    """Longest wait after failed fetches."""
+    timeout: Duration = 5.0
+    """Time for one fetch, from connect to last byte."""
+    max_bytes: Size = 512 * 1024
+    """Largest answer that is read."""
+    max_stale: Duration = 86400.0
+    """How long the last good keys serve while the provider is away."""
+    cache_dir: Text = ""
+    """Folder for the disk copy; absent: beside the SQLite file. Not writable is a warning."""
+    ca_file: Text = ""
+    """CA bundle for key and discovery URLs; absent: the system's."""
+
+
+class ClaimActorType(Model):
+    """The Actor's type by a claim."""
+
+    claim: str
+    """Path of the claim."""
+    service: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Values that mean SERVICE; all others mean USER."""
+
+
+class KeyUrl(Model):
+    """A key URL that says whose keys it holds."""
+
+    url: str
+    """Address of the JWKS."""
+    issuer: str
+    """Issuer whose tokens these keys may sign."""
+
+
+class ProviderSettings(Model):
+    """One issuer of tokens, with its own keys, audience and mapping."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """Name in logs, metrics and namespaced Actor ids."""
+    issuer: Annotated[str, Field(min_length=1)]
+    """Exact ``iss`` of its tokens."""
+    public_key_urls: Names = ()
+    """Addresses of its JWKS; absent: by discovery from ``issuer`` (OpenID Connect, then RFC 8414)."""
+    audiences: Names = ()
+    """Accepted ``aud`` values, any of them; empty: not checked, and ``sidecar check`` warns."""
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ASYMMETRIC_ALGORITHMS  # type: ignore[assignment]
+    """Accepted signature algorithms."""
+    jwt_principal_claims: Annotated[Names, Field(min_length=1)] = DEFAULT_PRINCIPAL_CLAIMS
+    """Claims that may name the Actor; the first one present decides."""
+    jwt_principal_claims_mapping: Names = ()
+    """``username:<claim>`` and ``email:<claim>``, instead of the list."""
+    groups_claim: Text = ""
+    """Path of the claim that lists groups."""
+    roles_claim: str = "roles"
+    """Path of the claim that lists roles."""
+    required_claims: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Claim path to accepted values; a token without one of them is not valid here."""
+    max_token_lifetime: Duration | None = None
+    """Longest ``exp - iat`` that is accepted."""
+    clock_skew: Duration = 30.0
+    """Tolerance for ``exp``, ``nbf`` and ``iat``."""
+    actor_type: Literal["USER", "SERVICE"] | ClaimActorType = "USER"
+    """Type of its Actors: USER, SERVICE, or by a claim."""
+    principal_namespace: Literal["none", "provider"] = "none"
+    """``provider``: Actor ids are ``<provider>/<name>``, so that two providers cannot collide."""
+    may_be_admin: bool = False
+    """Whether its Actors may match a bare name in ``adminPrincipals``."""
+    allow_missing_expiry: bool = False
+    """Accept tokens without ``exp``. They are good for ever."""
+    allow_insecure_urls: bool = False
+    """Accept ``http`` for key and discovery URLs that are not on loopback."""
+
+
+class AuthenticationConfiguration(Model):
+    """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
+
+    public_key_urls: Annotated[tuple[str | KeyUrl, ...], BeforeValidator(_none_is_empty)] = ()
+    """JWKS addresses, each bound to its issuer: by ``authority``, or written as ``{url, issuer}``."""
+    authority: Text = ""
+    """Issuer of the flat form."""
+    client_id: Text = ""
+    """Required audience of the flat form's issuer."""
+    jwt_principal_claims: Names = DEFAULT_PRINCIPAL_CLAIMS
+    """Claims that may name the Actor; the first one present decides."""
+    jwt_principal_claims_mapping: Names = ()
+    """``username:<claim>`` and ``email:<claim>``, instead of the list."""
+    token_validation_algorithm: Annotated[
+        Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"] | None,
+        BeforeValidator(lambda v: v or None),
+    ] = None
+    """The one algorithm of the flat form; absent: RS256."""
+    allow_unbound_issuers: bool = False
+    """Accept tokens of any issuer that the flat form's keys have signed, as OpenMetadata does. Dangerous."""
+    providers: tuple[ProviderSettings, ...] = ()
+    """Issuers of tokens, as many as you like."""
+    client_type: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    provider: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    provider_name: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    response_type: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    callback_url: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    jwt_team_claim_mapping: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    enable_self_signup: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    enable_auto_redirect: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    force_secure_session_cookie: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    session_expiry: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    max_active_sessions_per_user: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    additional_trusted_redirect_uris: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    email_claim: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    display_name_claim: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    oidc_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    saml_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    ldap_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
+
+
+class AuthorizerConfiguration(Model):
+    """OpenMetadata's block: who is admin, and which domains people may come from."""
+
+    admin_principals: Names = ()
+    """Names of admins; ``<provider>/<id>`` names one of a certain provider."""
+    principal_domain: Text = ""
+    """Domain of people whose token names no e-mail address."""
+    enforce_principal_domain: bool = False
+    """Refuse people of other domains."""
+    allowed_domains: Names = ()
+    """Domains that are accepted instead of ``principalDomain``."""
+    class_name: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    container_request_filter: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    allowed_email_registration_domains: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    allowed_email_domains: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    enable_secure_socket_connection: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    use_roles_from_provider: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    default_oauth_role: Any = Field(
+        default=None, alias="defaultOAuthRole", description="OpenMetadata's; not used here."
+    )
+
+
+class JwtTokenConfiguration(Model):
+    """OpenMetadata's block: the own keys and the own issuer."""
+
+    rsapublic_key_file_path: Text = ""
+    """Public key, DER or PEM (RSA, EC or Ed25519)."""
+    rsaprivate_key_file_path: Text = ""
+    """Private key, PKCS#8 DER or PEM. Empty with the public one: no own keys."""
+    jwtissuer: Text = ""
+    """``iss`` of own tokens."""
+    key_id: Text = ""
+    """``kid`` of the key pair; empty: its RFC 7638 thumbprint."""
+    key_dir: Text = ""
+    """Folder of several keys, instead of the two files."""
+    audience: Text = ""
+    """Minted into own tokens and then required of them."""
+    clock_skew: Duration = 0.0
+    """Tolerance for times in own tokens."""
+    jwks_paths: Names = ("/api/v1/config/jwks",)
+    """Paths besides ``{prefix}/jwks`` that publish the own public keys."""
+
+
+class TokenSettings(Model):
+    """Own tokens and the memory of verified ones."""
+
+    require_record: bool = True
+    """Own tokens must be on record; unknown means revoked."""
+    allow_never_expiring: bool = False
+    """Tokens without expiry may be minted."""
+    cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    """Most verified tokens that are remembered."""
+
+
+class RequireSettings(Model):
+    """What an authenticated caller must have besides."""
+
+    groups: Names = ()
+    """At least one of these groups."""
+    roles: Names = ()
+    """At least one of these roles."""
+    actor_types: tuple[Literal["USER", "SERVICE"], ...] = ()
+    """One of these Actor types."""
+    admin: bool = False
+    """Must be an admin."""
+
+
+class RuleSettings(Model):
+    """One route rule. The first whose path and method match decides."""
+
+    path: Annotated[str, Field(pattern=r"^/")]
+    """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself."""
+    methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
+    """Methods it is for; empty: all."""
+    access: Literal["public", "guest", "authenticated"] = "authenticated"
+    """``public``: never refused. ``guest``: nothing presented is fine, bad credentials are not."""
+    require: RequireSettings = RequireSettings()
+    """What the caller must have besides."""
+
+
+class CorsSettings(Model):
+    """Cross-origin requests."""
+
+    preflight: Literal["authenticated", "public"] = "authenticated"
+    """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` pass without credentials."""
+
+
+class IdentityHeaderSettings(Model):
+    """The headers that tell the service behind who is asking."""
+
+    assertion: bool = False
+    """Also send ``X-Auth-Assertion``, a signed JWT of 5 minutes."""
+    assertion_audience: Text = ""
+    """``aud`` of the assertion; absent: the upstream's URL."""
+    max_bytes: Size = 3 * 1024
+    """Groups that would push the headers over this are left blank."""
+    strip: Names = ()
+    """Further headers to remove from what callers send."""
+
+
+class RevocationSettings(Model):
+    """How old the local picture of revocations may get."""
+
+    max_staleness: Duration = 600.0
+    """Age from which it counts as stale."""
+    on_stale: Literal["deny", "allow"] = "deny"
+    """``deny``: 503 for tokens that need it; ``allow``: go on with what is known."""
+
+
+class LoggingSettings(Model):
+    """JSON lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe line that is written."""
+    access: bool = False
+    """Also one line per answered request."""
+
+
+class ImportSettings(Model):
+    """Full configuration files of the products, read for the blocks that concern authentication."""
+
+    openmetadata: Text = ""
+    """Path of an ``openmetadata.yaml``."""
+
+
+class SecretsManagerConfiguration(Model):
+    """OpenMetadata's block; only ``db`` (its default) is understood."""
+
+    model_config = ConfigDict(extra="allow")
+
+    secrets_manager: Annotated[Literal["db", "noop"], BeforeValidator(lambda v: v or "db")] = "db"
+    """OpenMetadata's; other managers are not supported."""
+
+
+class Settings(Model):
+    """The whole configuration."""
+
+    server: ServerSettings = ServerSettings()
+    """The two listeners."""
+    upstream: UpstreamSettings | None = None
+    """The service behind; absent: check mode only."""
+    store: StoreSettings = StoreSettings()
+    """Where token records live."""
+    keys: KeyFetchSettings = KeyFetchSettings()
+    """How the keys of providers are fetched."""
+    authentication_configuration: AuthenticationConfiguration = AuthenticationConfiguration()
+    """Whose tokens are accepted."""
+    authorizer_configuration: AuthorizerConfiguration = AuthorizerConfiguration()
+    """Admins and domains."""
+    jwt_token_configuration: JwtTokenConfiguration = JwtTokenConfiguration()
+    """Own keys and issuer."""
+    tokens: TokenSettings = TokenSettings()
+    """Own tokens and the memory of verified ones."""
+    rules: tuple[RuleSettings, ...] = ()
+    """Route rules; the first match decides, no match means authenticated."""
+    cors: CorsSettings = CorsSettings()
+    """Cross-origin requests."""
+    revocation: RevocationSettings = RevocationSettings()
+    """Staleness of the local picture of revocations."""
+    identity_headers: IdentityHeaderSettings = IdentityHeaderSettings()
+    """Headers for the service behind."""
+    logging: LoggingSettings = LoggingSettings()
+    """JSON lines on standard error."""
+    secrets_manager_configuration: SecretsManagerConfiguration = SecretsManagerConfiguration()
+    """OpenMetadata's block."""
+    import_: ImportSettings = Field(default=ImportSettings(), alias="import")
+    """Configuration files of the products."""
+    allow_published_secrets: bool = False
+    """Accept keys and secrets that are published in the products' sources. For demonstrations only."""

@@ -1,0 +1,73 @@
+"""Durations, sizes and network addresses as people write them."""
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_ISO_DURATION = re.compile(
+    r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+(?:\.\d+)?)S)?)?"
+)
+_SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``90``, ``"30s"``, ``"1h30m"``, ``"7d"`` or ISO 8601 ``"P1DT12H"``.
+
+    Raises ValueError for anything else, months and years included (their length is not fixed).
+    """
+    if isinstance(value, bool):
+        raise ValueError("must be a duration such as 30s, 10m, 24h, 7d or PT30M")
+    if isinstance(value, int | float):
+        return float(value)
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if _DURATION.fullmatch(text):
+        return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    iso = _ISO_DURATION.fullmatch(text.upper())
+    if iso and any(iso.groups()):
+        return sum(float(number) * _SECONDS[unit] for unit, number in iso.groupdict().items() if number)
+    raise ValueError("must be a duration such as 30s, 10m, 24h, 7d or PT30M")
+
+
+def parse_size(value: object) -> int:
+    """Bytes from ``4096``, ``"512KiB"`` or ``"1MB"``. Raises ValueError for anything else."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if isinstance(value, bool) or match is None:
+        raise ValueError("must be a size such as 4096, 512KiB or 1MB")
+    return int(match[1]) * _BYTES[(match[2] or "").lower()]
+
+
+def parse_address(value: object) -> str:
+    """``host:port`` or ``[v6]:port`` or ``unix:/path``, checked but kept as text. Raises ValueError."""
+    text = str(value)
+    if text.startswith("unix:/"):
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be host:port, [v6]:port or unix:/path")
+    if host.startswith("["):
+        ipaddress.IPv6Address(host.strip("[]"))
+    elif ":" in host:
+        raise ValueError("an IPv6 host needs brackets: [::1]:4180")
+    return text
+
+
+def parse_network(value: object) -> str:
+    """A CIDR or a single address, or ``unix`` for callers on a unix socket; kept as text. Raises ValueError."""
+    text = str(value)
+    if text != "unix":
+        ipaddress.ip_network(text, strict=False)
+    return text
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
+Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
+Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]

@@ -1,0 +1,193 @@
+"""The one error family, and the public reason ids with what they answer.
+
+Three ways for a request to fail, kept apart because they end differently:
+
+- :class:`Refused`: the credential or the request was judged and found wanting (4xx),
+- :class:`Unavailable`: nobody can judge now, a dependency is down and nothing cached can answer (503),
+- :class:`UpstreamFailed`: the service behind failed (502, 504).
+
+:class:`Misconfigured` stops the start or the command, never a request.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable public ids of refusals. Few on purpose: what tells an attacker which check failed is a :class:`Cause`."""
+
+    TOKEN_MISSING = "token_missing"
+    TOKEN_MALFORMED = "token_malformed"
+    TOKEN_EXPIRED = "token_expired"
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"
+    TOKEN_INVALID = "token_invalid"
+    TOKEN_REVOKED = "token_revoked"
+    PRINCIPAL_INVALID = "principal_invalid"
+    PRINCIPAL_RESERVED = "principal_reserved"
+    DOMAIN_NOT_ALLOWED = "domain_not_allowed"
+    CREDENTIALS_INVALID = "credentials_invalid"
+    CREDENTIALS_AMBIGUOUS = "credentials_ambiguous"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    REQUEST_INVALID = "request_invalid"
+    UNAVAILABLE = "unavailable"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+
+
+class Cause(StrEnum):
+    """The exact cause behind a :class:`Reason`: for the log, the metric label and ``token explain``, never the answer."""
+
+    NONE = "none"
+    # the request
+    CREDENTIALS_ABSENT = "credentials_absent"
+    CREDENTIALS_MULTIPLE = "credentials_multiple"
+    SCHEME_UNKNOWN = "scheme_unknown"
+    PATH_AMBIGUOUS = "path_ambiguous"
+    RULE = "rule"
+    # the token's form
+    TOKEN_SIZE = "token_size"
+    ENCODING = "encoding"
+    HEADER = "header"
+    CLAIM_TYPE = "claim_type"
+    NOT_A_JWT = "not_a_jwt"
+    # the token's trust
+    ISSUER = "issuer"
+    ALGORITHM = "algorithm"
+    TOKEN_TYPE = "token_type"
+    CRITICAL_HEADER = "critical_header"
+    UNKNOWN_KID = "unknown_kid"
+    KEY_UNUSABLE = "key_unusable"
+    SIGNATURE = "signature"
+    AUDIENCE = "audience"
+    REQUIRED_CLAIM = "required_claim"
+    EXPIRY_MISSING = "expiry_missing"
+    LIFETIME = "lifetime"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    ISSUED_IN_FUTURE = "issued_in_future"
+    PROOF_OF_POSSESSION = "proof_of_possession"
+    PUBLISHED_SECRET = "published_secret"
+    UPSTREAM_ONLY = "upstream_only"
+    # the record
+    NOT_ON_RECORD = "not_on_record"
+    RECORD_REVOKED = "record_revoked"
+    RECORD_MISMATCH = "record_mismatch"
+    # the principal
+    PRINCIPAL_MISSING = "principal_missing"
+    PRINCIPAL_MALFORMED = "principal_malformed"
+    EMAIL_UNVERIFIED = "email_unverified"
+    RESERVED_NAME = "reserved_name"
+    DOMAIN = "domain"
+    # dependencies
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    MIRROR_STALE = "mirror_stale"
+    DEADLINE = "deadline"
+    OVERLOAD = "overload"
+    DRAINING = "draining"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonText:
+    """What a reason answers: HTTP status, a text fit for strangers, the RFC 6750 ``error`` (empty: none)."""
+
+    status: int
+    message: str
+    bearer_error: str = ""
+
+
+# No message may contain the letters "code": OpenMetadata's client looks for them anywhere in an answer.
+REASONS: dict[Reason, ReasonText] = {
+    Reason.TOKEN_MISSING: ReasonText(401, "Not authorized: no credentials were presented"),
+    Reason.TOKEN_MALFORMED: ReasonText(401, "Not authorized: the token cannot be read", "invalid_token"),
+    Reason.TOKEN_EXPIRED: ReasonText(401, "Not authorized: the token has expired", "invalid_token"),
+    Reason.TOKEN_NOT_YET_VALID: ReasonText(401, "Not authorized: the token is not valid yet", "invalid_token"),
+    Reason.TOKEN_INVALID: ReasonText(401, "Not authorized: the token is not valid here", "invalid_token"),
+    Reason.TOKEN_REVOKED: ReasonText(401, "Not authorized: the token has been revoked", "invalid_token"),
+    Reason.PRINCIPAL_INVALID: ReasonText(401, "Not authorized: the token names no usable principal", "invalid_token"),
+    Reason.PRINCIPAL_RESERVED: ReasonText(401, "Not authorized: the principal's name is reserved", "invalid_token"),
+    Reason.DOMAIN_NOT_ALLOWED: ReasonText(
+        401, "Not authorized: the principal's domain is not allowed", "invalid_token"
+    ),
+    Reason.CREDENTIALS_INVALID: ReasonText(401, "Not authorized: the credentials are not valid"),
+    Reason.CREDENTIALS_AMBIGUOUS: ReasonText(400, "The request carries more than one credential", "invalid_request"),
+    Reason.FORBIDDEN: ReasonText(403, "Forbidden", "insufficient_scope"),
+    Reason.NOT_FOUND: ReasonText(404, "Not found"),
+    Reason.METHOD_NOT_ALLOWED: ReasonText(405, "Method not allowed"),
+    Reason.CONFLICT: ReasonText(409, "Conflict"),
+    Reason.TOO_LARGE: ReasonText(413, "The request is too large"),
+    Reason.REQUEST_INVALID: ReasonText(400, "The request is not valid"),
+    Reason.UNAVAILABLE: ReasonText(503, "The request cannot be checked now"),
+    Reason.UPSTREAM_UNREACHABLE: ReasonText(502, "The service behind cannot be reached"),
+    Reason.UPSTREAM_TIMEOUT: ReasonText(504, "The service behind did not answer in time"),
+}
+
+
+class SidecarError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class Failed(SidecarError):
+    """A request ends here. ``detail`` is for the log only and never holds a token, secret or claim value."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        cause: Cause = Cause.NONE,
+        detail: str = "",
+        *,
+        status: int | None = None,
+        message: str | None = None,
+    ) -> None:
+        super().__init__(reason.value, cause.value, detail)
+        self.reason = reason
+        self.cause = cause
+        self.detail = detail
+        text = REASONS[reason]
+        self.status = text.status if status is None else status
+        self.message = text.message if message is None else message
+        self.bearer_error = text.bearer_error
+
+
+class Refused(Failed):
+    """Judged and found wanting; nothing that comes later may change it."""
+
+
+class Unavailable(Failed):
+    """Nobody can judge now (503). ``retry_after`` is in whole seconds."""
+
+    def __init__(self, cause: Cause, detail: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(Reason.UNAVAILABLE, cause, detail)
+        self.retry_after = retry_after
+
+
+class UpstreamFailed(Failed):
+    """The service behind failed before its answer began (502 or 504)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a configuration: where it stands, what is wrong, and the mend."""
+
+    path: str
+    message: str
+    file: str = ""
+    line: int = 0
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        where = ":".join(part for part in (self.file, str(self.line) if self.line else "") if part)
+        return ": ".join(part for part in (where, self.path, self.message) if part)
+
+
+class Misconfigured(SidecarError):
+    """The configuration cannot be used; carries every problem that was found, not only the first."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems

@@ -1,0 +1,44 @@
+"""The Actor: who is asking, in DataHub's sense, with what is known beside the name."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ActorType(StrEnum):
+    """The two kinds of caller a metadata server knows."""
+
+    USER = "USER"
+    SERVICE = "SERVICE"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An identified caller. Only an accepted credential makes one.
+
+    ``subject`` is the raw ``sub`` beside ``issuer``; ``email_in_token`` is False where the address was made up from
+    the name and ``principalDomain``. ``is_admin`` follows the rules for ``adminPrincipals``. Times are seconds since
+    the epoch; ``expires_at`` is None for a token without ``exp``.
+    """
+
+    type: ActorType
+    id: str
+    issuer: str = ""
+    provider: str = ""
+    subject: str = ""
+    email: str = ""
+    email_in_token: bool = False
+    domain: str = ""
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    token_id: str = ""
+    issued_at: float | None = None
+    expires_at: float | None = None
+    is_bot: bool = False
+    is_admin: bool = False
+    may_impersonate: bool = False
+    authenticator: str = ""
+
+    @property
+    def urn(self) -> str:
+        """DataHub's name of this caller."""
+        return f"urn:li:corpuser:{self.id}"

@@ -1,0 +1,65 @@
+"""JSON lines on standard error: one object a line, UTC times, never a token.
+
+Use the standard ``logging`` with ``extra={...}`` for fields. Values are made safe: a lone surrogate or a control
+character from outside cannot break a line or forge another.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+
+AUDIT = "sidecar.audit"
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class JsonFormatter(logging.Formatter):
+    """One record, one line of JSON. A traceback becomes the field ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return dump_line(line)
+
+
+def dump_line(line: dict[str, Any]) -> str:
+    """JSON text of ``line``; what UTF-8 cannot carry is replaced, what JSON cannot carry is shown by its type."""
+    try:
+        return orjson.dumps(line, default=_by_type).decode()
+    except (TypeError, ValueError):
+        return orjson.dumps(_clean(line), default=_by_type).decode()
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {str(_clean(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _by_type(value: object) -> str:
+    return f"<{type(value).__name__}>"
+
+
+def configure(level: str = "info", stream: TextIO | None = None) -> None:
+    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[level])
+    logging.captureWarnings(True)
+    logging.getLogger("asyncio").setLevel(max(logging.WARNING, _LEVELS[level]))

@@ -1,0 +1,1 @@
+"""Secrets: a value that prints nowhere, and the sources it can come from."""
