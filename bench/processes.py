@@ -1,0 +1,100 @@
+"""Start the programs of the bench, each on its core, and stop them again."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+START_SECONDS = 30.0
+
+
+class BenchError(Exception):
+    """The bench cannot go on; the text says why."""
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different TCP ports of the loopback address that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def pin(core: int) -> None:
+    """Keep this process on ``core``; does nothing on a machine with one core."""
+    if (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {core})
+
+
+class Program:
+    """A child process on one core, its output in a file."""
+
+    def __init__(self, name: str, command: list[str], *, core: int, log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("wb") as output:
+            # pinned before exec: threads that the program starts at once inherit the core
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has no threads
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the program: politely first, for good after ten seconds."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far, in user and kernel mode."""
+        after_name = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wait_for_200(self, port: int, path: str, token: str = "") -> None:
+        """Ask until the answer is 200. Raises BenchError when the program ends or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        answer: object = "no answer"
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise BenchError(f"{self.name} ended with {self._process.returncode}:\n{self._tail()}")
+            try:
+                answer = _status(port, path, token)
+            except OSError as error:
+                answer = error
+            if answer == 200:
+                return
+            time.sleep(0.05)
+        raise BenchError(f"{self.name} does not answer 200 on {path}: {answer}\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+
+
+def _status(port: int, path: str, token: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"X-Original-URI": "/api/v1/tables?limit=10", "X-Original-Method": "GET"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
