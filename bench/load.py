@@ -40,7 +40,7 @@ def run(wrk: str, port: int, path: str, tokens: Path, seconds: float, *, core: i
         capture_output=True,
         text=True,
         timeout=whole + 30,
-        preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has no threads
+        preexec_fn=lambda: pin(core),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
