@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+import argparse
+import os
+
+from sidecar.config.load import Loaded, load
+
+CONFIG_VARIABLE = "SIDECAR_CONFIG"
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Let ``parser`` take ``--config FILE``, any number of times."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        default=None,
+        help=f"configuration file; repeatable, later ones win (default: ${CONFIG_VARIABLE}, else built-in defaults)",
+    )
+
+
+def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
+    """The files that ``options`` or the environment name, in order."""
+    if options.config:
+        return tuple(options.config)
+    named = os.environ.get(CONFIG_VARIABLE, "")
+    return (named,) if named else ()
+
+
+def load_settings(options: argparse.Namespace) -> Loaded:
+    """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
+    return load(config_paths(options), os.environ)
