@@ -1,0 +1,67 @@
+"""Where a claim stands: ``email``, ``realm_access.roles``, ``resource_access."my.client".roles``."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+ABSENT: Final = object()
+"""What :meth:`ClaimPath.find` gives when there is no such claim; ``null`` is a value and not this."""
+
+_STEP = re.compile(r'"([^"]+)"|([^".]+)')
+
+
+class ClaimPath:
+    """A compiled path. Dots nest; a name in double quotes is taken whole; a claim literally so named wins."""
+
+    __slots__ = ("_steps", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError for an empty path, an empty step or an unbalanced quote."""
+        self.text = text
+        self._steps = _steps(text)
+
+    def find(self, claims: Mapping[str, Any]) -> Any:
+        """The value, or :data:`ABSENT`. Names compare exactly; only where none does, without case (OpenMetadata)."""
+        literal = _member(claims, self.text)
+        if literal is not ABSENT or self._steps == (self.text,):
+            return literal
+        value: Any = claims
+        for step in self._steps:
+            if not isinstance(value, Mapping):
+                return ABSENT
+            value = _member(value, step)
+        return value
+
+    def __repr__(self) -> str:
+        return f"ClaimPath({self.text!r})"
+
+
+@lru_cache(maxsize=1024)
+def claim_path(text: str) -> ClaimPath:
+    """The compiled path; texts come from the configuration only. Raises ValueError."""
+    return ClaimPath(text)
+
+
+def _steps(text: str) -> tuple[str, ...]:
+    steps = []
+    position = 0
+    while True:
+        match = _STEP.match(text, position)
+        if match is None:
+            raise ValueError(f"not a claim path: {text!r}")
+        steps.append(match[1] or match[2])
+        position = match.end()
+        if position == len(text):
+            return tuple(steps)
+        if text[position] != ".":
+            raise ValueError(f"not a claim path: {text!r}")
+        position += 1
+
+
+def _member(claims: Mapping[str, Any], name: str) -> Any:
+    value = claims.get(name, ABSENT)
+    if value is not ABSENT:
+        return value
+    folded = name.casefold()
+    return next((item for key, item in claims.items() if key.casefold() == folded), ABSENT)

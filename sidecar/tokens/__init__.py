@@ -1,0 +1,1 @@
+"""Tokens: read, verify, remember, mint, record."""

@@ -1,0 +1,83 @@
+"""Tokens that were verified not long ago, so that verifying is paid for once.
+
+Remembers facts, never verdicts: on every hit the key must still be live and the times must still hold; revocation is
+asked by the caller. Only tokens with a good signature get in, so nobody outside can push entries out at will.
+"""
+
+from hashlib import sha256
+from typing import Generic, Protocol, TypeVar
+
+from sidecar.keys.keyset import VerificationKey
+from sidecar.metrics import Metrics
+
+
+class CacheEntry(Protocol):
+    """What the cache re-checks. Times are seconds since the epoch, tolerance included; None sets no bound."""
+
+    @property
+    def key(self) -> VerificationKey:
+        """The key that verified the token."""
+
+    @property
+    def not_before(self) -> float | None:
+        """First instant at which the token is good."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """First instant at which it no longer is."""
+
+
+E = TypeVar("E", bound=CacheEntry)
+
+
+class VerifiedCache(Generic[E]):
+    """Digest of the token to what was learned from it; at most ``size`` entries, the least recently used leave first.
+
+    ``generation`` counts the policies that entries were made under. Whoever starts to verify reads it first and gives
+    it to :meth:`put`, so that nothing judged under an old policy is remembered under a new one.
+    """
+
+    def __init__(self, size: int, metrics: Metrics) -> None:
+        self.generation = 0
+        self._size = size
+        self._entries: dict[bytes, E] = {}
+        self._hit = metrics.cache_hits.inc
+        self._miss = metrics.cache_misses.inc
+        metrics.watch(metrics.token_cache_entries, self.__len__)
+
+    def get(self, token: str, now: float) -> E | None:
+        """What is known of ``token`` and still holds at ``now``, or None."""
+        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        entry = self._entries.pop(digest, None)
+        if entry is None or not _holds(entry, now):
+            self._miss()
+            return None
+        self._entries[digest] = entry
+        self._hit()
+        return entry
+
+    def put(self, token: str, entry: E, generation: int) -> None:
+        """Remember ``entry``, unless the policy has changed since ``generation`` was read."""
+        if generation != self.generation or not self._size:
+            return
+        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        self._entries.pop(digest, None)
+        while len(self._entries) >= self._size:
+            del self._entries[next(iter(self._entries))]
+        self._entries[digest] = entry
+
+    def advance(self) -> None:
+        """A new policy is in force: forget everything."""
+        self.generation += 1
+        self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _holds(entry: CacheEntry, now: float) -> bool:
+    return (
+        entry.key.live
+        and (entry.expires_at is None or now < entry.expires_at)
+        and (entry.not_before is None or now >= entry.not_before)
+    )

@@ -1,0 +1,209 @@
+"""Is this token what it says? Pure: token, keys, expectations and now go in, verified claims or a refusal come out.
+
+The one place where signatures of tokens are checked. The library decides about the signature alone; which algorithm,
+which key and which claims is decided here, because libraries check what is present, not what must be (RFC 8725).
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from joserfc.jws import CompactSignature, JWSRegistry, validate_compact
+from joserfc.registry import HeaderRegistryDict
+
+from sidecar.config.settings import ASYMMETRIC_ALGORITHMS
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.claim_path import ClaimPath
+from sidecar.identity.claims import claim_texts
+from sidecar.keys.keyset import VerificationKey
+from sidecar.tokens.compact import Unverified
+
+UPSTREAM_CLAIM = "auth_sidecar"
+"""Claim of the credentials that we mint for the service behind; a token that carries it is never a caller's."""
+
+_ED25519 = frozenset({"EdDSA", "Ed25519"})
+
+
+class _OneAlgorithm(JWSRegistry):
+    """The library's registry narrowed to one algorithm.
+
+    Its list of allowed names would be ignored or replaced in several ways; here there is nothing to choose from.
+    ``b64`` (RFC 7797 7) and the limit on the header are decided by ``compact``.
+    """
+
+    default_header_registry: ClassVar[HeaderRegistryDict] = {  # type: ignore[misc]  # the library forgot ClassVar
+        name: parameter for name, parameter in JWSRegistry.default_header_registry.items() if name != "b64"
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__(algorithms=[name], strict_check_header=False)
+        self._model = JWSRegistry.algorithms[name]
+
+    def get_alg(self, name: str) -> Any:
+        return self._model
+
+
+_REGISTRIES = {name: _OneAlgorithm(name) for name in ASYMMETRIC_ALGORITHMS}
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What a token must be. Times are seconds.
+
+    ``issuers`` None: any issuer (only for providers that are explicitly unbound). ``audiences`` empty: ``aud`` is not
+    compared. ``required_claims``: each path must hold one of its values. ``max_lifetime``: longest ``exp - iat``.
+    """
+
+    issuers: frozenset[str] | None
+    algorithms: frozenset[str]
+    audiences: frozenset[str] = frozenset()
+    required_claims: tuple[tuple[ClaimPath, frozenset[str]], ...] = ()
+    max_lifetime: float | None = None
+    leeway: float = 0.0
+    require_expiry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """Claims that ``key`` has signed and that met the expectations. Times are seconds since the epoch."""
+
+    claims: Mapping[str, Any]
+    key: VerificationKey
+    issuer: str = ""
+    subject: str = ""
+    token_id: str = ""
+    issued_at: float | None = None
+    not_before: float | None = None
+    expires_at: float | None = None
+
+
+def verify(
+    token: Unverified, keys: Sequence[VerificationKey], expectations: Expectations, now: float
+) -> VerifiedClaims:
+    """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
+
+    Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
+    """
+    if token.algorithm not in expectations.algorithms or token.algorithm not in _REGISTRIES:
+        raise _invalid(Cause.ALGORITHM)
+    key = signing_key(token, keys)
+    claims = token.claims
+    _check_types(claims)
+    if expectations.issuers is not None and token.issuer not in expectations.issuers:
+        raise _invalid(Cause.ISSUER)
+    _check_audience(claims.get("aud"), expectations.audiences)
+    _check_required(claims, expectations.required_claims)
+    _check_forbidden(claims)
+    _check_times(claims, expectations, now)
+    return VerifiedClaims(
+        claims,
+        key,
+        issuer=claims.get("iss", ""),
+        subject=claims.get("sub", ""),
+        token_id=claims.get("jti", ""),
+        issued_at=claims.get("iat"),
+        not_before=claims.get("nbf"),
+        expires_at=claims.get("exp"),
+    )
+
+
+def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
+    """The first of ``keys`` that has signed ``token``; each is used with its own algorithm and key id only.
+
+    Raises Refused(TOKEN_INVALID) with cause UNKNOWN_KID (no keys), KEY_UNUSABLE (none fits) or SIGNATURE.
+    """
+    if not keys:
+        raise _invalid(Cause.UNKNOWN_KID)
+    fitting = [key for key in keys if key.live and _fits(key, token)]
+    if not fitting:
+        raise _invalid(Cause.KEY_UNUSABLE)
+    for key in fitting:
+        if _has_signed(key, token):
+            return key
+    raise _invalid(Cause.SIGNATURE)
+
+
+def _fits(key: VerificationKey, token: Unverified) -> bool:
+    if token.kid is not None and key.kid is not None and token.kid != key.kid:
+        return False
+    if token.algorithm in _ED25519:
+        return not _ED25519.isdisjoint(key.algorithms)
+    return token.algorithm in key.algorithms
+
+
+def _has_signed(key: VerificationKey, token: Unverified) -> bool:
+    # The two names of Ed25519 mean one algorithm, but the library knows a key by the name it was published under.
+    name = key.key.alg if token.algorithm in _ED25519 and key.key.alg in _ED25519 else token.algorithm
+    header, payload, signature = token.segments
+    signed = CompactSignature({"alg": name}, token.payload)
+    signed.segments = {
+        "header": header.encode("ascii"),
+        "payload": payload.encode("ascii"),
+        "signature": signature.encode("ascii"),
+    }
+    try:
+        return validate_compact(signed, key.key, registry=_REGISTRIES[name])
+    except Exception:  # noqa: BLE001 - hostile input ends in many classes of error; all of them mean "not signed"
+        return False
+
+
+def _check_types(claims: Mapping[str, Any]) -> None:
+    """RFC 7519 4.1. ``exp: null`` is what OpenMetadata writes into endless tokens and counts as absent."""
+    for name in ("sub", "jti", "azp"):
+        if name in claims and not isinstance(claims[name], str):
+            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
+    for name in ("exp", "nbf", "iat"):
+        if name in claims and not _is_time(claims[name]) and not (name == "exp" and claims[name] is None):
+            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a finite number")
+    if "aud" in claims and not _is_text_or_texts(claims["aud"]):
+        raise _invalid(Cause.CLAIM_TYPE, "aud is neither a string nor a list of strings")
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text_or_texts(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _check_audience(audience: str | list[str] | None, accepted: Collection[str]) -> None:
+    if not accepted:
+        return
+    presented = [audience] if isinstance(audience, str) else audience or []
+    if not any(item in accepted for item in presented):
+        raise _invalid(Cause.AUDIENCE)
+
+
+def _check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
+    for path, accepted in required:
+        if accepted.isdisjoint(claim_texts(path.find(claims))):
+            raise _invalid(Cause.REQUIRED_CLAIM, path.text)
+
+
+def _check_forbidden(claims: Mapping[str, Any]) -> None:
+    if "cnf" in claims:
+        raise _invalid(Cause.PROOF_OF_POSSESSION)
+    if UPSTREAM_CLAIM in claims:
+        raise _invalid(Cause.UPSTREAM_ONLY)
+
+
+def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+    expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
+    leeway = expectations.leeway
+    if expires is None and expectations.require_expiry:
+        raise _invalid(Cause.EXPIRY_MISSING)
+    if expires is not None and now >= expires + leeway:
+        raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
+    if starts is not None and now + leeway < starts:
+        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
+    if issued is not None and now + leeway < issued:
+        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
+    longest = expectations.max_lifetime
+    if longest is not None and (expires is None or issued is None or expires - issued > longest):
+        raise _invalid(Cause.LIFETIME)
+
+
+def _invalid(cause: Cause, detail: str = "") -> Refused:
+    return Refused(Reason.TOKEN_INVALID, cause, detail)
