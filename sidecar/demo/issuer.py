@@ -1,0 +1,91 @@
+"""An issuer of the demonstration: its key, its people, its tokens."""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+AUDIENCE = "demo"
+LIFETIME = 12 * 3600
+"""Seconds that a token of the demonstration is good for."""
+
+
+class DemoIssuer:
+    """Signs RS256 or ES256 tokens with a key that lives as long as the demonstration.
+
+    ``people`` maps a user name to the claims that come beside the usual ones.
+    """
+
+    def __init__(self, url: str, algorithm: str, people: Mapping[str, Mapping[str, Any]]) -> None:
+        self.url = url
+        self.algorithm = algorithm
+        self._people = people
+        self._kid = f"{url.rpartition('/')[2]}-1"
+        self._key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+        if algorithm == "RS256":
+            self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        else:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def knows(self, username: str) -> bool:
+        """Whether this issuer has a person of that name."""
+        return username in self._people
+
+    def mint(self, username: str, now: float, lifetime: int = LIFETIME, *, issuer: str | None = None) -> str:
+        """A token for one of its people, issued at ``now``; ``issuer`` is another's name to sign in, for a forgery."""
+        claims = {
+            "iss": issuer or self.url,
+            "aud": AUDIENCE,
+            "sub": username,
+            "preferred_username": username,
+            "jti": f"{username}-{now:.6f}",
+            "iat": int(now),
+            "exp": int(now) + lifetime,
+            **self._people[username],
+        }
+        header = {"alg": self.algorithm, "kid": self._kid, "typ": "JWT"}
+        signed = f"{_segment(header)}.{_segment(claims)}"
+        return f"{signed}.{_encode(self._sign(signed.encode()))}"
+
+    def discovery(self) -> dict[str, Any]:
+        """The OpenID Connect discovery document."""
+        return {
+            "issuer": self.url,
+            "jwks_uri": f"{self.url}/jwks",
+            "token_endpoint": f"{self.url}/token",
+            "grant_types_supported": ["password"],
+            "id_token_signing_alg_values_supported": [self.algorithm],
+            "subject_types_supported": ["public"],
+            "response_types_supported": ["token"],
+        }
+
+    def jwks(self) -> dict[str, Any]:
+        """The public key as an RFC 7517 key set."""
+        key = {"use": "sig", "alg": self.algorithm, "kid": self._kid}
+        if isinstance(self._key, rsa.RSAPrivateKey):
+            numbers = self._key.public_key().public_numbers()
+            return {"keys": [{**key, "kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}]}
+        point = self._key.public_key().public_numbers()
+        return {"keys": [{**key, "kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}]}
+
+    def _sign(self, data: bytes) -> bytes:
+        if isinstance(self._key, rsa.RSAPrivateKey):
+            return self._key.sign(data, padding.PKCS1v15(), SHA256())
+        r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def _segment(value: Mapping[str, Any]) -> str:
+    return _encode(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _number(value: int, length: int = 0) -> str:
+    return _encode(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
