@@ -30,10 +30,9 @@ def _port(text: str) -> int:
 
 
 async def _demonstrate(port: int) -> None:
-    own_task = asyncio.current_task()
-    assert own_task is not None  # a coroutine that runs has a task
     # Ctrl-C cancels this task by itself (asyncio.run); SIGTERM ends the demonstration the same orderly way
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own_task.cancel)
+    if (own_task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own_task.cancel)
     print("Starting ...", file=sys.stderr)
     try:
         async with set_up(port) as stage:

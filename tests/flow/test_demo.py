@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ class Demo:
     def curl_lines(self) -> dict[str, str]:
         """What each line shows (the comment above it, its status first) and the line."""
         lines = self.text.splitlines()
-        pairs = zip(lines, lines[1:], strict=False)
+        pairs = pairwise(lines)
         return {shows[2:]: line for shows, line in pairs if re.match(r"# \d{3} ", shows) and line.startswith("curl ")}
 
     def folder(self) -> Path:
