@@ -1,0 +1,51 @@
+# Needs Python >= 3.11 with venv; brings everything else itself. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.complete
+LOCK   := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+          --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+# Debian packages may ask questions and start services; neither is wanted.
+export DEBIAN_FRONTEND := noninteractive
+
+.DEFAULT_GOAL := help
+.PHONY: help venv tools demo test lint bench lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## The virtual environment, from the lock files
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	touch $@
+
+tools: $(STAMP) ## The real proxies and providers that the interop tests run (what cannot be had is named)
+	$(BIN)/python -m tests.support.tools
+
+demo: $(STAMP) ## A sidecar with two issuers and an upstream to play with
+	$(BIN)/sidecar demo $(ARGS)
+
+test: tools ## All tests; with CI=true the heavy ones too
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## The sidecar beside Envoy's jwt_authn
+	$(BIN)/python -m bench $(ARGS)
+
+lock: $(STAMP) ## New lock files from pyproject.toml
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(LOCK) --upgrade -o requirements.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
+		| $(LOCK) --upgrade -c requirements.lock -o requirements-dev.lock pyproject.toml -
+
+clean: ## Remove what the other targets have made
+	rm -rf $(VENV) .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
