@@ -1,0 +1,1 @@
+"""Route rules and the one decision: RequestView in, Verdict out."""

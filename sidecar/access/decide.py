@@ -1,0 +1,94 @@
+"""The one decision: RequestView in, Verdict out. Check endpoints, the proxy and the API all come through here."""
+
+import asyncio
+from dataclasses import dataclass
+
+from sidecar.access.paths import read_target
+from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
+from sidecar.authn.base import Accepted
+from sidecar.authn.chain import Chain, Denied
+from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.identity.request import RequestView, Scheme
+
+_PUBLIC = Ruling(Access.PUBLIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The request may pass. ``accepted`` is None where nobody is identified (public and guest paths)."""
+
+    accepted: Accepted | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """The request may not pass, and why. ``provider`` and ``authenticator`` are for the log."""
+
+    failure: Failed
+    provider: str = ""
+    authenticator: str = ""
+
+
+Verdict = Allow | Deny
+_ANONYMOUS = Allow(None)
+
+
+class Decider:
+    """Rules and chain put together. ``deadline`` bounds one decision, in seconds."""
+
+    def __init__(self, rules: Rules, chain: Chain, *, deadline: float, public_preflight: bool) -> None:
+        self._rules = rules
+        self._chain = chain
+        self._deadline = deadline
+        self._public_preflight = public_preflight
+
+    @property
+    def rules_can_require(self) -> bool:
+        """Whether any rule could refuse an authenticated caller, so that a question without a path is not enough."""
+        return self._rules.can_require
+
+    async def decide(self, view: RequestView) -> Verdict:
+        """The verdict. Raises Refused only for a request target that must not be read (400)."""
+        ruling = self._ruling(view)
+        scheme = view.credential.scheme
+        if scheme is Scheme.NOTHING:
+            if ruling.access is Access.AUTHENTICATED or ruling.requirements:
+                return Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
+            return _ANONYMOUS
+        public = ruling.access is Access.PUBLIC
+        if scheme is Scheme.SEVERAL:
+            return _ANONYMOUS if public else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+        outcome = self._chain.recall(view)
+        if outcome is None:
+            outcome = await self._ask(view)
+        if public:
+            return _ANONYMOUS if isinstance(outcome, Denied) else Allow(outcome)
+        if isinstance(outcome, Denied):
+            return Deny(outcome.failure, outcome.provider, outcome.authenticator)
+        return self._with_requirements(outcome, ruling)
+
+    @staticmethod
+    def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:
+        for requirement in ruling.requirements:
+            missing = requirement.missing(outcome.actor)
+            if missing:
+                actor = outcome.actor
+                text = f"Forbidden: the rule for this path requires {missing}"
+                failure = Refused(Reason.FORBIDDEN, Cause.RULE, message=text)
+                return Deny(failure, actor.provider, actor.authenticator)
+        return Allow(outcome)
+
+    def _ruling(self, view: RequestView) -> Ruling:
+        if view.target is None:
+            return AUTHENTICATED
+        readings = read_target(view.target)
+        if view.preflight and self._public_preflight:
+            return _PUBLIC
+        return self._rules.ruling(view.method, readings)
+
+    async def _ask(self, view: RequestView) -> Accepted | Denied:
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._chain.authenticate(view)
+        except TimeoutError:
+            return self._chain.timed_out()

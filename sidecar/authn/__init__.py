@@ -1,0 +1,1 @@
+"""Who is asking: authenticators, and the chain that asks them in order."""

@@ -1,0 +1,71 @@
+"""What an authenticator is. Built-ins and plugins obey the same protocol.
+
+Four outcomes, kept apart: :class:`Accepted`, :class:`Rejected`, :class:`Abstained`, and broken, which is the
+exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential decides on it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidecar.errors import Failed, Refused
+from sidecar.identity.actor import Actor
+from sidecar.identity.request import RequestView
+from sidecar.keys.keyset import VerificationKey
+
+
+@dataclass(slots=True, eq=False)
+class Accepted:
+    """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
+
+    ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
+    the token sets no bound. ``record_id`` names the record that must still stand (own tokens). ``memo`` holds what
+    later stages derive from it once, such as encoded headers; it lives and dies with these facts.
+    """
+
+    actor: Actor
+    key: VerificationKey
+    not_before: float | None = None
+    expires_at: float | None = None
+    record_id: str | None = None
+    memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The credential was recognised and refused; nobody else is asked."""
+
+    failure: Refused
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Abstained:
+    """Not mine. ``hint`` tells what was wrong with it for me, should nobody else recognise it."""
+
+    hint: Refused | None = None
+
+
+ABSTAINED = Abstained()
+
+Outcome = Accepted | Rejected | Abstained
+
+
+class Authenticator(Protocol):
+    """One way to identify a caller."""
+
+    @property
+    def name(self) -> str:
+        """Name in logs and metrics."""
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        """What is known of this credential without waiting, or None."""
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+
+class Gate(Protocol):
+    """What is asked of every accepted credential on every use, known or new, without waiting."""
+
+    def check(self, accepted: Accepted) -> Failed | None:
+        """Why it may not pass now, or None."""

@@ -1,0 +1,74 @@
+"""Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidecar.authn.base import Accepted, Authenticator, Gate, Rejected
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.identity.request import RequestView, Scheme
+from sidecar.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Nobody may pass on this credential: refused, or nobody can judge it now."""
+
+    failure: Failed
+    provider: str = ""
+    authenticator: str = ""
+
+
+class Chain:
+    """The configured authenticators and gates."""
+
+    def __init__(self, authenticators: Sequence[Authenticator], gates: Sequence[Gate], metrics: Metrics) -> None:
+        self._authenticators = tuple(authenticators)
+        self._gates = tuple(gates)
+        self._metrics = metrics
+
+    def recall(self, view: RequestView) -> Accepted | Denied | None:
+        """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
+        for authenticator in self._authenticators:
+            accepted = authenticator.recall(view)
+            if accepted is not None:
+                return self._gated(accepted)
+        return None
+
+    async def authenticate(self, view: RequestView) -> Accepted | Denied:
+        """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
+        hint: Refused | None = None
+        for authenticator in self._authenticators:
+            try:
+                outcome = await authenticator.authenticate(view)
+            except Unavailable as failure:
+                return self._denied(failure, "", authenticator.name, "broken")
+            if isinstance(outcome, Accepted):
+                return self._gated(outcome)
+            if isinstance(outcome, Rejected):
+                return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
+            hint = outcome.hint or hint
+        return self._denied(hint or _unrecognised(view), "", "none", "rejected")
+
+    def timed_out(self) -> Denied:
+        """The verdict when the deadline for checks has passed."""
+        return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
+
+    def _gated(self, accepted: Accepted) -> Accepted | Denied:
+        actor = accepted.actor
+        for gate in self._gates:
+            failure = gate.check(accepted)
+            if failure is not None:
+                outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
+                return self._denied(failure, actor.provider, actor.authenticator, outcome)
+        self._metrics.authentication(actor.authenticator, actor.provider, "accepted", "none").inc()
+        return accepted
+
+    def _denied(self, failure: Failed, provider: str, authenticator: str, outcome: str) -> Denied:
+        self._metrics.authentication(authenticator, provider, outcome, failure.cause.value).inc()
+        return Denied(failure, provider, authenticator)
+
+
+def _unrecognised(view: RequestView) -> Refused:
+    if view.credential.scheme is Scheme.BEARER:
+        return Refused(Reason.TOKEN_MALFORMED, Cause.NOT_A_JWT)
+    return Refused(Reason.CREDENTIALS_INVALID, Cause.SCHEME_UNKNOWN)

@@ -1,0 +1,1 @@
+"""The public listener: check endpoints, the forwarding proxy, identity headers."""

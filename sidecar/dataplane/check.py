@@ -1,0 +1,40 @@
+"""The check endpoint: a proxy asks, the verdict is the answer."""
+
+from aiohttp import web
+
+from sidecar.access.decide import Decider, Deny
+from sidecar.dataplane.dialects import Dialect
+from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.errors import Refused
+from sidecar.web.answer import Answer
+from sidecar.web.respond import Refusals
+
+
+class CheckEndpoint:
+    """Answers 200 with the complete set of identity headers, or the refusal in a status that the proxy can carry."""
+
+    def __init__(
+        self, dialect: Dialect, decider: Decider, identity_headers: IdentityHeaders, refusals: Refusals
+    ) -> None:
+        self._dialect = dialect
+        self._decider = decider
+        self._identity_headers = identity_headers
+        self._refusals = refusals
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """Judge the original request that ``request`` asks about."""
+        try:
+            view = self._dialect.view(request, rest, must_know_target=self._decider.rules_can_require)
+            verdict = await self._decider.decide(view)
+        except Refused as failure:
+            return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
+        if isinstance(verdict, Deny):
+            return self._refusals.refuse(
+                request,
+                verdict.failure,
+                route="check",
+                provider=verdict.provider,
+                authenticator=verdict.authenticator,
+                carry=self._dialect.carry,
+            )
+        return Answer(200, self._identity_headers.check_block(verdict.accepted, trusted=view.trusted))

@@ -1,0 +1,97 @@
+"""How nginx, Envoy, Traefik and Caddy ask, and which answers they can carry.
+
+Each dialect reads only its own proxy's headers, by their exact names, and only from trusted peers. Where a trusted
+proxy says nothing about the original request, the question is answered as a plain "is this credential good", unless a
+rule could refuse an authenticated caller: then the question is incomplete and refused.
+"""
+
+from typing import Protocol
+
+from aiohttp import web
+
+from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.identity.request import RequestView, is_preflight, read_credential
+from sidecar.web.view import connection_of
+
+
+class Dialect(Protocol):
+    """One proxy's way of asking."""
+
+    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+        """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
+
+    def carry(self, failure: Failed) -> tuple[int, bytes]:
+        """The status that this proxy can carry for ``failure``, and further header lines."""
+
+
+class _AnyStatus:
+    """Proxies that pass every status of a refusal on."""
+
+    def carry(self, failure: Failed) -> tuple[int, bytes]:
+        """As it is."""
+        return failure.status, b""
+
+
+class Nginx:
+    """``auth_request``: the original request stands in ``X-Original-URI`` and ``X-Original-Method``.
+
+    nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``.
+    A broken dependency stays 503, which the shipped configuration turns back.
+    """
+
+    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+        """The original request, from a trusted nginx."""
+        return _from_headers(request, "X-Original-Method", "X-Original-URI", must_know_target)
+
+    def carry(self, failure: Failed) -> tuple[int, bytes]:
+        """401, 403 and 503 as they are; everything else as 403."""
+        if failure.status in (401, 403, 503):
+            return failure.status, b"X-Auth-Status: %d\r\n" % failure.status
+        return 403, b"X-Auth-Status: %d\r\n" % failure.status
+
+
+class ForwardAuth(_AnyStatus):
+    """Traefik's ForwardAuth and Caddy's forward_auth: ``X-Forwarded-Method`` and ``X-Forwarded-Uri``."""
+
+    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+        """The original request, from a trusted Traefik or Caddy."""
+        return _from_headers(request, "X-Forwarded-Method", "X-Forwarded-Uri", must_know_target)
+
+
+class Envoy(_AnyStatus):
+    """``ext_authz`` over HTTP: the check request itself has the original method, and the path behind the prefix."""
+
+    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+        """The original request, from a trusted Envoy."""
+        if not connection_of(request).trusted:
+            return _view(request, request.method, None)
+        return _view(request, request.method, rest if rest.startswith("/") else f"/{rest}")
+
+
+def _from_headers(request: web.BaseRequest, method_name: str, target_name: str, must_know: bool) -> RequestView:
+    if not connection_of(request).trusted:
+        return _view(request, "", None)
+    method = _single(request, method_name)
+    target = _single(request, target_name)
+    if (method is None) != (target is None) or (target is None and must_know):
+        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
+    return _view(request, method or "", target)
+
+
+def _single(request: web.BaseRequest, name: str) -> str | None:
+    values = request.headers.getall(name, [])
+    if len(values) > 1:
+        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
+    return values[0] if values else None
+
+
+def _view(request: web.BaseRequest, method: str, target: str | None) -> RequestView:
+    headers = request.headers
+    return RequestView(
+        method,
+        target,
+        headers,
+        read_credential(headers),
+        connection_of(request).trusted,
+        is_preflight(method, headers) if method == "OPTIONS" else False,
+    )

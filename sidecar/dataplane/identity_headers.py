@@ -1,0 +1,184 @@
+"""The headers that tell the service behind who is asking: their names, their encoding, and what must be removed.
+
+Names are compared as a careless service might read them: without case, and with ``_`` and ``.`` as ``-``.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Protocol
+from urllib.parse import quote
+
+from sidecar.authn.base import Accepted
+from sidecar.identity.actor import Actor
+from sidecar.metrics import Metrics
+
+_log = logging.getLogger("sidecar.identity_headers")
+
+NAMES = (
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Auth-Request-Preferred-Username",
+    "X-Auth-Request-Groups",
+    "X-Auth-Actor-Type",
+    "X-Auth-Actor-Urn",
+    "X-Auth-Issuer",
+    "X-Auth-Token-Id",
+)
+ASSERTION = "X-Auth-Assertion"
+_GROUPS = "X-Auth-Request-Groups"
+_IMPERSONATE = "x-impersonate-user"
+
+# What services behind other proxies believe; never to be had from a caller, whether we set it or not.
+_ALWAYS_STRIPPED = frozenset(
+    name.lower()
+    for name in (
+        *NAMES, ASSERTION, "X-Auth-Status",
+        "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
+        "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
+        "X-WEBAUTH-USER", "X-Auth-Params-Email", "X-DataHub-Actor", "X-Original-URL", "X-Rewrite-URL",
+    )
+)  # fmt: skip
+_STRIPPED_PREFIX = "x-datahub-delegated-for-"
+
+# Visible ASCII but the percent sign stands for itself.
+_SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
+_SAFE_IN_LIST = _SAFE.replace(",", "")
+_NEEDS_ENCODING = re.compile(r"[^\x21-\x24\x26-\x7e]")
+
+
+def normal_name(name: str) -> str:
+    """A header name as a careless service might read it."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def encode_value(value: str) -> str:
+    """A header value in visible ASCII: all else percent-encoded as UTF-8, the percent sign too."""
+    return quote(value, safe=_SAFE, errors="replace") if _NEEDS_ENCODING.search(value) else value
+
+
+def encode_list(values: Iterable[str]) -> str:
+    """A comma-separated header value; commas inside a member are percent-encoded."""
+    return ",".join(quote(value, safe=_SAFE_IN_LIST, errors="replace") for value in values)
+
+
+class Minter(Protocol):
+    """Makes a short-lived bearer token about an Actor for the service behind."""
+
+    def mint(self, actor: Actor, now: float) -> tuple[str, float]:
+        """The token, and the time (seconds since the epoch) from which it should be minted anew."""
+
+
+class IdentityHeaders:
+    """Encodes the complete header set of an Actor once, and keeps it with the verified token."""
+
+    def __init__(
+        self,
+        *,
+        strip: Iterable[str],
+        max_bytes: int,
+        assertion: Minter | None,
+        credential: Minter | None,
+        now: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._stripped = _ALWAYS_STRIPPED | {normal_name(name) for name in strip}
+        self._max_bytes = max_bytes
+        self._assertion = assertion
+        self._credential = credential
+        self._now = now
+        self._blanked = metrics.headers_blanked
+        names = (*NAMES, ASSERTION) if assertion else NAMES
+        self._blank = "".join(f"{name}: \r\n" for name in names).encode("ascii")
+        self.names = names
+
+    def is_stripped(self, name: str) -> bool:
+        """Whether a header of this (normalised) name is never taken from a caller."""
+        return name in self._stripped or name.startswith(_STRIPPED_PREFIX)
+
+    @staticmethod
+    def may_pass_impersonation(name: str, accepted: Accepted | None) -> bool:
+        """Whether ``name`` is not OpenMetadata's impersonation header, or its sender may use it."""
+        return name != _IMPERSONATE or (
+            accepted is not None and accepted.actor.is_bot and accepted.actor.may_impersonate
+        )
+
+    def check_block(self, accepted: Accepted | None, *, trusted: bool) -> bytes:
+        """The complete set for a check's 200, blank where there is no value. Bearer tokens go to trusted peers only."""
+        if accepted is None:
+            return self._blank
+        return self._block(accepted, "check-trusted" if trusted else "check", self._make_check_block, trusted)
+
+    def forward_block(self, accepted: Accepted | None) -> bytes:
+        """The set for the service behind, without blank ones; the minted ``Authorization`` included."""
+        if accepted is None:
+            return b""
+        return self._block(accepted, "forward", self._make_forward_block, True)
+
+    def _block(
+        self,
+        accepted: Accepted,
+        kind: str,
+        make: Callable[[Accepted, bool], tuple[bytes, float]],
+        trusted: bool,
+    ) -> bytes:
+        kept = accepted.memo.get(kind)
+        if kept is not None:
+            block, renew_at = kept
+            if renew_at == 0.0 or self._now() < renew_at:
+                return block
+        block, renew_at = accepted.memo[kind] = make(accepted, trusted)
+        return block
+
+    def _make_check_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
+        values = self._values(accepted.actor)
+        minted, renew_at = self._minted(accepted.actor) if trusted else ({}, 0.0)
+        if self._assertion:
+            values[ASSERTION] = ""
+        return _encode(values | minted), renew_at
+
+    def _make_forward_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
+        values = {name: value for name, value in self._values(accepted.actor).items() if value}
+        minted, renew_at = self._minted(accepted.actor)
+        return _encode(values | minted), renew_at
+
+    def _values(self, actor: Actor) -> dict[str, str]:
+        name = encode_value(actor.id)
+        values = dict(
+            zip(
+                NAMES,
+                (
+                    name,
+                    encode_value(actor.email),
+                    name,
+                    encode_list(actor.groups),
+                    actor.type.value,
+                    encode_value(actor.urn),
+                    encode_value(actor.issuer),
+                    encode_value(actor.token_id),
+                ),
+                strict=True,
+            )
+        )
+        if len(_encode(values)) > self._max_bytes:
+            values[_GROUPS] = ""
+            self._blanked.inc()
+            _log.warning("groups left blank: identity headers too large", extra={"provider": actor.provider})
+        return values
+
+    def _minted(self, actor: Actor) -> tuple[dict[str, str], float]:
+        now = self._now()
+        minted: dict[str, str] = {}
+        renewals: list[float] = []
+        if self._assertion:
+            minted[ASSERTION], renew_at = self._assertion.mint(actor, now)
+            renewals.append(renew_at)
+        if self._credential:
+            text, renew_at = self._credential.mint(actor, now)
+            minted["Authorization"] = f"Bearer {text}"
+            renewals.append(renew_at)
+        return minted, min(renewals, default=0.0)
+
+
+def _encode(values: dict[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in values.items()).encode("ascii")

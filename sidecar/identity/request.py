@@ -1,0 +1,74 @@
+"""The frozen picture of the request being judged, and the credential read from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class HeaderView(Protocol):
+    """Header look-up without regard to case; a repeated header keeps all its values."""
+
+    def getall(self, key: str, default: list[str]) -> list[str]:
+        """All values of ``key`` in order, or ``default``."""
+
+
+class Scheme(StrEnum):
+    """How a credential was presented. NOTHING: no ``Authorization`` at all, or an empty one. SEVERAL: more than one."""
+
+    NOTHING = "nothing"
+    BEARER = "bearer"
+    OTHER = "other"
+    SEVERAL = "several"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What stood in ``Authorization``: the scheme and, without its scheme word, the value."""
+
+    scheme: Scheme
+    value: str = ""
+    word: str = ""
+
+
+NOTHING_PRESENTED = Credential(Scheme.NOTHING)
+SEVERAL_PRESENTED = Credential(Scheme.SEVERAL)
+
+
+def read_credential(headers: HeaderView) -> Credential:
+    """The request's one credential (RFC 6750 section 2.1; scheme words compare without case, RFC 9110 section 11.1)."""
+    lines = headers.getall("Authorization", [])
+    if not lines:
+        return NOTHING_PRESENTED
+    if len(lines) > 1:
+        return SEVERAL_PRESENTED
+    line = lines[0]
+    if line[:7] == "Bearer ":  # the one spelling nearly everybody sends
+        return Credential(Scheme.BEARER, line[7:].strip(" "), "Bearer")
+    word, _, value = line.strip(" \t").partition(" ")
+    if not word:
+        return NOTHING_PRESENTED
+    scheme = Scheme.BEARER if word.lower() == "bearer" else Scheme.OTHER
+    return Credential(scheme, value.strip(" "), word)
+
+
+@dataclass(slots=True)
+class RequestView:
+    """What is asked for and by whom, whichever way the question came.
+
+    ``target`` is the raw request target (path and query) of the original request, or None where none is known: a
+    check request of a peer that is not trusted, for which no rule is read. ``trusted`` says whether the peer is a
+    trusted proxy. ``headers`` are the headers of the request that carried the question.
+    """
+
+    method: str
+    target: str | None
+    headers: HeaderView
+    credential: Credential
+    trusted: bool = False
+    preflight: bool = False
+
+
+def is_preflight(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether this is a CORS preflight: OPTIONS with both ``Origin`` and ``Access-Control-Request-Method``."""
+    return method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers

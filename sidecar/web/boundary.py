@@ -1,0 +1,90 @@
+"""The outermost step of every public request: bounds, metrics, and the net under everything that raises."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from traceback import extract_tb
+from typing import Protocol
+
+from aiohttp import web
+
+from sidecar.config.settings import Limits
+from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.metrics import Metrics
+from sidecar.web.respond import Refusals
+from sidecar.web.view import check_framing
+
+_log = logging.getLogger("sidecar.http")
+_access_log = logging.getLogger("sidecar.access")
+
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
+
+
+class Routes(Protocol):
+    """Finds who answers a raw request target."""
+
+    def find(self, target: str) -> tuple[str, Handler, str]:
+        """The route's name (from a small fixed set), its handler, and what the handler needs of the target."""
+
+
+class Boundary:
+    """Handles one request of the public listener."""
+
+    def __init__(
+        self, routes: Routes, refusals: Refusals, metrics: Metrics, limits: Limits, *, log_access: bool
+    ) -> None:
+        self._routes = routes
+        self._refusals = refusals
+        self._metrics = metrics
+        self._max_in_flight = limits.max_in_flight
+        self._log_access = log_access
+        self.in_flight = 0
+        metrics.http_in_flight.set_function(lambda: self.in_flight)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
+        started = perf_counter()
+        route = "none"
+        self.in_flight += 1
+        try:
+            check_framing(request)
+            if self.in_flight > self._max_in_flight:
+                raise Unavailable(Cause.OVERLOAD, retry_after=1)
+            route, handler, rest = self._routes.find(request.raw_path)
+            answer = await handler(request, rest)
+        except Failed as failure:
+            answer = self._refusals.refuse(request, failure, route=route)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
+            answer = self._fault(request, error, route)
+        finally:
+            self.in_flight -= 1
+        metrics = self._metrics
+        metrics.http_request("public", route, answer.status).inc()
+        metrics.request_duration(route).observe(perf_counter() - started)
+        if self._log_access:
+            self._log_answer(request, route, answer.status, perf_counter() - started)
+        return answer
+
+    def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun; it can only be cut off") from error
+        # Places only: the error's own text may hold what the request carried.
+        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
+        _log.error("fault while answering", extra={"error": type(error).__name__, "places": places, "route": route})
+        return self._refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
+
+    @staticmethod
+    def _log_answer(request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
+        _access_log.info(
+            "answered",
+            extra={
+                "requestId": request.headers.get("X-Request-Id", ""),
+                "method": request.method[:16],
+                "path": request.raw_path.partition("?")[0][:512],
+                "route": route,
+                "status": status,
+                "milliseconds": round(seconds * 1000, 3),
+            },
+        )

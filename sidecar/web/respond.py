@@ -1,0 +1,96 @@
+"""Failures become answers and log lines here, and nowhere else: status, JSON body, challenge, Retry-After."""
+
+import logging
+from collections.abc import Callable
+
+import orjson
+from aiohttp import web
+
+from sidecar.errors import Failed, Unavailable
+from sidecar.web.answer import Answer
+from sidecar.web.view import new_request_id, request_id
+
+_log = logging.getLogger("sidecar.refusals")
+_JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
+_MAX_LOGGED_PATH = 512
+
+Carry = Callable[[Failed], tuple[int, bytes]]
+
+
+class Refusals:
+    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line."""
+
+    def __init__(self, realm: str) -> None:
+        quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
+        self._challenge = f'Bearer realm="{quoted}"'
+
+    def refuse(
+        self,
+        request: web.BaseRequest,
+        failure: Failed,
+        *,
+        route: str,
+        provider: str = "",
+        authenticator: str = "",
+        carry: Carry | None = None,
+    ) -> Answer:
+        """Log the refusal and make its answer. ``carry`` says what the asking proxy can carry."""
+        status, extra = carry(failure) if carry else (failure.status, b"")
+        identifier = request_id(request)
+        _log.info(
+            "refused",
+            extra={
+                "requestId": identifier,
+                "reason": failure.reason.value,
+                "cause": failure.cause.value,
+                "detail": failure.detail,
+                "status": status,
+                "provider": provider,
+                "authenticator": authenticator,
+                "route": route,
+                "method": request.method[:16],
+                "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
+            },
+        )
+        return self._answer(failure, identifier, status, extra)
+
+    def refuse_unparsed(self, failure: Failed) -> Answer:
+        """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
+        identifier = new_request_id()
+        _log.info(
+            "refused by the HTTP parser",
+            extra={
+                "requestId": identifier,
+                "reason": failure.reason.value,
+                "detail": failure.detail,
+                "status": failure.status,
+            },
+        )
+        return self._answer(failure, identifier, failure.status, b"", close=True)
+
+    def challenge(self, failure: Failed) -> str:
+        """The ``WWW-Authenticate`` value; without an error where nothing was presented (RFC 6750 section 3.1)."""
+        if not failure.bearer_error:
+            return self._challenge
+        return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
+
+    def _answer(self, failure: Failed, identifier: str, status: int, extra: bytes, *, close: bool = False) -> Answer:
+        lines = [_JSON_LINES, b"X-Request-Id: " + identifier.encode("ascii") + b"\r\n", extra]
+        if status == 401 or failure.bearer_error:
+            lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
+        if isinstance(failure, Unavailable):
+            lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
+        if failure.status == 405:
+            lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n")
+        document = {
+            "code": status,
+            "message": failure.message,
+            "reason": failure.reason.value,
+            "requestId": identifier,
+        }
+        return Answer(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def json_answer(status: int, document: object, headers_block: bytes = b"") -> Answer:
+    """A JSON answer of ours that nobody may keep."""
+    return Answer(status, _JSON_LINES + headers_block, orjson.dumps(document))

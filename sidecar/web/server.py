@@ -1,0 +1,122 @@
+"""The public listener's connections: aiohttp's low-level server with its defaults made safe.
+
+aiohttp answers what its parser refuses without asking anybody, quoting the request's bytes to client and log. Here
+such requests get the same JSON as every other refusal, and nothing of what they carried is kept.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from sidecar.config.settings import Limits
+from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.web.answer import Answer
+
+_log = logging.getLogger("sidecar.http")
+
+ParseFailure = Callable[[Failed], Answer]
+
+
+class Peers:
+    """Which peers may speak for others (``server.trustedProxies``)."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        texts = tuple(networks)
+        self._unix = "unix" in texts
+        self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in texts if text != "unix")
+
+    def trusts(self, peername: object) -> bool:
+        """Whether the peer at a socket's ``peername`` is one of them."""
+        if not isinstance(peername, tuple):
+            return self._unix
+        try:
+            address = ipaddress.ip_address(str(peername[0]).partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network or address in network for network in self._networks)
+
+
+class Connection(web.RequestHandler):
+    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``."""
+
+    __slots__ = ("_parse_failure", "peer", "trusted")
+
+    def __init__(self, server: "PublicServer", **options: Any) -> None:
+        super().__init__(server, **options)
+        self._parse_failure = server.parse_failure
+        self.trusted = False
+        self.peer = "unix"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Learn who is there before the first request; over the limit, hang up at once."""
+        server = cast(PublicServer, self._manager)
+        peername = transport.get_extra_info("peername")
+        self.trusted = server.peers.trusts(peername)
+        if isinstance(peername, tuple):
+            self.peer = str(peername[0])
+        super().connection_made(transport)
+        if len(server.connections) > server.limits.max_connections:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the HTTP parser refused. Neither the answer nor the log carries anything of the request."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun; it can only be cut off")
+        failure = _parser_failure(exc, self.max_line_size)
+        return self._parse_failure(failure)
+
+
+def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
+    kind = type(exc).__name__
+    if isinstance(exc, LineTooLong):
+        if exc.args[1:2] == (max_line,):
+            return Refused(Reason.TOO_LARGE, detail=kind, status=414, message="The request line is too long")
+        return Refused(Reason.TOO_LARGE, detail=kind, status=431, message="The request headers are too large")
+    if "too many headers" in str(getattr(exc, "message", "")).lower():
+        return Refused(Reason.TOO_LARGE, detail=kind, status=431, message="The request has too many headers")
+    return Refused(Reason.REQUEST_INVALID, Cause.NONE, detail=kind)
+
+
+class PublicServer(web.Server):
+    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Any],
+        *,
+        limits: Limits,
+        peers: Peers,
+        parse_failure: ParseFailure,
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self.limits = limits
+        self.peers = peers
+        self.parse_failure = parse_failure
+        self._options: dict[str, Any] = {
+            "keepalive_timeout": limits.idle_timeout,
+            "max_line_size": limits.max_header_bytes,
+            # One more than the line's bound, so that the two kinds of LineTooLong can be told apart.
+            "max_field_size": limits.max_header_bytes + 1,
+            "max_headers": limits.max_headers,
+            "auto_decompress": False,
+            "access_log": None,
+            "logger": _log,
+            "lingering_time": 5.0,
+        }
+        self()
+
+    def __call__(self) -> web.RequestHandler:
+        """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""
+        return Connection(self, loop=self._loop, **self._options)

@@ -1,0 +1,76 @@
+"""aiohttp's request read with suspicion: what may not be judged is refused before anybody looks at it."""
+
+import itertools
+import os
+import re
+
+from aiohttp import HttpVersion10, HttpVersion11, web
+
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.request import RequestView, is_preflight, read_credential
+from sidecar.web.server import Connection
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+_numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
+_process = os.urandom(6).hex()
+
+
+def check_framing(request: web.BaseRequest) -> None:
+    """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
+
+    Raises Refused with 400, 405, 417, 501 or 505. The parser has refused conflicting framing already.
+    """
+    version = request.version
+    if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
+        raise Refused(Reason.REQUEST_INVALID, status=505, message="The HTTP version is not supported")
+    if request.method in ("CONNECT", "TRACE"):
+        raise Refused(Reason.METHOD_NOT_ALLOWED)
+    if not request.raw_path.startswith("/"):
+        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
+    headers = request.headers
+    host = headers.get("Host")
+    if host is None:
+        if version == HttpVersion11:
+            raise Refused(Reason.REQUEST_INVALID, message="The request has no Host")
+    elif not _HOST.fullmatch(host):
+        raise Refused(Reason.REQUEST_INVALID, message="The Host is not valid")
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.lower() != "chunked":
+        raise Refused(Reason.REQUEST_INVALID, status=501, message="The transfer coding is not supported")
+    expectation = headers.get("Expect")
+    if expectation is not None and expectation.lower() != "100-continue":
+        raise Refused(Reason.REQUEST_INVALID, status=417, message="The expectation cannot be met")
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """The connection a request came on."""
+    protocol = request.protocol
+    assert isinstance(protocol, Connection)
+    return protocol
+
+
+def own_view(request: web.BaseRequest) -> RequestView:
+    """The picture of a request that is itself what is asked for (forward mode, the API)."""
+    headers = request.headers
+    return RequestView(
+        request.method,
+        request.raw_path,
+        headers,
+        read_credential(headers),
+        connection_of(request).trusted,
+        is_preflight(request.method, headers) if request.method == "OPTIONS" else False,
+    )
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
+    given = request.headers.get("X-Request-Id")
+    if given is not None and connection_of(request).trusted and _REQUEST_ID.fullmatch(given):
+        return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A fresh id, unique among all replicas."""
+    return f"{_process}{next(_numbers) & 0xFFFFFFFFFF:010x}"
