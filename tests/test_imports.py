@@ -1,0 +1,165 @@
+"""Imports go downwards only, foreign libraries stay in their rooms, and every module stands alone."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "sidecar"
+BASICS = ("errors", "clock", "logs", "metrics")
+
+# Whom each part may import besides itself and the basics. A name stands for the module and all below it.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "clock": (),
+    "metrics": (),
+    "logs": ("errors",),
+    "identity": ("errors",),
+    "secrets": ("errors",),
+    "outbound": BASICS,
+    "db": BASICS,
+    "config": (*BASICS, "secrets.value", "secrets.resolve"),
+    "keys": (*BASICS, "config.settings", "config.providers", "secrets", "outbound"),
+    "tokens": (*BASICS, "keys", "identity", "db", "config.settings", "config.providers"),
+    "authn": (*BASICS, "tokens", "keys", "identity", "config.settings", "config.providers"),
+    "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings"),
+    "web": (*BASICS, "access.decide", "identity", "config.settings"),
+    "dataplane": (*BASICS, "web", "access", "identity", "config.settings"),
+    "api": (*BASICS, "web", "access", "tokens", "keys", "identity", "config.settings"),
+    "admin": (*BASICS, "config.settings"),
+    "demo": (*BASICS,),
+}
+KNOW_EVERYONE = ("app", "cli", "__main__")
+
+# Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are told apart by what is imported from them.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "aiohttp server": ("web", "dataplane", "api", "admin", "app", "demo"),
+    "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
+    "joserfc": ("keys", "tokens", "demo"),
+    "authlib": (),
+    "sqlite3": ("db",),
+    "redis": ("kv",),
+    "pydantic": ("config", "secrets.value"),
+    "yaml": ("config", "cli", "demo"),
+}
+CLIENT_NAMES = ("Client", "TCPConnector", "UnixConnector", "TraceConfig", "DummyCookieJar", "CookieJar", "request")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement's target: ``name`` is the dotted module, with the imported name for ``from`` imports."""
+
+    module: str
+    name: str
+    line: int
+    only_for_types: bool
+
+
+def _is_type_checking(node: ast.If) -> bool:
+    return "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def _imports(path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and _is_type_checking(node)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, alias.name, node.lineno, id(node) in for_types)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are written in full"
+            assert node.module
+            for alias in node.names:
+                yield Import(node.module, f"{node.module}.{alias.name}", node.lineno, id(node) in for_types)
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(part + ".") for part in allowed)
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [_module_name(path) for path in SOURCES]
+
+
+def _library(item: Import) -> str:
+    top = item.module.partition(".")[0]
+    if top != "aiohttp":
+        return top
+    imported = item.name.removeprefix("aiohttp.")
+    if imported.startswith("web"):
+        return "aiohttp server"
+    return "aiohttp client" if imported == "aiohttp" or imported.startswith(CLIENT_NAMES) else "aiohttp"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=MODULES)
+def test_imports_go_downwards_only(path: Path) -> None:
+    """A part knows the parts below it, as the table says, and nobody else."""
+    module = _module_name(path)
+    part = module.partition(".")[0]
+    if part in ("", *KNOW_EVERYONE):
+        return
+    assert part in MAY_IMPORT, f"{module} stands in no row of the table"
+    allowed = (part, *MAY_IMPORT[part])
+    wrong = [
+        f"{path.name}:{item.line} {item.name}"
+        for item in _imports(path)
+        if item.name.startswith("sidecar.")
+        # the version is everybody's
+        and item.name != "sidecar.__version__"
+        and not _within(item.name.removeprefix("sidecar."), allowed)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=MODULES)
+def test_foreign_libraries_stay_in_their_rooms(path: Path) -> None:
+    """One part speaks to each library; the rest of the program does not depend on it."""
+    module = _module_name(path)
+    wrong = [
+        f"{path.name}:{item.line} {item.name}"
+        for item in _imports(path)
+        if (library := _library(item)) in ROOMS and not item.only_for_types and not _within(module, ROOMS[library])
+    ]
+    assert not wrong
+
+
+def test_every_module_can_be_imported_alone() -> None:
+    """No module counts on another having been imported before it, and importing opens no connection."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('a connection while importing')\n"
+        "socket.socket.connect = socket.socket.connect_ex = refuse\n"
+        "__import__(sys.argv[1])\n"
+    )
+
+    def import_alone(module: str) -> str:
+        name = f"sidecar.{module}".rstrip(".")
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, name],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return f"{name}: {done.stderr.strip().splitlines()[-1]}" if done.returncode else ""
+
+    with ThreadPoolExecutor(2) as pool:
+        failures = [line for line in pool.map(import_alone, (m for m in MODULES if m != "__main__")) if line]
+    assert not failures
