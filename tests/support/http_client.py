@@ -1,0 +1,60 @@
+"""A client that sends what it is told, header by header, and shows what came back the same way."""
+
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer; ``headers`` in the order received, duplicates kept."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    def json(self) -> Any:
+        """The body read as JSON."""
+        return json.loads(self.body)
+
+
+def request(
+    url: str,
+    method: str = "GET",
+    *,
+    target: str | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes | None = None,
+) -> Reply:
+    """One request on a connection of its own. ``target`` is sent byte for byte instead of the URL's path."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    path = target if target is not None else parts.path + (f"?{parts.query}" if parts.query else "") or "/"
+    sent = [("Host", parts.netloc), *headers, ("Connection", "close")]
+    if body is not None:
+        sent.append(("Content-Length", str(len(body))))
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
+    with socket.create_connection((parts.hostname, parts.port or 80), TIMEOUT) as connection:
+        connection.sendall("\r\n".join(lines).encode("latin-1") + (body or b""))
+        with http.client.HTTPResponse(connection, method=method) as answer:
+            answer.begin()
+            return Reply(answer.status, tuple(answer.getheaders()), answer.read())
+
+
+def answers(url: str, status: int | None = None) -> bool:
+    """Whether something at ``url`` answers (with ``status``, when given)."""
+    try:
+        reply = request(url)
+    except (OSError, http.client.HTTPException):
+        return False
+    return status is None or reply.status == status
