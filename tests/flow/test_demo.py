@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -67,7 +67,8 @@ def _answer(line: str) -> tuple[int, dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
+def demo(require_tool: Callable[[str], Path]) -> Iterator[Demo]:
+    require_tool("curl")
     port = _two_free_ports()
     process = subprocess.Popen(_command("--port", str(port)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     give_up = threading.Timer(_SECONDS, process.kill)

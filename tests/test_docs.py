@@ -1,0 +1,144 @@
+"""The documents say what the program does: names, commands, links and examples are compared with the code."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+
+from sidecar import __version__
+from sidecar.cli.main import build_parser
+from sidecar.config.load import load
+from sidecar.errors import Reason
+from sidecar.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_METRIC = re.compile(r"^\| `(sidecar_\w+)(?:\{([\w,]+)\})?` \| (\w+) \|", re.MULTILINE)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def _commands(page: Path) -> Iterator[str]:
+    """The lines of shell blocks that call the program, without pipes, redirections and comments."""
+    for block in _blocks(page, "sh"):
+        for line in block.splitlines():
+            if line.startswith("sidecar "):
+                yield re.split(r"\s[|<>#]", line)[0]
+
+
+def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
+    """Every command as its words: ("token", "create")."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                yield (word,)
+                yield from ((word, *rest) for rest in _words(below))
+
+
+def test_operations_lists_every_metric_with_its_labels_and_type() -> None:
+    """No metric goes undocumented, and none is documented that does not exist."""
+    exported = {
+        f"{metric._name}_total" if metric._type == "counter" else metric._name: (metric._labelnames, metric._type)
+        for metric in Metrics().registry._collector_to_names
+        if isinstance(metric, MetricWrapperBase)
+    }
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    documented = {
+        name: (tuple(labels.split(",")) if labels else (), kind) for name, labels, kind in _METRIC.findall(text)
+    }
+    assert documented == exported
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=_name)
+def test_command_examples_are_understood(page: Path) -> None:
+    """The parser takes each ``sidecar ...`` line of a shell block as it is printed."""
+    parser = build_parser()
+    refused = []
+    for line in _commands(page):
+        try:
+            parser.parse_args(shlex.split(line)[1:])
+        except SystemExit:
+            refused.append(line)
+    assert not refused
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_commands_named_in_prose_exist(page: Path) -> None:
+    """``sidecar token create`` in running text names a command that there is."""
+    known = set(_words(build_parser()))
+    prose = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    named = {tuple(words.split()) for words in re.findall(r"`(?:sidecar )((?:[a-z]+ ?)+)[^`]*`", prose)}
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_relative_link_is_dead(page: Path) -> None:
+    """Files exist; a fragment names a heading of its page."""
+    dead = []
+    for link in _LINK.findall(_BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (fragment and fragment not in _anchors(target)):
+            dead.append(link)
+    assert not dead
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=_name)
+def test_configuration_examples_are_accepted(page: Path, tmp_path: Path) -> None:
+    """A block that begins with ``# sidecar.yaml`` is a whole configuration, and a right one."""
+    for number, block in enumerate(text for text in _blocks(page, "yaml") if text.startswith("# sidecar.yaml\n")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block, encoding="utf-8")
+        load([str(path)], {})
+
+
+def test_the_configuration_examples_are_found() -> None:
+    """The test above would pass on an empty list."""
+    assert sum(block.startswith("# sidecar.yaml\n") for page in PAGES for block in _blocks(page, "yaml")) >= 4
+
+
+def test_security_names_reasons_that_exist_and_leaves_out_none_that_a_token_meets() -> None:
+    table = re.findall(r"^\| \d+\. [^|]*\|([^|]*)\|", (ROOT / "docs" / "security.md").read_text("utf-8"), re.MULTILINE)
+    named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    others = {"not_found", "conflict", "upstream_unreachable", "upstream_timeout"}
+    assert named == {reason.value for reason in Reason} - others
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert re.search(
+        rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+
+
+def test_the_first_screen_of_the_readme_has_the_two_commands() -> None:
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:25]
+    for command in ("make demo", "make test"):
+        assert any(line.startswith(f"    {command}") for line in first_screen)
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    missing = [
+        _name(page) for page in DOCS if page.name != "index.md" and str(page.relative_to(ROOT / "docs")) not in index
+    ]
+    assert not missing
