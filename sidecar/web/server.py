@@ -55,7 +55,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
-        server = cast(PublicServer, self._manager)
+        server = cast("PublicServer", self._manager)
         peername = transport.get_extra_info("peername")
         self.trusted = server.peers.trusts(peername)
         if isinstance(peername, tuple):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -45,9 +46,7 @@ def check_framing(request: web.BaseRequest) -> None:
 
 def connection_of(request: web.BaseRequest) -> Connection:
     """The connection a request came on."""
-    protocol = request.protocol
-    assert isinstance(protocol, Connection)
-    return protocol
+    return cast("Connection", request.protocol)
 
 
 def own_view(request: web.BaseRequest) -> RequestView:

@@ -1,0 +1,49 @@
+"""The operations application: one small ``web.Application``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from sidecar.admin.health import Health
+from sidecar.metrics import Metrics
+
+_JSON = "application/json"
+
+
+def operations_app(metrics: Metrics, health: Health, effective_config: Callable[[], Any]) -> web.Application:
+    """The application. ``effective_config`` returns JSON-ready data without secrets."""
+
+    async def livez(request: web.Request) -> web.Response:
+        return _json(200, {"alive": True})
+
+    async def readyz(request: web.Request) -> web.Response:
+        ready, report = health.report()
+        return _json(200 if ready else 503, report)
+
+    async def config(request: web.Request) -> web.Response:
+        return _json(200, effective_config())
+
+    app = web.Application(middlewares=[_json_errors])
+    app.router.add_get("/metrics", make_aiohttp_handler(metrics.registry))
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/healthz", readyz)
+    app.router.add_get("/config", config)
+    return app
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        reason = "not_found" if error.status == 404 else "method_not_allowed"
+        return _json(error.status, {"code": error.status, "message": error.reason, "reason": reason})
+    return answer
+
+
+def _json(status: int, document: object) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(document), content_type=_JSON)

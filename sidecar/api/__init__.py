@@ -1,0 +1,1 @@
+"""The JSON API on the public listener, below the reserved prefix."""

@@ -1,0 +1,28 @@
+"""Published public keys (RFC 7517), with Cache-Control and ETag."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from sidecar.errors import Reason, Refused
+from sidecar.web.answer import Answer
+
+_MAX_AGE_SECONDS = 300
+
+
+class PublishedKeys:
+    """Answers with a key set. ``read`` returns the document's bytes and its entity tag, quotes included."""
+
+    def __init__(self, read: Callable[[], tuple[bytes, str]]) -> None:
+        self._read = read
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """200 with the set, or 304 when the caller has it. Anybody may read it."""
+        if request.method not in ("GET", "HEAD"):
+            raise Refused(Reason.METHOD_NOT_ALLOWED)
+        document, tag = self._read()
+        lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n".encode("ascii")
+        given = request.headers.get("If-None-Match", "")
+        if given.strip() == "*" or tag in {part.strip().removeprefix("W/") for part in given.split(",")}:
+            return Answer(304, lines)
+        return Answer(200, b"Content-Type: application/jwk-set+json\r\n" + lines, document)

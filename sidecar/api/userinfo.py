@@ -1,0 +1,64 @@
+"""``GET {prefix}/userinfo``: the caller's own Actor."""
+
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from sidecar.access.decide import Decider, Deny
+from sidecar.errors import Reason, Refused
+from sidecar.identity.actor import Actor
+from sidecar.web.respond import Refusals, json_answer
+from sidecar.web.view import own_view
+
+
+class UserInfo:
+    """Answers who is asking, as the service behind would be told."""
+
+    def __init__(self, decider: Decider, refusals: Refusals) -> None:
+        self._decider = decider
+        self._refusals = refusals
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """200 with the Actor, or the refusal."""
+        if request.method not in ("GET", "HEAD"):
+            raise Refused(Reason.METHOD_NOT_ALLOWED)
+        view = own_view(request)
+        view.target = None  # route rules are about the service behind, not about this
+        verdict = await self._decider.decide(view)
+        if isinstance(verdict, Deny):
+            return self._refusals.refuse(
+                request,
+                verdict.failure,
+                route="userinfo",
+                provider=verdict.provider,
+                authenticator=verdict.authenticator,
+            )
+        if verdict.accepted is None:
+            raise Refused(Reason.TOKEN_MISSING)
+        return json_answer(200, describe(verdict.accepted.actor))
+
+
+def describe(actor: Actor) -> dict[str, object]:
+    """The Actor as JSON; times in RFC 3339, UTC."""
+    expires = actor.expires_at
+    return {
+        "actor": {"type": actor.type.value, "id": actor.id, "urn": actor.urn},
+        "issuer": actor.issuer,
+        "provider": actor.provider,
+        "email": actor.email,
+        "groups": list(actor.groups),
+        "roles": list(actor.roles),
+        "authenticator": actor.authenticator,
+        "tokenId": actor.token_id,
+        "expiresAt": None if expires is None else rfc3339(expires),
+        "isBot": actor.is_bot,
+    }
+
+
+def rfc3339(seconds: float) -> str | None:
+    """Seconds since the epoch as RFC 3339 UTC; None for a moment that no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,113 @@
+"""Bearer JWTs: of providers and of the own issuer. Every issuer has its own keys; a key of one is nothing to another."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
+from sidecar.clock import Clock
+from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor
+from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.identity.request import RequestView, Scheme
+from sidecar.keys.keyset import KeySource
+from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.verified_cache import VerifiedCache
+from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
+
+Accept = Callable[[Unverified, VerifiedClaims], Awaitable[Accepted]]
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One issuer: whose keys, which expectations, and how verified claims become an accepted caller.
+
+    ``accept`` raises Refused for a bad principal or record, Unavailable when a record cannot be looked up.
+    """
+
+    name: str
+    keys: KeySource
+    expectations: Expectations
+    accept: Accept
+
+
+def foreign_acceptor(policy: PrincipalPolicy, leeway: float) -> Accept:
+    """Accepts the tokens of a provider: the Actor follows from the claims alone."""
+
+    async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
+        return accepted_for(verified, make_actor(verified.claims, policy), leeway)
+
+    return accept
+
+
+def accepted_for(verified: VerifiedClaims, actor: Actor, leeway: float, record_id: str | None = None) -> Accepted:
+    """The facts to remember about a verified token, its times widened by ``leeway`` (seconds)."""
+    starts, expires = verified.not_before, verified.expires_at
+    return Accepted(
+        actor,
+        verified.key,
+        not_before=None if starts is None else starts - leeway,
+        expires_at=None if expires is None else expires + leeway,
+        record_id=record_id,
+    )
+
+
+class JwtAuthenticator:
+    """Recognises every Bearer that is a JWT of a known issuer, and decides on it."""
+
+    name = "jwt"
+
+    def __init__(
+        self,
+        issuers: Mapping[str, Issuer],
+        *,
+        unbound: Issuer | None,
+        cache: VerifiedCache[Accepted],
+        clock: Clock,
+        max_token_bytes: int,
+    ) -> None:
+        self._issuers = dict(issuers)
+        self._unbound = unbound
+        self._cache = cache
+        self._now = clock.now
+        self._max_token_bytes = max_token_bytes
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        """What was verified before and still holds."""
+        credential = view.credential
+        return self._cache.get(credential.value, self._now()) if credential.scheme is Scheme.BEARER else None
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """Verify a token not seen before. Raises Unavailable when its issuer's keys or its record cannot be had."""
+        if view.credential.scheme is not Scheme.BEARER:
+            return ABSTAINED
+        generation = self._cache.generation
+        try:
+            token = parse(view.credential.value, self._max_token_bytes)
+        except Refused as refusal:
+            return Abstained(refusal)
+        issuer = self._issuers.get(token.issuer or "", self._unbound)
+        if issuer is None:
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+        try:
+            accepted = await self._judge(issuer, token)
+        except Refused as refusal:
+            return Rejected(refusal, issuer.name)
+        except Unavailable as failure:
+            failure.detail = failure.detail or issuer.name
+            raise
+        self._cache.put(view.credential.value, accepted, generation)
+        return accepted
+
+    async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
+        expectations = issuer.expectations
+        if token.algorithm not in expectations.algorithms:
+            # Before any look-up: a token that cannot be accepted must not cause a fetch.
+            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        keys = issuer.keys.candidates(token.kid, token.algorithm)
+        if not keys:
+            keys = await issuer.keys.refetch(token.kid, token.algorithm)
+        exact = issuer.keys.issuer
+        if exact is not None and expectations.issuers is not None and token.issuer != exact:
+            raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
+        verified = verify(token, keys, expectations, self._now())
+        return await issuer.accept(token, verified)

@@ -1,0 +1,1 @@
+"""The forwarding proxy: one fixed service behind, streamed both ways."""

@@ -1,0 +1,149 @@
+"""One request sent to the service behind and the head of its answer read back, the body streaming meanwhile."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import ClientError, web
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
+
+from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+
+_MAX_HEAD_BYTES = 64 * 1024
+_READ_BUFFER = 256 * 1024
+_UPSTREAM_ERRORS = (ClientError, HttpProcessingError, OSError)
+
+
+@dataclass(slots=True)
+class RequestBody:
+    """The caller's body. ``length`` is its announced length, None when chunked. Times in seconds, sizes in bytes."""
+
+    request: web.BaseRequest
+    length: int | None
+    stall_timeout: float
+    limit: int | None
+    awaits_continue: bool
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether all of it has arrived already."""
+        return self.request.content.is_eof()
+
+    async def announce(self) -> None:
+        """Tell a caller that waits for it to go on (RFC 9110 section 10.1.1); only once the request may pass."""
+        if self.awaits_continue:
+            writer = self.request.writer
+            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            writer.output_size = 0
+
+    async def send(self, writer: StreamWriter) -> None:
+        """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit)."""
+        content = self.request.content
+        chunked = self.length is None
+        total = 0
+        while True:
+            try:
+                async with asyncio.timeout(self.stall_timeout):
+                    chunk = await content.readany()
+            except TimeoutError as error:
+                raise Refused(
+                    Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message="The request body stalled"
+                ) from error
+            except web.RequestPayloadError as error:
+                raise Refused(Reason.REQUEST_INVALID, message="The request body is not valid") from error
+            if not chunk:
+                break
+            total += len(chunk)
+            if self.limit is not None and total > self.limit:
+                raise Refused(Reason.TOO_LARGE)
+            await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+        if chunked:
+            await writer.write(b"0\r\n\r\n")
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """The head of the service's answer, and its body to be read."""
+
+    message: RawResponseMessage
+    payload: StreamReader
+    request_sent: bool
+
+
+class Exchange:
+    """Sends one request on one connection."""
+
+    def __init__(self, connection: ResponseHandler, *, response_timeout: float) -> None:
+        self._connection = connection
+        self._response_timeout = response_timeout
+
+    async def run(self, head: bytes, body: RequestBody | None, *, is_head: bool) -> ResponseHead:
+        """Send ``head`` and ``body``, return the head of the final answer; 1xx answers in between are dropped.
+
+        Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body. The connection is then not
+        usable any more.
+        """
+        connection = self._connection
+        connection.set_response_params(
+            skip_payload=is_head,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=_MAX_HEAD_BYTES,
+            max_field_size=_MAX_HEAD_BYTES,
+        )
+        try:
+            if body is None:
+                self._write(head)
+                return await self._bounded_head()
+            if body.is_buffered and body.length is not None:
+                self._write(head + body.request.content.read_nowait())
+                return await self._bounded_head()
+            return await self._stream(head, body)
+        except TimeoutError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
+        except _UPSTREAM_ERRORS as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+
+    def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("closed before the request was sent")
+        transport.write(data)
+
+    async def _stream(self, head: bytes, body: RequestBody) -> ResponseHead:
+        await body.announce()
+        writer = StreamWriter(self._connection, asyncio.get_running_loop())
+        self._write(head)
+        sending = asyncio.create_task(body.send(writer))
+        reading = asyncio.create_task(self._head())
+        try:
+            await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not reading.done():
+                failure = sending.exception()
+                if failure is not None and not isinstance(failure, OSError | ClientError):
+                    raise failure
+                # A service that refuses an upload may answer and close before it has read it all.
+                async with asyncio.timeout(self._response_timeout):
+                    await asyncio.wait({reading})
+            answer = await reading
+            answer.request_sent = sending.done() and sending.exception() is None
+            return answer
+        finally:
+            for task in (sending, reading):
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(sending, reading, return_exceptions=True)
+
+    async def _bounded_head(self) -> ResponseHead:
+        async with asyncio.timeout(self._response_timeout):
+            return await self._head()
+
+    async def _head(self) -> ResponseHead:
+        while True:
+            message, payload = await self._connection.read()
+            if message.code == 101 or not 100 <= message.code <= 199:
+                return ResponseHead(message, payload, request_sent=True)

@@ -1,0 +1,239 @@
+"""Forward mode: authenticate, then stream the request to the service behind and its answer back."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from aiohttp import ClientError, HttpVersion11, web
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
+
+from sidecar.access.decide import Decider, Deny
+from sidecar.authn.base import Accepted
+from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders, response_lines
+from sidecar.dataplane.proxy.pool import UpstreamPool
+from sidecar.dataplane.proxy.tunnel import tunnel
+from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.metrics import Metrics
+from sidecar.web.answer import Sent, connection_line, status_line
+from sidecar.web.respond import Refusals
+from sidecar.web.server import Connection
+from sidecar.web.view import connection_of, own_view, request_id
+
+_BODILESS = frozenset({204, 304})
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardLimits:
+    """Bounds of forwarding: times in seconds, size in bytes (None: unbounded)."""
+
+    response_timeout: float
+    body_timeout: float
+    max_body_bytes: int | None
+
+
+class Forwarder:
+    """Handles every request that is not the sidecar's own."""
+
+    def __init__(
+        self,
+        *,
+        decider: Decider,
+        identity_headers: IdentityHeaders,
+        request_headers: RequestHeaders,
+        pool: UpstreamPool,
+        refusals: Refusals,
+        metrics: Metrics,
+        limits: ForwardLimits,
+        public_scheme: str,
+    ) -> None:
+        self._decider = decider
+        self._identity_headers = identity_headers
+        self._request_headers = request_headers
+        self._pool = pool
+        self._refusals = refusals
+        self._metrics = metrics
+        self._limits = limits
+        self._scheme = public_scheme.encode("ascii")
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
+        verdict = await self._decider.decide(own_view(request))
+        if isinstance(verdict, Deny):
+            return self._refusals.refuse(
+                request,
+                verdict.failure,
+                route="forward",
+                provider=verdict.provider,
+                authenticator=verdict.authenticator,
+            )
+        body = self._body(request)
+        upgrade = _wants_websocket(request)
+        head = self._head(request, verdict.accepted, body, upgrade=upgrade)
+        connection = await self._pool.acquire()
+        try:
+            return await self._exchange(request, connection, head, body, upgrade=upgrade)
+        except BaseException as failure:
+            # Whatever was left unread on it must not become the answer to somebody else's request.
+            connection.close()
+            if isinstance(failure, UpstreamFailed):
+                self._metrics.upstream_request(failure.status).inc()
+            raise
+        finally:
+            self._pool.release(connection)
+
+    async def _exchange(
+        self,
+        request: web.BaseRequest,
+        connection: ResponseHandler,
+        head: bytes,
+        body: RequestBody | None,
+        *,
+        upgrade: bool,
+    ) -> web.StreamResponse:
+        started = perf_counter()
+        exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
+        answer = await exchange.run(head, body, is_head=request.method == "HEAD")
+        self._metrics.upstream_duration.observe(perf_counter() - started)
+        if answer.message.code == 101:
+            sent = await self._switch(request, connection, answer, upgrade=upgrade)
+        else:
+            sent = await self._relay(request, answer)
+        self._metrics.upstream_request(answer.message.code).inc()
+        if not answer.request_sent:
+            connection.close()
+        return sent
+
+    def _body(self, request: web.BaseRequest) -> RequestBody | None:
+        if not request.body_exists:
+            return None
+        length = request.headers.get("Content-Length")
+        limit = self._limits.max_body_bytes
+        if length is not None and limit is not None and int(length) > limit:
+            raise Refused(Reason.TOO_LARGE)
+        return RequestBody(
+            request,
+            None if length is None else int(length),
+            self._limits.body_timeout,
+            limit,
+            awaits_continue="Expect" in request.headers and request.version == HttpVersion11,
+        )
+
+    def _head(
+        self, request: web.BaseRequest, accepted: Accepted | None, body: RequestBody | None, *, upgrade: bool
+    ) -> bytes:
+        client = connection_of(request)
+        may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
+        lines = [f"{request.method} {request.raw_path} HTTP/1.1\r\n".encode("ascii")]
+        lines += self._request_headers.select(
+            request.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate
+        )
+        if "Host" not in request.headers:
+            lines.append(b"Host: %b\r\n" % self._pool.endpoint.authority)
+        lines += self._forwarding_lines(request, client)
+        lines.append(self._identity_headers.forward_block(accepted))
+        if body is None:
+            if "Content-Length" in request.headers:
+                lines.append(b"Content-Length: 0\r\n")
+        elif body.length is None:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            lines.append(b"Content-Length: %d\r\n" % body.length)
+        if upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _forwarding_lines(self, request: web.BaseRequest, client: Connection) -> list[bytes]:
+        headers = request.headers
+        peer = client.peer
+        host = headers.get("Host", "")
+        if not client.trusted:
+            text = f"X-Forwarded-For: {peer}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: "
+            return [text.encode("ascii"), self._scheme, b"\r\n", b"X-Request-Id: ", _id_of(request), b"\r\n"]
+        chain = ", ".join([*headers.getall("X-Forwarded-For", []), peer])
+        lines = [b"X-Forwarded-For: ", chain.encode("latin-1", "replace"), b"\r\nX-Request-Id: ", _id_of(request)]
+        if "X-Forwarded-Host" not in headers:
+            lines.append(f"\r\nX-Forwarded-Host: {host}".encode("ascii"))
+        if "X-Forwarded-Proto" not in headers:
+            lines += [b"\r\nX-Forwarded-Proto: ", self._scheme]
+        lines.append(b"\r\n")
+        return lines
+
+    async def _relay(self, request: web.BaseRequest, answer: ResponseHead) -> web.StreamResponse:
+        message, payload = answer.message, answer.payload
+        lines = [status_line(message.code)] if not message.reason else [_own_status_line(message.code, message.reason)]
+        try:
+            lines += response_lines(message.raw_headers)
+        except ValueError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
+        length = message.headers.get("Content-Length")
+        has_body = request.method != "HEAD" and message.code not in _BODILESS
+        chunked = has_body and length is None and request.version == HttpVersion11
+        keep_alive = request.keep_alive and answer.request_sent and (chunked or not has_body or length is not None)
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is not None and message.code != 204:
+            lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
+        lines.append(connection_line(request, keep_alive))
+        lines.append(b"\r\n")
+        await _send(request, b"".join(lines), payload if has_body else None, chunked=chunked)
+        return Sent(message.code, keep_alive=keep_alive)
+
+    async def _switch(
+        self, request: web.BaseRequest, connection: ResponseHandler, answer: ResponseHead, *, upgrade: bool
+    ) -> web.StreamResponse:
+        if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
+        lines = [status_line(101), *response_lines(answer.message.raw_headers)]
+        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await request.writer.write(b"".join(lines))
+        await tunnel(connection_of(request), connection)
+        return Sent(101, keep_alive=False)
+
+
+async def _send(request: web.BaseRequest, head: bytes, payload: StreamReader | None, *, chunked: bool) -> None:
+    """Write the answer. A body that breaks off is never ended normally: the connection is cut instead."""
+    writer = request.writer
+    if payload is None:
+        await writer.write(head)
+        return
+    if payload.is_eof() and payload.exception() is None:
+        rest = payload.read_nowait()
+        await writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
+        return
+    await writer.write(head)
+    try:
+        while chunk := await payload.readany():
+            await writer.write(_chunk(chunk) if chunked else chunk)
+    except (ClientError, HttpProcessingError) as error:
+        raise ConnectionError("the answer broke off") from error
+    if chunked:
+        await writer.write(_LAST_CHUNK)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def _own_status_line(code: int, reason: str) -> bytes:
+    text = "".join(c for c in reason if c == "\t" or " " <= c <= "~")
+    return f"HTTP/1.1 {code:03d} {text}\r\n".encode("ascii")
+
+
+def _id_of(request: web.BaseRequest) -> bytes:
+    return request_id(request).encode("ascii")
+
+
+def _wants_websocket(request: web.BaseRequest) -> bool:
+    headers = request.headers
+    return (
+        "Upgrade" in headers
+        and request.method == "GET"
+        and request.version == HttpVersion11
+        and headers["Upgrade"].lower() == "websocket"
+        and "upgrade" in headers.get("Connection", "").lower()
+    )

@@ -1,0 +1,98 @@
+"""Connections to the one service behind, kept open between requests.
+
+The parser, its flow control and its error reporting are aiohttp's client protocol; what its session adds on top
+(cookies, redirects, a pool for many hosts, URL building) has no use with one fixed upstream and costs more than the
+rest of the proxy together.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from urllib.parse import urlsplit
+
+from aiohttp.client_proto import ResponseHandler
+
+from sidecar.errors import Cause, Reason, UpstreamFailed
+
+_CONNECT_ERRORS = (OSError, ssl.SSLError, ssl.CertificateError)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the service behind listens: a host and port, or a unix socket path."""
+
+    host: str
+    port: int
+    path: str
+    tls: ssl.SSLContext | None
+
+    @property
+    def authority(self) -> bytes:
+        """For ``Host`` when the caller sent none."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}".encode("ascii") if self.host else b"localhost"
+
+
+def endpoint_of(url: str, ca_file: str = "") -> Endpoint:
+    """Read ``upstream.url``. Raises ValueError for another form than http, https or unix, or with a path."""
+    if url.startswith("unix:/"):
+        return Endpoint("", 0, url.removeprefix("unix:"), None)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise ValueError("must be http://host:port, https://host:port or unix:/path")
+    tls = ssl.create_default_context(cafile=ca_file or None) if parts.scheme == "https" else None
+    return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls)
+
+
+class UpstreamPool:
+    """Hands out connections, the most recently used first. Times are in seconds."""
+
+    def __init__(self, endpoint: Endpoint, *, connect_timeout: float, keepalive_timeout: float) -> None:
+        self.endpoint = endpoint
+        self._connect_timeout = connect_timeout
+        self._keepalive_timeout = keepalive_timeout
+        self._idle: deque[tuple[ResponseHandler, float]] = deque()
+
+    async def acquire(self) -> ResponseHandler:
+        """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
+        now = monotonic()
+        while self._idle:
+            connection, since = self._idle.pop()
+            if now - since < self._keepalive_timeout and connection.is_connected() and not connection.should_close:
+                return connection
+            connection.close()
+        return await self._connect()
+
+    def release(self, connection: ResponseHandler) -> None:
+        """Give back a connection whose exchange is over; one that is not clean is closed."""
+        now = monotonic()
+        if connection.should_close or not connection.is_connected():
+            connection.close()
+        else:
+            self._idle.append((connection, now))
+        while self._idle and now - self._idle[0][1] >= self._keepalive_timeout:
+            self._idle.popleft()[0].close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    async def _connect(self) -> ResponseHandler:
+        loop = asyncio.get_running_loop()
+        endpoint = self.endpoint
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                if endpoint.path:
+                    _, connection = await loop.create_unix_connection(lambda: ResponseHandler(loop), endpoint.path)
+                else:
+                    _, connection = await loop.create_connection(
+                        lambda: ResponseHandler(loop), endpoint.host, endpoint.port, ssl=endpoint.tls
+                    )
+        except TimeoutError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "connect") from error
+        except _CONNECT_ERRORS as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+        return connection

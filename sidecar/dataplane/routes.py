@@ -1,0 +1,43 @@
+"""Who answers what on the public listener, as a table."""
+
+from collections.abc import Mapping
+
+from sidecar.errors import Reason, Refused
+from sidecar.web.boundary import Handler
+
+
+class PublicRoutes:
+    """Exact paths, one subtree for Envoy's checks, the reserved prefix, and everything else.
+
+    Paths compare byte for byte: what only resembles one of ours is the upstream's business, behind authentication.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        exact: Mapping[str, tuple[str, Handler]],
+        envoy: Handler,
+        upstream: Handler | None,
+    ) -> None:
+        self._exact = dict(exact)
+        self._prefix = prefix
+        self._envoy_path = f"{prefix}/ext_authz"
+        self._envoy = envoy
+        self._upstream = upstream
+
+    def find(self, target: str) -> tuple[str, Handler, str]:
+        """The route's name, its handler and the rest of ``target``. Raises Refused(NOT_FOUND)."""
+        path = target.partition("?")[0]
+        found = self._exact.get(path)
+        if found is not None:
+            return found[0], found[1], ""
+        if path.startswith(self._prefix):
+            behind = path[len(self._prefix) :]
+            if target.startswith(self._envoy_path) and target[len(self._envoy_path) :][:1] in ("", "/", "?"):
+                return "check", self._envoy, target[len(self._envoy_path) :]
+            if behind == "" or behind.startswith("/"):
+                raise Refused(Reason.NOT_FOUND)
+        if self._upstream is None:
+            raise Refused(Reason.NOT_FOUND)
+        return "forward", self._upstream, ""
