@@ -18,7 +18,8 @@ class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
 
     ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
-    the token sets no bound. ``record_id`` names the record that must still stand (own tokens). ``memo`` holds what
+    the token sets no bound. ``record_id`` names the record that must still stand; ``is_own`` marks tokens of the own
+    issuer, which may carry names that foreign ones may not. ``memo`` holds what
     later stages derive from it once, such as encoded headers; it lives and dies with these facts.
     """
 
@@ -27,6 +28,7 @@ class Accepted:
     not_before: float | None = None
     expires_at: float | None = None
     record_id: str | None = None
+    is_own: bool = False
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Bearer JWTs: of providers and of the own issuer. Every issuer has its own keys; a key of one is nothing to another."""
+"""Bearer JWTs, of providers and of the own issuer. Every issuer has its own keys: one's key is nothing to another."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,9 @@ def foreign_acceptor(policy: PrincipalPolicy, leeway: float) -> Accept:
     return accept
 
 
-def accepted_for(verified: VerifiedClaims, actor: Actor, leeway: float, record_id: str | None = None) -> Accepted:
+def accepted_for(
+    verified: VerifiedClaims, actor: Actor, leeway: float, *, record_id: str | None = None, is_own: bool = False
+) -> Accepted:
     """The facts to remember about a verified token, its times widened by ``leeway`` (seconds)."""
     starts, expires = verified.not_before, verified.expires_at
     return Accepted(
@@ -48,6 +50,7 @@ def accepted_for(verified: VerifiedClaims, actor: Actor, leeway: float, record_i
         not_before=None if starts is None else starts - leeway,
         expires_at=None if expires is None else expires + leeway,
         record_id=record_id,
+        is_own=is_own,
     )
 
 

@@ -1,0 +1,48 @@
+"""What is asked of every accepted credential on every use, from memory: does its record still stand?"""
+
+from typing import Protocol
+
+from sidecar.authn.base import Accepted
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.tokens.records import TokenRecord
+
+
+class Records(Protocol):
+    """The local picture of the token records."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it last agreed with the store."""
+
+    def status(self, token_id: str) -> TokenRecord | None:
+        """The record, or None where none is known."""
+
+    def is_bot_name(self, name: str) -> bool:
+        """Whether a bot of that name is on record."""
+
+
+class RecordGate:
+    """Own tokens pass while their record stands; nobody else's token passes under a recorded bot's name.
+
+    ``max_staleness`` is in seconds; with ``deny_when_stale`` an older picture lets no recorded token pass.
+    """
+
+    def __init__(self, records: Records, *, max_staleness: float, deny_when_stale: bool) -> None:
+        self._records = records
+        self._max_staleness = max_staleness
+        self._deny_when_stale = deny_when_stale
+
+    def check(self, accepted: Accepted) -> Failed | None:
+        """Why the caller may not pass now, or None."""
+        if accepted.record_id is None:
+            if not accepted.is_own and self._records.is_bot_name(accepted.actor.id):
+                return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
+            return None
+        record = self._records.status(accepted.record_id)
+        if record is None:
+            return Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
+        if record.revoked_at is not None:
+            return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
+        if self._deny_when_stale and self._records.age > self._max_staleness:
+            return Unavailable(Cause.MIRROR_STALE)
+        return None

@@ -1,0 +1,180 @@
+"""The one decision, with authenticators that are told what to say."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from sidecar.access.decide import Allow, Decider, Deny
+from sidecar.access.rules import Rules
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
+from sidecar.authn.chain import Chain
+from sidecar.config.settings import RuleSettings
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.request import RequestView, read_credential
+from sidecar.metrics import Metrics
+
+ALICE = Actor(ActorType.USER, "alice", groups=("dev",), provider="corp", authenticator="told")
+RULES = (
+    {"path": "/public", "access": "public"},
+    {"path": "/guest", "access": "guest"},
+    {"path": "/admin", "require": {"groups": ["admins"]}},
+)
+
+
+class Told:
+    """An authenticator that says what the credential's value tells it to."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        self.known: Accepted | None = None
+        self.asked = 0
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        return self.known
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        self.asked += 1
+        match view.credential.value:
+            case "good":
+                return accepted()
+            case "bad":
+                return Rejected(Refused(Reason.TOKEN_INVALID, Cause.SIGNATURE), "corp")
+            case "broken":
+                raise Unavailable(Cause.KEYS_UNAVAILABLE)
+            case "slow":
+                await asyncio.Event().wait()
+            case "other":
+                return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+        return ABSTAINED
+
+
+class Gate:
+    """A gate that can be shut."""
+
+    failure: Failed | None = None
+
+    def check(self, accepted: Accepted) -> Failed | None:
+        return self.failure
+
+
+def accepted() -> Accepted:
+    return Accepted(ALICE, key=None)  # type: ignore[arg-type] # no gate here looks at the key
+
+
+def view(target: str | None, *authorization: str, method: str = "GET", **more: Any) -> RequestView:
+    headers: CIMultiDict[str] = CIMultiDict([("Authorization", line) for line in authorization])
+    return RequestView(method, target, headers, read_credential(headers), **more)
+
+
+def decider(*members: Told, gate: Gate | None = None, deadline: float = 5.0, preflight: bool = False) -> Decider:
+    chain = Chain(members or (Told(),), (gate,) if gate else (), Metrics())
+    rules = Rules(RuleSettings.model_validate(rule) for rule in RULES)
+    return Decider(rules, chain, deadline=deadline, public_preflight=preflight)
+
+
+async def reason(of: Decider, asked: RequestView) -> str:
+    verdict = await of.decide(asked)
+    return verdict.failure.reason.value if isinstance(verdict, Deny) else "allow"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        ((), "token_missing"),
+        (("",), "token_missing"),
+        (("Bearer good",), "allow"),
+        (("bEaReR   good",), "allow"),
+        (("Bearer bad",), "token_invalid"),
+        (("Bearer broken",), "unavailable"),
+        (("Bearer other",), "token_invalid"),
+        (("Bearer",), "token_malformed"),
+        (("Bearer unheard",), "token_malformed"),
+        (("Negotiate unheard",), "credentials_invalid"),
+        (("Bearer good", "Bearer good"), "credentials_ambiguous"),
+    ],
+)
+@pytest.mark.parametrize("target", ["/", None])
+async def test_authenticated_paths(target: str | None, authorization: tuple[str, ...], expected: str) -> None:
+    """Accept, reject, abstain and broken end differently; nothing but acceptance passes."""
+    assert await reason(decider(), view(target, *authorization)) == expected
+
+
+@pytest.mark.parametrize("authorization", [(), ("Bearer bad",), ("Bearer broken",), ("X y",), ("Bearer a", "Bearer b")])
+async def test_public_paths_are_never_refused(authorization: tuple[str, ...]) -> None:
+    """A bad, missing, doubled or uncheckable credential gives nobody, not a refusal."""
+    verdict = await decider().decide(view("/public", *authorization))
+    assert verdict == Allow(None)
+
+
+async def test_public_paths_still_identify() -> None:
+    verdict = await decider().decide(view("/public", "Bearer good"))
+    assert isinstance(verdict, Allow)
+    assert verdict.accepted is not None
+    assert verdict.accepted.actor is ALICE
+
+
+async def test_guest_means_nothing_was_presented() -> None:
+    """A bad credential never slides on to guest."""
+    assert await reason(decider(), view("/guest")) == "allow"
+    assert await reason(decider(), view("/guest", "Bearer bad")) == "token_invalid"
+    assert await reason(decider(), view("/guest", "Bearer broken")) == "unavailable"
+    assert await reason(decider(), view("/guest", "Bearer")) == "token_malformed"
+
+
+async def test_requirements_are_about_the_caller() -> None:
+    denied = await decider().decide(view("/admin", "Bearer good"))
+    assert isinstance(denied, Deny)
+    assert (denied.failure.reason, denied.failure.status) == (Reason.FORBIDDEN, 403)
+    assert "groups" in denied.failure.message
+    assert "admins" not in denied.failure.message  # what is missing, never who has it
+
+
+async def test_without_a_known_target_no_rule_is_read() -> None:
+    assert await reason(decider(), view(None, "Bearer good")) == "allow"
+    assert await reason(decider(), view(None)) == "token_missing"
+
+
+async def test_first_authenticator_that_recognises_decides() -> None:
+    """After a rejection nobody else is asked; after an abstention the next is."""
+    first, second = Told(), Told()
+    assert await reason(decider(first, second), view("/", "Bearer bad")) == "token_invalid"
+    assert (first.asked, second.asked) == (1, 0)
+    assert await reason(decider(first, second), view("/", "Bearer unheard")) == "token_malformed"
+    assert second.asked == 1
+
+
+async def test_gates_are_asked_for_known_credentials_too() -> None:
+    """A cached fact is no verdict."""
+    member, gate = Told(), Gate()
+    asked = decider(member, gate=gate)
+    member.known = accepted()
+    assert await reason(asked, view("/", "Bearer x")) == "allow"
+    gate.failure = Refused(Reason.TOKEN_REVOKED)
+    assert await reason(asked, view("/", "Bearer x")) == "token_revoked"
+    member.known = None
+    assert await reason(asked, view("/", "Bearer good")) == "token_revoked"
+
+
+async def test_a_decision_has_a_deadline() -> None:
+    denied = await decider(deadline=0.01).decide(view("/", "Bearer slow"))
+    assert isinstance(denied, Deny)
+    assert denied.failure.cause is Cause.DEADLINE
+    assert denied.failure.status == 503
+
+
+async def test_preflights_pass_only_where_configured() -> None:
+    asked = view("/", method="OPTIONS", preflight=True)
+    assert await reason(decider(preflight=True), asked) == "allow"
+    assert await reason(decider(), asked) == "token_missing"
+    assert await reason(decider(preflight=True), view("/", method="OPTIONS")) == "token_missing"
+
+
+async def test_paths_that_must_not_be_read_are_refused_before_anybody_is_asked() -> None:
+    member = Told()
+    with pytest.raises(Refused):
+        await decider(member).decide(view("/public/../admin", "Bearer good"))
+    assert member.asked == 0
