@@ -1,0 +1,1 @@
+"""Keys: other issuers' (fetched, cached, refreshed) and our own (loaded, published)."""

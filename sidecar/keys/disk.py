@@ -1,0 +1,74 @@
+"""The copy on disk that lets a restart during an issuer's outage go on verifying. Only public data is written."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sidecar.keys.document import DocumentError, read_object
+
+logger = logging.getLogger(__name__)
+
+_CLOCKS_APART = 60.0
+
+
+class DiskCopy:
+    """JSON objects in one folder (None: nothing is kept), found by the text they belong to. Shared by processes."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._complained = False
+
+    def read(self, subject: str, now: float, max_age: float) -> tuple[dict[str, Any], float] | None:
+        """What was kept for ``subject`` and its age in seconds; None when absent, unreadable, too old or of the future.
+
+        The caller judges the content as if it had just been fetched.
+        """
+        if self._folder is None:
+            return None
+        try:
+            record = read_object(_path(self._folder, subject).read_bytes())
+        except (OSError, DocumentError):
+            return None
+        kept_at, content = record.get("keptAt"), record.get("content")
+        if record.get("subject") != subject or not isinstance(content, dict):
+            return None
+        if not isinstance(kept_at, int | float) or not -_CLOCKS_APART <= now - kept_at <= max_age:
+            return None
+        return content, max(0.0, now - kept_at)
+
+    def write(self, subject: str, content: dict[str, Any], now: float) -> None:
+        """Keep ``content``; whoever reads sees the old or the new one whole. A failure is a warning, once."""
+        if self._folder is None:
+            return
+        record = json.dumps({"subject": subject, "keptAt": now, "content": content})
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(_path(self._folder, subject), record.encode())
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                logger.warning(
+                    "keys cannot be kept on disk; a restart while the issuer is away will not have them",
+                    extra={"folder": str(self._folder), "detail": error.strerror},
+                )
+
+
+def _path(folder: Path, subject: str) -> Path:
+    return folder / f"{hashlib.sha256(subject.encode()).hexdigest()}.json"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise

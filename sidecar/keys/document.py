@@ -1,0 +1,39 @@
+"""JSON documents from outside, read strictly."""
+
+import json
+from typing import Any, NoReturn
+
+from sidecar.errors import SidecarError
+
+
+class DocumentError(SidecarError):
+    """A document cannot be used. ``kind`` (``not_json`` or ``useless``) is bounded; the text repeats none of it."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+def read_object(document: bytes) -> dict[str, Any]:
+    """The one JSON object that ``document`` is: UTF-8 without byte order mark, finite numbers, bounded depth.
+
+    An object with a repeated member says two things at once: it is read as null, so that inside a list only that
+    entry is lost. Raises DocumentError.
+    """
+    try:
+        value = json.loads(document.decode(), object_pairs_hook=_unambiguous, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("not_json", "not a JSON document") from error
+    if not isinstance(value, dict):
+        raise DocumentError("not_json", "not one JSON object with distinct members")
+    return value
+
+
+def _unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    value = dict(members)
+    return value if len(value) == len(members) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)

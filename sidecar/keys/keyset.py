@@ -1,0 +1,320 @@
+"""A JWKS document becomes usable public keys, each bound to its algorithms (RFC 7517, RFC 7518, RFC 8037).
+
+Entries are judged one by one: a bad one is skipped and counted and takes no other with it. What is accepted is
+rebuilt from its numbers, so that nothing else of an entry (certificates, URLs, private members) ever goes on.
+"""
+
+import base64
+import binascii
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.published import PUBLISHED_THUMBPRINTS
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+JoseKey = RSAKey | ECKey | OKPKey
+
+MAX_KEYS = 256
+MAX_CANDIDATES = 16
+RSA_PKCS1 = frozenset({"RS256", "RS384", "RS512"})
+RSA_ALGORITHMS = RSA_PKCS1 | {"PS256", "PS384", "PS512"}
+ED25519_ALGORITHMS = frozenset({"EdDSA", "Ed25519"})
+EC_CURVES: dict[str, tuple[ec.EllipticCurve, str]] = {
+    "P-256": (ec.SECP256R1(), "ES256"),
+    "P-384": (ec.SECP384R1(), "ES384"),
+    "P-521": (ec.SECP521R1(), "ES512"),
+}
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_KID = 512
+
+
+class VerificationKey:
+    """A public key and what it may be used for. Only ``live`` ever changes: to False, for good, when withdrawn.
+
+    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint of the key alone.
+    """
+
+    __slots__ = ("algorithms", "fingerprint", "key", "kid", "live")
+
+    def __init__(self, kid: str | None, algorithms: frozenset[str], key: JoseKey) -> None:
+        self.kid = kid
+        self.algorithms = algorithms
+        self.key = key
+        self.live = True
+        self.fingerprint = key.thumbprint()
+
+    @property
+    def identity(self) -> tuple[str | None, frozenset[str], str]:
+        """Equal for two keys that may stand for each other in every respect."""
+        return self.kid, self.algorithms, self.fingerprint
+
+
+class KeySource(Protocol):
+    """What verification asks for keys."""
+
+    @property
+    def issuer(self) -> str | None:
+        """The exact spelling of the issuer once it is known, else None."""
+
+    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """Keys that may have made a signature, from memory alone; empty when none is known."""
+
+    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """Look once more for a key that :meth:`candidates` does not know; empty: there is definitely none.
+
+        Raises Unavailable(KEYS_UNAVAILABLE) when nobody can say.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKeys:
+    """The usable keys of a document, and how many entries were skipped for which reason (a bounded set of words)."""
+
+    keys: tuple[VerificationKey, ...]
+    skipped: Counter[str]
+
+
+class UnusableKeyError(Exception):
+    """One entry of a set is not used; ``word`` says why."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+def parse_jwks(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
+    """Read an RFC 7517 key set. Raises DocumentError when it is not one, or has more than 256 entries.
+
+    A set without usable keys is no error: it says that no key is valid. ``allow_published`` also accepts keys whose
+    private half anyone can look up.
+    """
+    return read_jwks(read_object(document), allow_published=allow_published)
+
+
+def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
+    """:func:`parse_jwks` for a document that has been read already."""
+    entries = document.get("keys")
+    if not isinstance(entries, list):
+        raise DocumentError("not_json", "no array of keys")
+    if len(entries) > MAX_KEYS:
+        raise DocumentError("useless", f"more than {MAX_KEYS} keys")
+    keys: dict[object, VerificationKey] = {}
+    skipped: Counter[str] = Counter()
+    for entry in entries:
+        try:
+            key = _read_entry(entry)
+            if key.fingerprint in PUBLISHED_THUMBPRINTS and not allow_published:
+                raise UnusableKeyError("published")
+        except UnusableKeyError as reason:
+            skipped[reason.word] += 1
+        except Exception:  # noqa: BLE001 - libraries meet hostile numbers here; an entry must not take the set down
+            skipped["malformed"] += 1
+        else:
+            keys.setdefault(key.identity, key)
+    return ParsedKeys(tuple(keys.values()), skipped)
+
+
+def _read_entry(entry: object) -> VerificationKey:
+    if not isinstance(entry, dict):
+        raise UnusableKeyError("malformed")
+    kty = entry.get("kty")
+    if kty == "oct":
+        raise UnusableKeyError("symmetric")
+    reader = _READERS.get(kty) if isinstance(kty, str) else None
+    if reader is None:
+        raise UnusableKeyError("type")
+    if not _PRIVATE_MEMBERS.isdisjoint(entry):
+        raise UnusableKeyError("private")
+    _check_purpose(entry)
+    kid = _read_kid(entry)
+    public, family = reader(entry)
+    algorithms = _bind(entry.get("alg"), family)
+    _check_certificate(entry.get("x5c"), public)
+    return VerificationKey(kid, algorithms, wrap(public))
+
+
+def _check_purpose(entry: Mapping[str, Any]) -> None:
+    if entry.get("use") not in (None, "sig"):
+        raise UnusableKeyError("use")
+    operations = entry.get("key_ops")
+    if operations is not None and (not isinstance(operations, list) or "verify" not in operations):
+        raise UnusableKeyError("use")
+
+
+def _read_kid(entry: Mapping[str, Any]) -> str | None:
+    kid = entry.get("kid")
+    if kid is not None and (not isinstance(kid, str) or len(kid) > _MAX_KID):
+        raise UnusableKeyError("kid")
+    return kid
+
+
+def _bind(algorithm: object, family: frozenset[str]) -> frozenset[str]:
+    """The key's algorithms: its own ``alg`` (RFC 7517 4.4), else all that its type and curve allow."""
+    if algorithm is None:
+        return family
+    if not isinstance(algorithm, str) or algorithm not in family:
+        raise UnusableKeyError("algorithm")
+    return ED25519_ALGORITHMS if algorithm in ED25519_ALGORITHMS else frozenset({algorithm})
+
+
+def _check_certificate(chain: object, public: PublicKey) -> None:
+    """A certificate gives no trust here, but one that holds another key makes the entry contradictory (4.7)."""
+    if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
+        return
+    try:
+        certified = x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
+    except Exception:  # noqa: BLE001 - unreadable, and never used: not worth losing the key for
+        return
+    if certified != public:
+        raise UnusableKeyError("certificate")
+
+
+def _read_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+    modulus, exponent = _read_integer(entry, "n"), _read_integer(entry, "e")
+    check_rsa(modulus, exponent)
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key(), RSA_ALGORITHMS
+
+
+def check_rsa(modulus: int, exponent: int) -> None:
+    """Refuse all but odd moduli of 2048 to 8192 bits and odd exponents from 65537 to 32 bits (RFC 7518 3.3).
+
+    Raises UnusableKeyError.
+    """
+    if not 2048 <= modulus.bit_length() <= 8192 or modulus % 2 == 0:
+        raise UnusableKeyError("weak")
+    if exponent < 65537 or exponent % 2 == 0 or exponent.bit_length() > 32:
+        raise UnusableKeyError("weak")
+
+
+def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+    name = entry.get("crv")
+    if not isinstance(name, str) or name not in EC_CURVES:
+        raise UnusableKeyError("curve")
+    curve, algorithm = EC_CURVES[name]
+    length = (curve.key_size + 7) // 8
+    x, y = (int.from_bytes(_read_octets(entry, axis, length)) for axis in ("x", "y"))
+    try:
+        return ec.EllipticCurvePublicNumbers(x, y, curve).public_key(), frozenset({algorithm})
+    except ValueError as error:
+        raise UnusableKeyError("curve") from error
+
+
+def _read_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+    if entry.get("crv") != "Ed25519":
+        raise UnusableKeyError("curve")
+    point = _read_octets(entry, "x", 32)
+    if not is_sound_ed25519(point):
+        raise UnusableKeyError("weak")
+    return ed25519.Ed25519PublicKey.from_public_bytes(point), ED25519_ALGORITHMS
+
+
+_READERS = {"RSA": _read_rsa, "EC": _read_ec, "OKP": _read_okp}
+
+
+def is_sound_ed25519(encoded: bytes) -> bool:
+    """Whether 32 octets are a canonical point of edwards25519 outside its small subgroup (RFC 8032 5.1.3).
+
+    With a point of small order, signatures can be made that verify for many messages.
+    """
+    prime = 2**255 - 19
+    d = -121665 * pow(121666, -1, prime) % prime
+    y = int.from_bytes(encoded, "little") & (2**255 - 1)
+    if y >= prime:
+        return False
+    for _ in range(3):  # doubling three times takes exactly the points of order 1, 2, 4 and 8 to the neutral one
+        xx = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+        if pow(xx, (prime - 1) // 2, prime) > 1:  # no square: no point has this y
+            return False
+        y = (y * y + xx) * pow(1 - d * xx * y * y, -1, prime) % prime
+    return y != 1
+
+
+def _read_integer(entry: Mapping[str, Any], member: str) -> int:
+    """An unsigned integer; OpenMetadata's leading zero octet and ``=`` padding are read over."""
+    return int.from_bytes(_decode(entry, member, padding="="))
+
+
+def _read_octets(entry: Mapping[str, Any], member: str, length: int) -> bytes:
+    octets = _decode(entry, member)
+    if len(octets) != length:
+        raise UnusableKeyError("malformed")
+    return octets
+
+
+def _decode(entry: Mapping[str, Any], member: str, padding: str = "") -> bytes:
+    value = entry.get(member)
+    if not isinstance(value, str):
+        raise UnusableKeyError("malformed")
+    text = value.rstrip(padding) if padding else value
+    if not _BASE64URL.fullmatch(text):
+        raise UnusableKeyError("malformed")
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error as error:
+        raise UnusableKeyError("malformed") from error
+
+
+def wrap(public: PublicKey) -> JoseKey:
+    """The library's key object for ``public``."""
+    if isinstance(public, rsa.RSAPublicKey):
+        return RSAKey.import_key(public)
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return ECKey.import_key(public)
+    return OKPKey.import_key(public)
+
+
+def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, str]:
+    """``key`` as RFC 7517 members, public ones only; ``alg`` is ``algorithm``, else present if there is only one."""
+    members = {name: str(value) for name, value in key.key.as_dict(private=False).items() if name != "kid"}
+    members["use"] = "sig"
+    if key.kid is not None:
+        members["kid"] = key.kid
+    if algorithm is None and len(key.algorithms) == 1:
+        (algorithm,) = key.algorithms
+    if algorithm is not None:
+        members["alg"] = algorithm
+    return members
+
+
+def replace(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
+    """The keys of ``new``, as the objects of ``old`` where nothing changed; the other keys of ``old`` are withdrawn."""
+    kept = {key.identity: key for key in old}
+    current = tuple(kept.pop(key.identity, key) for key in new)
+    for key in kept.values():
+        key.live = False
+    return current
+
+
+class KeyIndex:
+    """Finds candidates in one look-up. Immutable; made anew when the keys change."""
+
+    def __init__(self, *sets: Iterable[VerificationKey]) -> None:
+        """Index the union of ``sets``. ``kid`` is a hint: a set that names none offers all its keys for every kid."""
+        self._named: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
+        self._nameless: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
+        self.size = 0
+        for keys in map(tuple, sets):
+            self.size += len(keys)
+            nameless = all(key.kid is None for key in keys)
+            for key in keys:
+                self._add(key, nameless=nameless)
+
+    def _add(self, key: VerificationKey, *, nameless: bool) -> None:
+        for algorithm in key.algorithms:
+            for table, kid in ((self._named, None), (self._nameless if nameless else self._named, key.kid)):
+                found = table.get((kid, algorithm), ())
+                if key not in found and len(found) < MAX_CANDIDATES:
+                    table[kid, algorithm] = (*found, key)
+
+    def find(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """At most 16 keys for ``algorithm``: those named ``kid``; all when ``kid`` is None."""
+        return self._named.get((kid, algorithm)) or self._nameless.get((None, algorithm), ())

@@ -1,0 +1,12 @@
+"""Key material that is published in a product's sources: whoever reads them can sign with it.
+
+Only fingerprints stand here: RFC 7638 thumbprints (SHA-256, base64url) of public keys.
+"""
+
+OPENMETADATA_DEFAULT_KID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
+PUBLISHED_KIDS = frozenset({OPENMETADATA_DEFAULT_KID})
+PUBLISHED_THUMBPRINTS = frozenset(
+    {
+        "Db0dhKG2UYMwVssQYb4_2XxUSyB2gmaXm-nOhX2Hvug",  # OpenMetadata's conf/public_key.der
+    }
+)

@@ -1,0 +1,279 @@
+"""The one HTTP client for control traffic: key sets, discovery documents, probes. Never used for callers' requests.
+
+Whatever is at the other end is hostile: time and size are bounded, redirects and compressed answers are refused,
+cookies are not kept, and no address of a cloud's metadata service is ever connected to, by whatever name it is asked.
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from dataclasses import dataclass
+from enum import StrEnum
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from sidecar.errors import Misconfigured, Problem, SidecarError
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_REFUSED_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # "this host": Linux connects it to loopback
+        "100.100.100.200/32",  # Alibaba Cloud metadata
+        "168.63.129.16/32",  # Azure's in-machine agent
+        "192.0.0.192/32",  # Oracle Cloud metadata
+        "255.255.255.255/32",
+        "fd00:ec2::/32",  # AWS metadata, EKS pod identity and resolver
+        "fd20:ce::/32",  # Google Cloud metadata
+    )
+)
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/96"))
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_MAX_AGE = re.compile(r"(?:^|[,\s])max-age\s*=\s*\"?(\d{1,9})\"?(?=$|[,\s])", re.IGNORECASE)
+_NOT_STORED = re.compile(r"(?:^|[,\s])(?:no-store|no-cache)(?=$|[,\s=])", re.IGNORECASE)
+_ETAG = re.compile(r"(?:W/)?\"[\x21\x23-\x7e]{0,256}\"")
+
+
+class OutboundKind(StrEnum):
+    """Why nothing usable came back; bounded, so that it can label a metric."""
+
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    TLS = "tls"
+    STATUS = "status"
+    REDIRECT = "redirect"
+    TOO_LARGE = "too_large"
+    ENCODING = "encoding"
+    ADDRESS_REFUSED = "address_refused"
+    URL_REFUSED = "url_refused"
+
+
+class OutboundError(SidecarError):
+    """A fetch failed. ``detail`` is for the log and never repeats anything of the answer's body."""
+
+    def __init__(self, kind: OutboundKind, detail: str) -> None:
+        super().__init__(f"{kind.value}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 200, or a 304 to the ``etag`` that was sent (``not_modified``, no body).
+
+    ``max_age`` is in seconds what Cache-Control leaves (0 for no-store), None when it does not say.
+    """
+
+    body: bytes
+    etag: str
+    max_age: float | None
+    not_modified: bool
+
+
+class ControlClient:
+    """GET with all bounds set. Make it inside a running loop and close it with :meth:`aclose`.
+
+    Raises Misconfigured when ``ca_file`` (a PEM bundle that replaces the system's) cannot be read.
+    """
+
+    def __init__(self, ca_file: str = "", resolver: AbstractResolver | None = None) -> None:
+        connector = aiohttp.TCPConnector(
+            resolver=_GuardedResolver(resolver or aiohttp.DefaultResolver()),
+            use_dns_cache=False,
+            force_close=True,  # fetches are minutes apart: a kept connection would only be found dead
+            ssl=_tls(ca_file),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={
+                "Accept": "application/json, */*;q=0.1",
+                "Accept-Encoding": "identity",
+                "User-Agent": "auth-sidecar",
+            },
+        )
+
+    async def get(
+        self, url: str, *, within: float, max_bytes: int, allow_insecure: bool = False, etag: str = ""
+    ) -> Answer:
+        """Fetch ``url`` in at most ``within`` seconds from name look-up to last byte; raises OutboundError.
+
+        Plain http is for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional.
+        """
+        target = check_url(url, allow_insecure=allow_insecure)
+        headers = {"If-None-Match": etag} if etag else {}
+        try:
+            async with (
+                asyncio.timeout(within),
+                self._session.get(target, headers=headers, allow_redirects=False) as response,
+            ):
+                not_modified = bool(etag) and response.status == 304
+                if not not_modified:
+                    _check_head(response, max_bytes)
+                body = b"" if not_modified else await _read(response, max_bytes)
+                return Answer(body, _etag(response), _max_age(response), not_modified)
+        except TimeoutError as error:
+            raise OutboundError(OutboundKind.TIMEOUT, f"no complete answer within {within:g} s") from error
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise OutboundError(OutboundKind.TLS, _tls_detail(error)) from error
+        except aiohttp.InvalidURL as error:
+            raise OutboundError(OutboundKind.URL_REFUSED, "not a usable URL") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise OutboundError(OutboundKind.CONNECT, _connect_detail(error)) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+def check_url(url: str, *, allow_insecure: bool = False) -> URL:
+    """``url`` parsed, when it may be fetched: https, or http on loopback, no credentials, no refused literal address.
+
+    Raises OutboundError. Names are judged again when they have been resolved.
+    """
+    try:
+        target = URL(url)
+        host = target.host
+    except ValueError as error:
+        raise OutboundError(OutboundKind.URL_REFUSED, "not a URL") from error
+    if target.scheme not in ("https", "http") or not host:
+        raise OutboundError(OutboundKind.URL_REFUSED, "neither https nor http")
+    if target.user is not None or target.password is not None:
+        raise OutboundError(OutboundKind.URL_REFUSED, "carries credentials")
+    if is_refused_address(host):
+        raise OutboundError(OutboundKind.ADDRESS_REFUSED, f"{host} is a link-local, metadata or group address")
+    if target.scheme == "http" and not allow_insecure and not is_loopback(host):
+        raise OutboundError(OutboundKind.URL_REFUSED, "plain http is for loopback only")
+    return target
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (no port, no brackets) is ``localhost`` or a literal loopback address."""
+    address = _literal(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def is_refused_address(host: str) -> bool:
+    """Whether ``host`` is a literal address that is never connected to, also when wrapped in an IPv6 address.
+
+    Refused: link-local, the clouds' metadata services, multicast, broadcast, unspecified. Names are not (False).
+    """
+    address = _literal(host)
+    return address is not None and any(_is_refused(candidate) for candidate in (address, *_embedded(address)))
+
+
+def _literal(host: str) -> _Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:  # the forms that inet_aton reads: 2852039166, 0xa9fea9fe, 169.254.43518
+        return ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[0-9a-fA-FxX.]+", host) else None
+    except OSError:
+        return None
+
+
+def _embedded(address: _Address) -> list[ipaddress.IPv4Address]:
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if (address in _IPV4_COMPATIBLE and int(address) > 1) or any(address in network for network in _NAT64):
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [inner for inner in found if inner is not None]
+
+
+def _is_refused(address: _Address) -> bool:
+    return (
+        address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or any(address in network for network in _REFUSED_NETWORKS)
+    )
+
+
+class _GuardedResolver(AbstractResolver):
+    """Judges what names resolve to. Literal addresses never come here: :func:`check_url` judges those."""
+
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        for result in found:
+            if is_refused_address(result["host"]):
+                detail = f"{host} resolves to a link-local, metadata or group address"
+                raise OutboundError(OutboundKind.ADDRESS_REFUSED, detail)
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ValueError) as error:
+        message = f"the CA bundle cannot be used ({type(error).__name__}); name a readable PEM file"
+        raise Misconfigured([Problem("keys.caFile", message)]) from error
+
+
+def _check_head(response: aiohttp.ClientResponse, max_bytes: int) -> None:
+    if 300 <= response.status < 400:
+        raise OutboundError(OutboundKind.REDIRECT, f"status {response.status}; redirects are not followed")
+    if response.status != 200:
+        raise OutboundError(OutboundKind.STATUS, f"status {response.status}")
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise OutboundError(OutboundKind.ENCODING, "compressed although identity was asked for")
+    if response.content_length is not None and response.content_length > max_bytes:
+        raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
+    return bytes(body)
+
+
+def _etag(response: aiohttp.ClientResponse) -> str:
+    etag = response.headers.get("ETag", "")
+    return etag if _ETAG.fullmatch(etag) else ""
+
+
+def _max_age(response: aiohttp.ClientResponse) -> float | None:
+    control = ",".join(response.headers.getall("Cache-Control", ()))
+    if _NOT_STORED.search(control):
+        return 0.0
+    match = _MAX_AGE.search(control)
+    if match is None:
+        return None
+    age = response.headers.get("Age", "0")
+    return max(0.0, float(match[1]) - (float(age) if re.fullmatch(r"[0-9]{1,9}", age) else 0.0))
+
+
+def _tls_detail(error: aiohttp.ClientError | OSError) -> str:
+    cause = error.__cause__ if isinstance(error, aiohttp.ClientError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {cause.verify_message}"
+    return "no TLS connection could be made"
+
+
+def _connect_detail(error: Exception) -> str:
+    """The system's words for it; never the library's, which quote what the peer sent."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name cannot be resolved"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
