@@ -133,6 +133,14 @@ def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Pr
     return _Principal(name, made_up, email_in_token=False)
 
 
+def actor_name(text: str) -> str:
+    """``text`` as an Actor id that a token can carry, in lower case. Raises Refused(PRINCIPAL_INVALID)."""
+    name, domain, _ = _parts(text)
+    if domain:
+        raise _malformed("an Actor id is a name, not an address")
+    return name
+
+
 def _parts(value: object) -> tuple[str, str, str]:
     """Local part, domain (empty without ``@``) and whole of a principal, in lower case. Raises Refused."""
     if value is ABSENT:

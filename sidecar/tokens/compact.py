@@ -26,15 +26,14 @@ _TYPES = frozenset({"jwt", "at+jwt"})
 class Unverified:
     """A token whose form is sound. Nothing in it is to be believed: it only says whose keys to try."""
 
-    __slots__ = ("algorithm", "claims", "header", "issuer", "kid", "payload", "segments", "text")
+    __slots__ = ("algorithm", "claims", "header", "issuer", "kid", "segments", "text")
 
     def __init__(
-        self, text: str, segments: tuple[str, str, str], header: dict[str, Any], payload: bytes, claims: dict[str, Any]
+        self, text: str, segments: tuple[str, str, str], header: dict[str, Any], claims: dict[str, Any]
     ) -> None:
         self.text = text
         self.segments = segments
         self.header = header
-        self.payload = payload
         self.claims = claims
         self.algorithm: str = header["alg"]
         self.kid: str | None = header.get("kid")
@@ -55,13 +54,12 @@ def parse(token: str, max_bytes: int) -> Unverified:
     segments = split(token, max_bytes)
     header = json_object(decode_segment(segments[0]), Cause.HEADER)
     _check_header_types(header)
-    payload = decode_segment(segments[1])
-    claims = json_object(payload, Cause.ENCODING)
+    claims = json_object(decode_segment(segments[1]), Cause.ENCODING)
     decode_segment(segments[2])
     _check_header_demands(header)
     if "iss" in claims and not isinstance(claims["iss"], str):
         raise Refused(Reason.TOKEN_INVALID, Cause.CLAIM_TYPE, "iss is not a string")
-    return Unverified(token, segments, header, payload, claims)
+    return Unverified(token, segments, header, claims)
 
 
 def split(token: str, max_bytes: int) -> tuple[str, str, str]:

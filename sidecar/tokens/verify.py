@@ -1,50 +1,23 @@
 """Is this token what it says? Pure: token, keys, expectations and now go in, verified claims or a refusal come out.
 
-The one place where signatures of tokens are checked. The library decides about the signature alone; which algorithm,
-which key and which claims is decided here, because libraries check what is present, not what must be (RFC 8725).
+The library decides about the signature alone; which algorithm, which key and which claims is decided here, because
+libraries check what is present, not what must be (RFC 8725).
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from joserfc.jws import CompactSignature, JWSRegistry, validate_compact
-from joserfc.registry import HeaderRegistryDict
-
-from sidecar.config.settings import ASYMMETRIC_ALGORITHMS
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import claim_texts
 from sidecar.keys.keyset import VerificationKey
 from sidecar.tokens.compact import Unverified
+from sidecar.tokens.jose import ED25519_NAMES, has_signed
 
 UPSTREAM_CLAIM = "auth_sidecar"
 """Claim of the credentials that we mint for the service behind; a token that carries it is never a caller's."""
-
-_ED25519 = frozenset({"EdDSA", "Ed25519"})
-
-
-class _OneAlgorithm(JWSRegistry):
-    """The library's registry narrowed to one algorithm.
-
-    Its list of allowed names would be ignored or replaced in several ways; here there is nothing to choose from.
-    ``b64`` (RFC 7797 7) and the limit on the header are decided by ``compact``.
-    """
-
-    default_header_registry: ClassVar[HeaderRegistryDict] = {  # type: ignore[misc]  # the library forgot ClassVar
-        name: parameter for name, parameter in JWSRegistry.default_header_registry.items() if name != "b64"
-    }
-
-    def __init__(self, name: str) -> None:
-        super().__init__(algorithms=[name], strict_check_header=False)
-        self._model = JWSRegistry.algorithms[name]
-
-    def get_alg(self, name: str) -> Any:
-        return self._model
-
-
-_REGISTRIES = {name: _OneAlgorithm(name) for name in ASYMMETRIC_ALGORITHMS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +58,7 @@ def verify(
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
-    if token.algorithm not in expectations.algorithms or token.algorithm not in _REGISTRIES:
+    if token.algorithm not in expectations.algorithms:
         raise _invalid(Cause.ALGORITHM)
     key = signing_key(token, keys)
     claims = token.claims
@@ -119,7 +92,7 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     if not fitting:
         raise _invalid(Cause.KEY_UNUSABLE)
     for key in fitting:
-        if _has_signed(key, token):
+        if has_signed(key.key, token.algorithm, token.segments):
             return key
     raise _invalid(Cause.SIGNATURE)
 
@@ -127,25 +100,9 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
 def _fits(key: VerificationKey, token: Unverified) -> bool:
     if token.kid is not None and key.kid is not None and token.kid != key.kid:
         return False
-    if token.algorithm in _ED25519:
-        return not _ED25519.isdisjoint(key.algorithms)
+    if token.algorithm in ED25519_NAMES:
+        return not ED25519_NAMES.isdisjoint(key.algorithms)
     return token.algorithm in key.algorithms
-
-
-def _has_signed(key: VerificationKey, token: Unverified) -> bool:
-    # The two names of Ed25519 mean one algorithm, but the library knows a key by the name it was published under.
-    name = key.key.alg if token.algorithm in _ED25519 and key.key.alg in _ED25519 else token.algorithm
-    header, payload, signature = token.segments
-    signed = CompactSignature({"alg": name}, token.payload)
-    signed.segments = {
-        "header": header.encode("ascii"),
-        "payload": payload.encode("ascii"),
-        "signature": signature.encode("ascii"),
-    }
-    try:
-        return validate_compact(signed, key.key, registry=_REGISTRIES[name])
-    except Exception:  # noqa: BLE001 - hostile input ends in many classes of error; all of them mean "not signed"
-        return False
 
 
 def _check_types(claims: Mapping[str, Any]) -> None:

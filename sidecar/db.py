@@ -1,0 +1,197 @@
+"""The one SQLite file: who may open it, its schema and versions, and the thread that owns the connection.
+
+Write-ahead logging lets several processes use one file; ``synchronous=FULL`` makes a write that was answered survive a
+kill or a power cut. Every SQLite error leaves here as one of ours.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.metrics import Metrics
+
+T = TypeVar("T")
+
+_APPLICATION_ID = 0x61755363
+_BUSY_SECONDS = 2.0
+_DEADLINE_SECONDS = 4.0
+
+# One entry per schema version, never edited once released: a file is brought up by those it has not seen.
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE change_counter (only INTEGER PRIMARY KEY CHECK (only = 1), value INTEGER NOT NULL)",
+        "INSERT INTO change_counter VALUES (1, 0)",
+        """CREATE TABLE token_records (
+            id TEXT PRIMARY KEY,
+            change INTEGER NOT NULL,
+            token_hash TEXT NOT NULL,
+            name TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            format TEXT NOT NULL,
+            description TEXT NOT NULL,
+            actor_type TEXT NOT NULL,
+            actor_id TEXT NOT NULL,
+            roles TEXT NOT NULL,
+            allow_impersonation INTEGER NOT NULL,
+            is_admin INTEGER NOT NULL,
+            owner_issuer TEXT NOT NULL,
+            owner_provider TEXT NOT NULL,
+            owner_subject TEXT NOT NULL,
+            owner_id TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            expires_at REAL,
+            last_used_at REAL,
+            revoked_at REAL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX token_records_by_change ON token_records (change)",
+        "CREATE INDEX token_records_by_actor ON token_records (actor_id, kind)",
+    ),
+)
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that ``sqlite:////absolute/path`` names. Raises Misconfigured; the URL itself is never repeated."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path.startswith("/") or path.endswith("/"):
+        raise _misconfigured("must be sqlite:////absolute/path")
+    return Path(path)
+
+
+class Database:
+    """The file, opened and brought to the current schema. Use :meth:`open`; close with :meth:`aclose`."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        metrics.store_up.set(0)
+
+    @classmethod
+    async def open(cls, path: Path, metrics: Metrics) -> "Database":
+        """Open ``path``, creating it (mode 0600) when absent.
+
+        Raises Misconfigured when it can never work (folder missing, no permission, not ours, newer schema) and
+        Unavailable when it cannot work now (locked, disk full).
+        """
+        database = cls(path, metrics)
+        try:
+            await database._in_thread(database._connect)
+        except BaseException:
+            database._thread.shutdown(wait=False)
+            raise
+        metrics.store_up.set(1)
+        return database
+
+    async def read(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` reads, all of it from one moment; it hinders no writer.
+
+        ``operation`` is a metric label from a fixed set. Raises Unavailable(STORE_UNAVAILABLE).
+        """
+        return await self._run(operation, "BEGIN DEFERRED", work)
+
+    async def write(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` makes of the file, as the only writer.
+
+        Everything it wrote is on disk when this returns, and nothing of it when it raises; only after a time-out it
+        may still happen. ``operation`` is a metric label from a fixed set. Raises Unavailable(STORE_UNAVAILABLE).
+        """
+        return await self._run(operation, "BEGIN IMMEDIATE", work)
+
+    async def aclose(self) -> None:
+        """Close the file after the work that is under way."""
+        if self._connection is not None:
+            await self._in_thread(self._connection.close)
+            self._connection = None
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, operation: str, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            result = await asyncio.wait_for(self._in_thread(lambda: self._transaction(begin, work)), _DEADLINE_SECONDS)
+        except (sqlite3.Error, TimeoutError) as error:
+            self._metrics.store_up.set(0)
+            self._metrics.store_operations.labels(operation, "failed").inc()
+            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
+        self._metrics.store_up.set(1)
+        self._metrics.store_operations.labels(operation, "done").inc()
+        return result
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # shielded: a caller that gives up must not leave the next one with half a transaction
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._connection
+        if connection is None:
+            raise sqlite3.ProgrammingError("closed")
+        connection.execute(begin)
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _connect(self) -> None:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise _misconfigured(
+                f"cannot open {self._path}: {error.strerror}; its folder must exist and be writable"
+            ) from error
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            _migrate(connection, self._path)
+        except sqlite3.Error as error:
+            connection.close()
+            if _is_passing(error):
+                raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
+            raise _misconfigured(f"cannot use {self._path}: {_kind(error)}") from error
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    version = _number(connection, "PRAGMA user_version")
+    owner = _number(connection, "PRAGMA application_id")
+    empty = not _number(connection, "SELECT count(*) FROM sqlite_master")
+    if owner != _APPLICATION_ID and not empty:
+        raise _misconfigured(f"{path} belongs to another program; name a file of our own")
+    if version > len(_MIGRATIONS):
+        raise _misconfigured(f"{path} was written by a newer version; upgrade, or name another file")
+    for statements in _MIGRATIONS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+    connection.execute("COMMIT")
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0])
+
+
+def _is_passing(error: sqlite3.Error) -> bool:
+    return _kind(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR"))
+
+
+def _kind(error: Exception) -> str:
+    """SQLite's own name of the error: it quotes neither values nor statements."""
+    return str(getattr(error, "sqlite_errorname", "") or type(error).__name__)
+
+
+def _misconfigured(message: str) -> Misconfigured:
+    return Misconfigured([Problem("store.url", message)])

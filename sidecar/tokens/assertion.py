@@ -1,0 +1,64 @@
+"""``X-Auth-Assertion``: a signed statement to the service behind about who is asking, with exact values.
+
+Its own type, its own issuer and its own key keep it apart from every token that a caller may present.
+"""
+
+import json
+from hashlib import sha256
+
+from joserfc.jwk import ECKey
+
+from sidecar.clock import Clock
+from sidecar.identity.actor import Actor
+from sidecar.tokens.jose import sign
+from sidecar.tokens.short_lived import LIFETIME, ShortLived
+
+ASSERTION_TYPE = "auth-assertion+jwt"
+_ALGORITHM = "ES256"
+
+
+class Assertions:
+    """Signs statements about Actors as ``<issuer>/assertion`` for ``audience``.
+
+    The key is made at the start and never leaves the process; :attr:`jwks` publishes its public half.
+    """
+
+    def __init__(self, issuer: str, audience: str, clock: Clock, key: ECKey | None = None) -> None:
+        """``key``: a private P-256 key that several processes share; absent: one of this process alone."""
+        self._issuer = f"{issuer}/assertion"
+        self._audience = audience
+        self._clock = clock
+        self._key = key or ECKey.generate_key("P-256")
+        self._kid = self._key.thumbprint()
+        self._tokens = ShortLived()
+        public = {**self._key.as_dict(private=False), "kid": self._kid, "use": "sig", "alg": _ALGORITHM}
+        self.jwks = json.dumps({"keys": [public]}, separators=(",", ":")).encode()
+        """RFC 7517 key set to verify the statements with."""
+        self.etag = f'"{sha256(self.jwks).hexdigest()[:32]}"'
+
+    def token_for(self, actor: Actor) -> str:
+        """A statement of five minutes about ``actor``, with at least half of them left."""
+        return self._tokens.get(actor, self._clock.now(), lambda issued: self._mint(actor, issued))
+
+    def _mint(self, actor: Actor, issued: int) -> str:
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": actor.id,
+            "iat": issued,
+            "exp": issued + LIFETIME,
+            "actor": {
+                "type": actor.type.value,
+                "id": actor.id,
+                "urn": actor.urn,
+                "issuer": actor.issuer,
+                "provider": actor.provider,
+                "subject": actor.subject,
+                "email": actor.email,
+                "groups": actor.groups,
+                "roles": actor.roles,
+                "isBot": actor.is_bot,
+                "tokenId": actor.token_id,
+            },
+        }
+        return sign({"alg": _ALGORITHM, "kid": self._kid, "typ": ASSERTION_TYPE}, claims, self._key)

@@ -1,0 +1,82 @@
+"""Own tokens beyond their signature: they must be on record, and the record says who their Actor is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any
+
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.actor import Actor
+from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.tokens.records import RecordMirror, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.verify import VerifiedClaims
+
+
+@dataclass(frozen=True, slots=True)
+class OwnIdentity:
+    """Whose token it is. ``record_id`` names the record that must still stand on every later use, None: no record."""
+
+    actor: Actor
+    record_id: str | None
+
+
+class OwnTokens:
+    """Judges verified tokens of the own issuer by their records.
+
+    ``require_record`` False also accepts tokens without a record, which a server that shares the key has minted;
+    ``policy`` then says how their claims name an Actor.
+    """
+
+    def __init__(self, mirror: RecordMirror, policy: PrincipalPolicy, *, require_record: bool) -> None:
+        self._mirror = mirror
+        self._policy = policy
+        self._require_record = require_record
+
+    async def identify(self, verified: VerifiedClaims, text: str) -> OwnIdentity:
+        """The Actor of the token ``text`` whose claims are ``verified``.
+
+        Raises Refused (TOKEN_REVOKED; PRINCIPAL_INVALID without a record) and Unavailable(STORE_UNAVAILABLE).
+        """
+        record = await self._mirror.lookup(verified.token_id) if verified.token_id else None
+        if record is not None:
+            check_record(record, text)
+            return OwnIdentity(_recorded_actor(record, verified, self._policy), record.id)
+        if self._require_record:
+            raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
+        return OwnIdentity(make_actor(verified.claims, self._policy), None)
+
+
+def check_record(record: TokenRecord, text: str) -> None:
+    """Raise Refused(TOKEN_REVOKED) unless ``record`` is that of the token ``text`` and stands."""
+    if not compare_digest(record.token_hash, hash_token(text)):
+        raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_MISMATCH)
+    if record.revoked_at is not None:
+        raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
+
+
+def _recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
+    email = _text(verified.claims, "email")
+    is_bot = record.kind is TokenKind.BOT
+    return Actor(
+        type=record.actor_type,
+        id=record.actor_id,
+        issuer=verified.issuer,
+        provider=policy.provider,
+        subject=verified.subject,
+        email=email,
+        email_in_token=bool(email),
+        domain=email.partition("@")[2],
+        roles=record.roles,
+        token_id=record.id,
+        issued_at=verified.issued_at,
+        expires_at=verified.expires_at,
+        is_bot=is_bot,
+        is_admin=record.is_admin,
+        may_impersonate=is_bot and record.allow_impersonation,
+        authenticator=policy.authenticator,
+    )
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    return value if isinstance(value, str) else ""
