@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sqlite3": ("db",),
     "redis": ("kv",),
     "pydantic": ("config", "secrets.value"),
-    "yaml": ("config", "cli", "demo"),
+    "yaml": ("config", "cli", "demo", "keys.key_folder"),
 }
 CLIENT_NAMES = ("Client", "TCPConnector", "UnixConnector", "TraceConfig", "DummyCookieJar", "CookieJar", "request")
 

@@ -1,0 +1,137 @@
+"""Key files: DER or PEM, RSA, EC (P-256, P-384, P-521) or Ed25519. Read with a mend for every fault; written once."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from sidecar.errors import SidecarError
+from sidecar.keys.keyset import EC_CURVES, PublicKey, UnusableKeyError, check_rsa
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+KEY_TYPES = ("RS256", "ES256", "Ed25519")
+_MAX_BYTES = 64 * 1024
+_ES_BY_CURVE = {curve.name: algorithm for curve, algorithm in EC_CURVES.values()}
+
+
+class KeyFileError(SidecarError):
+    """A key file cannot be used; the text says why and what to do, and holds nothing of its content."""
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """The private key in ``path``: PKCS#8 (or its older forms), unencrypted. Raises KeyFileError."""
+    content = _read(path)
+    try:
+        if content.lstrip().startswith(b"-----BEGIN"):
+            key = serialization.load_pem_private_key(content, password=None)
+        else:
+            key = serialization.load_der_private_key(content, password=None)
+    except TypeError as error:
+        raise KeyFileError(f"{path} is encrypted; write it without: openssl pkcs8 -topk8 -nocrypt") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} holds no PKCS#8 private key in DER or PEM") from error
+    if not isinstance(key, PrivateKey):
+        raise KeyFileError(f"{path} holds a key of a kind that cannot sign; use RSA, EC or Ed25519")
+    _check(key.public_key(), path)
+    return key
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """The public key in ``path``: SubjectPublicKeyInfo. Raises KeyFileError."""
+    content = _read(path)
+    try:
+        if content.lstrip().startswith(b"-----BEGIN"):
+            key = serialization.load_pem_public_key(content)
+        else:
+            key = serialization.load_der_public_key(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} holds no X.509 public key in DER or PEM") from error
+    if not isinstance(key, PublicKey):
+        raise KeyFileError(f"{path} holds a key of a kind that cannot verify; use RSA, EC or Ed25519")
+    _check(key, path)
+    return key
+
+
+def algorithm_of(public: PublicKey) -> str:
+    """The algorithm own tokens are signed with: RS256, the curve's own, or Ed25519."""
+    if isinstance(public, rsa.RSAPublicKey):
+        return "RS256"
+    return _ES_BY_CURVE[public.curve.name] if isinstance(public, ec.EllipticCurvePublicKey) else "Ed25519"
+
+
+def generate(algorithm: str) -> PrivateKey:
+    """A new private key for one of KEY_TYPES."""
+    if algorithm == "RS256":
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    if algorithm == "ES256":
+        return ec.generate_private_key(ec.SECP256R1())
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+def write_pair(folder: Path, key: PrivateKey) -> dict[str, Path]:
+    """Write ``key`` and its public half below ``folder`` as DER and PEM; private files are for their owner alone.
+
+    The paths by ``private_key.pem`` and so on. An existing file is never touched: then nothing is written at all.
+    Raises KeyFileError.
+    """
+    contents = _encode(key)
+    paths = {name: folder / name for name in contents}
+    written: list[Path] = []
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, path in paths.items():
+            _create(path, contents[name], mode=0o600 if name.startswith("private") else 0o644)
+            written.append(path)
+    except OSError as error:
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        what = f"{error.filename} exists already; nothing was written" if isinstance(error, FileExistsError) else ""
+        raise KeyFileError(
+            what or f"{folder} cannot be written: {error.strerror}; choose another with --dir"
+        ) from error
+    return paths
+
+
+def _encode(key: PrivateKey) -> dict[str, bytes]:
+    encodings = {"pem": serialization.Encoding.PEM, "der": serialization.Encoding.DER}
+    plain = serialization.NoEncryption()
+    files = {
+        f"private_key.{suffix}": key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+        for suffix, encoding in encodings.items()
+    }
+    for suffix, encoding in encodings.items():
+        public = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+        files[f"public_key.{suffix}"] = public
+    return files
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > _MAX_BYTES:
+        raise KeyFileError(f"{path} is too large for a key")
+    return content
+
+
+def _check(key: PublicKey, path: Path) -> None:
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in _ES_BY_CURVE:
+        raise KeyFileError(f"{path} is on curve {key.curve.name}; use P-256, P-384 or P-521")
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        try:
+            check_rsa(numbers.n, numbers.e)
+        except UnusableKeyError as error:
+            raise KeyFileError(f"{path} is too weak; use RSA of 2048 to 8192 bits with exponent 65537") from error

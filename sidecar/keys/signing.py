@@ -1,0 +1,214 @@
+"""Our own keys: the first active one signs, all verify, their public halves are published."""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from sidecar.config.settings import JwtTokenConfiguration
+from sidecar.errors import Misconfigured, Problem
+from sidecar.keys.key_files import KeyFileError, PrivateKey, algorithm_of, read_private_key, read_public_key
+from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder
+from sidecar.keys.keyset import (
+    ED25519_ALGORITHMS,
+    RSA_PKCS1,
+    JoseKey,
+    KeyIndex,
+    PublicKey,
+    VerificationKey,
+    public_jwk,
+    replace,
+    wrap,
+)
+from sidecar.keys.published import PUBLISHED_KIDS, PUBLISHED_THUMBPRINTS
+from sidecar.keys.refresher import Wait
+
+_LOOK_EVERY = 5.0
+_BLOCK = "jwtTokenConfiguration"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key with the name and the algorithm that go into the header of what it signs."""
+
+    kid: str
+    algorithm: str
+    key: JoseKey
+
+
+@dataclass(frozen=True, slots=True)
+class _KeySet:
+    """One consistent state; a reload swaps the whole of it."""
+
+    signing: tuple[SigningKey, ...]
+    verification: tuple[VerificationKey, ...]
+    index: KeyIndex
+    document: bytes
+    etag: str
+
+
+class OwnKeys:
+    """A :class:`~sidecar.keys.keyset.KeySource` over the key files that ``jwtTokenConfiguration`` must name.
+
+    Raises Misconfigured when they cannot be used, or are published in a product's sources and ``allow_published``
+    is not given.
+    """
+
+    def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
+        self._configuration = configuration
+        self._allow_published = allow_published
+        self._seen = _stamp(configuration)
+        self._set = self._load(())
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def issuer(self) -> str | None:
+        """``iss`` of own tokens."""
+        return self._configuration.jwtissuer or None
+
+    @property
+    def signing(self) -> SigningKey:
+        """The first active key."""
+        return self._set.signing[0]
+
+    @property
+    def signing_rsa(self) -> SigningKey | None:
+        """The first active RSA key: a server that reads only those can be given nothing else."""
+        return next((key for key in self._set.signing if isinstance(key.key, RSAKey)), None)
+
+    def published(self) -> tuple[bytes, str]:
+        """The public key set (RFC 7517, public members only) and its entity tag, quotes included."""
+        return self._set.document, self._set.etag
+
+    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """Keys that may have made a signature."""
+        return self._set.index.find(kid, algorithm)
+
+    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """The same: files are watched, requests do not make them be read."""
+        return self.candidates(kid, algorithm)
+
+    def reload(self) -> None:
+        """Take up changed files. Raises Misconfigured and keeps the old keys when they cannot be used."""
+        self._seen = _stamp(self._configuration)
+        self._set = self._load(self._set.verification)
+
+    async def start(self, wait: Wait = asyncio.sleep) -> None:
+        """Begin to watch the files. ``wait`` sleeps for so many seconds."""
+        self._watch = asyncio.create_task(self._look(wait))
+
+    async def aclose(self) -> None:
+        """Cease to watch."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+
+    async def _look(self, wait: Wait) -> None:
+        while True:
+            await wait(_LOOK_EVERY)
+            if await asyncio.to_thread(_stamp, self._configuration) == self._seen:
+                continue
+            try:
+                self.reload()
+            except Misconfigured as error:
+                logger.error("changed key files cannot be used; the old keys stay", extra={"detail": str(error)})
+            else:
+                logger.info("own keys taken up", extra={"kid": self.signing.kid, "keys": self._set.index.size})
+
+    def _load(self, old: Iterable[VerificationKey]) -> _KeySet:
+        path = f"{_BLOCK}.keyDir" if self._configuration.key_dir else f"{_BLOCK}.rsaprivateKeyFilePath"
+        try:
+            listed = _read(self._configuration)
+            if not self._allow_published:
+                _refuse_published(listed)
+        except KeyFileError as error:
+            raise Misconfigured([Problem(path, str(error))]) from error
+        signing = tuple(
+            SigningKey(key.kid, algorithm_of(key.public), _wrap_private(key.private))
+            for key in listed
+            if key.state == "active" and key.private is not None
+        )
+        if not signing:
+            raise Misconfigured([Problem(path, "no key is active; give one the state active")])
+        verification = replace(old, [_verification_key(key) for key in listed])
+        document = _document(verification, {key.kid: algorithm_of(key.public) for key in listed})
+        etag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
+        return _KeySet(signing, verification, KeyIndex(verification), document, etag)
+
+
+def thumbprint(public: PublicKey) -> str:
+    """RFC 7638 thumbprint: the ``kid`` of a key that was given none."""
+    return wrap(public).thumbprint()
+
+
+def _read(configuration: JwtTokenConfiguration) -> list[ListedKey]:
+    if configuration.key_dir:
+        return read_folder(Path(configuration.key_dir))
+    if not configuration.rsaprivate_key_file_path:
+        raise KeyFileError("a public key alone cannot sign; name the private one too")
+    private = read_private_key(Path(configuration.rsaprivate_key_file_path))
+    public = private.public_key()
+    if configuration.rsapublic_key_file_path:
+        public = read_public_key(Path(configuration.rsapublic_key_file_path))
+        if public != private.public_key():
+            raise KeyFileError(
+                f"{configuration.rsapublic_key_file_path} is not the public half of "
+                f"{configuration.rsaprivate_key_file_path}"
+            )
+    return [ListedKey(configuration.key_id or thumbprint(public), "active", public, private)]
+
+
+def _refuse_published(listed: list[ListedKey]) -> None:
+    for key in listed:
+        if key.kid in PUBLISHED_KIDS:
+            raise KeyFileError(f"the key id {key.kid} is a product's published default; choose another")
+        if thumbprint(key.public) in PUBLISHED_THUMBPRINTS:
+            raise KeyFileError(
+                f"the key {key.kid} is published in a product's sources; make one: sidecar keys generate"
+            )
+
+
+def _wrap_private(private: PrivateKey) -> JoseKey:
+    if isinstance(private, rsa.RSAPrivateKey):
+        return RSAKey.import_key(private)
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        return ECKey.import_key(private)
+    return OKPKey.import_key(private)
+
+
+def _verification_key(key: ListedKey) -> VerificationKey:
+    """With its algorithms. A server that shares an RSA key may sign with any of the RS ones (its own setting)."""
+    algorithm = algorithm_of(key.public)
+    family = next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
+    return VerificationKey(key.kid, family, wrap(key.public))
+
+
+def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> bytes:
+    entries = [public_jwk(key, algorithms[key.kid or ""]) for key in keys]
+    return json.dumps({"keys": entries}, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _stamp(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
+    """What tells a changed set of key files from an unchanged one, also behind a swapped symbolic link."""
+    if configuration.key_dir:
+        folder = Path(configuration.key_dir)
+        paths = [folder / LIST_NAME, *sorted(folder.glob("*.pem"))]
+    else:
+        files = (configuration.rsaprivate_key_file_path, configuration.rsapublic_key_file_path)
+        paths = [Path(name) for name in files if name]
+    stamps = []
+    for path in paths:
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        stamps.append((str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size))
+    return tuple(stamps)
