@@ -1,14 +1,20 @@
-"""Files and environment in, frozen Settings out."""
+"""Files and environment in, frozen Settings out; every problem in one report.
+
+source -> import -> variables -> decode -> providers and cross-checks.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import yaml
-
-from sidecar.config.providers import Provider
+from sidecar.config.checks import CHECKS
+from sidecar.config.decode import decode, fields_by_name, models_in, problem_at, split_unknown
+from sidecar.config.openmetadata import IGNORED, read_import, with_variables
+from sidecar.config.providers import Provider, providers
 from sidecar.config.settings import Settings
-from sidecar.errors import Problem
+from sidecar.config.source import SourceError, read
+from sidecar.config.tree import Block, Leaf, Origin, dotted, leaves, merge
+from sidecar.errors import Misconfigured, Problem
+from sidecar.secrets.resolve import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +28,64 @@ class Loaded:
 
 
 def load(paths: Sequence[str], environ: Mapping[str, str]) -> Loaded:
-    """Read ``paths`` in order, later wins; raises Misconfigured with every problem that was found."""
-    merged: dict[str, object] = {}
+    """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found."""
+    tree, problems = _read_all(paths, environ)
+    tree, more = with_variables(tree, environ)
+    problems += more
+    known, unknown = split_unknown(Settings, tree)
+    problems += [problem_at(tree, path, _about_unknown(str(path[-1]), hint)) for path, hint in unknown]
+    assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
+    decoded = decode(Settings, known, lambda text: resolve(text, environ))
+    problems += decoded.problems
+    found, findings = providers(decoded.value)
+    for check in CHECKS:
+        findings.extend(check(decoded.value))
+    problems += [
+        problem_at(known, finding.path, finding.message, fatal=finding.fatal)
+        for finding in findings
+        if not decoded.concerns_broken(finding.path)
+    ]
+    problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
+    if any(problem.fatal for problem in problems):
+        raise Misconfigured(problems)
+    sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
+    return Loaded(decoded.value, found, tuple(problems), sources)
+
+
+def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
+    """All files as one tree, below it what they import."""
+    tree = Block({}, Origin())
+    problems: list[Problem] = []
     for path in paths:
-        merged.update(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
-    return Loaded(Settings.model_validate(merged))
+        try:
+            document = read(path)
+        except SourceError as error:
+            problems.append(Problem("", error.message, path, error.line))
+            continue
+        block, more = document.resolve(environ, ignore=IGNORED)
+        problems += more
+        tree = _merged(tree, block)
+    section = tree.entries.get("import")
+    name = section.entries.get("openmetadata") if isinstance(section, Block) else None
+    if isinstance(name, Leaf) and name.value:
+        imported, more = read_import(name.value, name.origin, environ)
+        problems += more
+        tree = _merged(imported, tree)
+    return tree, problems
+
+
+def _merged(lower: Block, upper: Block) -> Block:
+    merged = merge(lower, upper)
+    assert isinstance(merged, Block)  # noqa: S101 - two blocks merge to a block
+    return merged
+
+
+def _about_unknown(name: str, hint: str) -> str:
+    if not hint:
+        homes = [
+            block
+            for block, field_info in fields_by_name(Settings).items()
+            if any(name in fields_by_name(model) for model in models_in(field_info.annotation))
+        ]
+        hint = f"it belongs below {' or '.join(homes)}" if homes else "remove it"
+    return f"is not a known name; {hint}"

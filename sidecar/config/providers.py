@@ -1,7 +1,27 @@
 """From the file's two vocabularies (the flat OpenMetadata form, ``providers``) to one list of providers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sidecar.config.finding import Finding
+from sidecar.config.settings import (
+    AuthenticationConfiguration,
+    ClaimActorType,
+    JwtTokenConfiguration,
+    KeyUrl,
+    ProviderSettings,
+    ServerSettings,
+    Settings,
+)
+from sidecar.config.tree import Path
+from sidecar.config.urls import fault_of_control_url, is_loopback, origin, split_url
+
+FLAT_NAME = "default"
+OWN_NAME = "openmetadata"
+UNBOUND_NAME = "unbound"
+OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
+_BLOCK = "authenticationConfiguration"
+_SAME_ALGORITHM = frozenset({"EdDSA", "Ed25519"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +61,306 @@ class Provider:
     allow_insecure_urls: bool = False
     is_flat: bool = False
     is_own: bool = False
+
+
+def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
+    """Every provider that ``settings`` name, in either form, and what is wrong with them.
+
+    With a fatal finding the providers are of no use.
+    """
+    findings: list[Finding] = []
+    found = [*_flat_form(settings, findings)]
+    for index, entry in enumerate(settings.authentication_configuration.providers):
+        found.append(_listed(entry, (_BLOCK, "providers", index), findings))
+    findings.extend(_clashes(found, settings))
+    return tuple(found), findings
+
+
+def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
+    """Whether own keys are configured, in either way."""
+    return bool(
+        configuration.key_dir or configuration.rsapublic_key_file_path or configuration.rsaprivate_key_file_path
+    )
+
+
+def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
+    """``names``, where EdDSA and Ed25519 stand for each other."""
+    given = frozenset(names)
+    return given | _SAME_ALGORITHM if given & _SAME_ALGORITHM else given
+
+
+# --- the list form
+
+
+def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Provider:
+    urls = [((*path, "publicKeyUrls", index), url) for index, url in enumerate(entry.public_key_urls)]
+    if not urls:
+        urls = [((*path, "issuer"), entry.issuer)]
+    findings.extend(_unsafe(urls, allow_insecure=entry.allow_insecure_urls))
+    if not entry.audiences:
+        message = "no audiences: a token that this issuer made for any other service is accepted here too"
+        findings.append(Finding((*path, "audiences"), message, fatal=False))
+    if entry.allow_missing_expiry:
+        message = "allowMissingExpiry: tokens without exp are good until their key is withdrawn"
+        findings.append(Finding((*path, "allowMissingExpiry"), message, fatal=False))
+    username, email = _mapping(entry.jwt_principal_claims_mapping, (*path, "jwtPrincipalClaimsMapping"), findings)
+    kind = entry.actor_type
+    return Provider(
+        name=entry.name,
+        issuer=entry.issuer,
+        key_urls=entry.public_key_urls,
+        discovery=not entry.public_key_urls,
+        audiences=frozenset(entry.audiences),
+        algorithms=expand_algorithms(entry.algorithms),
+        principal_claims=entry.jwt_principal_claims,
+        username_claim=username,
+        email_claim=email,
+        groups_claim=entry.groups_claim,
+        roles_claim=entry.roles_claim,
+        required_claims={claim: frozenset(values) for claim, values in entry.required_claims.items()},
+        max_token_lifetime=entry.max_token_lifetime,
+        clock_skew=entry.clock_skew,
+        service_claim=kind.claim if isinstance(kind, ClaimActorType) else "",
+        service_values=frozenset(kind.service) if isinstance(kind, ClaimActorType) else frozenset(),
+        actor_type="USER" if isinstance(kind, ClaimActorType) else kind,
+        namespaced=entry.principal_namespace == "provider",
+        may_be_admin=entry.may_be_admin,
+        require_expiry=not entry.allow_missing_expiry,
+        allow_insecure_urls=entry.allow_insecure_urls,
+    )
+
+
+def _unsafe(urls: Iterable[tuple[Path, str]], *, allow_insecure: bool) -> Iterator[Finding]:
+    for path, url in urls:
+        if fault := fault_of_control_url(url, allow_insecure=allow_insecure):
+            if path[-1] == "issuer":
+                fault += " (for discovery; publicKeyUrls can stand instead)"
+            yield Finding(path, fault)
+
+
+def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tuple[str, str]:
+    """The claims behind ``username`` and ``email``; both are needed as soon as one entry is written."""
+    claims: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        target, _, claim = entry.partition(":")
+        if target not in {"username", "email"} or not claim.strip():
+            findings.append(Finding((*path, index), "must be username:<claim> or email:<claim>"))
+        elif target in claims:
+            findings.append(Finding((*path, index), f"{target} is mapped twice; keep one"))
+        else:
+            claims[target] = claim.strip()
+    if entries and not claims.keys() >= {"username", "email"}:
+        findings.append(Finding(path, "needs both, username:<claim> and email:<claim>"))
+    return claims.get("username", ""), claims.get("email", "")
+
+
+# --- the flat form
+
+
+def _flat_form(settings: Settings, findings: list[Finding]) -> Iterator[Provider]:
+    """OpenMetadata's one issuer and its key URLs, each URL bound to whom it belongs."""
+    flat = settings.authentication_configuration
+    if not flat.public_key_urls and not flat.authority:
+        if flat.client_id:
+            findings.append(Finding((_BLOCK, "clientId"), "is of no use without authority or publicKeyUrls", False))
+        return
+    base = _flat_base(flat, findings)
+    urls = _Urls.sort(settings)
+    findings.extend(_unsafe(urls.all(flat), allow_insecure=flat.allow_insecure_urls))
+    findings.extend(urls.homeless(flat))
+    yield from _own_server(settings, base, urls, findings)
+    yield from _authority(flat, base, urls, findings)
+    for number, (issuer, bound) in enumerate(urls.bound.items(), 2):
+        findings.append(_no_audience(bound[0][0], issuer))
+        yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
+    if flat.allow_unbound_issuers:
+        message = (
+            "allowUnboundIssuers: a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
+            "often serves many tenants; bind each URL as {url: ..., issuer: ...} instead"
+        )
+        findings.append(Finding((_BLOCK, "allowUnboundIssuers"), message, fatal=False))
+        yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
+
+
+def _flat_base(flat: AuthenticationConfiguration, findings: list[Finding]) -> Provider:
+    """What all providers of the flat form share."""
+    username, email = _mapping(flat.jwt_principal_claims_mapping, (_BLOCK, "jwtPrincipalClaimsMapping"), findings)
+    if not flat.jwt_principal_claims:
+        findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), "must not be empty; [email, preferred_username, sub]"))
+    return Provider(
+        name=FLAT_NAME,
+        issuer=None,
+        algorithms=frozenset({flat.token_validation_algorithm or "RS256"}),
+        principal_claims=flat.jwt_principal_claims,
+        username_claim=username,
+        email_claim=email,
+        allow_insecure_urls=flat.allow_insecure_urls,
+    )
+
+
+def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: list[Finding]) -> Iterator[Provider]:
+    """The metadata server's own issuer, read from its JWKS; with own keys here there is nothing to fetch."""
+    jwt = settings.jwt_token_configuration
+    if not urls.own or has_own_keys(jwt):
+        return
+    if not jwt.jwtissuer:
+        message = (
+            "is the metadata server's own key set, whose issuer is not known; "
+            "set jwtTokenConfiguration.jwtissuer (OpenMetadata's default is open-metadata.org)"
+        )
+        findings.append(Finding(urls.own[0][0], message))
+        return
+    yield replace(
+        base,
+        name=OWN_NAME,
+        issuer=jwt.jwtissuer,
+        key_urls=_addresses(urls.own),
+        audiences=frozenset({jwt.audience} if jwt.audience else ()),
+        clock_skew=jwt.clock_skew,
+        require_expiry=False,
+        is_own=True,
+    )
+
+
+def _authority(
+    flat: AuthenticationConfiguration, base: Provider, urls: "_Urls", findings: list[Finding]
+) -> Iterator[Provider]:
+    """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
+    can_discover = origin(flat.authority) is not None
+    is_meant = not flat.public_key_urls or urls.near or (urls.far and can_discover)
+    if not flat.authority or not is_meant:
+        return
+    if not flat.client_id:
+        findings.append(_no_audience((_BLOCK, "clientId"), flat.authority))
+    alias = flat.authority[:-1] if flat.authority.endswith("/") else f"{flat.authority}/"
+    yield replace(
+        base,
+        issuer=flat.authority,
+        issuer_aliases=(alias,) if can_discover else (),
+        key_urls=_addresses(urls.near),
+        candidate_urls=_addresses(urls.far) if can_discover else (),
+        discovery=can_discover,
+        audiences=frozenset({flat.client_id} if flat.client_id else ()),
+        is_flat=True,
+    )
+
+
+def _no_audience(path: Path, issuer: str) -> Finding:
+    message = f"no audience for the issuer {issuer}: a token made for any other service of its is accepted here too"
+    if path[-1] == "clientId":
+        message += "; set clientId"
+    return Finding(path, message, fatal=False)
+
+
+Placed = tuple[Path, str]
+
+
+def _addresses(urls: Iterable[Placed]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(url for _, url in urls))
+
+
+@dataclass(frozen=True, slots=True)
+class _Urls:
+    """The flat form's key URLs by owner: the metadata server, the authority (``near``), a named issuer, nobody yet."""
+
+    own: list[Placed] = field(default_factory=list)
+    near: list[Placed] = field(default_factory=list)
+    bound: dict[str, list[Placed]] = field(default_factory=dict)
+    far: list[Placed] = field(default_factory=list)
+
+    @classmethod
+    def sort(cls, settings: Settings) -> "_Urls":
+        flat, jwt = settings.authentication_configuration, settings.jwt_token_configuration
+        own_issuer = "" if has_own_keys(jwt) else jwt.jwtissuer  # own keys: nobody else's may sign for the own issuer
+        urls = cls()
+        for index, entry in enumerate(flat.public_key_urls):
+            path: Path = (_BLOCK, "publicKeyUrls", index)
+            url = entry.url if isinstance(entry, KeyUrl) else entry
+            issuer = entry.issuer if isinstance(entry, KeyUrl) else None
+            placed = (path, url)
+            if is_own_jwks(url, settings.server, jwt) if issuer is None else issuer == own_issuer:
+                urls.own.append(placed)
+            elif issuer is not None and issuer != flat.authority:
+                urls.bound.setdefault(issuer, []).append(placed)
+            elif issuer is not None or _same_origin(url, flat.authority):
+                urls.near.append(placed)
+            else:
+                urls.far.append(placed)
+        return urls
+
+    def all(self, flat: AuthenticationConfiguration) -> Iterator[Placed]:
+        """Every address that will be asked, discovery of ``authority`` included."""
+        yield from (*self.own, *self.near, *self.far)
+        for bound in self.bound.values():
+            yield from bound
+        is_asked = not flat.public_key_urls or ((self.near or self.far) and origin(flat.authority))
+        if flat.authority and is_asked:
+            yield (_BLOCK, "authority"), flat.authority
+
+    def homeless(self, flat: AuthenticationConfiguration) -> Iterator[Finding]:
+        """URLs that no issuer can ever be found for."""
+        if flat.allow_unbound_issuers or origin(flat.authority):
+            return
+        for path, url in self.far:
+            parts = split_url(url)
+            hint = ""
+            if parts and parts.path.endswith(OPENMETADATA_JWKS_PATHS):
+                hint = " (an OpenMetadata server's: its issuer is that server's jwtissuer)"
+            message = f"belongs to no issuer; set authority, or write {{url: ..., issuer: ...}}{hint}"
+            yield Finding(path, message)
+
+
+def _same_origin(url: str, authority: str) -> bool:
+    where = origin(url)
+    return where is not None and where == origin(authority)
+
+
+def is_own_jwks(url: str, server: ServerSettings, jwt: JwtTokenConfiguration) -> bool:
+    """Whether ``url`` is the key set that this sidecar, or the OpenMetadata server beside it, publishes."""
+    parts, where = split_url(url), origin(url)
+    if parts is None or where is None:
+        return False
+    _, host, port = where
+    if parts.path in OPENMETADATA_JWKS_PATHS and is_loopback(host):
+        return True
+    published = (*jwt.jwks_paths, f"{server.prefix}/jwks")
+    return parts.path.endswith(published) and (
+        _is_listener(host, port, server.listen) or where == origin(server.public_url)
+    )
+
+
+def _is_listener(host: str, port: int, listen: str) -> bool:
+    listen_host, _, listen_port = listen.rpartition(":")
+    listen_host = listen_host.strip("[]")
+    if not listen_port.isdigit() or int(listen_port) != port:
+        return False
+    if is_loopback(host):
+        return is_loopback(listen_host) or listen_host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    return host == listen_host
+
+
+# --- both forms together
+
+
+def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
+    """Two of one name or one issuer: nobody could say whose keys and rules a token falls under."""
+    names: dict[str, int] = {}
+    issuers: dict[str, str] = {}
+    flat_count = len(found) - len(settings.authentication_configuration.providers)
+    jwt = settings.jwt_token_configuration
+    if has_own_keys(jwt) and jwt.jwtissuer:
+        issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
+    for index, provider in enumerate(found):
+        path: Path = (_BLOCK, "providers", index - flat_count) if index >= flat_count else (_BLOCK,)
+        if provider.name in names:
+            yield Finding((*path, "name"), f"two providers are named {provider.name}; give each its own name")
+        names.setdefault(provider.name, index)
+        for issuer in (provider.issuer, *provider.issuer_aliases):
+            if issuer is None:
+                continue
+            if issuer in issuers:
+                what = "issuer" if index >= flat_count else "publicKeyUrls" if not provider.is_flat else "authority"
+                yield Finding(
+                    (*path, what), f"this issuer already belongs to {issuers[issuer]}; an issuer has one owner"
+                )
+            issuers.setdefault(issuer, f"the provider {provider.name}")

@@ -7,7 +7,7 @@ text (the YAML reader retypes nothing), so each model coerces by its own types. 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
 from sidecar.config.units import Address, Duration, Network, Size
@@ -31,6 +31,12 @@ def _none_is_blank(value: object) -> object:
     return "" if value is None else value
 
 
+def _forget(value: object) -> None:
+    """Keys that only OpenMetadata uses may hold its secrets, so their values are not kept."""
+
+
+UNUSED = "OpenMetadata's; not used here."
+Unused = Annotated[Any, BeforeValidator(_forget)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
@@ -46,6 +52,14 @@ class Model(BaseModel):
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing_given(cls, data: Any) -> Any:
+        """A key without value counts as left out, as an empty variable does in OpenMetadata."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
 
 
 class Limits(Model):
@@ -97,10 +111,10 @@ class ServerSettings(Model):
 
 
 class UpstreamSettings(Model):
-    """The service behind. Absent: check mode only."""
+    """The service behind."""
 
-    url: str
-    """``http://host:port``, ``https://host:port`` or ``unix:/path``."""
+    url: Text = ""
+    """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only."""
     credentials: Literal["passthrough", "none", "openmetadata"] = "passthrough"
     """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata token for the Actor."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
@@ -180,8 +194,20 @@ class KeyUrl(Model):
 
     url: str
     """Address of the JWKS."""
-    issuer: str
+    issuer: Annotated[str, Field(min_length=1)]
     """Issuer whose tokens these keys may sign."""
+
+
+def _branch(value: object) -> str:
+    """Which member of a ``text or block`` union a value is meant for: errors then speak of that one alone."""
+    return "<block>" if isinstance(value, Mapping | Model) else "<text>"
+
+
+BoundUrl = Annotated[Annotated[str, Tag("<text>")] | Annotated[KeyUrl, Tag("<block>")], Discriminator(_branch)]
+ActorTypeSetting = Annotated[
+    Annotated[Literal["USER", "SERVICE"], Tag("<text>")] | Annotated[ClaimActorType, Tag("<block>")],
+    Discriminator(_branch),
+]
 
 
 class ProviderSettings(Model):
@@ -211,7 +237,7 @@ class ProviderSettings(Model):
     """Longest ``exp - iat`` that is accepted."""
     clock_skew: Duration = 30.0
     """Tolerance for ``exp``, ``nbf`` and ``iat``."""
-    actor_type: Literal["USER", "SERVICE"] | ClaimActorType = "USER"
+    actor_type: ActorTypeSetting = "USER"
     """Type of its Actors: USER, SERVICE, or by a claim."""
     principal_namespace: Literal["none", "provider"] = "none"
     """``provider``: Actor ids are ``<provider>/<name>``, so that two providers cannot collide."""
@@ -226,7 +252,7 @@ class ProviderSettings(Model):
 class AuthenticationConfiguration(Model):
     """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
 
-    public_key_urls: Annotated[tuple[str | KeyUrl, ...], BeforeValidator(_none_is_empty)] = ()
+    public_key_urls: Annotated[tuple[BoundUrl, ...], BeforeValidator(_none_is_empty)] = ()
     """JWKS addresses, each bound to its issuer: by ``authority``, or written as ``{url, issuer}``."""
     authority: Text = ""
     """Issuer of the flat form."""
@@ -243,25 +269,27 @@ class AuthenticationConfiguration(Model):
     """The one algorithm of the flat form; absent: RS256."""
     allow_unbound_issuers: bool = False
     """Accept tokens of any issuer that the flat form's keys have signed, as OpenMetadata does. Dangerous."""
+    allow_insecure_urls: bool = False
+    """Accept ``http`` for ``publicKeyUrls`` and ``authority`` that are not on loopback."""
     providers: tuple[ProviderSettings, ...] = ()
     """Issuers of tokens, as many as you like."""
-    client_type: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    provider: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    provider_name: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    response_type: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    callback_url: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    jwt_team_claim_mapping: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    enable_self_signup: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    enable_auto_redirect: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    force_secure_session_cookie: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    session_expiry: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    max_active_sessions_per_user: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    additional_trusted_redirect_uris: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    email_claim: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    display_name_claim: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    oidc_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    saml_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    ldap_configuration: Any = Field(default=None, description="OpenMetadata's; not used here.")
+    client_type: Unused = Field(default=None, description=UNUSED)
+    provider: Unused = Field(default=None, description=UNUSED)
+    provider_name: Unused = Field(default=None, description=UNUSED)
+    response_type: Unused = Field(default=None, description=UNUSED)
+    callback_url: Unused = Field(default=None, description=UNUSED)
+    jwt_team_claim_mapping: Unused = Field(default=None, description=UNUSED)
+    enable_self_signup: Unused = Field(default=None, description=UNUSED)
+    enable_auto_redirect: Unused = Field(default=None, description=UNUSED)
+    force_secure_session_cookie: Unused = Field(default=None, description=UNUSED)
+    session_expiry: Unused = Field(default=None, description=UNUSED)
+    max_active_sessions_per_user: Unused = Field(default=None, description=UNUSED)
+    additional_trusted_redirect_uris: Unused = Field(default=None, description=UNUSED)
+    email_claim: Unused = Field(default=None, description=UNUSED)
+    display_name_claim: Unused = Field(default=None, description=UNUSED)
+    oidc_configuration: Unused = Field(default=None, description=UNUSED)
+    saml_configuration: Unused = Field(default=None, description=UNUSED)
+    ldap_configuration: Unused = Field(default=None, description=UNUSED)
 
 
 class AuthorizerConfiguration(Model):
@@ -275,15 +303,13 @@ class AuthorizerConfiguration(Model):
     """Refuse people of other domains."""
     allowed_domains: Names = ()
     """Domains that are accepted instead of ``principalDomain``."""
-    class_name: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    container_request_filter: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    allowed_email_registration_domains: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    allowed_email_domains: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    enable_secure_socket_connection: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    use_roles_from_provider: Any = Field(default=None, description="OpenMetadata's; not used here.")
-    default_oauth_role: Any = Field(
-        default=None, alias="defaultOAuthRole", description="OpenMetadata's; not used here."
-    )
+    class_name: Unused = Field(default=None, description=UNUSED)
+    container_request_filter: Unused = Field(default=None, description=UNUSED)
+    allowed_email_registration_domains: Unused = Field(default=None, description=UNUSED)
+    allowed_email_domains: Unused = Field(default=None, description=UNUSED)
+    enable_secure_socket_connection: Unused = Field(default=None, description=UNUSED)
+    use_roles_from_provider: Unused = Field(default=None, description=UNUSED)
+    default_oauth_role: Unused = Field(default=None, alias="defaultOAuthRole", description=UNUSED)
 
 
 class JwtTokenConfiguration(Model):
@@ -392,10 +418,11 @@ class ImportSettings(Model):
 class SecretsManagerConfiguration(Model):
     """OpenMetadata's block; only ``db`` (its default) is understood."""
 
-    model_config = ConfigDict(extra="allow")
-
     secrets_manager: Annotated[Literal["db", "noop"], BeforeValidator(lambda v: v or "db")] = "db"
     """OpenMetadata's; other managers are not supported."""
+    prefix: Unused = Field(default=None, description=UNUSED)
+    tags: Unused = Field(default=None, description=UNUSED)
+    parameters: Unused = Field(default=None, description=UNUSED)
 
 
 class Settings(Model):

@@ -50,20 +50,32 @@ def parse_address(value: object) -> str:
     if text.startswith("unix:/"):
         return text
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("must be host:port, [v6]:port or unix:/path")
-    if host.startswith("["):
-        ipaddress.IPv6Address(host.strip("[]"))
-    elif ":" in host:
+    if ":" in host.strip("[]") and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("an IPv6 host needs brackets: [::1]:4180")
+    if host.startswith("[") and not _is_ip_v6(host[1:-1]):
+        raise ValueError("must be host:port, [v6]:port or unix:/path")
     return text
+
+
+def _is_ip_v6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_network(value: object) -> str:
     """A CIDR or a single address, or ``unix`` for callers on a unix socket; kept as text. Raises ValueError."""
     text = str(value)
     if text != "unix":
-        ipaddress.ip_network(text, strict=False)
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            # the library's own text repeats the value
+            raise ValueError("must be an address, a network such as 10.0.0.0/8, or unix") from None
     return text
 
 

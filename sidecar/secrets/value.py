@@ -7,6 +7,14 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _MASK = "********"
+_REFERENCES = ("env:", "file:", "secret:")
+RESOLVER = "resolve_secret"
+"""Key of pydantic's validation context: a callable from a setting's text to the secret, raising ValueError."""
+
+
+def is_reference(text: str) -> bool:
+    """Whether ``text`` names the place of a secret instead of being one."""
+    return text.startswith(_REFERENCES)
 
 
 class Secret:
@@ -45,16 +53,21 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
+        return core_schema.with_info_plain_validator_function(
             _from_setting,
             json_schema_input_schema=core_schema.str_schema(),
             serialization=core_schema.plain_serializer_function_ser_schema(repr),
         )
 
 
-def _from_setting(value: object) -> Secret:
+def _from_setting(value: object, info: core_schema.ValidationInfo) -> Secret:
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str):
         raise ValueError("must be text, file:/path or env:NAME")
+    resolve = (info.context or {}).get(RESOLVER)
+    if resolve is not None:
+        return Secret(resolve(value))
+    if is_reference(value):
+        raise ValueError("names the place of a secret, and nobody is here to look it up")
     return Secret(value)

@@ -1,0 +1,262 @@
+"""What must hold between settings that are each fine by themselves."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sidecar.config.finding import Finding
+from sidecar.config.providers import has_own_keys
+from sidecar.config.settings import RuleSettings, Settings
+from sidecar.config.tree import Path
+from sidecar.config.urls import is_loopback, split_url
+
+PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
+_REFERENCE = ("secret:", "env:", "file:")
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def check_listeners(settings: Settings) -> Iterator[Finding]:
+    """Two listeners, neither in the other's place; who may speak for others."""
+    server = settings.server
+    if _overlap(server.listen, server.admin_listen):
+        yield Finding(("server", "adminListen"), "is the same address as server.listen; give it a port of its own")
+    if server.public_url and split_url(server.public_url) is None:
+        yield Finding(("server", "publicUrl"), "must be an http or https URL")
+    for index, network in enumerate(server.trusted_proxies):
+        if network != "unix" and ipaddress.ip_network(network, strict=False).prefixlen == 0:
+            message = "trusts the whole network: anybody can claim any original request; name the proxy's addresses"
+            yield Finding(("server", "trustedProxies", index), message, fatal=False)
+
+
+def _overlap(one: str, other: str) -> bool:
+    if one.startswith("unix:") or other.startswith("unix:"):
+        return one == other
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    if int(port) != int(other_port) or int(port) == 0:
+        return False
+    both_local = is_loopback(host.strip("[]")) and is_loopback(other_host.strip("[]"))
+    wild = {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
+    return host == other_host or both_local or bool(wild & {host, other_host})
+
+
+def check_times(settings: Settings) -> Iterator[Finding]:
+    """Waits of no length would be no waits at all."""
+    keys = settings.keys
+    positive: Mapping[Path, float] = {
+        ("server", "checkDeadline"): settings.server.check_deadline,
+        ("keys", "refresh"): keys.refresh,
+        ("keys", "retryMin"): keys.retry_min,
+        ("keys", "timeout"): keys.timeout,
+    }
+    for path, seconds in positive.items():
+        if seconds <= 0:
+            yield Finding(path, "must be longer than nothing")
+    if keys.retry_min > keys.retry_max:
+        yield Finding(("keys", "retryMax"), "must not be less than retryMin")
+
+
+def check_upstream(settings: Settings) -> Iterator[Finding]:
+    """A service that can be reached, and credentials that can be made for it."""
+    upstream = settings.upstream
+    if upstream is None:
+        return
+    yield from _check_upstream_url(upstream.url)
+    if upstream.credentials == "openmetadata" and not has_own_keys(settings.jwt_token_configuration):
+        message = (
+            "openmetadata needs an own RSA key to sign with: set rsapublicKeyFilePath and rsaprivateKeyFilePath in "
+            "jwtTokenConfiguration (sidecar keys generate makes them)"
+        )
+        yield Finding(("upstream", "credentials"), message)
+
+
+def _check_upstream_url(url: str) -> Iterator[Finding]:
+    path = ("upstream", "url")
+    if url.startswith("unix:/"):
+        return
+    parts = split_url(url)
+    if parts is None:
+        yield Finding(path, "must be http://host:port, https://host:port or unix:/path")
+    elif parts.username is not None or parts.password is not None:
+        yield Finding(path, "must not hold a user name or password")
+    elif parts.path not in {"", "/"} or parts.query or parts.fragment:
+        yield Finding(path, "must end after host and port: paths are forwarded as they come")
+
+
+def check_store(settings: Settings) -> Iterator[Finding]:
+    """A store of a kind that there is."""
+    if not re.fullmatch(r"sqlite:////[^?#\0]+", settings.store.url.reveal()):
+        yield Finding(("store", "url"), "must be sqlite:////absolute/path (with four slashes)")
+
+
+def check_own_keys(settings: Settings) -> Iterator[Finding]:
+    """Own keys in one way, with an issuer of their own, and not the ones that everybody has."""
+    jwt = settings.jwt_token_configuration
+    block = "jwtTokenConfiguration"
+    public, private = jwt.rsapublic_key_file_path, jwt.rsaprivate_key_file_path
+    if jwt.key_dir and (public or private):
+        yield Finding((block, "keyDir"), "cannot stand beside the two key files; keep one of the two ways")
+    elif bool(public) != bool(private):
+        missing = "rsaprivateKeyFilePath" if public else "rsapublicKeyFilePath"
+        yield Finding((block, missing), "is missing; the two key files go together")
+    if settings.identity_headers.assertion and not jwt.jwtissuer:
+        message = "needs jwtTokenConfiguration.jwtissuer: the assertion's issuer is <jwtissuer>/assertion"
+        yield Finding(("identityHeaders", "assertion"), message)
+    for index, path in enumerate(jwt.jwks_paths):
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+            yield Finding((block, "jwksPaths", index), "must be a plain path such as /api/v1/config/jwks")
+    if not has_own_keys(jwt):
+        return
+    if not jwt.jwtissuer:
+        yield Finding((block, "jwtissuer"), "is missing; own keys need an issuer of their own")
+    if jwt.key_id == PUBLISHED_KEY_ID and not settings.allow_published_secrets:
+        message = (
+            "is OpenMetadata's published default, and the key pair of that name is public: anybody can sign with it; "
+            "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
+        )
+        yield Finding((block, "keyId"), message)
+
+
+def check_authorizer(settings: Settings) -> Iterator[Finding]:
+    """Domains that can be enforced."""
+    authorizer = settings.authorizer_configuration
+    if authorizer.enforce_principal_domain and not (authorizer.principal_domain or authorizer.allowed_domains):
+        message = "needs principalDomain or allowedDomains, else nobody could come in"
+        yield Finding(("authorizerConfiguration", "enforcePrincipalDomain"), message)
+    domains: list[tuple[Path, str]] = [
+        (("authorizerConfiguration", "allowedDomains", index), domain)
+        for index, domain in enumerate(authorizer.allowed_domains)
+    ]
+    if authorizer.principal_domain:
+        domains.append((("authorizerConfiguration", "principalDomain"), authorizer.principal_domain))
+    for path, domain in domains:
+        if not re.fullmatch(r"[^\s@,*/]+", domain):
+            yield Finding(path, "must be one domain, such as example.com")
+
+
+def check_rules(settings: Settings) -> Iterator[Finding]:
+    """Patterns that can match what they look like."""
+    catch_all: int | None = None
+    for index, rule in enumerate(settings.rules):
+        yield from _check_rule(rule, ("rules", index))
+        if catch_all is not None:
+            message = f"is never reached: rules[{catch_all}] matches everything before it"
+            yield Finding(("rules", index), message, fatal=False)
+        elif rule.path == "/**" and not rule.methods:
+            catch_all = index
+        if rule.path.startswith(f"{settings.server.prefix}/"):
+            message = f"lies below server.prefix ({settings.server.prefix}), where rules do not apply"
+            yield Finding(("rules", index, "path"), message, fatal=False)
+
+
+def _check_rule(rule: RuleSettings, path: Path) -> Iterator[Finding]:
+    segments = rule.path.split("/")[1:]
+    if not re.fullmatch(r"[!-~]+", rule.path) or set(rule.path) & set("?#\\;"):
+        yield Finding((*path, "path"), "must be a plain path: no blanks, query, fragment, backslash or parameters")
+    elif any(segment in {".", ".."} for segment in segments) or "" in segments[:-1]:
+        yield Finding((*path, "path"), "must be a normalised path: no //, no dot segments")
+    elif "**" in segments[:-1] or any("*" in segment and segment not in {"*", "**"} for segment in segments):
+        yield Finding((*path, "path"), "has a misplaced wildcard: * stands for one whole segment, /** only at the end")
+    for index, method in enumerate(rule.methods):
+        if not _TOKEN.fullmatch(method) or method != method.upper():
+            yield Finding((*path, "methods", index), "must be a method in capitals, such as GET")
+    if rule.access != "authenticated" and rule.require != type(rule.require)():
+        yield Finding((*path, "require"), f"has no effect with access: {rule.access}; use access: authenticated")
+
+
+def check_headers(settings: Settings) -> Iterator[Finding]:
+    """Names that can be names of headers."""
+    for index, name in enumerate(settings.identity_headers.strip):
+        if not _TOKEN.fullmatch(name) or "*" in name:
+            yield Finding(("identityHeaders", "strip", index), "must be one header name")
+
+
+def check_claim_paths(settings: Settings) -> Iterator[Finding]:
+    """Claim paths whose quotes and dots make sense."""
+    for index, provider in enumerate(settings.authentication_configuration.providers):
+        base: Path = ("authenticationConfiguration", "providers", index)
+        paths: list[tuple[Path, str]] = [((*base, "rolesClaim"), provider.roles_claim)]
+        paths.append(((*base, "groupsClaim"), provider.groups_claim))
+        paths.extend(((*base, "requiredClaims", claim), claim) for claim in provider.required_claims)
+        if not isinstance(provider.actor_type, str):
+            paths.append(((*base, "actorType", "claim"), provider.actor_type.claim))
+        for path, claim in paths:
+            if claim and not _CLAIM_PATH.fullmatch(claim):
+                yield Finding(path, 'is not a claim path: a.b nests, names with dots stand in quotes, as "a.b".c')
+        for claim, values in provider.required_claims.items():
+            if not values:
+                yield Finding((*base, "requiredClaims", claim), "accepts no value; name at least one")
+
+
+def check_wildcards(settings: Settings) -> Iterator[Finding]:
+    """Where ``*`` would be taken literally and match nothing, or worse, be believed to match."""
+    flat = settings.authentication_configuration
+    named: list[tuple[Path, tuple[str, ...]]] = [
+        (("authenticationConfiguration", "authority"), (flat.authority,)),
+        (("authenticationConfiguration", "clientId"), (flat.client_id,)),
+        (("authorizerConfiguration", "adminPrincipals"), settings.authorizer_configuration.admin_principals),
+        (("jwtTokenConfiguration", "jwtissuer"), (settings.jwt_token_configuration.jwtissuer,)),
+    ]
+    for index, provider in enumerate(flat.providers):
+        base: Path = ("authenticationConfiguration", "providers", index)
+        named.append(((*base, "issuer"), (provider.issuer,)))
+        named.append(((*base, "audiences"), provider.audiences))
+        named.extend(((*base, "requiredClaims", claim), values) for claim, values in provider.required_claims.items())
+    for index, rule in enumerate(settings.rules):
+        named.append((("rules", index, "require", "groups"), rule.require.groups))
+        named.append((("rules", index, "require", "roles"), rule.require.roles))
+    for path, values in named:
+        if any("*" in value for value in values):
+            yield Finding(path, "has a wildcard, which is not understood here; write the exact values")
+
+
+def check_references(settings: Settings) -> Iterator[Finding]:
+    """``secret:``, ``env:`` and ``file:`` are for secrets; anywhere else they would be taken at their word."""
+    for path, value in _texts(settings.model_dump(by_alias=True), ()):
+        if value.startswith("secret:"):
+            yield Finding(path, "names a secrets manager, which is not supported")
+        elif value.startswith(_REFERENCE):
+            yield Finding(path, "is no secret, so env: and file: are not looked up here; use ${NAME}")
+
+
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, (*path, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))
+
+
+def check_purpose(settings: Settings) -> Iterator[Finding]:
+    """A sidecar that works, but not as anybody would want it to for long."""
+    flat = settings.authentication_configuration
+    issuers = flat.providers or flat.public_key_urls or flat.authority
+    if not issuers and not has_own_keys(settings.jwt_token_configuration):
+        message = "no issuer and no own keys are configured: every token is refused"
+        yield Finding(("authenticationConfiguration",), message, fatal=False)
+    if settings.upstream is None:
+        yield Finding(("upstream",), "no upstream is configured: check mode only, nothing is forwarded", fatal=False)
+    if settings.allow_published_secrets:
+        message = "keys and secrets that anybody can read in the products' sources are accepted; never in production"
+        yield Finding(("allowPublishedSecrets",), message, fatal=False)
+
+
+CHECKS: tuple[Check, ...] = (
+    check_listeners,
+    check_times,
+    check_upstream,
+    check_store,
+    check_own_keys,
+    check_authorizer,
+    check_rules,
+    check_headers,
+    check_claim_paths,
+    check_wildcards,
+    check_references,
+    check_purpose,
+)

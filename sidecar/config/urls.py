@@ -1,0 +1,69 @@
+"""What an address in the configuration may be. Names are looked up later; here is judged what is written."""
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
+_METADATA_ADDRESSES = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
+_ODD_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of an ``http`` or ``https`` URL with a host and a sound port; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in _DEFAULT_PORTS and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if sound and re.fullmatch(r"[!-~]+", url) and "\\" not in url else None
+
+
+def origin(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port, the latter always a number; None when ``url`` is not an http(s) URL."""
+    parts = split_url(url)
+    if parts is None:
+        return None
+    return parts.scheme, str(parts.hostname).rstrip("."), parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its very spelling."""
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
+    """Why keys must not be fetched from ``url``; empty when they may."""
+    parts = split_url(url)
+    if parts is None:
+        return "must be an http or https URL"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user name or password"
+    if parts.fragment:
+        return "must not hold a fragment (#)"
+    host = str(parts.hostname)
+    if _leads_inside(host):
+        return "names a link-local or metadata address, from which keys are never fetched"
+    if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
+        return "is http on another host: anyone on the way can swap the keys; use https, or allowInsecureUrls: true"
+    return ""
+
+
+def _address(host: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _leads_inside(host: str) -> bool:
+    address = _address(host)
+    if address is None:
+        # 2852039166 and 0xa9fea9fe are 169.254.169.254 to resolvers, and nothing an operator needs
+        return host.rstrip(".") in _METADATA_NAMES or _ODD_NUMBER.fullmatch(host) is not None
+    return address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_ADDRESSES

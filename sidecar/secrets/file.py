@@ -1,0 +1,24 @@
+"""Secrets in files: ``file:/path``, as mounted by Docker and Kubernetes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_MOST_BYTES = 64 * 1024
+
+
+def read(path: str, environ: Mapping[str, str]) -> str:
+    """The file's text. Raises ValueError, which never holds the content."""
+    if not path.startswith("/"):
+        raise ValueError("names a file; its path must be absolute: file:/path")
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ValueError(f"names the file {path}, which cannot be read: {reason}") from None
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"names the file {path}, which is too large for a secret")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"names the file {path}, which is not UTF-8 text") from None
