@@ -11,6 +11,7 @@ from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.keys.keyset import KeySource
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
 
@@ -30,17 +31,30 @@ class Issuer:
     accept: Accept
 
 
-def foreign_acceptor(policy: PrincipalPolicy, leeway: float) -> Accept:
-    """Accepts the tokens of a provider: the Actor follows from the claims alone."""
+def foreign_acceptor(policy: PrincipalPolicy, leeway: float, *, is_own: bool = False) -> Accept:
+    """Accepts the tokens of a provider: the Actor follows from the claims alone.
+
+    ``is_own``: the provider is the metadata server itself, whose tokens count as the own issuer's.
+    """
 
     async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
-        return accepted_for(verified, make_actor(verified.claims, policy), leeway)
+        return _accepted(verified, make_actor(verified.claims, policy), leeway, is_own=is_own)
 
     return accept
 
 
-def accepted_for(
-    verified: VerifiedClaims, actor: Actor, leeway: float, *, record_id: str | None = None, is_own: bool = False
+def own_acceptor(tokens: OwnTokens, leeway: float) -> Accept:
+    """Accepts own tokens: the Actor follows from the record."""
+
+    async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
+        identity = await tokens.identify(verified, token.text)
+        return _accepted(verified, identity.actor, leeway, record_id=identity.record_id, is_own=True)
+
+    return accept
+
+
+def _accepted(
+    verified: VerifiedClaims, actor: Actor, leeway: float, *, record_id: str | None = None, is_own: bool
 ) -> Accepted:
     """The facts to remember about a verified token, its times widened by ``leeway`` (seconds)."""
     starts, expires = verified.not_before, verified.expires_at
@@ -67,12 +81,15 @@ class JwtAuthenticator:
         cache: VerifiedCache[Accepted],
         clock: Clock,
         max_token_bytes: int,
+        refuse: Callable[[Unverified], None] | None,
     ) -> None:
+        """``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones)."""
         self._issuers = dict(issuers)
         self._unbound = unbound
         self._cache = cache
         self._now = clock.now
         self._max_token_bytes = max_token_bytes
+        self._refuse = refuse
 
     def recall(self, view: RequestView) -> Accepted | None:
         """What was verified before and still holds."""
@@ -102,6 +119,8 @@ class JwtAuthenticator:
         return accepted
 
     async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
+        if self._refuse is not None:
+            self._refuse(token)
         expectations = issuer.expectations
         if token.algorithm not in expectations.algorithms:
             # Before any look-up: a token that cannot be accepted must not cause a fetch.

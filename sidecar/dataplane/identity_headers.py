@@ -6,6 +6,7 @@ Names are compared as a careless service might read them: without case, and with
 import logging
 import re
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Protocol
 from urllib.parse import quote
 
@@ -41,6 +42,9 @@ _ALWAYS_STRIPPED = frozenset(
 )  # fmt: skip
 _STRIPPED_PREFIX = "x-datahub-delegated-for-"
 
+# How long a header block with minted tokens is kept, in seconds: far less than they live.
+_KEEP_MINTED = 30.0
+
 # Visible ASCII but the percent sign stands for itself.
 _SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
 _SAFE_IN_LIST = _SAFE.replace(",", "")
@@ -63,10 +67,10 @@ def encode_list(values: Iterable[str]) -> str:
 
 
 class Minter(Protocol):
-    """Makes a short-lived bearer token about an Actor for the service behind."""
+    """Makes short-lived bearer tokens about Actors for the service behind."""
 
-    def mint(self, actor: Actor, now: float) -> tuple[str, float]:
-        """The token, and the time (seconds since the epoch) from which it should be minted anew."""
+    def token_for(self, actor: Actor) -> str:
+        """A token with minutes left to live; often the same as last time."""
 
 
 class IdentityHeaders:
@@ -79,7 +83,7 @@ class IdentityHeaders:
         max_bytes: int,
         assertion: Minter | None,
         credential: Minter | None,
-        now: Callable[[], float],
+        now: Callable[[], float] = monotonic,
         metrics: Metrics,
     ) -> None:
         self._stripped = _ALWAYS_STRIPPED | {normal_name(name) for name in strip}
@@ -125,7 +129,7 @@ class IdentityHeaders:
         kept = accepted.memo.get(kind)
         if kept is not None:
             block, renew_at = kept
-            if renew_at == 0.0 or self._now() < renew_at:
+            if not renew_at or self._now() < renew_at:
                 return block
         block, renew_at = accepted.memo[kind] = make(accepted, trusted)
         return block
@@ -167,17 +171,12 @@ class IdentityHeaders:
         return values
 
     def _minted(self, actor: Actor) -> tuple[dict[str, str], float]:
-        now = self._now()
         minted: dict[str, str] = {}
-        renewals: list[float] = []
         if self._assertion:
-            minted[ASSERTION], renew_at = self._assertion.mint(actor, now)
-            renewals.append(renew_at)
+            minted[ASSERTION] = self._assertion.token_for(actor)
         if self._credential:
-            text, renew_at = self._credential.mint(actor, now)
-            minted["Authorization"] = f"Bearer {text}"
-            renewals.append(renew_at)
-        return minted, min(renewals, default=0.0)
+            minted["Authorization"] = f"Bearer {self._credential.token_for(actor)}"
+        return minted, self._now() + _KEEP_MINTED if minted else 0.0
 
 
 def _encode(values: dict[str, str]) -> bytes:

@@ -39,6 +39,7 @@ class Boundary:
         self._max_in_flight = limits.max_in_flight
         self._log_access = log_access
         self.in_flight = 0
+        self.draining = False
         metrics.http_in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -60,6 +61,8 @@ class Boundary:
             answer = self._fault(request, error, route)
         finally:
             self.in_flight -= 1
+        if self.draining and not answer.prepared:
+            answer.force_close()
         metrics = self._metrics
         metrics.http_request("public", route, answer.status).inc()
         metrics.request_duration(route).observe(perf_counter() - started)
