@@ -1,0 +1,105 @@
+"""The memory of verified tokens holds facts that are asked again on every hit."""
+
+from dataclasses import dataclass, field
+
+from sidecar.keys.keyset import VerificationKey
+from sidecar.metrics import Metrics
+from sidecar.tokens.verified_cache import VerifiedCache
+from tests.support import forge
+
+
+@dataclass
+class Entry:
+    key: VerificationKey = field(default_factory=lambda: forge.public(forge.RSA, "RS256"))
+    not_before: float | None = None
+    expires_at: float | None = None
+
+
+def cache(size: int = 3) -> VerifiedCache[Entry]:
+    return VerifiedCache(size, Metrics())
+
+
+def test_remembers_by_the_whole_text() -> None:
+    memory, entry = cache(), Entry()
+    memory.put("a.b.c", entry, memory.generation)
+    assert memory.get("a.b.c", 0) is entry
+    assert memory.get("a.b.d", 0) is None
+    assert memory.get("a.b.c ", 0) is None
+
+
+def test_expired_entry_is_forgotten() -> None:
+    memory = cache()
+    memory.put("t", Entry(expires_at=100), 0)
+    assert memory.get("t", 99.9) is not None
+    assert memory.get("t", 100) is None
+    assert len(memory) == 0
+
+
+def test_entry_does_not_count_before_its_time() -> None:
+    """The system clock may be set back."""
+    memory = cache()
+    memory.put("t", Entry(not_before=100), 0)
+    assert memory.get("t", 99) is None
+    assert memory.get("t", 100) is not None
+
+
+def test_withdrawn_key_takes_its_tokens_with_it() -> None:
+    memory, entry = cache(), Entry()
+    memory.put("t", entry, 0)
+    entry.key.live = False
+    assert memory.get("t", 0) is None
+    entry.key.live = True
+    assert memory.get("t", 0) is None
+
+
+def test_least_recently_used_leaves_first() -> None:
+    memory = cache(3)
+    for name in "abc":
+        memory.put(name, Entry(), 0)
+    memory.get("a", 0)
+    memory.put("d", Entry(), 0)
+    assert [name for name in "abcd" if memory.get(name, 0)] == ["a", "c", "d"]
+    assert len(memory) == 3
+
+
+def test_put_again_replaces_and_takes_no_further_room() -> None:
+    memory, newer = cache(2), Entry()
+    for entry in (Entry(), newer):
+        memory.put("a", entry, 0)
+    memory.put("b", Entry(), 0)
+    assert memory.get("a", 0) is newer
+
+
+def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
+    memory = cache()
+    memory.put("old", Entry(), memory.generation)
+    begun = memory.generation
+    memory.advance()
+    memory.put("late", Entry(), begun)
+    assert memory.get("old", 0) is None
+    assert memory.get("late", 0) is None
+
+
+def test_no_size_means_no_memory() -> None:
+    memory = cache(0)
+    memory.put("t", Entry(), 0)
+    assert memory.get("t", 0) is None
+
+
+def test_any_text_may_be_asked_for() -> None:
+    assert cache().get("\ud800", 0) is None
+
+
+def test_counts_hits_misses_and_entries() -> None:
+    metrics = Metrics()
+    memory: VerifiedCache[Entry] = VerifiedCache(3, metrics)
+    memory.put("a", Entry(), 0)
+    for name in "aab":
+        memory.get(name, 0)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert value("sidecar_token_cache_lookups_total", result="hit") == 2
+    assert value("sidecar_token_cache_lookups_total", result="miss") == 1
+    assert value("sidecar_token_cache_entries") == 1
