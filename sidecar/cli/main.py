@@ -12,19 +12,22 @@ from sidecar.errors import Failed, Misconfigured, SidecarError
 COMMANDS = ("serve", "check", "demo", "config", "token", "keys")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The complete parser of the ``sidecar`` command."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the ``sidecar`` command. Only the modules of ``commands`` are imported."""
     parser = argparse.ArgumentParser(prog="sidecar", description="Authentication sidecar for metadata servers.")
     parser.add_argument("--version", action="version", version=f"auth-sidecar {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in commands:
         import_module(f"sidecar.cli.{name}").register(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # Other commands' modules would only delay the start of this one.
+    named = words[:1] if words and words[0] in COMMANDS else COMMANDS
+    options = build_parser(named).parse_args(words)
     try:
         code: int = options.run(options)
     except Misconfigured as error:
