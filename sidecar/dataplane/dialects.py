@@ -35,7 +35,8 @@ class _AnyStatus:
 class Nginx:
     """``auth_request``: the original request stands in ``X-Original-URI`` and ``X-Original-Method``.
 
-    nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``.
+    nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``,
+    and ``X-Auth-Reason`` for the body that nginx makes.
     A broken dependency stays 503, which the shipped configuration turns back.
     """
 
@@ -44,10 +45,9 @@ class Nginx:
         return _from_headers(request, "X-Original-Method", "X-Original-URI", must_know_target)
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
-        """401, 403 and 503 as they are; everything else as 403."""
-        if failure.status in (401, 403, 503):
-            return failure.status, b"X-Auth-Status: %d\r\n" % failure.status
-        return 403, b"X-Auth-Status: %d\r\n" % failure.status
+        """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""
+        status = failure.status if failure.status in (401, 403, 503) else 403
+        return status, f"X-Auth-Status: {failure.status}\r\nX-Auth-Reason: {failure.reason.value}\r\n".encode("ascii")
 
 
 class ForwardAuth(_AnyStatus):
