@@ -74,7 +74,7 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
 
 def _check_upstream_url(url: str) -> Iterator[Finding]:
     path = ("upstream", "url")
-    if url.startswith("unix:/"):
+    if not url or url.startswith("unix:/"):
         return
     parts = split_url(url)
     if parts is None:
@@ -101,9 +101,6 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
     elif bool(public) != bool(private):
         missing = "rsaprivateKeyFilePath" if public else "rsapublicKeyFilePath"
         yield Finding((block, missing), "is missing; the two key files go together")
-    if settings.identity_headers.assertion and not jwt.jwtissuer:
-        message = "needs jwtTokenConfiguration.jwtissuer: the assertion's issuer is <jwtissuer>/assertion"
-        yield Finding(("identityHeaders", "assertion"), message)
     for index, path in enumerate(jwt.jwks_paths):
         if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
             yield Finding((block, "jwksPaths", index), "must be a plain path such as /api/v1/config/jwks")
@@ -147,7 +144,7 @@ def check_rules(settings: Settings) -> Iterator[Finding]:
         elif rule.path == "/**" and not rule.methods:
             catch_all = index
         if rule.path.startswith(f"{settings.server.prefix}/"):
-            message = f"lies below server.prefix ({settings.server.prefix}), where rules do not apply"
+            message = "lies below server.prefix, where rules do not apply"
             yield Finding(("rules", index, "path"), message, fatal=False)
 
 
@@ -239,8 +236,10 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
     if not issuers and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"
         yield Finding(("authenticationConfiguration",), message, fatal=False)
-    if settings.upstream is None:
-        yield Finding(("upstream",), "no upstream is configured: check mode only, nothing is forwarded", fatal=False)
+    if settings.upstream is None or not settings.upstream.url:
+        yield Finding(
+            ("upstream", "url"), "no upstream is configured: check mode only, nothing is forwarded", fatal=False
+        )
     if settings.allow_published_secrets:
         message = "keys and secrets that anybody can read in the products' sources are accepted; never in production"
         yield Finding(("allowPublishedSecrets",), message, fatal=False)

@@ -98,10 +98,9 @@ def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Pro
         urls = [((*path, "issuer"), entry.issuer)]
     findings.extend(_unsafe(urls, allow_insecure=entry.allow_insecure_urls))
     if not entry.audiences:
-        message = "no audiences: a token that this issuer made for any other service is accepted here too"
-        findings.append(Finding((*path, "audiences"), message, fatal=False))
+        findings.append(_no_audience((*path, "audiences")))
     if entry.allow_missing_expiry:
-        message = "allowMissingExpiry: tokens without exp are good until their key is withdrawn"
+        message = "tokens without exp are good until their key is withdrawn"
         findings.append(Finding((*path, "allowMissingExpiry"), message, fatal=False))
     username, email = _mapping(entry.jwt_principal_claims_mapping, (*path, "jwtPrincipalClaimsMapping"), findings)
     kind = entry.actor_type
@@ -171,15 +170,16 @@ def _flat_form(settings: Settings, findings: list[Finding]) -> Iterator[Provider
     yield from _own_server(settings, base, urls, findings)
     yield from _authority(flat, base, urls, findings)
     for number, (issuer, bound) in enumerate(urls.bound.items(), 2):
-        findings.append(_no_audience(bound[0][0], issuer))
+        findings.append(_no_audience(bound[0][0]))
         yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
     if flat.allow_unbound_issuers:
         message = (
-            "allowUnboundIssuers: a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
+            "a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
             "often serves many tenants; bind each URL as {url: ..., issuer: ...} instead"
         )
         findings.append(Finding((_BLOCK, "allowUnboundIssuers"), message, fatal=False))
-        yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
+        if urls.near or urls.far:
+            yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
 
 
 def _flat_base(flat: AuthenticationConfiguration, findings: list[Finding]) -> Provider:
@@ -231,7 +231,7 @@ def _authority(
     if not flat.authority or not is_meant:
         return
     if not flat.client_id:
-        findings.append(_no_audience((_BLOCK, "clientId"), flat.authority))
+        findings.append(_no_audience((_BLOCK, "clientId")))
     alias = flat.authority[:-1] if flat.authority.endswith("/") else f"{flat.authority}/"
     yield replace(
         base,
@@ -245,8 +245,8 @@ def _authority(
     )
 
 
-def _no_audience(path: Path, issuer: str) -> Finding:
-    message = f"no audience for the issuer {issuer}: a token made for any other service of its is accepted here too"
+def _no_audience(path: Path) -> Finding:
+    message = "no audience is required: a token that this issuer made for any other service is accepted here too"
     if path[-1] == "clientId":
         message += "; set clientId"
     return Finding(path, message, fatal=False)
@@ -344,23 +344,21 @@ def _is_listener(host: str, port: int, listen: str) -> bool:
 
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
     """Two of one name or one issuer: nobody could say whose keys and rules a token falls under."""
-    names: dict[str, int] = {}
-    issuers: dict[str, str] = {}
     flat_count = len(found) - len(settings.authentication_configuration.providers)
+    owners: dict[str, str] = {}
+    issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
     if has_own_keys(jwt) and jwt.jwtissuer:
         issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
     for index, provider in enumerate(found):
-        path: Path = (_BLOCK, "providers", index - flat_count) if index >= flat_count else (_BLOCK,)
-        if provider.name in names:
-            yield Finding((*path, "name"), f"two providers are named {provider.name}; give each its own name")
-        names.setdefault(provider.name, index)
-        for issuer in (provider.issuer, *provider.issuer_aliases):
-            if issuer is None:
-                continue
+        is_listed = index >= flat_count
+        owner = f"providers[{index - flat_count}]" if is_listed else "the flat form (authority, publicKeyUrls)"
+        path: Path = (_BLOCK, "providers", index - flat_count) if is_listed else (_BLOCK,)
+        if provider.name in owners:
+            yield Finding((*path, "name"), f"is the name of {owners[provider.name]} too; each needs its own")
+        owners.setdefault(provider.name, owner)
+        for issuer in filter(None, (provider.issuer, *provider.issuer_aliases)):
             if issuer in issuers:
-                what = "issuer" if index >= flat_count else "publicKeyUrls" if not provider.is_flat else "authority"
-                yield Finding(
-                    (*path, what), f"this issuer already belongs to {issuers[issuer]}; an issuer has one owner"
-                )
-            issuers.setdefault(issuer, f"the provider {provider.name}")
+                place = "issuer" if is_listed else "authority" if provider.is_flat else "publicKeyUrls"
+                yield Finding((*path, place), f"names an issuer that belongs to {issuers[issuer]}; it has one owner")
+            issuers.setdefault(issuer, owner)
