@@ -87,7 +87,7 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
 
 def check_store(settings: Settings) -> Iterator[Finding]:
     """A store of a kind that there is."""
-    if not re.fullmatch(r"sqlite:////[^?#\0]+", settings.store.url.reveal()):
+    if not re.fullmatch(r"sqlite:////[^?#\0]*[^?#\0/]", settings.store.url.reveal()):
         yield Finding(("store", "url"), "must be sqlite:////absolute/path (with four slashes)")
 
 

@@ -56,7 +56,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.TOKEN_MALFORMED: "what was presented cannot be parsed as a token",
     Reason.TOKEN_EXPIRED: "`exp` has passed",
     Reason.TOKEN_NOT_YET_VALID: "`nbf` or `iat` lies in the future",
-    Reason.TOKEN_INVALID: "signature, key, algorithm, type, issuer, audience, required claim, lifetime or missing `exp`",
+    Reason.TOKEN_INVALID: "signature, key, algorithm, type, issuer, audience, required claim, lifetime, missing `exp`",
     Reason.TOKEN_REVOKED: "revoked, replaced by a newer one, or an own token that is not on record",
     Reason.PRINCIPAL_INVALID: "the claim that should name the Actor is missing, empty, malformed or not verified",
     Reason.PRINCIPAL_RESERVED: "the name is kept for the guest, the system client, `anonymous` or a bot on record",
