@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,11 @@ TARGETS = {"check": 1.5, "forward": 0.8}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contestant in one scenario: medians over the rounds, and the share of its core that it used."""
+    """One contestant in one scenario: medians over the rounds.
+
+    ``cpu`` is the share of its core that it got. ``per_cpu_second`` is requests per second of processor time: what it
+    costs, also when something else on the machine took the core away.
+    """
 
     scenario: str
     contestant: str
@@ -27,6 +31,7 @@ class Row:
     p50_ms: float
     p99_ms: float
     cpu: float
+    per_cpu_second: float
 
 
 def summarise(scenario: str, contestant: str, rounds: Sequence[Measured], cpu: Sequence[float]) -> Row:
@@ -41,35 +46,51 @@ def summarise(scenario: str, contestant: str, rounds: Sequence[Measured], cpu: S
         statistics.median(measured.p50_ms for measured in rounds),
         statistics.median(measured.p99_ms for measured in rounds),
         statistics.median(cpu),
+        statistics.median(measured.rate / share for measured, share in zip(rounds, cpu, strict=True)),
     )
 
 
-def ratios(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Per scenario: the sidecar's rate over that of every other contestant."""
+def ratios(rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: row.rate) -> dict[str, dict[str, float]]:
+    """Per scenario: what ``measure`` says of the sidecar over what it says of every other contestant."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
-        own = next((r.rate for r in rows if r.scenario == row.scenario and r.contestant == "sidecar"), None)
+        own = next((measure(r) for r in rows if r.scenario == row.scenario and r.contestant == "sidecar"), None)
         if own is not None and row.contestant != "sidecar":
-            found.setdefault(row.scenario, {})[row.contestant] = own / row.rate
+            found.setdefault(row.scenario, {})[row.contestant] = own / measure(row)
     return found
 
 
 def as_text(rows: Sequence[Row]) -> str:
     """The table and the ratios for a terminal."""
-    lines = [
-        f"{'scenario':<12} {'contestant':<14} {'req/s':>8} {'(min - max)':>17} {'p50 ms':>7} {'p99 ms':>7} {'cpu':>5}"
-    ]
+    lines = [_line("scenario", "contestant", "req/s", "(min - max)", "p50 ms", "p99 ms", "cpu", "req/cpu-s")]
     for row in rows:
-        span = f"({row.slowest:,.0f} - {row.fastest:,.0f})"
         lines.append(
-            f"{row.scenario:<12} {row.contestant:<14} {row.rate:>8,.0f} {span:>17} "
-            f"{row.p50_ms:>7.2f} {row.p99_ms:>7.2f} {row.cpu:>5.0%}"
+            _line(
+                row.scenario,
+                row.contestant,
+                f"{row.rate:,.0f}",
+                f"({row.slowest:,.0f} - {row.fastest:,.0f})",
+                f"{row.p50_ms:.2f}",
+                f"{row.p99_ms:.2f}",
+                f"{row.cpu:.0%}",
+                f"{row.per_cpu_second:,.0f}",
+            )
         )
     lines.append("")
+    costs = ratios(rows, lambda row: row.per_cpu_second)
     for scenario, others in ratios(rows).items():
         beside = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in others.items())
-        lines.append(f"{scenario}: sidecar = {beside}{_verdict(scenario, others)}")
+        per_cpu = ", ".join(f"{ratio:.2f}" for ratio in costs[scenario].values())
+        lines.append(f"{scenario}: sidecar = {beside} (per cpu second {per_cpu}){_verdict(scenario, others)}")
+    if any(row.cpu < 0.85 for row in rows):
+        lines.append("The core was not theirs alone (see cpu): trust the numbers per cpu second, or run it again.")
     return "\n".join(lines)
+
+
+def _line(scenario: str, contestant: str, *numbers: str) -> str:
+    widths = (8, 17, 7, 7, 5, 10)
+    cells = (number.rjust(width) for number, width in zip(numbers, widths, strict=True))
+    return f"{scenario:<12} {contestant:<14} {' '.join(cells)}"
 
 
 def _verdict(scenario: str, others: Mapping[str, float]) -> str:
@@ -88,6 +109,7 @@ def write(folder: Path, rows: Sequence[Row], conditions: Mapping[str, object]) -
         "conditions": {**conditions, **machine},
         "rows": [asdict(row) for row in rows],
         "ratios": ratios(rows),
+        "ratios_per_cpu_second": ratios(rows, lambda row: row.per_cpu_second),
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
