@@ -7,7 +7,13 @@ from typing import Any
 
 from sidecar.config.finding import Finding
 from sidecar.config.providers import has_own_keys
-from sidecar.config.settings import RuleSettings, Settings
+from sidecar.config.settings import (
+    AuthenticationConfiguration,
+    ClaimActorType,
+    ProviderSettings,
+    RuleSettings,
+    Settings,
+)
 from sidecar.config.tree import Path
 from sidecar.config.urls import is_loopback, split_url
 
@@ -172,19 +178,40 @@ def check_headers(settings: Settings) -> Iterator[Finding]:
 
 def check_claim_paths(settings: Settings) -> Iterator[Finding]:
     """Claim paths whose quotes and dots make sense."""
+    for path, claim in _claim_paths(settings.authentication_configuration):
+        if not _CLAIM_PATH.fullmatch(claim):
+            yield Finding(path, 'is not a claim path: a.b nests, names with dots stand in quotes, as "a.b".c')
     for index, provider in enumerate(settings.authentication_configuration.providers):
-        base: Path = ("authenticationConfiguration", "providers", index)
-        paths: list[tuple[Path, str]] = [((*base, "rolesClaim"), provider.roles_claim)]
-        paths.append(((*base, "groupsClaim"), provider.groups_claim))
-        paths.extend(((*base, "requiredClaims", claim), claim) for claim in provider.required_claims)
-        if not isinstance(provider.actor_type, str):
-            paths.append(((*base, "actorType", "claim"), provider.actor_type.claim))
-        for path, claim in paths:
-            if claim and not _CLAIM_PATH.fullmatch(claim):
-                yield Finding(path, 'is not a claim path: a.b nests, names with dots stand in quotes, as "a.b".c')
         for claim, values in provider.required_claims.items():
             if not values:
-                yield Finding((*base, "requiredClaims", claim), "accepts no value; name at least one")
+                path = ("authenticationConfiguration", "providers", index, "requiredClaims", claim)
+                yield Finding(path, "accepts no value; name at least one")
+
+
+def _claim_paths(flat: AuthenticationConfiguration) -> Iterator[tuple[Path, str]]:
+    base: Path = ("authenticationConfiguration",)
+    yield from _principal_claims(base, flat)
+    for index, provider in enumerate(flat.providers):
+        place: Path = (*base, "providers", index)
+        yield from _principal_claims(place, provider)
+        yield (*place, "rolesClaim"), provider.roles_claim
+        if provider.groups_claim:
+            yield (*place, "groupsClaim"), provider.groups_claim
+        for claim in provider.required_claims:
+            yield (*place, "requiredClaims", claim), claim
+        if isinstance(provider.actor_type, ClaimActorType):
+            yield (*place, "actorType", "claim"), provider.actor_type.claim
+
+
+def _principal_claims(
+    place: Path, holder: AuthenticationConfiguration | ProviderSettings
+) -> Iterator[tuple[Path, str]]:
+    for index, claim in enumerate(holder.jwt_principal_claims):
+        yield (*place, "jwtPrincipalClaims", index), claim
+    for index, entry in enumerate(holder.jwt_principal_claims_mapping):
+        claim = entry.partition(":")[2].strip()
+        if claim:
+            yield (*place, "jwtPrincipalClaimsMapping", index), claim
 
 
 def check_wildcards(settings: Settings) -> Iterator[Finding]:

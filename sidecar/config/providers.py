@@ -19,6 +19,7 @@ from sidecar.config.urls import fault_of_control_url, is_loopback, origin, split
 FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
 UNBOUND_NAME = "unbound"
+_TAKEN_NAMES = {"own": "the own issuer"}  # in logs and metrics
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 _BLOCK = "authenticationConfiguration"
 _SAME_ALGORITHM = frozenset({"EdDSA", "Ed25519"})
@@ -345,7 +346,7 @@ def _is_listener(host: str, port: int, listen: str) -> bool:
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
     """Two of one name or one issuer: nobody could say whose keys and rules a token falls under."""
     flat_count = len(found) - len(settings.authentication_configuration.providers)
-    owners: dict[str, str] = {}
+    owners = dict(_TAKEN_NAMES)
     issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
     if has_own_keys(jwt) and jwt.jwtissuer:
