@@ -63,19 +63,7 @@ def ratios(rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: ro
 def as_text(rows: Sequence[Row]) -> str:
     """The table and the ratios for a terminal."""
     lines = [_line("scenario", "contestant", "req/s", "(min - max)", "p50 ms", "p99 ms", "cpu", "req/cpu-s")]
-    for row in rows:
-        lines.append(
-            _line(
-                row.scenario,
-                row.contestant,
-                f"{row.rate:,.0f}",
-                f"({row.slowest:,.0f} - {row.fastest:,.0f})",
-                f"{row.p50_ms:.2f}",
-                f"{row.p99_ms:.2f}",
-                f"{row.cpu:.0%}",
-                f"{row.per_cpu_second:,.0f}",
-            )
-        )
+    lines += map(_row_line, rows)
     lines.append("")
     costs = ratios(rows, lambda row: row.per_cpu_second)
     for scenario, others in ratios(rows).items():
@@ -85,6 +73,19 @@ def as_text(rows: Sequence[Row]) -> str:
     if any(row.cpu < 0.85 for row in rows):
         lines.append("The core was not theirs alone (see cpu): trust the numbers per cpu second, or run it again.")
     return "\n".join(lines)
+
+
+def _row_line(row: Row) -> str:
+    return _line(
+        row.scenario,
+        row.contestant,
+        f"{row.rate:,.0f}",
+        f"({row.slowest:,.0f} - {row.fastest:,.0f})",
+        f"{row.p50_ms:.2f}",
+        f"{row.p99_ms:.2f}",
+        f"{row.cpu:.0%}",
+        f"{row.per_cpu_second:,.0f}",
+    )
 
 
 def _line(scenario: str, contestant: str, *numbers: str) -> str:
