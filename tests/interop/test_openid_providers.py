@@ -236,7 +236,6 @@ def test_keycloak_names_people_and_programs_and_changes_its_keys(keycloak: Keycl
     """Password and client-credentials tokens become Actors with their realm roles; keys are followed live."""
     settings = {
         "groupsClaim": "realm_access.roles",
-        "jwtPrincipalClaims": ["preferred_username", "sub"],
         "requiredClaims": {"azp": [CLIENT]},
     }
     with sidecar_for(keycloak, tmp_path, **settings) as sidecar:
