@@ -55,6 +55,10 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
+class _ClosedError(sqlite3.ProgrammingError):
+    """Work came after the end."""
+
+
 def sqlite_path(url: str) -> Path:
     """The file that ``sqlite:////absolute/path`` names. Raises Misconfigured; the URL itself is never repeated."""
     path = url.removeprefix("sqlite:///")
@@ -107,12 +111,13 @@ class Database:
     async def aclose(self) -> None:
         """Close the file after the work that is under way."""
         if self._connection is not None:
-            await self._in_thread(self._connection.close)
-            self._connection = None
+            await self._in_thread(self._disconnect)
         self._thread.shutdown(wait=False)
 
     async def _run(self, operation: str, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
+            if self._connection is None:
+                raise _ClosedError
             result = await asyncio.wait_for(self._in_thread(lambda: self._transaction(begin, work)), _DEADLINE_SECONDS)
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
@@ -129,7 +134,7 @@ class Database:
     def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
         if connection is None:
-            raise sqlite3.ProgrammingError("closed")
+            raise _ClosedError
         connection.execute(begin)
         try:
             result = work(connection)
@@ -139,6 +144,11 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
         return result
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _connect(self) -> None:
         try:
