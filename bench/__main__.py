@@ -97,18 +97,20 @@ class Field:
             Entry("first sight", "envoy", program, ports["check"], CHECK_PATH, self.many),
         ]
 
-    def start_sidecars(self, profile: Path | None = None) -> list[Entry]:
-        """The sidecar as users run it, and one whose token cache is too small for the first-sight scenario."""
-        usual, port = self._start_sidecar("sidecar", {}, profile)
-        first = None if profile is None else profile.with_suffix(".first-sight")
-        forgetful, forgetful_port = self._start_sidecar("forgetful", {"cacheEntries": FIRST_SIGHT_CACHE}, first)
+    def start_sidecars(self, profiles: Path | None = None) -> list[Entry]:
+        """The sidecar as users run it, and one whose token cache is too small for the first-sight scenario.
+
+        With ``profiles`` both run under cProfile and leave ``<program's name>.prof`` there when they end.
+        """
+        usual, port = self._start_sidecar("sidecar", {}, profiles)
+        forgetful, forgetful_port = self._start_sidecar("forgetful", {"cacheEntries": FIRST_SIGHT_CACHE}, profiles)
         return [
             Entry("check", "sidecar", usual, port, CHECK_PATH, self.few),
             Entry("forward", "sidecar", usual, port, FORWARD_PATH, self.few),
             Entry("first sight", "sidecar", forgetful, forgetful_port, CHECK_PATH, self.many),
         ]
 
-    def _start_sidecar(self, name: str, tokens: dict[str, object], profile: Path | None) -> tuple[Program, int]:
+    def _start_sidecar(self, name: str, tokens: dict[str, object], profiles: Path | None) -> tuple[Program, int]:
         port, admin_port = free_ports(2)
         provider = {
             "name": "bench",
@@ -130,7 +132,7 @@ class Field:
         }
         settings = self._folder / f"{name}.yaml"
         settings.write_text(json.dumps(document))  # JSON is YAML
-        profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
+        profiler = [] if profiles is None else ["-m", "cProfile", "-o", str(profiles / f"{name}.prof")]
         command = [sys.executable, *profiler, "-m", "sidecar", "serve", "--config", str(settings)]
         program = self._start(name, command, SERVER_CORE)
         program.wait_for_200(port, CHECK_PATH, self.probe)
@@ -159,11 +161,6 @@ def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> 
     return [report.summarise(e.scenario, e.contestant, e.rounds, e.cpu) for e in entries]
 
 
-def show_profile(path: Path, lines: int = 40) -> None:
-    """Print where a profiled sidecar spent its own time."""
-    pstats.Stats(str(path)).sort_stats("tottime").print_stats(lines)
-
-
 def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> None:
     """The bench proper."""
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
@@ -179,14 +176,13 @@ def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> 
 
 def profile(wrk: str, scenario: str, seconds: float) -> None:
     """Load the sidecar alone, under cProfile, and print its hot spots."""
-    kept = Path(__file__).with_name("results") / f"{scenario.replace(' ', '-')}.prof"
-    kept.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
-        course = Field(Path(folder), stack)
-        course.start_upstream()
-        entry = next(e for e in course.start_sidecars(kept) if e.scenario == scenario)
-        load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE)
-    show_profile(kept.with_suffix(".first-sight") if scenario == "first sight" else kept)
+    with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder:
+        with ExitStack() as stack:
+            course = Field(Path(folder), stack)
+            course.start_upstream()
+            entry = next(e for e in course.start_sidecars(Path(folder)) if e.scenario == scenario)
+            load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE)
+        pstats.Stats(str(Path(folder, f"{entry.program.name}.prof"))).sort_stats("tottime").print_stats(40)
 
 
 def main() -> int:
