@@ -1,0 +1,72 @@
+"""``sidecar check``: is the configuration sound, and is everything it names there? Changes nothing."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+
+from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.probes import Probe, probes_for
+from sidecar.errors import Misconfigured, Problem
+
+_LONGEST_PROBE = 60.0
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "check",
+        help="check the configuration and what it depends on",
+        description="Exit code 0: fine (warnings aside), 1: something named is unreachable or useless, "
+        "2: the configuration is wrong.",
+    )
+    add_config_option(parser)
+    parser.add_argument("--offline", action="store_true", help="read the configuration only, ask nobody")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Print every problem and return the exit code."""
+    logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
+    try:
+        loaded = load_settings(options)
+        found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
+    except Misconfigured as error:
+        _report(error.problems)
+        return 2
+    _report([*loaded.warnings, *found])
+    failed = any(problem.fatal for problem in found)
+    if not failed:
+        print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")
+    return 1 if failed else 0
+
+
+async def run_probes(probes: Sequence[Probe]) -> list[Problem]:
+    """All probes at once; their problems in order. Raises Misconfigured with all faults of the configuration."""
+    results = await asyncio.gather(*map(_bounded, probes), return_exceptions=True)
+    faults: list[Problem] = []
+    problems: list[Problem] = []
+    for result in results:
+        if isinstance(result, Misconfigured):
+            faults.extend(result.problems)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            problems.extend(result)
+    if faults:
+        raise Misconfigured([*faults, *problems])
+    return problems
+
+
+async def _bounded(probe: Probe) -> list[Problem]:
+    try:
+        async with asyncio.timeout(_LONGEST_PROBE):
+            return await probe.run()
+    except TimeoutError:
+        return [Problem(probe.name, f"gave no answer within {_LONGEST_PROBE:g} s")]
+
+
+def _report(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)

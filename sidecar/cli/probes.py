@@ -1,0 +1,254 @@
+"""What ``sidecar check`` asks outside: keys, store, service behind. Nothing is changed by it."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import Provider, has_own_keys
+from sidecar.config.settings import Settings, UpstreamSettings
+from sidecar.db import sqlite_path
+from sidecar.errors import Problem
+from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.keys.signing import OwnKeys
+from sidecar.metrics import Metrics
+from sidecar.outbound import ControlClient, OutboundError
+
+_SQLITE_HEAD = b"SQLite format 3\0"
+_MOST_BYTES = 256 * 1024
+
+
+class Probe(Protocol):
+    """One dependency to look at."""
+
+    name: str
+
+    async def run(self) -> list[Problem]:
+        """What is wrong; fatal: unreachable or useless. Raises Misconfigured for a fault of the configuration."""
+
+
+def probes_for(loaded: Loaded) -> list[Probe]:
+    """Everything that this configuration depends on."""
+    settings = loaded.settings
+    probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
+    if has_own_keys(settings.jwt_token_configuration):
+        probes += [OwnKeysProbe(settings), StoreProbe(settings)]
+    if settings.upstream is not None and settings.upstream.url:
+        probes += [ServiceProbe(settings.upstream), OpenMetadataProbe(settings, settings.upstream)]
+    return probes
+
+
+class KeysProbe:
+    """A provider's key URLs and discovery, fetched once exactly as ``sidecar serve`` fetches them."""
+
+    def __init__(self, provider: Provider, settings: Settings) -> None:
+        self.name = f"provider {provider.name}"
+        self._provider = provider
+        self._settings = settings
+
+    async def run(self) -> list[Problem]:
+        """A URL that does not answer, or answers with nothing to verify with."""
+        settings = self._settings
+        client = ControlClient(settings.keys.ca_file)
+        keys = ProviderKeys(
+            self._provider,
+            settings.keys,
+            client,
+            Metrics(),
+            SystemClock(),
+            None,
+            allow_published=settings.allow_published_secrets,
+        )
+        try:
+            await keys.start()
+            while not keys.status().tried:  # noqa: ASYNC110 - keys tell no event, and a command may look again
+                await asyncio.sleep(0.02)
+            return self._judge(keys)
+        finally:
+            await keys.aclose()
+            await client.aclose()
+
+    def _judge(self, keys: ProviderKeys) -> list[Problem]:
+        status = keys.status()
+        if status.problem or not status.usable:
+            return [Problem(self.name, status.problem or "has no usable key")]
+        if not any(keys.candidates(None, algorithm) for algorithm in self._provider.algorithms):
+            return [Problem(self.name, "has keys, but none for the accepted algorithms: no token can pass")]
+        return []
+
+
+class OwnKeysProbe:
+    """The own key files."""
+
+    name = "own keys"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def run(self) -> list[Problem]:
+        """Read the files as the start does."""
+        settings = self._settings
+        keys = await asyncio.to_thread(
+            OwnKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
+        )
+        upstream = settings.upstream
+        if upstream is not None and upstream.credentials == "openmetadata" and keys.signing_rsa is None:
+            return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and there is none")]
+        return []
+
+
+class StoreProbe:
+    """The SQLite file, looked at from outside: opening it would create it."""
+
+    name = "store"
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.store.url
+
+    async def run(self) -> list[Problem]:
+        """Whether the file is there and ours to write, or can be made."""
+        fault = await asyncio.to_thread(_fault_of_store, sqlite_path(self._url.reveal()))
+        return [Problem(self.name, fault)] if fault else []
+
+
+def _fault_of_store(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist; create it, writable for the sidecar's user"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} is not writable, which SQLite needs"
+    if not path.exists():
+        return ""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_SQLITE_HEAD))
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if not os.access(path, os.W_OK):
+        return f"{path} is not writable"
+    return "" if head in {b"", _SQLITE_HEAD} else f"{path} is not an SQLite file"
+
+
+class ServiceProbe:
+    """The service behind: does anything listen there?"""
+
+    name = "upstream"
+
+    def __init__(self, upstream: UpstreamSettings) -> None:
+        self._upstream = upstream
+
+    async def run(self) -> list[Problem]:
+        """Connect once and hang up."""
+        upstream = self._upstream
+        try:
+            async with asyncio.timeout(upstream.connect_timeout):
+                writer = await _connect(upstream.url)
+        except TimeoutError:
+            return [Problem(self.name, f"does not accept a connection within {upstream.connect_timeout:g} s")]
+        except OSError as error:
+            return [Problem(self.name, f"cannot be reached: {error.strerror or type(error).__name__}")]
+        writer.close()
+        return []
+
+
+async def _connect(url: str) -> asyncio.StreamWriter:
+    if url.startswith("unix:"):
+        return (await asyncio.open_unix_connection(url.removeprefix("unix:")))[1]
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return (await asyncio.open_connection(parts.hostname, port))[1]
+
+
+class OpenMetadataProbe:
+    """Whether an OpenMetadata server behind judges tokens by other settings than ours: its database beats its file."""
+
+    name = "OpenMetadata"
+    _AUTHENTICATION = (
+        "publicKeyUrls",
+        "authority",
+        "clientId",
+        "jwtPrincipalClaims",
+        "jwtPrincipalClaimsMapping",
+        "tokenValidationAlgorithm",
+    )
+    _AUTHORIZER = ("adminPrincipals", "principalDomain", "enforcePrincipalDomain", "allowedDomains")
+
+    def __init__(self, settings: Settings, upstream: UpstreamSettings) -> None:
+        self._settings = settings
+        self._upstream = upstream
+
+    async def run(self) -> list[Problem]:
+        """Differences, as warnings; nothing when the service is no OpenMetadata server or does not say."""
+        if self._upstream.url.startswith("unix:"):
+            return []
+        client = ControlClient(self._upstream.ca_file)
+        try:
+            authentication = await self._ask(client, "/api/v1/system/config/auth")
+            authorizer = await self._ask(client, "/api/v1/system/config/authorizer")
+        finally:
+            await client.aclose()
+        if "publicKeyUrls" not in authentication and "jwtPrincipalClaims" not in authentication:
+            return []
+        return [*self._differences(authentication, authorizer), *self._combination(authentication)]
+
+    async def _ask(self, client: ControlClient, path: str) -> Mapping[str, Any]:
+        try:
+            answer = await client.get(
+                self._upstream.url.rstrip("/") + path,
+                within=self._settings.keys.timeout,
+                max_bytes=_MOST_BYTES,
+                allow_insecure=True,
+            )
+            content = orjson.loads(answer.body)
+        except (OutboundError, orjson.JSONDecodeError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _differences(self, authentication: Mapping[str, Any], authorizer: Mapping[str, Any]) -> list[Problem]:
+        flat, ours = self._settings.authentication_configuration, self._settings.authorizer_configuration
+        compared: list[tuple[str, Sequence[str], Mapping[str, Any], Mapping[str, Any]]] = []
+        if flat.authority or flat.public_key_urls:
+            dumped = flat.model_dump(by_alias=True)
+            dumped["publicKeyUrls"] = [url if isinstance(url, str) else url["url"] for url in dumped["publicKeyUrls"]]
+            dumped["tokenValidationAlgorithm"] = flat.token_validation_algorithm or "RS256"
+            compared.append(("authenticationConfiguration", self._AUTHENTICATION, dumped, authentication))
+        if ours.model_fields_set:
+            dumped = ours.model_dump(by_alias=True)
+            compared.append(("authorizerConfiguration", self._AUTHORIZER, dumped, authorizer))
+        message = "is not what the server uses (its database beats its file); see its settings"
+        return [
+            Problem(f"{block}.{key}", message, fatal=False)
+            for block, keys, mine, its in compared
+            for key in keys
+            if key in its and _normal(key, mine[key]) != _normal(key, its[key])
+        ]
+
+    def _combination(self, authentication: Mapping[str, Any]) -> list[Problem]:
+        upstream, problems = self._upstream, []
+        if upstream.credentials == "passthrough" and has_own_keys(self._settings.jwt_token_configuration):
+            message = (
+                "passthrough: bots minted here are unknown to the server, which compares a bot's token with the one "
+                "it stores; use credentials: openmetadata, or mint bots there"
+            )
+            problems.append(Problem("upstream.credentials", message, fatal=False))
+        its = authentication.get("tokenValidationAlgorithm") or "RS256"
+        if upstream.credentials == "openmetadata" and its != upstream.token_validation_algorithm:
+            message = "is not the server's tokenValidationAlgorithm: it will refuse every token made for it"
+            problems.append(Problem("upstream.tokenValidationAlgorithm", message))
+        return problems
+
+
+def _normal(key: str, value: object) -> object:
+    """Values that mean the same compare equal: no order among sets, nothing given is empty, domains have no case."""
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return ""
+    if isinstance(value, list | tuple):
+        texts = [str(item) for item in value]
+        return tuple(texts) if key == "jwtPrincipalClaims" else tuple(sorted(text.lower() for text in texts))
+    return value.lower() if isinstance(value, str) and key == "principalDomain" else value
