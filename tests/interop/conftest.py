@@ -38,6 +38,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             {"path": PUBLIC_PATH, "methods": ["GET"], "access": "public"},
             {"path": "/admin/**", "access": "authenticated", "require": {"groups": ["admins"]}},
         ]
-        configuration = {"authenticationConfiguration": {"providers": providers}, "rules": rules}
+        configuration = {
+            "authenticationConfiguration": {"providers": providers},
+            "rules": rules,
+            "cors": {"preflight": "public"},
+        }
         with running_sidecar(tmp_path_factory.mktemp("sidecar"), configuration) as sidecar:
             yield Scene(sidecar, provider, dark_issuer, upstream)

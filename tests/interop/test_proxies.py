@@ -125,6 +125,42 @@ def test_the_request_goes_on_as_it_was_sent(front: Front) -> None:
     assert seen.body_sha256 == hashlib.sha256(body).hexdigest()
 
 
+def test_every_letter_of_an_identity_arrives(front: Front) -> None:
+    """What is not visible ASCII travels percent-encoded, commas inside a group too; no proxy chokes on it."""
+    token = front.scene.provider.mint(groups=["Übersicht", "a,b", "100%", "line\nbreak"], email=None, sub="x")
+    seen = received(front.send("/api/v1/tables", token=token))
+    assert seen.all("X-Auth-Request-Groups") == ["%C3%9Cbersicht,a%2Cb,100%25,line%0Abreak"]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(48, 48), (200, 0)])
+def test_many_groups_do_not_break_the_check(front: Front, count: int, expected: int) -> None:
+    """Headers near the bound pass the proxy's own buffers; groups beyond the bound are left out, the caller is not."""
+    groups = [f"{number:04d}-{'g' * 45}" for number in range(count)]
+    seen = received(front.send("/api/v1/tables", token=front.scene.provider.mint(groups=groups)))
+    (value,) = seen.all("X-Auth-Request-Groups") or [""]
+    assert value == ",".join(groups[:expected])
+    assert seen.all("X-Auth-Request-User") == ["alice"]
+
+
+def test_a_preflight_needs_no_credentials(front: Front) -> None:
+    """The browser's question (Fetch standard) passes nameless; OPTIONS without its two headers does not."""
+    question = (("Origin", "https://ui.example"), ("Access-Control-Request-Method", "PUT"))
+    seen = received(front.send("/api/v1/tables", method="OPTIONS", headers=question))
+    assert seen.method == "OPTIONS"
+    assert all(seen.all(name) in ([], [""]) for name in IDENTITY)
+    assert_refused(front.send("/api/v1/tables", method="OPTIONS"), 401, "token_missing")
+
+
+def test_a_refusal_can_be_found_in_the_log(front: Front) -> None:
+    """The id that the caller is told stands in the sidecar's line about it; the token does not."""
+    token = front.scene.provider.mint(lifetime=-3600)
+    request_id = front.send("/api/v1/tables", token=token).json()["requestId"]
+    log = front.scene.sidecar.process
+    log.wait_until(lambda: request_id in log.output, within=5.0, what="the refusal in the log")
+    assert token not in log.output
+    assert token.rpartition(".")[2] not in log.output
+
+
 def test_without_credentials_the_caller_is_asked_for_them(front: Front) -> None:
     """401 with one challenge that names no error (RFC 6750 section 3.1)."""
     reply = front.send("/api/v1/tables")

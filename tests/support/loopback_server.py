@@ -42,7 +42,9 @@ class LoopbackServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        runner = web.ServerRunner(web.Server(self._handler, access_log=None), shutdown_timeout=1.0)
+        runner = web.ServerRunner(
+            web.Server(self._handler, access_log=None, max_line_size=65536, max_field_size=65536), shutdown_timeout=1.0
+        )
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self._port)
         await site.start()
