@@ -1,5 +1,6 @@
 """Make own tokens, in OpenMetadata's shape. The record is on disk before anyone sees the token."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -8,9 +9,12 @@ from sidecar.clock import Clock
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.keys.signing import SigningKey
+from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.tokens.jose import sign
 from sidecar.tokens.records import NOBODY, Owner, RecordStore, TokenKind, TokenRecord, hash_token
+
+_audit = logging.getLogger(AUDIT)
 
 _TOKEN_TYPES = {
     TokenKind.BOT: "BOT",
@@ -109,6 +113,10 @@ class Minter:
         )
         await self._records.add(record)
         self._metrics.tokens_issued.labels(request.kind.value).inc()
+        _audit.info(
+            "token minted",
+            extra={"token_id": token_id, "kind": request.kind.value, "actor": actor_id, "admin": request.is_admin},
+        )
         return Minted(token, record)
 
     def _made_up_email(self, actor_id: str) -> str:

@@ -1,0 +1,201 @@
+"""What the service behind is given: credentials and assertions that no caller could use."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.config.settings import AuthorizerConfiguration
+from sidecar.errors import Cause, Refused
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.claims import make_actor
+from sidecar.keys.keyset import parse_jwks
+from sidecar.keys.signing import SigningKey
+from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.compact import decode_segment, parse, split
+from sidecar.tokens.jose import has_signed
+from sidecar.tokens.policy import own_policy
+from sidecar.tokens.short_lived import LIFETIME, ShortLived
+from sidecar.tokens.upstream import UpstreamCredentials
+from sidecar.tokens.verify import Expectations, verify
+from tests.support import forge
+from tests.support.hand_clock import HandClock
+
+SAM = Actor(ActorType.USER, "sam", issuer="i", provider="corp", subject="Sam", groups=("a,b",), roles=("r",))
+
+
+class Keys:
+    """Own keys whose first one may change."""
+
+    current = SigningKey("own1", "RS256", forge.RSA)
+
+
+def credentials(clock: HandClock, keys: Keys | None = None, **changes: Any) -> UpstreamCredentials:
+    values = {
+        "issuer": "meta.example.com",
+        "algorithm": "RS256",
+        "principal_domain": "Example.com",
+        "principal_claims": ("email", "preferred_username", "sub"),
+        **changes,
+    }
+    return UpstreamCredentials(lambda: (keys or Keys()).current, clock, **values)
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    return dict(parse(token, 16_384).claims)
+
+
+def test_credential_has_openmetadatas_shape() -> None:
+    clock = HandClock()
+    token = credentials(clock).token_for(SAM)
+    assert parse(token, 16_384).header == {"alg": "RS256", "kid": "own1", "typ": "JWT"}
+    assert claims_of(token) == {
+        "iss": "meta.example.com",
+        "sub": "sam",
+        "email": "sam@example.com",
+        "username": "sam",
+        "preferred_username": "sam",
+        "roles": ["r"],
+        "isBot": False,
+        "tokenType": "OM_USER",
+        "auth_sidecar": "upstream",
+        "iat": clock.now(),
+        "exp": clock.now() + LIFETIME,
+    }
+
+
+@pytest.mark.parametrize(
+    "principal_claims", [("email",), ("preferred_username",), ("sub",), ("upn", "email"), ("oid",)]
+)
+@pytest.mark.parametrize("domain", ["", "example.com"])
+@pytest.mark.parametrize(
+    "actor",
+    [
+        SAM,
+        replace(SAM, email="other.name@x.com", domain="x.com", email_in_token=True),
+        replace(SAM, id="corp/sam"),
+        replace(SAM, type=ActorType.SERVICE, is_bot=True, is_admin=True),
+    ],
+)
+def test_server_derives_the_actors_name_by_its_own_rules(
+    actor: Actor, domain: str, principal_claims: tuple[str, ...]
+) -> None:
+    token = credentials(HandClock(), principal_domain=domain, principal_claims=principal_claims).token_for(actor)
+    server = own_policy(principal_claims, AuthorizerConfiguration(principal_domain="example.com"), "")
+    derived = make_actor(claims_of(token), server)
+    assert (derived.id, derived.is_bot) == (actor.id, False)
+
+
+def test_callers_cannot_present_what_the_service_behind_was_given() -> None:
+    clock = HandClock()
+    token = parse(credentials(clock).token_for(SAM), 16_384)
+    everything = Expectations(issuers=None, algorithms=frozenset({"RS256"}), require_expiry=False)
+    with pytest.raises(Refused) as refusal:
+        verify(token, (forge.public(forge.RSA, "RS256", kid="own1"),), everything, clock.now())
+    assert refusal.value.cause is Cause.UPSTREAM_ONLY
+
+
+def test_server_may_want_another_algorithm_of_the_rsa_key() -> None:
+    token = parse(credentials(HandClock(), algorithm="RS512").token_for(SAM), 16_384)
+    assert token.algorithm == "RS512"
+    with pytest.raises(Refused) as refusal:
+        verify(
+            token,
+            (forge.public(forge.RSA, "RS512", kid="own1"),),
+            Expectations(issuers=None, algorithms=frozenset({"RS512"})),
+            HandClock().now(),
+        )
+    assert refusal.value.cause is Cause.UPSTREAM_ONLY  # the signature was good
+
+
+def test_credential_is_kept_until_half_of_its_life() -> None:
+    clock = HandClock()
+    minted = credentials(clock)
+    first = minted.token_for(SAM)
+    clock.advance(LIFETIME / 2 - 1)
+    assert minted.token_for(replace(SAM, token_id="another")) == first
+    clock.advance(1)
+    second = minted.token_for(SAM)
+    assert second != first
+    clock.advance(-2)
+    assert minted.token_for(SAM) != second
+
+
+def test_credential_follows_what_it_carries_and_the_key() -> None:
+    clock, keys = HandClock(), Keys()
+    minted = credentials(clock, keys)
+    first = minted.token_for(SAM)
+    assert claims_of(minted.token_for(replace(SAM, roles=("x",))))["roles"] == ["x"]
+    assert claims_of(minted.token_for(replace(SAM, id="pat")))["sub"] == "pat"
+    keys.current = SigningKey("own2", "RS256", forge.OTHER_RSA)
+    assert parse(minted.token_for(SAM), 16_384).kid == "own2"
+    assert first
+
+
+def test_memory_of_short_lived_tokens_is_bounded() -> None:
+    made: list[str] = []
+
+    def mint(name: str) -> str:
+        return tokens.get(name, 0.0, lambda _: made.append(name) or name)
+
+    tokens = ShortLived(size=2)
+    for name in "abcab":
+        mint(name)
+    assert made == list("abcab")
+    mint("b")
+    assert made == list("abcab")
+
+
+def test_assertion_says_everything_exactly() -> None:
+    clock = HandClock()
+    assertions = Assertions("meta.example.com", "http://upstream", clock)
+    token = assertions.token_for(SAM)
+    header, claims, _ = split(token, 16_384)
+    assert json.loads(decode_segment(claims)) == {
+        "iss": "meta.example.com/assertion",
+        "aud": "http://upstream",
+        "sub": "sam",
+        "iat": clock.now(),
+        "exp": clock.now() + LIFETIME,
+        "actor": {
+            "type": "USER",
+            "id": "sam",
+            "urn": "urn:li:corpuser:sam",
+            "issuer": "i",
+            "provider": "corp",
+            "subject": "Sam",
+            "email": "",
+            "groups": ["a,b"],
+            "roles": ["r"],
+            "isBot": False,
+            "tokenId": "",
+        },
+    }
+    assert json.loads(decode_segment(header))["typ"] == "auth-assertion+jwt"
+
+
+def test_assertion_verifies_with_the_published_key_set() -> None:
+    assertions = Assertions("meta.example.com", "up", HandClock())
+    (key,) = parse_jwks(assertions.jwks).keys
+    segments = split(assertions.token_for(SAM), 16_384)
+    assert has_signed(key.key, "ES256", segments)
+    (other,) = parse_jwks(Assertions("meta.example.com", "up", HandClock()).jwks).keys
+    assert not has_signed(other.key, "ES256", segments)
+    assert b'"d"' not in assertions.jwks
+
+
+def test_assertion_is_never_a_callers_token() -> None:
+    with pytest.raises(Refused) as refusal:
+        parse(Assertions("meta.example.com", "up", HandClock()).token_for(SAM), 16_384)
+    assert refusal.value.cause is Cause.TOKEN_TYPE
+
+
+def test_assertion_is_renewed_at_half_of_its_life_and_per_actor() -> None:
+    clock = HandClock()
+    assertions = Assertions("meta.example.com", "up", clock)
+    first = assertions.token_for(SAM)
+    assert assertions.token_for(replace(SAM)) == first
+    assert assertions.token_for(replace(SAM, groups=("c",))) != first
+    clock.advance(LIFETIME / 2)
+    assert assertions.token_for(SAM) != first
