@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
-LOCK   := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
-          --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+UV     := 0.13.9
+LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate
 # Debian packages may ask questions and start services; neither is wanted.
 export DEBIAN_FRONTEND := noninteractive
 
@@ -40,11 +40,10 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## The sidecar beside Envoy's jwt_authn
 	$(BIN)/python -m bench $(ARGS)
 
-lock: $(STAMP) ## New lock files from pyproject.toml
-	$(BIN)/python -m pip install --quiet pip-tools
-	$(LOCK) --upgrade -o requirements.lock pyproject.toml
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
-		| $(LOCK) --upgrade -c requirements.lock -o requirements-dev.lock pyproject.toml -
+lock: $(STAMP) ## New lock files from pyproject.toml, for every Python and Linux that is supported
+	$(BIN)/python -m pip install --quiet uv==$(UV)
+	$(LOCK) -o requirements.lock pyproject.toml
+	$(LOCK) -o requirements-dev.lock -c requirements.lock --group dev pyproject.toml
 
 clean: ## Remove what the other targets have made
 	rm -rf $(VENV) .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
