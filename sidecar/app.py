@@ -64,7 +64,7 @@ _RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
 
 
 @dataclass(frozen=True, slots=True)
-class _Trust:
+class Trust:
     """Whose tokens are accepted: everything that judging a credential needs."""
 
     provider_keys: tuple[ProviderKeys, ...]
@@ -104,8 +104,8 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     settings = loaded.settings
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        trust = await _open_trust(loaded, metrics, clock or SystemClock(), stack)
-        decider = _decider(settings, trust, metrics, clock or SystemClock())
+        trust = await open_trust(loaded, metrics, clock or SystemClock(), stack)
+        decider = build_decider(settings, trust, metrics, clock or SystemClock())
         health = _health(trust, settings)
         refusals = Refusals(settings.server.realm)
         routes = _routes(settings, trust, decider, refusals, metrics, clock or SystemClock(), stack)
@@ -154,7 +154,8 @@ async def serve(loaded: Loaded) -> None:
     _log.info("stopped")
 
 
-async def _open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> _Trust:
+async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
+    """Keys and records as ``loaded`` names them; ``stack`` closes them. Raises Misconfigured, Unavailable."""
     settings = loaded.settings
     mirror, is_bot_name = None, _no_bots
     own_keys = await _open_own_keys(settings, stack)
@@ -186,7 +187,7 @@ async def _open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asy
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None and mirror is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return _Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound)
+    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound)
 
 
 async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
@@ -237,7 +238,8 @@ def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issu
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
 
 
-def _decider(settings: Settings, trust: _Trust, metrics: Metrics, clock: Clock) -> Decider:
+def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> Decider:
+    """What judges every request, over ``trust``."""
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
     authenticator = JwtAuthenticator(
         trust.issuers,
@@ -267,7 +269,7 @@ def _decider(settings: Settings, trust: _Trust, metrics: Metrics, clock: Clock) 
 
 def _routes(
     settings: Settings,
-    trust: _Trust,
+    trust: Trust,
     decider: Decider,
     refusals: Refusals,
     metrics: Metrics,
@@ -369,7 +371,7 @@ def _forwarder(
     )
 
 
-def _health(trust: _Trust, settings: Settings) -> Health:
+def _health(trust: Trust, settings: Settings) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
