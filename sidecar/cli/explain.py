@@ -1,0 +1,150 @@
+"""Walk a token through every step of the server's judgement and say which one refuses it, and why.
+
+The steps are the server's own functions; the last word is the server's own verdict.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+from multidict import CIMultiDict
+
+from sidecar.access.decide import Allow
+from sidecar.app import Trust, build_decider, open_trust
+from sidecar.authn.jwt import Issuer
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
+from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.identity.actor import Actor
+from sidecar.identity.request import Credential, RequestView, Scheme
+from sidecar.keys.keyset import VerificationKey
+from sidecar.metrics import Metrics
+from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.published import refuse_published
+from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
+
+
+async def explain(text: str, loaded: Loaded) -> int:
+    """Print every step that ``text`` passes and the one it does not; 0 when the server would accept it, else 1."""
+    async with AsyncExitStack() as stack:
+        metrics, clock = Metrics(), SystemClock()
+        trust = await open_trust(loaded, metrics, clock, stack)
+        walk = _Walk(loaded, trust, clock.now())
+        try:
+            await walk.take(text)
+        except Failed as failure:
+            _show("verdict", f"refused: {failure.reason}")
+            return 1
+        decider = build_decider(loaded.settings, trust, metrics, clock)
+        credential = Credential(Scheme.BEARER, text, "Bearer")
+        verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))
+    if isinstance(verdict, Allow):
+        _show("verdict", "accepted")
+        return 0
+    _show("verdict", f"refused: {verdict.failure.reason} ({verdict.failure.cause})")
+    return 1
+
+
+class _Walk:
+    """One token on its way; each step prints what it found, or what stopped it, and raises Failed then."""
+
+    def __init__(self, loaded: Loaded, trust: Trust, now: float) -> None:
+        self._settings = loaded.settings
+        self._trust = trust
+        self._now = now
+
+    async def take(self, text: str) -> None:
+        """All steps in the server's order."""
+        token = self._form(text)
+        issuer = self._issuer(token)
+        keys = await self._keys(token, issuer)
+        with _step("signature"):
+            key = signing_key(token, keys)
+        _show("signature", f"good, by key {_quoted(key.kid)}")
+        verified = self._claims(token, keys, issuer.expectations)
+        with _step("principal"):
+            accepted = await issuer.accept(token, verified)
+        _show("principal", _actor_text(accepted.actor))
+        if accepted.record_id is not None:
+            _show("record", f"{accepted.record_id} stands")
+
+    def _form(self, text: str) -> Unverified:
+        with _step("form"):
+            token = parse(text, self._settings.server.limits.max_token_bytes)
+        _show("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
+        if not self._settings.allow_published_secrets:
+            with _step("published"):
+                refuse_published(token)
+        return token
+
+    def _issuer(self, token: Unverified) -> Issuer:
+        issuer = self._trust.issuers.get(token.issuer or "", self._trust.unbound)
+        known = sorted(self._trust.issuers)
+        with _step("issuer", lambda: f"{_quoted(token.issuer)}; known are {_quoted(known)}"):
+            if issuer is None:
+                raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
+        _show("issuer", f"{_quoted(token.issuer)} is {issuer.name}")
+        allowed = issuer.expectations.algorithms
+        with _step("algorithm", lambda: f"{_quoted(token.algorithm)}; allowed are {_quoted(sorted(allowed))}"):
+            if token.algorithm not in allowed:
+                raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        return issuer
+
+    async def _keys(self, token: Unverified, issuer: Issuer) -> tuple[VerificationKey, ...]:
+        with _step("keys", lambda: f"{issuer.name} has no key {_quoted(token.kid)} for {_quoted(token.algorithm)}"):
+            keys = issuer.keys.candidates(token.kid, token.algorithm)
+            if not keys:
+                keys = await issuer.keys.refetch(token.kid, token.algorithm)
+            if not keys:
+                raise Refused(Reason.TOKEN_INVALID, Cause.UNKNOWN_KID)
+        _show("keys", f"{len(keys)} may have signed it")
+        return keys
+
+    def _claims(
+        self, token: Unverified, keys: tuple[VerificationKey, ...], expectations: Expectations
+    ) -> VerifiedClaims:
+        with _step("claims", lambda: _expected_text(token, expectations, self._now)):
+            verified = verify(token, keys, expectations, self._now)
+        expires = verified.expires_at
+        ends = "never expires" if expires is None else f"expires in {expires - self._now:.0f} s"
+        _show("claims", f"as expected of this issuer; {ends}")
+        return verified
+
+
+@contextmanager
+def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
+    """Print what stops the walk here; ``why`` adds the values that are to blame."""
+    try:
+        yield
+    except Failed as failure:
+        texts = [f"{failure.cause}", failure.detail, why()]
+        _show(name, "refused: " + "; ".join(dict.fromkeys(filter(None, texts))))
+        raise
+
+
+def _show(step: str, result: str) -> None:
+    print(f"{step:<10} {result}")
+
+
+def _quoted(value: object) -> str:
+    """As ASCII JSON: a token must not write escape sequences to a terminal."""
+    return json.dumps(value)
+
+
+def _expected_text(token: Unverified, expectations: Expectations, now: float) -> str:
+    """The token's times and audience beside what was expected of them."""
+    claims = token.claims
+    shown = {name: claims[name] for name in ("aud", "iat", "nbf", "exp") if name in claims}
+    expected = f"now {now:.0f}, tolerance {expectations.leeway:g} s"
+    if expectations.audiences:
+        expected += f", audiences {_quoted(sorted(expectations.audiences))}"
+    if expectations.max_lifetime is not None:
+        expected += f", longest life {expectations.max_lifetime:g} s"
+    for path, values in expectations.required_claims:
+        expected += f", {path.text} one of {_quoted(sorted(values))}"
+    return f"{_quoted(shown)}; {expected}"
+
+
+def _actor_text(actor: Actor) -> str:
+    marks = [word for word, holds in (("bot", actor.is_bot), ("admin", actor.is_admin)) if holds]
+    return f"{actor.type} {_quoted(actor.id)}" + (f" ({', '.join(marks)})" if marks else "")

@@ -1,0 +1,159 @@
+"""``sidecar token create|inspect|explain``: mint on the store, show what a token says, tell what becomes of it."""
+
+import argparse
+import asyncio
+import json
+import sys
+
+from sidecar.cli.explain import explain
+from sidecar.cli.options import add_config_option, load_settings
+from sidecar.clock import SystemClock
+from sidecar.config.providers import has_own_keys
+from sidecar.config.settings import Settings
+from sidecar.db import Database, sqlite_path
+from sidecar.errors import Cause, Misconfigured, Problem
+from sidecar.identity.actor import ActorType
+from sidecar.keys.signing import OwnKeys
+from sidecar.metrics import Metrics
+from sidecar.tokens.compact import decode_segment, json_object, split
+from sidecar.tokens.expiry import parse_expiry
+from sidecar.tokens.mint import Minted, Minter, TokenRequest
+from sidecar.tokens.policy import admin_names
+from sidecar.tokens.records import SqliteRecords, TokenKind
+
+_LONGEST_NAME = 256
+_LONGEST_TOKEN = 1024 * 1024
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    actions = subparsers.add_parser("token", help="own tokens, and what becomes of any token").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    _register_create(actions)
+    inspect = actions.add_parser("inspect", help="show header and claims; nothing is verified")
+    inspect.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
+    inspect.set_defaults(run=run_inspect)
+    explained = actions.add_parser("explain", help="judge a token step by step as the server does")
+    add_config_option(explained)
+    explained.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
+    explained.set_defaults(run=run_explain)
+
+
+def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "create",
+        help="mint a token",
+        description="Print a new token; its record goes to standard error. Works on the store: no sidecar has to run.",
+    )
+    add_config_option(parser)
+    parser.add_argument("--name", required=True, type=_name, help="what the token is called in lists")
+    parser.add_argument("--kind", choices=[kind.value for kind in TokenKind], default=TokenKind.BOT.value)
+    parser.add_argument("--actor-id", metavar="ID", help="whom it identifies (default: the name)")
+    parser.add_argument(
+        "--actor-type", choices=[item.value for item in ActorType], help="default: SERVICE for bots, else USER"
+    )
+    parser.add_argument(
+        "--expiry",
+        type=_expiry,
+        default=parse_expiry("30"),
+        help="days, OneHour, an ISO 8601 duration such as P30D, or Unlimited (default: 30)",
+    )
+    parser.add_argument("--format", choices=("openmetadata",), default="openmetadata")
+    parser.add_argument("--description", default="", type=_description)
+    parser.add_argument("--roles", metavar="ROLE", nargs="+", default=())
+    parser.add_argument("--json", action="store_true", help="print token and record as one JSON object")
+    parser.set_defaults(run=run_create)
+
+
+def run_create(options: argparse.Namespace) -> int:
+    """Mint, and print the token only once its record is on disk."""
+    minted = asyncio.run(_create(options, load_settings(options).settings))
+    record = minted.record.as_json()
+    if options.json:
+        print(json.dumps({"token": minted.token, "record": record}))
+    else:
+        print(json.dumps(record), file=sys.stderr)
+        print(minted.token)
+    return 0
+
+
+async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
+    configuration, authorizer = settings.jwt_token_configuration, settings.authorizer_configuration
+    if not has_own_keys(configuration):
+        raise _misconfigured("jwtTokenConfiguration", "no own keys; make them with: sidecar keys generate")
+    if options.expiry is None and not settings.tokens.allow_never_expiring:
+        raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or give --expiry")
+    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    metrics = Metrics()
+    kind = TokenKind(options.kind)
+    actor_id = options.actor_id or options.name
+    default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
+    request = TokenRequest(
+        name=options.name,
+        kind=kind,
+        actor_id=actor_id,
+        actor_type=ActorType(options.actor_type or default_type),
+        lifetime=options.expiry,
+        description=options.description,
+        roles=tuple(options.roles),
+        is_admin=actor_id.lower() in admin_names(authorizer),
+    )
+    database = await Database.open(sqlite_path(settings.store.url.reveal()), metrics)
+    try:
+        minter = Minter(
+            lambda: keys.signing,
+            SqliteRecords(database),
+            SystemClock(),
+            metrics,
+            issuer=configuration.jwtissuer,
+            audience=configuration.audience,
+            principal_domain=authorizer.principal_domain,
+        )
+        return await minter.mint(request)
+    finally:
+        await database.aclose()
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Print header and claims. Raises Refused for what is no token."""
+    header, claims, _ = split(_read_token(options.token), _LONGEST_TOKEN)
+    shown = {
+        "header": json_object(decode_segment(header), Cause.HEADER),
+        "claims": json_object(decode_segment(claims), Cause.ENCODING),
+    }
+    print(json.dumps(shown, indent=2))  # ASCII only: a token must not write escape sequences to a terminal
+    print("nothing of this was verified", file=sys.stderr)
+    return 0
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    """Print every step with its result; 0 when the server would accept the token, else 1."""
+    return asyncio.run(explain(_read_token(options.token), load_settings(options)))
+
+
+def _read_token(argument: str) -> str:
+    return sys.stdin.read(2 * _LONGEST_TOKEN).strip() if argument == "-" else argument
+
+
+def _name(text: str) -> str:
+    if not text.isprintable() or not text.strip() or len(text) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_LONGEST_NAME} characters that show")
+    return text
+
+
+def _description(text: str) -> str:
+    if not text.isprintable() or len(text) > 4 * _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"must be at most {4 * _LONGEST_NAME} characters that show")
+    return text
+
+
+def _expiry(text: str) -> float | None:
+    try:
+        return parse_expiry(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _misconfigured(path: str, message: str) -> Misconfigured:
+    return Misconfigured([Problem(path, message)])
