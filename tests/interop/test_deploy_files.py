@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sidecar.dataplane import identity_headers
+from tests.interop.test_proxies import EVERY_NAME, SPELLINGS
 from tests.support.proxies import DEPLOY
 
 SET = (*identity_headers.NAMES, identity_headers.ASSERTION)
@@ -24,14 +25,20 @@ def test_each_proxy_copies_every_identity_header(name: str) -> None:
 
 
 def test_traefik_deletes_and_copies_every_identity_header() -> None:
-    """Its file goes by a pattern, which must know every name in every spelling, and nothing else."""
+    """Its file goes by a pattern, which must know every name in every spelling, and nothing that proxies need."""
     document = yaml.safe_load((DEPLOY / "traefik" / "dynamic.yaml").read_text(encoding="utf-8"))
-    middlewares = document["http"]["middlewares"]
-    pattern = re.compile(middlewares["sidecar"]["forwardAuth"]["authResponseHeadersRegex"])
-    for name in SET:
-        for spelling in (name, name.lower(), name.replace("-", "_"), name.replace("-", ".")):
-            assert pattern.search(spelling)
-    assert not pattern.search("Authorization")
-    assert middlewares["sidecar"]["forwardAuth"]["trustForwardHeader"] is False
     (router,) = document["http"]["routers"].values()
-    assert router["middlewares"] == ["other-gateways", "sidecar"]
+    assert router["middlewares"] == ["sidecar"]
+    forward_auth = document["http"]["middlewares"]["sidecar"]["forwardAuth"]
+    assert forward_auth["trustForwardHeader"] is False
+    pattern = re.compile(forward_auth["authResponseHeadersRegex"])
+    for name in EVERY_NAME:
+        for spell in SPELLINGS.values():
+            assert pattern.search(spell(name))
+    for name in ("Authorization", "X-Forwarded-For", "X-Forwarded-Proto", "X-Request-Id", "Remote-Control", "Cookie"):
+        assert not pattern.search(name)
+
+
+def test_the_proxy_tests_forge_every_name_that_forward_mode_removes() -> None:
+    """What the sidecar itself removes in forward mode is what the proxies have to remove in check mode."""
+    assert identity_headers._ALWAYS_STRIPPED <= {name.lower() for name in EVERY_NAME}
