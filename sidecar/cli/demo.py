@@ -2,9 +2,9 @@
 
 import argparse
 import asyncio
-import shutil
 import signal
 import sys
+from pathlib import Path
 
 from sidecar.demo.stage import Stage, set_up
 from sidecar.errors import SidecarError
@@ -44,7 +44,7 @@ async def _demonstrate(port: int) -> None:
 
 
 def _playbill(stage: Stage, port: int) -> str:
-    program = "sidecar" if shutil.which("sidecar") else f"{sys.executable} -m sidecar"
+    program = sys.argv[0] if Path(sys.argv[0]).name == "sidecar" else f"{sys.executable} -m sidecar"
     lines = [
         "",
         f"The sidecar listens on http://127.0.0.1:{port}. The service behind it shows whom it is told is asking.",

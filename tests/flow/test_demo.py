@@ -56,13 +56,14 @@ def _two_free_ports() -> int:
 
 
 def _run(line: str) -> str:
+    """Standard output of a printed line; line ends become plain ones."""
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=20, check=True)
     return done.stdout
 
 
 def _answer(line: str) -> tuple[int, dict[str, object]]:
     """Status and JSON body of a printed ``curl -i`` line."""
-    head, _, body = _run(line).partition("\r\n\r\n")
+    head, _, body = _run(line).partition("\n\n")
     return int(head.split(" ")[1]), json.loads(body)
 
 
