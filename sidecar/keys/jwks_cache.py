@@ -159,14 +159,11 @@ class UrlKeys:
             parsed = parse_jwks(answer.body, allow_published=around.allow_published)
             outcome, skipped = "ok", dict(parsed.skipped)
             self._adopt(parsed, 0.0)
+        self._etag = answer.etag if self.keys else ""
+        self.problem = "" if self.keys else f"useless: the set has no usable key {skipped or ''}".rstrip()
         content = {"keys": [public_jwk(key) for key in self.keys]}
         await asyncio.to_thread(around.disk.write, self.url, content, around.pace.clock.now())
-        self._etag = answer.etag if self.keys else ""
-        if not self.keys:
-            self.problem = f"useless: the set has no usable key {skipped or ''}".rstrip()
-            return "useless", None
-        self.problem = ""
-        return outcome, self._lifetime(answer)
+        return (outcome, self._lifetime(answer)) if self.keys else ("useless", None)
 
     def _adopt(self, parsed: ParsedKeys, age: float) -> None:
         self._confirmed = self._around.pace.clock.monotonic() - age
@@ -304,6 +301,9 @@ class ProviderKeys:
 
         Raises Unavailable(KEYS_UNAVAILABLE) while a URL that might have it has no usable key set.
         """
+        found = self.candidates(kid, algorithm)
+        if found:
+            return found
         if self._discovery is not None and self._discovery.found is None:
             await self._discovery.refresher.on_demand()
             await self._settle()

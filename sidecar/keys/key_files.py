@@ -84,16 +84,17 @@ def write_pair(folder: Path, key: PrivateKey) -> dict[str, Path]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, path in paths.items():
-            _create(path, contents[name], mode=0o600 if name.startswith("private") else 0o644)
+            mode = 0o600 if name.startswith("private") else 0o644
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             written.append(path)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(contents[name])
     except OSError as error:
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink()
-        what = f"{error.filename} exists already; nothing was written" if isinstance(error, FileExistsError) else ""
-        raise KeyFileError(
-            what or f"{folder} cannot be written: {error.strerror}; choose another with --dir"
-        ) from error
+        what = f"{error.filename or folder} cannot be written: {error.strerror}"
+        raise KeyFileError(f"{what}; nothing was written, choose another folder with --dir") from error
     return paths
 
 
@@ -108,11 +109,6 @@ def _encode(key: PrivateKey) -> dict[str, bytes]:
         public = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
         files[f"public_key.{suffix}"] = public
     return files
-
-
-def _create(path: Path, content: bytes, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
 
 
 def _read(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
 
+_SHORTEST_PAUSE = 0.5  # whatever is configured or answered, nobody is asked in a tight loop
 _LONGEST_WAIT = 60.0  # a nap, not a sleep: what is due is looked at again at least this often
 
 
@@ -78,20 +79,24 @@ class Refresher:
 
     async def _fly(self) -> None:
         try:
+            started = self._pace.clock.monotonic()
             lifetime = await self._fetch()
             self.tried = True
-            self._failures = 0 if lifetime is not None else self._failures + 1
-            delay = self._back_off() if lifetime is None else self._ahead(lifetime)
-            self.due = self._pace.clock.monotonic() + delay
+            if lifetime is None:
+                self._failures += 1
+                self.due = self._pace.clock.monotonic() + self._back_off()
+            else:
+                self._failures = 0
+                self.due = started + self._ahead(lifetime)
         finally:
             self._flight = None
 
     def _ahead(self, lifetime: float) -> float:
-        return lifetime * (0.75 + 0.15 * self._pace.chance())
+        return max(_SHORTEST_PAUSE, lifetime * (0.75 + 0.15 * self._pace.chance()))
 
     def _back_off(self) -> float:
         longest = min(self._settings.retry_max, self._settings.retry_min * 2.0 ** min(self._failures - 1, 32))
-        return longest * (0.5 + 0.5 * self._pace.chance())
+        return max(_SHORTEST_PAUSE, longest * (0.5 + 0.5 * self._pace.chance()))
 
     async def _run(self) -> None:
         while True:
