@@ -12,8 +12,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from sidecar import __version__
 from sidecar.cli.main import build_parser
 from sidecar.config.load import load
+from sidecar.config.reference import PAGES as PAGES_BY_NAME
 from sidecar.errors import Reason
 from sidecar.metrics import Metrics
+from sidecar.tally import Tallies, TimeTallies
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -50,10 +52,13 @@ def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
 
 def test_operations_lists_every_metric_with_its_labels_and_type() -> None:
     """No metric goes undocumented, and none is documented that does not exist."""
+    collectors = Metrics().registry._collector_to_names
     exported = {
         f"{metric._name}_total" if metric._type == "counter" else metric._name: (metric._labelnames, metric._type)
-        for metric in Metrics().registry._collector_to_names
+        for metric in collectors
         if isinstance(metric, MetricWrapperBase)
+    } | {
+        metric.name: (metric.labels, metric.kind) for metric in collectors if isinstance(metric, Tallies | TimeTallies)
     }
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = {
@@ -122,6 +127,12 @@ def test_security_names_reasons_that_exist_and_leaves_out_none_that_a_token_meet
     named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
     others = {"not_found", "conflict", "upstream_unreachable", "upstream_timeout"}
     assert named == {reason.value for reason in Reason} - others
+
+
+@pytest.mark.parametrize("name", sorted(PAGES_BY_NAME))
+def test_generated_references_are_up_to_date(name: str) -> None:
+    """``python -m sidecar.config.reference NAME`` prints the page that is kept."""
+    assert (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8") == PAGES_BY_NAME[name]()
 
 
 def test_the_changelog_has_this_version() -> None:
