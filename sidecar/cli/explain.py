@@ -14,12 +14,13 @@ from sidecar.app import Trust, build_decider, open_trust
 from sidecar.authn.jwt import Issuer
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
-from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Credential, RequestView, Scheme
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.policy import OWN_PROVIDER
 from sidecar.tokens.published import refuse_published
 from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
 
@@ -33,7 +34,7 @@ async def explain(text: str, loaded: Loaded) -> int:
         try:
             await walk.take(text)
         except Failed as failure:
-            _show("verdict", f"refused: {failure.reason}")
+            _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
         decider = build_decider(loaded.settings, trust, metrics, clock)
         credential = Credential(Scheme.BEARER, text, "Bearer")
@@ -41,7 +42,7 @@ async def explain(text: str, loaded: Loaded) -> int:
     if isinstance(verdict, Allow):
         _show("verdict", "accepted")
         return 0
-    _show("verdict", f"refused: {verdict.failure.reason} ({verdict.failure.cause})")
+    _show("verdict", f"{_word(verdict.failure)}: {verdict.failure.reason} ({verdict.failure.cause})")
     return 1
 
 
@@ -62,7 +63,7 @@ class _Walk:
             key = signing_key(token, keys)
         _show("signature", f"good, by key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
-        with _step("principal"):
+        with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
             accepted = await issuer.accept(token, verified)
         _show("principal", _actor_text(accepted.actor))
         if accepted.record_id is not None:
@@ -118,8 +119,12 @@ def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
         yield
     except Failed as failure:
         texts = [f"{failure.cause}", failure.detail, why()]
-        _show(name, "refused: " + "; ".join(dict.fromkeys(filter(None, texts))))
+        _show(name, f"{_word(failure)}: " + "; ".join(dict.fromkeys(filter(None, texts))))
         raise
+
+
+def _word(failure: Failed) -> str:
+    return "cannot be judged now" if isinstance(failure, Unavailable) else "refused"
 
 
 def _show(step: str, result: str) -> None:

@@ -1,0 +1,280 @@
+"""``sidecar token``: mints on the store, shows without believing, explains with the server's own verdict."""
+
+import io
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.cli.explain import explain
+from sidecar.cli.main import main
+from sidecar.config.load import Loaded, load
+from sidecar.keys.key_files import generate, write_pair
+from sidecar.tokens.compact import parse
+from tests.support import forge
+from tests.support.jwks_server import JwksServer, jwk
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    write_pair(folder, generate("RS256"))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, key_folder: Path) -> Path:
+    path = tmp_path / "sidecar.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "jwtTokenConfiguration": {
+                    "rsapublicKeyFilePath": str(key_folder / "public_key.der"),
+                    "rsaprivateKeyFilePath": str(key_folder / "private_key.der"),
+                    "jwtissuer": "meta.example.com",
+                    "keyId": "own1",
+                },
+                "authorizerConfiguration": {"adminPrincipals": ["admin"], "principalDomain": "example.com"},
+                "store": {"url": f"sqlite:///{tmp_path}/s.db"},
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def run(config: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(action: str, *arguments: str) -> tuple[int, str, str]:
+        configured = () if action == "inspect" else ("--config", str(config))
+        code = main(["token", action, *configured, *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def minted(run: Run, *arguments: str) -> str:
+    code, out, _ = run("create", *arguments)
+    assert code == 0
+    return out.strip()
+
+
+def test_create_prints_the_token_alone_and_its_record_beside(run: Run) -> None:
+    code, out, err = run("create", "--name", "Ingest", "--roles", "a", "b", "--description", "nightly")
+    assert code == 0
+    claims = parse(out.removesuffix("\n"), 16_384).claims
+    record = json.loads(err)
+    assert (claims["sub"], claims["isBot"], claims["roles"]) == ("ingest", True, ["a", "b"])
+    assert claims["exp"] - claims["iat"] == 30 * 86_400
+    assert (record["id"], record["name"], record["description"]) == (claims["jti"], "Ingest", "nightly")
+    assert record["actor"] == {"type": "SERVICE", "id": "ingest"}
+
+
+def test_create_as_json(run: Run) -> None:
+    arguments = ("--kind", "personal", "--actor-id", "sam", "--expiry", "PT15M")
+    code, out, err = run("create", "--name", "laptop", *arguments, "--json")
+    printed = json.loads(out)
+    assert (code, err) == (0, "")
+    assert printed["record"]["actor"] == {"type": "USER", "id": "sam"}
+    assert parse(printed["token"], 16_384).claims["jti"] == printed["record"]["id"]
+
+
+def test_created_token_is_accepted(run: Run) -> None:
+    code, out, _ = run("explain", minted(run, "--name", "ingest"))
+    assert code == 0
+    assert 'SERVICE "ingest" (bot)\n' in out
+    assert out.endswith("verdict    accepted\n")
+
+
+def test_name_among_the_admins_is_admin(run: Run) -> None:
+    _, out, _ = run("explain", minted(run, "--name", "x", "--actor-id", "Admin"))
+    assert '"admin" (bot, admin)' in out
+
+
+def test_new_token_of_a_bot_ends_the_old_one(run: Run) -> None:
+    old = minted(run, "--name", "ingest")
+    minted(run, "--name", "ingest")
+    code, out, _ = run("explain", old)
+    assert code == 1
+    assert "record     refused: record_revoked\n" in out
+    assert out.endswith("verdict    refused: token_revoked\n")
+
+
+def test_token_whose_record_is_gone_is_refused(run: Run, tmp_path: Path) -> None:
+    token = minted(run, "--name", "ingest")
+    connection = sqlite3.connect(tmp_path / "s.db")
+    connection.execute("DELETE FROM token_records")
+    connection.commit()
+    connection.close()
+    code, out, _ = run("explain", token)
+    assert code == 1
+    assert "refused: not_on_record" in out
+
+
+def test_endless_token_needs_leave(run: Run, config: Path) -> None:
+    code, out, err = run("create", "--name", "x", "--expiry", "Unlimited")
+    assert (code, out) == (2, "")
+    assert "tokens.allowNeverExpiring" in err
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokens": {"allowNeverExpiring": True}}))
+    token = minted(run, "--name", "x", "--expiry", "Unlimited")
+    assert "exp" not in parse(token, 16_384).claims
+    code, out, _ = run("explain", token)
+    assert code == 0
+    assert "never expires" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--name", ""),
+        ("--name", "a\nb"),
+        ("--name", "x", "--expiry", "0"),
+        ("--name", "x", "--expiry", "soon"),
+        ("--name", "x", "--kind", "root"),
+        ("--name", "x", "--format", "datahub"),
+        ("--name", "x", "--description", "\x1b[2J"),
+    ],
+)
+def test_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("create", *arguments)
+    assert stop.value.code == 2
+
+
+def test_actor_that_no_token_could_carry(run: Run) -> None:
+    code, out, err = run("create", "--name", "my bot")
+    assert (code, out) == (1, "")
+    assert "principal_invalid" in err
+
+
+def test_without_own_keys_the_mend_is_named(run: Run, config: Path) -> None:
+    config.write_text(f"store: {{url: 'sqlite:///{config.parent}/s.db'}}")
+    code, out, err = run("create", "--name", "x")
+    assert (code, out) == (2, "")
+    assert "sidecar keys generate" in err
+
+
+def test_without_a_store_there_is_no_token(run: Run, config: Path) -> None:
+    config.write_text(config.read_text().replace("/s.db", "/none/s.db"))
+    code, out, err = run("create", "--name", "x")
+    assert (code, out) == (2, "")
+    assert "store.url" in err
+
+
+def test_inspect_needs_neither_configuration_nor_trust(run: Run) -> None:
+    token = forge.token(forge.claims(sub="\x1b[2J\u00e9"), forge.header(alg="none", crit=["x"]))
+    code, out, err = run("inspect", token)
+    assert code == 0
+    assert json.loads(out) == {
+        "header": forge.header(alg="none", crit=["x"]),
+        "claims": forge.claims(sub="\x1b[2J\u00e9"),
+    }
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert "nothing" in err
+
+
+@pytest.mark.parametrize("text", ["", "abc", "a.b.c", "..", forge.token("[]"), forge.token('{"a":1,"a":2}')])
+def test_inspect_of_what_is_no_token(run: Run, text: str) -> None:
+    code, out, err = run("inspect", text)
+    assert (code, out) == (1, "")
+    assert "token_malformed" in err
+
+
+def test_token_from_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(forge.token() + "\n"))
+    code, out, _ = run("inspect", "-")
+    assert code == 0
+    assert json.loads(out)["claims"]["sub"] == "sam"
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("nonsense", "form       refused: not_a_jwt"),
+        (forge.token(header_=forge.header(crit=["x"])), "form       refused: critical_header"),
+        (forge.token(), "issuer     refused: issuer"),
+        (forge.token(header_=forge.header(kid="Gb389a-9f76-gdjs-a92j-0242bk94356")), "published  refused"),
+        (forge.token(forge.claims(iss="meta.example.com")), 'keys       refused: unknown_kid; own has no key "k1"'),
+        (
+            forge.token(forge.claims(iss="meta.example.com"), forge.header(kid="own1")),
+            "signature  refused: signature",
+        ),
+        (
+            forge.token(forge.claims(iss="meta.example.com"), forge.header(alg="HS256")),
+            'algorithm  refused: algorithm; "HS256"; allowed are',
+        ),
+    ],
+)
+def test_explain_names_the_step_that_refuses(run: Run, token: str, expected: str) -> None:
+    code, out, _ = run("explain", token)
+    assert code == 1
+    assert expected in out
+    assert out.splitlines()[-1].startswith("verdict    refused: ")
+
+
+def _provider(url: str, tmp_path: Path, **changes: Any) -> Loaded:
+    provider = {"name": "corp", "issuer": forge.ISSUER, "publicKeyUrls": [url], "audiences": ["meta"], **changes}
+    path = tmp_path / "provider.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "authenticationConfiguration": {"providers": [provider]},
+                "store": {"url": f"sqlite:///{tmp_path}/s.db"},
+                "keys": {"timeout": "2s"},
+            }
+        )
+    )
+    return load([str(path)], {})
+
+
+def _current(**changes: Any) -> str:
+    now = int(time.time())
+    return forge.token(forge.claims(iat=now - 5, exp=now + 600, **changes))
+
+
+async def test_explain_asks_the_provider_for_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with JwksServer() as server:
+        server.publish(jwk(forge.RSA, "k1"))
+        loaded = _provider(server.url(), tmp_path)
+        assert await explain(_current(), loaded) == 0
+        out = capsys.readouterr().out
+        assert f'issuer     "{forge.ISSUER}" is corp' in out
+        assert 'principal  USER "sam"' in out
+        assert await explain(_current(aud="other"), loaded) == 1
+        out = capsys.readouterr().out
+        assert 'claims     refused: audience; {"aud": "other"' in out
+        assert 'audiences ["meta"]' in out
+        assert await explain(_current(sub="anonymous"), loaded) == 1
+        assert "principal  refused: reserved_name" in capsys.readouterr().out
+
+
+async def test_explain_tells_the_expected_lifetime_and_claims(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with JwksServer() as server:
+        server.publish(jwk(forge.RSA, "k1"))
+        loaded = _provider(server.url(), tmp_path, maxTokenLifetime="1m", requiredClaims={"azp": ["ui"]})
+        assert await explain(_current(azp="ui"), loaded) == 1
+        out = capsys.readouterr().out
+        assert "refused: lifetime" in out
+        assert "longest life 60 s" in out
+        assert await explain(_current(), loaded) == 1
+        out = capsys.readouterr().out
+        assert "refused: required_claim; azp; " in out
+        assert 'azp one of ["ui"]' in out
+
+
+async def test_explain_of_a_token_that_nobody_can_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = _provider("http://127.0.0.1:9/jwks", tmp_path)
+    assert await explain(_current(), loaded) == 1
+    out = capsys.readouterr().out
+    assert "keys       cannot be judged now: keys_unavailable" in out
+    assert out.endswith("verdict    cannot be judged now: unavailable\n")
