@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
 
 class Cause(StrEnum):
-    """The exact cause behind a :class:`Reason`: for the log, the metric label and ``token explain``, never the answer."""
+    """The exact cause behind a :class:`Reason`: for log, metric label and ``token explain``, never for the answer."""
 
     NONE = "none"
     # the request

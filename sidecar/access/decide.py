@@ -13,7 +13,7 @@ from sidecar.identity.request import RequestView, Scheme
 _PUBLIC = Ruling(Access.PUBLIC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every request
 class Allow:
     """The request may pass. ``accepted`` is None where nobody is identified (public and guest paths)."""
 
@@ -65,7 +65,7 @@ class Decider:
             return _ANONYMOUS if isinstance(outcome, Denied) else Allow(outcome)
         if isinstance(outcome, Denied):
             return Deny(outcome.failure, outcome.provider, outcome.authenticator)
-        return self._with_requirements(outcome, ruling)
+        return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:

@@ -21,7 +21,7 @@ _PARAMETERS = re.compile(r";[^/]*")
 _ENCODED_SLASH = re.compile(r"%2f|%5c", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every request
 class Readings:
     """The readings of one path. ``loose`` is None where both are the same; else the path is ambiguous."""
 

@@ -11,6 +11,7 @@ from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
 from sidecar.keys.keyset import VerificationKey
+from sidecar.tally import Tally
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +21,8 @@ class Accepted:
     ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
     the token sets no bound. ``record_id`` names the record that must still stand; ``is_own`` marks tokens of the own
     issuer, which may carry names that foreign ones may not. ``memo`` holds what
-    later stages derive from it once, such as encoded headers; it lives and dies with these facts.
+    later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with
+    these facts.
     """
 
     actor: Actor
@@ -29,6 +31,7 @@ class Accepted:
     expires_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
+    tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
 
 

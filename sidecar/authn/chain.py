@@ -24,7 +24,7 @@ class Chain:
     def __init__(self, authenticators: Sequence[Authenticator], gates: Sequence[Gate], metrics: Metrics) -> None:
         self._authenticators = tuple(authenticators)
         self._gates = tuple(gates)
-        self._metrics = metrics
+        self._outcomes = metrics.authentications
 
     def recall(self, view: RequestView) -> Accepted | Denied | None:
         """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
@@ -60,11 +60,13 @@ class Chain:
             if failure is not None:
                 outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
                 return self._denied(failure, actor.provider, actor.authenticator, outcome)
-        self._metrics.authentication(actor.authenticator, actor.provider, "accepted", "none").inc()
+        if accepted.tally is None:
+            accepted.tally = self._outcomes.child(actor.authenticator, actor.provider, "accepted", "none")
+        accepted.tally.inc()
         return accepted
 
     def _denied(self, failure: Failed, provider: str, authenticator: str, outcome: str) -> Denied:
-        self._metrics.authentication(authenticator, provider, outcome, failure.cause.value).inc()
+        self._outcomes.child(authenticator, provider, outcome, failure.cause.value).inc()
         return Denied(failure, provider, authenticator)
 
 

@@ -8,10 +8,13 @@ rule could refuse an authenticated caller: then the question is incomplete and r
 from typing import Protocol
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import RequestView, is_preflight, read_credential
 from sidecar.web.view import connection_of
+
+_NONE: list[str] = []
 
 
 class Dialect(Protocol):
@@ -63,35 +66,29 @@ class Envoy(_AnyStatus):
 
     def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
         """The original request, from a trusted Envoy."""
-        if not connection_of(request).trusted:
-            return _view(request, request.method, None)
-        return _view(request, request.method, rest if rest.startswith("/") else f"/{rest}")
+        trusted = connection_of(request).trusted
+        target = rest if rest.startswith("/") else f"/{rest}"
+        return _view(request.headers, request.method, target if trusted else None, trusted=trusted)
 
 
 def _from_headers(request: web.BaseRequest, method_name: str, target_name: str, must_know: bool) -> RequestView:
+    headers = request.headers
     if not connection_of(request).trusted:
-        return _view(request, "", None)
-    method = _single(request, method_name)
-    target = _single(request, target_name)
+        return _view(headers, "", None, trusted=False)
+    method = _single(headers, method_name)
+    target = _single(headers, target_name)
     if (method is None) != (target is None) or (target is None and must_know):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
-    return _view(request, method or "", target)
+    return _view(headers, method or "", target, trusted=True)
 
 
-def _single(request: web.BaseRequest, name: str) -> str | None:
-    values = request.headers.getall(name, [])
+def _single(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    values = headers.getall(name, _NONE)
     if len(values) > 1:
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
     return values[0] if values else None
 
 
-def _view(request: web.BaseRequest, method: str, target: str | None) -> RequestView:
-    headers = request.headers
-    return RequestView(
-        method,
-        target,
-        headers,
-        read_credential(headers),
-        connection_of(request).trusted,
-        is_preflight(method, headers) if method == "OPTIONS" else False,
-    )
+def _view(headers: CIMultiDictProxy[str], method: str, target: str | None, *, trusted: bool) -> RequestView:
+    preflight = method == "OPTIONS" and is_preflight(method, headers)
+    return RequestView(method, target, headers, read_credential(headers), trusted, preflight)

@@ -22,7 +22,7 @@ class Scheme(StrEnum):
     SEVERAL = "several"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every request, and freezing triples the cost of making one
 class Credential:
     """What stood in ``Authorization``: the scheme and, without its scheme word, the value."""
 

@@ -238,7 +238,7 @@ class ProviderKeys:
     :meth:`start`.
     """
 
-    def __init__(  # noqa: PLR0917 - each is a part that the composition root hands in
+    def __init__(
         self,
         provider: Provider,
         settings: KeyFetchSettings,

@@ -64,8 +64,8 @@ def parse(token: str, max_bytes: int) -> Unverified:
 
 def split(token: str, max_bytes: int) -> tuple[str, str, str]:
     """The three parts of a compact JWS of at most ``max_bytes``. Raises Refused(TOKEN_MALFORMED)."""
-    if not isinstance(token, str) or not token.isascii():
-        raise _malformed(Cause.ENCODING, "not ASCII text")
+    if not isinstance(token, str):
+        raise _malformed(Cause.ENCODING, "not text")
     if len(token) > max_bytes:
         raise _malformed(Cause.TOKEN_SIZE, f"longer than {max_bytes} bytes")
     match = _COMPACT.fullmatch(token)

@@ -43,20 +43,20 @@ class VerifiedCache(Generic[E]):
         self._size = size
         # not a dict: taking the oldest out of one slows down with every entry that has left before
         self._entries: OrderedDict[bytes, E] = OrderedDict()
-        self._hit = metrics.cache_hits.inc
-        self._miss = metrics.cache_misses.inc
+        self._hits = metrics.cache_hits
+        self._misses = metrics.cache_misses
         metrics.watch(metrics.token_cache_entries, self.__len__)
 
     def get(self, token: str, now: float) -> E | None:
         """What is known of ``token`` and still holds at ``now``, or None."""
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
-        if entry is None or not self._holds(digest, entry, now):
-            self._miss()
-            return None
-        self._entries.move_to_end(digest)
-        self._hit()
-        return entry
+        if entry is not None and self._holds(digest, entry, now):
+            self._entries.move_to_end(digest)
+            self._hits.inc()
+            return entry
+        self._misses.inc()
+        return None
 
     def put(self, token: str, entry: E, generation: int) -> None:
         """Remember ``entry``, unless the policy has changed since ``generation`` was read."""

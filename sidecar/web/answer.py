@@ -84,7 +84,12 @@ class Answer(web.StreamResponse):
             )
         )
         self._eof_sent = True
-        await request.writer.write(head)
+        connection = request.protocol
+        if connection.transport is None or connection.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        connection.transport.write(head)
+        if connection.writing_paused:
+            await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.metrics import Metrics
+from sidecar.tally import Tally, TimeTally
 from sidecar.web.respond import Refusals
 from sidecar.web.view import check_framing
 
@@ -35,7 +36,9 @@ class Boundary:
     ) -> None:
         self._routes = routes
         self._refusals = refusals
-        self._metrics = metrics
+        self._requests = metrics.http_requests
+        self._durations = metrics.http_request_duration
+        self._counted: dict[tuple[str, int], tuple[Tally, TimeTally]] = {}
         self._max_in_flight = limits.max_in_flight
         self._log_access = log_access
         self.in_flight = 0
@@ -63,12 +66,17 @@ class Boundary:
             self.in_flight -= 1
         if self.draining and not answer.prepared:
             answer.force_close()
-        metrics = self._metrics
-        metrics.http_request("public", route, answer.status).inc()
-        metrics.request_duration(route).observe(perf_counter() - started)
+        count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
+        count.inc()
+        duration.observe(perf_counter() - started)
         if self._log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
         return answer
+
+    def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
+        children = self._requests.child("public", route, str(status)), self._durations.child(route)
+        self._counted[route, status] = children
+        return children
 
     def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
         if request.writer.output_size > 0:

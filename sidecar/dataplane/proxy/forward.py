@@ -55,7 +55,8 @@ class Forwarder:
         self._request_headers = request_headers
         self._pool = pool
         self._refusals = refusals
-        self._metrics = metrics
+        self._answers = metrics.upstream_requests
+        self._duration = metrics.upstream_duration.child()
         self._limits = limits
         self._scheme = public_scheme.encode("ascii")
 
@@ -80,7 +81,7 @@ class Forwarder:
             # Whatever was left unread on it must not become the answer to somebody else's request.
             connection.close()
             if isinstance(failure, UpstreamFailed):
-                self._metrics.upstream_request(failure.status).inc()
+                self._answers.child(str(failure.status)).inc()
             raise
         finally:
             self._pool.release(connection)
@@ -97,12 +98,12 @@ class Forwarder:
         started = perf_counter()
         exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
         answer = await exchange.run(head, body, is_head=request.method == "HEAD")
-        self._metrics.upstream_duration.observe(perf_counter() - started)
+        self._duration.observe(perf_counter() - started)
         if answer.message.code == 101:
             sent = await self._switch(request, connection, answer, upgrade=upgrade)
         else:
             sent = await self._relay(request, answer)
-        self._metrics.upstream_request(answer.message.code).inc()
+        self._answers.child(str(answer.message.code)).inc()
         if not answer.request_sent:
             connection.close()
         return sent
