@@ -1,0 +1,217 @@
+"""``sidecar check`` and ``sidecar config``: what is printed, and which exit code follows."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from joserfc.jwk import ECKey, RSAKey
+
+from sidecar.cli.main import main
+from sidecar.cli.options import add_config_option, config_paths
+from sidecar.keys.key_files import generate, write_pair
+from tests.support.loopback_server import LoopbackServer
+from tests.support.ports import free_port
+
+PUBLIC_SERVER_AUTH = "/api/v1/system/config/auth"
+
+
+class Service:
+    """Answers JSON documents by path; anything else is 404."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Mapping[str, Any]] = {}
+        self.methods: set[str] = set()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.methods.add(request.method)
+        document = self.documents.get(request.path)
+        return web.json_response(document, status=200 if document is not None else 404)
+
+
+@pytest.fixture(name="service")
+def _service() -> Service:
+    return Service()
+
+
+@pytest.fixture(name="url")
+def _url(service: Service) -> Iterator[str]:
+    with LoopbackServer(service.answer) as server:
+        yield server.url
+
+
+@pytest.fixture(name="folder", autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIDECAR_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(name="check")
+def _check(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(configuration: Mapping[str, Any], *options: str) -> tuple[int, str]:
+        Path("c.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        code = main(["check", "--config", "c.yaml", *options])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def listed(issuer: str, **more: Any) -> dict[str, Any]:
+    provider = {"name": "corp", "issuer": issuer, "audiences": ["om"], **more}
+    return {"authenticationConfiguration": {"providers": [provider]}}
+
+
+def offer_keys(service: Service, url: str, key: RSAKey | ECKey | None = None) -> None:
+    key = key or RSAKey.generate_key(2048, {"kid": "1"}, auto_kid=False)
+    service.documents["/.well-known/openid-configuration"] = {"issuer": url, "jwks_uri": f"{url}/keys"}
+    service.documents["/keys"] = {"keys": [key.as_dict(private=False)]}
+
+
+def test_all_is_well(check: Any, service: Service, url: str) -> None:
+    """Exit code 0; only GET was used."""
+    offer_keys(service, url)
+    code, text = check({**listed(url), "upstream": {"url": url}})
+    assert (code, "error" in text) == (0, False), text
+    assert "all is there" in text
+    assert service.methods == {"GET"}
+
+
+def test_an_unreachable_issuer_is_exit_1(check: Any) -> None:
+    """Named, with the reason; offline nobody asks."""
+    configuration = listed(f"http://127.0.0.1:{free_port()}")
+    code, text = check(configuration)
+    assert code == 1
+    assert "error: provider corp: discovery" in text
+    code, text = check(configuration, "--offline")
+    assert code == 0
+
+
+def test_a_useless_key_set_is_exit_1(check: Any, service: Service, url: str) -> None:
+    """No keys, or none for the accepted algorithms."""
+    offer_keys(service, url)
+    service.documents["/keys"] = {"keys": []}
+    assert check(listed(url))[0] == 1
+    offer_keys(service, url, ECKey.generate_key("P-256", {"kid": "1"}, auto_kid=False))
+    code, text = check(listed(url, algorithms=["RS256"]))
+    assert code == 1
+    assert "none for the accepted algorithms" in text
+    assert check(listed(url, algorithms=["ES256"]))[0] == 0
+
+
+def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str) -> None:
+    """The service behind, over TCP and over a socket."""
+    offer_keys(service, url)
+    for upstream in (f"http://127.0.0.1:{free_port()}", "unix:/nowhere.sock"):
+        code, text = check({**listed(url), "upstream": {"url": upstream}})
+        assert code == 1
+        assert "error: upstream: cannot be reached" in text
+
+
+def test_a_faulty_configuration_is_exit_2(check: Any) -> None:
+    """With every problem; nobody is asked."""
+    code, text = check({"server": {"workrs": 1, "workers": "x"}, "upstream": {"url": "http://127.0.0.1:1"}})
+    assert code == 2
+    assert "did you mean workers?" in text
+    assert "must be a whole number" in text
+    assert "cannot be reached" not in text
+
+
+def own_keys(folder: Path) -> dict[str, Any]:
+    paths = write_pair(folder, generate("RS256"))
+    return {
+        "jwtTokenConfiguration": {
+            "rsapublicKeyFilePath": str(paths["public_key.der"]),
+            "rsaprivateKeyFilePath": str(paths["private_key.der"]),
+            "jwtissuer": "mine",
+        }
+    }
+
+
+def test_own_keys_and_their_store_are_looked_at(check: Any, folder: Path) -> None:
+    """A missing key file is a fault of the configuration, a missing folder an unusable store; neither is made."""
+    store = folder / "store" / "sidecar.db"
+    configuration = {**own_keys(folder), "store": {"url": f"sqlite:///{store}"}}
+    code, text = check(configuration)
+    assert code == 1
+    assert "store: the folder" in text
+    store.parent.mkdir()
+    assert check(configuration)[0] == 0
+    assert not store.exists()
+    store.write_text("not a database")
+    assert "is not an SQLite file" in check(configuration)[1]
+    configuration["jwtTokenConfiguration"]["rsapublicKeyFilePath"] = "/nowhere.der"
+    assert check(configuration)[0] == 2
+
+
+def test_drift_from_an_openmetadata_server_is_told(check: Any, service: Service, url: str) -> None:
+    """What its database says beats its file: each differing key is a warning that shows no value."""
+    offer_keys(service, url)
+    service.documents[PUBLIC_SERVER_AUTH] = {
+        "publicKeyUrls": [f"{url}/keys"],
+        "authority": url,
+        "clientId": "hunter2",
+        "jwtPrincipalClaims": ["sub"],
+        "jwtPrincipalClaimsMapping": [],
+        "tokenValidationAlgorithm": "RS256",
+    }
+    service.documents["/api/v1/system/config/authorizer"] = {
+        "adminPrincipals": ["bob", "alice"],
+        "principalDomain": "EXAMPLE.com",
+        "enforcePrincipalDomain": True,
+    }
+    flat = {"authority": url, "publicKeyUrls": [f"{url}/keys"], "clientId": "om"}
+    authorizer = {"adminPrincipals": ["alice", "bob"], "principalDomain": "example.com"}
+    code, text = check(
+        {"authenticationConfiguration": flat, "authorizerConfiguration": authorizer, "upstream": {"url": url}}
+    )
+    assert code == 0
+    told = {line.split(": ")[1] for line in text.splitlines() if "is not what the server uses" in line}
+    assert told == {
+        "authenticationConfiguration.clientId",
+        "authenticationConfiguration.jwtPrincipalClaims",
+        "authorizerConfiguration.enforcePrincipalDomain",
+    }
+    assert "hunter2" not in text
+
+
+def test_own_bots_before_an_openmetadata_server(check: Any, service: Service, url: str, folder: Path) -> None:
+    """With passthrough it will not know them; with openmetadata the algorithm must be the server's."""
+    service.documents[PUBLIC_SERVER_AUTH] = {"publicKeyUrls": [], "tokenValidationAlgorithm": "RS512"}
+    configuration = {**own_keys(folder), "store": {"url": f"sqlite:///{folder}/sidecar.db"}}
+    code, text = check({**configuration, "upstream": {"url": url}})
+    assert code == 0
+    assert "bots minted here are unknown to the server" in text
+    upstream = {"url": url, "credentials": "openmetadata"}
+    code, text = check({**configuration, "upstream": upstream})
+    assert code == 1
+    assert "is not the server's tokenValidationAlgorithm" in text
+    assert check({**configuration, "upstream": {**upstream, "tokenValidationAlgorithm": "RS512"}})[0] == 0
+
+
+def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both print what a program can read; a faulty file is exit 2."""
+    Path("c.yaml").write_text("server: {realm: mine}\nstore: {password: hunter2}\n", encoding="utf-8")
+    assert main(["config", "show", "--config", "c.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["server"]["realm"] == "mine"
+    assert "hunter2" not in shown
+    assert main(["config", "schema"]) == 0
+    assert "authenticationConfiguration" in json.loads(capsys.readouterr().out)["properties"]
+    assert main(["config", "show", "--config", "none.yaml"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_where_the_configuration_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config as often as you like, else SIDECAR_CONFIG, else nothing: the defaults."""
+    parser = argparse.ArgumentParser()
+    add_config_option(parser)
+    assert config_paths(parser.parse_args([])) == ()
+    monkeypatch.setenv("SIDECAR_CONFIG", "e.yaml")
+    assert config_paths(parser.parse_args([])) == ("e.yaml",)
+    assert config_paths(parser.parse_args(["--config", "a", "--config", "b"])) == ("a", "b")

@@ -1,0 +1,271 @@
+"""From files and environment to Settings: every problem at once, each with its place and the mend."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.load import Loaded, load
+from sidecar.config.settings import Settings
+from sidecar.errors import Misconfigured
+
+FLAT = "authenticationConfiguration: {authority: 'https://a', "
+LISTED = "authenticationConfiguration: {providers: [{name: a, issuer: 'https://a', "
+CORP = "{name: corp, issuer: 'https://idp.example.com', audiences: [om]}"
+MARK = "s3cr3t-mark"
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load_text(text: str, environ: Mapping[str, str] | None = None) -> Loaded:
+    Path("c.yaml").write_text(text, encoding="utf-8")
+    return load(["c.yaml"], environ or {})
+
+
+def problems(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(Misconfigured) as caught:
+        load_text(text, environ)
+    return [str(problem) for problem in caught.value.problems if problem.fatal]
+
+
+def warnings(text: str, environ: Mapping[str, str] | None = None) -> str:
+    return "\n".join(map(str, load_text(text, environ).warnings))
+
+
+def test_no_file_is_the_defaults() -> None:
+    """The sidecar starts with nothing, and says that nobody can come in."""
+    loaded = load([], {})
+    assert loaded.settings == Settings()
+    assert loaded.providers == ()
+    assert "every token is refused" in "\n".join(map(str, loaded.warnings))
+
+
+def test_later_files_win_key_by_key(folder: Path) -> None:
+    """Mappings merge, lists and scalars are replaced, an empty section changes nothing."""
+    (folder / "a.yaml").write_text("server: {realm: one, workers: 2}\nlogging: {level: debug}\nrules: [{path: /a}]\n")
+    (folder / "b.yaml").write_text("server: {realm: two}\nlogging:\nrules: [{path: /b}]\n")
+    loaded = load(["a.yaml", "b.yaml"], {})
+    server = loaded.settings.server
+    assert (server.realm, server.workers, loaded.settings.logging.level) == ("two", 2, "debug")
+    assert [rule.path for rule in loaded.settings.rules] == ["/b"]
+    assert loaded.sources["server.realm"] == "b.yaml:1"
+    assert loaded.sources["server.workers"] == "a.yaml:1"
+
+
+def test_settings_are_frozen(folder: Path) -> None:
+    """Nobody changes the configuration of a running program."""
+    loaded = load([], {})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loaded.settings = Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.settings.server.workers = 2
+
+
+def test_all_problems_come_in_one_report(folder: Path) -> None:
+    """Syntax of values, unknown names, types, ranges and contradictions, sorted by line."""
+    found = problems(
+        "server:\n"
+        "  listn: 1.2.3.4:1\n"
+        "  workers: many\n"
+        "  adminListen: 127.0.0.1:4180\n"
+        "upstream: {url: ftp://x, credentials: pass}\n"
+        "keys: {retryMin: 90s}\n"
+        "authenticationConfiguration:\n"
+        "  providers:\n"
+        f"    - {CORP}\n"
+        "    - {name: corp, issuer: 'http://idp.example.org', algorithms: [HS256], audiences: []}\n"
+        "    - {name: other, issuer: 'https://idp.example.com', clockSkew: soon}\n"
+        "adminPrincipals: [admin]\n"
+    )
+    expected = [
+        "c.yaml:2: server.listn: is not a known name; did you mean listen?",
+        "c.yaml:3: server.workers: must be a whole number",
+        "c.yaml:4: server.adminListen: is the same address",
+        "c.yaml:5: upstream.credentials: must be 'passthrough', 'none' or 'openmetadata'",
+        "c.yaml:5: upstream.url: must be http://host:port",
+        "c.yaml:6: keys.retryMax: must not be less than retryMin",
+        "c.yaml:10: authenticationConfiguration.providers[1].algorithms[0]: must be 'RS256'",
+        "c.yaml:10: authenticationConfiguration.providers[1].issuer: is http on another host",
+        "c.yaml:10: authenticationConfiguration.providers[1].name: is the name of providers[0] too",
+        "c.yaml:11: authenticationConfiguration.providers[2].clockSkew: must be a duration",
+        "c.yaml:11: authenticationConfiguration.providers[2].issuer: names an issuer that belongs to providers[0]",
+        "c.yaml:12: adminPrincipals: is not a known name; it belongs below authorizerConfiguration",
+    ]
+    assert len(found) == len(expected), found
+    for problem, start in zip(found, expected, strict=True):
+        assert problem.startswith(start)
+
+
+def test_no_problem_repeats_a_value(folder: Path) -> None:
+    """A secret that slipped into the wrong place does not get out by an error."""
+    text = (
+        f"server: {{listen: {MARK}, trustedProxies: [{MARK}], workers: {MARK}, publicUrl: {MARK}, prefix: {MARK}}}\n"
+        f"upstream: {{url: '{MARK}', credentials: {MARK}}}\n"
+        f"store: {{url: '{MARK}', password: 'secret:{MARK}'}}\n"
+        f"keys: {{timeout: {MARK}, maxBytes: {MARK}}}\n"
+        f"tokens: {{requireRecord: {MARK}}}\n"
+        f"rules: [{{path: {MARK}, access: {MARK}, methods: [{MARK}]}}]\n"
+        f"identityHeaders: {{strip: ['{MARK} x']}}\n"
+        "authenticationConfiguration:\n"
+        f"  jwtPrincipalClaimsMapping: ['{MARK}']\n"
+        f"  publicKeyUrls: ['{MARK}', {{url: '{MARK}', issuer: '{MARK}'}}]\n"
+        f"  providers: [{{name: '{MARK} x', issuer: '{MARK}', actorType: {MARK}, groupsClaim: '\"{MARK}'}},"
+        f" {{name: a, issuer: '{MARK}', actorType: {{claim: '{MARK}..', service: {MARK}}}}}]\n"
+        f"authorizerConfiguration: {{allowedDomains: ['{MARK} x'], adminPrincipals: {MARK}}}\n"
+        f"jwtTokenConfiguration: {{jwksPaths: ['{MARK}'], keyDir: ['{MARK}']}}\n"
+        "logging: {level: ${L}}\n"
+    )
+    with pytest.raises(Misconfigured) as caught:
+        load_text(text, {"L": f"{MARK}: x"})
+    text = str(caught.value).replace(f"secret:{MARK}", "")
+    assert len(caught.value.problems) > 20
+    assert MARK not in text
+
+
+def test_secrets_come_from_files_and_variables_and_print_nowhere(folder: Path) -> None:
+    """Fields of type Secret take ``file:`` and ``env:``; ``secret:`` is refused, not read literally."""
+    (folder / "pw").write_text(f"{MARK}\n")
+    text = f"store: {{password: 'file:{folder}/pw', url: env:URL}}"
+    loaded = load_text(text, {"URL": "sqlite:////tmp/x.db"})
+    store = loaded.settings.store
+    assert store.password
+    assert (store.password.reveal(), store.url.reveal()) == (MARK, "sqlite:////tmp/x.db")
+    assert MARK not in repr(loaded)
+    assert problems("store: {password: 'secret:/om/x'}") == [
+        "c.yaml:1: store.password: names a secrets manager, which is not supported; use file:/path or env:NAME"
+    ]
+    assert problems("store: {password: env:NONE}") == [
+        "c.yaml:1: store.password: names the environment variable NONE, which is not set"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server: {realm: 'secret:/x'}",
+        "authenticationConfiguration: {authority: 'https://a', clientId: env:X}",
+        "jwtTokenConfiguration: {audience: 'file:/x'}",
+        "secretsManagerConfiguration: {secretsManager: managed-azure-kv}",
+    ],
+)
+def test_secret_references_are_never_taken_at_their_word(text: str, folder: Path) -> None:
+    """Where nothing would look them up they are an error."""
+    assert len(problems(text)) == 1
+
+
+def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
+    """Keys that only OpenMetadata uses are accepted, not looked at, and gone."""
+    loaded = load_text(
+        "authenticationConfiguration:\n"
+        f"  oidcConfiguration: {{secret: {MARK}}}\n"
+        "  samlConfiguration: {idp: {certificate: ${CERT}}}\n"
+        f"secretsManagerConfiguration: {{secretsManager: db, parameters: {{secretAccessKey: {MARK}}}}}\n",
+        {"CERT": "a: b\n- @c"},
+    )
+    assert MARK not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("jwtTokenConfiguration: {keyDir: /k, rsapublicKeyFilePath: /a, rsaprivateKeyFilePath: /b, jwtissuer: i}",
+         "keyDir: cannot stand beside"),
+        ("jwtTokenConfiguration: {rsapublicKeyFilePath: /a, jwtissuer: i}", "rsaprivateKeyFilePath: is missing"),
+        ("jwtTokenConfiguration: {keyDir: /k}", "jwtissuer: is missing"),
+        ("jwtTokenConfiguration: {keyDir: /k, jwtissuer: i, keyId: Gb389a-9f76-gdjs-a92j-0242bk94356}",
+         "keyId: is OpenMetadata's published default"),
+        ("upstream: {url: 'http://h', credentials: openmetadata}", "credentials: openmetadata needs an own RSA key"),
+        ("upstream: {url: 'http://h/api'}", "upstream.url: must end after host and port"),
+        ("upstream: {url: 'http://u:p@h'}", "upstream.url: must not hold a user name"),
+        ("store: {url: 'redis://h'}", "store.url: must be sqlite:////"),
+        ("store: {url: 'sqlite:///relative'}", "store.url: must be sqlite:////"),
+        ("server: {listen: '0.0.0.0:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
+        ("server: {listen: 'localhost:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
+        ("server: {checkDeadline: 0}", "checkDeadline: must be longer"),
+        ("rules: [{path: /a/**/b}]", "rules[0].path: has a misplaced wildcard"),
+        ("rules: [{path: /a*}]", "rules[0].path: has a misplaced wildcard"),
+        ("rules: [{path: /a/../b}]", "rules[0].path: must be a normalised path"),
+        ("rules: [{path: //a}]", "rules[0].path: must be a normalised path"),
+        ("rules: [{path: '/a?b'}]", "rules[0].path: must be a plain path"),
+        ("rules: [{path: /a, methods: [get]}]", "rules[0].methods[0]: must be a method in capitals"),
+        ("rules: [{path: /a, access: public, require: {admin: true}}]", "rules[0].require: has no effect"),
+        ("rules: [{path: /a, require: {groups: ['*']}}]", "require.groups: has a wildcard"),
+        ("authorizerConfiguration: {enforcePrincipalDomain: true}", "needs principalDomain or allowedDomains"),
+        ("authorizerConfiguration: {allowedDomains: ['*.example.com']}", "allowedDomains[0]: must be one domain"),
+        ("authorizerConfiguration: {adminPrincipals: 'admin'}", "adminPrincipals: must be a list"),
+        (LISTED + "audiences: ['*']}]}", "wildcard"),
+        (LISTED + "rolesClaim: 'a..b'}]}", "claim path"),
+        (LISTED + "requiredClaims: {x: []}}]}",
+         "accepts no value"),
+        ("authenticationConfiguration: {providers: [{name: own, issuer: 'https://a'}]}", "is the name of the own"),
+        (FLAT + "jwtPrincipalClaims: []}", "jwtPrincipalClaims: must not"),
+        (FLAT + "jwtPrincipalClaimsMapping: ['username:u']}", "needs both"),
+        (FLAT + "jwtPrincipalClaimsMapping: ['username:u', 'email:e', 'e:x']}",
+         "must be username:<claim> or email:<claim>"),
+        ("identityHeaders: {strip: ['X-*']}", "must be one header name"),
+        ("server: {publicUrl: example.com}", "publicUrl: must be an http or https URL"),
+        ("server: []", "server: must be a block of keys and values"),
+        ("upstream: {url: [a]}", "upstream.url: must be text"),
+        ("import: {openmetadata: nowhere.yaml}", "import.openmetadata: cannot be read"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> None:
+    """One fault, one problem, at its place."""
+    found = problems(text)
+    assert len(found) == 1
+    assert problem in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (
+            f"authenticationConfiguration: {{providers: [{CORP[:-1]}, allowMissingExpiry: true}}]}}",
+            "tokens without exp",
+        ),
+        ("authenticationConfiguration: {providers: [{name: a, issuer: 'https://a'}]}", "no audience is required"),
+        ("authenticationConfiguration: {authority: 'https://a'}", "set clientId"),
+        ("authenticationConfiguration: {allowUnboundIssuers: true, publicKeyUrls: ['https://a/k']}", "many tenants"),
+        ("allowPublishedSecrets: true", "never in production"),
+        ("server: {trustedProxies: [0.0.0.0/0]}", "trusts the whole network"),
+        ("rules: [{path: /**}, {path: /a}]", "rules[1]: is never reached"),
+        ("rules: [{path: /oauth2/auth}]", "where rules do not apply"),
+        ("server: {realm: 'a ${UNSET}'}", "UNSET is not set"),
+    ],
+)
+def test_dangers_are_told_but_not_refused(text: str, warning: str, folder: Path) -> None:
+    """Each is explained in a warning."""
+    assert warning in warnings(text)
+
+
+def test_published_secrets_can_be_allowed_for_a_demonstration(folder: Path) -> None:
+    """Loudly."""
+    text = "allowPublishedSecrets: true\njwtTokenConfiguration: {keyDir: /k, jwtissuer: i, keyId: "
+    assert "never in production" in warnings(text + "Gb389a-9f76-gdjs-a92j-0242bk94356}")
+
+
+def test_two_ephemeral_ports_are_not_the_same(folder: Path) -> None:
+    """Port 0 is any free one."""
+    assert load_text("server: {listen: '127.0.0.1:0', adminListen: '127.0.0.1:0'}")
+
+
+def test_a_key_without_value_counts_as_left_out(folder: Path) -> None:
+    """As an empty variable does."""
+    loaded = load_text(
+        "server: {workers: , realm: '${R:-x}'}\nupstream:\nauthorizerConfiguration: {adminPrincipals: ~}\n"
+    )
+    assert (loaded.settings.server.workers, loaded.settings.upstream) == (1, None)
+
+
+def test_several_broken_files_are_all_named(folder: Path) -> None:
+    """A file that cannot be read hides no other's problems."""
+    (folder / "a.yaml").write_text("a: [\n")
+    (folder / "b.yaml").write_text("b: 1\n")
+    with pytest.raises(Misconfigured) as caught:
+        load(["a.yaml", "b.yaml", "none.yaml"], {})
+    assert {problem.file for problem in caught.value.problems if problem.fatal} == {"a.yaml", "b.yaml", "none.yaml"}

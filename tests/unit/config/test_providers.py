@@ -1,0 +1,252 @@
+"""The flat form and the list, as one list of providers."""
+
+from typing import Any
+
+import pytest
+
+from sidecar.config.providers import Provider, is_own_jwks, providers
+from sidecar.config.settings import JwtTokenConfiguration, ServerSettings, Settings
+
+GOOGLE = "https://accounts.google.com"
+GOOGLE_KEYS = "https://www.googleapis.com/oauth2/v3/certs"
+OWN_JWKS = "http://localhost:8585/api/v1/system/config/jwks"
+
+
+def found(flat: dict[str, Any], **sections: Any) -> dict[str, Provider]:
+    result, findings = providers(Settings.model_validate({"authenticationConfiguration": flat, **sections}))
+    assert not [finding for finding in findings if finding.fatal]
+    return {provider.name: provider for provider in result}
+
+
+def faults(flat: dict[str, Any], **sections: Any) -> list[str]:
+    _, findings = providers(Settings.model_validate({"authenticationConfiguration": flat, **sections}))
+    return [finding.message for finding in findings if finding.fatal]
+
+
+def test_the_authority_owns_urls_of_its_origin() -> None:
+    """Scheme, host and port; case and default port do not matter. clientId is its audience, RS256 the default."""
+    urls = ["https://IDP.example.com/a", "https://idp.example.com:443/b"]
+    provider = found({"authority": "https://idp.example.com/realms/x", "publicKeyUrls": urls, "clientId": "om"})[
+        "default"
+    ]
+    assert provider.issuer == "https://idp.example.com/realms/x"
+    assert provider.issuer_aliases == ("https://idp.example.com/realms/x/",)
+    assert provider.key_urls == tuple(urls)
+    assert (provider.audiences, provider.algorithms) == ({"om"}, {"RS256"})
+    assert provider.discovery
+    assert provider.is_flat
+    assert provider.require_expiry
+
+
+def test_other_urls_wait_for_discovery() -> None:
+    """They count only once the authority names them as its own."""
+    provider = found({"authority": GOOGLE, "publicKeyUrls": [GOOGLE_KEYS, "https://accounts.google.com:444/x"]})[
+        "default"
+    ]
+    assert provider.key_urls == ()
+    assert provider.candidate_urls == (GOOGLE_KEYS, "https://accounts.google.com:444/x")
+    assert provider.discovery
+
+
+def test_the_authority_alone_is_discovered() -> None:
+    """No URL at all: OpenID Connect discovery."""
+    provider = found({"authority": GOOGLE})["default"]
+    assert (provider.key_urls, provider.candidate_urls, provider.discovery) == ((), (), True)
+
+
+def test_openmetadatas_default_authority_is_not_trusted_by_accident() -> None:
+    """Its file names Google even where only its own JWKS is used: no Google account comes in by that."""
+    result = found({"authority": GOOGLE, "publicKeyUrls": [OWN_JWKS]}, jwtTokenConfiguration={"jwtissuer": "om"})
+    assert list(result) == ["openmetadata"]
+    own = result["openmetadata"]
+    assert (own.issuer, own.key_urls, own.is_own, own.is_flat) == ("om", (OWN_JWKS,), True, False)
+    assert (own.require_expiry, own.clock_skew, own.audiences) == (False, 0.0, frozenset())
+
+
+def test_the_own_jwks_is_not_fetched_where_own_keys_are() -> None:
+    """They are at hand."""
+    jwt = {"jwtissuer": "om", "keyDir": "/keys"}
+    assert found({"publicKeyUrls": [OWN_JWKS]}, jwtTokenConfiguration=jwt) == {}
+
+
+def test_the_own_jwks_needs_the_issuers_name() -> None:
+    """Nobody else can tell it."""
+    assert len(faults({"publicKeyUrls": [OWN_JWKS]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "is_own"),
+    [
+        (OWN_JWKS, True),
+        ("http://127.0.0.1:8585/api/v1/config/jwks", True),
+        ("http://[::1]:8585/api/v1/config/jwks", True),
+        ("https://om.example.com/api/v1/system/config/jwks", False),
+        ("http://localhost:8585/api/v1/system/config/jwks/x", False),
+        ("http://localhost:4180/oauth2/jwks", True),
+        ("http://localhost:4180/keys", True),
+        ("http://localhost:4181/keys", False),
+        ("http://10.0.0.1:4180/keys", False),
+        ("https://public.example.com/keys", True),
+        ("https://public.example.com/other", False),
+        ("not a url", False),
+    ],
+)
+def test_recognising_the_own_jwks(url: str, is_own: bool) -> None:
+    """The own listeners' paths, and OpenMetadata's two on loopback."""
+    server = ServerSettings(listen="0.0.0.0:4180", public_url="https://public.example.com")
+    assert is_own_jwks(url, server, JwtTokenConfiguration(jwks_paths=("/keys",))) is is_own
+
+
+def test_a_url_may_name_its_issuer() -> None:
+    """Each named issuer is a provider of its own; the authority's and the server's names are theirs."""
+    urls = [
+        {"url": "https://k.example.com/1", "issuer": "https://one"},
+        {"url": "https://k.example.com/2", "issuer": "https://two"},
+        {"url": "https://k.example.com/3", "issuer": GOOGLE},
+        {"url": "https://om.example.com/api/v1/system/config/jwks", "issuer": "om"},
+    ]
+    result = found({"authority": GOOGLE, "publicKeyUrls": urls}, jwtTokenConfiguration={"jwtissuer": "om"})
+    assert {name: (p.issuer, p.key_urls) for name, p in result.items()} == {
+        "openmetadata": ("om", ("https://om.example.com/api/v1/system/config/jwks",)),
+        "default": (GOOGLE, ("https://k.example.com/3",)),
+        "default-2": ("https://one", ("https://k.example.com/1",)),
+        "default-3": ("https://two", ("https://k.example.com/2",)),
+    }
+    assert [p.name for p in result.values() if p.is_flat] == ["default"]
+    assert [p.name for p in result.values() if p.is_own] == ["openmetadata"]
+
+
+def test_nobody_else_signs_for_the_own_keys_issuer() -> None:
+    """Own keys and a fetched key set under one issuer: refused."""
+    jwt = {"jwtissuer": "om", "keyDir": "/keys"}
+    flat = {"publicKeyUrls": [{"url": "https://om.example.com/jwks", "issuer": "om"}]}
+    assert "own keys" in faults(flat, jwtTokenConfiguration=jwt)[0]
+    assert "own keys" in faults({"providers": [{"name": "a", "issuer": "om", "publicKeyUrls": ["https://a"]}]},
+                                jwtTokenConfiguration=jwt)[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("authority", ["", "not-a-url"])
+def test_a_url_without_issuer_is_refused(authority: str) -> None:
+    """Unless the operator accepts every issuer that it signs for."""
+    flat = {"authority": authority, "publicKeyUrls": [GOOGLE_KEYS]}
+    assert any("belongs to no issuer" in fault for fault in faults(flat))
+    result = found({**flat, "allowUnboundIssuers": True})
+    assert {name: (p.issuer, p.key_urls) for name, p in result.items()} == {"unbound": (None, (GOOGLE_KEYS,))}
+
+
+def test_unbound_keys_do_not_become_the_authoritys() -> None:
+    """allowUnboundIssuers opens a door beside the authority, which stays bound to its own keys."""
+    flat = {"authority": "https://a", "publicKeyUrls": ["https://a/k", "https://b/k"], "allowUnboundIssuers": True}
+    result = found(flat)
+    assert (result["default"].key_urls, result["default"].candidate_urls) == (("https://a/k",), ("https://b/k",))
+    assert (result["unbound"].issuer, result["unbound"].key_urls) == (None, ("https://a/k", "https://b/k"))
+    assert not result["unbound"].is_flat
+
+
+def test_the_flat_form_keeps_the_order_of_claims_and_its_one_algorithm() -> None:
+    """Order decides who is meant."""
+    flat = {
+        "authority": "https://a",
+        "jwtPrincipalClaims": ["sub", "email"],
+        "jwtPrincipalClaimsMapping": ["email:mail", "username:https://x/name"],
+        "tokenValidationAlgorithm": "ES256",
+    }
+    provider = found(flat)["default"]
+    assert provider.principal_claims == ("sub", "email")
+    assert (provider.username_claim, provider.email_claim) == ("https://x/name", "mail")
+    assert provider.algorithms == {"ES256"}
+
+
+def test_a_listed_provider() -> None:
+    """Everything it says arrives."""
+    listed = {
+        "name": "corp",
+        "issuer": "https://idp",
+        "publicKeyUrls": ["https://idp/keys"],
+        "audiences": ["a", "b"],
+        "algorithms": ["EdDSA"],
+        "groupsClaim": "realm_access.roles",
+        "requiredClaims": {"azp": ["x", "y"]},
+        "maxTokenLifetime": "24h",
+        "clockSkew": "5s",
+        "actorType": {"claim": "kind", "service": ["bot"]},
+        "principalNamespace": "provider",
+        "mayBeAdmin": "true",
+        "allowMissingExpiry": "true",
+    }
+    provider = found({"providers": [listed]})["corp"]
+    assert provider == Provider(
+        name="corp",
+        issuer="https://idp",
+        key_urls=("https://idp/keys",),
+        audiences=frozenset({"a", "b"}),
+        algorithms=frozenset({"EdDSA", "Ed25519"}),
+        principal_claims=("email", "preferred_username", "sub"),
+        groups_claim="realm_access.roles",
+        required_claims={"azp": frozenset({"x", "y"})},
+        max_token_lifetime=86400.0,
+        clock_skew=5.0,
+        service_claim="kind",
+        service_values=frozenset({"bot"}),
+        namespaced=True,
+        may_be_admin=True,
+        require_expiry=False,
+    )
+
+
+def test_no_symmetric_algorithm_by_default() -> None:
+    """And none can be asked for."""
+    provider = found({"providers": [{"name": "a", "issuer": "https://a"}]})["a"]
+    assert provider.discovery
+    assert not any(name.startswith("HS") or name == "none" for name in provider.algorithms)
+
+
+def test_issuers_and_names_have_one_owner() -> None:
+    """Also across the two forms, and with either spelling of the authority."""
+    one = {"name": "a", "issuer": "https://a"}
+    assert len(faults({"providers": [one, {**one, "name": "b"}]})) == 1
+    assert len(faults({"providers": [one, {**one, "issuer": "https://b"}]})) == 1
+    assert len(faults({"authority": "https://a/", "providers": [one]})) == 1
+    assert len(faults({"authority": "https://x", "providers": [{"name": "default", "issuer": "https://y"}]})) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://idp.example.com/keys",
+        "ftp://idp.example.com/keys",
+        "https:///keys",
+        "https://user:pw@idp.example.com/keys",
+        "https://idp.example.com/keys#x",
+        "https://idp.example.com:99999/keys",
+        "https://idp.example.com /keys",
+        "https://[::1/keys",
+        "https://169.254.169.254/latest",
+        "https://[fe80::1]/keys",
+        "https://[fd00:ec2::254]/keys",
+        "https://[::ffff:169.254.169.254]/keys",
+        "https://100.100.100.200/keys",
+        "https://2852039166/keys",
+        "https://0xa9fea9fe/keys",
+        "https://0251.0376.0251.0376/keys",
+        "https://metadata.google.internal/keys",
+        "https://0.0.0.0/keys",
+        "https://224.0.0.1/keys",
+    ],
+)
+def test_dangerous_urls_are_refused_in_either_form(url: str) -> None:
+    """As a listed key URL, as a listed issuer to discover, as flat URL and as authority."""
+    assert len(faults({"providers": [{"name": "a", "issuer": "https://a", "publicKeyUrls": [url]}]})) == 1
+    assert len(faults({"providers": [{"name": "a", "issuer": url}]})) == 1
+    assert faults({"authority": url})
+    assert faults({"authority": "https://a", "publicKeyUrls": [url]})
+
+
+def test_plain_http_is_for_loopback_or_on_request() -> None:
+    """allowInsecureUrls is per provider; metadata addresses stay refused."""
+    assert found({"providers": [{"name": "a", "issuer": "http://127.0.0.1:1"}]})
+    assert found({"providers": [{"name": "a", "issuer": "http://idp", "allowInsecureUrls": "true"}]})[
+        "a"
+    ].allow_insecure_urls
+    assert found({"authority": "http://idp", "allowInsecureUrls": "true"})["default"].allow_insecure_urls
+    assert faults({"providers": [{"name": "a", "issuer": "http://169.254.169.254", "allowInsecureUrls": "true"}]})
