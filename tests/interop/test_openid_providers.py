@@ -174,7 +174,7 @@ def keycloak(require_tool: Callable[[str], Path], tmp_path: Path) -> Iterator[Ke
     ]  # fmt: skip
     log = tmp_path / "keycloak.log"
     with running(
-        command, log=log, ready=lambda: answers(f"{url}/realms/master", 200), within=180, environment=environment
+        command, log=log, ready=lambda: answers(f"{url}/realms/master", 200), within=300, environment=environment
     ):
         yield Keycloak(url)
 
