@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sidecar.config.decode import fields_by_name
 from sidecar.config.load import Loaded
 from sidecar.config.settings import UNUSED
-from sidecar.config.tree import Path, dotted
+from sidecar.config.tree import Path, dotted, printable
 from sidecar.secrets.value import Secret
 
 _SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
@@ -85,7 +85,15 @@ def _scalar(value: Any) -> str:
         return json.dumps(value)
     if _SAFE.fullmatch(value) and value.lower() not in _TYPED:
         return value
-    return json.dumps(value).replace("${", "$${")
+    return f'"{"".join(map(_character, value))}"'.replace("${", "$${")
+
+
+def _character(character: str) -> str:
+    """One character inside a double-quoted YAML scalar; what is not plain ASCII is escaped."""
+    if " " <= character <= "~":
+        return f"\\{character}" if character in '"\\' else character
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _source(path: Path, value: Any, sources: Mapping[str, str]) -> str:
@@ -93,9 +101,4 @@ def _source(path: Path, value: Any, sources: Mapping[str, str]) -> str:
     if own is None and isinstance(value, list):
         places = [sources[place] for index in range(len(value)) if (place := dotted((*path, index))) in sources]
         own = places[0] if places else None
-    return _one_line(own) if own is not None else _DEFAULT
-
-
-def _one_line(text: str) -> str:
-    """``text`` fit for a comment: a line break in a file's name must not end it."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(own) if own is not None else _DEFAULT  # a line break in a file's name must not end the comment

@@ -7,13 +7,13 @@ from pathlib import Path as FilePath
 import yaml
 
 from sidecar.config.placeholders import Expansion, Masked, Opening, Placeholder, PlaceholderError, Token, mask
-from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, dotted
+from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, dotted, printable
 from sidecar.errors import Problem
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 40
-_MOST_NODES = 20_000
+_MOST_NODES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,4 +323,4 @@ class _Resolver:
         return Origin(self._file, line, variable, self._imported)
 
     def _report(self, path: Path, line: int, message: str, *, fatal: bool = True) -> None:
-        self.problems.append(Problem(dotted(path), message, self._file, line, fatal))
+        self.problems.append(Problem(dotted(path), printable(message), self._file, line, fatal))

@@ -113,6 +113,11 @@ def dotted(path: Sequence[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = f'"{part}"' if set(part) & set('.[]" ') else part
+            name = printable(f'"{part}"' if set(part) & set('.[]" ') else part)
             text += f".{name}" if text else name
     return text
+
+
+def printable(text: str) -> str:
+    """``text`` on one line and without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -50,7 +50,7 @@ def parse_address(value: object) -> str:
     if text.startswith("unix:/"):
         return text
     host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+    if not re.fullmatch(r"[^\s/]+", host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("must be host:port, [v6]:port or unix:/path")
     if ":" in host.strip("[]") and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("an IPv6 host needs brackets: [::1]:4180")
@@ -79,7 +79,9 @@ def parse_network(value: object) -> str:
     return text
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0)]
+Duration = Annotated[
+    float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0, allow_inf_nan=False)
+]
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
 Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]

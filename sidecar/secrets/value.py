@@ -31,7 +31,7 @@ class Secret:
 
     def matches(self, presented: str) -> bool:
         """Whether ``presented`` is this secret, in time that does not depend on where they differ."""
-        return hmac.compare_digest(self._text.encode(), presented.encode("utf-8", "surrogatepass"))
+        return hmac.compare_digest(_bytes(self._text), _bytes(presented))
 
     def __repr__(self) -> str:
         return _MASK
@@ -64,6 +64,10 @@ class Secret:
             json_schema_input_schema=core_schema.str_schema(),
             serialization=core_schema.plain_serializer_function_ser_schema(repr),
         )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _from_setting(value: object, info: core_schema.ValidationInfo) -> Secret:

@@ -13,7 +13,7 @@ from sidecar.config.show import as_json, as_yaml
 ROOT = Path(__file__).parents[3]
 TEXT = """\
 store: {url: 'sqlite:////tmp/hunter2.db', password: hunter2}
-server: {realm: "yes: ${R:-x} $${Y}", trustedProxies: ["10.0.0.0/8"]}
+server: {realm: "yes: ${R:-x} $${Y} \\u00e9\\U0001f600\\n\\"\\\\", trustedProxies: ["10.0.0.0/8"]}
 authenticationConfiguration:
   clientId: ${CLIENT}
   authority: https://a

@@ -80,5 +80,6 @@ def test_comparing() -> None:
     assert Secret("a").matches("a")
     assert not Secret("a").matches("b")
     assert not Secret("a").matches("\ud800")
+    assert not Secret("\udcff").matches("a")
     assert Secret("a") == Secret("a")
     assert Secret("a") != "a"
