@@ -60,7 +60,7 @@ class VerifiedCache(Generic[E]):
 
     def put(self, token: str, entry: E, generation: int) -> None:
         """Remember ``entry``, unless the policy has changed since ``generation`` was read."""
-        if generation != self.generation or not self._size:
+        if generation != self.generation:
             return
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         self._entries[digest] = entry

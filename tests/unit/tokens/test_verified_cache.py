@@ -70,6 +70,13 @@ def test_put_again_replaces_and_takes_no_further_room() -> None:
     assert memory.get("a", 0) is newer
 
 
+def test_put_again_counts_as_use() -> None:
+    memory = cache(2)
+    for name in "abac":
+        memory.put(name, Entry(), 0)
+    assert [name for name in "abc" if memory.get(name, 0)] == ["a", "c"]
+
+
 def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
     memory = cache()
     memory.put("old", Entry(), memory.generation)
