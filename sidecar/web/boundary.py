@@ -13,7 +13,7 @@ from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
 from sidecar.web.respond import Refusals
-from sidecar.web.view import check_framing
+from sidecar.web.view import check_framing, connection_of, request_id
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
@@ -49,6 +49,7 @@ class Boundary:
         """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
         started = perf_counter()
         route = "none"
+        connection_of(request).request_id = ""
         self.in_flight += 1
         try:
             check_framing(request)
@@ -91,7 +92,7 @@ class Boundary:
         _access_log.info(
             "answered",
             extra={
-                "requestId": request.headers.get("X-Request-Id", ""),
+                "requestId": request_id(request),
                 "method": request.method[:16],
                 "path": request.raw_path.partition("?")[0][:512],
                 "route": route,

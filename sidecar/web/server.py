@@ -43,15 +43,19 @@ class Peers:
 
 
 class Connection(web.RequestHandler):
-    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``."""
+    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``.
 
-    __slots__ = ("_parse_failure", "peer", "trusted")
+    ``request_id`` is that of the request being answered, empty until somebody needs it.
+    """
+
+    __slots__ = ("_parse_failure", "peer", "request_id", "trusted")
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
         self.trusted = False
         self.peer = "unix"
+        self.request_id = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""

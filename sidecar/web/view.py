@@ -63,10 +63,11 @@ def own_view(request: web.BaseRequest) -> RequestView:
 
 def request_id(request: web.BaseRequest) -> str:
     """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
-    given = request.headers.get("X-Request-Id")
-    if given is not None and connection_of(request).trusted and _REQUEST_ID.fullmatch(given):
-        return given
-    return new_request_id()
+    connection = connection_of(request)
+    if not connection.request_id:
+        given = request.headers.get("X-Request-Id", "") if connection.trusted else ""
+        connection.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+    return connection.request_id
 
 
 def new_request_id() -> str:

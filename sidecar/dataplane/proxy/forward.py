@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from sidecar.access.decide import Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
-from sidecar.dataplane.proxy.hop_headers import RequestHeaders, response_lines
-from sidecar.dataplane.proxy.pool import UpstreamPool
+from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
@@ -24,6 +24,8 @@ from sidecar.web.view import connection_of, own_view, request_id
 
 _BODILESS = frozenset({204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"
+# What the parser counts with ends at 20 digits.
+_MAX_LENGTH_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Forwarder:
         self._decider = decider
         self._identity_headers = identity_headers
         self._request_headers = request_headers
+        self._answer_headers = AnswerHeaders()
         self._pool = pool
         self._refusals = refusals
         self._answers = metrics.upstream_requests
@@ -79,7 +82,7 @@ class Forwarder:
             return await self._exchange(request, connection, head, body, upgrade=upgrade)
         except BaseException as failure:
             # Whatever was left unread on it must not become the answer to somebody else's request.
-            connection.close()
+            connection.cut()
             if isinstance(failure, UpstreamFailed):
                 self._answers.child(str(failure.status)).inc()
             raise
@@ -89,7 +92,7 @@ class Forwarder:
     async def _exchange(
         self,
         request: web.BaseRequest,
-        connection: ResponseHandler,
+        connection: UpstreamConnection,
         head: bytes,
         body: RequestBody | None,
         *,
@@ -97,21 +100,31 @@ class Forwarder:
     ) -> web.StreamResponse:
         started = perf_counter()
         exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
-        answer = await exchange.run(head, body, is_head=request.method == "HEAD")
-        self._duration.observe(perf_counter() - started)
-        if answer.message.code == 101:
-            sent = await self._switch(request, connection, answer, upgrade=upgrade)
-        else:
-            sent = await self._relay(request, answer)
-        self._answers.child(str(answer.message.code)).inc()
-        if not answer.request_sent:
-            connection.close()
+        is_head = request.method == "HEAD"
+        try:
+            answer = await exchange.run(head, body, is_head=is_head)
+            self._duration.observe(perf_counter() - started)
+            code = answer.message.code
+            if code == 101:
+                sent = await self._switch(request, connection, answer, upgrade=upgrade)
+            elif 200 <= code <= 599:
+                sent = await self._relay(request, answer)
+            else:
+                raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
+        finally:
+            await exchange.finish()
+        self._answers.child(str(code)).inc()
+        # A service that sends a body with its answer to HEAD would have it read as the next caller's answer.
+        if is_head or not answer.request_sent:
+            connection.cut()
         return sent
 
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
+        length = request.headers.get("Content-Length")
+        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
+            raise Refused(Reason.TOO_LARGE)
         if not request.body_exists:
             return None
-        length = request.headers.get("Content-Length")
         limit = self._limits.max_body_bytes
         if length is not None and limit is not None and int(length) > limit:
             raise Refused(Reason.TOO_LARGE)
@@ -166,12 +179,10 @@ class Forwarder:
 
     async def _relay(self, request: web.BaseRequest, answer: ResponseHead) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
-        lines = [status_line(message.code)] if not message.reason else [_own_status_line(message.code, message.reason)]
-        try:
-            lines += response_lines(message.raw_headers)
-        except ValueError as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
         length = message.headers.get("Content-Length")
+        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer length")
+        lines = [self._answer_head(request, message)]
         has_body = request.method != "HEAD" and message.code not in _BODILESS
         chunked = has_body and length is None and request.version == HttpVersion11
         keep_alive = request.keep_alive and answer.request_sent and (chunked or not has_body or length is not None)
@@ -184,14 +195,22 @@ class Forwarder:
         await _send(request, b"".join(lines), payload if has_body else None, chunked=chunked)
         return Sent(message.code, keep_alive=keep_alive)
 
+    def _answer_head(self, request: web.BaseRequest, message: RawResponseMessage) -> bytes:
+        """Status line and header lines, without framing."""
+        line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
+        try:
+            block = self._answer_headers.select(message.raw_headers)
+        except ValueError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
+        return b"%b%bX-Request-Id: %b\r\n" % (line, block, _id_of(request))
+
     async def _switch(
-        self, request: web.BaseRequest, connection: ResponseHandler, answer: ResponseHead, *, upgrade: bool
+        self, request: web.BaseRequest, connection: UpstreamConnection, answer: ResponseHead, *, upgrade: bool
     ) -> web.StreamResponse:
         if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
-        lines = [status_line(101), *response_lines(answer.message.raw_headers)]
-        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        await request.writer.write(b"".join(lines))
+        head = self._answer_head(request, answer.message)
+        await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await tunnel(connection_of(request), connection)
         return Sent(101, keep_alive=False)
 
