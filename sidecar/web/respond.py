@@ -52,7 +52,9 @@ class Refusals:
                 "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
             },
         )
-        return self._answer(failure, identifier, status, extra)
+        # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
+        waits = "Expect" in request.headers and not request.content.is_eof()
+        return self._answer(failure, identifier, status, extra, close=failure.ends_connection or waits)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
@@ -45,10 +46,11 @@ class Peers:
 class Connection(web.RequestHandler):
     """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``.
 
-    ``request_id`` is that of the request being answered, empty until somebody needs it.
+    ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
+    somebody reads piece by piece: where its framing breaks, reading it fails.
     """
 
-    __slots__ = ("_parse_failure", "peer", "request_id", "trusted")
+    __slots__ = ("_parse_failure", "body", "peer", "request_id", "trusted")
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
         super().__init__(server, **options)
@@ -56,6 +58,7 @@ class Connection(web.RequestHandler):
         self.trusted = False
         self.peer = "unix"
         self.request_id = ""
+        self.body: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
@@ -67,6 +70,19 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         if len(server.connections) > server.limits.max_connections:
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on. aiohttp forgets the body it was reading when the parser gives up; whoever waits for it is told."""
+        web.RequestHandler.data_received(self, data)
+        body = self.body
+        # Whatever was found behind a body that has not ended is the parser's complaint.
+        if body is not None and self._messages and not body.is_eof():
+            body.set_exception(web.RequestPayloadError("broken framing"))
+            self.body = None
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A fault outside the handler, by its kind alone: its text may hold what the request carried."""
+        _log.error("fault on a connection", extra={"error": type(kw.get("exc_info")).__name__})
 
     def handle_error(
         self,

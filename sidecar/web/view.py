@@ -4,13 +4,13 @@ import itertools
 import os
 import re
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.request import RequestView, is_preflight, read_credential
 from sidecar.web.server import Connection
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 _numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
@@ -23,9 +23,10 @@ def check_framing(request: web.BaseRequest) -> None:
     """
     version = request.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
-        raise Refused(Reason.REQUEST_INVALID, status=505, message="The HTTP version is not supported")
+        message = "The HTTP version is not supported"
+        raise Refused(Reason.REQUEST_INVALID, status=505, message=message, ends_connection=True)
     if request.method in ("CONNECT", "TRACE"):
-        raise Refused(Reason.METHOD_NOT_ALLOWED)
+        raise Refused(Reason.METHOD_NOT_ALLOWED, ends_connection=True)
     if not request.raw_path.startswith("/"):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
     headers = request.headers
@@ -36,11 +37,21 @@ def check_framing(request: web.BaseRequest) -> None:
     elif not _HOST.fullmatch(host):
         raise Refused(Reason.REQUEST_INVALID, message="The Host is not valid")
     coding = headers.get("Transfer-Encoding")
-    if coding is not None and coding.lower() != "chunked":
-        raise Refused(Reason.REQUEST_INVALID, status=501, message="The transfer coding is not supported")
+    if coding is not None:
+        _check_coding(coding, version)
     expectation = headers.get("Expect")
     if expectation is not None and expectation.lower() != "100-continue":
-        raise Refused(Reason.REQUEST_INVALID, status=417, message="The expectation cannot be met")
+        message = "The expectation cannot be met"
+        raise Refused(Reason.REQUEST_INVALID, status=417, message=message, ends_connection=True)
+
+
+def _check_coding(coding: str, version: HttpVersion) -> None:
+    if version == HttpVersion10:
+        message = "HTTP/1.0 has no transfer codings"  # RFC 9112 section 6.1
+        raise Refused(Reason.REQUEST_INVALID, message=message, ends_connection=True)
+    if coding.lower() != "chunked":
+        message = "The transfer coding is not supported"
+        raise Refused(Reason.REQUEST_INVALID, status=501, message=message, ends_connection=True)
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

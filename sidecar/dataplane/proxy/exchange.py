@@ -11,6 +11,7 @@ from aiohttp.streams import StreamReader
 
 from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.web.view import connection_of
 
 _MAX_HEAD_BYTES = 64 * 1024
 _READ_BUFFER = 256 * 1024
@@ -41,27 +42,38 @@ class RequestBody:
 
     async def send(self, writer: StreamWriter) -> None:
         """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit)."""
-        content = self.request.content
+        client = connection_of(self.request)
+        client.body = self.request.content
+        try:
+            await self._copy(writer)
+        finally:
+            client.body = None
+
+    async def _copy(self, writer: StreamWriter) -> None:
         chunked = self.length is None
         total = 0
-        while True:
-            try:
-                async with asyncio.timeout(self.stall_timeout):
-                    chunk = await content.readany()
-            except TimeoutError as error:
-                raise Refused(
-                    Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message="The request body stalled"
-                ) from error
-            except web.RequestPayloadError as error:
-                raise Refused(Reason.REQUEST_INVALID, message="The request body is not valid") from error
-            if not chunk:
-                break
+        while chunk := await self._next():
             total += len(chunk)
             if self.limit is not None and total > self.limit:
-                raise Refused(Reason.TOO_LARGE)
+                raise Refused(Reason.TOO_LARGE, ends_connection=True)
             await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
         if chunked:
             await writer.write(b"0\r\n\r\n")
+
+    async def _next(self) -> bytes:
+        content = self.request.content
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                return await content.readany()
+        except TimeoutError as error:
+            message = "The request body stalled"
+            raise Refused(
+                Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message=message, ends_connection=True
+            ) from error
+        except web.RequestPayloadError as error:
+            content.feed_eof()  # nothing more can be read, not even to throw it away
+            message = "The request body is not valid"
+            raise Refused(Reason.REQUEST_INVALID, message=message, ends_connection=True) from error
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, connection_line, status_line
+from sidecar.web.answer import Sent, connection_line, reset, status_line
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
 from sidecar.web.view import connection_of, own_view, request_id
@@ -122,12 +122,12 @@ class Forwarder:
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
         length = request.headers.get("Content-Length")
         if length is not None and len(length) > _MAX_LENGTH_DIGITS:
-            raise Refused(Reason.TOO_LARGE)
+            raise Refused(Reason.TOO_LARGE, ends_connection=True)
         if not request.body_exists:
             return None
         limit = self._limits.max_body_bytes
         if length is not None and limit is not None and int(length) > limit:
-            raise Refused(Reason.TOO_LARGE)
+            raise Refused(Reason.TOO_LARGE, ends_connection=True)
         return RequestBody(
             request,
             None if length is None else int(length),
@@ -230,6 +230,7 @@ async def _send(request: web.BaseRequest, head: bytes, payload: StreamReader | N
         while chunk := await payload.readany():
             await writer.write(_chunk(chunk) if chunked else chunk)
     except (ClientError, HttpProcessingError) as error:
+        reset(request)
         raise ConnectionError("the answer broke off") from error
     if chunked:
         await writer.write(_LAST_CHUNK)

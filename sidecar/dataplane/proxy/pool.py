@@ -61,13 +61,18 @@ class UpstreamConnection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A reset breaks a body off, also one that only the end of the connection ends (RFC 9112 section 8)."""
+        payload = self._payload
         if exc is not None:
             self._break_off()
         super().connection_lost(exc)
+        # The parser forgets a body in which it found a fault, without telling its reader.
+        self._payload = payload
+        self._break_off()
+        self._payload = None
 
     def _break_off(self) -> None:
         payload = self._payload
-        if payload is not None and not payload.is_eof():
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(ClientPayloadError("the connection ended early"))
 
 
