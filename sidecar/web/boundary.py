@@ -1,5 +1,6 @@
 """The outermost step of every public request: bounds, metrics, and the net under everything that raises."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
@@ -42,14 +43,15 @@ class Boundary:
         self._max_in_flight = limits.max_in_flight
         self._log_access = log_access
         self.in_flight = 0
-        self.draining = False
+        self._idle: asyncio.Event | None = None
         metrics.http_in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
         started = perf_counter()
         route = "none"
-        connection_of(request).request_id = ""
+        connection = connection_of(request)
+        connection.request_id = ""
         self.in_flight += 1
         try:
             check_framing(request)
@@ -65,7 +67,9 @@ class Boundary:
             answer = self._fault(request, error, route)
         finally:
             self.in_flight -= 1
-        if self.draining and not answer.prepared:
+            if self._idle is not None and not self.in_flight:
+                self._idle.set()
+        if connection.ends and not answer.prepared:
             answer.force_close()
         count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
         count.inc()
@@ -73,6 +77,12 @@ class Boundary:
         if self._log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
         return answer
+
+    async def idle(self) -> None:
+        """Return once no request is being answered."""
+        while self.in_flight:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)

@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -47,14 +47,16 @@ class Connection(web.RequestHandler):
     """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``.
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
-    somebody reads piece by piece: where its framing breaks, reading it fails.
+    somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
     """
 
-    __slots__ = ("_parse_failure", "body", "peer", "request_id", "trusted")
+    __slots__ = ("_parse_failure", "body", "ends", "peer", "request_id", "server", "trusted")
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
+        self.server = server
+        self.ends = server.draining
         self.trusted = False
         self.peer = "unix"
         self.request_id = ""
@@ -62,7 +64,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
-        server = cast("PublicServer", self._manager)
+        server = self.server
         peername = transport.get_extra_info("peername")
         self.trusted = server.peers.trusts(peername)
         if isinstance(peername, tuple):
@@ -110,7 +112,10 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
 
 
 class PublicServer(web.Server):
-    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client."""
+    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
+
+    ``leaving`` is set when what has no end of its own, a WebSocket, should end.
+    """
 
     def __init__(
         self,
@@ -124,6 +129,8 @@ class PublicServer(web.Server):
         self.limits = limits
         self.peers = peers
         self.parse_failure = parse_failure
+        self.draining = False
+        self.leaving = asyncio.Event()
         self._options: dict[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
             "max_line_size": limits.max_header_bytes,
@@ -136,6 +143,17 @@ class PublicServer(web.Server):
             "lingering_time": 5.0,
         }
         self()
+
+    def drain(self) -> None:
+        """From now on every answer ends its connection."""
+        self.draining = True
+        for connection in self.connections:
+            connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+
+    def cut_all(self) -> None:
+        """End every connection at once, whatever is under way on it."""
+        for connection in self.connections:
+            connection.force_close()
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""

@@ -537,9 +537,9 @@ async def test_events_arrive_one_by_one(start: Start) -> None:
 
 def transports(scene: Scene) -> list[Any]:
     """The sidecar's side of its client connections."""
-    server = scene.sidecar._public.server
-    assert server is not None
-    return [connection.transport for connection in server.connections if connection.transport is not None]
+    return [
+        connection.transport for connection in scene.sidecar._server.connections if connection.transport is not None
+    ]
 
 
 async def test_a_slow_reader_holds_the_service_back(start: Start) -> None:

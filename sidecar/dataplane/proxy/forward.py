@@ -60,6 +60,7 @@ class Forwarder:
         self._refusals = refusals
         self._answers = metrics.upstream_requests
         self._duration = metrics.upstream_duration.child()
+        self._tunnels = metrics.websockets_open
         self._limits = limits
         self._scheme = public_scheme.encode("ascii")
 
@@ -75,7 +76,7 @@ class Forwarder:
                 authenticator=verdict.authenticator,
             )
         body = self._body(request)
-        upgrade = _wants_websocket(request)
+        upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         head = self._head(request, verdict.accepted, body, upgrade=upgrade)
         connection = await self._pool.acquire()
         try:
@@ -185,7 +186,8 @@ class Forwarder:
         lines = [self._answer_head(request, message)]
         has_body = request.method != "HEAD" and message.code not in _BODILESS
         chunked = has_body and length is None and request.version == HttpVersion11
-        keep_alive = request.keep_alive and answer.request_sent and (chunked or not has_body or length is not None)
+        framed = chunked or not has_body or length is not None
+        keep_alive = request.keep_alive and answer.request_sent and framed and not connection_of(request).ends
         if chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif length is not None and message.code != 204:
@@ -211,7 +213,12 @@ class Forwarder:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
         head = self._answer_head(request, answer.message)
         await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        await tunnel(connection_of(request), connection)
+        client = connection_of(request)
+        self._tunnels.inc()
+        try:
+            await tunnel(client, connection, client.server.leaving)
+        finally:
+            self._tunnels.dec()
         return Sent(101, keep_alive=False)
 
 
@@ -250,11 +257,15 @@ def _id_of(request: web.BaseRequest) -> bytes:
 
 
 def _wants_websocket(request: web.BaseRequest) -> bool:
+    """Whether a request to upgrade is one that is passed on; any other is answered as if it had not asked."""
     headers = request.headers
+    if headers["Upgrade"].lower() != "websocket":
+        # The parser may have dropped what came behind it.
+        connection_of(request).ends = True
+        return False
     return (
-        "Upgrade" in headers
-        and request.method == "GET"
+        request.method == "GET"
         and request.version == HttpVersion11
-        and headers["Upgrade"].lower() == "websocket"
+        and not request.body_exists
         and "upgrade" in headers.get("Connection", "").lower()
     )
