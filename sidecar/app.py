@@ -130,6 +130,7 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
             limits=server.limits,
             peers=Peers(server.trusted_proxies),
             parse_failure=refusals.refuse_unparsed,
+            answer_at_once=boundary.answer_at_once,
         )
         operations = web.AppRunner(
             operations_app(metrics, health, partial(as_json, loaded)), access_log=None, shutdown_timeout=1.0

