@@ -15,7 +15,7 @@ from sidecar import __version__
 from sidecar.access.decide import Decider
 from sidecar.access.rules import Rules
 from sidecar.admin.health import Condition, Health, PartStatus
-from sidecar.admin.routes import operations_app
+from sidecar.admin.routes import operations_app, operations_runner
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
 from sidecar.authn.base import Accepted, Gate
@@ -132,9 +132,7 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
             parse_failure=refusals.refuse_unparsed,
             answer_at_once=boundary.answer_at_once,
         )
-        operations = web.AppRunner(
-            operations_app(metrics, health, partial(as_json, loaded)), access_log=None, shutdown_timeout=1.0
-        )
+        operations = operations_runner(operations_app(metrics, health, partial(as_json, loaded)))
         await operations.setup()
         stack.push_async_callback(operations.cleanup)
         await bind(operations, server.admin_listen, "server.adminListen")

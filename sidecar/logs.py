@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from traceback import extract_tb
 from typing import Any, TextIO
 
 import orjson
@@ -62,6 +63,11 @@ def _clean(value: Any) -> Any:
 
 def _by_type(value: object) -> str:
     return f"<{type(value).__name__}>"
+
+
+def places(error: BaseException) -> list[str]:
+    """Where ``error`` came from, without its text: that may hold what a request carried."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

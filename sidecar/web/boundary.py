@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from traceback import extract_tb
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
@@ -12,6 +11,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
 from sidecar.web.answer import date_line, status_line
@@ -132,9 +132,9 @@ class Boundary:
     def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; it can only be cut off") from error
-        # Places only: the error's own text may hold what the request carried.
-        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-        _log.error("fault while answering", extra={"error": type(error).__name__, "places": places, "route": route})
+        _log.error(
+            "fault while answering", extra={"error": type(error).__name__, "places": places(error), "route": route}
+        )
         return self._refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
 
     @staticmethod
