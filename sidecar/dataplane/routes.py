@@ -30,8 +30,9 @@ class PublicRoutes:
 
     def find_check(self, target: str) -> tuple[CheckEndpoint, str] | None:
         """The check endpoint that ``target`` names, and what stands behind its path; None for all other targets."""
-        path = target.partition("?")[0]
-        check = self._checks.get(path)
+        if not target.startswith(self._prefix):
+            return None
+        check = self._checks.get(target.partition("?")[0])
         if check is not None:
             return check, ""
         return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None

@@ -1,6 +1,7 @@
 """Forward mode: authenticate, then stream the request to the service behind and its answer back."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
@@ -247,6 +248,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
+@lru_cache(maxsize=128)
 def _own_status_line(code: int, reason: str) -> bytes:
     text = "".join(c for c in reason if c == "\t" or " " <= c <= "~")
     return f"HTTP/1.1 {code:03d} {text}\r\n".encode("ascii")

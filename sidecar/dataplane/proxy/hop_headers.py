@@ -111,7 +111,8 @@ class AnswerHeaders:
                 continue
             lower = name.lower()
             if lower == b"connection":
-                named |= _connection_names(value)
+                if value not in _PLAIN_CONNECTION:
+                    named |= _connection_names(value)
             elif lower == b"transfer-encoding" and value.lower() != b"chunked":
                 raise ValueError("an unknown transfer coding")
         block = b"".join(lines)
