@@ -61,6 +61,15 @@ def bearer(**claims: Any) -> tuple[str, str]:
     return "Authorization", f"Bearer {forge.token(forge.claims(**claims))}"
 
 
+def own_keys(folder: Path) -> dict[str, Any]:
+    """``jwtTokenConfiguration`` of issuer ``meta.example.com`` with an RSA pair that is written to ``folder``."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    private.write_bytes(forge.OTHER_RSA.as_pem(private=True))
+    public.write_bytes(forge.OTHER_RSA.as_pem(private=False))
+    files = {"rsaprivateKeyFilePath": str(private), "rsapublicKeyFilePath": str(public)}
+    return {**files, "jwtissuer": "meta.example.com", "keyId": "own1"}
+
+
 def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """Both, ``upper`` winning, block by block."""
     result = dict(lower)

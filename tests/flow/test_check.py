@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sidecar.dataplane.identity_headers import NAMES
-from tests.flow.conftest import LOOPBACK, Scene, Start, bearer
+from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, own_keys
 from tests.support import forge
 from tests.support.wire import Answer, Lines
 
@@ -211,18 +211,10 @@ async def test_http_1_0_proxies_are_answered(start: Start, keep: bool) -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 async def test_bearer_tokens_of_ours_go_to_trusted_peers_only(start: Start, tmp_path: Any, trusted: bool) -> None:
-    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    private.write_bytes(forge.OTHER_RSA.as_pem(private=True))
-    public.write_bytes(forge.OTHER_RSA.as_pem(private=False))
     scene = await start(
         identityHeaders={"assertion": True},
         upstream={"credentials": "openmetadata"},
-        jwtTokenConfiguration={
-            "rsaprivateKeyFilePath": str(private),
-            "rsapublicKeyFilePath": str(public),
-            "jwtissuer": "meta.example.com",
-            "keyId": "own1",
-        },
+        jwtTokenConfiguration=own_keys(tmp_path),
         **(TRUSTED if trusted else {}),
     )
     answer = await check(scene, "nginx", "/x", bearer())

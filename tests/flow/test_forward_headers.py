@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sidecar.dataplane.identity_headers import NAMES
-from tests.flow.conftest import LOOPBACK, Start, bearer
+from tests.flow.conftest import LOOPBACK, Start, bearer, own_keys
 from tests.support import forge
 from tests.support.echo_upstream import folded
 from tests.support.scripted_upstream import OK, Request, ScriptedUpstream, answering
@@ -187,19 +187,6 @@ async def test_credentials_none_removes_authorization(start: Start) -> None:
     request = await passed_on(start, aliases, upstream={"credentials": "none"})
     assert request.all("Authorization") == []
     assert CALLER[1].encode() not in request.octets
-
-
-def own_keys(folder: Any) -> dict[str, Any]:
-    """``jwtTokenConfiguration`` with an RSA pair in ``folder``."""
-    private, public = folder / "private.pem", folder / "public.pem"
-    private.write_bytes(forge.OTHER_RSA.as_pem(private=True))
-    public.write_bytes(forge.OTHER_RSA.as_pem(private=False))
-    return {
-        "rsaprivateKeyFilePath": str(private),
-        "rsapublicKeyFilePath": str(public),
-        "jwtissuer": "meta.example.com",
-        "keyId": "own1",
-    }
 
 
 async def test_credentials_openmetadata_are_minted_for_the_actor(start: Start, tmp_path: Any) -> None:
