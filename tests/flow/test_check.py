@@ -169,6 +169,30 @@ async def test_without_keys_the_answer_is_503_and_never_anonymous(start: Start, 
     assert (await check(scene, dialect, "/x", bearer(iss="https://other.example.com"))).status == 401
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_known_credential_is_judged_like_a_new_one(start: Start, dialect: str) -> None:
+    """The same answer on the same connection, until the token, its key or the path says otherwise."""
+    scene = await start(**TRUSTED, **RULES)
+    auth = bearer(exp=int(forge.NOW) + 100)
+    asked_by, asked_at, named = question(dialect, "/x", "GET")
+    async with await scene.connect() as wire:
+        answers = [await wire.ask(asked_at, [*named, auth], method=asked_by) for _ in range(4)]
+        heads = [[(n, v) for n, v in answer.head.headers if n != "Date"] for answer in answers]
+        assert [answer.status for answer in answers] == [200] * 4
+        assert all(head == heads[0] for head in heads)
+        path = question(dialect, "/admin/x")
+        assert (await wire.ask(path[1], [*path[2], auth])).status == 403
+        dots = question(dialect, "/a/../x")
+        assert (await wire.ask(dots[1], [*dots[2], auth])).status in (400, 403)
+        assert (await wire.ask(asked_at, [*named, auth, auth])).status in (400, 403)
+        assert (await wire.ask(asked_at, [*named, ("Host", "b"), auth])).status == 400
+    async with await scene.connect() as wire:
+        assert (await wire.ask(asked_at, [*named, auth])).status == 200
+        scene.clock.advance(200)
+        assert (await wire.ask(asked_at, [*named, auth])).json()["reason"] == "token_expired"
+        assert await scene.metric('sidecar_http_requests_total{code="200",listener="public",route="check"}') == 5
+
+
 async def test_envoys_prefix_is_taken_off_exactly_once(start: Start) -> None:
     rules = [{"path": "/oauth2/ext_authz/x", "access": "public"}, {"path": "/metrics", "access": "public"}]
     scene = await start(**TRUSTED, rules=rules)

@@ -4,14 +4,17 @@ import asyncio
 import hashlib
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.flow.conftest import Scene, Start, bearer
 from tests.support import forge
+from tests.support.certificates import certificate
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection, answering
 from tests.support.wire import TIMEOUT, Wire, read_body
@@ -601,6 +604,80 @@ async def settled(read: Callable[[], int]) -> None:
         await asyncio.sleep(0.02)
         readings.append(read())
         assert len(readings) < 500
+
+
+async def test_a_service_that_stops_reading_is_504(start: Start) -> None:
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.head()
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport can
+        await asyncio.Event().wait()
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url, server={"limits": {"bodyTimeout": "300ms"}})
+        async with await scene.connect() as wire:
+            sending = asyncio.create_task(wire.request("/", [bearer()], method="POST", body=b"x" * 2 * FULL_SOCKETS))
+            assert (await wire.answer()).json()["reason"] == "upstream_timeout"
+            sending.cancel()
+
+
+async def test_a_caller_that_stops_reading_is_cut_off(start: Start) -> None:
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * FULL_SOCKETS))
+        await connection.send(b"x" * 4 * FULL_SOCKETS)
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url, server={"limits": {"bodyTimeout": "100ms"}})
+        async with await scene.connect() as wire:
+            await wire.request("/", [bearer()])
+            await wire.head()
+            await eventually(lambda: scene.sidecar._boundary.in_flight == 0)
+
+
+async def test_an_upload_under_way_ends_in_order_when_draining(start: Start) -> None:
+    async with ScriptedUpstream(upload_digest) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire, await scene.connect() as idle:
+            assert (await idle.ask("/", [bearer()])).status == 200
+            await wire.send(f"{AUTHORIZED}Content-Length: {len(BIG)}\r\n\r\n".encode())
+            await eventually(lambda: len(upstream.requests) == 2)
+            draining = asyncio.create_task(scene.sidecar.drain(0, TIMEOUT))
+            await eventually(scene.sidecar._server.leaving.is_set)
+            with pytest.raises(ConnectionRefusedError):
+                await scene.connect()
+            await wire.send(BIG)
+            answer = await wire.answer()
+            assert answer.body.decode() == hashlib.sha256(BIG).hexdigest()
+            assert answer.all("Connection") == ["close"]
+            async with asyncio.timeout(TIMEOUT):
+                await draining
+            assert await idle.ended() == b""
+
+
+async def test_the_service_may_listen_on_a_unix_socket(start: Start, tmp_path: Path) -> None:
+    async with ScriptedUpstream(upload_digest, path=str(tmp_path / "service.sock")) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            answer = await wire.ask("/", [bearer()], method="POST", body=BIG)
+            assert answer.body.decode() == hashlib.sha256(BIG).hexdigest()
+    assert upstream.requests[0].all("Host") == ["api.example.com"]
+
+
+async def test_the_service_may_speak_tls_if_its_certificate_is_good(start: Start, tmp_path: Path) -> None:
+    public, private = certificate()
+    (tmp_path / "ca.pem").write_bytes(public)
+    (tmp_path / "key.pem").write_bytes(private)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    async with ScriptedUpstream(upload_digest, tls=tls) as upstream:
+        scene = await start(upstream.url, upstream={"caFile": str(tmp_path / "ca.pem")})
+        async with await scene.connect() as wire:
+            answer = await wire.ask("/", [bearer()], method="POST", body=BIG)
+            assert answer.body.decode() == hashlib.sha256(BIG).hexdigest()
+        stranger = await start(upstream.url)
+        async with await stranger.connect() as wire:
+            assert (await wire.ask("/", [bearer()])).status == 502
+    assert len(upstream.requests) == 1
 
 
 async def test_tokens_are_asked_for_on_every_request_of_a_connection(start: Start) -> None:

@@ -1,6 +1,7 @@
 """An upstream that does on each connection exactly what a test tells it to, well-behaved or not."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -83,16 +84,22 @@ def answering(*answers: bytes) -> Script:
 class ScriptedUpstream:
     """Runs ``script`` on every connection and closes it afterwards. An async context manager."""
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None, path: str = "") -> None:
+        """``path``: listen on this unix socket instead of a port of 127.0.0.1."""
         self.script = script or answering(OK)
+        self._tls = tls
+        self._path = path
         self.requests: list[Request] = []
         self.accepted = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self._path:
+            self._server = await asyncio.start_unix_server(self._accept, self._path)
+        else:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+            self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,7 +113,9 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        if self._path:
+            return f"unix:{self._path}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1

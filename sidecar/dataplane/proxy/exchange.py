@@ -41,7 +41,10 @@ class RequestBody:
             writer.output_size = 0
 
     async def send(self, writer: StreamWriter) -> None:
-        """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit)."""
+        """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit).
+
+        Raises UpstreamFailed(UPSTREAM_TIMEOUT) when the service does not take it.
+        """
         client = connection_of(self.request)
         client.body = self.request.content
         try:
@@ -56,9 +59,18 @@ class RequestBody:
             total += len(chunk)
             if self.limit is not None and total > self.limit:
                 raise Refused(Reason.TOO_LARGE, ends_connection=True)
-            await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+            await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk, drain=False)
+            if writer.protocol.writing_paused:
+                await self._drain(writer)
         if chunked:
             await writer.write(b"0\r\n\r\n")
+
+    async def _drain(self, writer: StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                await writer.drain()
+        except TimeoutError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "request body") from error
 
     async def _next(self) -> bytes:
         content = self.request.content

@@ -1,10 +1,12 @@
 """Forward mode: authenticate, then stream the request to the service behind and its answer back."""
 
+import asyncio
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
@@ -195,8 +197,35 @@ class Forwarder:
             lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
         lines.append(connection_line(request, keep_alive))
         lines.append(b"\r\n")
-        await _send(request, b"".join(lines), payload if has_body else None, chunked=chunked)
+        head = b"".join(lines)
+        if not has_body:
+            await request.writer.write(head)
+        elif payload.is_eof() and payload.exception() is None:
+            rest = payload.read_nowait()
+            await request.writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
+        else:
+            await self._stream(request, head, payload, chunked=chunked)
         return Sent(message.code, keep_alive=keep_alive)
+
+    async def _stream(self, request: web.BaseRequest, head: bytes, payload: StreamReader, *, chunked: bool) -> None:
+        """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset."""
+        try:
+            await self._write(request, head)
+            while chunk := await payload.readany():
+                await self._write(request, _chunk(chunk) if chunked else chunk)
+        except (ClientError, HttpProcessingError, TimeoutError) as error:
+            reset(request)
+            raise ConnectionError("the answer broke off") from error
+        if chunked:
+            await request.writer.write(_LAST_CHUNK)
+
+    async def _write(self, request: web.BaseRequest, data: bytes) -> None:
+        """Write to a caller that may be slow, but not stand still: raises TimeoutError."""
+        writer: StreamWriter = request.writer  # type: ignore[assignment] # the server makes no other
+        await writer.write(data, drain=False)
+        if writer.protocol.writing_paused:
+            async with asyncio.timeout(self._limits.body_timeout):
+                await writer.drain()
 
     def _answer_head(self, request: web.BaseRequest, message: RawResponseMessage) -> bytes:
         """Status line and header lines, without framing."""
@@ -221,27 +250,6 @@ class Forwarder:
         finally:
             self._tunnels.dec()
         return Sent(101, keep_alive=False)
-
-
-async def _send(request: web.BaseRequest, head: bytes, payload: StreamReader | None, *, chunked: bool) -> None:
-    """Write the answer. A body that breaks off is never ended normally: the connection is cut instead."""
-    writer = request.writer
-    if payload is None:
-        await writer.write(head)
-        return
-    if payload.is_eof() and payload.exception() is None:
-        rest = payload.read_nowait()
-        await writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
-        return
-    await writer.write(head)
-    try:
-        while chunk := await payload.readany():
-            await writer.write(_chunk(chunk) if chunked else chunk)
-    except (ClientError, HttpProcessingError) as error:
-        reset(request)
-        raise ConnectionError("the answer broke off") from error
-    if chunked:
-        await writer.write(_LAST_CHUNK)
 
 
 def _chunk(data: bytes) -> bytes:
