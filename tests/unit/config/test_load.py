@@ -47,7 +47,8 @@ def test_no_file_is_the_defaults() -> None:
 
 def test_later_files_win_key_by_key(folder: Path) -> None:
     """Mappings merge, lists and scalars are replaced, an empty section changes nothing."""
-    (folder / "a.yaml").write_text("server: {realm: one, prefix: /auth}\nlogging: {level: debug}\nrules: [{path: /a}]\n")
+    text = "server: {realm: one, prefix: /auth}\nlogging: {level: debug}\nrules: [{path: /a}]\n"
+    (folder / "a.yaml").write_text(text)
     (folder / "b.yaml").write_text("server: {realm: two}\nlogging:\nrules: [{path: /b}]\n")
     loaded = load(["a.yaml", "b.yaml"], {})
     server = loaded.settings.server
