@@ -6,6 +6,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,51 @@ async def test_an_early_refusal_of_an_upload_reaches_the_caller(start: Start) ->
         async with await scene.connect() as wire:
             answer = await wire.ask("/upload", [bearer()], method="POST", body=BIG)
             assert (answer.status, answer.body, answer.all("Connection")) == (413, b"big", ["close"])
+        await after(scene, upstream)
+
+
+async def test_a_refused_upload_is_not_sent_on(start: Start) -> None:
+    received = 0
+
+    async def script(connection: UpstreamConnection) -> None:
+        nonlocal received
+        await connection.head()
+        await connection.send(b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\n")
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(0.5):
+                    received += len(await connection.reader.read(2**20)) or 2**40
+        await connection.send(b"no!")
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            upload = b"x" * 2 * FULL_SOCKETS
+            sending = asyncio.create_task(wire.request("/", [bearer()], method="POST", body=upload))
+            assert (await wire.answer()).body == b"no!"
+            sending.cancel()
+    assert received < FULL_SOCKETS
+
+
+async def test_an_answer_is_broken_off_with_the_upload_that_it_answers(start: Start) -> None:
+    ended = asyncio.Event()
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.head()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
+        await connection.ended()
+        ended.set()
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            await wire.send(f"{AUTHORIZED}Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n".encode())
+            await wire.head()
+            assert await wire.exactly(3) == b"one"
+            await wire.send(b"zz\r\n")
+            assert await wire.ended() == b""
+            async with asyncio.timeout(TIMEOUT):
+                await ended.wait()
         await after(scene, upstream)
 
 
@@ -401,20 +447,18 @@ async def test_octets_that_come_unasked_are_nobodys_answer(start: Start, octets:
 
 
 async def test_a_body_with_the_answer_to_head_is_nobodys_answer(start: Start) -> None:
-    octets = b"HTTP/1.1 200 OK\r\nContent-Length: 38\r\n\r\n"
+    """However late it comes."""
 
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()
-        await connection.send(octets)
-        await asked_again.wait()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n")
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
 
-    asked_again = asyncio.Event()
     async with ScriptedUpstream(script) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
-            assert (await wire.ask("/", [bearer()], method="HEAD")).all("Content-Length") == ["38"]
-        asked_again.set()
+            assert (await wire.ask("/", [bearer()], method="HEAD")).all("Content-Length") == ["43"]
         await after(scene, upstream)
 
 
