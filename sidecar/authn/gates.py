@@ -35,14 +35,20 @@ class RecordGate:
     def check(self, accepted: Accepted) -> Failed | None:
         """Why the caller may not pass now, or None."""
         if accepted.record_id is None:
-            if not accepted.is_own and self._records.is_bot_name(accepted.actor.id):
-                return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
-            return None
+            return None if accepted.is_own else self._check_name(accepted.actor.id)
         record = self._records.status(accepted.record_id)
         if record is None:
             return Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
         if record.revoked_at is not None:
             return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
         if self._deny_when_stale and self._records.age > self._max_staleness:
+            return Unavailable(Cause.MIRROR_STALE)
+        return None
+
+    def _check_name(self, name: str) -> Failed | None:
+        if self._records.is_bot_name(name):
+            return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
+        if self._deny_when_stale and self._records.age == float("inf"):
+            # Never read: nobody can say which names are taken.
             return Unavailable(Cause.MIRROR_STALE)
         return None

@@ -70,3 +70,11 @@ def test_nobody_elses_token_passes_under_a_bots_name() -> None:
     assert failure is not None
     assert (failure.status, failure.cause) == (401, Cause.RESERVED_NAME)
     assert verdict(Records(), accepted("etl", is_own=True)) is None
+
+
+def test_who_is_a_bot_must_be_known_before_anybody_passes_as_none() -> None:
+    """Until the records have been read once, nobody can say whose names are taken."""
+    never_read = Records(age=float("inf"))
+    assert isinstance(verdict(never_read, accepted()), Unavailable)
+    assert verdict(never_read, accepted(), deny=False) is None
+    assert verdict(never_read, accepted(is_own=True)) is None
