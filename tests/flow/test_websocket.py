@@ -260,6 +260,9 @@ async def test_draining_tells_callers_1001_at_the_end_of_a_frame(start: Start) -
             rest.set()
             assert await wire.exactly(6) == b"cd\x88\x02\x03\xe9"
             told.set()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await wire.reader.read(1)
             await wire.send(b"\x88\x82\0\0\0\0\x03\xe9")
             wire.writer.write_eof()
             assert await wire.ended() == b""
