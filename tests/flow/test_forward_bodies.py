@@ -404,6 +404,23 @@ async def test_a_service_that_never_answers_is_504_and_its_late_answer_is_nobody
         await after(scene, upstream)
 
 
+async def test_a_head_that_never_ends_is_504(start: Start) -> None:
+    """Octet by octet, and with one interim answer after another: the time for a head is one time."""
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.request()
+        with suppress(ConnectionError):
+            while True:
+                await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+                await asyncio.sleep(0.01)
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url, upstream={"responseTimeout": "100ms"})
+        async with await scene.connect() as wire:
+            answer = await wire.ask("/slow", [bearer()])
+            assert (answer.status, answer.json()["reason"]) == (504, "upstream_timeout")
+
+
 EXTRA = {
     "a second answer": OK + OK,
     "a second answer's head": OK + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
