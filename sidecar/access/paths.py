@@ -21,10 +21,11 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # out: ";" begins parameters, and "*" would turn a rule's literal into a wildcard.
 _DECODED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()+,=:@")
 _SLASHES = re.compile(r"/{2,}")
-_PARAMETERS = re.compile(r"(?:;|%3B)[^/]*")
+_PARAMETERS = re.compile(r";[^/]*")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:;[^/]*)?(?:/|\Z)")
 _UNDOING: tuple[Callable[[str], str], ...] = (
     partial(_PARAMETERS.sub, ""),
+    lambda path: path.replace("%3B", ";"),
     lambda path: path.replace("%2F", "/"),
     lambda path: path.replace("%5C", "/"),
     partial(_SLASHES.sub, "/"),

@@ -42,7 +42,7 @@ def test_what_must_not_reach_a_rule_is_refused(target: str) -> None:
         ("//x", Readings("//x", ("/x",))),
         ("/a//b///c", Readings("/a//b///c", ("/a/b/c",))),
         ("/a;v=1/b;w", Readings("/a;v=1/b;w", ("/a/b",))),
-        ("/a%3bv/b", Readings("/a%3Bv/b", ("/a/b",))),
+        ("/a%3bv/b", Readings("/a%3Bv/b", ("/a;v/b", "/a/b"))),
         ("/a%5Cb", Readings("/a%5Cb", ("/a/b",))),
     ],
 )
@@ -59,6 +59,7 @@ def test_readings(target: str, readings: Readings) -> None:
         ("//names/a%2fb", "/names/a%2Fb"),  # slashes are merged, an encoded one is not read
         ("/names;v/a%2fb", "/names/a%2Fb"),
         ("/names%2fa%5cb", "/names/a%5Cb"),
+        ("/names;v/%3bb", "/names/%3Bb"),  # an encoded semicolon begins no parameters
         ("//names;v/a%2fb%5cc", "/names/a/b/c"),
     ],
 )
