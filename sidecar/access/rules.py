@@ -91,7 +91,7 @@ class Rules:
     def _add(self, order: int, settings: RuleSettings) -> None:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
-        rule = _Rule(order, frozenset(settings.methods), Ruling(Access[settings.access.upper()], requirements))
+        rule = _Rule(order, _methods(settings), Ruling(Access[settings.access.upper()], requirements))
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
         segments = plain_escapes(settings.path).split("/")[1:]
@@ -121,6 +121,12 @@ class Rules:
                 yield from node.below
         for node in nodes:
             yield from node.here
+
+
+def _methods(settings: RuleSettings) -> frozenset[str]:
+    """Services answer HEAD as GET without its body (RFC 9110 9.3.2), so a rule for GET is one for HEAD."""
+    methods = frozenset(settings.methods)
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _requirement(settings: RequireSettings) -> Requirement | None:

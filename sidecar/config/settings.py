@@ -363,7 +363,7 @@ class RuleSettings(Model):
     path: Annotated[str, Field(pattern=r"^/")]
     """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
-    """Methods it is for; empty: all."""
+    """Methods it is for; empty: all. GET includes HEAD."""
     access: Literal["public", "guest", "authenticated"] = "authenticated"
     """``public``: never refused. ``guest``: nothing presented is fine, bad credentials are not."""
     require: RequireSettings = RequireSettings()

@@ -55,6 +55,13 @@ def test_methods_limit_a_rule() -> None:
     assert access(version, "/v", "get") is Access.AUTHENTICATED
 
 
+def test_what_is_asked_of_get_is_asked_of_head() -> None:
+    """Services answer HEAD as GET without its body (RFC 9110 9.3.2): it tells what GET would, and may do the same."""
+    guarded = rules({"path": "/a", "methods": ["GET"], "require": {"admin": True}}, {"path": "/**", "access": "public"})
+    assert len(guarded.ruling("HEAD", Readings("/a")).requirements) == 1
+    assert access(rules({"path": "/a", "methods": ["HEAD"], "access": "public"}), "/a", "GET") is Access.AUTHENTICATED
+
+
 @pytest.mark.parametrize("target", ["//v", "/v;x", "/v%2f", "/x%2f..v", "/public/a//b", "/public/a%2fb", "/public/a;b"])
 def test_ambiguous_paths_are_never_public(target: str) -> None:
     """Two readings: authenticated, even where both would be public."""
