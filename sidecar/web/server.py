@@ -36,7 +36,8 @@ class Peers:
     def trusts(self, peername: object) -> bool:
         """Whether the peer at a socket's ``peername`` is one of them."""
         if not isinstance(peername, tuple):
-            return self._unix
+            # None: the peer was gone before anybody asked, though what it sent can still be read.
+            return self._unix and peername is not None
         try:
             address = ipaddress.ip_address(str(peername[0]).partition("%")[0])
         except ValueError:

@@ -20,7 +20,8 @@ from sidecar.web.server import Peers
         (("0.0.0.0/0",), ("not an address", 1), False),
         (("0.0.0.0/0", "::/0"), "", False),
         (("unix",), "", True),
-        (("unix",), None, True),
+        (("unix",), b"\0abstract", True),
+        (("unix",), None, False),  # a peer that reset its connection before it was accepted: over TCP, anybody
         (("unix",), ("127.0.0.1", 1), False),
     ],
 )
