@@ -44,6 +44,7 @@ from sidecar.tokens.assertion import Assertions
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.policy import (
     OWN_PROVIDER,
+    admin_names,
     own_expectations,
     own_policy,
     provider_expectations,
@@ -349,6 +350,7 @@ def _upstream_credentials(settings: Settings, own_keys: OwnKeys | None, clock: C
         algorithm=upstream.token_validation_algorithm,
         principal_domain=settings.authorizer_configuration.principal_domain,
         principal_claims=settings.authentication_configuration.jwt_principal_claims,
+        admin_names=admin_names(settings.authorizer_configuration),
     )
 
 

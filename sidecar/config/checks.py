@@ -11,6 +11,7 @@ from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
     ProviderSettings,
+    RequireSettings,
     RuleSettings,
     Settings,
 )
@@ -48,6 +49,14 @@ def _overlap(one: str, other: str) -> bool:
     both_local = is_loopback(host.strip("[]")) and is_loopback(other_host.strip("[]"))
     wild = {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
     return host == other_host or both_local or bool(wild & {host, other_host})
+
+
+def check_exact_rules(settings: Settings) -> Iterator[Finding]:
+    """Many services read ``/a/`` as ``/a``; a requirement on the one alone may be walked around."""
+    for index, rule in enumerate(settings.rules):
+        if rule.require != RequireSettings() and not rule.path.endswith(("/**", "/")):
+            message = f"guards this one path only; write {rule.path}/** unless the service tells it from {rule.path}/"
+            yield Finding(("rules", index, "path"), message, fatal=False)
 
 
 def check_times(settings: Settings) -> Iterator[Finding]:
@@ -282,6 +291,7 @@ CHECKS: tuple[Check, ...] = (
     check_own_keys,
     check_authorizer,
     check_rules,
+    check_exact_rules,
     check_headers,
     check_claim_paths,
     check_wildcards,

@@ -40,7 +40,7 @@ _ALWAYS_STRIPPED = frozenset(
         "X-WEBAUTH-USER", "X-Auth-Params-Email", "X-DataHub-Actor", "X-Original-URL", "X-Rewrite-URL",
     )
 )  # fmt: skip
-_STRIPPED_PREFIX = "x-datahub-delegated-for-"
+_STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
 
 # How long a header block with minted tokens is kept, in seconds: far less than they live.
 _KEEP_MINTED = 30.0
@@ -70,7 +70,7 @@ class Minter(Protocol):
     """Makes short-lived bearer tokens about Actors for the service behind."""
 
     def token_for(self, actor: Actor) -> str:
-        """A token with minutes left to live; often the same as last time."""
+        """A token with minutes left to live, often the same as last time; empty for whom none may be minted."""
 
 
 class IdentityHeaders:
@@ -93,12 +93,14 @@ class IdentityHeaders:
         self._now = now
         self._blanked = metrics.headers_blanked
         names = (*NAMES, ASSERTION) if assertion else NAMES
-        self._blank = "".join(f"{name}: \r\n" for name in names).encode("ascii")
+        self._blank = _encode(dict.fromkeys(names, ""))
+        # A proxy that copies the minted credential must overwrite the caller's also where nobody is identified.
+        self._blank_trusted = self._blank + (_encode({"Authorization": ""}) if credential else b"")
         self.names = names
 
     def is_stripped(self, name: str) -> bool:
         """Whether a header of this (normalised) name is never taken from a caller."""
-        return name in self._stripped or name.startswith(_STRIPPED_PREFIX)
+        return name in self._stripped or name.startswith(_STRIPPED_PREFIXES)
 
     @staticmethod
     def may_pass_impersonation(name: str, accepted: Accepted | None) -> bool:
@@ -110,7 +112,7 @@ class IdentityHeaders:
     def check_block(self, accepted: Accepted | None, *, trusted: bool) -> bytes:
         """The complete set for a check's 200, blank where there is no value. Bearer tokens go to trusted peers only."""
         if accepted is None:
-            return self._blank
+            return self._blank_trusted if trusted else self._blank
         return self._block(accepted, "check-trusted" if trusted else "check", self._make_check_block, trusted)
 
     def forward_block(self, accepted: Accepted | None) -> bytes:
@@ -142,9 +144,9 @@ class IdentityHeaders:
         return _encode(values | minted), renew_at
 
     def _make_forward_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
-        values = {name: value for name, value in self._values(accepted.actor).items() if value}
         minted, renew_at = self._minted(accepted.actor)
-        return _encode(values | minted), renew_at
+        values = self._values(accepted.actor) | minted
+        return _encode({name: value for name, value in values.items() if value}), renew_at
 
     def _values(self, actor: Actor) -> dict[str, str]:
         name = encode_value(actor.id)
@@ -175,7 +177,8 @@ class IdentityHeaders:
         if self._assertion:
             minted[ASSERTION] = self._assertion.token_for(actor)
         if self._credential:
-            minted["Authorization"] = f"Bearer {self._credential.token_for(actor)}"
+            credential = self._credential.token_for(actor)
+            minted["Authorization"] = f"Bearer {credential}" if credential else ""
         return minted, self._now() + _KEEP_MINTED if minted else 0.0
 
 

@@ -4,6 +4,7 @@ The server accepts it when its ``publicKeyUrls`` lists our JWKS. It is a bearer 
 meant for the service behind, and callers who present it are refused.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 from sidecar.clock import Clock
@@ -15,13 +16,15 @@ from sidecar.tokens.short_lived import LIFETIME, ShortLived
 from sidecar.tokens.verify import UPSTREAM_CLAIM
 
 UPSTREAM_MARK = "upstream"
+_log = logging.getLogger("sidecar.upstream_credentials")
 
 
 class UpstreamCredentials:
     """Mints the ``Authorization`` of forwarded requests.
 
     ``signing`` gives the own RSA key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
-    RS512). ``principal_claims`` are the claims that the server asks for the user's name.
+    RS512). ``principal_claims`` are the claims that the server asks for the user's name; ``admin_names`` are the names
+    of its admins, in lower case.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class UpstreamCredentials:
         algorithm: str,
         principal_domain: str,
         principal_claims: Sequence[str] = (),
+        admin_names: frozenset[str] = frozenset(),
     ) -> None:
         self._signing = signing
         self._clock = clock
@@ -40,10 +44,17 @@ class UpstreamCredentials:
         self._algorithm = algorithm
         self._principal_domain = principal_domain.lower()
         self._principal_claims = tuple(principal_claims)
+        self._admin_names = admin_names
         self._tokens = ShortLived()
 
     def token_for(self, actor: Actor) -> str:
-        """A token of five minutes for ``actor``, with at least half of them left."""
+        """A token of five minutes for ``actor``, with at least half of them left.
+
+        Empty for an Actor who bears an admin's name and is none: the server behind knows its admins by name alone.
+        """
+        if actor.id in self._admin_names and not actor.is_admin:
+            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            return ""
         key = self._signing()
         carried = (key.kid, actor.id, actor.domain, actor.roles)
         return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(key, actor, issued))

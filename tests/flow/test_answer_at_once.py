@@ -153,9 +153,9 @@ async def test_a_connection_kept_busy_at_once_stays_open(start: Start, counted: 
     async with await scene.connect() as wire:
         await known(scene, wire, bearer())
         (connection,) = scene.sidecar._server.connections
-        before = connection._next_keepalive_close_time
+        connection._next_keepalive_close_time = 0.0  # aiohttp's: there is no public way to see it
         await known(scene, wire, bearer())
-        assert connection._next_keepalive_close_time > before  # aiohttp's: there is no public way to see it
+        assert connection._next_keepalive_close_time > 0
     assert counted.at_once == 1
 
 

@@ -237,6 +237,7 @@ def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> No
         ("server: {trustedProxies: [0.0.0.0/0]}", "trusts the whole network"),
         ("rules: [{path: /**}, {path: /a}]", "rules[1]: is never reached"),
         ("rules: [{path: /oauth2/auth}]", "where rules do not apply"),
+        ("rules: [{path: /a, require: {admin: true}}]", "write /a/** unless"),
         ("server: {realm: 'a ${UNSET}'}", "UNSET is not set"),
     ],
 )

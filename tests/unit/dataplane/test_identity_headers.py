@@ -90,6 +90,23 @@ def test_minted_tokens_go_to_trusted_peers_and_the_service_only() -> None:
     assert lines(made.forward_block(caller))["Authorization"] == "Bearer ann.2"
 
 
+def test_where_nobody_is_identified_the_callers_credential_is_overwritten() -> None:
+    """A proxy that copies the minted credential would else let the caller's own through on a public path."""
+    made = headers(credential=Minter())
+    assert lines(made.check_block(None, trusted=True))["Authorization"] == ""
+    assert "Authorization" not in lines(made.check_block(None, trusted=False))
+
+
+def test_for_whom_nothing_may_be_minted_nothing_is_sent() -> None:
+    class Refusing:
+        def token_for(self, actor: Actor) -> str:
+            return ""
+
+    made = headers(credential=Refusing())
+    assert "Authorization" not in lines(made.forward_block(accepted()))
+    assert lines(made.check_block(accepted(), trusted=True))["Authorization"] == ""
+
+
 def test_the_block_is_made_once_and_minted_tokens_are_renewed() -> None:
     minter, clock = Minter(), Clock()
     made, caller = headers(credential=minter, clock=clock), accepted()
@@ -134,7 +151,7 @@ def test_members_of_lists_cannot_become_two() -> None:
     [
         *NAMES, "x_auth_request_user", "X.Auth.Request.User", "X-AUTH_Request.User", "Remote-User", "remote_user",
         "X-WEBAUTH-USER", "x-webauth_user", "X-DataHub-Delegated-For-Anything", "X_DataHub_Delegated_For_Id",
-        "X-Company-User", "x.company.user", "X-Auth-Assertion", "X-Auth-Status",
+        "X-Company-User", "x.company.user", "X-Auth-Assertion", "X-Auth-Status", "X-Auth-Request-Roles",
     ],
 )  # fmt: skip
 def test_identity_is_never_taken_from_a_caller(name: str) -> None:

@@ -204,3 +204,11 @@ def test_assertion_is_renewed_at_half_of_its_life_and_per_actor() -> None:
     assert assertions.token_for(replace(SAM, groups=("c",))) != first
     clock.advance(LIFETIME / 2)
     assert assertions.token_for(SAM) != first
+
+
+def test_no_credential_bears_an_admins_name_for_somebody_else() -> None:
+    """The server behind knows its admins by name alone: another issuer's ``admin`` would be its admin."""
+    minting = credentials(HandClock(), admin_names=frozenset({"sam"}))
+    assert minting.token_for(SAM) == ""
+    assert claims_of(minting.token_for(replace(SAM, is_admin=True)))["sub"] == "sam"
+    assert claims_of(minting.token_for(replace(SAM, id="ann")))["sub"] == "ann"
