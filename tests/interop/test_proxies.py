@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from joserfc.jwk import RSAKey
 
@@ -280,6 +281,19 @@ def test_no_spelling_makes_a_path_public(front: Front, target: str) -> None:
     reply = front.send(target)
     assert not reached_upstream(reply)
     assert reply.status in (400, 401), reply
+
+
+async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
+    """With a token it opens and carries messages both ways, without one it is refused."""
+    credentials = {"Authorization": f"Bearer {front.scene.provider.mint()}"}
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(f"{front.url}/api/v1/push/feed", headers=credentials) as socket:
+            assert await socket.receive_str(timeout=10) == "alice"
+            await socket.send_str("hello")
+            assert await socket.receive_str(timeout=10) == "hello"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await session.ws_connect(f"{front.url}/api/v1/push/feed")
+    assert refusal.value.status == 401
 
 
 def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:

@@ -35,6 +35,22 @@ def folded(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
+async def _answer(request: web.BaseRequest) -> web.StreamResponse:
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return await _echo_messages(request)
+    return await _echo(request)
+
+
+async def _echo_messages(request: web.BaseRequest) -> web.WebSocketResponse:
+    """First the user as a message, then every message back."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.send_str(",".join(request.headers.getall("X-Auth-Request-User", [])))
+    async for message in socket:
+        await socket.send_str(str(message.data))
+    return socket
+
+
 async def _echo(request: web.BaseRequest) -> web.StreamResponse:
     digest = hashlib.sha256()
     async for chunk in request.content.iter_any():
@@ -50,5 +66,8 @@ async def _echo(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def echo_upstream() -> LoopbackServer:
-    """A server that answers every request with its method, raw target, headers and body digest as JSON."""
-    return LoopbackServer(_echo)
+    """A server that answers every request with its method, raw target, headers and body digest as JSON.
+
+    A WebSocket gets the user's name as its first message, then its own messages back.
+    """
+    return LoopbackServer(_answer)

@@ -10,9 +10,7 @@ from sidecar.keys.discovery import read_metadata, well_known_urls
 from sidecar.keys.document import DocumentError
 from sidecar.outbound import OutboundError
 from tests.support.jwks_server import document, eventually, status
-from tests.unit.keys.test_jwks_cache import B, C, World, kids, unavailable, world
-
-__all__ = ["world"]  # the fixture
+from tests.support.key_world import B, C, World, kids, unavailable
 
 OPENID = "/realms/corp/.well-known/openid-configuration"
 OAUTH = "/.well-known/oauth-authorization-server/realms/corp"
@@ -199,6 +197,22 @@ async def test_bound_url_works_while_discovery_is_dead(world: World, issuer: Iss
     keys = await world.provider(issuer.provider(is_flat=True, key_urls=(world.server.url(),)))
     await eventually(lambda: keys.candidates("a", "RS256"))
     assert await keys.refetch("unknown", "RS256") == ()
+
+
+async def test_kid_that_an_undiscovered_url_might_have_is_unavailable(world: World, issuer: Issuer) -> None:
+    """Beside a healthy URL that does not have it."""
+    world.server.answers[OPENID] = status(500)
+    world.server.publish(B, path="/candidate")
+    both = issuer.provider(
+        is_flat=True, key_urls=(world.server.url(),), candidate_urls=(world.server.url("/candidate"),)
+    )
+    keys = await world.provider(both)
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    await unavailable(keys.refetch("b", "RS256"))
+    issuer.announce()
+    world.clock.advance(60)
+    await eventually(lambda: keys.issuer)
+    assert await keys.refetch("b", "RS256") == ()
 
 
 async def test_bound_url_that_discovery_names_too_is_fetched_once(world: World, issuer: Issuer) -> None:

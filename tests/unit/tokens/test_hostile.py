@@ -150,8 +150,13 @@ def hostile() -> Iterator[tuple[str, Any, Reason, Cause | None]]:
     yield "deep claims", token(json.dumps(claims())[:-1] + f',"a":{DEEP}}}'), MALFORMED, None
     yield "deeper than allowed", token(json.dumps(claims(a=_nested(MAX_DEPTH + 1)))), MALFORMED, None
     yield "deep header", token(header_=f'{{"alg":"RS256","a":{"[" * 2000}{"]" * 2000}}}'), MALFORMED, None
-    for number in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 5000, "0x10", "01", "1.", "+1"):
-        yield f"exp is {number[:9]}", token(json.dumps(claims(exp="@")).replace('"@"', number)), MALFORMED, None
+    for number in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 5000, "1" * 41, "0x10", "01", "1.", "+1"):
+        yield (
+            f"exp is {number[:9]}, {len(number)} characters",
+            token(json.dumps(claims(exp="@")).replace('"@"', number)),
+            MALFORMED,
+            None,
+        )
 
     for algorithm in ("none", "None", "NONE", "nOnE"):
         unsigned = ".".join((b64(forge.octets(header(alg=algorithm))), BODY, ""))
@@ -316,6 +321,18 @@ def test_signature_covers_the_text_as_received() -> None:
     """RFC 7515 5.2 step 8: white space in the JSON is the issuer's business."""
     spaced = token(json.dumps(claims(), indent=4), json.dumps(header(), indent=2))
     assert judge(spaced).subject == "sam"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "NONE"])
+def test_unsigned_token_is_refused_before_anybody_is_asked(algorithm: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        parse(with_header(alg=algorithm), 16_384)
+    assert refusal.value.cause is Cause.ALGORITHM
+
+
+def test_times_hold_from_and_to_the_very_second() -> None:
+    """RFC 7519 4.1.4, 4.1.5: before ``exp``, not before ``nbf``; leeway 30."""
+    assert judge(token(claims(nbf=NOW + 30, iat=NOW + 30, exp=NOW - 29.999))).subject == "sam"
 
 
 def test_size_counts_before_anything_is_read() -> None:

@@ -50,6 +50,15 @@ def test_key_is_used_with_its_own_algorithm_only() -> None:
     assert cause_of(token(), both, forge.public(RSA, "RS512")) is Cause.KEY_UNUSABLE
 
 
+@pytest.mark.parametrize("published", ["EdDSA", "Ed25519"])
+@pytest.mark.parametrize("named", ["EdDSA", "Ed25519"])
+def test_both_names_of_ed25519_mean_one_algorithm(published: str, named: str) -> None:
+    """RFC 9864."""
+    either = replace(PLAIN, algorithms=frozenset({"EdDSA", "Ed25519"}))
+    text = token(header_=header(alg=named), key=forge.ED, algorithm="Ed25519")
+    assert judge(text, either, forge.public(forge.ED, published)).subject == "sam"
+
+
 def test_algorithm_must_be_allowed_even_when_key_and_signature_are_good() -> None:
     assert cause_of(token(), replace(PLAIN, algorithms=frozenset({"ES256"}))) is Cause.ALGORITHM
 
