@@ -4,7 +4,7 @@ from typing import Protocol
 
 from sidecar.authn.base import Accepted
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
-from sidecar.tokens.records import TokenRecord
+from sidecar.store.record import TokenRecord
 
 
 class Records(Protocol):

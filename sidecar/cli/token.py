@@ -15,11 +15,12 @@ from sidecar.errors import Cause, Misconfigured, Problem
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
+from sidecar.store.record import TokenKind
 from sidecar.tokens.compact import decode_segment, json_object, split
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.policy import admin_names
-from sidecar.tokens.records import SqliteRecords, TokenKind
+from sidecar.tokens.records import SqliteRecords
 
 _LONGEST_NAME = 256
 _LONGEST_TOKEN = 1024 * 1024

@@ -94,16 +94,16 @@ class Store(Protocol):
         """Records in order of creation, newest first. Raises ValueError for an ``after`` that is no mark."""
 
     async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
-        """Denials that have not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
+        """Denials not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
 
     def snapshot(self) -> AsyncIterator[Changes]:
-        """Everything that stands, in pieces. The last piece's position is one from which :meth:`follow` misses nothing."""
+        """Everything that stands, in pieces. From the last piece's position :meth:`follow` misses nothing."""
 
     async def follow(self, position: str, wait: float) -> Changes:
         """What was written after ``position``; waits up to ``wait`` seconds for the first change. Raises GapError."""
 
     async def generation(self) -> str:
-        """A mark that the store carries as long as it keeps its contents; empty: it has none (it is new or was emptied)."""
+        """A mark that the store carries as long as it keeps its contents; empty: none, it is new or was emptied."""
 
     async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
         """Put back what a mirror knows into an emptied store and give it ``generation``.

@@ -11,8 +11,9 @@ from sidecar.identity.claims import actor_name
 from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.jose import sign
-from sidecar.tokens.records import NOBODY, Owner, RecordStore, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.records import RecordStore
 
 _audit = logging.getLogger(AUDIT)
 

@@ -8,7 +8,8 @@ from typing import Any
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
-from sidecar.tokens.records import RecordMirror, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import TokenKind, TokenRecord, hash_token
+from sidecar.tokens.records import RecordMirror
 from sidecar.tokens.verify import VerifiedClaims
 
 

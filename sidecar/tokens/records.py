@@ -1,7 +1,4 @@
-"""Records of own tokens: what is known of a token without its text, and the memory copy that requests ask.
-
-The token itself is never stored, only a SHA-256 of it. Times are seconds since the epoch.
-"""
+"""Where token records last, and the memory copy that requests ask. Times are seconds since the epoch."""
 
 import asyncio
 import contextlib
@@ -11,9 +8,6 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from hashlib import sha256
 from typing import Any, Protocol
 
 from sidecar.clock import Clock
@@ -21,70 +15,9 @@ from sidecar.db import Database
 from sidecar.errors import Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.metrics import Metrics
+from sidecar.store.record import Owner, TokenKind, TokenRecord
 
 log = logging.getLogger(__name__)
-
-
-class TokenKind(StrEnum):
-    """What a token is for."""
-
-    BOT = "bot"
-    PERSONAL = "personal"
-    SESSION = "session"
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Where the person or program that a token belongs to comes from."""
-
-    issuer: str = ""
-    provider: str = ""
-    subject: str = ""
-    id: str = ""
-
-
-NOBODY = Owner()
-"""Owner of what the command line mints."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRecord:
-    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
-
-    id: str
-    token_hash: str
-    name: str
-    kind: TokenKind
-    actor_id: str
-    actor_type: ActorType
-    created_at: float
-    expires_at: float | None = None
-    format: str = "openmetadata"
-    description: str = ""
-    roles: tuple[str, ...] = ()
-    allow_impersonation: bool = False
-    is_admin: bool = False
-    owner: Owner = NOBODY
-    last_used_at: float | None = None
-    revoked_at: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The record as it is shown: times RFC 3339 UTC, no hash."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "kind": self.kind.value,
-            "format": self.format,
-            "description": self.description,
-            "actor": {"type": self.actor_type.value, "id": self.actor_id},
-            "roles": list(self.roles),
-            "allowImpersonation": self.allow_impersonation,
-            "owner": {"issuer": self.owner.issuer, "provider": self.owner.provider, "id": self.owner.id},
-            "createdAt": _rfc3339(self.created_at),
-            "expiresAt": _rfc3339(self.expires_at),
-            "lastUsedAt": _rfc3339(self.last_used_at),
-            "revokedAt": _rfc3339(self.revoked_at),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +26,6 @@ class Changes:
 
     reached: int
     records: tuple[TokenRecord, ...]
-
-
-def hash_token(text: str) -> str:
-    """What a record keeps of a token's text."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class RecordStore(Protocol):
@@ -198,12 +126,6 @@ def _from_row(row: tuple[Any, ...]) -> TokenRecord:
         is_admin=bool(values["is_admin"]),
     )
     return TokenRecord(**values, owner=owner)
-
-
-def _rfc3339(time: float | None) -> str | None:
-    if time is None:
-        return None
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class RecordMirror:

@@ -13,12 +13,13 @@ from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
+from sidecar.store.record import TokenKind, hash_token
 from sidecar.tokens.compact import parse
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.own import OwnIdentity, OwnTokens
 from sidecar.tokens.policy import own_expectations, own_policy
-from sidecar.tokens.records import RecordMirror, SqliteRecords, TokenKind, hash_token
+from sidecar.tokens.records import RecordMirror, SqliteRecords
 from sidecar.tokens.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock

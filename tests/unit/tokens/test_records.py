@@ -12,7 +12,8 @@ from sidecar.db import Database
 from sidecar.errors import Cause, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.metrics import Metrics
-from sidecar.tokens.records import Changes, Owner, RecordMirror, SqliteRecords, TokenKind, TokenRecord
+from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.tokens.records import Changes, RecordMirror, SqliteRecords
 from tests.support.hand_clock import HandClock
 
 
