@@ -93,6 +93,9 @@ class Store(Protocol):
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """Records in order of creation, newest first. Raises ValueError for an ``after`` that is no mark."""
 
+    async def denial(self, denial_id: str) -> Denial | None:
+        """The denial of that id, or None."""
+
     async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """Denials not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
 
