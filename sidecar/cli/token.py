@@ -101,10 +101,11 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
         is_admin=actor_id.lower() in admin_names(authorizer),
     )
     database = await Database.open(sqlite_path(settings.store.url.reveal()), metrics)
+    records = SqliteRecords(database)
     try:
         minter = Minter(
             lambda: keys.signing,
-            SqliteRecords(database),
+            lambda batch: records.add(batch.add[0]),
             SystemClock(),
             metrics,
             issuer=configuration.jwtissuer,

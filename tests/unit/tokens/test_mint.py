@@ -43,7 +43,7 @@ class Own:
     def minter_of(self, audience: str, domain: str = "Example.com") -> Minter:
         return Minter(
             lambda: SIGNING,
-            self.records,
+            lambda batch: self.records.add(batch.add[0]),
             self.clock,
             self.metrics,
             issuer=CONFIGURATION.jwtissuer,
@@ -243,6 +243,17 @@ def forged(**changes: Any) -> str:
         ("PT15M", 900),
         ("P1DT12H", 129_600),
         ("P2W", 14 * 86_400),
+        ("P1Y", 365 * 86_400),
+        ("P1MT1M", 30 * 86_400 + 60),
+        ("pt1.5s", 1.5),
+        ("ONE_HOUR", 3600),
+        ("ONE_DAY", 86_400),
+        ("ONE_WEEK", 7 * 86_400),
+        ("ONE_MONTH", 30 * 86_400),
+        ("THREE_MONTHS", 90 * 86_400),
+        ("SIX_MONTHS", 180 * 86_400),
+        ("ONE_YEAR", 365 * 86_400),
+        ("NO_EXPIRY", None),
         ("Unlimited", None),
     ],
 )
@@ -251,7 +262,24 @@ def test_expiry(text: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "1.5", "P", "PT0S", "P1Y", "P1M", "30d", "unlimited", "forever", "36501", "9" * 9, "\u0663"]
+    "text",
+    [
+        "",
+        "0",
+        "-1",
+        "1.5",
+        "P",
+        "PT",
+        "PT0S",
+        "PT0.5S",
+        "P101Y",
+        "30d",
+        "unlimited",
+        "forever",
+        "36501",
+        "9" * 9,
+        "\u0663",
+    ],
 )
 def test_expiry_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
