@@ -71,6 +71,7 @@ class Metrics:
             "sidecar_revocation_mirror_age_seconds", "Age of the local picture of records and revocations."
         )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
+        self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
         self.headers_blanked = counter(
             "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
         )

@@ -14,8 +14,7 @@ class Batch:
 
     ``add``: new records; a new record of a bot ends that bot's other standing records at its ``created_at`` unless
     ``keep_bot_tokens``. ``revoke``: ids of records and when they ended (an earlier end stays). ``deny`` and
-    ``forgive``: denials to add (same id again: replaced) and ids of denials to remove. ``used``: ids of records and
-    when they were last used; best effort, not part of the log.
+    ``forgive``: denials to add (same id again: replaced) and ids of denials to remove.
     """
 
     add: Sequence[TokenRecord] = ()

@@ -65,7 +65,6 @@ class MemoryStore:
                 str(position), tuple(records.values()), tuple(batch.deny), tuple(batch.forgive), written_at=(self.now,)
             )
         )
-        await self.touch(batch.used)
         self._wake()
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
