@@ -43,6 +43,10 @@ class GapError(Exception):
     """The log no longer reaches back to the reader's position: a new snapshot is needed."""
 
 
+class LossError(GapError):
+    """The log ends before the reader's position: the store has lost what the reader has seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a list. ``after`` is the opaque mark of the next page, empty on the last; ``total`` counts all."""
