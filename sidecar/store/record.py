@@ -4,12 +4,12 @@ The token itself is never stored, only a SHA-256 of it. Times are seconds since 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
 from sidecar.identity.actor import ActorType
+from sidecar.store.moment import to_text
 
 
 class TokenKind(StrEnum):
@@ -67,19 +67,13 @@ class TokenRecord:
             "roles": list(self.roles),
             "allowImpersonation": self.allow_impersonation,
             "owner": {"issuer": self.owner.issuer, "provider": self.owner.provider, "id": self.owner.id},
-            "createdAt": _rfc3339(self.created_at),
-            "expiresAt": _rfc3339(self.expires_at),
-            "lastUsedAt": _rfc3339(self.last_used_at),
-            "revokedAt": _rfc3339(self.revoked_at),
+            "createdAt": to_text(self.created_at),
+            "expiresAt": to_text(self.expires_at),
+            "lastUsedAt": to_text(self.last_used_at),
+            "revokedAt": to_text(self.revoked_at),
         }
 
 
 def hash_token(text: str) -> str:
     """What a record keeps of a token's text."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _rfc3339(time: float | None) -> str | None:
-    if time is None:
-        return None
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,7 +9,6 @@ from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.logs import AUDIT
-from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.tokens.expiry import parse_expiry
@@ -94,14 +93,11 @@ class TokenService:
     ``minter`` None: there are no own keys, nothing can be minted.
     """
 
-    def __init__(
-        self, store: Store, write: Write, minter: Minter | None, clock: Clock, metrics: Metrics, rules: Rules
-    ) -> None:
+    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: Rules) -> None:
         self._store = store
         self._write = write
         self._minter = minter
         self._clock = clock
-        self._metrics = metrics
         self._rules = rules
 
     async def caller(self, actor: Actor, *, is_own: bool, record_id: str | None) -> Caller:
@@ -160,7 +156,9 @@ class TokenService:
     async def revoke(self, caller: Caller, token_id: str) -> None:
         """End a token for good; one that has ended stays so. Raises Refused(NOT_FOUND) as :meth:`show` does."""
         record = await self.show(caller, token_id)
-        await end_token(record, self._write, self._clock, self._metrics, by=caller.name)
+        if record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            note_revoked(record, by=caller.name)
 
     def _actor(self, caller: Caller, wish: Wish) -> tuple[str, ActorType]:
         """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
@@ -195,17 +193,8 @@ class TokenService:
         return kind is TokenKind.BOT and actor_id in self._rules.admin_names
 
 
-async def end_token(record: TokenRecord, write: Write, clock: Clock, metrics: Metrics, *, by: str) -> None:
-    """Write the end of the token of ``record``, unless it has ended."""
-    if record.revoked_at is not None:
-        return
-    await write(Batch(revoke=((record.id, clock.now()),)))
-    note_revoked(record, metrics, by=by)
-
-
-def note_revoked(record: TokenRecord, metrics: Metrics, *, by: str) -> None:
-    """Count the end of a token and leave the audit line."""
-    metrics.tokens_revoked.labels(record.kind.value).inc()
+def note_revoked(record: TokenRecord, *, by: str) -> None:
+    """Leave the audit line of a token's end."""
     _audit.info(
         "token revoked",
         extra={"token_id": record.id, "kind": record.kind.value, "actor": record.actor_id, "by": by},
