@@ -72,7 +72,8 @@ class Cause(StrEnum):
     PROOF_OF_POSSESSION = "proof_of_possession"
     PUBLISHED_SECRET = "published_secret"
     UPSTREAM_ONLY = "upstream_only"
-    # the record
+    # the record and the deny list
+    DENIED = "denied"
     NOT_ON_RECORD = "not_on_record"
     RECORD_REVOKED = "record_revoked"
     RECORD_MISMATCH = "record_mismatch"

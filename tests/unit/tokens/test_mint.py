@@ -163,7 +163,8 @@ async def test_actor_comes_from_the_record(own: Own) -> None:
     minted = await own.mint(roles=("r",), is_admin=True, allow_impersonation=True)
     identity = await own.identify(minted.token)
     actor = identity.actor
-    assert identity.record_id == minted.record.id == actor.token_id
+    assert identity.record is not None
+    assert identity.record.id == minted.record.id == actor.token_id
     assert (actor.type, actor.id, actor.provider, actor.subject) == (ActorType.SERVICE, "ingest", "own", "ingest")
     assert (actor.is_bot, actor.is_admin, actor.may_impersonate) == (True, True, True)
     assert (actor.roles, actor.email, actor.domain) == (("r",), "ingest@example.com", "example.com")
@@ -198,7 +199,7 @@ async def test_another_token_under_a_recorded_id_is_refused(own: Own) -> None:
 
 async def test_without_required_records_claims_name_the_actor(own: Own) -> None:
     identity = await own.identify(forged(isBot=True, jti=...), require_record=False)
-    assert identity.record_id is None
+    assert identity.record is None
     assert (identity.actor.id, identity.actor.is_bot, identity.actor.is_admin) == ("sam", True, False)
     assert (await own.identify(forged(sub="admin"), require_record=False)).actor.is_admin
 
