@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "db": BASICS,
     "config": (*BASICS, "secrets.value", "secrets.resolve"),
     "keys": (*BASICS, "config.settings", "config.providers", "secrets", "outbound"),
-    "kv": (*BASICS, "config.settings"),
+    "kv": (*BASICS, "config.settings", "config.store_url"),
     "store": (*BASICS, "identity", "db", "kv", "config.settings"),
     "tokens": (*BASICS, "keys", "store", "identity", "db", "config.settings", "config.providers", "config.units"),
     "authn": (*BASICS, "tokens", "store", "keys", "identity", "config.settings", "config.providers"),

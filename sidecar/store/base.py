@@ -12,9 +12,10 @@ from sidecar.store.record import TokenRecord
 class Batch:
     """What is written at once: all of it or nothing.
 
-    ``add``: new records; a new record of a bot ends that bot's other standing records at its ``created_at`` unless
-    ``keep_bot_tokens``. ``revoke``: ids of records and when they ended (an earlier end stays). ``deny`` and
-    ``forgive``: denials to add (same id again: replaced) and ids of denials to remove.
+    ``add``: new records (one whose id is there already changes nothing); a new record of a bot ends that bot's other
+    standing records at its ``created_at`` unless ``keep_bot_tokens``. ``revoke``: ids of records and when they ended
+    (one that has ended keeps its end, an unknown id is ignored). ``deny`` and ``forgive``: denials to add (same id
+    again: replaced) and ids of denials to remove.
     """
 
     add: Sequence[TokenRecord] = ()
@@ -49,7 +50,10 @@ class LossError(GapError):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list. ``after`` is the opaque mark of the next page, empty on the last; ``total`` counts all."""
+    """One page of a list. ``after`` is the opaque mark of the next page, empty on the last.
+
+    ``total`` counts all; of the denials of one issuer it may still count some that have expired.
+    """
 
     records: tuple[TokenRecord, ...] = ()
     denials: tuple[Denial, ...] = ()
@@ -66,6 +70,16 @@ class RecordQuery:
     active: bool | None = None
     owner: tuple[str, str] | None = None
     now: float = 0.0
+
+    def matches(self, record: TokenRecord) -> bool:
+        """Whether ``record`` is one of them."""
+        active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
+        return (
+            self.actor_id in (None, record.actor_id)
+            and self.kind in (None, record.kind.value)
+            and self.active in (None, active)
+            and self.owner in (None, (record.owner.issuer, record.owner.subject))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +128,9 @@ class Store(Protocol):
     async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
         """Put back what a mirror knows into an emptied store and give it ``generation``.
 
-        Entries that are there already win. False: somebody else has done it meanwhile; nothing is overwritten.
+        Entries that are there already win, but an end of a record counts on either side, and a bot's records from
+        before one that has replaced them come back ended. False: the store had been given a mark by somebody else;
+        what it did not have was added all the same. Followers get GapError when much was put back.
         """
 
     async def status(self) -> StoreStatus:
