@@ -50,7 +50,7 @@ for _ = 1, tonumber(take()) do
       for _, other in ipairs(redis.call('ZRANGE', standing, 0, -1)) do finish(string.sub(other, 17), time) end
       redis.call('DEL', standing)
       redis.call('HSET', KEYS[12], standing, place)
-    elseif restoring and newest and place < newest then
+    elseif restoring and newest and string.sub(place, 1, 16) <= string.sub(newest, 1, 16) then
       finish(id, string.format('%.6f', tonumber(string.sub(newest, 1, 16), 16) / 1000000))
     end
     if redis.call('HEXISTS', revoked, id) == 0 then redis.call('ZADD', standing, 0, place) end

@@ -177,7 +177,7 @@ def read_ids(text: bytes) -> list[str]:
 
 
 def _parse(text: bytes | str) -> Any:
-    """Raises ValueError. Half of a surrogate pair, which a hostile claim may hold, is only known to the slower reader."""
+    """Raises ValueError. Only the slower reader knows half a surrogate pair, which a hostile claim may hold."""
     try:
         return orjson.loads(text)
     except ValueError:
