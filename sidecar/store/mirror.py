@@ -79,24 +79,28 @@ class Mirror:
 
     async def aclose(self) -> None:
         """Stop following."""
-        tasks: list[asyncio.Task[Any]] = [task for _, task in self._unknown.values()]
+        tasks: set[asyncio.Task[Any]] = {task for _, task in self._unknown.values()}
         if self._follower is not None:
-            tasks.append(self._follower)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            tasks.add(self._follower)
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # again, because wait_for of Python 3.11 forgets a cancellation that comes together with what it waits for
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
     async def tried(self, within: float) -> bool:
         """Wait until everything has been read or the first attempt has failed, at most ``within``. Whether read."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._tried.wait(), within)
+            async with asyncio.timeout(within):
+                await self._tried.wait()
         return self.is_loaded
 
     async def changed(self, within: float) -> None:
         """Return when something has been learned, or after ``within``."""
         news = self._news
         with suppress(TimeoutError):
-            await asyncio.wait_for(news.wait(), within)
+            async with asyncio.timeout(within):
+                await news.wait()
 
     @property
     def is_loaded(self) -> bool:

@@ -35,11 +35,10 @@ class Picture:
         return name in self._standing_bots
 
     def learn(self, record: TokenRecord) -> None:
-        """Take over what the store says of a record; an earlier end that is known stays."""
+        """Take over what the store says of a record; one that has ended stays so."""
         known = self._records.get(record.id)
-        if known is not None and known.revoked_at is not None:
-            ended = known.revoked_at if record.revoked_at is None else min(known.revoked_at, record.revoked_at)
-            record = replace(record, revoked_at=ended)
+        if known is not None and known.revoked_at is not None and record.revoked_at is None:
+            record = replace(record, revoked_at=known.revoked_at)
         elif known is None and record.expires_at is not None:
             self._expiries.put(record.id, record.expires_at + KEEP_EXPIRED)
         self._records[record.id] = record
@@ -85,5 +84,5 @@ class Picture:
 
     def _end(self, token_id: str, ended: float) -> None:
         known = self._records.get(token_id)
-        if known is not None and (known.revoked_at is None or ended < known.revoked_at):
+        if known is not None and known.revoked_at is None:
             self.learn(replace(known, revoked_at=ended))
