@@ -60,23 +60,29 @@ class Breaker:
         self._monotonic = monotonic
         self._pause = 0.0
         self._closed_until = 0.0
+        self._is_trying = False
 
     def enter(self) -> bool:
-        """Whether to ask. Who asks after a pause does so alone: the others wait for the result of that."""
+        """Whether to ask. Who asks after a pause does so alone; the others are refused until that has an end."""
         if not self._pause:
             return True
         now = self._monotonic()
         if now < self._closed_until:
             return False
-        self._closed_until = now + max(self._pause, DEADLINE)
+        self._closed_until = now + DEADLINE
+        self._is_trying = True
         return True
 
     def succeeded(self) -> None:
         """The server answered."""
         self._pause = 0.0
+        self._is_trying = False
 
     def failed(self) -> None:
-        """The server did not answer."""
+        """The server did not answer. Many who were under way at once count as one."""
+        if self._monotonic() < self._closed_until and not self._is_trying:
+            return
+        self._is_trying = False
         self._pause = min(max(self._pause * 2, self.FIRST), self.LONGEST)
         self._closed_until = self._monotonic() + self._pause
 
