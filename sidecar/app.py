@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from sidecar import __version__
 from sidecar.access.decide import Decider
 from sidecar.access.rules import Rules
 from sidecar.admin.health import Condition, Health, PartStatus
-from sidecar.admin.routes import operations_app
+from sidecar.admin.routes import operations_app, operations_runner
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
 from sidecar.authn.base import Accepted, Gate
@@ -77,9 +77,10 @@ class Trust:
 class Sidecar:
     """The running parts that outsiders may see. Made by :func:`running`."""
 
-    def __init__(self, health: Health, boundary: Boundary, public: web.ServerRunner) -> None:
+    def __init__(self, health: Health, boundary: Boundary, server: PublicServer, public: web.ServerRunner) -> None:
         self.health = health
         self._boundary = boundary
+        self._server = server
         self._public = public
 
     @property
@@ -87,12 +88,25 @@ class Sidecar:
         """Bound addresses of the public listener, as sockets name them."""
         return list(self._public.addresses)
 
-    async def drain(self, delay: float) -> None:
-        """Not ready from now on; keep accepting for ``delay`` seconds, then stop and let work in flight end."""
+    async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
+        """Not ready from now on; keep accepting for ``delay`` seconds, then stop.
+
+        Work in flight may take ``timeout`` seconds more to end.
+        """
         self.health.draining = True
-        self._boundary.draining = True
+        self._server.drain()
         await asyncio.sleep(delay)
+        for site in self._public.sites:
+            await site.stop()
+        self._server.leaving.set()
+        # aiohttp's own waiting would not read on: an upload under way could not end.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._boundary.idle(), timeout)
         await self._public.cleanup()
+
+    def cut_all(self) -> None:
+        """End every client connection at once."""
+        self._server.cut_all()
 
 
 @asynccontextmanager
@@ -116,19 +130,18 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
             limits=server.limits,
             peers=Peers(server.trusted_proxies),
             parse_failure=refusals.refuse_unparsed,
+            answer_at_once=boundary.answer_at_once,
         )
-        operations = web.AppRunner(
-            operations_app(metrics, health, partial(as_json, loaded)), access_log=None, shutdown_timeout=1.0
-        )
+        operations = operations_runner(operations_app(metrics, health, partial(as_json, loaded)))
         await operations.setup()
         stack.push_async_callback(operations.cleanup)
         await bind(operations, server.admin_listen, "server.adminListen")
-        public = web.ServerRunner(public_server, shutdown_timeout=server.drain_timeout)
+        public = web.ServerRunner(public_server, shutdown_timeout=1.0)
         await public.setup()
         stack.push_async_callback(public.cleanup)
         await bind(public, server.listen, "server.listen")
         _log.info("listening", extra={"version": __version__, "public": server.listen, "admin": server.admin_listen})
-        yield Sidecar(health, boundary, public)
+        yield Sidecar(health, boundary, public_server, public)
 
 
 async def serve(loaded: Loaded) -> None:
@@ -145,12 +158,14 @@ async def serve(loaded: Loaded) -> None:
     async with running(loaded) as sidecar:
         await stop.wait()
         _log.info("draining", extra={"seconds": loaded.settings.server.drain_delay})
-        draining = asyncio.create_task(sidecar.drain(loaded.settings.server.drain_delay))
+        server = loaded.settings.server
+        draining = asyncio.create_task(sidecar.drain(server.drain_delay, server.drain_timeout))
         hurried = asyncio.create_task(at_once.wait())
         await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
         hurried.cancel()
         await asyncio.gather(draining, hurried, return_exceptions=True)
+        sidecar.cut_all()
     _log.info("stopped")
 
 

@@ -134,7 +134,10 @@ class SidecarError(Exception):
 
 
 class Failed(SidecarError):
-    """A request ends here. ``detail`` is for the log only and never holds a token, secret or claim value."""
+    """A request ends here. ``detail`` is for the log only and never holds a token, secret or claim value.
+
+    ``ends_connection``: where the next request on the connection begins is not certain.
+    """
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class Failed(SidecarError):
         *,
         status: int | None = None,
         message: str | None = None,
+        ends_connection: bool = False,
     ) -> None:
         super().__init__(reason.value, cause.value, detail)
         self.reason = reason
@@ -153,6 +157,7 @@ class Failed(SidecarError):
         self.status = text.status if status is None else status
         self.message = text.message if message is None else message
         self.bearer_error = text.bearer_error
+        self.ends_connection = ends_connection
 
 
 class Refused(Failed):

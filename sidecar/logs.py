@@ -1,12 +1,15 @@
 """JSON lines on standard error: one object a line, UTC times, never a token.
 
 Use the standard ``logging`` with ``extra={...}`` for fields. Values are made safe: a lone surrogate or a control
-character from outside cannot break a line or forge another.
+character from outside cannot break a line or forge another. Whoever logs keeps tokens out; what looks like one all the
+same, in a path or a library's message, is blotted out as a second net.
 """
 
 import logging
+import re
 import sys
 from datetime import UTC, datetime
+from traceback import extract_tb
 from typing import Any, TextIO
 
 import orjson
@@ -14,6 +17,12 @@ import orjson
 AUDIT = "sidecar.audit"
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# Parts of a compact JWS or JWE: its header is a JSON object, and "{" is "e" and one of these in base64url.
+# In front stands no other character of such a part, unless it belongs to an escape of JSON's.
+_TOKEN = re.compile(
+    r"(?:(?<![A-Za-z0-9_-])|(?<=\\[bfnrt]))e[w-z0-9_-][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*"
+)
+_BLOT = "[token]"
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,7 +38,7 @@ class JsonFormatter(logging.Formatter):
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return dump_line(line)
+        return _TOKEN.sub(_BLOT, dump_line(line))
 
 
 def dump_line(line: dict[str, Any]) -> str:
@@ -45,6 +54,8 @@ def _clean(value: Any) -> Any:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         return {str(_clean(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
     return value
@@ -52,6 +63,11 @@ def _clean(value: Any) -> Any:
 
 def _by_type(value: object) -> str:
     return f"<{type(value).__name__}>"
+
+
+def places(error: BaseException) -> list[str]:
+    """Where ``error`` came from, without its text: that may hold what a request carried."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

@@ -56,6 +56,7 @@ class Metrics:
         self.upstream_duration = time_tallies(
             "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
         )
+        self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.")
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
         self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider")
         self.jwks_age = gauge("sidecar_jwks_age_seconds", "Age of the oldest key set in use.", "provider")
@@ -85,7 +86,6 @@ class Metrics:
         )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
         self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
-        self.websockets_open = gauge("sidecar_websockets_open", "WebSocket connections being forwarded.")
         self.headers_blanked = counter(
             "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
         )

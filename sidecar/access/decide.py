@@ -67,6 +67,16 @@ class Decider:
             return Deny(outcome.failure, outcome.provider, outcome.authenticator)
         return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
 
+    def accepted_at_once(self, view: RequestView) -> Accepted | None:
+        """The caller, when the verdict is to allow and can be had without waiting; None: :meth:`decide` must be asked.
+
+        Raises Refused as :meth:`decide` does.
+        """
+        ruling = self._ruling(view)
+        if view.credential.scheme is not Scheme.BEARER or ruling.requirements:
+            return None
+        return self._chain.recall_standing(view)
+
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:
         for requirement in ruling.requirements:

@@ -1,5 +1,6 @@
 """The operations application: one small ``web.Application``."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,18 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sidecar.admin.health import Health
+from sidecar.logs import places
 from sidecar.metrics import Metrics
 
+_log = logging.getLogger("sidecar.admin")
 _JSON = "application/json"
+
+
+def operations_runner(app: web.Application) -> web.AppRunner:
+    """Serves ``app``. What the parser refuses is not logged: aiohttp quotes it, credentials and all."""
+    silent = logging.getLogger("sidecar.admin.parser")
+    silent.disabled = True
+    return web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=1.0)
 
 
 def operations_app(metrics: Metrics, health: Health, effective_config: Callable[[], Any]) -> web.Application:
@@ -42,6 +52,9 @@ async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse
     except web.HTTPException as error:
         reason = "not_found" if error.status == 404 else "method_not_allowed"
         return _json(error.status, {"code": error.status, "message": error.reason, "reason": reason})
+    except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
+        _log.error("fault while answering", extra={"error": type(error).__name__, "places": places(error)})
+        return _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
     return answer
 
 

@@ -34,6 +34,16 @@ class Chain:
                 return self._gated(accepted)
         return None
 
+    def recall_standing(self, view: RequestView) -> Accepted | None:
+        """The same, but only when the credential still stands; what does not is left, uncounted, to be asked."""
+        for authenticator in self._authenticators:
+            accepted = authenticator.recall(view)
+            if accepted is not None:
+                if any(gate.check(accepted) is not None for gate in self._gates):
+                    return None
+                return self._counted(accepted)
+        return None
+
     async def authenticate(self, view: RequestView) -> Accepted | Denied:
         """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
         hint: Refused | None = None
@@ -60,7 +70,11 @@ class Chain:
             if failure is not None:
                 outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
                 return self._denied(failure, actor.provider, actor.authenticator, outcome)
+        return self._counted(accepted)
+
+    def _counted(self, accepted: Accepted) -> Accepted:
         if accepted.tally is None:
+            actor = accepted.actor
             accepted.tally = self._outcomes.child(actor.authenticator, actor.provider, "accepted", "none")
         accepted.tally.inc()
         return accepted

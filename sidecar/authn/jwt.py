@@ -119,6 +119,7 @@ class JwtAuthenticator:
         """Verify a token not seen before. Raises Unavailable when its issuer's keys or its record cannot be had."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
+        self._cache.count_miss()
         generation = self._cache.generation
         try:
             token = parse(view.credential.value, self._max_token_bytes)

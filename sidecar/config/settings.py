@@ -80,7 +80,7 @@ class Limits(Model):
     idle_timeout: Duration = 75.0
     """How long a kept-alive connection may wait for its next request."""
     body_timeout: Duration = 60.0
-    """How long a request body may make no progress."""
+    """How long a request body, or a caller that reads an answer, may make no progress."""
 
 
 class ServerSettings(Model):

@@ -7,12 +7,11 @@ rule could refuse an authenticated caller: then the question is incomplete and r
 
 from typing import Protocol
 
-from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import RequestView, is_preflight, read_credential
-from sidecar.web.view import connection_of
+from sidecar.web.view import Asked
 
 _NONE: list[str] = []
 
@@ -20,7 +19,7 @@ _NONE: list[str] = []
 class Dialect(Protocol):
     """One proxy's way of asking."""
 
-    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
@@ -43,9 +42,10 @@ class Nginx:
     A broken dependency stays 503, which the shipped configuration turns back.
     """
 
-    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted nginx."""
-        return _from_headers(request, "X-Original-Method", "X-Original-URI", must_know_target)
+        headers = asked.headers
+        return _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""
@@ -56,24 +56,25 @@ class Nginx:
 class ForwardAuth(_AnyStatus):
     """Traefik's ForwardAuth and Caddy's forward_auth: ``X-Forwarded-Method`` and ``X-Forwarded-Uri``."""
 
-    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted Traefik or Caddy."""
-        return _from_headers(request, "X-Forwarded-Method", "X-Forwarded-Uri", must_know_target)
+        headers = asked.headers
+        return _from_headers(headers, "X-Forwarded-Method", "X-Forwarded-Uri", trusted, must_know_target)
 
 
 class Envoy(_AnyStatus):
     """``ext_authz`` over HTTP: the check request itself has the original method, and the path behind the prefix."""
 
-    def view(self, request: web.BaseRequest, rest: str, *, must_know_target: bool) -> RequestView:
+    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted Envoy."""
-        trusted = connection_of(request).trusted
         target = rest if rest.startswith("/") else f"/{rest}"
-        return _view(request.headers, request.method, target if trusted else None, trusted=trusted)
+        return _view(asked.headers, asked.method, target if trusted else None, trusted=trusted)
 
 
-def _from_headers(request: web.BaseRequest, method_name: str, target_name: str, must_know: bool) -> RequestView:
-    headers = request.headers
-    if not connection_of(request).trusted:
+def _from_headers(
+    headers: CIMultiDictProxy[str], method_name: str, target_name: str, trusted: bool, must_know: bool
+) -> RequestView:
+    if not trusted:
         return _view(headers, "", None, trusted=False)
     method = _single(headers, method_name)
     target = _single(headers, target_name)

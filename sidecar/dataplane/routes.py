@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sidecar.dataplane.check import CheckEndpoint
 from sidecar.errors import Reason, Refused
 from sidecar.web.boundary import Handler
 
@@ -17,14 +18,24 @@ class PublicRoutes:
         *,
         prefix: str,
         exact: Mapping[str, tuple[str, Handler]],
-        envoy: Handler,
+        envoy: CheckEndpoint,
         upstream: Handler | None,
     ) -> None:
         self._exact = dict(exact)
+        self._checks = {path: handler for path, (_, handler) in exact.items() if isinstance(handler, CheckEndpoint)}
         self._prefix = prefix
         self._envoy_path = f"{prefix}/ext_authz"
         self._envoy = envoy
         self._upstream = upstream
+
+    def find_check(self, target: str) -> tuple[CheckEndpoint, str] | None:
+        """The check endpoint that ``target`` names, and what stands behind its path; None for all other targets."""
+        if not target.startswith(self._prefix):
+            return None
+        check = self._checks.get(target.partition("?")[0])
+        if check is not None:
+            return check, ""
+        return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None
 
     def find(self, target: str) -> tuple[str, Handler, str]:
         """The route's name, its handler and the rest of ``target``. Raises Refused(NOT_FOUND)."""
@@ -32,12 +43,13 @@ class PublicRoutes:
         found = self._exact.get(path)
         if found is not None:
             return found[0], found[1], ""
-        if path.startswith(self._prefix):
-            behind = path[len(self._prefix) :]
-            if target.startswith(self._envoy_path) and target[len(self._envoy_path) :][:1] in ("", "/", "?"):
-                return "check", self._envoy, target[len(self._envoy_path) :]
-            if behind == "" or behind.startswith("/"):
-                raise Refused(Reason.NOT_FOUND)
+        if self._is_envoy(target):
+            return "check", self._envoy, target[len(self._envoy_path) :]
+        if path == self._prefix or path.startswith(f"{self._prefix}/"):
+            raise Refused(Reason.NOT_FOUND)
         if self._upstream is None:
             raise Refused(Reason.NOT_FOUND)
         return "forward", self._upstream, ""
+
+    def _is_envoy(self, target: str) -> bool:
+        return target.startswith(self._envoy_path) and target[len(self._envoy_path) :][:1] in ("", "/", "?")

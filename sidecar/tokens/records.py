@@ -202,7 +202,6 @@ class RecordMirror:
         if asked is None or now - asked[0] >= self.ASK_AGAIN:
             asked = (now, asyncio.create_task(self._ask(token_id)))
             self._unknown[token_id] = asked
-            self._unknown.move_to_end(token_id)
             if len(self._unknown) > self._MOST_UNKNOWN:
                 self._unknown.popitem(last=False)
         # shielded: the first asker may leave, the others still want to know
@@ -235,7 +234,6 @@ class RecordMirror:
         if known is None or known.revoked_at is None:
             # otherwise an answer that was on its way would bring a revoked token back
             self._records[record.id] = record
-        self._unknown.pop(record.id, None)
 
     def _prune(self) -> None:
         """Long expired tokens are refused by their own ``exp``; their records need no memory."""

@@ -55,12 +55,15 @@ class VerifiedCache(Generic[E]):
             self._entries.move_to_end(digest)
             self._hits.inc()
             return entry
-        self._misses.inc()
         return None
+
+    def count_miss(self) -> None:
+        """A token had to be verified. Told by whoever verifies: the same token may be looked up twice before."""
+        self._misses.inc()
 
     def put(self, token: str, entry: E, generation: int) -> None:
         """Remember ``entry``, unless the policy has changed since ``generation`` was read."""
-        if generation != self.generation or not self._size:
+        if generation != self.generation:
             return
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         self._entries[digest] = entry

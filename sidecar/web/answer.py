@@ -4,6 +4,8 @@ aiohttp's own response builds and serialises a header mapping for every answer, 
 check together. Here the header block is bytes that whoever made it could keep.
 """
 
+import socket
+import struct
 import time
 from http import HTTPStatus
 from typing import Final
@@ -53,6 +55,19 @@ def connection_line(request: web.BaseRequest, keep_alive: bool) -> bytes:
     if keep_alive:
         return b"Connection: keep-alive\r\n" if request.version == HttpVersion10 else b""
     return b"Connection: close\r\n"
+
+
+def reset(request: web.BaseRequest) -> None:
+    """Break off an answer that has begun, so that nobody takes what came so far for the whole (RFC 9112 section 8).
+
+    A plain end would be a proper end to a client that was promised neither a length nor chunks.
+    """
+    transport = request.transport
+    if transport is not None:
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
 
 class Answer(web.StreamResponse):

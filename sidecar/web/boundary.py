@@ -1,19 +1,23 @@
 """The outermost step of every public request: bounds, metrics, and the net under everything that raises."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from traceback import extract_tb
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
+from sidecar.web.answer import date_line, status_line
 from sidecar.web.respond import Refusals
-from sidecar.web.view import check_framing
+from sidecar.web.server import Connection
+from sidecar.web.view import Asked, check_framing, connection_of, request_id
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
@@ -21,11 +25,21 @@ _access_log = logging.getLogger("sidecar.access")
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
+class Check(Protocol):
+    """A check endpoint, which may know its answer without waiting."""
+
+    def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
+        """The header block of its 200, or None."""
+
+
 class Routes(Protocol):
     """Finds who answers a raw request target."""
 
     def find(self, target: str) -> tuple[str, Handler, str]:
         """The route's name (from a small fixed set), its handler, and what the handler needs of the target."""
+
+    def find_check(self, target: str) -> tuple[Check, str] | None:
+        """The same for check endpoints only."""
 
 
 class Boundary:
@@ -42,16 +56,18 @@ class Boundary:
         self._max_in_flight = limits.max_in_flight
         self._log_access = log_access
         self.in_flight = 0
-        self.draining = False
+        self._idle: asyncio.Event | None = None
         metrics.http_in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
         started = perf_counter()
         route = "none"
+        connection = connection_of(request)
+        connection.request_id = ""
         self.in_flight += 1
         try:
-            check_framing(request)
+            check_framing(request, request.raw_path)
             if self.in_flight > self._max_in_flight:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = self._routes.find(request.raw_path)
@@ -64,13 +80,48 @@ class Boundary:
             answer = self._fault(request, error, route)
         finally:
             self.in_flight -= 1
-        if self.draining and not answer.prepared:
+            if self._idle is not None and not self.in_flight:
+                self._idle.set()
+        if connection.ends and not answer.prepared:
             answer.force_close()
         count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
         count.inc()
         duration.observe(perf_counter() - started)
         if self._log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
+        return answer
+
+    async def idle(self) -> None:
+        """Return once no request is being answered."""
+        while self.in_flight:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def answer_at_once(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
+        """The whole answer to a check whose credential is known and stands; None: it takes the usual way.
+
+        Most requests of a check endpoint end here, before aiohttp makes a request object and a task for them. Nothing
+        but a 200 is decided here, by the same parts as there; whatever is unusual is left to :meth:`__call__`.
+        """
+        if message.should_close or message.version != HttpVersion11 or connection.ends or self._log_access:
+            return None
+        started = perf_counter()
+        found = self._routes.find_check(message.path)
+        if found is None:
+            return None
+        try:
+            check_framing(message, message.path)
+            block = found[0].at_once(message, found[1], trusted=connection.trusted)
+        except Failed:
+            return None
+        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
+            return None
+        if block is None:
+            return None
+        answer = b"".join((status_line(200), block, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
+        count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
+        count.inc()
+        duration.observe(perf_counter() - started)
         return answer
 
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
@@ -81,9 +132,9 @@ class Boundary:
     def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; it can only be cut off") from error
-        # Places only: the error's own text may hold what the request carried.
-        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-        _log.error("fault while answering", extra={"error": type(error).__name__, "places": places, "route": route})
+        _log.error(
+            "fault while answering", extra={"error": type(error).__name__, "places": places(error), "route": route}
+        )
         return self._refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
 
     @staticmethod
@@ -91,7 +142,7 @@ class Boundary:
         _access_log.info(
             "answered",
             extra={
-                "requestId": request.headers.get("X-Request-Id", ""),
+                "requestId": request_id(request),
                 "method": request.method[:16],
                 "path": request.raw_path.partition("?")[0][:512],
                 "route": route,

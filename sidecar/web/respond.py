@@ -13,6 +13,9 @@ from sidecar.web.view import new_request_id, request_id
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _MAX_LOGGED_PATH = 512
+_READ_ONLY = frozenset({"jwks", "userinfo"})
+_ALLOW_READING = b"Allow: GET, HEAD\r\n"
+_ALLOW_ELSEWHERE = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 Carry = Callable[[Failed], tuple[int, bytes]]
 
@@ -52,7 +55,10 @@ class Refusals:
                 "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
             },
         )
-        return self._answer(failure, identifier, status, extra)
+        # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
+        waits = "Expect" in request.headers and not request.content.is_eof()
+        close = failure.ends_connection or waits
+        return self._answer(failure, identifier, status, extra, route=route, close=close)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
@@ -74,14 +80,16 @@ class Refusals:
             return self._challenge
         return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
 
-    def _answer(self, failure: Failed, identifier: str, status: int, extra: bytes, *, close: bool = False) -> Answer:
+    def _answer(
+        self, failure: Failed, identifier: str, status: int, extra: bytes, *, route: str = "", close: bool = False
+    ) -> Answer:
         lines = [_JSON_LINES, b"X-Request-Id: " + identifier.encode("ascii") + b"\r\n", extra]
         if status == 401 or failure.bearer_error:
             lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
         if isinstance(failure, Unavailable):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
-            lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n")
+            lines.append(_ALLOW_READING if route in _READ_ONLY else _ALLOW_ELSEWHERE)
         document = {
             "code": status,
             "message": failure.message,

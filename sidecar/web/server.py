@@ -8,10 +8,12 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
@@ -20,6 +22,7 @@ from sidecar.web.answer import Answer
 _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
+AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
 
 
 class Peers:
@@ -43,19 +46,28 @@ class Peers:
 
 
 class Connection(web.RequestHandler):
-    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``."""
+    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``.
 
-    __slots__ = ("_parse_failure", "peer", "trusted")
+    ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
+    somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
+    """
+
+    __slots__ = ("_answer_at_once", "_parse_failure", "body", "ends", "peer", "request_id", "server", "trusted")
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
+        self._answer_at_once = server.answer_at_once
+        self.server = server
+        self.ends = server.draining
         self.trusted = False
         self.peer = "unix"
+        self.request_id = ""
+        self.body: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
-        server = cast("PublicServer", self._manager)
+        server = self.server
         peername = transport.get_extra_info("peername")
         self.trusted = server.peers.trusts(peername)
         if isinstance(peername, tuple):
@@ -63,6 +75,62 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         if len(server.connections) > server.limits.max_connections:
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer at once what needs no waiting: the only request on an idle connection, without a body.
+
+        Everything else goes aiohttp's way, which costs a request object, a task and two more turns of the loop.
+        """
+        waiter, parser = self._waiter, self._parser
+        if waiter is None or waiter.done() or self._messages or parser is None or self._is_occupied():
+            self._take(data)
+            return
+        try:
+            parsed = parser.feed_data(data)
+        except HttpProcessingError as error:
+            self._replay(_Parsed(None, error), data)
+            return
+        messages, upgraded, _ = parsed
+        if len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD:
+            answer = self._answer_at_once(messages[0][0], self)
+            if answer is not None and self.transport is not None:
+                parser.message_consumed()
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                self.transport.write(answer)
+                return
+        self._replay(_Parsed(parsed, None), data)
+
+    def _is_occupied(self) -> bool:
+        return (
+            self._upgraded
+            or self._payload_parser is not None
+            or self._buffer_paused
+            or self._close
+            or self._force_close
+            or self.writing_paused
+        )
+
+    def _replay(self, parsed: "_Parsed", data: bytes) -> None:
+        """Let aiohttp take ``data`` as it would have, with what the parser made of it already."""
+        parser = self._parser
+        self._parser = parsed  # type: ignore[assignment] # asked for feed_data only while this call lasts
+        try:
+            self._take(data)
+        finally:
+            self._parser = parser
+
+    def _take(self, data: bytes) -> None:
+        """aiohttp's way. It forgets the body it was reading when the parser gives up; whoever waits for it is told."""
+        web.RequestHandler.data_received(self, data)
+        body = self.body
+        # Whatever was found behind a body that has not ended is the parser's complaint.
+        if body is not None and self._messages and not body.is_eof():
+            body.set_exception(web.RequestPayloadError("broken framing"))
+            self.body = None
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A fault outside the handler, by its kind alone: its text may hold what the request carried."""
+        _log.error("fault on a connection", extra={"error": type(kw.get("exc_info")).__name__})
 
     def handle_error(
         self,
@@ -78,6 +146,20 @@ class Connection(web.RequestHandler):
         return self._parse_failure(failure)
 
 
+class _Parsed:
+    """Stands for the parser, with the outcome of parsing that has been done already."""
+
+    def __init__(self, outcome: object, error: HttpProcessingError | None) -> None:
+        self._outcome = outcome
+        self._error = error
+
+    def feed_data(self, data: bytes) -> object:
+        """The outcome. Raises the error that parsing ended in."""
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+
 def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
     kind = type(exc).__name__
     if isinstance(exc, LineTooLong):
@@ -90,7 +172,10 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
 
 
 class PublicServer(web.Server):
-    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client."""
+    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
+
+    ``leaving`` is set when what has no end of its own, a WebSocket, should end.
+    """
 
     def __init__(
         self,
@@ -99,11 +184,15 @@ class PublicServer(web.Server):
         limits: Limits,
         peers: Peers,
         parse_failure: ParseFailure,
+        answer_at_once: AnswerAtOnce,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.limits = limits
         self.peers = peers
         self.parse_failure = parse_failure
+        self.answer_at_once = answer_at_once
+        self.draining = False
+        self.leaving = asyncio.Event()
         self._options: dict[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
             "max_line_size": limits.max_header_bytes,
@@ -116,6 +205,17 @@ class PublicServer(web.Server):
             "lingering_time": 5.0,
         }
         self()
+
+    def drain(self) -> None:
+        """From now on every answer ends its connection."""
+        self.draining = True
+        for connection in self.connections:
+            connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+
+    def cut_all(self) -> None:
+        """End every connection at once, whatever is under way on it."""
+        for connection in self.connections:
+            connection.force_close()
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""

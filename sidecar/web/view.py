@@ -3,32 +3,53 @@
 import itertools
 import os
 import re
+from typing import Protocol
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.request import RequestView, is_preflight, read_credential
 from sidecar.web.server import Connection
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 _numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
 
 
-def check_framing(request: web.BaseRequest) -> None:
+class Asked(Protocol):
+    """What a request and the parser's message of it have in common."""
+
+    @property
+    def method(self) -> str:
+        """Method, as sent."""
+
+    @property
+    def version(self) -> HttpVersion:
+        """HTTP version."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Header lines."""
+
+
+def check_framing(asked: Asked, target: str) -> None:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
+
+    ``target`` is the raw request target.
 
     Raises Refused with 400, 405, 417, 501 or 505. The parser has refused conflicting framing already.
     """
-    version = request.version
+    version = asked.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
-        raise Refused(Reason.REQUEST_INVALID, status=505, message="The HTTP version is not supported")
-    if request.method in ("CONNECT", "TRACE"):
-        raise Refused(Reason.METHOD_NOT_ALLOWED)
-    if not request.raw_path.startswith("/"):
+        message = "The HTTP version is not supported"
+        raise Refused(Reason.REQUEST_INVALID, status=505, message=message, ends_connection=True)
+    if asked.method in ("CONNECT", "TRACE"):
+        raise Refused(Reason.METHOD_NOT_ALLOWED, ends_connection=True)
+    if not target.startswith("/"):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
-    headers = request.headers
+    headers = asked.headers
     host = headers.get("Host")
     if host is None:
         if version == HttpVersion11:
@@ -36,11 +57,21 @@ def check_framing(request: web.BaseRequest) -> None:
     elif not _HOST.fullmatch(host):
         raise Refused(Reason.REQUEST_INVALID, message="The Host is not valid")
     coding = headers.get("Transfer-Encoding")
-    if coding is not None and coding.lower() != "chunked":
-        raise Refused(Reason.REQUEST_INVALID, status=501, message="The transfer coding is not supported")
+    if coding is not None:
+        _check_coding(coding, version)
     expectation = headers.get("Expect")
     if expectation is not None and expectation.lower() != "100-continue":
-        raise Refused(Reason.REQUEST_INVALID, status=417, message="The expectation cannot be met")
+        message = "The expectation cannot be met"
+        raise Refused(Reason.REQUEST_INVALID, status=417, message=message, ends_connection=True)
+
+
+def _check_coding(coding: str, version: HttpVersion) -> None:
+    if version == HttpVersion10:
+        message = "HTTP/1.0 has no transfer codings"  # RFC 9112 section 6.1
+        raise Refused(Reason.REQUEST_INVALID, message=message, ends_connection=True)
+    if coding.lower() != "chunked":
+        message = "The transfer coding is not supported"
+        raise Refused(Reason.REQUEST_INVALID, status=501, message=message, ends_connection=True)
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -63,10 +94,11 @@ def own_view(request: web.BaseRequest) -> RequestView:
 
 def request_id(request: web.BaseRequest) -> str:
     """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
-    given = request.headers.get("X-Request-Id")
-    if given is not None and connection_of(request).trusted and _REQUEST_ID.fullmatch(given):
-        return given
-    return new_request_id()
+    connection = connection_of(request)
+    if not connection.request_id:
+        given = request.headers.get("X-Request-Id", "") if connection.trusted else ""
+        connection.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+    return connection.request_id
 
 
 def new_request_id() -> str:

@@ -145,6 +145,17 @@ async def test_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
     await database.aclose()
 
 
+async def test_file_that_is_locked_at_the_start_is_unavailable_and_no_fault_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.db._BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Unavailable):
+        await Database.open(tmp_path / "s.db", Metrics())
+    other.close()
+
+
 async def test_full_disk_is_unavailable_and_passes(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "s.db", Metrics())
 
@@ -219,12 +230,16 @@ async def test_metrics_tell_how_the_store_fares(tmp_path: Path) -> None:
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
 
+    def operations(outcome: str) -> float | None:
+        return value("sidecar_store_operations_total", operation="get_record", outcome=outcome)
+
     assert value("sidecar_store_up") == 1
-    await database.aclose()
     with pytest.raises(Unavailable):
-        await database.read("get_record", count)
-    assert value("sidecar_store_up") == 0
-    assert value("sidecar_store_operations_total", operation="get_record", outcome="failed") == 1
+        await database.read("get_record", lambda c: c.execute("SELECT * FROM nowhere"))
+    assert (value("sidecar_store_up"), operations("failed")) == (0, 1)
+    await database.read("get_record", count)
+    assert (value("sidecar_store_up"), operations("done")) == (1, 1)
+    await database.aclose()
 
 
 @pytest.mark.parametrize(

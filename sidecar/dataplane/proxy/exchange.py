@@ -4,13 +4,14 @@ import asyncio
 from dataclasses import dataclass
 
 from aiohttp import ClientError, web
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
+from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.web.view import connection_of
 
 _MAX_HEAD_BYTES = 64 * 1024
 _READ_BUFFER = 256 * 1024
@@ -40,33 +41,56 @@ class RequestBody:
             writer.output_size = 0
 
     async def send(self, writer: StreamWriter) -> None:
-        """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit)."""
-        content = self.request.content
+        """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit).
+
+        Raises UpstreamFailed(UPSTREAM_TIMEOUT) when the service does not take it.
+        """
+        client = connection_of(self.request)
+        client.body = self.request.content
+        try:
+            await self._copy(writer)
+        finally:
+            client.body = None
+
+    async def _copy(self, writer: StreamWriter) -> None:
         chunked = self.length is None
         total = 0
-        while True:
-            try:
-                async with asyncio.timeout(self.stall_timeout):
-                    chunk = await content.readany()
-            except TimeoutError as error:
-                raise Refused(
-                    Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message="The request body stalled"
-                ) from error
-            except web.RequestPayloadError as error:
-                raise Refused(Reason.REQUEST_INVALID, message="The request body is not valid") from error
-            if not chunk:
-                break
+        while chunk := await self._next():
             total += len(chunk)
             if self.limit is not None and total > self.limit:
-                raise Refused(Reason.TOO_LARGE)
-            await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                raise Refused(Reason.TOO_LARGE, ends_connection=True)
+            await writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk, drain=False)
+            if writer.protocol.writing_paused:
+                await self._drain(writer)
         if chunked:
             await writer.write(b"0\r\n\r\n")
+
+    async def _drain(self, writer: StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                await writer.drain()
+        except TimeoutError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "request body") from error
+
+    async def _next(self) -> bytes:
+        content = self.request.content
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                return await content.readany()
+        except TimeoutError as error:
+            message = "The request body stalled"
+            raise Refused(
+                Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message=message, ends_connection=True
+            ) from error
+        except web.RequestPayloadError as error:
+            content.feed_eof()  # nothing more can be read, not even to throw it away
+            message = "The request body is not valid"
+            raise Refused(Reason.REQUEST_INVALID, message=message, ends_connection=True) from error
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """The head of the service's answer, and its body to be read."""
+    """The head of the service's answer, and its body to be read. ``request_sent``: nothing of the request is left."""
 
     message: RawResponseMessage
     payload: StreamReader
@@ -76,15 +100,17 @@ class ResponseHead:
 class Exchange:
     """Sends one request on one connection."""
 
-    def __init__(self, connection: ResponseHandler, *, response_timeout: float) -> None:
+    def __init__(self, connection: UpstreamConnection, *, response_timeout: float) -> None:
         self._connection = connection
         self._response_timeout = response_timeout
+        self._sending: asyncio.Task[None] | None = None
 
     async def run(self, head: bytes, body: RequestBody | None, *, is_head: bool) -> ResponseHead:
         """Send ``head`` and ``body``, return the head of the final answer; 1xx answers in between are dropped.
 
-        Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body. The connection is then not
-        usable any more.
+        A service may answer before it has everything: the rest goes on being sent until :meth:`finish`, unless it
+        refuses. Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body; the connection is not
+        usable any more then.
         """
         connection = self._connection
         connection.set_response_params(
@@ -102,11 +128,19 @@ class Exchange:
             if body.is_buffered and body.length is not None:
                 self._write(head + body.request.content.read_nowait())
                 return await self._bounded_head()
-            return await self._stream(head, body)
+            await body.announce()
+            self._write(head)
+            return await self._stream(body)
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
         except _UPSTREAM_ERRORS as error:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+
+    async def finish(self) -> None:
+        """The answer is over: what of the request has not been sent by now never will be."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
 
     def _write(self, data: bytes) -> None:
         transport = self._connection.transport
@@ -114,33 +148,46 @@ class Exchange:
             raise ConnectionResetError("closed before the request was sent")
         transport.write(data)
 
-    async def _stream(self, head: bytes, body: RequestBody) -> ResponseHead:
-        await body.announce()
+    async def _stream(self, body: RequestBody) -> ResponseHead:
         writer = StreamWriter(self._connection, asyncio.get_running_loop())
-        self._write(head)
-        sending = asyncio.create_task(body.send(writer))
+        self._sending = sending = asyncio.create_task(body.send(writer))
         reading = asyncio.create_task(self._head())
         try:
             await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done() and not reading.done():
+            if not reading.done():
                 failure = sending.exception()
-                if failure is not None and not isinstance(failure, OSError | ClientError):
+                if failure is not None and not isinstance(failure, _UPSTREAM_ERRORS):
                     raise failure
                 # A service that refuses an upload may answer and close before it has read it all.
                 async with asyncio.timeout(self._response_timeout):
                     await asyncio.wait({reading})
             answer = await reading
-            answer.request_sent = sending.done() and sending.exception() is None
-            return answer
         finally:
-            for task in (sending, reading):
-                if not task.done():
-                    task.cancel()
-            await asyncio.gather(sending, reading, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        answer.request_sent = sending.done() and sending.exception() is None
+        if answer.message.code >= 300:
+            # Refused: more of it could only make the service reset the connection over its own answer.
+            sending.cancel()
+        else:
+            sending.add_done_callback(self._cut_if_failed)
+        return answer
+
+    def _cut_if_failed(self, sending: "asyncio.Task[None]") -> None:
+        """Half a request cannot be taken back; the answer to it is broken off with it."""
+        if not sending.cancelled() and sending.exception() is not None:
+            self._connection.cut()
 
     async def _bounded_head(self) -> ResponseHead:
-        async with asyncio.timeout(self._response_timeout):
+        # The connection's own timer: asyncio.timeout costs several times as much on every request.
+        connection = self._connection
+        connection.read_timeout = self._response_timeout
+        connection.start_timeout()
+        try:
             return await self._head()
+        finally:
+            connection.read_timeout = None  # the body may be as quiet as it likes
+            connection.start_timeout()
 
     async def _head(self) -> ResponseHead:
         while True:

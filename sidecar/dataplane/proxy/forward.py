@@ -1,29 +1,34 @@
 """Forward mode: authenticate, then stream the request to the service behind and its answer back."""
 
+import asyncio
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
-from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from sidecar.access.decide import Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
-from sidecar.dataplane.proxy.hop_headers import RequestHeaders, response_lines
-from sidecar.dataplane.proxy.pool import UpstreamPool
+from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, connection_line, status_line
+from sidecar.web.answer import Sent, connection_line, reset, status_line
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
 from sidecar.web.view import connection_of, own_view, request_id
 
 _BODILESS = frozenset({204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"
+# What the parser counts with ends at 20 digits.
+_MAX_LENGTH_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,12 @@ class Forwarder:
         self._decider = decider
         self._identity_headers = identity_headers
         self._request_headers = request_headers
+        self._answer_headers = AnswerHeaders()
         self._pool = pool
         self._refusals = refusals
         self._answers = metrics.upstream_requests
         self._duration = metrics.upstream_duration.child()
+        self._tunnels = metrics.websockets_open
         self._limits = limits
         self._scheme = public_scheme.encode("ascii")
 
@@ -72,14 +79,14 @@ class Forwarder:
                 authenticator=verdict.authenticator,
             )
         body = self._body(request)
-        upgrade = _wants_websocket(request)
+        upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         head = self._head(request, verdict.accepted, body, upgrade=upgrade)
         connection = await self._pool.acquire()
         try:
             return await self._exchange(request, connection, head, body, upgrade=upgrade)
         except BaseException as failure:
             # Whatever was left unread on it must not become the answer to somebody else's request.
-            connection.close()
+            connection.cut()
             if isinstance(failure, UpstreamFailed):
                 self._answers.child(str(failure.status)).inc()
             raise
@@ -89,7 +96,7 @@ class Forwarder:
     async def _exchange(
         self,
         request: web.BaseRequest,
-        connection: ResponseHandler,
+        connection: UpstreamConnection,
         head: bytes,
         body: RequestBody | None,
         *,
@@ -97,24 +104,34 @@ class Forwarder:
     ) -> web.StreamResponse:
         started = perf_counter()
         exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
-        answer = await exchange.run(head, body, is_head=request.method == "HEAD")
-        self._duration.observe(perf_counter() - started)
-        if answer.message.code == 101:
-            sent = await self._switch(request, connection, answer, upgrade=upgrade)
-        else:
-            sent = await self._relay(request, answer)
-        self._answers.child(str(answer.message.code)).inc()
-        if not answer.request_sent:
-            connection.close()
+        is_head = request.method == "HEAD"
+        try:
+            answer = await exchange.run(head, body, is_head=is_head)
+            self._duration.observe(perf_counter() - started)
+            code = answer.message.code
+            if code == 101:
+                sent = await self._switch(request, connection, answer, upgrade=upgrade)
+            elif 200 <= code <= 599:
+                sent = await self._relay(request, answer)
+            else:
+                raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
+        finally:
+            await exchange.finish()
+        self._answers.child(str(code)).inc()
+        # A service that sends a body with its answer to HEAD would have it read as the next caller's answer.
+        if is_head or not answer.request_sent:
+            connection.cut()
         return sent
 
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
+        length = request.headers.get("Content-Length")
+        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
+            raise Refused(Reason.TOO_LARGE, ends_connection=True)
         if not request.body_exists:
             return None
-        length = request.headers.get("Content-Length")
         limit = self._limits.max_body_bytes
         if length is not None and limit is not None and int(length) > limit:
-            raise Refused(Reason.TOO_LARGE)
+            raise Refused(Reason.TOO_LARGE, ends_connection=True)
         return RequestBody(
             request,
             None if length is None else int(length),
@@ -166,60 +183,80 @@ class Forwarder:
 
     async def _relay(self, request: web.BaseRequest, answer: ResponseHead) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
-        lines = [status_line(message.code)] if not message.reason else [_own_status_line(message.code, message.reason)]
-        try:
-            lines += response_lines(message.raw_headers)
-        except ValueError as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
         length = message.headers.get("Content-Length")
+        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer length")
+        lines = [self._answer_head(request, message)]
         has_body = request.method != "HEAD" and message.code not in _BODILESS
         chunked = has_body and length is None and request.version == HttpVersion11
-        keep_alive = request.keep_alive and answer.request_sent and (chunked or not has_body or length is not None)
+        framed = chunked or not has_body or length is not None
+        keep_alive = request.keep_alive and answer.request_sent and framed and not connection_of(request).ends
         if chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif length is not None and message.code != 204:
             lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
         lines.append(connection_line(request, keep_alive))
         lines.append(b"\r\n")
-        await _send(request, b"".join(lines), payload if has_body else None, chunked=chunked)
+        head = b"".join(lines)
+        if not has_body:
+            await request.writer.write(head)
+        elif payload.is_eof() and payload.exception() is None:
+            rest = payload.read_nowait()
+            await request.writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
+        else:
+            await self._stream(request, head, payload, chunked=chunked)
         return Sent(message.code, keep_alive=keep_alive)
 
+    async def _stream(self, request: web.BaseRequest, head: bytes, payload: StreamReader, *, chunked: bool) -> None:
+        """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset."""
+        try:
+            await self._write(request, head)
+            while chunk := await payload.readany():
+                await self._write(request, _chunk(chunk) if chunked else chunk)
+        except (ClientError, HttpProcessingError, TimeoutError) as error:
+            reset(request)
+            raise ConnectionError("the answer broke off") from error
+        if chunked:
+            await request.writer.write(_LAST_CHUNK)
+
+    async def _write(self, request: web.BaseRequest, data: bytes) -> None:
+        """Write to a caller that may be slow, but not stand still: raises TimeoutError."""
+        writer: StreamWriter = request.writer  # type: ignore[assignment] # the server makes no other
+        await writer.write(data, drain=False)
+        if writer.protocol.writing_paused:
+            async with asyncio.timeout(self._limits.body_timeout):
+                await writer.drain()
+
+    def _answer_head(self, request: web.BaseRequest, message: RawResponseMessage) -> bytes:
+        """Status line and header lines, without framing."""
+        line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
+        try:
+            block = self._answer_headers.select(message.raw_headers)
+        except ValueError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
+        return b"%b%bX-Request-Id: %b\r\n" % (line, block, _id_of(request))
+
     async def _switch(
-        self, request: web.BaseRequest, connection: ResponseHandler, answer: ResponseHead, *, upgrade: bool
+        self, request: web.BaseRequest, connection: UpstreamConnection, answer: ResponseHead, *, upgrade: bool
     ) -> web.StreamResponse:
         if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
-        lines = [status_line(101), *response_lines(answer.message.raw_headers)]
-        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        await request.writer.write(b"".join(lines))
-        await tunnel(connection_of(request), connection)
+        head = self._answer_head(request, answer.message)
+        await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        client = connection_of(request)
+        self._tunnels.inc()
+        try:
+            await tunnel(client, connection, client.server.leaving)
+        finally:
+            self._tunnels.dec()
         return Sent(101, keep_alive=False)
-
-
-async def _send(request: web.BaseRequest, head: bytes, payload: StreamReader | None, *, chunked: bool) -> None:
-    """Write the answer. A body that breaks off is never ended normally: the connection is cut instead."""
-    writer = request.writer
-    if payload is None:
-        await writer.write(head)
-        return
-    if payload.is_eof() and payload.exception() is None:
-        rest = payload.read_nowait()
-        await writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
-        return
-    await writer.write(head)
-    try:
-        while chunk := await payload.readany():
-            await writer.write(_chunk(chunk) if chunked else chunk)
-    except (ClientError, HttpProcessingError) as error:
-        raise ConnectionError("the answer broke off") from error
-    if chunked:
-        await writer.write(_LAST_CHUNK)
 
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
+@lru_cache(maxsize=128)
 def _own_status_line(code: int, reason: str) -> bytes:
     text = "".join(c for c in reason if c == "\t" or " " <= c <= "~")
     return f"HTTP/1.1 {code:03d} {text}\r\n".encode("ascii")
@@ -230,11 +267,15 @@ def _id_of(request: web.BaseRequest) -> bytes:
 
 
 def _wants_websocket(request: web.BaseRequest) -> bool:
+    """Whether a request to upgrade is one that is passed on; any other is answered as if it had not asked."""
     headers = request.headers
+    if headers["Upgrade"].lower() != "websocket":
+        # The parser may have dropped what came behind it.
+        connection_of(request).ends = True
+        return False
     return (
-        "Upgrade" in headers
-        and request.method == "GET"
+        request.method == "GET"
         and request.version == HttpVersion11
-        and headers["Upgrade"].lower() == "websocket"
+        and not request.body_exists
         and "upgrade" in headers.get("Connection", "").lower()
     )

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from enum import Enum
+from typing import TypeVar
 
 from sidecar.dataplane.identity_headers import normal_name
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+_V = TypeVar("_V")
 
 # Named as a careless service might read them, so that "Transfer_Encoding" does not pass either.
 _HOP_BY_HOP = frozenset(
@@ -16,16 +18,30 @@ _HOP_BY_HOP = frozenset(
 )  # fmt: skip
 # Made anew from what the parser understood, never copied.
 _FRAMING = frozenset({"content-length", "expect", "http2-settings"})
-_REPLACED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "x-request-id"})
+_REPLACED = frozenset({"forwarded", "x-forwarded-for", "x-request-id"})
 _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
-_MAX_REMEMBERED = 4096
+# Ours is sent instead, so that answer, log and service agree.
+_NOT_SENT_BACK = _HOP_BY_HOP | {"content-length", "x-request-id"}
+# All of them but TAB; a well-formed line holds two, its end.
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
+_MAX_REMEMBERED = 1024
+_MAX_REMEMBERED_LENGTH = 64
 
 
 class _Fate(Enum):
     KEEP = 0
     DROP = 1
-    FORWARDED = 2  # X-Forwarded-*: kept from trusted peers only
+    FORWARDED = 2  # X-Forwarded-* and the like: kept from trusted peers only
     IMPERSONATION = 3
+
+
+_SPECIAL = {
+    "host": _Fate.KEEP,
+    "authorization": _Fate.KEEP,
+    "cookie": _Fate.KEEP,
+    "x-real-ip": _Fate.FORWARDED,
+    "x-impersonate-user": _Fate.IMPERSONATION,
+}
 
 
 class RequestHeaders:
@@ -54,42 +70,69 @@ class RequestHeaders:
 
     def _learn(self, name: bytes) -> _Fate:
         fate = self._fate(name)
-        if len(self._fates) >= _MAX_REMEMBERED:
-            self._fates.clear()
-        self._fates[name] = fate
+        _remember(self._fates, name, fate)
         return fate
 
     def _fate(self, name: bytes) -> _Fate:
         normal = normal_name(name.decode("latin-1"))
         if normal in _HOP_BY_HOP or normal in _FRAMING or normal in _REPLACED or self._is_identity(normal):
             return _Fate.DROP
-        if normal in ("host", "authorization", "cookie"):
-            exact = name.decode("latin-1").lower() == normal
-            return _Fate.KEEP if exact and (normal != "authorization" or self._keep_authorization) else _Fate.DROP
-        if normal == "x-impersonate-user":
-            return _Fate.IMPERSONATION
-        if normal.startswith("x-forwarded-"):
-            return _Fate.FORWARDED
-        return _Fate.KEEP
+        fate = _Fate.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
+        if fate is None:
+            return _Fate.KEEP
+        # Whoever reads an alias of these as the real thing must not be told two things.
+        is_alias = name.decode("latin-1").lower() != normal
+        if is_alias or (normal == "authorization" and not self._keep_authorization):
+            return _Fate.DROP
+        return fate
 
 
-def response_lines(headers: RawHeaders) -> list[bytes]:
-    """The lines of the service's answer to send on. Framing headers are left out: they are made anew.
+class AnswerHeaders:
+    """Selects the service's header lines for the caller."""
 
-    Raises ValueError when a line could be read as more than one by somebody behind us.
-    """
-    lines: list[bytes] = []
-    named: frozenset[str] = frozenset()
-    for name, value in headers:
-        lower = name.decode("latin-1").lower()
-        if lower == "connection":
-            named |= _connection_names(value)
-        elif lower not in _HOP_BY_HOP and lower != "content-length":
-            lines.append(b"%b: %b\r\n" % (name, value))
-    block = b"".join(lines)
-    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or b"\0" in block:
-        raise ValueError("a header of the answer has control characters")
-    return _without(lines, named) if named else lines
+    def __init__(self) -> None:
+        self._kept: dict[bytes, bool] = {}
+
+    def select(self, headers: RawHeaders) -> bytes:
+        """The lines to send on, as one block. Framing headers are left out: they are made anew.
+
+        Raises ValueError for what somebody behind us could read differently: control characters in a value, a
+        transfer coding beside ``chunked``.
+        """
+        kept = self._kept
+        lines: list[bytes] = []
+        named: frozenset[str] = frozenset()
+        for name, value in headers:
+            keep = kept.get(name)
+            if keep is None:
+                keep = self._learn(name)
+            if keep:
+                lines.append(b"%b: %b\r\n" % (name, value))
+                continue
+            lower = name.lower()
+            if lower == b"connection":
+                if value not in _PLAIN_CONNECTION:
+                    named |= _connection_names(value)
+            elif lower == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ValueError("an unknown transfer coding")
+        block = b"".join(lines)
+        if len(block) - len(block.translate(None, _CONTROLS)) != 2 * len(lines):
+            raise ValueError("a header of the answer has control characters")
+        return b"".join(_without(lines, named)) if named else block
+
+    def _learn(self, name: bytes) -> bool:
+        keep = name.decode("latin-1").lower() not in _NOT_SENT_BACK
+        _remember(self._kept, name, keep)
+        return keep
+
+
+def _remember(known: dict[bytes, _V], name: bytes, value: _V) -> None:
+    """Keep what was learned of a name, within bounds: names are the caller's to choose."""
+    if len(name) > _MAX_REMEMBERED_LENGTH:
+        return
+    if len(known) >= _MAX_REMEMBERED:
+        known.clear()
+    known[name] = value
 
 
 def _connection_names(value: bytes) -> frozenset[str]:

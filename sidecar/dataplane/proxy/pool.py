@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import urlsplit
 
+from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 
 from sidecar.errors import Cause, Reason, UpstreamFailed
@@ -46,6 +47,35 @@ def endpoint_of(url: str, ca_file: str = "") -> Endpoint:
     return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls)
 
 
+class UpstreamConnection(ResponseHandler):
+    """One connection to the service behind."""
+
+    def cut(self) -> None:
+        """End it at once; whoever still reads from it must not take what came so far for the whole."""
+        self._break_off()
+        self.abort()
+
+    def park(self) -> None:
+        """Expect nothing from now on: whatever comes while no request is under way makes it unclean."""
+        self._parser = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """A reset breaks a body off, also one that only the end of the connection ends (RFC 9112 section 8)."""
+        payload = self._payload
+        if exc is not None:
+            self._break_off()
+        super().connection_lost(exc)
+        # The parser forgets a body in which it found a fault, without telling its reader.
+        self._payload = payload
+        self._break_off()
+        self._payload = None
+
+    def _break_off(self) -> None:
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(ClientPayloadError("the connection ended early"))
+
+
 class UpstreamPool:
     """Hands out connections, the most recently used first. Times are in seconds."""
 
@@ -53,9 +83,10 @@ class UpstreamPool:
         self.endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._keepalive_timeout = keepalive_timeout
-        self._idle: deque[tuple[ResponseHandler, float]] = deque()
+        self._closed = False
+        self._idle: deque[tuple[UpstreamConnection, float]] = deque()
 
-    async def acquire(self) -> ResponseHandler:
+    async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
         now = monotonic()
         while self._idle:
@@ -65,31 +96,33 @@ class UpstreamPool:
             connection.close()
         return await self._connect()
 
-    def release(self, connection: ResponseHandler) -> None:
+    def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose exchange is over; one that is not clean is closed."""
         now = monotonic()
-        if connection.should_close or not connection.is_connected():
+        if self._closed or connection.should_close or not connection.is_connected():
             connection.close()
         else:
+            connection.park()
             self._idle.append((connection, now))
         while self._idle and now - self._idle[0][1] >= self._keepalive_timeout:
             self._idle.popleft()[0].close()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, and from now on what is given back."""
+        self._closed = True
         while self._idle:
             self._idle.pop()[0].close()
 
-    async def _connect(self) -> ResponseHandler:
+    async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         endpoint = self.endpoint
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if endpoint.path:
-                    _, connection = await loop.create_unix_connection(lambda: ResponseHandler(loop), endpoint.path)
+                    _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(loop), endpoint.path)
                 else:
                     _, connection = await loop.create_connection(
-                        lambda: ResponseHandler(loop), endpoint.host, endpoint.port, ssl=endpoint.tls
+                        lambda: UpstreamConnection(loop), endpoint.host, endpoint.port, ssl=endpoint.tls
                     )
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "connect") from error

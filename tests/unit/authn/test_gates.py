@@ -28,8 +28,8 @@ from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations
 from tests.support import forge
-from tests.support.eventually import eventually
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
 
 NOW = forge.NOW

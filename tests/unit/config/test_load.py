@@ -47,14 +47,15 @@ def test_no_file_is_the_defaults() -> None:
 
 def test_later_files_win_key_by_key(folder: Path) -> None:
     """Mappings merge, lists and scalars are replaced, an empty section changes nothing."""
-    (folder / "a.yaml").write_text("server: {realm: one, workers: 2}\nlogging: {level: debug}\nrules: [{path: /a}]\n")
+    text = "server: {realm: one, prefix: /auth}\nlogging: {level: debug}\nrules: [{path: /a}]\n"
+    (folder / "a.yaml").write_text(text)
     (folder / "b.yaml").write_text("server: {realm: two}\nlogging:\nrules: [{path: /b}]\n")
     loaded = load(["a.yaml", "b.yaml"], {})
     server = loaded.settings.server
-    assert (server.realm, server.workers, loaded.settings.logging.level) == ("two", 2, "debug")
+    assert (server.realm, server.prefix, loaded.settings.logging.level) == ("two", "/auth", "debug")
     assert [rule.path for rule in loaded.settings.rules] == ["/b"]
     assert loaded.sources["server.realm"] == "b.yaml:1"
-    assert loaded.sources["server.workers"] == "a.yaml:1"
+    assert loaded.sources["server.prefix"] == "a.yaml:1"
 
 
 def test_settings_are_frozen(folder: Path) -> None:
@@ -189,6 +190,7 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("server: {listen: '0.0.0.0:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
         ("server: {listen: 'localhost:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
         ("server: {checkDeadline: 0}", "checkDeadline: must be longer"),
+        ("server: {workers: 2}", "workers: more than one is not supported yet"),
         ("rules: [{path: /a/**/b}]", "rules[0].path: has a misplaced wildcard"),
         ("rules: [{path: /a*}]", "rules[0].path: has a misplaced wildcard"),
         ("rules: [{path: /a/../b}]", "rules[0].path: must be a normalised path"),

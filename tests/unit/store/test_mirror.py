@@ -18,8 +18,8 @@ from sidecar.store.deny_list import facts_of
 from sidecar.store.mirror import Mirror
 from sidecar.store.picture import KEEP_EXPIRED
 from sidecar.store.record import TokenKind, TokenRecord
-from tests.support.eventually import eventually
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
 
 ISSUER = "https://idp.example.com"

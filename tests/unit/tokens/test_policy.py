@@ -88,6 +88,7 @@ def test_unbound_flat_form_makes_no_admins() -> None:
 def test_own_policy_knows_bots_and_admins() -> None:
     made = make_actor({"sub": "admin", "isBot": True}, own_policy(("sub",), AUTHORIZER, "jwt"))
     assert (made.provider, made.is_bot, made.is_admin) == ("own", True, True)
+    assert made.email == "admin@x.com"
 
 
 @pytest.mark.parametrize(

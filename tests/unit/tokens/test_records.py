@@ -177,6 +177,25 @@ async def test_mirror_follows_another_process(tmp_path: Path, records: SqliteRec
     await mirror.aclose()
 
 
+async def test_revocation_reaches_a_token_that_was_known_as_good() -> None:
+    store = FlakyStore(record("1"))
+    mirror = mirror_of(store)
+    await mirror.lookup("1")
+    store.reached, store.changed = 1, (record("1", revoked_at=5.0),)
+    await mirror.refresh()
+    assert await mirror.lookup("1") == mirror.status("1") == record("1", revoked_at=5.0)
+
+
+async def test_closed_mirror_follows_no_more() -> None:
+    store, clock = FlakyStore(), HandClock()
+    mirror = mirror_of(store, clock)
+    await mirror.start()
+    await mirror.aclose()
+    await _let_follow(clock)
+    assert mirror.age > 0
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "record mirror"] == []
+
+
 async def test_unknown_id_is_asked_of_the_store_once(records: SqliteRecords) -> None:
     clock, store = HandClock(), FlakyStore()
     mirror = mirror_of(store, clock)
@@ -249,13 +268,15 @@ async def test_start_does_not_need_the_store_and_age_tells() -> None:
     await mirror.aclose()
 
 
-async def test_follower_goes_on_after_an_outage() -> None:
+async def test_follower_goes_on_after_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     store, clock = FlakyStore(), HandClock()
     mirror = mirror_of(store, clock)
     await mirror.start()
     store.down = True
     await _let_follow(clock)
+    await _let_follow(clock)
     assert mirror.age > 0
+    assert len(caplog.records) == 1  # an outage is told once, not five times a second
     store.down = False
     store.reached, store.changed = 1, (record("1"),)
     await _let_follow(clock)

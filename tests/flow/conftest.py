@@ -1,0 +1,114 @@
+"""The whole sidecar in the test's own loop, with an issuer whose keys it has, and whatever upstream a test brings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+import yaml
+
+from sidecar.app import Sidecar, running
+from sidecar.config.load import load
+from tests.support import forge
+from tests.support.hand_clock import HandClock
+from tests.support.http_client import Reply, request
+from tests.support.jwks_server import JwksServer, eventually, jwk
+from tests.support.ports import free_port
+from tests.support.wire import Wire
+
+LOOPBACK = "127.0.0.0/8"
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """The loop that ``sidecar serve`` runs on: others' transports differ in what they allow."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@dataclass(slots=True)
+class Scene:
+    """A sidecar that is ready, and its issuer."""
+
+    address: str
+    admin_address: str
+    sidecar: Sidecar
+    keys: JwksServer
+    clock: HandClock
+
+    async def connect(self) -> Wire:
+        """A new connection to the public listener."""
+        return await Wire.to(self.address)
+
+    async def operations(self, path: str) -> Reply:
+        """GET from the operations listener."""
+        return await asyncio.to_thread(request, f"http://{self.admin_address}{path}")
+
+    async def metric(self, sample: str) -> float:
+        """The value of one sample, named as Prometheus shows it; 0 while there is none."""
+        text = (await self.operations("/metrics")).body.decode()
+        values = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == sample]
+        return float(values[0]) if values else 0.0
+
+
+Start = Callable[..., Awaitable[Scene]]
+
+
+def bearer(**claims: Any) -> tuple[str, str]:
+    """An ``Authorization`` header with a good token; ``claims`` replace the usual ones."""
+    return "Authorization", f"Bearer {forge.token(forge.claims(**claims))}"
+
+
+def own_keys(folder: Path) -> dict[str, Any]:
+    """``jwtTokenConfiguration`` of issuer ``meta.example.com`` with an RSA pair that is written to ``folder``."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    private.write_bytes(forge.OTHER_RSA.as_pem(private=True))
+    public.write_bytes(forge.OTHER_RSA.as_pem(private=False))
+    files = {"rsaprivateKeyFilePath": str(private), "rsapublicKeyFilePath": str(public)}
+    return {**files, "jwtissuer": "meta.example.com", "keyId": "own1"}
+
+
+def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Both, ``upper`` winning, block by block."""
+    result = dict(lower)
+    for name, value in upper.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """``await start(upstream_url, **blocks)``: a sidecar of one issuer; ``blocks`` add to its configuration.
+
+    It is ready, unless ``published`` is False: then its issuer's keys cannot be had.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def begin(upstream: str = "", /, *, published: bool = True, **blocks: Any) -> Scene:
+            keys = await stack.enter_async_context(JwksServer())
+            if published:
+                keys.publish(jwk(forge.RSA, "k1"))
+            address, admin_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+            provider = {"name": "corp", "issuer": forge.ISSUER, "publicKeyUrls": [keys.url()], "audiences": ["meta"]}
+            provider |= {"jwtPrincipalClaims": ["sub"], "groupsClaim": "groups"}
+            usual: dict[str, Any] = {
+                "server": {"listen": address, "adminListen": admin_address, "drainDelay": "0s", "drainTimeout": "1s"},
+                "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
+                "keys": {"cacheDir": str(tmp_path / "keys")},
+                "authenticationConfiguration": {"providers": [provider]},
+                "authorizerConfiguration": {"principalDomain": "example.com"},
+            }
+            if upstream:
+                usual["upstream"] = {"url": upstream}
+            config = tmp_path / f"{address.replace(':', '-')}.yaml"
+            config.write_text(yaml.safe_dump(merged(usual, blocks)), encoding="utf-8")
+            clock = HandClock(forge.NOW)
+            sidecar = await stack.enter_async_context(running(load([str(config)], {}), clock))
+            if published:
+                await eventually(lambda: sidecar.health.report()[0])
+            return Scene(address, admin_address, sidecar, keys, clock)
+
+        yield begin

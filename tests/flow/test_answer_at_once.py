@@ -1,0 +1,170 @@
+"""Known checks are answered before aiohttp makes a request of them: nobody may notice, but for the time it takes."""
+
+from typing import Any
+
+import pytest
+
+from sidecar.authn.jwt import JwtAuthenticator
+from sidecar.dataplane.check import CheckEndpoint
+from tests.flow.conftest import LOOPBACK, Scene, Start, bearer
+from tests.support import forge
+from tests.support.wire import Answer, Wire
+
+TRUSTED = {"server": {"trustedProxies": [LOOPBACK]}}
+ASKED = [("X-Original-URI", "/x"), ("X-Original-Method", "GET")]
+HITS = 'sidecar_token_cache_lookups_total{result="hit"}'
+
+
+class Counted:
+    """How often a known check was answered at once, and how often a credential was judged in the usual way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at_once = 0
+        self.judged = 0
+        at_once, judge = CheckEndpoint.at_once, JwtAuthenticator.authenticate
+
+        def counting_at_once(*arguments: Any, **named: Any) -> bytes | None:
+            block = at_once(*arguments, **named)
+            self.at_once += block is not None
+            return block
+
+        def counting_judge(*arguments: Any) -> Any:
+            self.judged += 1
+            return judge(*arguments)
+
+        monkeypatch.setattr(CheckEndpoint, "at_once", counting_at_once)
+        monkeypatch.setattr(JwtAuthenticator, "authenticate", counting_judge)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def without_date(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
+    return answer.status, [line for line in answer.head.headers if line[0] != "Date"], answer.body
+
+
+async def known(scene: Scene, wire: Wire, *headers: tuple[str, str]) -> Answer:
+    """The answer to the first question, after which the token is known."""
+    answer = await wire.ask("/oauth2/auth", [*ASKED, *headers])
+    assert answer.status == 200
+    return answer
+
+
+@pytest.mark.parametrize("target", ["/oauth2/auth", "/oauth2/forward_auth", "/oauth2/ext_authz/x", "/oauth2/auth?x=1"])
+async def test_the_second_answer_is_the_first(start: Start, counted: Counted, target: str) -> None:
+    """Byte for byte, but for the date; and it is counted like every other."""
+    scene = await start(**TRUSTED)
+    async with await scene.connect() as wire:
+        headers = [*ASKED, ("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET"), bearer()]
+        first = await wire.ask(target, headers)
+        second = await wire.ask(target, headers)
+    assert without_date(first) == without_date(second)
+    assert (counted.judged, counted.at_once) == (1, 1)
+    assert await scene.metric('sidecar_http_requests_total{code="200",listener="public",route="check"}') == 2
+    assert await scene.metric(HITS) == 1
+    assert await scene.metric('sidecar_token_cache_lookups_total{result="miss"}') == 1
+    accepted = 'sidecar_authentications_total{authenticator="jwt",outcome="accepted",provider="corp",reason="none"}'
+    assert await scene.metric(accepted) == 2
+
+
+async def test_pipelined_questions_are_answered_in_order(start: Start, counted: Counted) -> None:
+    """Several in one packet, one cut in two, one behind a slower one: each gets its own answer, in turn."""
+    scene = await start(**TRUSTED)
+    name, value = bearer()
+    known_one = f"GET /oauth2/auth HTTP/1.1\r\nHost: h\r\n{name}: {value}\r\n\r\n".encode()
+    unknown = b"GET /oauth2/auth HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\n\r\n"
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        await wire.send(known_one + unknown + known_one)
+        assert [(await wire.answer()).status for _ in range(3)] == [200, 401, 200]
+        await wire.send(known_one[:40])
+        await wire.send(known_one[40:] + known_one[:10])
+        assert (await wire.answer()).status == 200
+        await wire.send(known_one[10:])
+        assert (await wire.answer()).status == 200
+        await wire.send(unknown)
+        await wire.send(known_one)
+        assert [(await wire.answer()).status for _ in range(2)] == [401, 200]
+    assert counted.at_once >= 2
+
+
+async def test_what_no_longer_stands_is_refused(start: Start, counted: Counted) -> None:
+    """A known token is asked for its expiry, and its key for its life, on every use."""
+    scene = await start(**TRUSTED)
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        await known(scene, wire, bearer())
+        scene.clock.advance(forge.claims()["exp"] - forge.NOW + 60)
+        refused = await wire.ask("/oauth2/auth", [*ASKED, bearer()])
+        assert (refused.status, refused.json()["reason"]) == (401, "token_expired")
+    assert counted.at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([("X-Original-URI", "/a/../b"), ("X-Original-Method", "GET")], 403),
+        ([("X-Original-URI", "/admin"), ("X-Original-Method", "GET")], 403),
+        ([("X-Original-URI", "/x"), ("X-Original-URI", "/x"), ("X-Original-Method", "GET")], 403),
+        ([], 403),
+        ([("X-Original-URI", "/x"), ("X-Original-Method", "GET"), ("Authorization", "Bearer y")], 403),
+        ([("X-Original-URI", "/x"), ("X-Original-Method", "GET"), ("Expect", "wonders")], 417),
+    ],
+)
+async def test_known_tokens_do_not_open_what_is_closed(
+    start: Start, counted: Counted, lines: list[tuple[str, str]], status: int
+) -> None:
+    """Paths, rules, doubled headers and framing are judged for a known token as for any other."""
+    scene = await start(**TRUSTED, rules=[{"path": "/admin", "require": {"groups": ["admins"]}}])
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        assert (await wire.ask("/oauth2/auth", [*lines, bearer()])).status == status
+    assert counted.at_once == 0
+
+
+async def test_untrusted_peers_get_no_minted_tokens_at_once(start: Start, counted: Counted) -> None:
+    scene = await start(identityHeaders={"assertion": True})
+    async with await scene.connect() as wire:
+        for _ in range(2):
+            assert (await known(scene, wire, bearer())).all("X-Auth-Assertion") == [""]
+    assert counted.at_once == 1
+
+
+async def test_bodies_old_versions_and_closing_callers_take_the_usual_way(start: Start, counted: Counted) -> None:
+    scene = await start(**TRUSTED)
+    name, value = bearer()
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        assert (await wire.ask("/oauth2/auth", [*ASKED, bearer()], method="POST", body=b"x")).status == 200
+        assert (await wire.ask("/oauth2/auth", [*ASKED, bearer(), ("Connection", "close")])).status == 200
+        assert await wire.ended() == b""
+    async with await scene.connect() as wire:
+        await wire.send(f"GET /oauth2/auth HTTP/1.0\r\n{name}: {value}\r\n\r\n".encode())
+        assert (await wire.answer()).status == 200
+        assert await wire.ended() == b""
+    assert counted.at_once == 0
+
+
+async def test_a_connection_kept_busy_at_once_stays_open(start: Start, counted: Counted) -> None:
+    """Answers given at once count as life on the connection."""
+    scene = await start(server={"trustedProxies": [LOOPBACK], "limits": {"idleTimeout": "1s"}})
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        (connection,) = scene.sidecar._server.connections
+        before = connection._next_keepalive_close_time
+        await known(scene, wire, bearer())
+        assert connection._next_keepalive_close_time > before  # aiohttp's: there is no public way to see it
+    assert counted.at_once == 1
+
+
+async def test_broken_requests_behind_known_ones_are_refused(start: Start, counted: Counted) -> None:
+    scene = await start(**TRUSTED)
+    async with await scene.connect() as wire:
+        await known(scene, wire, bearer())
+        await known(scene, wire, bearer())
+        await wire.send(b"GET /oauth2/auth HTTP/1.1\r\nHost: h\r\nBad Header: x\r\n\r\n")
+        refused = await wire.answer()
+        assert (refused.status, refused.json()["reason"]) == (400, "request_invalid")
+        assert await wire.ended() == b""

@@ -1,0 +1,66 @@
+"""How the proxies ask."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import HttpVersion, HttpVersion11
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from sidecar.dataplane.dialects import Dialect, Envoy, ForwardAuth, Nginx
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+
+
+@dataclass
+class Asked:
+    headers: CIMultiDictProxy[str]
+    method: str = "GET"
+    version: HttpVersion = field(default=HttpVersion11)
+
+
+def asked(*headers: tuple[str, str], method: str = "GET") -> Asked:
+    return Asked(CIMultiDictProxy(CIMultiDict(headers)), method)
+
+
+NGINX = (("X-Original-URI", "/a%2Fb?c"), ("X-Original-Method", "PUT"))
+TRAEFIK = (("X-Forwarded-Uri", "/a%2Fb?c"), ("X-Forwarded-Method", "PUT"))
+
+
+@pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), NGINX), (ForwardAuth(), TRAEFIK)])
+def test_the_original_request_is_read_from_a_trusted_peer(dialect: Dialect, headers: Any) -> None:
+    view = dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+    assert (view.method, view.target, view.trusted) == ("PUT", "/a%2Fb?c", True)
+    untrusted = dialect.view(asked(*headers), "", trusted=False, must_know_target=True)
+    assert (untrusted.target, untrusted.trusted) == (None, False)
+
+
+@pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), TRAEFIK), (ForwardAuth(), NGINX)])
+def test_the_others_headers_are_not_read(dialect: Dialect, headers: Any) -> None:
+    assert dialect.view(asked(*headers), "", trusted=True, must_know_target=False).target is None
+    with pytest.raises(Refused):
+        dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+
+
+def test_envoy_asks_by_the_request_itself() -> None:
+    view = Envoy().view(asked(*NGINX, *TRAEFIK, method="DELETE"), "/x?y", trusted=True, must_know_target=True)
+    assert (view.method, view.target) == ("DELETE", "/x?y")
+    assert Envoy().view(asked(), "?y", trusted=True, must_know_target=True).target == "/?y"
+    assert Envoy().view(asked(), "/x", trusted=False, must_know_target=True).target is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (Refused(Reason.TOKEN_EXPIRED), 401),
+        (Refused(Reason.FORBIDDEN), 403),
+        (Refused(Reason.REQUEST_INVALID), 403),
+        (Refused(Reason.METHOD_NOT_ALLOWED), 403),
+        (Refused(Reason.TOO_LARGE), 403),
+        (Unavailable(Cause.KEYS_UNAVAILABLE), 503),
+    ],
+)
+def test_nginx_is_told_what_it_can_carry_and_the_rest_in_headers(failure: Failed, status: int) -> None:
+    told, lines = Nginx().carry(failure)
+    assert told == status
+    assert lines == f"X-Auth-Status: {failure.status}\r\nX-Auth-Reason: {failure.reason.value}\r\n".encode()
+    assert ForwardAuth().carry(failure) == Envoy().carry(failure) == (failure.status, b"")

@@ -1,0 +1,51 @@
+"""What a log line may hold, whatever somebody hands in."""
+
+import json
+import logging
+
+import pytest
+
+from sidecar.logs import JsonFormatter
+from tests.support import forge
+
+
+def line(message: str, *arguments: object, **fields: object) -> dict[str, object]:
+    record = logging.makeLogRecord({"name": "sidecar.x", "levelno": 20, "levelname": "INFO", "msg": message, **fields})
+    record.args = arguments
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.mark.parametrize("spaces", ["", " ", "\n", "\t", "\r\n"])
+def test_what_looks_like_a_token_is_blotted_out_wherever_it_stands(spaces: str) -> None:
+    """In the message, in a field, inside a longer text, with and without a signature, an encrypted one too."""
+    token = forge.token(header_=f'{{{spaces}"alg":"RS256"}}')
+    unsigned = token.rpartition(".")[0]
+    encrypted = f"{token}.{forge.b64(b'x' * 20)}.{forge.b64(b'y' * 16)}"
+    for secret in (token, unsigned, encrypted):
+        told = line("got %s there", secret, path=f"/x/{secret}/y", detail={"deep": [f"Bearer {secret}"]})
+        assert (told["message"], told["path"]) == ("got [token] there", "/x/[token]/y")
+        assert line("\n%s", secret)["message"] == "\n[token]"
+        assert told["detail"] == {"deep": ["Bearer [token]"]}
+
+
+def test_a_traceback_is_blotted_out_too() -> None:
+    try:
+        raise ValueError(forge.token())
+    except ValueError as error:
+        told = line("fault", exc_info=(type(error), error, error.__traceback__))
+    assert str(told["exception"]).endswith("ValueError: [token]")
+
+
+@pytest.mark.parametrize("text", ["evaluation.example.com", "keys.example.com", "newest_version.py:12", "1.2.3.4"])
+def test_ordinary_texts_stay_as_they_are(text: str) -> None:
+    assert line(text)["message"] == text
+
+
+def test_no_value_can_break_a_line_or_the_formatter() -> None:
+    told = line('a\n{"level":"forged"}', odd="\ud800", nul="\0", octets=b"x", number=2**70)
+    assert told["level"] == "info"
+    assert told["octets"] == "<bytes>"
