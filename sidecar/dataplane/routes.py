@@ -9,6 +9,7 @@ from sidecar.web.boundary import Handler
 class PublicRoutes:
     """Exact paths, one subtree for Envoy's checks, the reserved prefix, and everything else.
 
+    ``below``: paths of which each has one more segment behind it, such as an id.
     Paths compare byte for byte: what only resembles one of ours is the upstream's business, behind authentication.
     """
 
@@ -17,10 +18,12 @@ class PublicRoutes:
         *,
         prefix: str,
         exact: Mapping[str, tuple[str, Handler]],
+        below: Mapping[str, tuple[str, Handler]],
         envoy: Handler,
         upstream: Handler | None,
     ) -> None:
         self._exact = dict(exact)
+        self._below = dict(below)
         self._prefix = prefix
         self._envoy_path = f"{prefix}/ext_authz"
         self._envoy = envoy
@@ -36,6 +39,10 @@ class PublicRoutes:
             behind = path[len(self._prefix) :]
             if target.startswith(self._envoy_path) and target[len(self._envoy_path) :][:1] in ("", "/", "?"):
                 return "check", self._envoy, target[len(self._envoy_path) :]
+            parent, _, segment = path.rpartition("/")
+            found = self._below.get(parent)
+            if found is not None:
+                return found[0], found[1], segment
             if behind == "" or behind.startswith("/"):
                 raise Refused(Reason.NOT_FOUND)
         if self._upstream is None:
