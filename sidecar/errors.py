@@ -164,6 +164,14 @@ class Refused(Failed):
     """Judged and found wanting; nothing that comes later may change it."""
 
 
+class MethodNotAllowed(Refused):
+    """The path exists, the method does not (405). ``allowed`` are those that do."""
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(Reason.METHOD_NOT_ALLOWED)
+        self.allowed = allowed
+
+
 class Unavailable(Failed):
     """Nobody can judge now (503). ``retry_after`` is in whole seconds."""
 

@@ -5,22 +5,22 @@ import asyncio
 import json
 import sys
 
+from sidecar.app import build_minter
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.clock import SystemClock
 from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
-from sidecar.db import Database, sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
+from sidecar.store.open import open_store
 from sidecar.store.record import TokenKind
 from sidecar.tokens.compact import decode_segment, json_object, split
 from sidecar.tokens.expiry import parse_expiry
-from sidecar.tokens.mint import Minted, Minter, TokenRequest
+from sidecar.tokens.mint import Minted, TokenRequest
 from sidecar.tokens.policy import admin_names
-from sidecar.tokens.records import SqliteRecords
 
 _LONGEST_NAME = 256
 _LONGEST_TOKEN = 1024 * 1024
@@ -86,7 +86,7 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
     if options.expiry is None and not settings.tokens.allow_never_expiring:
         raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or give --expiry")
     keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
-    metrics = Metrics()
+    metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
     default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
@@ -99,22 +99,13 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
         description=options.description,
         roles=tuple(options.roles),
         is_admin=actor_id.lower() in admin_names(authorizer),
+        minted_by="command line",
     )
-    database = await Database.open(sqlite_path(settings.store.url.reveal()), metrics)
-    records = SqliteRecords(database)
+    store = await open_store(settings.store, metrics, clock)
     try:
-        minter = Minter(
-            lambda: keys.signing,
-            lambda batch: records.add(batch.add[0]),
-            SystemClock(),
-            metrics,
-            issuer=configuration.jwtissuer,
-            audience=configuration.audience,
-            principal_domain=authorizer.principal_domain,
-        )
-        return await minter.mint(request)
+        return await build_minter(settings, keys, store.write, clock, metrics).mint(request)
     finally:
-        await database.aclose()
+        await store.aclose()
 
 
 def run_inspect(options: argparse.Namespace) -> int:

@@ -349,6 +349,8 @@ class TokenSettings(Model):
     """Own tokens must be on record; unknown means revoked."""
     allow_never_expiring: bool = False
     """Tokens without expiry may be minted."""
+    keep_bot_tokens: bool = False
+    """A bot's new token leaves its older ones in force."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """Most verified tokens that are remembered."""
 

@@ -188,16 +188,24 @@ class RedisStore:
 
     async def status(self) -> StoreStatus:
         """See :class:`sidecar.store.base.Store`."""
-        (info,) = await self._kv.read("status", ("INFO",))
-        try:
-            (saving,) = await self._kv.read("status", ("CONFIG GET", "save"))
-        except Unavailable:  # the user may not be allowed to ask that
-            saving = {}
-        return _judge(info, saving.get("save"))
+        await self._kv.read("status", ("HGET", self._key["meta"], "head"))
+        info = await self._if_allowed(("INFO",))
+        if not info:
+            unknown = "the user may not call INFO: whether Redis keeps anything on disk is not known"
+            return StoreStatus(persistent=False, detail="Redis", problems=(unknown,))
+        return _judge(info, (await self._if_allowed(("CONFIG GET", "save"))).get("save"))
 
     async def aclose(self) -> None:
         """See :class:`sidecar.store.base.Store`."""
         await self._kv.aclose()
+
+    async def _if_allowed(self, command: Command) -> dict[str, Any]:
+        """The answer to what the user may be forbidden to ask; empty when it is."""
+        try:
+            (answer,) = await self._kv.read("status", command)
+        except Unavailable:
+            return {}
+        return dict(answer)
 
     async def _apply(self, operation: str, arguments: "_Arguments", said: str, *, restoring: bool) -> None:
         mark = uuid4().hex

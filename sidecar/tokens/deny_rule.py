@@ -3,7 +3,7 @@
 All times are seconds since the epoch, lifetimes and tolerances seconds.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.store.denial import Scope
@@ -22,17 +22,13 @@ UNKNOWN = IssuerBounds()
 
 @dataclass(frozen=True, slots=True)
 class DenyRule:
-    """The rule, over the bounds of every configured issuer.
+    """The rule, over the bounds of every configured issuer in each spelling that is accepted.
 
-    ``spellings`` maps other accepted spellings of an issuer to the one that its tokens carry.
+    ``exact`` gives an issuer as its tokens spell it: an entry under another spelling would concern none of them.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
-    spellings: Mapping[str, str] = field(default_factory=dict)
-
-    def exact(self, issuer: str) -> str:
-        """``issuer`` as its tokens spell it."""
-        return self.spellings.get(issuer, issuer)
+    exact: Callable[[str], str] = str
 
     def end(
         self,

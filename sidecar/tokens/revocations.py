@@ -140,6 +140,16 @@ class Revocations:
             _audit.info("denial added", extra={**_audited(denial), "by": by})
         return denials
 
+    async def end(self, token: Unverified, *, by: str) -> None:
+        """End one token whose signature is good: on its record where it has one, else by an entry."""
+        wish = about_token(DenyWish(Scope.TOKEN), token)
+        record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+        if record is None:
+            await self.add([wish], by=by)
+        elif record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            note_revoked(record, by=by)
+
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
         """A page of the entries that stand. Raises ValueError for an ``after`` that is no mark."""
         named = None if issuer is None else self._rule.exact(issuer)

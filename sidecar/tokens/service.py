@@ -11,6 +11,7 @@ from sidecar.identity.claims import actor_name
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.tokens.compact import Unverified
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest, Write
 from sidecar.tokens.policy import OWN_PROVIDER
@@ -133,6 +134,19 @@ class TokenService:
                 minted_by=caller.name,
             )
         )
+
+    async def may_manage(self, caller: Caller, token: Unverified) -> bool:
+        """Whether ``token``, whose signature is good, is the caller's to know of and to end."""
+        if caller.actor.is_admin:
+            return True
+        claims = token.claims
+        token_id, subject = claims.get("jti"), claims.get("sub")
+        if token_id and token.issuer == self._rules.issuer:
+            record = await self._store.record(token_id)
+            if record is not None:
+                return caller.may_manage(record)
+        origin = caller.origin
+        return origin is not None and bool(subject) and (origin.issuer, origin.subject) == (token.issuer, subject)
 
     async def page(
         self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int

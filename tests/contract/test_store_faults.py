@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.settings import StoreSettings
+from sidecar.cli.probes import StoreProbe
+from sidecar.config.settings import Settings, StoreSettings
 from sidecar.db import Database
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.kv import Kv
@@ -259,6 +260,24 @@ async def test_status_tells_what_may_be_lost(server: RedisServer, store: Store) 
     assert status.persistent
     assert any("allkeys-lru" in problem for problem in status.problems)
     assert any("snapshots only" in problem for problem in status.problems)
+
+
+async def test_check_asks_the_server_and_tells_what_may_be_lost(server: RedisServer) -> None:
+    probe = StoreProbe(Settings(store=settings(server)))
+    assert await probe.run() == []
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    server.ask("CONFIG", "SET", "save", "")
+    (problem,) = await probe.run()
+    assert not problem.fatal
+    assert "keeps nothing on disk" in problem.message
+    server.ask("ACL", "SETUSER", "poor", "on", "nopass", "~*", "+@all", "-@dangerous")
+    (problem,) = await StoreProbe(Settings(store=settings(server, username="poor", password=Secret("x")))).run()
+    assert not problem.fatal
+    assert "INFO" in problem.message
+    server.kill()
+    (problem,) = await probe.run()
+    assert problem.fatal
+    assert problem.message == "Redis cannot be used (ConnectionError)"
 
 
 @pytest.mark.parametrize(

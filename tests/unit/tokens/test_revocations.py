@@ -22,7 +22,8 @@ CORP = "https://corp.example.com"
 OPEN = "https://open.example.com"
 DAY = 86_400.0
 RULE = DenyRule(
-    {CORP: IssuerBounds(DAY, 30), OPEN: IssuerBounds(None, 60), OWN: IssuerBounds(None, 0)}, {CORP + "/": CORP}
+    {CORP: IssuerBounds(DAY, 30), OPEN: IssuerBounds(None, 60), OWN: IssuerBounds(None, 0)},
+    lambda issuer: issuer.removesuffix("/"),
 )
 NOW = HandClock().now()
 
