@@ -27,7 +27,7 @@ from tests.contract.conftest import store_of
 from tests.contract.test_store import bot, denial, record, stand
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.hand_clock import HandClock
-from tests.support.redis_servers import RedisServer, Watched, running, watched
+from tests.support.redis_servers import RedisServer, Watched, cluster, running, watched
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 2.0
@@ -161,6 +161,8 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
             server.ask("HSET", f"{{sidecar}}:{kind}", f"bad{number}", value)
             server.ask("ZADD", order, 0, f"{number:016x}bad{number}")
     server.ask("ZADD", "{sidecar}:order", 0, b"\xff\xfe")
+    more_than_a_piece = [part for number in range(5000) for part in (0, b"\x80%d" % number)]
+    server.ask("ZADD", "{sidecar}:order", *more_than_a_piece)
     server.ask("XADD", "{sidecar}:log", "*", "what", "ever")
     server.ask("HSET", "{sidecar}:revoked", "1", "soon")
     records, denials, skipped = set(), set(), 0
@@ -471,3 +473,22 @@ def test_redis_store_needs_no_server_to_be_made() -> None:
         await store.aclose()
 
     asyncio.run(make())
+
+
+async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """The cluster hands our slot to another node: the next operation goes there."""
+    with cluster(require_tool("redis-server"), tmp_path) as nodes:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        store = await store_of(StoreSettings(url=Secret(f"redis+cluster://{hosts}")))
+        await store.write(Batch(deny=[denial("1")]))
+        slot = nodes[0].ask("CLUSTER", "KEYSLOT", "{sidecar}:meta")
+        owner = nodes[min(slot // 5500, 2)]
+        heir = nodes[(nodes.index(owner) + 1) % 3]
+        name = heir.ask("CLUSTER", "MYID")
+        owner.ask("FLUSHALL")
+        for node in (heir, owner, *nodes):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        await store.write(Batch(deny=[denial("2")]))
+        assert await store.denial(denial("2").id) == denial("2")
+        assert heir.ask("EXISTS", "{sidecar}:meta")
+        await store.aclose()
