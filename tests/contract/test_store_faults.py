@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from sidecar.cli.probes import StoreProbe
 from sidecar.config.settings import Settings, StoreSettings
-from sidecar.db import Database
+from sidecar.db import _APPLICATION_ID, _MIGRATIONS, Database
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.kv import Kv
 from sidecar.metrics import Metrics
@@ -492,3 +493,22 @@ async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], 
         assert await store.denial(denial("2").id) == denial("2")
         assert heir.ask("EXISTS", "{sidecar}:meta")
         await store.aclose()
+
+
+async def test_file_of_the_first_version_is_brought_up_with_its_records(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as old, old:
+        for statement in _MIGRATIONS[0]:
+            old.execute(statement)
+        old.execute("UPDATE change_counter SET value = 7")
+        old.execute(
+            "INSERT INTO token_records VALUES ('1', 7, 'ab', 'ingest', 'personal', 'openmetadata', '', 'USER', 'sam',"
+            " '[]', 0, 0, '', '', '', '', 1800000000.0, NULL, NULL, NULL)"
+        )
+        old.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        old.execute("PRAGMA user_version = 1")
+    store = await sqlite_store(tmp_path / "s.db")
+    records, _, position = await stand(store)
+    assert records == {"1": record()}
+    await store.write(Batch(revoke=[("1", 1_800_000_001.0)]))
+    assert [item.id for item in (await store.follow(position, 0.0)).records] == ["1"]
+    await store.aclose()
