@@ -73,6 +73,7 @@ from sidecar.web.server import Peers, PublicServer
 
 _log = logging.getLogger("sidecar")
 _AUTHENTICATOR = JwtAuthenticator.name
+_FIRST_READING_SECONDS = 1.0
 _RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
 
 
@@ -139,6 +140,8 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         trust = await open_trust(loaded, metrics, clock, stack)
+        # most stores are read in a moment: whoever asks first is then not sent away
+        await trust.mirror.tried(_FIRST_READING_SECONDS)
         usage = Usage(trust.store, clock)
         await usage.start()
         stack.push_async_callback(usage.aclose)
@@ -478,10 +481,10 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
 
 
 def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:
-    revocation = settings.revocation
+    name, revocation = "revocation state", settings.revocation
+    if not mirror.is_loaded:
+        return PartStatus(name, Condition.PENDING, "the store has not been read yet")
     if mirror.age <= revocation.max_staleness:
-        return PartStatus("revocation state", Condition.USABLE)
+        return PartStatus(name, Condition.USABLE)
     denied = revocation.on_stale == "deny"
-    return PartStatus(
-        "revocation state", Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer"
-    )
+    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer")

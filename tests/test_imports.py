@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
     "joserfc": ("keys", "tokens", "demo"),
     "authlib": (),
-    "sqlite3": ("db", "store.sqlite", "tokens.records"),
+    "sqlite3": ("db", "store.sqlite"),
     "redis": ("kv",),
     "pydantic": ("config", "secrets.value"),
     "yaml": ("config", "cli", "demo", "keys.key_folder"),

@@ -227,20 +227,21 @@ class RedisStore:
         return tuple(filter(None, found)), found.count(None)
 
     async def _pieces(
-        self, ask: "_Ask", operation: str, order: bytes, hashes: Sequence[str], before: str = ""
+        self, ask: "_Ask", operation: str, order: bytes, hashes: Sequence[str], start: str = ""
     ) -> AsyncIterator[list[Any]]:
         """The places of ``order`` from the newest down, and beside them what ``hashes`` say about each.
 
         Each piece goes on from the last place, so that a server that has taken over in between leaves nothing out.
         """
         keys = [order, *(self._key[name] for name in hashes)]
+        before: str | bytes = start
         while True:
             command: Command = ("EVAL", PAGE, len(keys), *keys, before, _PIECE)
-            piece = wire.read_page((await ask(operation, command))[0])
+            ((text, before),) = await ask(operation, command)
+            piece = wire.read_page(text)
             if not piece:
                 return
             yield piece
-            before = piece[0][-1]
             if len(piece[0]) < _PIECE:
                 return
 
@@ -444,11 +445,15 @@ class _Piece:
 
 
 def _record_at(place: str, value: str | None, revoked: str | None, used: str | None) -> TokenRecord | None:
-    return None if value is None else wire.read_record(place[wire.STAMP :], value, revoked, used)
+    return (
+        None
+        if value is None or not wire.is_place(place)
+        else wire.read_record(place[wire.STAMP :], value, revoked, used)
+    )
 
 
 def _denial_at(place: str, value: str | None) -> Denial | None:
-    return None if value is None else wire.read_denial(place[wire.STAMP :], value)
+    return None if value is None or not wire.is_place(place) else wire.read_denial(place[wire.STAMP :], value)
 
 
 def _order(entry_id: str) -> tuple[int, int]:

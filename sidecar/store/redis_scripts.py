@@ -145,17 +145,18 @@ end
 return gone
 """
 
-# One page of an order, newest first, as JSON: much faster to read than thousands of separate answers.
+# One page of an order, newest first, as JSON (much faster to read than thousands of separate answers), and its last
+# place as it is, from which the next page goes on.
 # KEYS  1 order  2 values  and, for records, 3 revoked  4 used   ARGV  place that it ends before, or '', how many
 PAGE = """
 local top = ARGV[1] == '' and '+' or '(' .. ARGV[1]
 local places = redis.call('ZREVRANGEBYLEX', KEYS[1], top, '-', 'LIMIT', 0, ARGV[2])
-if #places == 0 then return '[]' end
+if #places == 0 then return {'[]', ''} end
 local ids = {}
 for n, place in ipairs(places) do ids[n] = string.sub(place, 17) end
 local page = {places}
 for n = 2, #KEYS do page[n] = redis.call('HMGET', KEYS[n], unpack(ids)) end
-return cjson.encode(page)
+return {cjson.encode(page), places[#places]}
 """
 
 # Where a reader stands who knows everything.   KEYS  1 meta  2 log

@@ -171,7 +171,8 @@ class SqliteStore:
         clock = asyncio.get_running_loop().time
         while (left := until - clock()) > 0:
             try:
-                await asyncio.wait_for(written.wait(), min(POLL, left))
+                async with asyncio.timeout(min(POLL, left)):
+                    await written.wait()
             except TimeoutError:
                 if await self._database.version() == version:
                     continue

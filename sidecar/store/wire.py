@@ -38,9 +38,14 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_place(text: str) -> bool:
+    """Whether an entry can stand there."""
+    return _PLACE.fullmatch(text) is not None
+
+
 def read_place(text: str) -> str:
     """``text`` when it can be a place. Raises ValueError."""
-    if not _PLACE.fullmatch(text):
+    if not is_place(text):
         raise ValueError("not the mark of a page")
     return text
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from sidecar.cli.probes import StoreProbe
 from sidecar.config.settings import Settings, StoreSettings
-from sidecar.db import Database
+from sidecar.db import _APPLICATION_ID, _MIGRATIONS, Database
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.kv import Kv
 from sidecar.metrics import Metrics
@@ -27,7 +28,7 @@ from tests.contract.conftest import store_of
 from tests.contract.test_store import bot, denial, record, stand
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.hand_clock import HandClock
-from tests.support.redis_servers import RedisServer, Watched, running, watched
+from tests.support.redis_servers import RedisServer, Watched, cluster, running, watched
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 2.0
@@ -161,6 +162,8 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
             server.ask("HSET", f"{{sidecar}}:{kind}", f"bad{number}", value)
             server.ask("ZADD", order, 0, f"{number:016x}bad{number}")
     server.ask("ZADD", "{sidecar}:order", 0, b"\xff\xfe")
+    more_than_a_piece = [part for number in range(5000) for part in (0, b"\x80%d" % number)]
+    server.ask("ZADD", "{sidecar}:order", *more_than_a_piece)
     server.ask("XADD", "{sidecar}:log", "*", "what", "ever")
     server.ask("HSET", "{sidecar}:revoked", "1", "soon")
     records, denials, skipped = set(), set(), 0
@@ -471,3 +474,41 @@ def test_redis_store_needs_no_server_to_be_made() -> None:
         await store.aclose()
 
     asyncio.run(make())
+
+
+async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """The cluster hands our slot to another node: the next operation goes there."""
+    with cluster(require_tool("redis-server"), tmp_path) as nodes:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        store = await store_of(StoreSettings(url=Secret(f"redis+cluster://{hosts}")))
+        await store.write(Batch(deny=[denial("1")]))
+        slot = nodes[0].ask("CLUSTER", "KEYSLOT", "{sidecar}:meta")
+        owner = nodes[min(slot // 5500, 2)]
+        heir = nodes[(nodes.index(owner) + 1) % 3]
+        name = heir.ask("CLUSTER", "MYID")
+        owner.ask("FLUSHALL")
+        for node in (heir, owner, *nodes):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        await store.write(Batch(deny=[denial("2")]))
+        assert await store.denial(denial("2").id) == denial("2")
+        assert heir.ask("EXISTS", "{sidecar}:meta")
+        await store.aclose()
+
+
+async def test_file_of_the_first_version_is_brought_up_with_its_records(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as old, old:
+        for statement in _MIGRATIONS[0]:
+            old.execute(statement)
+        old.execute("UPDATE change_counter SET value = 7")
+        old.execute(
+            "INSERT INTO token_records VALUES ('1', 7, 'ab', 'ingest', 'personal', 'openmetadata', '', 'USER', 'sam',"
+            " '[]', 0, 0, '', '', '', '', 1800000000.0, NULL, NULL, NULL)"
+        )
+        old.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        old.execute("PRAGMA user_version = 1")
+    store = await sqlite_store(tmp_path / "s.db")
+    records, _, position = await stand(store)
+    assert records == {"1": record()}
+    await store.write(Batch(revoke=[("1", 1_800_000_001.0)]))
+    assert [item.id for item in (await store.follow(position, 0.0)).records] == ["1"]
+    await store.aclose()

@@ -13,13 +13,14 @@ from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
+from sidecar.store.mirror import Mirror
 from sidecar.store.record import TokenKind, hash_token
+from sidecar.store.sqlite import SqliteStore
 from sidecar.tokens.compact import parse
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.own import OwnIdentity, OwnTokens
 from sidecar.tokens.policy import own_expectations, own_policy
-from sidecar.tokens.records import RecordMirror, SqliteRecords
 from sidecar.tokens.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock
@@ -36,14 +37,14 @@ class Own:
     def __init__(self, database: Database) -> None:
         self.clock = HandClock()
         self.metrics = Metrics()
-        self.records = SqliteRecords(database)
-        self.mirror = RecordMirror(self.records, self.clock, self.metrics, self.clock.wait)
+        self.store = SqliteStore(database, self.clock)
+        self.mirror = Mirror(self.store, self.clock, self.metrics, self.clock.wait)
         self.minter = self.minter_of("meta")
 
     def minter_of(self, audience: str, domain: str = "Example.com") -> Minter:
         return Minter(
             lambda: SIGNING,
-            lambda batch: self.records.add(batch.add[0]),
+            lambda batch: self.store.write(batch),
             self.clock,
             self.metrics,
             issuer=CONFIGURATION.jwtissuer,
@@ -123,7 +124,7 @@ async def test_what_is_not_configured_is_absent(own: Own) -> None:
 
 async def test_record_holds_a_digest_and_not_the_token(own: Own, tmp_path: Path) -> None:
     minted = await own.mint(description="for the night", allow_impersonation=True, is_admin=True)
-    record = await own.records.get(minted.record.id)
+    record = await own.store.record(minted.record.id)
     assert record == minted.record
     assert record is not None
     assert record.token_hash == hash_token(minted.token)
@@ -135,7 +136,7 @@ async def test_no_token_without_its_record(own: Own, monkeypatch: pytest.MonkeyP
     async def down(record: object) -> None:
         raise Unavailable(Cause.STORE_UNAVAILABLE)
 
-    monkeypatch.setattr(own.records, "add", down)
+    monkeypatch.setattr(own.store, "write", down)
     with pytest.raises(Unavailable):
         await own.mint()
     assert own.metrics.registry.get_sample_value("sidecar_tokens_issued_total", {"kind": "bot"}) in {None, 0}
