@@ -37,6 +37,7 @@ from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
+from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.db import sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
@@ -148,7 +149,10 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
         decider = build_decider(settings, trust, metrics, clock, usage)
         health = _health(trust, settings)
         refusals = Refusals(settings.server.realm)
-        routes = _routes(loaded, trust, decider, refusals, metrics, clock, stack)
+        watch = StreamWatch(_revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
+        await watch.start()
+        stack.push_async_callback(watch.aclose)
+        routes = _routes(loaded, trust, decider, refusals, metrics, clock, watch, stack)
         server = settings.server
         boundary = Boundary(routes, refusals, metrics, server.limits, log_access=settings.logging.access)
         public_server = PublicServer(
@@ -283,15 +287,7 @@ def build_decider(
         max_token_bytes=settings.server.limits.max_token_bytes,
         refuse=None if settings.allow_published_secrets else refuse_published,
     )
-    revocation = settings.revocation
-    gates: list[Gate] = [
-        RevocationGate(
-            trust.mirror,
-            clock,
-            max_staleness=revocation.max_staleness,
-            deny_when_stale=revocation.on_stale == "deny",
-        )
-    ]
+    gates: list[Gate] = [_revocation_gate(settings, trust, clock)]
     if usage is not None:
         gates.append(UsageGate(usage))
     return Decider(
@@ -302,6 +298,16 @@ def build_decider(
     )
 
 
+def _revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> RevocationGate:
+    revocation = settings.revocation
+    return RevocationGate(
+        trust.mirror,
+        clock,
+        max_staleness=revocation.max_staleness,
+        deny_when_stale=revocation.on_stale == "deny",
+    )
+
+
 def _routes(
     loaded: Loaded,
     trust: Trust,
@@ -309,6 +315,7 @@ def _routes(
     refusals: Refusals,
     metrics: Metrics,
     clock: Clock,
+    watch: StreamWatch,
     stack: AsyncExitStack,
 ) -> PublicRoutes:
     settings = loaded.settings
@@ -337,7 +344,7 @@ def _routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, stack)
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack)
     managing, below = _management(loaded, trust, decider, refusals, metrics, clock)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
@@ -437,6 +444,7 @@ def _forwarder(
     identity_headers: IdentityHeaders,
     refusals: Refusals,
     metrics: Metrics,
+    watch: StreamWatch,
     stack: AsyncExitStack,
 ) -> Handler | None:
     upstream = settings.upstream
@@ -462,6 +470,7 @@ def _forwarder(
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
         public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        watch=watch,
     )
 
 
