@@ -9,7 +9,7 @@ from sidecar.tokens.service import Caller, TokenService
 from sidecar.web.view import own_view
 
 # Refused, but only after the signature was found good.
-_GENUINE = frozenset(
+GENUINE = frozenset(
     {
         Reason.TOKEN_REVOKED,
         Reason.TOKEN_NOT_YET_VALID,
@@ -19,7 +19,7 @@ _GENUINE = frozenset(
     }
 )
 # Signed with the own key, but not the token that is on record under that id: it must not end that one.
-_NOT_OURS = frozenset({Cause.NOT_ON_RECORD, Cause.RECORD_MISMATCH})
+NOT_OURS = frozenset({Cause.NOT_ON_RECORD, Cause.RECORD_MISMATCH})
 
 
 class NotAdmittedError(Exception):
@@ -69,6 +69,6 @@ class Door:
 
         Its time may still come, or a setting or a removed entry may make it acceptable again.
         """
-        if failure.reason not in _GENUINE or failure.cause in _NOT_OURS:
+        if failure.reason not in GENUINE or failure.cause in NOT_OURS:
             return None
         return parse(token, self._max_token_bytes)
