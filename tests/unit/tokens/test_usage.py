@@ -3,8 +3,8 @@
 import asyncio
 
 from sidecar.tokens.usage import Usage
-from tests.support.eventually import eventually
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
 
 
