@@ -47,6 +47,7 @@ class Cause(StrEnum):
     CREDENTIALS_MULTIPLE = "credentials_multiple"
     SCHEME_UNKNOWN = "scheme_unknown"
     PATH_AMBIGUOUS = "path_ambiguous"
+    METHOD_AMBIGUOUS = "method_ambiguous"
     RULE = "rule"
     # the token's form
     TOKEN_SIZE = "token_size"

@@ -1,11 +1,13 @@
 """How a request target is read before any rule is: in every way that a service behind might read it.
 
 A rule that sees another path than the service does is a bypass. So what no honest client sends is refused, and what
-is legal but ambiguous gets two readings, of which the stricter verdict holds.
+is legal but ambiguous gets every reading that some service may make of it; the strictest verdict holds.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import Cause, Reason, Refused
@@ -15,18 +17,27 @@ _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\#]|[^\x00-\x7f]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+# What may stand in a segment as it is (RFC 3986 3.3), where services make no difference between it and its escape. Left
+# out: ";" begins parameters, and "*" would turn a rule's literal into a wildcard.
+_DECODED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()+,=:@")
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
-_ENCODED_SLASH = re.compile(r"%2f|%5c", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"/\.\.?(?:;[^/]*)?(?:/|\Z)")
+_UNDOING: tuple[Callable[[str], str], ...] = (
+    partial(_PARAMETERS.sub, ""),
+    lambda path: path.replace("%3B", ";"),
+    lambda path: path.replace("%2F", "/"),
+    lambda path: path.replace("%5C", "/"),
+    partial(_SLASHES.sub, "/"),
+)
 
 
 @dataclass(slots=True)  # not frozen: made for every request
 class Readings:
-    """The readings of one path. ``loose`` is None where both are the same; else the path is ambiguous."""
+    """The readings of one path. ``others`` is empty where all are the same; else the path is ambiguous."""
 
     strict: str
-    loose: str | None = None
+    others: tuple[str, ...] = ()
 
 
 def read_target(target: str) -> Readings:
@@ -40,18 +51,32 @@ def read_target(target: str) -> Readings:
         return Readings(path)
     if not path.startswith("/") or _FORBIDDEN.search(path) or _BAD_ESCAPE.search(path):
         raise _refused()
-    strict = _ESCAPE.sub(_decode_unreserved, path)
-    loose = _SLASHES.sub("/", _PARAMETERS.sub("", _ENCODED_SLASH.sub("/", strict).replace("%3B", ";")))
+    strict = plain_escapes(path)
     _check_octets(strict)
-    _check_segments(strict)
-    _check_segments(loose)
+    readings = _readings(strict)
     # Empty segments and parameters hide dot segments until they are dropped: "/..;x/" and "/.%2f./".
-    return Readings(strict, None if loose == strict else loose)
+    if any(_DOT_SEGMENT.search(reading) for reading in readings):
+        raise _refused()
+    return Readings(strict, tuple(readings[1:]))
 
 
-def _decode_unreserved(match: re.Match[str]) -> str:
+def plain_escapes(path: str) -> str:
+    """``path`` with one spelling of every escape: none where none is needed, else capital digits."""
+    return _ESCAPE.sub(_decode, path)
+
+
+def _readings(path: str) -> list[str]:
+    """``path``, and all that services make of it which undo some of its ambiguity, in whatever order."""
+    readings = [path]
+    for reading in readings:  # grows while it is walked
+        undone = dict.fromkeys(undo(reading) for undo in _UNDOING)
+        readings.extend(other for other in undone if other not in readings)
+    return readings
+
+
+def _decode(match: re.Match[str]) -> str:
     character = chr(int(match[1], 16))
-    return character if character in _UNRESERVED else f"%{match[1].upper()}"
+    return character if character in _DECODED else f"%{match[1].upper()}"
 
 
 def _check_octets(path: str) -> None:
@@ -59,12 +84,6 @@ def _check_octets(path: str) -> None:
     # 0xC0 and 0xC1 only occur in overlong UTF-8, in which a lenient decoder sees "/" and ".".
     if b"\0" in octets or b"\xc0" in octets or b"\xc1" in octets:
         raise _refused()
-
-
-def _check_segments(path: str) -> None:
-    for segment in path.split("/"):
-        if segment in (".", "..") or segment.startswith((".;", "..;")):
-            raise _refused()
 
 
 def _refused() -> Refused:

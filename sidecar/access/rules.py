@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from sidecar.access.paths import Readings
+from sidecar.access.paths import Readings, plain_escapes
 from sidecar.config.settings import RequireSettings, RuleSettings
 from sidecar.identity.actor import Actor
 
@@ -78,14 +78,15 @@ class Rules:
             self._add(order, rule)
 
     def ruling(self, method: str, readings: Readings) -> Ruling:
-        """What holds for ``method`` on a path. An ambiguous path gets the stricter verdict and every requirement."""
+        """What holds for ``method`` on a path. An ambiguous path gets the strictest verdict and every requirement."""
         if self._empty:
             return AUTHENTICATED
         strict = self._first(method, readings.strict)
-        if readings.loose is None:
+        if not readings.others:
             return strict
-        loose = self._first(method, readings.loose)
-        return Ruling(Access.AUTHENTICATED, strict.requirements + loose.requirements)
+        rulings = (strict, *(self._first(method, path) for path in readings.others))
+        requirements = dict.fromkeys(needed for ruling in rulings for needed in ruling.requirements)
+        return Ruling(Access.AUTHENTICATED, tuple(requirements))
 
     def _add(self, order: int, settings: RuleSettings) -> None:
         requirement = _requirement(settings.require)
@@ -93,7 +94,7 @@ class Rules:
         rule = _Rule(order, frozenset(settings.methods), Ruling(Access[settings.access.upper()], requirements))
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
-        segments = settings.path.split("/")[1:]
+        segments = plain_escapes(settings.path).split("/")[1:]
         tail = segments[-1] == _TAIL
         node = self._root
         for segment in segments[:-1] if tail else segments:

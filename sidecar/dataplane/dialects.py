@@ -5,6 +5,7 @@ proxy says nothing about the original request, the question is answered as a pla
 rule could refuse an authenticated caller: then the question is incomplete and refused.
 """
 
+import re
 from typing import Protocol
 
 from multidict import CIMultiDictProxy
@@ -14,6 +15,7 @@ from sidecar.identity.request import RequestView, is_preflight, read_credential
 from sidecar.web.view import Asked
 
 _NONE: list[str] = []
+_METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 
 class Dialect(Protocol):
@@ -80,6 +82,9 @@ def _from_headers(
     target = _single(headers, target_name)
     if (method is None) != (target is None) or (target is None and must_know):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
+    if method is not None and not _METHOD.fullmatch(method):
+        # "delete" is no DELETE to a rule, but may be one to the service behind.
+        raise Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message="The original method is not valid")
     return _view(headers, method or "", target, trusted=True)
 
 

@@ -176,17 +176,25 @@ def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
     """Rules of ``adminPrincipals``: a bare name counts only where nobody else can hand out that name."""
-    if f"{policy.provider}/{principal.name}" in policy.admin_names and not policy.own_issuer:
-        return True
-    if principal.name not in policy.admin_names:
-        return False
     if policy.own_issuer:
-        return True
-    if "/" in principal.name or not (policy.flat or policy.may_be_admin):
+        return principal.name in policy.admin_names
+    at_home = principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
+    if _is_named_by_address(principal, policy) and not at_home and (policy.allowed_domains or policy.principal_domain):
         return False
-    if principal.email_in_token:
-        return principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
-    return policy.flat
+    if f"{policy.provider}/{principal.name}" in policy.admin_names:
+        return True
+    if principal.name not in policy.admin_names or "/" in principal.name:
+        return False
+    if not principal.email_in_token:
+        return policy.flat
+    # Beside a mapped name stands an address of another name: it says nothing about who may be called so.
+    is_own_address = principal.email == f"{principal.name}@{principal.domain}"
+    return at_home and (policy.flat or (policy.may_be_admin and is_own_address))
+
+
+def _is_named_by_address(principal: _Principal, policy: PrincipalPolicy) -> bool:
+    """Whether the name is the local part of an address, which is another person's at every other domain."""
+    return principal.email_in_token and policy.username_claim is None
 
 
 def _actor_type(claims: Mapping[str, Any], policy: PrincipalPolicy) -> ActorType:

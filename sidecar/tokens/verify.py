@@ -144,6 +144,9 @@ def _check_forbidden(claims: Mapping[str, Any]) -> None:
         raise _invalid(Cause.PROOF_OF_POSSESSION)
     if UPSTREAM_CLAIM in claims:
         raise _invalid(Cause.UPSTREAM_ONLY)
+    if "events" in claims:
+        # A logout token or another security event (RFC 8417 2.2), which may have no type of its own.
+        raise _invalid(Cause.TOKEN_TYPE)
 
 
 def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:

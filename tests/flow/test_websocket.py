@@ -194,6 +194,15 @@ async def test_no_other_protocol_is_switched_to(start: Start, protocol: str) -> 
     assert request.all("Upgrade") == request.all("Connection") == request.all("HTTP2-Settings") == []
 
 
+async def test_an_upgrade_with_a_body_is_an_ordinary_request(start: Start) -> None:
+    async with ScriptedUpstream() as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            assert (await wire.ask("/ws", [bearer(), *UPGRADE], body=b"first")).body == b"ok"
+    (request,) = upstream.requests
+    assert (request.all("Upgrade"), request.body) == ([], b"first")
+
+
 async def test_a_service_that_switches_to_something_else_is_502(start: Start) -> None:
     other = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     async with ScriptedUpstream(answering(other)) as upstream:
@@ -222,20 +231,22 @@ async def test_a_slow_end_holds_the_other_back(start: Start) -> None:
             while last != sent:
                 last = sent
                 await asyncio.sleep(0.2)
-            assert 0 < sent < 16 * 2**20
+            assert 0 < sent < 32 * 2**20
             async with asyncio.timeout(TIMEOUT):
-                assert len(await wire.reader.readexactly(2**26)) == 2**26
+                assert len(await wire.exactly(2**26)) == 2**26
 
 
 async def test_draining_tells_callers_1001_at_the_end_of_a_frame(start: Start) -> None:
     """Not in the middle of one; and the caller's own close frame still reaches the service."""
-    rest = asyncio.Event()
+    rest, told = asyncio.Event(), asyncio.Event()
 
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()
         await connection.send(SWITCHED + b"\x82\x04ab")
         await rest.wait()
         await connection.send(b"cd\x81\x02no")
+        await told.wait()
+        await connection.send(b"\x81\x05never")
         assert await connection.ended() == b"\x88\x82\0\0\0\0\x03\xe9"
 
     async with ScriptedUpstream(script) as upstream:
@@ -243,12 +254,17 @@ async def test_draining_tells_callers_1001_at_the_end_of_a_frame(start: Start) -
         async with await scene.connect() as wire:
             await wire.request("/ws", [bearer(), *UPGRADE])
             await wire.head()
-            assert await wire.reader.readexactly(4) == b"\x82\x04ab"
+            assert await wire.exactly(4) == b"\x82\x04ab"
             draining = asyncio.create_task(scene.sidecar.drain(0, 20))
             await eventually(scene.sidecar._server.leaving.is_set)
             rest.set()
-            assert await wire.reader.readexactly(6) == b"cd\x88\x02\x03\xe9"
+            assert await wire.exactly(6) == b"cd\x88\x02\x03\xe9"
+            told.set()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await wire.reader.read(1)
             await wire.send(b"\x88\x82\0\0\0\0\x03\xe9")
-            wire.writer.close()
+            wire.writer.write_eof()
+            assert await wire.ended() == b""
             async with asyncio.timeout(TIMEOUT):
                 await draining

@@ -112,6 +112,11 @@ class Wire:
         await self.request(target, headers, method=method, body=body)
         return await self.answer(method)
 
+    async def exactly(self, size: int) -> bytes:
+        """The next ``size`` octets."""
+        async with asyncio.timeout(TIMEOUT):
+            return await self.reader.readexactly(size)
+
     async def ended(self) -> bytes:
         """What still comes until the other side ends the connection, orderly or not."""
         async with asyncio.timeout(TIMEOUT):

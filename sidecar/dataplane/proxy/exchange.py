@@ -179,15 +179,13 @@ class Exchange:
             self._connection.cut()
 
     async def _bounded_head(self) -> ResponseHead:
-        # The connection's own timer: asyncio.timeout costs several times as much on every request.
-        connection = self._connection
-        connection.read_timeout = self._response_timeout
-        connection.start_timeout()
+        # A bare timer: asyncio.timeout costs several times as much on every request.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._response_timeout, self._connection.set_exception, TimeoutError("response"))
         try:
             return await self._head()
         finally:
-            connection.read_timeout = None  # the body may be as quiet as it likes
-            connection.start_timeout()
+            timer.cancel()
 
     async def _head(self) -> ResponseHead:
         while True:

@@ -63,11 +63,36 @@ def test_ambiguous_paths_are_never_public(target: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [
+        ("/u/@me", "/u/%40me"),
+        ("/u/%40me", "/u/@me"),
+        ("/u/a:b/**", "/u/a%3Ab/c"),
+        ("/%7Eann", "/~ann"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/adm", "/adm;%2fx"),
+        ("/names/*", "//names/a%2fb"),
+        ("/names/*", "/names;v/a%2fb"),
+    ],
+)
+def test_no_spelling_of_a_path_escapes_its_requirement(pattern: str, target: str) -> None:
+    """Whatever one service makes of the target, the rule for it is found."""
+    guarded = rules({"path": pattern, "require": {"admin": True}}, {"path": "/**", "access": "public"})
+    ruling = guarded.ruling("GET", read_target(target))
+    assert ruling.access is Access.AUTHENTICATED
+    assert len(ruling.requirements) == 1
+
+
+def test_an_encoded_asterisk_in_a_pattern_is_no_wildcard() -> None:
+    assert access(rules({"path": "/a/%2A", "access": "public"}), "/a/b") is Access.AUTHENTICATED
+
+
 def test_requirements_of_both_readings_apply() -> None:
     guarded = rules(
         {"path": "/admin/**", "require": {"groups": ["admins"]}}, {"path": "/x/**", "require": {"roles": ["r"]}}
     )
-    assert len(guarded.ruling("GET", Readings("/x//admin", "/admin")).requirements) == 2
+    assert len(guarded.ruling("GET", Readings("/x//admin", ("/admin",))).requirements) == 2
     assert len(guarded.ruling("GET", read_target("//admin/x")).requirements) == 1
     assert guarded.can_require
 

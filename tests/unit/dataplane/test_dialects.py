@@ -34,6 +34,16 @@ def test_the_original_request_is_read_from_a_trusted_peer(dialect: Dialect, head
     assert (untrusted.target, untrusted.trusted) == (None, False)
 
 
+@pytest.mark.parametrize("method", ["", "delete", "Delete", "DELETE,GET", "GET DELETE", "*", "GÉT"])
+@pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), NGINX), (ForwardAuth(), TRAEFIK)])
+def test_a_method_that_some_service_may_read_as_another_is_refused(dialect: Dialect, headers: Any, method: str) -> None:
+    """A rule for DELETE must not be passed by as "delete" on the way to a service that reads it without case."""
+    question = asked(headers[0], (headers[1][0], method))
+    with pytest.raises(Refused) as refusal:
+        dialect.view(question, "", trusted=True, must_know_target=False)
+    assert refusal.value.status == 400
+
+
 @pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), TRAEFIK), (ForwardAuth(), NGINX)])
 def test_the_others_headers_are_not_read(dialect: Dialect, headers: Any) -> None:
     assert dialect.view(asked(*headers), "", trusted=True, must_know_target=False).target is None

@@ -221,6 +221,8 @@ def hostile() -> Iterator[tuple[str, Any, Reason, Cause | None]]:
         yield f"iss is {value!r}", with_claims(iss=value), INVALID, Cause.ISSUER
     for value in ({"jkt": "x"}, None, {}, ""):
         yield f"bound to a proof: {value}", with_claims(cnf=value), INVALID, Cause.PROOF_OF_POSSESSION
+    for value in ({"http://schemas.openid.net/event/backchannel-logout": {}}, {}, None):
+        yield f"a logout or security event: {value}", with_claims(events=value), INVALID, Cause.TOKEN_TYPE
     for value in ("upstream", ["upstream"], None):
         yield f"meant for the service behind: {value}", with_claims(auth_sidecar=value), INVALID, Cause.UPSTREAM_ONLY
 
