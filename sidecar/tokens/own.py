@@ -1,6 +1,6 @@
 """Own tokens beyond their signature: they must be on record, and the record says who their Actor is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Protocol
@@ -78,10 +78,15 @@ def _recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princ
         issued_at=verified.issued_at,
         expires_at=verified.expires_at,
         is_bot=is_bot,
-        is_admin=record.is_admin,
+        is_admin=record.is_admin and _is_still_named(record, policy.admin_names),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
     )
+
+
+def _is_still_named(record: TokenRecord, admin_names: Collection[str]) -> bool:
+    """Whether ``adminPrincipals`` name the owner today: who was admin when the token was minted may be one no more."""
+    return record.actor_id in admin_names or f"{record.owner.provider}/{record.actor_id}" in admin_names
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

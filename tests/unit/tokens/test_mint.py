@@ -14,7 +14,7 @@ from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.store.mirror import Mirror
-from sidecar.store.record import TokenKind, hash_token
+from sidecar.store.record import Owner, TokenKind, hash_token
 from sidecar.store.sqlite import SqliteStore
 from sidecar.tokens.compact import parse
 from sidecar.tokens.expiry import parse_expiry
@@ -26,7 +26,7 @@ from tests.support import forge
 from tests.support.hand_clock import HandClock
 
 CONFIGURATION = JwtTokenConfiguration(jwtissuer="meta.example.com", audience="meta")
-AUTHORIZER = AuthorizerConfiguration(admin_principals=("admin",), principal_domain="Example.com")
+AUTHORIZER = AuthorizerConfiguration(admin_principals=("admin", "corp/sam"), principal_domain="Example.com")
 SIGNING = SigningKey("own1", "RS256", forge.RSA)
 VERIFICATION = forge.public(forge.RSA, "RS256", kid="own1")
 
@@ -161,14 +161,14 @@ async def test_minting_leaves_an_audit_line_without_the_token(own: Own, caplog: 
 
 
 async def test_actor_comes_from_the_record(own: Own) -> None:
-    minted = await own.mint(roles=("r",), is_admin=True, allow_impersonation=True)
+    minted = await own.mint(actor_id="Admin", roles=("r",), is_admin=True, allow_impersonation=True)
     identity = await own.identify(minted.token)
     actor = identity.actor
     assert identity.record is not None
     assert identity.record.id == minted.record.id == actor.token_id
-    assert (actor.type, actor.id, actor.provider, actor.subject) == (ActorType.SERVICE, "ingest", "own", "ingest")
+    assert (actor.type, actor.id, actor.provider, actor.subject) == (ActorType.SERVICE, "admin", "own", "admin")
     assert (actor.is_bot, actor.is_admin, actor.may_impersonate) == (True, True, True)
-    assert (actor.roles, actor.email, actor.domain) == (("r",), "ingest@example.com", "example.com")
+    assert (actor.roles, actor.email, actor.domain) == (("r",), "admin@example.com", "example.com")
     assert actor.expires_at == minted.record.expires_at
 
 
@@ -176,6 +176,18 @@ async def test_record_and_not_the_name_decides_about_admin(own: Own) -> None:
     minted = await own.mint(actor_id="admin", kind=TokenKind.PERSONAL, allow_impersonation=True)
     actor = (await own.identify(minted.token)).actor
     assert (actor.id, actor.is_admin, actor.may_impersonate) == ("admin", False, False)
+
+
+async def test_admins_token_is_admin_only_while_its_owner_is_named(own: Own) -> None:
+    """Who is taken off ``adminPrincipals`` keeps no power in a token minted before."""
+    dropped = await own.mint(actor_id="chief", kind=TokenKind.PERSONAL, is_admin=True)
+    assert not (await own.identify(dropped.token)).actor.is_admin
+    named = await own.mint(actor_id="admin", kind=TokenKind.PERSONAL, is_admin=True)
+    assert (await own.identify(named.token)).actor.is_admin
+    for provider, is_admin in (("corp", True), ("other", False)):
+        owner = Owner("https://idp.example.com", provider, "s-1", "sam")
+        minted = await own.mint(actor_id="sam", kind=TokenKind.PERSONAL, is_admin=True, owner=owner)
+        assert (await own.identify(minted.token)).actor.is_admin is is_admin
 
 
 async def test_replaced_bot_token_is_refused(own: Own) -> None:
