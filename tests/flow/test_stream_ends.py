@@ -12,9 +12,11 @@ from sidecar.store.base import Batch
 from sidecar.store.denial import Scope, make_denial
 from sidecar.store.sqlite import SqliteStore
 from tests.flow.conftest import Scene, Start, bearer
+from tests.flow.test_forward_bodies import transports
 from tests.flow.test_websocket import SWITCHED, UPGRADE
 from tests.support import forge
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import ScriptedUpstream, UpstreamConnection
 from tests.support.wire import Wire
 
@@ -118,9 +120,11 @@ async def test_websocket_of_a_client_that_does_not_read_is_cut(start: Start, rev
         async with await scene.connect() as wire:
             await wire.request("/ws", [bearer(), *UPGRADE])
             await wire.head()
+            await eventually(lambda: any(held.get_write_buffer_size() for held in transports(scene)))
             await revoke()
             async with asyncio.timeout(BOUND):
                 await left.wait()
+            await eventually(lambda: not scene.sidecar._server.connections, within=BOUND)
 
 
 async def test_nothing_more_that_a_revoked_caller_sends_reaches_the_service(start: Start, revoke: Revoke) -> None:
