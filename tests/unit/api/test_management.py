@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc.jwk import ECKey
 
 from sidecar.tokens.compact import parse
 from tests.support import forge
@@ -363,6 +364,20 @@ async def test_revoking_an_own_token_of_the_same_origin(sidecar: ManagedSidecar)
     assert (await sidecar.call("POST", "/revoke", sam, form={"token": made["token"]})).status == 200
     assert await sidecar.status(made["token"]) == 401
     assert (await sidecar.call("GET", "/revocations", sidecar.token_of("root"))).json()["data"] == []
+
+
+async def test_another_token_under_a_recorded_id_ends_nothing(sidecar: ManagedSidecar) -> None:
+    """Whoever shares the key cannot end a token that stands by borrowing its id."""
+    made = await sidecar.mint(sidecar.token_of("sam"))
+    key = ECKey.import_key((sidecar.folder / "keys" / "private_key.pem").read_bytes())
+    borrowed = forge.token(
+        {**claims_of(made["token"]), "note": "mine"}, forge.header(alg="ES256", kid="own1"), key=key, algorithm="ES256"
+    )
+    assert (await sidecar.call("POST", "/revoke", form={"token": borrowed})).status == 200
+    root = sidecar.token_of("root")
+    reply = await sidecar.call("POST", "/revocations", root, body={"token": borrowed})
+    assert refusal(reply) == (400, "request_invalid")
+    assert await sidecar.status(made["token"]) == 200
 
 
 @pytest.mark.parametrize("path", ["/revoke", "/introspect"])

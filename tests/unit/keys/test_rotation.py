@@ -1,10 +1,12 @@
 """Own keys are published before they sign, stay while their tokens live, and survive two who rotate at once."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,17 @@ def test_type_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     rotated(tmp_path)
     rotate(tmp_path, NOW + timedelta(minutes=6), ahead=AHEAD, algorithm=None, is_over=_never)
     assert type(read_folder(tmp_path)[2].public) is type(read_folder(tmp_path)[0].public)
+
+
+def test_whoever_rotates_waits_for_others(tmp_path: Path) -> None:
+    rotated(tmp_path)
+    with (tmp_path / ".lock").open("wb") as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threads.submit(rotated, tmp_path, 6)
+        assert not wait([waiting], timeout=0.3).done
+        assert states(tmp_path) == ["active", "next"]
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result(30).steps
 
 
 def test_two_who_rotate_at_once_do_it_once(tmp_path: Path) -> None:
