@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,16 @@ from sidecar.access.decide import Decider
 from sidecar.access.rules import Rules
 from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import operations_app, operations_runner
+from sidecar.api.body import Bodies
+from sidecar.api.door import Door
 from sidecar.api.jwks import PublishedKeys
+from sidecar.api.routes import api_routes
 from sidecar.api.userinfo import UserInfo
 from sidecar.authn.base import Accepted, Gate
 from sidecar.authn.chain import Chain
-from sidecar.authn.gates import RecordGate
+from sidecar.authn.gates import RevocationGate
 from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.usage_gate import UsageGate
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
@@ -33,14 +37,20 @@ from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
+from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
-from sidecar.db import Database, sqlite_path
+from sidecar.db import sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys, SigningKey
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
+from sidecar.store.base import Store
+from sidecar.store.mirror import Mirror
+from sidecar.store.open import open_store
 from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
+from sidecar.tokens.mint import Minter, Write
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.policy import (
     OWN_PROVIDER,
@@ -51,8 +61,11 @@ from sidecar.tokens.policy import (
     provider_policy,
 )
 from sidecar.tokens.published import refuse_published
-from sidecar.tokens.records import RecordMirror, SqliteRecords
+from sidecar.tokens.revocations import Revocations
+from sidecar.tokens.service import Rules as MintingRules
+from sidecar.tokens.service import TokenService
 from sidecar.tokens.upstream import UpstreamCredentials
+from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.web.boundary import Boundary, Handler
 from sidecar.web.listeners import bind
@@ -61,6 +74,7 @@ from sidecar.web.server import Peers, PublicServer
 
 _log = logging.getLogger("sidecar")
 _AUTHENTICATOR = JwtAuthenticator.name
+_FIRST_READING_SECONDS = 1.0
 _RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
 
 
@@ -70,9 +84,15 @@ class Trust:
 
     provider_keys: tuple[ProviderKeys, ...]
     own_keys: OwnKeys | None
-    mirror: RecordMirror | None
+    store: Store
+    mirror: Mirror
     issuers: dict[str, Issuer]
     unbound: Issuer | None
+
+    def exact_issuer(self, issuer: str) -> str:
+        """``issuer`` as its tokens spell it, which discovery may have told."""
+        known = self.issuers.get(issuer)
+        return (known.keys.issuer if known is not None else None) or issuer
 
 
 class Sidecar:
@@ -118,12 +138,21 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     """
     settings = loaded.settings
     metrics = Metrics()
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        trust = await open_trust(loaded, metrics, clock or SystemClock(), stack)
-        decider = build_decider(settings, trust, metrics, clock or SystemClock())
+        trust = await open_trust(loaded, metrics, clock, stack)
+        # most stores are read in a moment: whoever asks first is then not sent away
+        await trust.mirror.tried(_FIRST_READING_SECONDS)
+        usage = Usage(trust.store, clock)
+        await usage.start()
+        stack.push_async_callback(usage.aclose)
+        decider = build_decider(settings, trust, metrics, clock, usage)
         health = _health(trust, settings)
         refusals = Refusals(settings.server.realm)
-        routes = _routes(settings, trust, decider, refusals, metrics, clock or SystemClock(), stack)
+        watch = StreamWatch(_revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
+        await watch.start()
+        stack.push_async_callback(watch.aclose)
+        routes = _routes(loaded, trust, decider, refusals, metrics, clock, watch, stack)
         server = settings.server
         boundary = Boundary(routes, refusals, metrics, server.limits, log_access=settings.logging.access)
         public_server = PublicServer(
@@ -171,13 +200,17 @@ async def serve(loaded: Loaded) -> None:
 
 
 async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
-    """Keys and records as ``loaded`` names them; ``stack`` closes them. Raises Misconfigured, Unavailable."""
+    """Keys, records and revocations as ``loaded`` names them; ``stack`` closes them.
+
+    Raises Misconfigured, and Unavailable when the store's file cannot be opened.
+    """
     settings = loaded.settings
-    mirror, is_bot_name = None, _no_bots
     own_keys = await _open_own_keys(settings, stack)
-    if own_keys is not None:
-        mirror = await _open_mirror(settings, metrics, clock, stack)
-        is_bot_name = mirror.is_bot_name
+    store = await open_store(settings.store, metrics, clock)
+    stack.push_async_callback(store.aclose)
+    mirror = Mirror(store, clock, metrics)
+    await mirror.start()
+    stack.push_async_callback(mirror.aclose)
     client = ControlClient(settings.keys.ca_file)
     stack.push_async_callback(client.aclose)
     issuers: dict[str, Issuer] = {}
@@ -196,14 +229,14 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
         await keys.start()
         stack.push_async_callback(keys.aclose)
         provider_keys.append(keys)
-        issuer = _provider_issuer(provider, keys, settings, is_bot_name)
+        issuer = _provider_issuer(provider, keys, settings, mirror.is_bot_name)
         if provider.issuer is None:
             unbound = issuer
         else:
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
-    if own_keys is not None and mirror is not None:
+    if own_keys is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound)
+    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound)
 
 
 async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
@@ -214,19 +247,6 @@ async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys |
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys
-
-
-def _no_bots(name: str) -> bool:
-    return False
-
-
-async def _open_mirror(settings: Settings, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> RecordMirror:
-    database = await Database.open(sqlite_path(settings.store.url.reveal()), metrics)
-    stack.push_async_callback(database.aclose)
-    mirror = RecordMirror(SqliteRecords(database), clock, metrics)
-    await mirror.start()
-    stack.push_async_callback(mirror.aclose)
-    return mirror
 
 
 def _cache_dir(settings: Settings) -> Path | None:
@@ -245,7 +265,7 @@ def _provider_issuer(
     return Issuer(provider.name, keys, expectations, accept)
 
 
-def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issuer:
+def _own_issuer(keys: OwnKeys, mirror: Mirror, settings: Settings) -> Issuer:
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
     policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR)
@@ -254,8 +274,10 @@ def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issu
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
 
 
-def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> Decider:
-    """What judges every request, over ``trust``."""
+def build_decider(
+    settings: Settings, trust: Trust, metrics: Metrics, clock: Clock, usage: Usage | None = None
+) -> Decider:
+    """What judges every request, over ``trust``. ``usage`` notes which own tokens are used."""
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
     authenticator = JwtAuthenticator(
         trust.issuers,
@@ -265,16 +287,9 @@ def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clo
         max_token_bytes=settings.server.limits.max_token_bytes,
         refuse=None if settings.allow_published_secrets else refuse_published,
     )
-    gates: Sequence[Gate] = ()
-    if trust.mirror is not None:
-        revocation = settings.revocation
-        gates = (
-            RecordGate(
-                trust.mirror,
-                max_staleness=revocation.max_staleness,
-                deny_when_stale=revocation.on_stale == "deny",
-            ),
-        )
+    gates: list[Gate] = [_revocation_gate(settings, trust, clock)]
+    if usage is not None:
+        gates.append(UsageGate(usage))
     return Decider(
         Rules(settings.rules),
         Chain((authenticator,), gates, metrics),
@@ -283,15 +298,27 @@ def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clo
     )
 
 
+def _revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> RevocationGate:
+    revocation = settings.revocation
+    return RevocationGate(
+        trust.mirror,
+        clock,
+        max_staleness=revocation.max_staleness,
+        deny_when_stale=revocation.on_stale == "deny",
+    )
+
+
 def _routes(
-    settings: Settings,
+    loaded: Loaded,
     trust: Trust,
     decider: Decider,
     refusals: Refusals,
     metrics: Metrics,
     clock: Clock,
+    watch: StreamWatch,
     stack: AsyncExitStack,
 ) -> PublicRoutes:
+    settings = loaded.settings
     prefix = settings.server.prefix
     assertions = _assertions(settings, clock)
     identity_headers = IdentityHeaders(
@@ -317,8 +344,66 @@ def _routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, stack)
-    return PublicRoutes(prefix=prefix, exact=exact, envoy=check(Envoy()), upstream=upstream)
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack)
+    managing, below = _management(loaded, trust, decider, refusals, metrics, clock)
+    return PublicRoutes(
+        prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
+    )
+
+
+def _management(
+    loaded: Loaded, trust: Trust, decider: Decider, refusals: Refusals, metrics: Metrics, clock: Clock
+) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+    """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
+    settings = loaded.settings
+    server = settings.server
+    write = trust.mirror.write
+    minter = build_minter(settings, trust.own_keys, write, clock, metrics) if trust.own_keys is not None else None
+    rules = MintingRules(
+        settings.jwt_token_configuration.jwtissuer,
+        admin_names=admin_names(settings.authorizer_configuration),
+        reserved=frozenset(_RESERVED_NAMES),
+        allow_never_expiring=settings.tokens.allow_never_expiring,
+        is_bot_name=trust.mirror.is_bot_name,
+    )
+    tokens = TokenService(trust.store, write, minter, clock, rules)
+    revocations = build_revocations(loaded, trust.store, write, clock, trust.exact_issuer)
+    door = Door(decider, tokens, server.limits.max_token_bytes)
+    return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
+
+
+def build_minter(settings: Settings, own_keys: OwnKeys, write: Write, clock: Clock, metrics: Metrics) -> Minter:
+    """What mints with ``own_keys`` as ``settings`` say; ``write`` writes the records."""
+    configuration = settings.jwt_token_configuration
+    return Minter(
+        lambda: own_keys.signing,
+        write,
+        clock,
+        metrics,
+        issuer=configuration.jwtissuer,
+        audience=configuration.audience,
+        principal_domain=settings.authorizer_configuration.principal_domain,
+        keep_bot_tokens=settings.tokens.keep_bot_tokens,
+    )
+
+
+def build_revocations(
+    loaded: Loaded, store: Store, write: Write, clock: Clock, exact_issuer: Callable[[str], str] = str
+) -> Revocations:
+    """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
+
+    ``exact_issuer`` gives an issuer as its tokens spell it.
+    """
+    own = loaded.settings.jwt_token_configuration
+    bounds: dict[str, IssuerBounds] = {}
+    for provider in loaded.providers:
+        if provider.issuer is not None:
+            known = IssuerBounds(provider.max_token_lifetime, provider.clock_skew)
+            bounds.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), known))
+    own_issuer = own.jwtissuer if has_own_keys(own) else ""
+    if own_issuer:
+        bounds[own_issuer] = IssuerBounds(None, own.clock_skew)
+    return Revocations(store, write, clock, DenyRule(bounds, exact_issuer), own_issuer=own_issuer)
 
 
 def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
@@ -360,6 +445,7 @@ def _forwarder(
     identity_headers: IdentityHeaders,
     refusals: Refusals,
     metrics: Metrics,
+    watch: StreamWatch,
     stack: AsyncExitStack,
 ) -> Handler | None:
     upstream = settings.upstream
@@ -385,6 +471,7 @@ def _forwarder(
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
         public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        watch=watch,
     )
 
 
@@ -392,10 +479,7 @@ def _health(trust: Trust, settings: Settings) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
-    required: list[Callable[[], PartStatus]] = []
-    if trust.mirror is not None:
-        required.append(partial(_mirror_status, trust.mirror, settings))
-    return Health(credentials, required)
+    return Health(credentials, [partial(_mirror_status, trust.mirror, settings)])
 
 
 def _provider_status(keys: ProviderKeys) -> PartStatus:
@@ -406,11 +490,11 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
 
 
-def _mirror_status(mirror: RecordMirror, settings: Settings) -> PartStatus:
-    revocation = settings.revocation
+def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:
+    name, revocation = "revocation state", settings.revocation
+    if not mirror.is_loaded:
+        return PartStatus(name, Condition.PENDING, "the store has not been read yet")
     if mirror.age <= revocation.max_staleness:
-        return PartStatus("token records", Condition.USABLE)
+        return PartStatus(name, Condition.USABLE)
     denied = revocation.on_stale == "deny"
-    return PartStatus(
-        "token records", Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer"
-    )
+    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer")

@@ -52,6 +52,36 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX token_records_by_change ON token_records (change)",
         "CREATE INDEX token_records_by_actor ON token_records (actor_id, kind)",
     ),
+    (
+        # The log: one row for every change that readers may still stand at, the present one included. The mark tells
+        # a file from an older copy of itself.
+        "CREATE TABLE changes (change INTEGER PRIMARY KEY, mark TEXT NOT NULL, written_at REAL NOT NULL)",
+        "INSERT INTO changes SELECT value, lower(hex(randomblob(8))), 0 FROM change_counter",
+        """CREATE TABLE denials (
+            id TEXT PRIMARY KEY,
+            change INTEGER NOT NULL,
+            scope TEXT NOT NULL,
+            issuer TEXT NOT NULL,
+            name TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            issued_before REAL,
+            expires_at REAL,
+            reason TEXT NOT NULL,
+            created_by TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX denials_by_change ON denials (change)",
+        "CREATE INDEX denials_by_time ON denials (created_at, id)",
+        "CREATE INDEX denials_by_issuer ON denials (issuer, created_at, id)",
+        "CREATE INDEX denials_by_expiry ON denials (expires_at) WHERE expires_at IS NOT NULL",
+        "CREATE TABLE forgiven (id TEXT PRIMARY KEY, change INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX forgiven_by_change ON forgiven (change)",
+        # the last token of each bot that replaced its others
+        "CREATE TABLE replaced_bots (actor_id TEXT PRIMARY KEY, created_at REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE generation (only INTEGER PRIMARY KEY CHECK (only = 1), mark TEXT NOT NULL)",
+        "CREATE INDEX token_records_by_time ON token_records (created_at, id)",
+        "CREATE INDEX token_records_by_owner ON token_records (owner_issuer, owner_subject, created_at, id)",
+        "CREATE INDEX token_records_by_expiry ON token_records (expires_at) WHERE expires_at IS NOT NULL",
+    ),
 )
 
 
@@ -108,6 +138,14 @@ class Database:
         """
         return await self._run(operation, "BEGIN IMMEDIATE", work)
 
+    async def version(self) -> int:
+        """A number that changes when another process has written. Cheap. Raises Unavailable(STORE_UNAVAILABLE)."""
+        try:
+            return await asyncio.wait_for(self._in_thread(self._data_version), _DEADLINE_SECONDS)
+        except (sqlite3.Error, TimeoutError) as error:
+            self._metrics.store_up.set(0)
+            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
+
     async def aclose(self) -> None:
         """Close the file after the work that is under way."""
         if self._connection is not None:
@@ -144,6 +182,11 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
         return result
+
+    def _data_version(self) -> int:
+        if self._connection is None:
+            raise _ClosedError
+        return _number(self._connection, "PRAGMA data_version")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

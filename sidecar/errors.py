@@ -73,7 +73,8 @@ class Cause(StrEnum):
     PROOF_OF_POSSESSION = "proof_of_possession"
     PUBLISHED_SECRET = "published_secret"
     UPSTREAM_ONLY = "upstream_only"
-    # the record
+    # the record and the deny list
+    DENIED = "denied"
     NOT_ON_RECORD = "not_on_record"
     RECORD_REVOKED = "record_revoked"
     RECORD_MISMATCH = "record_mismatch"
@@ -162,6 +163,14 @@ class Failed(SidecarError):
 
 class Refused(Failed):
     """Judged and found wanting; nothing that comes later may change it."""
+
+
+class MethodNotAllowed(Refused):
+    """The path exists, the method does not (405). ``allowed`` are those that do."""
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(Reason.METHOD_NOT_ALLOWED)
+        self.allowed = allowed
 
 
 class Unavailable(Failed):

@@ -71,7 +71,21 @@ class Metrics:
         self.revocation_mirror_age = gauge(
             "sidecar_revocation_mirror_age_seconds", "Age of the local picture of records and revocations."
         )
+        self.revocation_entries = gauge("sidecar_revocation_entries", "Entries of the deny list.")
+        self.revocation_endless = gauge(
+            "sidecar_revocation_endless_entries", "Entries of the deny list that never expire by themselves."
+        )
+        self.revocation_propagation = time_tallies(
+            "sidecar_revocation_propagation_seconds", "Time from a write to the store until it is known here."
+        )
+        self.revocation_skipped = counter(
+            "sidecar_revocation_skipped_entries_total", "Entries of the store that could not be understood."
+        )
+        self.store_reseeds = counter(
+            "sidecar_store_reseeds_total", "Times that a store came back empty and was filled again from here."
+        )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
+        self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
         self.headers_blanked = counter(
             "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
         )

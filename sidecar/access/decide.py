@@ -3,12 +3,14 @@
 import asyncio
 from dataclasses import dataclass
 
+from multidict import CIMultiDict
+
 from sidecar.access.paths import read_target
 from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.identity.request import Credential, RequestView, Scheme
 
 _PUBLIC = Ruling(Access.PUBLIC)
 
@@ -76,6 +78,10 @@ class Decider:
         if view.credential.scheme is not Scheme.BEARER or ruling.requirements:
             return None
         return self._chain.recall_standing(view)
+
+    async def judge(self, token: str) -> Verdict:
+        """The verdict on a token that was handed over to be judged, not to let anybody in."""
+        return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from sidecar.errors import Reason, Refused
+from sidecar.errors import MethodNotAllowed
 from sidecar.web.answer import Answer
 
 _MAX_AGE_SECONDS = 300
@@ -19,7 +19,7 @@ class PublishedKeys:
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the set, or 304 when the caller has it. Anybody may read it."""
         if request.method not in ("GET", "HEAD"):
-            raise Refused(Reason.METHOD_NOT_ALLOWED)
+            raise MethodNotAllowed("GET", "HEAD")
         document, tag = self._read()
         lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n".encode("ascii")
         given = request.headers.get("If-None-Match", "")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from sidecar.access.decide import Decider, Deny
-from sidecar.errors import Reason, Refused
+from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.web.respond import Refusals, json_answer
 from sidecar.web.view import own_view
@@ -21,7 +21,7 @@ class UserInfo:
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the Actor, or the refusal."""
         if request.method not in ("GET", "HEAD"):
-            raise Refused(Reason.METHOD_NOT_ALLOWED)
+            raise MethodNotAllowed("GET", "HEAD")
         view = own_view(request)
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)

@@ -11,6 +11,7 @@ from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
 from sidecar.keys.keyset import VerificationKey
+from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
 
 
@@ -20,9 +21,10 @@ class Accepted:
 
     ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
     the token sets no bound. ``record_id`` names the record that must still stand; ``is_own`` marks tokens of the own
-    issuer, which may carry names that foreign ones may not. ``memo`` holds what
-    later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with
-    these facts.
+    issuer, which may carry names that foreign ones may not. ``facts`` are what the deny list asks about; None: those
+    that the Actor tells. ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds
+    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die
+    with these facts.
     """
 
     actor: Actor
@@ -31,6 +33,8 @@ class Accepted:
     expires_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
+    facts: Facts | None = None
+    cleared: int = 0
     tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
 

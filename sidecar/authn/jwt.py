@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.clock import Clock
@@ -10,6 +11,7 @@ from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.keys.keyset import KeySource
+from sidecar.store.deny_list import Facts, facts_of
 from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
@@ -38,7 +40,8 @@ def foreign_acceptor(policy: PrincipalPolicy, leeway: float, *, is_own: bool = F
     """
 
     async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
-        return _accepted(verified, make_actor(verified.claims, policy), leeway, is_own=is_own)
+        actor = make_actor(verified.claims, policy)
+        return _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=is_own)
 
     return accept
 
@@ -48,13 +51,28 @@ def own_acceptor(tokens: OwnTokens, leeway: float) -> Accept:
 
     async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
         identity = await tokens.identify(verified, token.text)
-        return _accepted(verified, identity.actor, leeway, record_id=identity.record_id, is_own=True)
+        actor, record = identity.actor, identity.record
+        if record is None:
+            return _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=True)
+        facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
+        return _accepted(verified, actor, leeway, facts=facts, record_id=record.id, is_own=True)
 
     return accept
 
 
+def _facts(token: Unverified, actor: Actor) -> Facts:
+    """What the deny list asks about: without ``jti`` the token is known by the digest of what was signed."""
+    return facts_of(actor, "" if actor.token_id else sha256(token.signing_input).hexdigest())
+
+
 def _accepted(
-    verified: VerifiedClaims, actor: Actor, leeway: float, *, record_id: str | None = None, is_own: bool
+    verified: VerifiedClaims,
+    actor: Actor,
+    leeway: float,
+    *,
+    facts: Facts,
+    record_id: str | None = None,
+    is_own: bool,
 ) -> Accepted:
     """The facts to remember about a verified token, its times widened by ``leeway`` (seconds)."""
     starts, expires = verified.not_before, verified.expires_at
@@ -65,6 +83,7 @@ def _accepted(
         expires_at=None if expires is None else expires + leeway,
         record_id=record_id,
         is_own=is_own,
+        facts=facts,
     )
 
 

@@ -24,12 +24,15 @@ from sidecar.tokens.policy import OWN_PROVIDER
 from sidecar.tokens.published import refuse_published
 from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
 
+_LOADING_SECONDS = 15.0
+
 
 async def explain(text: str, loaded: Loaded) -> int:
     """Print every step that ``text`` passes and the one it does not; 0 when the server would accept it, else 1."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
         trust = await open_trust(loaded, metrics, clock, stack)
+        await trust.mirror.tried(_LOADING_SECONDS)
         walk = _Walk(loaded, trust, clock.now())
         try:
             await walk.take(text)

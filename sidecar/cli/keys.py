@@ -1,24 +1,79 @@
-"""``sidecar keys generate``: a key pair in files, and the configuration that uses it."""
+"""``sidecar keys``: make a key pair; rotate, list and retire the keys of ``jwtTokenConfiguration.keyDir``."""
 
 import argparse
+import asyncio
 import json
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sidecar.keys.key_files import KEY_TYPES, generate, write_pair
+from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.table import table
+from sidecar.clock import SystemClock
+from sidecar.config.settings import Settings
+from sidecar.config.units import parse_duration
+from sidecar.errors import Misconfigured, Problem, Unavailable
+from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
+from sidecar.keys.key_folder import ListedKey, read_folder
+from sidecar.keys.rotation import Change, remove, remove_ended, retire, rotate, utc_now
 from sidecar.keys.signing import thumbprint
+from sidecar.metrics import Metrics
+from sidecar.store.base import RecordQuery
+from sidecar.store.moment import to_text
+from sidecar.store.open import open_store
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
+# How long verifiers may keep our key set (its Cache-Control), and how long sidecars take to see a changed folder.
+_AHEAD = 330.0
+_TAKE_UP = 60.0
+# Credentials for the service behind are not on record; they live five minutes.
+_KEEP = 3600.0
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
+    """Add the commands."""
     keys = subparsers.add_parser("keys", help="own signing keys").add_subparsers(metavar="ACTION", required=True)
     parser = keys.add_parser("generate", help="make a key pair and print the configuration block to paste")
     parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
     parser.add_argument("--type", choices=KEY_TYPES, default="RS256", help="algorithm (default: RS256)")
     parser.add_argument("--kid", type=_kid, default=None, help="key id (default: the key's thumbprint)")
     parser.set_defaults(run=run_generate)
+    rotating = keys.add_parser(
+        "rotate",
+        help="let the next key sign, and publish one for the time after it",
+        description="A key is published before it signs: the first run makes the next key, a later one lets it sign. "
+        "To run it too early or twice changes nothing.",
+    )
+    add_config_option(rotating)
+    rotating.add_argument("--type", choices=KEY_TYPES, default=None, help="of the new key (default: as the old one)")
+    rotating.add_argument(
+        "--ahead", type=_duration, default=_AHEAD, help="how long a key is published before it signs (default: 330s)"
+    )
+    _add_keep(rotating)
+    rotating.set_defaults(run=run_rotate)
+    retiring = keys.add_parser("retire", help="stop signing with a key; without KID: remove keys that nothing needs")
+    add_config_option(retiring)
+    retiring.add_argument("kid", nargs="?", default=None, metavar="KID")
+    retiring.add_argument(
+        "--remove", action="store_true", help="remove it at once: every token it has signed ends with it"
+    )
+    _add_keep(retiring)
+    retiring.set_defaults(run=run_retire)
+    listing = keys.add_parser("list", help="show the keys in order")
+    add_config_option(listing)
+    listing.add_argument("--json", action="store_true", help="print a JSON list")
+    listing.set_defaults(run=run_list)
+
+
+def _add_keep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        type=_duration,
+        default=None,
+        help="how long at least a retired key stays published; in any case as long as a token on record may need it",
+    )
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -35,6 +90,110 @@ def run_generate(options: argparse.Namespace) -> int:
         f"  keyId: {json.dumps(options.kid or thumbprint(key.public_key()))}"
     )
     return 0
+
+
+def run_rotate(options: argparse.Namespace) -> int:
+    """Print each step that was taken."""
+    settings = load_settings(options).settings
+    is_over = asyncio.run(_end_of_need(settings, options.keep))
+    return _tell(rotate(_folder(settings), utc_now(), ahead=options.ahead, algorithm=options.type, is_over=is_over))
+
+
+def run_retire(options: argparse.Namespace) -> int:
+    """Print each step that was taken."""
+    settings = load_settings(options).settings
+    folder = _folder(settings)
+    if options.kid is None:
+        return _tell(remove_ended(folder, asyncio.run(_end_of_need(settings, options.keep))))
+    return _tell(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print the keys, the signing one first."""
+    keys = read_folder(_folder(load_settings(options).settings))
+    signing = next((key.kid for key in keys if key.state == "active"), None)
+    entries = [_entry(key, signs=key.kid == signing) for key in keys]
+    if options.json:
+        print(json.dumps(entries))
+    else:
+        print(table(("KID", "STATE", "TYPE", "SIGNS", "SINCE", "RETIRED"), (_row(entry) for entry in entries)))
+    return 0
+
+
+def _entry(key: ListedKey, *, signs: bool) -> dict[str, Any]:
+    return {
+        "kid": key.kid,
+        "state": key.state,
+        "type": algorithm_of(key.public),
+        "signs": signs,
+        "since": None if key.since is None else to_text(key.since.timestamp()),
+        "retiredAt": None if key.retired_at is None else to_text(key.retired_at.timestamp()),
+    }
+
+
+def _row(entry: dict[str, Any]) -> tuple[object, ...]:
+    return tuple("yes" if value is True else "" if value is False else value for value in entry.values())
+
+
+def _tell(change: Change) -> int:
+    for step in change.steps:
+        print(step)
+    if not change.steps:
+        print(f"nothing was changed{': ' + change.note if change.note else ''}")
+    elif change.note:
+        print(change.note)
+    return 0
+
+
+def _folder(settings: Settings) -> Path:
+    folder = settings.jwt_token_configuration.key_dir
+    if not folder:
+        message = "names no folder; one key pair in two files cannot be rotated without ending its tokens"
+        raise Misconfigured([Problem("jwtTokenConfiguration.keyDir", message)])
+    return Path(folder)
+
+
+async def _end_of_need(settings: Settings, keep: float | None) -> Callable[[ListedKey], bool]:
+    """Whether no token can need a retired key any more, as the records in the store tell."""
+    if keep is None and not settings.tokens.require_record:
+        print("keys are kept: tokens without record may need them; give --keep", file=sys.stderr)
+        return lambda key: False
+    now = utc_now().timestamp()
+    try:
+        oldest = await _oldest_standing(settings, now)
+    except Unavailable:
+        print("keys are kept: the store cannot say which of them tokens need", file=sys.stderr)
+        return lambda key: False
+
+    def is_over(key: ListedKey) -> bool:
+        if key.retired_at is None:
+            return False
+        retired = key.retired_at.timestamp()
+        return now >= retired + (_KEEP if keep is None else keep) and oldest > retired + _TAKE_UP
+
+    return is_over
+
+
+async def _oldest_standing(settings: Settings, now: float) -> float:
+    """When the oldest own token that has not ended was minted; infinite where there is none."""
+    store = await open_store(settings.store, Metrics(), SystemClock())
+    oldest, after = float("inf"), ""
+    try:
+        while True:
+            page = await store.records(RecordQuery(active=True, now=now), after, 500)
+            oldest = min(oldest, min((record.created_at for record in page.records), default=oldest))
+            after = page.after
+            if not after:
+                return oldest
+    finally:
+        await store.aclose()
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _kid(text: str) -> str:

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import sys
 
 from sidecar.config.load import Loaded, load
 
 CONFIG_VARIABLE = "SIDECAR_CONFIG"
+_LONGEST_INPUT = 2 * 1024 * 1024
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +32,8 @@ def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
 def load_settings(options: argparse.Namespace) -> Loaded:
     """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
     return load(config_paths(options), os.environ)
+
+
+def read_token(argument: str) -> str:
+    """The token that ``argument`` is, or that standard input holds where it is ``-``."""
+    return sys.stdin.read(_LONGEST_INPUT).strip() if argument == "-" else argument

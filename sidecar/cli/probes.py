@@ -14,11 +14,13 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, UpstreamSettings
 from sidecar.db import sqlite_path
-from sidecar.errors import Problem
+from sidecar.errors import Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys
+from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
+from sidecar.store.redis import RedisStore
 
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MOST_BYTES = 256 * 1024
@@ -37,8 +39,9 @@ def probes_for(loaded: Loaded) -> list[Probe]:
     """Everything that this configuration depends on."""
     settings = loaded.settings
     probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
+    probes.append(StoreProbe(settings))
     if has_own_keys(settings.jwt_token_configuration):
-        probes += [OwnKeysProbe(settings), StoreProbe(settings)]
+        probes.append(OwnKeysProbe(settings))
     if settings.upstream is not None and settings.upstream.url:
         probes += [ServiceProbe(settings.upstream), OpenMetadataProbe(settings, settings.upstream)]
     return probes
@@ -104,20 +107,34 @@ class OwnKeysProbe:
 
 
 class StoreProbe:
-    """The SQLite file, looked at from outside: opening it would create it."""
+    """The SQLite file, looked at from outside because opening it would create it; or the Redis server."""
 
     name = "store"
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.store.url
+        self._settings = settings.store
 
     async def run(self) -> list[Problem]:
-        """Whether the file is there and ours to write, or can be made."""
-        fault = await asyncio.to_thread(_fault_of_store, sqlite_path(self._url.reveal()))
+        """Whether it can be used; of a server also what it may lose."""
+        url = self._settings.url.reveal()
+        if not url.startswith("sqlite:"):
+            return await self._ask_server()
+        fault = await asyncio.to_thread(_fault_of_file, sqlite_path(url))
         return [Problem(self.name, fault)] if fault else []
 
+    async def _ask_server(self) -> list[Problem]:
+        clock = SystemClock()
+        store = RedisStore(Kv(self._settings, Metrics(), clock), clock)
+        try:
+            status = await store.status()
+        except Unavailable as failure:
+            return [Problem(self.name, f"Redis cannot be used ({failure.detail})")]
+        finally:
+            await store.aclose()
+        return [Problem(self.name, problem, fatal=False) for problem in status.problems]
 
-def _fault_of_store(path: Path) -> str:
+
+def _fault_of_file(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"the folder {folder} does not exist; create it, writable for the sidecar's user"

@@ -1,26 +1,34 @@
-"""``sidecar token create|inspect|explain``: mint on the store, show what a token says, tell what becomes of it."""
+"""``sidecar token``: mint, list, show and revoke on the store; show what a token says, tell what becomes of it."""
 
 import argparse
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+from sidecar.app import build_minter
 from sidecar.cli.explain import explain
-from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.options import add_config_option, load_settings, read_token
+from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
-from sidecar.db import Database, sqlite_path
-from sidecar.errors import Cause, Misconfigured, Problem
+from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
+from sidecar.store.base import Batch, RecordQuery, Store
+from sidecar.store.open import open_store
+from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.tokens.compact import decode_segment, json_object, split
 from sidecar.tokens.expiry import parse_expiry
-from sidecar.tokens.mint import Minted, Minter, TokenRequest
+from sidecar.tokens.mint import Minted, TokenRequest
 from sidecar.tokens.policy import admin_names
-from sidecar.tokens.records import SqliteRecords, TokenKind
+from sidecar.tokens.service import note_revoked
 
+_BY = "command line"
 _LONGEST_NAME = 256
 _LONGEST_TOKEN = 1024 * 1024
 
@@ -31,6 +39,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="ACTION", required=True
     )
     _register_create(actions)
+    _register_managing(actions)
     inspect = actions.add_parser("inspect", help="show header and claims; nothing is verified")
     inspect.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
     inspect.set_defaults(run=run_inspect)
@@ -66,6 +75,24 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.set_defaults(run=run_create)
 
 
+def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    lists = actions.add_parser("list", help="show the tokens on record")
+    add_config_option(lists)
+    lists.add_argument("--actor", metavar="ID", help="only those of this Actor")
+    lists.add_argument("--kind", choices=[kind.value for kind in TokenKind])
+    lists.add_argument("--active", action="store_true", help="only those that have not ended")
+    lists.add_argument("--json", action="store_true", help="one JSON object per line")
+    lists.set_defaults(run=run_list)
+    for action, text, run in (
+        ("show", "show the record of a token", run_show),
+        ("revoke", "end a token for good", run_revoke),
+    ):
+        parser = actions.add_parser(action, help=text)
+        add_config_option(parser)
+        parser.add_argument("id", metavar="ID", help="id of the record, which is the token's jti")
+        parser.set_defaults(run=run)
+
+
 def run_create(options: argparse.Namespace) -> int:
     """Mint, and print the token only once its record is on disk."""
     minted = asyncio.run(_create(options, load_settings(options).settings))
@@ -85,7 +112,7 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
     if options.expiry is None and not settings.tokens.allow_never_expiring:
         raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or give --expiry")
     keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
-    metrics = Metrics()
+    metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
     default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
@@ -98,26 +125,86 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
         description=options.description,
         roles=tuple(options.roles),
         is_admin=actor_id.lower() in admin_names(authorizer),
+        minted_by=_BY,
     )
-    database = await Database.open(sqlite_path(settings.store.url.reveal()), metrics)
+    async with _opened(settings) as store:
+        return await build_minter(settings, keys, store.write, clock, metrics).mint(request)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print every record that is asked for, newest first."""
+    query = RecordQuery(options.actor, options.kind, True if options.active else None, now=SystemClock().now())
+    records = [record.as_json() for record in asyncio.run(_list(load_settings(options).settings, query))]
+    if options.json:
+        for record in records:
+            print(json.dumps(record))
+    else:
+        print(table(("ID", "NAME", "KIND", "ACTOR", "EXPIRES", "LAST USED", "REVOKED"), map(_row, records)))
+    return 0
+
+
+async def _list(settings: Settings, query: RecordQuery) -> list[TokenRecord]:
+    found: list[TokenRecord] = []
+    after = ""
+    async with _opened(settings) as store:
+        while True:
+            page = await store.records(query, after, 500)
+            found += page.records
+            after = page.after
+            if not after:
+                return found
+
+
+def _row(record: dict[str, Any]) -> tuple[object, ...]:
+    actor = f"{record['actor']['type']}:{record['actor']['id']}"
+    times = (record["expiresAt"], record["lastUsedAt"], record["revokedAt"])
+    return record["id"], record["name"], record["kind"], actor, *times
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print the record."""
+    print(json.dumps(asyncio.run(_show(load_settings(options).settings, options.id)).as_json(), indent=2))
+    return 0
+
+
+async def _show(settings: Settings, token_id: str) -> TokenRecord:
+    async with _opened(settings) as store:
+        return await _known(store, token_id)
+
+
+def run_revoke(options: argparse.Namespace) -> int:
+    """End the token, and print nothing. One that has ended stays so."""
+    asyncio.run(_revoke(load_settings(options).settings, options.id))
+    return 0
+
+
+async def _revoke(settings: Settings, token_id: str) -> None:
+    async with _opened(settings) as store:
+        record = await _known(store, token_id)
+        if record.revoked_at is None:
+            await store.write(Batch(revoke=((token_id, SystemClock().now()),)))
+            note_revoked(record, by=_BY)
+
+
+async def _known(store: Store, token_id: str) -> TokenRecord:
+    record = await store.record(token_id)
+    if record is None:
+        raise Refused(Reason.NOT_FOUND, message="There is no token of that id on record")
+    return record
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[Store]:
+    store = await open_store(settings.store, Metrics(), SystemClock())
     try:
-        minter = Minter(
-            lambda: keys.signing,
-            SqliteRecords(database),
-            SystemClock(),
-            metrics,
-            issuer=configuration.jwtissuer,
-            audience=configuration.audience,
-            principal_domain=authorizer.principal_domain,
-        )
-        return await minter.mint(request)
+        yield store
     finally:
-        await database.aclose()
+        await store.aclose()
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Print header and claims. Raises Refused for what is no token."""
-    header, claims, _ = split(_read_token(options.token), _LONGEST_TOKEN)
+    header, claims, _ = split(read_token(options.token), _LONGEST_TOKEN)
     shown = {
         "header": json_object(decode_segment(header), Cause.HEADER),
         "claims": json_object(decode_segment(claims), Cause.ENCODING),
@@ -129,11 +216,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Print every step with its result; 0 when the server would accept the token, else 1."""
-    return asyncio.run(explain(_read_token(options.token), load_settings(options)))
-
-
-def _read_token(argument: str) -> str:
-    return sys.stdin.read(2 * _LONGEST_TOKEN).strip() if argument == "-" else argument
+    return asyncio.run(explain(read_token(options.token), load_settings(options)))
 
 
 def _name(text: str) -> str:

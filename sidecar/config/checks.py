@@ -14,7 +14,9 @@ from sidecar.config.settings import (
     RequireSettings,
     RuleSettings,
     Settings,
+    StoreTls,
 )
+from sidecar.config.store_url import StoreKind, parse_store_url
 from sidecar.config.tree import Path
 from sidecar.config.urls import is_loopback, split_url
 
@@ -103,9 +105,17 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
 
 
 def check_store(settings: Settings) -> Iterator[Finding]:
-    """A store of a kind that there is."""
-    if not re.fullmatch(r"sqlite:////[^?#\0]*[^?#\0/]", settings.store.url.reveal()):
-        yield Finding(("store", "url"), "must be sqlite:////absolute/path (with four slashes)")
+    """A store of a kind that there is, and a TLS block only where there is TLS."""
+    store = settings.store
+    try:
+        address = parse_store_url(store.url.reveal())
+    except ValueError as error:
+        yield Finding(("store", "url"), str(error))
+        return
+    if address.kind is not StoreKind.SQLITE and not address.tls and store.tls != StoreTls():
+        yield Finding(("store", "tls"), "has no effect on this URL; begin it with rediss")
+    if bool(store.tls.cert_file) != bool(store.tls.key_file):
+        yield Finding(("store", "tls"), "certFile and keyFile go together")
 
 
 def check_own_keys(settings: Settings) -> Iterator[Finding]:

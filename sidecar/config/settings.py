@@ -143,16 +143,25 @@ class StoreTls(Model):
 
 
 class StoreSettings(Model):
-    """Where token records (and later revocations) live."""
+    """Where token records and revocations live."""
 
     url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
-    """``sqlite:////absolute/path``."""
+    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
+    ``redis+sentinel://host:port,host:port/service/db``; with ``rediss`` instead of ``redis``: the same by TLS."""
     username: Text = ""
     """User, when it does not stand in the URL."""
     password: Secret | None = None
     """Password, when it does not stand in the URL."""
-    key_prefix: str = "{sidecar}:"
-    """Prefix of every key in a shared store."""
+    sentinel_username: Text = ""
+    """User of the sentinels; they are not given the store's."""
+    sentinel_password: Secret | None = None
+    """Password of the sentinels."""
+    key_prefix: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = "{sidecar}:"
+    """Prefix of every key in Redis. One without hash tag (``{...}``) gets one: all keys must lie in one slot."""
+    wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
+    """Redis replicas that must have a write before it is answered; with fewer it is answered 503."""
+    wait_timeout: Annotated[Duration, Field(gt=0, le=10)] = 1.0
+    """How long they may take."""
     tls: StoreTls = StoreTls()
     """TLS towards the store."""
 
@@ -340,6 +349,8 @@ class TokenSettings(Model):
     """Own tokens must be on record; unknown means revoked."""
     allow_never_expiring: bool = False
     """Tokens without expiry may be minted."""
+    keep_bot_tokens: bool = False
+    """A bot's new token leaves its older ones in force."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """Most verified tokens that are remembered."""
 
@@ -433,7 +444,7 @@ class Settings(Model):
     upstream: UpstreamSettings | None = None
     """The service behind; absent: check mode only."""
     store: StoreSettings = StoreSettings()
-    """Where token records live."""
+    """Where token records and revocations live."""
     keys: KeyFetchSettings = KeyFetchSettings()
     """How the keys of providers are fetched."""
     authentication_configuration: AuthenticationConfiguration = AuthenticationConfiguration()

@@ -10,6 +10,7 @@ from sidecar.web.boundary import Handler
 class PublicRoutes:
     """Exact paths, one subtree for Envoy's checks, the reserved prefix, and everything else.
 
+    ``below``: paths of which each has one more segment behind it, such as an id.
     Paths compare byte for byte: what only resembles one of ours is the upstream's business, behind authentication.
     """
 
@@ -18,10 +19,12 @@ class PublicRoutes:
         *,
         prefix: str,
         exact: Mapping[str, tuple[str, Handler]],
+        below: Mapping[str, tuple[str, Handler]],
         envoy: CheckEndpoint,
         upstream: Handler | None,
     ) -> None:
         self._exact = dict(exact)
+        self._below = dict(below)
         self._checks = {path: handler for path, (_, handler) in exact.items() if isinstance(handler, CheckEndpoint)}
         self._prefix = prefix
         self._envoy_path = f"{prefix}/ext_authz"
@@ -46,7 +49,11 @@ class PublicRoutes:
         if self._is_envoy(target):
             return "check", self._envoy, target[len(self._envoy_path) :]
         if path == self._prefix or path.startswith(f"{self._prefix}/"):
-            raise Refused(Reason.NOT_FOUND)
+            parent, _, segment = path.rpartition("/")
+            found = self._below.get(parent)
+            if found is None:
+                raise Refused(Reason.NOT_FOUND)
+            return found[0], found[1], segment
         if self._upstream is None:
             raise Refused(Reason.NOT_FOUND)
         return "forward", self._upstream, ""

@@ -134,11 +134,15 @@ def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Pr
 
 
 def actor_name(text: str) -> str:
-    """``text`` as an Actor id that a token can carry, in lower case. Raises Refused(PRINCIPAL_INVALID)."""
+    """``text`` as an Actor id that a token can carry, in lower case but for a provider's name before a slash.
+
+    Raises Refused(PRINCIPAL_INVALID).
+    """
     name, domain, _ = _parts(text)
     if domain:
         raise _malformed("an Actor id is a name, not an address")
-    return name
+    namespace, slash, _ = text.partition("/")
+    return f"{namespace}/{name.partition('/')[2]}" if slash else name
 
 
 def _parts(value: object) -> tuple[str, str, str]:

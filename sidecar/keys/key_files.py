@@ -72,6 +72,11 @@ def generate(algorithm: str) -> PrivateKey:
     return ed25519.Ed25519PrivateKey.generate()
 
 
+def encode_private_key(key: PrivateKey) -> bytes:
+    """PKCS#8 in PEM, as :func:`read_private_key` takes it."""
+    return _encode(key)["private_key.pem"]
+
+
 def write_pair(folder: Path, key: PrivateKey) -> dict[str, Path]:
     """Write ``key`` and its public half below ``folder`` as DER and PEM; private files are for their owner alone.
 

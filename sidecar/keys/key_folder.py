@@ -2,7 +2,7 @@
 
     keys:
       - {kid: 2026-11, state: active}
-      - {kid: 2026-12, state: next}
+      - {kid: 2026-12, state: next, since: 2026-11-20T00:00:00Z}
       - {kid: 2026-10, state: retired, retiredAt: 2026-11-01T00:00:00Z}
 
 The first active key signs, all verify and are published. The file of a key that does not sign may hold the public
@@ -10,8 +10,9 @@ half only.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,17 @@ _KID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """One entry of the list with the key of its file. ``private`` is None when only the public half is there."""
+    """One entry of the list with the key of its file. ``private`` is None when only the public half is there.
+
+    ``since``: when it was published.
+    """
 
     kid: str
     state: str
     public: PublicKey
     private: PrivateKey | None
     retired_at: datetime | None = None
+    since: datetime | None = None
 
 
 def read_folder(folder: Path) -> list[ListedKey]:
@@ -63,20 +68,38 @@ def _read_list(path: Path) -> list[Any]:
 
 def _read_entry(entry: object, folder: Path) -> ListedKey:
     path = folder / LIST_NAME
-    if not isinstance(entry, dict) or not {"kid", "state"} <= entry.keys() <= {"kid", "state", "retiredAt"}:
-        raise KeyFileError(f"{path}: an entry is kid, state and, when retired, retiredAt")
-    kid, state, retired_at = str(entry["kid"]), entry["state"], entry.get("retiredAt")
+    if not isinstance(entry, dict) or not {"kid", "state"} <= entry.keys() <= {"kid", "state", "since", "retiredAt"}:
+        raise KeyFileError(f"{path}: an entry is kid, state, since and, when retired, retiredAt")
+    kid, state = str(entry["kid"]), entry["state"]
     if not _KID.fullmatch(kid):
         raise KeyFileError(f"{path}: a kid is up to 128 letters, digits, dots, dashes and underscores")
     if state not in STATES:
         raise KeyFileError(f"{path}: the state of {kid} is not one of {', '.join(STATES)}")
-    if retired_at is not None and not isinstance(retired_at, datetime):
-        raise KeyFileError(f"{path}: retiredAt of {kid} is not a time such as 2026-11-01T00:00:00Z")
+    retired_at, since = (_moment(entry, name, path) for name in ("retiredAt", "since"))
     file = folder / f"{kid}.pem"
     try:
         private = read_private_key(file)
     except KeyFileError:
         if state == "active":
             raise
-        return ListedKey(kid, state, read_public_key(file), None, retired_at)
-    return ListedKey(kid, state, private.public_key(), private, retired_at)
+        return ListedKey(kid, state, read_public_key(file), None, retired_at, since)
+    return ListedKey(kid, state, private.public_key(), private, retired_at, since)
+
+
+def _moment(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise KeyFileError(f"{path}: {name} of {entry['kid']} is not a time such as 2026-11-01T00:00:00Z")
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def write_list(keys: Sequence[ListedKey]) -> bytes:
+    """What ``keys.yaml`` has to hold so that :func:`read_folder` gives ``keys``."""
+    entries = []
+    for key in keys:
+        entry: dict[str, Any] = {"kid": key.kid, "state": key.state}
+        entry |= {name: at for name, at in (("since", key.since), ("retiredAt", key.retired_at)) if at is not None}
+        entries.append(entry)
+    return yaml.safe_dump({"keys": entries}, sort_keys=False).encode()

@@ -88,17 +88,26 @@ def json_object(document: bytes, cause: Cause) -> dict[str, Any]:
     Raises Refused(TOKEN_MALFORMED, ``cause``).
     """
     try:
-        text = document.decode("utf-8")
-        value = _DECODER.decode(text)
-        if text.count("{") + text.count("[") > MAX_DEPTH:
-            _check_depth(value, MAX_DEPTH)
-        if "\\u" in text:
-            # A lone surrogate is no character: it would break every later encoding.
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
+        value = strict_json(document)
+    except ValueError as error:
         raise _malformed(cause, "not one strict JSON object in UTF-8") from error
     if not isinstance(value, dict):
         raise _malformed(cause, "not a JSON object")
+    return value
+
+
+def strict_json(document: bytes) -> object:
+    """One JSON value, as strict as :func:`json_object`. Raises ValueError."""
+    text = document.decode("utf-8")
+    try:
+        value: object = _DECODER.decode(text)
+        if text.count("{") + text.count("[") > MAX_DEPTH:
+            _check_depth(value, MAX_DEPTH)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    if "\\u" in text:
+        # A lone surrogate is no character: it would break every later encoding.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 

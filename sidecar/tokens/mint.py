@@ -1,7 +1,7 @@
 """Make own tokens, in OpenMetadata's shape. The record is on disk before anyone sees the token."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -11,10 +11,14 @@ from sidecar.identity.claims import actor_name
 from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
+from sidecar.store.base import Batch
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.jose import sign
-from sidecar.tokens.records import NOBODY, Owner, RecordStore, TokenKind, TokenRecord, hash_token
 
 _audit = logging.getLogger(AUDIT)
+
+Write = Callable[[Batch], Awaitable[None]]
+"""Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 _TOKEN_TYPES = {
     TokenKind.BOT: "BOT",
@@ -25,7 +29,10 @@ _TOKEN_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up."""
+    """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
+
+    ``minted_by`` names who asked, for the audit log.
+    """
 
     name: str
     kind: TokenKind
@@ -38,6 +45,7 @@ class TokenRequest:
     allow_impersonation: bool = False
     is_admin: bool = False
     owner: Owner = NOBODY
+    minted_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +57,36 @@ class Minted:
 
 
 class Minter:
-    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time."""
+    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time.
+
+    A bot's older tokens end with a new one, unless ``keep_bot_tokens``.
+    """
 
     def __init__(
         self,
         signing: Callable[[], SigningKey],
-        records: RecordStore,
+        write: Write,
         clock: Clock,
         metrics: Metrics,
         *,
         issuer: str,
         audience: str,
         principal_domain: str,
+        keep_bot_tokens: bool = False,
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         self._signing = signing
-        self._records = records
+        self._write = write
         self._clock = clock
         self._metrics = metrics
         self._issuer = issuer
         self._audience = audience
         self._principal_domain = principal_domain.lower()
+        self._keep_bot_tokens = keep_bot_tokens
         self._new_id = new_id
 
     async def mint(self, request: TokenRequest) -> Minted:
-        """Mint what ``request`` says; a bot's older tokens end with it.
+        """Mint what ``request`` says.
 
         Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry and
         Unavailable(STORE_UNAVAILABLE) when the record could not be written.
@@ -111,11 +124,17 @@ class Minter:
             is_admin=request.is_admin,
             owner=request.owner,
         )
-        await self._records.add(record)
+        await self._write(Batch(add=(record,), keep_bot_tokens=self._keep_bot_tokens))
         self._metrics.tokens_issued.labels(request.kind.value).inc()
         _audit.info(
             "token minted",
-            extra={"token_id": token_id, "kind": request.kind.value, "actor": actor_id, "admin": request.is_admin},
+            extra={
+                "token_id": token_id,
+                "kind": request.kind.value,
+                "actor": actor_id,
+                "admin": request.is_admin,
+                "by": request.minted_by,
+            },
         )
         return Minted(token, record)
 

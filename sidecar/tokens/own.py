@@ -1,23 +1,30 @@
 """Own tokens beyond their signature: they must be on record, and the record says who their Actor is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Protocol
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
-from sidecar.tokens.records import RecordMirror, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import TokenKind, TokenRecord, hash_token
 from sidecar.tokens.verify import VerifiedClaims
+
+
+class Records(Protocol):
+    """Where records are looked up."""
+
+    async def lookup(self, token_id: str) -> TokenRecord | None:
+        """The record of that id. Raises Unavailable(STORE_UNAVAILABLE) when nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnIdentity:
-    """Whose token it is. ``record_id`` names the record that must still stand on every later use, None: no record."""
+    """Whose token it is. ``record`` must still stand on every later use; None: it has none."""
 
     actor: Actor
-    record_id: str | None
+    record: TokenRecord | None
 
 
 class OwnTokens:
@@ -27,8 +34,8 @@ class OwnTokens:
     ``policy`` then says how their claims name an Actor.
     """
 
-    def __init__(self, mirror: RecordMirror, policy: PrincipalPolicy, *, require_record: bool) -> None:
-        self._mirror = mirror
+    def __init__(self, records: Records, policy: PrincipalPolicy, *, require_record: bool) -> None:
+        self._records = records
         self._policy = policy
         self._require_record = require_record
 
@@ -37,10 +44,10 @@ class OwnTokens:
 
         Raises Refused (TOKEN_REVOKED; PRINCIPAL_INVALID without a record) and Unavailable(STORE_UNAVAILABLE).
         """
-        record = await self._mirror.lookup(verified.token_id) if verified.token_id else None
+        record = await self._records.lookup(verified.token_id) if verified.token_id else None
         if record is not None:
             check_record(record, text)
-            return OwnIdentity(_recorded_actor(record, verified, self._policy), record.id)
+            return OwnIdentity(_recorded_actor(record, verified, self._policy), record)
         if self._require_record:
             raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
         return OwnIdentity(make_actor(verified.claims, self._policy), None)
@@ -71,10 +78,15 @@ def _recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princ
         issued_at=verified.issued_at,
         expires_at=verified.expires_at,
         is_bot=is_bot,
-        is_admin=record.is_admin,
+        is_admin=record.is_admin and _is_still_named(record, policy.admin_names),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
     )
+
+
+def _is_still_named(record: TokenRecord, admin_names: Collection[str]) -> bool:
+    """Whether ``adminPrincipals`` name the owner today: who was admin when the token was minted may be one no more."""
+    return record.actor_id in admin_names or f"{record.owner.provider}/{record.actor_id}" in admin_names
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

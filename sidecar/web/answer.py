@@ -4,6 +4,7 @@ aiohttp's own response builds and serialises a header mapping for every answer, 
 check together. Here the header block is bytes that whoever made it could keep.
 """
 
+import asyncio
 import socket
 import struct
 import time
@@ -19,6 +20,7 @@ _STATUS_LINES: Final = {
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS: Final = frozenset({204, 304})
+_FLUSH_SECONDS = 0.2
 
 
 class _DateLine:
@@ -68,6 +70,13 @@ def reset(request: web.BaseRequest) -> None:
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+
+def close_soon(transport: asyncio.Transport | None) -> None:
+    """Close, after what has been written has gone out; without it, when the peer takes too long to read it."""
+    if transport is not None:
+        transport.close()
+        asyncio.get_running_loop().call_later(_FLUSH_SECONDS, transport.abort)
 
 
 class Answer(web.StreamResponse):

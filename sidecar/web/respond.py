@@ -6,16 +6,14 @@ from collections.abc import Callable
 import orjson
 from aiohttp import web
 
-from sidecar.errors import Failed, Unavailable
+from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.web.answer import Answer
 from sidecar.web.view import new_request_id, request_id
 
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
+_ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MAX_LOGGED_PATH = 512
-_READ_ONLY = frozenset({"jwks", "userinfo"})
-_ALLOW_READING = b"Allow: GET, HEAD\r\n"
-_ALLOW_ELSEWHERE = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 Carry = Callable[[Failed], tuple[int, bytes]]
 
@@ -36,8 +34,13 @@ class Refusals:
         provider: str = "",
         authenticator: str = "",
         carry: Carry | None = None,
+        oauth_error: str = "",
     ) -> Answer:
-        """Log the refusal and make its answer. ``carry`` says what the asking proxy can carry."""
+        """Log the refusal and make its answer.
+
+        ``carry`` says what the asking proxy can carry. ``oauth_error`` is the ``error`` of RFC 6749 section 5.2, where
+        the call is one of OAuth's.
+        """
         status, extra = carry(failure) if carry else (failure.status, b"")
         identifier = request_id(request)
         _log.info(
@@ -58,7 +61,7 @@ class Refusals:
         # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
         waits = "Expect" in request.headers and not request.content.is_eof()
         close = failure.ends_connection or waits
-        return self._answer(failure, identifier, status, extra, route=route, close=close)
+        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
@@ -81,7 +84,14 @@ class Refusals:
         return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
 
     def _answer(
-        self, failure: Failed, identifier: str, status: int, extra: bytes, *, route: str = "", close: bool = False
+        self,
+        failure: Failed,
+        identifier: str,
+        status: int,
+        extra: bytes,
+        *,
+        close: bool = False,
+        oauth_error: str = "",
     ) -> Answer:
         lines = [_JSON_LINES, b"X-Request-Id: " + identifier.encode("ascii") + b"\r\n", extra]
         if status == 401 or failure.bearer_error:
@@ -89,14 +99,22 @@ class Refusals:
         if isinstance(failure, Unavailable):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
-            lines.append(_ALLOW_READING if route in _READ_ONLY else _ALLOW_ELSEWHERE)
+            allowed = failure.allowed if isinstance(failure, MethodNotAllowed) else _ALL_METHODS
+            lines.append(b"Allow: " + ", ".join(allowed).encode("ascii") + b"\r\n")
         document = {
             "code": status,
             "message": failure.message,
             "reason": failure.reason.value,
             "requestId": identifier,
         }
+        if oauth_error:
+            document["error"] = oauth_error
         return Answer(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def no_content() -> Answer:
+    """Done, and nothing to say (204)."""
+    return Answer(204, b"Cache-Control: no-store\r\n")
 
 
 def json_answer(status: int, document: object, headers_block: bytes = b"") -> Answer:

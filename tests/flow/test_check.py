@@ -285,6 +285,6 @@ async def test_a_preflight_passes_only_where_that_is_configured(start: Start) ->
 async def test_check_mode_answers_nothing_else(start: Start) -> None:
     scene = await start(**TRUSTED)
     async with await scene.connect() as wire:
-        for target in ("/", "/oauth2", "/oauth2/", "/oauth2/authx", "/oauth2/tokens", "/oauth2/start", "/metrics"):
+        for target in ("/", "/oauth2", "/oauth2/", "/oauth2/authx", "/oauth2/tokensx", "/oauth2/start", "/metrics"):
             answer = await wire.ask(target, [bearer()])
             assert (answer.status, answer.json()["reason"]) == (404, "not_found")

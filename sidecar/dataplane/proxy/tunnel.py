@@ -6,8 +6,12 @@ from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 
-# A close frame with status 1001, "going away" (RFC 6455 sections 5.5.1 and 7.4.1).
+from sidecar.web.answer import close_soon
+
+# Close frames with status 1001, "going away", and 1008, "policy violation" (RFC 6455 sections 5.5.1 and 7.4.1).
 _GOING_AWAY = b"\x88\x02\x03\xe9"
+_POLICY_VIOLATION = b"\x88\x02\x03\xf0"
+_LAST_FRAME_SECONDS = 0.2
 
 _Side = web.RequestHandler | ResponseHandler
 
@@ -59,8 +63,9 @@ class _Pipe:
         self._source = source
         self._sink = sink
         self._borders = FrameBorders()
-        self._leaving = False
+        self._goodbye = b""
         self._left = False
+        self.gone = asyncio.Event()
         self._ended = False
         self._news = asyncio.Event()
 
@@ -69,12 +74,12 @@ class _Pipe:
         octets = bytes(data)
         if self._left:
             return False, b""
-        if self._leaving:
+        if self._goodbye:
             octets = octets[: self._borders.advance(octets, stop=True)]
         else:
             self._borders.advance(octets)
         self._write(octets)
-        if self._leaving and self._borders.at_border:
+        if self._goodbye and self._borders.at_border:
             self._say_goodbye()
         if self._sink.writing_paused:
             _reading(self._source, wanted=False)
@@ -86,11 +91,15 @@ class _Pipe:
         self._ended = True
         self._news.set()
 
-    def leave(self) -> None:
-        """Tell the sink that it is over, as soon as the frame under way is."""
-        self._leaving = True
-        if self._borders.at_border:
+    def leave(self, goodbye: bytes) -> None:
+        """Send the close frame ``goodbye`` and nothing after it, as soon as the frame under way is over."""
+        self._goodbye = goodbye
+        if self._borders.at_border and not self._left:
             self._say_goodbye()
+
+    def mute(self) -> None:
+        """Pass nothing on any more."""
+        self._left = True
 
     async def run(self) -> None:
         """Return when the source has ended. Raises ConnectionError when the other side is gone."""
@@ -103,7 +112,8 @@ class _Pipe:
 
     def _say_goodbye(self) -> None:
         self._left = True
-        self._write(_GOING_AWAY)
+        self._write(self._goodbye)
+        self.gone.set()
 
     def _write(self, octets: bytes) -> None:
         transport = self._sink.transport
@@ -117,20 +127,32 @@ def _reading(side: _Side, *, wanted: bool) -> None:
         (transport.resume_reading if wanted else transport.pause_reading)()
 
 
-async def tunnel(client: web.RequestHandler, upstream: ResponseHandler, leaving: asyncio.Event) -> None:
-    """Join both connections until either side ends. When ``leaving`` is set, the client is told 1001 and may end it."""
+async def tunnel(
+    client: web.RequestHandler, upstream: ResponseHandler, leaving: asyncio.Event, over: asyncio.Event
+) -> None:
+    """Join both connections until either side ends.
+
+    When ``leaving`` is set, the client is told 1001 and may end it. When ``over`` is, the client may send no more, is
+    told 1008 where the frame under way lets us, and is cut off.
+    """
     down, up = _Pipe(upstream, client), _Pipe(client, upstream)
     client.set_parser(up)  # type: ignore[arg-type] # asks for aiohttp's WebSocket parser, calls feed_data and feed_eof
     upstream.set_parser(down, None)
     ends = {asyncio.create_task(up.run()), asyncio.create_task(down.run())}
-    leave = asyncio.create_task(leaving.wait())
+    leave, stop, gone = (asyncio.create_task(event.wait()) for event in (leaving, over, down.gone))
     try:
-        done, _ = await asyncio.wait({*ends, leave}, return_when=asyncio.FIRST_COMPLETED)
-        if not done & ends:
-            down.leave()
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({*ends, leave, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if done == {leave}:
+            down.leave(_GOING_AWAY)
+            done, _ = await asyncio.wait({*ends, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if stop in done:
+            up.mute()
+            down.leave(_POLICY_VIOLATION)
+            await asyncio.wait({*ends, gone}, timeout=_LAST_FRAME_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            down.mute()
+            close_soon(client.transport)
     finally:
-        for task in (*ends, leave):
+        for task in (*ends, leave, stop, gone):
             task.cancel()
-        await asyncio.gather(*ends, leave, return_exceptions=True)
+        await asyncio.gather(*ends, leave, stop, gone, return_exceptions=True)
         upstream.close()

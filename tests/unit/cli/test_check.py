@@ -54,7 +54,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(name="check")
 def _check(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(configuration: Mapping[str, Any], *options: str) -> tuple[int, str]:
-        Path("c.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        store = {"url": f"sqlite:///{Path.cwd()}/sidecar.db"}
+        Path("c.yaml").write_text(yaml.safe_dump({"store": store, **configuration}), encoding="utf-8")
         code = main(["check", "--config", "c.yaml", *options])
         captured = capsys.readouterr()
         return code, captured.out + captured.err

@@ -9,10 +9,12 @@ from sidecar.errors import Reason, Refused
 
 
 def routes(*, upstream: bool = True) -> PublicRoutes:
-    handlers: Any = {name: object() for name in ("auth", "jwks", "envoy", "upstream")}
+    handlers: Any = {name: object() for name in ("auth", "jwks", "tokens", "token", "envoy", "upstream")}
     exact = {"/oauth2/auth": ("check", handlers["auth"]), "/api/v1/config/jwks": ("jwks", handlers["jwks"])}
+    exact["/oauth2/tokens"] = ("tokens", handlers["tokens"])
+    below = {"/oauth2/tokens": ("token", handlers["token"])}
     forward = handlers["upstream"] if upstream else None
-    return PublicRoutes(prefix="/oauth2", exact=exact, envoy=handlers["envoy"], upstream=forward)
+    return PublicRoutes(prefix="/oauth2", exact=exact, below=below, envoy=handlers["envoy"], upstream=forward)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ def routes(*, upstream: bool = True) -> PublicRoutes:
         ("/oauth2/ext_authz/a/b?c=d", "check", "/a/b?c=d"),
         ("/oauth2/ext_authz//a", "check", "//a"),
         ("/oauth2/ext_authz/oauth2/ext_authz/x", "check", "/oauth2/ext_authz/x"),
+        ("/oauth2/tokens?x", "tokens", ""),
+        ("/oauth2/tokens/1?x=/y", "token", "1"),
         ("/", "forward", ""),
         ("/oauth2x", "forward", ""),
         ("/OAuth2/auth", "forward", ""),
@@ -42,7 +46,8 @@ def test_targets_are_compared_byte_for_byte(target: str, route: str, rest: str) 
 
 
 @pytest.mark.parametrize(
-    "target", ["/oauth2", "/oauth2/", "/oauth2?x", "/oauth2/auth/", "/oauth2/ext_authzx", "/oauth2/start"]
+    "target",
+    ["/oauth2", "/oauth2/", "/oauth2?x", "/oauth2/auth/", "/oauth2/ext_authzx", "/oauth2/start", "/oauth2/tokens/1/2"],
 )
 def test_nothing_below_the_prefix_is_the_services(target: str) -> None:
     with pytest.raises(Refused) as refused:

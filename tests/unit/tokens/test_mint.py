@@ -13,18 +13,20 @@ from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
+from sidecar.store.mirror import Mirror
+from sidecar.store.record import Owner, TokenKind, hash_token
+from sidecar.store.sqlite import SqliteStore
 from sidecar.tokens.compact import parse
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.own import OwnIdentity, OwnTokens
 from sidecar.tokens.policy import own_expectations, own_policy
-from sidecar.tokens.records import RecordMirror, SqliteRecords, TokenKind, hash_token
 from sidecar.tokens.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 
 CONFIGURATION = JwtTokenConfiguration(jwtissuer="meta.example.com", audience="meta")
-AUTHORIZER = AuthorizerConfiguration(admin_principals=("admin",), principal_domain="Example.com")
+AUTHORIZER = AuthorizerConfiguration(admin_principals=("admin", "corp/sam"), principal_domain="Example.com")
 SIGNING = SigningKey("own1", "RS256", forge.RSA)
 VERIFICATION = forge.public(forge.RSA, "RS256", kid="own1")
 
@@ -35,14 +37,14 @@ class Own:
     def __init__(self, database: Database) -> None:
         self.clock = HandClock()
         self.metrics = Metrics()
-        self.records = SqliteRecords(database)
-        self.mirror = RecordMirror(self.records, self.clock, self.metrics, self.clock.wait)
+        self.store = SqliteStore(database, self.clock)
+        self.mirror = Mirror(self.store, self.clock, self.metrics, self.clock.wait)
         self.minter = self.minter_of("meta")
 
     def minter_of(self, audience: str, domain: str = "Example.com") -> Minter:
         return Minter(
             lambda: SIGNING,
-            self.records,
+            lambda batch: self.store.write(batch),
             self.clock,
             self.metrics,
             issuer=CONFIGURATION.jwtissuer,
@@ -122,7 +124,7 @@ async def test_what_is_not_configured_is_absent(own: Own) -> None:
 
 async def test_record_holds_a_digest_and_not_the_token(own: Own, tmp_path: Path) -> None:
     minted = await own.mint(description="for the night", allow_impersonation=True, is_admin=True)
-    record = await own.records.get(minted.record.id)
+    record = await own.store.record(minted.record.id)
     assert record == minted.record
     assert record is not None
     assert record.token_hash == hash_token(minted.token)
@@ -134,7 +136,7 @@ async def test_no_token_without_its_record(own: Own, monkeypatch: pytest.MonkeyP
     async def down(record: object) -> None:
         raise Unavailable(Cause.STORE_UNAVAILABLE)
 
-    monkeypatch.setattr(own.records, "add", down)
+    monkeypatch.setattr(own.store, "write", down)
     with pytest.raises(Unavailable):
         await own.mint()
     assert own.metrics.registry.get_sample_value("sidecar_tokens_issued_total", {"kind": "bot"}) in {None, 0}
@@ -159,13 +161,14 @@ async def test_minting_leaves_an_audit_line_without_the_token(own: Own, caplog: 
 
 
 async def test_actor_comes_from_the_record(own: Own) -> None:
-    minted = await own.mint(roles=("r",), is_admin=True, allow_impersonation=True)
+    minted = await own.mint(actor_id="Admin", roles=("r",), is_admin=True, allow_impersonation=True)
     identity = await own.identify(minted.token)
     actor = identity.actor
-    assert identity.record_id == minted.record.id == actor.token_id
-    assert (actor.type, actor.id, actor.provider, actor.subject) == (ActorType.SERVICE, "ingest", "own", "ingest")
+    assert identity.record is not None
+    assert identity.record.id == minted.record.id == actor.token_id
+    assert (actor.type, actor.id, actor.provider, actor.subject) == (ActorType.SERVICE, "admin", "own", "admin")
     assert (actor.is_bot, actor.is_admin, actor.may_impersonate) == (True, True, True)
-    assert (actor.roles, actor.email, actor.domain) == (("r",), "ingest@example.com", "example.com")
+    assert (actor.roles, actor.email, actor.domain) == (("r",), "admin@example.com", "example.com")
     assert actor.expires_at == minted.record.expires_at
 
 
@@ -173,6 +176,18 @@ async def test_record_and_not_the_name_decides_about_admin(own: Own) -> None:
     minted = await own.mint(actor_id="admin", kind=TokenKind.PERSONAL, allow_impersonation=True)
     actor = (await own.identify(minted.token)).actor
     assert (actor.id, actor.is_admin, actor.may_impersonate) == ("admin", False, False)
+
+
+async def test_admins_token_is_admin_only_while_its_owner_is_named(own: Own) -> None:
+    """Who is taken off ``adminPrincipals`` keeps no power in a token minted before."""
+    dropped = await own.mint(actor_id="chief", kind=TokenKind.PERSONAL, is_admin=True)
+    assert not (await own.identify(dropped.token)).actor.is_admin
+    named = await own.mint(actor_id="admin", kind=TokenKind.PERSONAL, is_admin=True)
+    assert (await own.identify(named.token)).actor.is_admin
+    for provider, is_admin in (("corp", True), ("other", False)):
+        owner = Owner("https://idp.example.com", provider, "s-1", "sam")
+        minted = await own.mint(actor_id="sam", kind=TokenKind.PERSONAL, is_admin=True, owner=owner)
+        assert (await own.identify(minted.token)).actor.is_admin is is_admin
 
 
 async def test_replaced_bot_token_is_refused(own: Own) -> None:
@@ -197,7 +212,7 @@ async def test_another_token_under_a_recorded_id_is_refused(own: Own) -> None:
 
 async def test_without_required_records_claims_name_the_actor(own: Own) -> None:
     identity = await own.identify(forged(isBot=True, jti=...), require_record=False)
-    assert identity.record_id is None
+    assert identity.record is None
     assert (identity.actor.id, identity.actor.is_bot, identity.actor.is_admin) == ("sam", True, False)
     assert (await own.identify(forged(sub="admin"), require_record=False)).actor.is_admin
 
@@ -242,6 +257,17 @@ def forged(**changes: Any) -> str:
         ("PT15M", 900),
         ("P1DT12H", 129_600),
         ("P2W", 14 * 86_400),
+        ("P1Y", 365 * 86_400),
+        ("P1MT1M", 30 * 86_400 + 60),
+        ("pt1.5s", 1.5),
+        ("ONE_HOUR", 3600),
+        ("ONE_DAY", 86_400),
+        ("ONE_WEEK", 7 * 86_400),
+        ("ONE_MONTH", 30 * 86_400),
+        ("THREE_MONTHS", 90 * 86_400),
+        ("SIX_MONTHS", 180 * 86_400),
+        ("ONE_YEAR", 365 * 86_400),
+        ("NO_EXPIRY", None),
         ("Unlimited", None),
     ],
 )
@@ -250,7 +276,24 @@ def test_expiry(text: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "1.5", "P", "PT0S", "P1Y", "P1M", "30d", "unlimited", "forever", "36501", "9" * 9, "\u0663"]
+    "text",
+    [
+        "",
+        "0",
+        "-1",
+        "1.5",
+        "P",
+        "PT",
+        "PT0S",
+        "PT0.5S",
+        "P101Y",
+        "30d",
+        "unlimited",
+        "forever",
+        "36501",
+        "9" * 9,
+        "\u0663",
+    ],
 )
 def test_expiry_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -1,0 +1,93 @@
+"""What callers send in bodies and queries, bounded and strict: whatever could be read in two ways is refused."""
+
+import asyncio
+from collections.abc import Collection
+from urllib.parse import parse_qsl
+
+from aiohttp import HttpVersion11, web
+
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.tokens.compact import strict_json
+
+MOST_BYTES = 1024 * 1024
+_MOST_FIELDS = 16
+
+
+class Bodies:
+    """Reads whole bodies of at most ``most`` bytes that arrive within ``timeout`` seconds."""
+
+    def __init__(self, timeout: float, most: int = MOST_BYTES) -> None:
+        self._timeout = timeout
+        self._most = most
+
+    async def json(self, request: web.BaseRequest) -> object:
+        """One JSON value. Raises Refused (400, 408, 413)."""
+        _check_type(request, "application/json")
+        try:
+            return strict_json(await self._read(request))
+        except ValueError as error:
+            raise bad_request("The body is not one JSON value without repeated members") from error
+
+    async def form(self, request: web.BaseRequest) -> dict[str, str]:
+        """The fields of a form (RFC 6749 appendix B), none of them twice. Raises Refused (400, 408, 413)."""
+        _check_type(request, "application/x-www-form-urlencoded")
+        try:
+            text = (await self._read(request)).decode("ascii")
+        except UnicodeDecodeError as error:
+            raise bad_request("The body is not a form") from error
+        return _fields(text, "The body is not a form of fields that come once")
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise bad_request("The body must not be compressed")
+        if request.content_length is not None and request.content_length > self._most:
+            raise Refused(Reason.TOO_LARGE)
+        if "Expect" in request.headers and request.version == HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        received = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout):
+                while chunk := await request.content.readany():
+                    received += chunk
+                    if len(received) > self._most:
+                        raise Refused(Reason.TOO_LARGE)
+        except TimeoutError as error:
+            raise Refused(
+                Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message="The request body stalled"
+            ) from error
+        except web.RequestPayloadError as error:
+            raise bad_request("The request body is not valid") from error
+        return bytes(received)
+
+
+def query(request: web.BaseRequest, known: Collection[str]) -> dict[str, str]:
+    """The parameters of the query, all of them ``known``, none of them twice. Raises Refused(REQUEST_INVALID)."""
+    fields = _fields(request.raw_path.partition("?")[2], "The query is not a list of parameters that come once")
+    if not fields.keys() <= set(known):
+        raise bad_request(f"The query may have: {', '.join(known)}" if known else "No query is expected here")
+    return fields
+
+
+def bad_request(message: str) -> Refused:
+    """A 400 with ``message``, which repeats nothing that was sent."""
+    return Refused(Reason.REQUEST_INVALID, message=message)
+
+
+def _check_type(request: web.BaseRequest, wanted: str) -> None:
+    """Other types could be sent across sites by a plain HTML form, or be read in another way than they were meant."""
+    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != wanted:
+        raise bad_request(f"The Content-Type must be {wanted}")
+
+
+def _fields(text: str, complaint: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_MOST_FIELDS
+        )
+    except ValueError as error:
+        raise bad_request(complaint) from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise bad_request(complaint)
+    return fields

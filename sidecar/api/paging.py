@@ -1,0 +1,36 @@
+"""Lists in pages: ``limit`` and the opaque ``after``."""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from aiohttp import web
+
+from sidecar.api.body import bad_request
+from sidecar.store.base import Page
+from sidecar.web.respond import json_answer
+
+NAMES = ("limit", "after")
+_MOST = 500
+_DEFAULT = "50"
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+
+
+async def list_answer(
+    asked: Mapping[str, str],
+    read: Callable[[str, int], Awaitable[Page]],
+    show: Callable[[Page], Iterable[object]],
+) -> web.StreamResponse:
+    """200 with the page that ``read`` (after, limit) gives. Raises Refused(REQUEST_INVALID)."""
+    limit = asked.get("limit", _DEFAULT)
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= _MOST:
+        raise bad_request(f"limit is a number from 1 to {_MOST}")
+    try:
+        page = await read(asked.get("after", ""), int(limit))
+    except ValueError as error:
+        raise bad_request("after is not a mark that a list has given") from error
+    return json_answer(200, {"data": list(show(page)), "paging": {"after": page.after or None, "total": page.total}})
+
+
+def is_id(segment: str) -> bool:
+    """Whether ``segment`` of a path can be an id at all."""
+    return _ID.fullmatch(segment) is not None

@@ -1,0 +1,62 @@
+"""``{prefix}/revocations``: the deny list, for admins."""
+
+from aiohttp import web
+
+from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.door import Door
+from sidecar.api.paging import NAMES, is_id, list_answer
+from sidecar.errors import Failed, Reason, Refused
+from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
+from sidecar.tokens.service import Caller
+from sidecar.web.respond import json_answer, no_content
+
+
+class RevocationCalls:
+    """The calls, for admins who have been let in."""
+
+    def __init__(self, revocations: Revocations, door: Door, bodies: Bodies) -> None:
+        self._revocations = revocations
+        self._door = door
+        self._bodies = bodies
+
+    async def add(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """201 with the entry, or with the list of entries where a list was sent: all of them or none."""
+        query(request, ())
+        document = await self._bodies.json(request)
+        entries = document if isinstance(document, list) else [document]
+        if not 1 <= len(entries) <= MOST_ENTRIES:
+            raise bad_request(f"The body is an entry, or a list of 1 to {MOST_ENTRIES}")
+        wishes = [await self._wish(entry) for entry in entries]
+        denials = await self._revocations.add(wishes, by=caller.name)
+        shown = [describe(denial) for denial in denials]
+        return json_answer(201, {"data": shown} if isinstance(document, list) else shown[0])
+
+    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """200 with a page of the entries that stand."""
+        asked = query(request, ("issuer", *NAMES))
+        return await list_answer(
+            asked,
+            lambda after, limit: self._revocations.page(asked.get("issuer"), after, limit),
+            lambda page: map(describe, page.denials),
+        )
+
+    async def remove(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """204: the entry is off the list."""
+        query(request, ())
+        if not is_id(rest):
+            raise Refused(Reason.NOT_FOUND)
+        await self._revocations.remove(rest, by=caller.name)
+        return no_content()
+
+    async def _wish(self, entry: object) -> DenyWish:
+        try:
+            wish = read_wish(entry)
+        except ValueError as error:
+            raise bad_request(f"The entry cannot be read: {error}") from error
+        if not wish.token:
+            return wish
+        found = await self._door.accepted(wish.token)
+        token = self._door.genuine(wish.token, found) if isinstance(found, Failed) else found[0]
+        if token is None:
+            raise bad_request("The token to revoke is not valid here, or has expired")
+        return about_token(wish, token)

@@ -1,0 +1,134 @@
+"""What the API has to offer, and the guard that each call stands behind."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aiohttp import web
+
+from sidecar.api.body import Bodies
+from sidecar.api.door import Door, NotAdmittedError
+from sidecar.api.introspect import Introspect
+from sidecar.api.revocations import RevocationCalls
+from sidecar.api.revoke import Revoke
+from sidecar.api.tokens import TokenCalls
+from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
+from sidecar.tokens.revocations import Revocations
+from sidecar.tokens.service import Caller, TokenService
+from sidecar.web.respond import Refusals
+
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
+
+_OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
+
+
+class Guard(Enum):
+    """Who may call."""
+
+    CALLER = auto()
+    """Whoever has a good credential; the call looks closer."""
+    ADMIN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method of a path."""
+
+    guard: Guard
+    answer: Answer
+
+
+class Endpoint:
+    """One path: its calls by method."""
+
+    def __init__(self, name: str, door: Door, refusals: Refusals, calls: Mapping[str, Call]) -> None:
+        self._name = name
+        self._door = door
+        self._refusals = refusals
+        self._calls = {**calls, **({"HEAD": calls["GET"]} if "GET" in calls else {})}
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """The answer of the call, or the refusal."""
+        call = self._calls.get(request.method)
+        if call is None:
+            raise MethodNotAllowed(*self._calls)
+        try:
+            caller = await self._door.enter(request)
+        except NotAdmittedError as refused:
+            return _refuse(self._refusals, request, refused, self._name)
+        if call.guard is Guard.ADMIN and not caller.actor.is_admin:
+            raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
+        return await call.answer(request, caller, rest)
+
+
+class OAuthEndpoint:
+    """A call of OAuth's: POST only, and refusals also say what RFC 6749 calls them."""
+
+    def __init__(
+        self, name: str, refusals: Refusals, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    ) -> None:
+        self._name = name
+        self._refusals = refusals
+        self._answer = answer
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """The answer, or the refusal."""
+        try:
+            if request.method != "POST":
+                raise MethodNotAllowed("POST")
+            return await self._answer(request)
+        except NotAdmittedError as refused:
+            status = refused.verdict.failure.status
+            return _refuse(self._refusals, request, refused, self._name, oauth_error=_oauth_error(status))
+        except Failed as failure:
+            return self._refusals.refuse(request, failure, route=self._name, oauth_error=_oauth_error(failure.status))
+
+
+def api_routes(
+    prefix: str, door: Door, refusals: Refusals, tokens: TokenService, revocations: Revocations, bodies: Bodies
+) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+    """Handlers by exact path, and handlers by the path above the last segment, which is an id."""
+    mine, denials = TokenCalls(tokens, bodies), RevocationCalls(revocations, door, bodies)
+
+    def endpoint(name: str, calls: Mapping[str, Call]) -> tuple[str, Handler]:
+        return name, Endpoint(name, door, refusals, calls)
+
+    def oauth(name: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> tuple[str, Handler]:
+        return name, OAuthEndpoint(name, refusals, answer)
+
+    exact = {
+        f"{prefix}/tokens": endpoint(
+            "tokens", {"GET": Call(Guard.CALLER, mine.list), "POST": Call(Guard.CALLER, mine.mint)}
+        ),
+        f"{prefix}/revocations": endpoint(
+            "revocations", {"GET": Call(Guard.ADMIN, denials.list), "POST": Call(Guard.ADMIN, denials.add)}
+        ),
+        f"{prefix}/revoke": oauth("revoke", Revoke(door, tokens, revocations, bodies)),
+        f"{prefix}/introspect": oauth("introspect", Introspect(door, tokens, bodies)),
+    }
+    below = {
+        f"{prefix}/tokens": endpoint(
+            "tokens", {"GET": Call(Guard.CALLER, mine.show), "DELETE": Call(Guard.CALLER, mine.revoke)}
+        ),
+        f"{prefix}/revocations": endpoint("revocations", {"DELETE": Call(Guard.ADMIN, denials.remove)}),
+    }
+    return exact, below
+
+
+def _oauth_error(status: int) -> str:
+    return _OAUTH_ERRORS.get(status, "invalid_request")
+
+
+def _refuse(
+    refusals: Refusals, request: web.BaseRequest, refused: NotAdmittedError, route: str, *, oauth_error: str = ""
+) -> web.StreamResponse:
+    verdict = refused.verdict
+    return refusals.refuse(
+        request,
+        verdict.failure,
+        route=route,
+        provider=verdict.provider,
+        authenticator=verdict.authenticator,
+        oauth_error=oauth_error,
+    )

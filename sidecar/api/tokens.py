@@ -1,0 +1,134 @@
+"""``{prefix}/tokens``: mint, list, show and revoke own tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.paging import NAMES, is_id, list_answer
+from sidecar.errors import Reason, Refused
+from sidecar.identity.actor import ActorType
+from sidecar.store.record import TokenKind
+from sidecar.tokens.service import Caller, TokenService, Wish
+from sidecar.web.respond import json_answer, no_content
+
+_MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation")
+_LONGEST_NAME = 256
+_LONGEST_DESCRIPTION = 1024
+_MOST_ROLES = 100
+
+
+class TokenCalls:
+    """The calls, for callers who have been let in."""
+
+    def __init__(self, tokens: TokenService, bodies: Bodies) -> None:
+        self._tokens = tokens
+        self._bodies = bodies
+
+    async def mint(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """201 with the record and, this once, the token."""
+        query(request, ())
+        minted = await self._tokens.mint(caller, read_wish(await self._bodies.json(request)))
+        return json_answer(201, {**minted.record.as_json(), "token": minted.token})
+
+    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """200 with a page of the records that the caller may see."""
+        asked = query(request, ("actor", "kind", "active", *NAMES))
+        kind, active = asked.get("kind"), asked.get("active")
+        if kind is not None and kind not in tuple(TokenKind):
+            raise bad_request("kind is bot, personal or session")
+        if active not in (None, "true", "false"):
+            raise bad_request("active is true or false")
+        return await list_answer(
+            asked,
+            lambda after, limit: self._tokens.page(
+                caller,
+                actor_id=asked.get("actor"),
+                kind=kind,
+                active=None if active is None else active == "true",
+                after=after,
+                limit=limit,
+            ),
+            lambda page: (record.as_json() for record in page.records),
+        )
+
+    async def show(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """200 with the record."""
+        query(request, ())
+        return json_answer(200, (await self._tokens.show(caller, _id(rest))).as_json())
+
+    async def revoke(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """204: the token has ended, now or before."""
+        query(request, ())
+        await self._tokens.revoke(caller, _id(rest))
+        return no_content()
+
+
+def read_wish(document: object) -> Wish:
+    """What a body asks to be minted. Raises Refused(REQUEST_INVALID)."""
+    if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
+        raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
+    if _choice(document, "format", ("openmetadata", "datahub"), "openmetadata") == "datahub":
+        raise bad_request("Tokens of format datahub cannot be minted here yet")
+    actor_type, actor_id = _actor(document.get("actor", {}))
+    allow_impersonation = document.get("allowImpersonation", False)
+    if not isinstance(allow_impersonation, bool):
+        raise bad_request("allowImpersonation is true or false")
+    if "name" not in document:
+        raise bad_request("name is missing")
+    return Wish(
+        name=_text(document["name"], "name", _LONGEST_NAME),
+        kind=TokenKind(_choice(document, "kind", tuple(TokenKind), TokenKind.PERSONAL)),
+        actor_id=actor_id,
+        actor_type=actor_type,
+        expiry=_expiry(document["expiry"]) if "expiry" in document else None,
+        description=_text(document["description"], "description", _LONGEST_DESCRIPTION, blank=True)
+        if "description" in document
+        else "",
+        roles=_roles(document["roles"]) if "roles" in document else None,
+        allow_impersonation=allow_impersonation,
+    )
+
+
+def _actor(value: object) -> tuple[ActorType | None, str | None]:
+    """Type and id of ``actor``; both None where it is absent, the type also where only the id was given."""
+    if value == {}:
+        return None, None
+    if not isinstance(value, dict) or not {"id"} <= value.keys() <= {"type", "id"}:
+        raise bad_request("actor is an object of type and id")
+    kind = value.get("type")
+    if kind is not None and kind not in tuple(ActorType):
+        raise bad_request("actor.type is USER or SERVICE")
+    return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", _LONGEST_NAME)
+
+
+def _expiry(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, "expiry", 64)
+
+
+def _roles(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_ROLES:
+        raise bad_request(f"roles is a list of at most {_MOST_ROLES} names")
+    return tuple(dict.fromkeys(_text(role, "a role", _LONGEST_NAME) for role in value))
+
+
+def _choice(document: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
+    value = document.get(name, default)
+    if not isinstance(value, str) or value not in choices:
+        raise bad_request(f"{name} is one of: {', '.join(choices)}")
+    return value
+
+
+def _text(value: object, name: str, longest: int, *, blank: bool = False) -> str:
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable() or not (blank or value.strip()):
+        raise bad_request(f"{name} is a text of {0 if blank else 1} to {longest} characters that show")
+    return value
+
+
+def _id(rest: str) -> str:
+    if not is_id(rest):
+        raise Refused(Reason.NOT_FOUND)
+    return rest

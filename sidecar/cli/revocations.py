@@ -1,0 +1,234 @@
+"""``sidecar revocations add|import|list|remove``: the deny list, on the store itself. No sidecar has to run."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+from sidecar.access.decide import Deny
+from sidecar.api.door import GENUINE, NOT_OURS
+from sidecar.app import build_decider, build_revocations, open_trust
+from sidecar.cli.options import add_config_option, load_settings, read_token
+from sidecar.cli.table import table
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
+from sidecar.errors import Refused, SidecarError
+from sidecar.metrics import Metrics
+from sidecar.store.denial import Denial
+from sidecar.store.open import open_store
+from sidecar.tokens.compact import parse, strict_json
+from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
+
+BY = "command line"
+_LONGEST_LINE = 64 * 1024
+_LOADING_SECONDS = 15.0
+_SHOWN_MISTAKES = 20
+_ABOUT = ("jti", "digest", "subject", "actor")
+T = TypeVar("T")
+
+
+class BadEntryError(SidecarError):
+    """What is to be denied cannot be; the text says where and why."""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    actions = subparsers.add_parser("revocations", help="the deny list for tokens of any issuer").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    add = actions.add_parser("add", help="deny a token, or all tokens issued before an instant")
+    add_config_option(add)
+    add.add_argument("--token", metavar="TOKEN", help="the token, or - for standard input; its signature is checked")
+    add.add_argument("--issuer", metavar="ISS")
+    add.add_argument("--jti", metavar="ID")
+    add.add_argument("--subject", metavar="SUB", help="the raw sub")
+    add.add_argument("--issued-before", metavar="TIME", help="such as 2026-11-21T12:00:00Z (default: now)")
+    add.add_argument("--expires-at", metavar="TIME", help="until when to keep it (default: as long as it matters)")
+    add.add_argument("--reason", metavar="TEXT")
+    add.set_defaults(run=run_add)
+    imports = actions.add_parser("import", help="deny what a file of JSON lines names, as POST revocations takes it")
+    add_config_option(imports)
+    imports.add_argument("file", metavar="FILE", help="the file, or - for standard input")
+    imports.set_defaults(run=run_import)
+    lists = actions.add_parser("list", help="show the entries that stand")
+    add_config_option(lists)
+    lists.add_argument("--issuer", metavar="ISS")
+    lists.add_argument("--json", action="store_true", help="one JSON object per line")
+    lists.set_defaults(run=run_list)
+    remove = actions.add_parser("remove", help="take an entry off the list")
+    add_config_option(remove)
+    remove.add_argument("id", metavar="ID")
+    remove.set_defaults(run=run_remove)
+
+
+def run_add(options: argparse.Namespace) -> int:
+    """Print the entry once it is on disk."""
+    named = {
+        "token": None if options.token is None else read_token(options.token),
+        "issuer": options.issuer,
+        "jti": options.jti,
+        "subject": options.subject,
+        "issuedBefore": options.issued_before,
+        "expiresAt": options.expires_at,
+        "reason": options.reason,
+    }
+    try:
+        wish = read_wish({name: value for name, value in named.items() if value is not None})
+    except ValueError as error:
+        raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
+    print(json.dumps(asyncio.run(_add(load_settings(options), wish))))
+    return 0
+
+
+async def _add(loaded: Loaded, wish: DenyWish) -> dict[str, Any]:
+    if wish.token:
+        wish = await _verified(loaded, wish)
+    async with _opened(loaded) as revocations:
+        (denial,) = await revocations.add([wish], by=BY)
+    return describe(denial)
+
+
+async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
+    """``wish`` about its token. Raises Failed when the token is not genuine or its issuer's keys cannot be had."""
+    async with AsyncExitStack() as stack:
+        metrics, clock = Metrics(), SystemClock()
+        trust = await open_trust(loaded, metrics, clock, stack)
+        await trust.mirror.tried(_LOADING_SECONDS)
+        verdict = await build_decider(loaded.settings, trust, metrics, clock).judge(wish.token)
+    if isinstance(verdict, Deny):
+        failure = verdict.failure
+        if failure.reason not in GENUINE or failure.cause in NOT_OURS:
+            raise failure
+    return about_token(wish, parse(wish.token, loaded.settings.server.limits.max_token_bytes))
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Print how many entries were taken. Lines that are no entries are named, and the rest is taken; then exit 1."""
+    loaded = load_settings(options)
+    if options.file == "-":
+        return asyncio.run(_import(loaded, sys.stdin.buffer))
+    try:
+        with open(options.file, "rb") as file:
+            return asyncio.run(_import(loaded, file))
+    except OSError as error:
+        raise BadEntryError(f"{options.file} cannot be read: {error.strerror}") from error
+
+
+async def _import(loaded: Loaded, lines: Iterable[bytes]) -> int:
+    taken = refused = 0
+
+    def complain(number: int, problem: str) -> None:
+        nonlocal refused
+        refused += 1
+        if refused <= _SHOWN_MISTAKES:
+            print(f"line {number}: {problem}", file=sys.stderr)
+
+    async with _opened(loaded) as revocations:
+        for part in _parts(_wishes(lines, complain), MOST_ENTRIES):
+            taken += await _take(revocations, part, complain)
+    print(f"{taken} entries taken, {refused} refused")
+    return 1 if refused else 0
+
+
+async def _take(
+    revocations: Revocations, part: list[tuple[int, DenyWish]], complain: Callable[[int, str], None]
+) -> int:
+    """Write them at once, or where one of them cannot be kept, one by one."""
+    try:
+        return len(await revocations.add([wish for _, wish in part], by=BY))
+    except Refused:
+        taken = 0
+        for number, wish in part:
+            try:
+                taken += len(await revocations.add([wish], by=BY))
+            except Refused as refusal:
+                complain(number, refusal.message)
+        return taken
+
+
+def _wishes(lines: Iterable[bytes], complain: Callable[[int, str], None]) -> Iterator[tuple[int, DenyWish]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > _LONGEST_LINE:
+                raise ValueError("longer than an entry can be")
+            wish = read_wish(strict_json(line))
+            if wish.token:
+                raise ValueError("a token is not taken from a file; name its issuer and jti")
+        except ValueError as error:
+            complain(number, str(error))
+        else:
+            yield number, wish
+
+
+def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print every entry that stands, newest first."""
+    entries = asyncio.run(_list(load_settings(options), options.issuer))
+    if options.json:
+        for entry in entries:
+            print(json.dumps(entry))
+    else:
+        head = ("ID", "ISSUER", "ABOUT", "ISSUED BEFORE", "UNTIL", "REASON")
+        print(table(head, map(_row, entries)))
+    return 0
+
+
+async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
+    async with _opened(loaded) as revocations:
+        return [describe(denial) async for denial in _all(lambda after: _page(revocations, issuer, after))]
+
+
+async def _page(revocations: Revocations, issuer: str | None, after: str) -> tuple[tuple[Denial, ...], str]:
+    page = await revocations.page(issuer, after, 500)
+    return page.denials, page.after
+
+
+async def _all(read: Callable[[str], Awaitable[tuple[tuple[T, ...], str]]]) -> AsyncIterator[T]:
+    after = ""
+    while True:
+        items, after = await read(after)
+        for item in items:
+            yield item
+        if not after:
+            return
+
+
+def _row(entry: dict[str, Any]) -> tuple[object, ...]:
+    about = next((f"{name} {_short(entry[name])}" for name in _ABOUT if name in entry), "every token")
+    return entry["id"], entry.get("issuer"), about, entry.get("issuedBefore"), entry["expiresAt"], entry["reason"]
+
+
+def _short(value: Any) -> str:
+    return f"{value['type']}:{value['id']}" if isinstance(value, dict) else str(value)
+
+
+def run_remove(options: argparse.Namespace) -> int:
+    """Remove it, and print nothing."""
+    asyncio.run(_remove(load_settings(options), options.id))
+    return 0
+
+
+async def _remove(loaded: Loaded, denial_id: str) -> None:
+    async with _opened(loaded) as revocations:
+        await revocations.remove(denial_id, by=BY)
+
+
+@asynccontextmanager
+async def _opened(loaded: Loaded) -> AsyncIterator[Revocations]:
+    clock = SystemClock()
+    store = await open_store(loaded.settings.store, Metrics(), clock)
+    try:
+        yield build_revocations(loaded, store, store.write, clock)
+    finally:
+        await store.aclose()

@@ -1,0 +1,20 @@
+"""Tables for people: columns as wide as they must be, nothing that could steer a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+_LONGEST = 60
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines with a head; None is a dash, long cells end in dots."""
+    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -1,0 +1,215 @@
+"""Own keys change hands: a new key is published before it signs, an old one stays published while its tokens live.
+
+Works on the folder of :mod:`sidecar.keys.key_folder`, under a lock, so that two replicas that rotate at once do it
+once. Every step leaves a folder that can be read: files of new keys are written before the list names them, and files
+of removed keys go after the list has forgotten them.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sidecar.errors import SidecarError
+from sidecar.keys.key_files import KEY_TYPES, algorithm_of, encode_private_key, generate
+from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder, write_list
+from sidecar.keys.signing import thumbprint
+
+_LOCK_NAME = ".lock"
+
+
+class RotationError(SidecarError):
+    """The keys cannot be changed; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was done, a sentence for each step; empty: nothing, for which ``note`` may give the reason."""
+
+    steps: tuple[str, ...]
+    keys: tuple[ListedKey, ...]
+    note: str = ""
+
+
+def rotate(
+    folder: Path, now: datetime, *, ahead: float, algorithm: str | None, is_over: Callable[[ListedKey], bool]
+) -> Change:
+    """The next key signs from now on and a new one stands ready, if the next one has been published for ``ahead``.
+
+    ``ahead`` is in seconds: how long others may keep a key set. A key that was published for less goes on waiting, so
+    whoever rotates a second time changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the signing key.
+    ``is_over`` tells of a retired key that no token needs any more: it is removed.
+    Raises RotationError and KeyFileError.
+    """
+    with _locked(folder):
+        keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
+        steps: list[str] = []
+        kept = _without_ended(keys, is_over, steps)
+        kind = algorithm or _algorithm_in_use(kept)
+        waiting = next((key for key in kept if key.state == "next"), None)
+        if not any(key.state == "active" for key in kept):
+            kept = [_new_key(folder, "active", kind, now, steps), *kept]
+        elif waiting is not None:
+            published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
+            if published < ahead:
+                note = f"{waiting.kid} has been published for {published:.0f} s; it can sign after {ahead:.0f} s"
+                return replace(_written(folder, keys, kept, steps), note=note)
+            if waiting.private is None:
+                raise RotationError(f"{folder / f'{waiting.kid}.pem'} holds no private key, so it cannot sign")
+            kept = _promoted(kept, waiting, now, steps)
+            waiting = None
+        if waiting is None:
+            kept.append(_new_key(folder, "next", kind, now, steps))
+        return _written(folder, keys, kept, steps)
+
+
+def retire(folder: Path, kid: str, now: datetime) -> Change:
+    """The key ``kid`` signs no more; it stays published for the tokens it has signed.
+
+    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    """
+    with _locked(folder):
+        keys = read_folder(folder)
+        key = _find(folder, keys, kid)
+        if key.state == "retired":
+            return Change((), tuple(keys))
+        _check_another_signs(keys, kid)
+        kept = [_retired(key, now) if key.kid == kid else key for key in keys]
+        return _written(folder, keys, kept, [f"{kid} is retired"])
+
+
+def remove(folder: Path, kid: str) -> Change:
+    """The key ``kid`` is gone at once, and every token that it has signed with it.
+
+    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    """
+    with _locked(folder):
+        keys = read_folder(folder)
+        _find(folder, keys, kid)
+        _check_another_signs(keys, kid)
+        return _written(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
+
+
+def remove_ended(folder: Path, is_over: Callable[[ListedKey], bool]) -> Change:
+    """Remove the retired keys of which ``is_over`` holds. Raises RotationError and KeyFileError."""
+    with _locked(folder):
+        keys = read_folder(folder)
+        steps: list[str] = []
+        return _written(folder, keys, _without_ended(keys, is_over, steps), steps)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the only one who changes ``folder``; waits for others."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _read_only(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_only(folder: Path, error: OSError) -> RotationError:
+    return RotationError(
+        f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a folder of your"
+        " own, run this command there, and replace the Secret by what it leaves; sidecars take the files up by"
+        " themselves"
+    )
+
+
+def _without_ended(
+    keys: Sequence[ListedKey], is_over: Callable[[ListedKey], bool], steps: list[str]
+) -> list[ListedKey]:
+    ended = [key.kid for key in keys if key.state == "retired" and is_over(key)]
+    steps += [f"{kid} is removed: no token needs it any more" for kid in ended]
+    return [key for key in keys if key.kid not in ended]
+
+
+def _algorithm_in_use(keys: Sequence[ListedKey]) -> str:
+    in_use = next((algorithm_of(key.public) for key in keys if key.state == "active"), KEY_TYPES[0])
+    if in_use not in KEY_TYPES:
+        raise RotationError(f"keys of type {in_use} are not made here; choose another with --type")
+    return in_use
+
+
+def _new_key(folder: Path, state: str, algorithm: str, now: datetime, steps: list[str]) -> ListedKey:
+    private = generate(algorithm)
+    kid = f"{now:%Y%m%d}-{thumbprint(private.public_key())[:10]}"
+    _write_file(folder / f"{kid}.pem", encode_private_key(private))
+    steps.append(f"{kid} is new: {'it signs' if state == 'active' else 'published, to sign after the next rotation'}")
+    return ListedKey(kid, state, private.public_key(), private, since=now)
+
+
+def _promoted(keys: Sequence[ListedKey], waiting: ListedKey, now: datetime, steps: list[str]) -> list[ListedKey]:
+    """``waiting`` first, and all that signed before retired."""
+    steps.append(f"{waiting.kid} signs from now on")
+    others = []
+    for key in keys:
+        if key.kid == waiting.kid:
+            continue
+        if key.state == "active":
+            steps.append(f"{key.kid} is retired")
+        others.append(_retired(key, now) if key.state == "active" else key)
+    return [replace(waiting, state="active", since=None), *others]
+
+
+def _retired(key: ListedKey, now: datetime) -> ListedKey:
+    return replace(key, state="retired", retired_at=now, since=None)
+
+
+def _find(folder: Path, keys: Sequence[ListedKey], kid: str) -> ListedKey:
+    for key in keys:
+        if key.kid == kid:
+            return key
+    raise RotationError(f"{folder / LIST_NAME} has no key of that id; see: sidecar keys list")
+
+
+def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
+    if not any(key.state == "active" and key.kid != kid for key in keys):
+        raise RotationError(f"no other key than {kid} signs; rotate first: sidecar keys rotate")
+
+
+def _written(folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]) -> Change:
+    """The list as ``after`` has it on disk, and the files of keys that it no longer names gone."""
+    if steps:
+        _write_file(folder / LIST_NAME, write_list(after), mode=0o644)
+        left = {key.kid for key in after}
+        for key in before:
+            if key.kid not in left:
+                with contextlib.suppress(OSError):
+                    (folder / f"{key.kid}.pem").unlink()
+    return Change(tuple(steps), tuple(after))
+
+
+def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Put ``content`` in place in one step, on disk when this returns."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise _read_only(path.parent, error) from error
+
+
+def utc_now() -> datetime:
+    """This moment, as the list has it: whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)

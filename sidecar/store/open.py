@@ -1,0 +1,22 @@
+"""Which store it is: ``store.url`` decides."""
+
+from sidecar.clock import Clock
+from sidecar.config.settings import StoreSettings
+from sidecar.db import Database, sqlite_path
+from sidecar.kv import Kv
+from sidecar.metrics import Metrics
+from sidecar.store.base import Store
+from sidecar.store.redis import RedisStore
+from sidecar.store.sqlite import SqliteStore
+
+
+async def open_store(settings: StoreSettings, metrics: Metrics, clock: Clock) -> Store:
+    """The store that ``settings`` name; whoever opens it closes it.
+
+    Raises Misconfigured when it can never work, and Unavailable when its file cannot be opened now. A server is not
+    asked before the first operation.
+    """
+    url = settings.url.reveal()
+    if url.startswith("sqlite:"):
+        return SqliteStore(await Database.open(sqlite_path(url), metrics), clock)
+    return RedisStore(Kv(settings, metrics, clock), clock)

@@ -1,0 +1,79 @@
+"""A token record: what is known of an own token without its text.
+
+The token itself is never stored, only a SHA-256 of it. Times are seconds since the epoch.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+from sidecar.identity.actor import ActorType
+from sidecar.store.moment import to_text
+
+
+class TokenKind(StrEnum):
+    """What a token is for."""
+
+    BOT = "bot"
+    PERSONAL = "personal"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Where the person or program that a token belongs to comes from."""
+
+    issuer: str = ""
+    provider: str = ""
+    subject: str = ""
+    id: str = ""
+
+
+NOBODY = Owner()
+"""Owner of what the command line mints."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
+
+    id: str
+    token_hash: str
+    name: str
+    kind: TokenKind
+    actor_id: str
+    actor_type: ActorType
+    created_at: float
+    expires_at: float | None = None
+    format: str = "openmetadata"
+    description: str = ""
+    roles: tuple[str, ...] = ()
+    allow_impersonation: bool = False
+    is_admin: bool = False
+    owner: Owner = NOBODY
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as it is shown: times RFC 3339 UTC, no hash."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": self.kind.value,
+            "format": self.format,
+            "description": self.description,
+            "actor": {"type": self.actor_type.value, "id": self.actor_id},
+            "roles": list(self.roles),
+            "allowImpersonation": self.allow_impersonation,
+            "owner": {"issuer": self.owner.issuer, "provider": self.owner.provider, "id": self.owner.id},
+            "createdAt": to_text(self.created_at),
+            "expiresAt": to_text(self.expires_at),
+            "lastUsedAt": to_text(self.last_used_at),
+            "revokedAt": to_text(self.revoked_at),
+        }
+
+
+def hash_token(text: str) -> str:
+    """What a record keeps of a token's text."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,262 @@
+"""Own tokens, managed: mint, list, show, revoke, and who may do which of it. Whoever asks comes through here."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sidecar.clock import Clock
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.claims import actor_name
+from sidecar.logs import AUDIT
+from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.tokens.compact import Unverified
+from sidecar.tokens.expiry import parse_expiry
+from sidecar.tokens.mint import Minted, Minter, TokenRequest, Write
+from sidecar.tokens.policy import OWN_PROVIDER
+
+_audit = logging.getLogger(AUDIT)
+
+_DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, by a credential that came with the request.
+
+    ``is_own`` marks own tokens, of which ``record`` is the record where there is one.
+    """
+
+    actor: Actor
+    is_own: bool = False
+    record: TokenRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """How logs and entries name the caller."""
+        return f"{self.actor.type}:{self.actor.id}"
+
+    @property
+    def origin(self) -> Owner | None:
+        """Where the caller comes from, which is what its tokens are found by. None: they cannot be told from others'.
+
+        A bot has none: it manages no tokens, and those that created it are no part of it.
+        """
+        actor, record = self.actor, self.record
+        if actor.is_bot:
+            return None
+        if record is not None and record.owner.issuer:
+            return record.owner
+        if not actor.issuer or not actor.subject:
+            return None
+        return Owner(actor.issuer, actor.provider, actor.subject, actor.id)
+
+    def may_manage(self, record: TokenRecord) -> bool:
+        """Whether the token of ``record`` is the caller's to see and to revoke."""
+        if self.actor.is_admin or (self.record is not None and self.record.id == record.id):
+            return True
+        origin = self.origin
+        return origin is not None and (origin.issuer, origin.subject) == (record.owner.issuer, record.owner.subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller asks to be minted. None and empty: not said."""
+
+    name: str
+    kind: TokenKind
+    actor_id: str | None = None
+    actor_type: ActorType | None = None
+    expiry: str | None = None
+    description: str = ""
+    roles: tuple[str, ...] | None = None
+    allow_impersonation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What configuration says of minting. Names in lower case.
+
+    ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's.
+    """
+
+    issuer: str
+    admin_names: frozenset[str] = frozenset()
+    reserved: frozenset[str] = frozenset()
+    allow_never_expiring: bool = False
+    is_bot_name: Callable[[str], bool] = field(default=lambda _name: False)
+
+
+class TokenService:
+    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer; nothing is half done then.
+
+    ``minter`` None: there are no own keys, nothing can be minted.
+    """
+
+    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: Rules) -> None:
+        self._store = store
+        self._write = write
+        self._minter = minter
+        self._clock = clock
+        self._rules = rules
+
+    async def caller(self, actor: Actor, *, is_own: bool, record_id: str | None) -> Caller:
+        """The caller behind an accepted credential, with the record of its token."""
+        record = await self._store.record(record_id) if record_id is not None else None
+        return Caller(actor, is_own, record)
+
+    async def mint(self, caller: Caller, wish: Wish) -> Minted:
+        """Mint what ``caller`` wishes. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
+        origin = _minting_origin(caller)
+        _check_leave(caller, wish)
+        if self._minter is None:
+            raise Refused(Reason.CONFLICT, message="No tokens can be minted: there are no own keys")
+        actor_id, actor_type = self._actor(caller, wish)
+        is_self = wish.kind is not TokenKind.BOT and (actor_id, actor_type) == (caller.actor.id, caller.actor.type)
+        if not is_self and wish.kind is not TokenKind.BOT:
+            # whoever it is for: by this origin its bearer finds it, and none of the minter's tokens
+            origin = Owner(self._rules.issuer, OWN_PROVIDER, actor_id, actor_id)
+        actor = caller.actor
+        return await self._minter.mint(
+            TokenRequest(
+                name=wish.name,
+                kind=wish.kind,
+                actor_id=actor_id,
+                actor_type=actor_type,
+                lifetime=self._lifetime(wish),
+                email=actor.email if is_self and actor.email_in_token else "",
+                description=wish.description,
+                roles=_roles(caller, wish, is_self=is_self),
+                allow_impersonation=wish.allow_impersonation,
+                is_admin=actor.is_admin if is_self else self._is_admin_bot(wish.kind, actor_id),
+                owner=origin,
+                minted_by=caller.name,
+            )
+        )
+
+    async def may_manage(self, caller: Caller, token: Unverified) -> bool:
+        """Whether ``token``, whose signature is good, is the caller's to know of and to end."""
+        if caller.actor.is_admin:
+            return True
+        claims = token.claims
+        token_id, subject = claims.get("jti"), claims.get("sub")
+        if token_id and token.issuer == self._rules.issuer:
+            record = await self._store.record(token_id)
+            if record is not None:
+                return caller.may_manage(record)
+        origin = caller.origin
+        return origin is not None and bool(subject) and (origin.issuer, origin.subject) == (token.issuer, subject)
+
+    async def page(
+        self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int
+    ) -> Page:
+        """A page of the tokens that ``caller`` may see. Raises ValueError for an ``after`` that is no mark."""
+        owner = None
+        if not caller.actor.is_admin:
+            origin = caller.origin
+            if origin is None:
+                return Page()
+            owner = (origin.issuer, origin.subject)
+        return await self._store.records(RecordQuery(actor_id, kind, active, owner, self._clock.now()), after, limit)
+
+    async def show(self, caller: Caller, token_id: str) -> TokenRecord:
+        """The record. Raises Refused(NOT_FOUND), also for other people's."""
+        record = await self._store.record(token_id)
+        if record is None or not caller.may_manage(record):
+            raise Refused(Reason.NOT_FOUND)
+        return record
+
+    async def revoke(self, caller: Caller, token_id: str) -> None:
+        """End a token for good; one that has ended stays so. Raises Refused(NOT_FOUND) as :meth:`show` does."""
+        record = await self.show(caller, token_id)
+        if record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            note_revoked(record, by=caller.name)
+
+    def _actor(self, caller: Caller, wish: Wish) -> tuple[str, ActorType]:
+        """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
+        is_bot = wish.kind is TokenKind.BOT
+        if wish.actor_id is None and not is_bot:
+            return caller.actor.id, caller.actor.type
+        try:
+            actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id)
+        except Refused as refusal:
+            message = "The actor's id must be a name without white space and without @"
+            raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
+        if actor_id in self._rules.reserved:
+            raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The actor's name is reserved")
+        if is_bot and actor_id == caller.actor.id:
+            # people may not use a bot's name: the caller could never come in again
+            raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
+        if not is_bot and self._rules.is_bot_name(actor_id):
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+        return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
+
+    def _lifetime(self, wish: Wish) -> float | None:
+        try:
+            lifetime = parse_expiry(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
+        except ValueError as error:
+            raise Refused(Reason.REQUEST_INVALID, message=f"expiry {error}") from error
+        if lifetime is None and not self._rules.allow_never_expiring:
+            raise Refused(Reason.REQUEST_INVALID, message="Tokens that never expire are not allowed here")
+        return lifetime
+
+    def _is_admin_bot(self, kind: TokenKind, actor_id: str) -> bool:
+        """What an admin mints for another person is never admin; a bot is where ``adminPrincipals`` names it."""
+        return kind is TokenKind.BOT and actor_id in self._rules.admin_names
+
+
+def note_revoked(record: TokenRecord, *, by: str) -> None:
+    """Leave the audit line of a token's end."""
+    _audit.info(
+        "token revoked",
+        extra={"token_id": record.id, "kind": record.kind.value, "actor": record.actor_id, "by": by},
+    )
+
+
+def _minting_origin(caller: Caller) -> Owner:
+    """Raises Refused(FORBIDDEN) for those who mint nothing whatever they ask for."""
+    actor = caller.actor
+    if actor.is_bot:
+        raise _forbidden("bots mint no tokens")
+    if caller.is_own and not actor.is_admin:
+        raise _forbidden("a token that was minted here mints no others")
+    if actor.type is not ActorType.USER and not actor.is_admin:
+        raise _forbidden("personal tokens are for people")
+    origin = caller.origin
+    if origin is None:
+        raise _forbidden("a token with iss and sub is required")
+    return origin
+
+
+def _check_leave(caller: Caller, wish: Wish) -> None:
+    """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
+    actor = caller.actor
+    if actor.is_admin:
+        if wish.allow_impersonation and wish.kind is not TokenKind.BOT:
+            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation is for bots")
+        return
+    if wish.kind is not TokenKind.PERSONAL:
+        raise _forbidden(f"kind {wish.kind} requires an admin")
+    if (wish.actor_id is not None and wish.actor_id.lower() != actor.id.lower()) or wish.actor_type not in (
+        None,
+        actor.type,
+    ):
+        raise _forbidden("another actor requires an admin")
+    if wish.roles is not None or wish.allow_impersonation:
+        raise _forbidden("roles and allowImpersonation require an admin")
+
+
+def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
+    """A personal token has at most its owner's roles; another person's are not known here, so it gets none."""
+    owned = caller.actor.roles if is_self else ()
+    if wish.roles is None:
+        return owned
+    if wish.kind is TokenKind.PERSONAL and not set(wish.roles) <= set(owned):
+        raise _forbidden("a personal token has at most its owner's roles")
+    return wish.roles
+
+
+def _forbidden(what: str) -> Refused:
+    return Refused(Reason.FORBIDDEN, Cause.RULE, message=f"Forbidden: {what}")

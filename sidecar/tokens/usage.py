@@ -1,0 +1,59 @@
+"""When own tokens were last used: noted in memory, written now and then. Best effort, at most once a minute each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from sidecar.clock import Clock
+from sidecar.errors import Unavailable
+from sidecar.store.base import Store
+
+_WRITE_EVERY = 5.0
+_ONCE_IN = 60.0
+_MOST = 100_000
+
+
+class Usage:
+    """Collects uses and writes them in the background."""
+
+    def __init__(self, store: Store, clock: Clock, wait: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._store = store
+        self._now = clock.now
+        self._wait = wait
+        self._next: dict[str, float] = {}
+        self._pending: dict[str, float] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    def note(self, token_id: str) -> None:
+        """The token of that record was used just now."""
+        now = self._now()
+        if now < self._next.get(token_id, 0.0):
+            return
+        if len(self._next) >= _MOST:
+            self._next = {known: due for known, due in self._next.items() if now < due}
+            if len(self._next) >= _MOST:
+                return
+        self._next[token_id] = now + _ONCE_IN
+        self._pending[token_id] = now
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write_on(), name="token usage")
+
+    async def aclose(self) -> None:
+        """Write what is left, and cease."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        await self._write()
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._wait(_WRITE_EVERY)
+            await self._write()
+
+    async def _write(self) -> None:
+        pending, self._pending = self._pending, {}
+        if pending:
+            with suppress(Unavailable):  # what is lost here is a time of use, and the next minute brings another
+                await self._store.touch(tuple(pending.items()))

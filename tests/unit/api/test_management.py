@@ -1,0 +1,469 @@
+"""The API over real sockets: who may call what, what goes in, what comes out."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joserfc.jwk import ECKey
+
+from sidecar.tokens.compact import parse
+from tests.support import forge
+from tests.support.http_client import Reply
+from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar
+
+
+@pytest.fixture
+async def sidecar(tmp_path: Path) -> AsyncIterator[ManagedSidecar]:
+    async with managed_sidecar(tmp_path) as running:
+        yield running
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    return parse(token, 16_384).claims
+
+
+def refusal(reply: Reply) -> tuple[int, str]:
+    assert reply.json()["code"] == reply.status
+    assert reply.all("Cache-Control") == ["no-store"]
+    return reply.status, reply.json()["reason"]
+
+
+# What each caller gets, call by call. ``own``/``his``: on a token of the caller's / of somebody else's.
+CALLERS = ("nobody", "person", "personal", "admin", "admin_personal", "bot", "bot_named", "service")
+MATRIX: dict[str, tuple[int, ...]] = {
+    #                    nobody person pers. admin a.pers bot  named service
+    "mint personal": (401, 201, 403, 201, 201, 403, 401, 403),
+    "mint bot": (401, 403, 403, 201, 201, 403, 401, 403),
+    "mint session": (401, 403, 403, 201, 201, 403, 401, 403),
+    "mint for another": (401, 403, 403, 201, 201, 403, 401, 403),
+    "mint with roles": (401, 403, 403, 201, 201, 403, 401, 403),
+    "mint impersonating bot": (401, 403, 403, 201, 201, 403, 401, 403),
+    "list": (401, 200, 200, 200, 200, 200, 401, 200),
+    "show his": (401, 404, 404, 200, 200, 404, 401, 404),
+    "revoke his": (401, 404, 404, 204, 204, 404, 401, 404),
+    "show own": (401, 200, 200, 200, 200, 200, 401, 404),
+    "revoke own": (401, 204, 204, 204, 204, 204, 401, 404),
+    "deny": (401, 403, 403, 201, 201, 403, 401, 403),
+    "list denials": (401, 403, 403, 200, 200, 403, 401, 403),
+    "remove denial": (401, 403, 403, 204, 204, 403, 401, 403),
+    "RFC 7009 his": (200, 403, 403, 200, 200, 403, 401, 403),
+    "RFC 7009 own": (200, 200, 200, 200, 200, 200, 401, 200),
+    "introspect": (401, 200, 200, 200, 200, 200, 401, 200),
+}
+
+
+async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[str, str]) -> Reply:
+    admin, eve = sidecar.token_of("root"), sidecar.token_of("eve")
+    match name:
+        case "mint personal":
+            return await sidecar.call("POST", "/tokens", token, body={"name": "a"})
+        case "mint bot":
+            return await sidecar.call("POST", "/tokens", token, body={"name": "etl", "kind": "bot"})
+        case "mint session":
+            return await sidecar.call("POST", "/tokens", token, body={"name": "a", "kind": "session"})
+        case "mint for another":
+            body: dict[str, Any] = {"name": "a", "actor": {"type": "USER", "id": "zoe"}}
+            return await sidecar.call("POST", "/tokens", token, body=body)
+        case "mint with roles":
+            return await sidecar.call("POST", "/tokens", token, body={"name": "a", "roles": []})
+        case "mint impersonating bot":
+            body = {"name": "etl", "kind": "bot", "allowImpersonation": True}
+            return await sidecar.call("POST", "/tokens", token, body=body)
+        case "list":
+            return await sidecar.call("GET", "/tokens", token)
+        case "show his" | "revoke his":
+            his = await sidecar.mint(eve)
+            return await sidecar.call("GET" if name == "show his" else "DELETE", f"/tokens/{his['id']}", token)
+        case "show own" | "revoke own":
+            return await sidecar.call("GET" if name == "show own" else "DELETE", f"/tokens/{own['id']}", token)
+        case "deny":
+            return await sidecar.call("POST", "/revocations", token, body={"issuer": "x", "jti": "y"})
+        case "list denials":
+            return await sidecar.call("GET", "/revocations", token)
+        case "remove denial":
+            entry = (await sidecar.call("POST", "/revocations", admin, body={"issuer": "x", "jti": "z"})).json()
+            return await sidecar.call("DELETE", f"/revocations/{entry['id']}", token)
+        case "RFC 7009 his":
+            return await sidecar.call("POST", "/revoke", token, form={"token": eve})
+        case "RFC 7009 own":
+            return await sidecar.call("POST", "/revoke", token, form={"token": token or own["token"]})
+        case "introspect":
+            return await sidecar.call("POST", "/introspect", token, form={"token": eve})
+    raise AssertionError(name)
+
+
+async def callers(sidecar: ManagedSidecar) -> dict[str, tuple[str | None, dict[str, str]]]:
+    """Each caller's token and a token of its own on record."""
+    sam, root = sidecar.token_of("sam"), sidecar.token_of("root")
+    personal, admin_personal = await sidecar.mint(sam), await sidecar.mint(root)
+    bot = await sidecar.mint(root, name="ingest", kind="bot")
+    nothing = {"id": "none", "token": "none"}
+    return {
+        "nobody": (None, nothing),
+        "person": (sam, personal),
+        "personal": (personal["token"], personal),
+        "admin": (root, admin_personal),
+        "admin_personal": (admin_personal["token"], admin_personal),
+        "bot": (bot["token"], bot),
+        "bot_named": (sidecar.token_of("ingest"), nothing),
+        "service": (sidecar.token_of("job", kind="job"), nothing),
+    }
+
+
+@pytest.mark.parametrize("name", MATRIX)
+async def test_who_may_call_what(sidecar: ManagedSidecar, name: str) -> None:
+    got = {}
+    for caller in CALLERS:
+        token, own = (await callers(sidecar))[caller]
+        got[caller] = (await call(name, sidecar, token, own)).status
+    assert got == dict(zip(CALLERS, MATRIX[name], strict=True))
+
+
+async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar: ManagedSidecar) -> None:
+    sam = sidecar.token_of("sam")
+    reply = await sidecar.call(
+        "POST", "/tokens", sam, body={"name": "laptop", "description": "mine", "expiry": 7, "kind": "personal"}
+    )
+    made = reply.json()
+    assert reply.all("Cache-Control") == ["no-store"]
+    token = made.pop("token")
+    claims = claims_of(token)
+    assert (claims["jti"], claims["sub"], claims["exp"] - claims["iat"]) == (made["id"], "sam", 7 * 86_400)
+    assert made.keys() == {
+        "id", "name", "kind", "format", "description", "actor", "roles", "allowImpersonation", "owner", "createdAt",
+        "expiresAt", "lastUsedAt", "revokedAt",
+    }  # fmt: skip
+    shown = (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()
+    assert {**shown, "lastUsedAt": None} == made
+    listed = (await sidecar.call("GET", "/tokens", sam)).json()
+    assert [record["id"] for record in listed["data"]] == [made["id"]]
+    assert listed["paging"] == {"after": None, "total": 1}
+    assert await sidecar.status(token) == 200
+    ended = await sidecar.call("DELETE", f"/tokens/{made['id']}", sam)
+    assert (ended.status, ended.body) == (204, b"")
+    assert await sidecar.status(token) == 401
+    assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", sam)).status == 204
+    assert (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()["revokedAt"] is not None
+    assert (await sidecar.call("GET", "/tokens?active=true", sam)).json()["data"] == []
+    assert sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode()) == -1
+
+
+async def test_lists_come_in_pages(sidecar: ManagedSidecar) -> None:
+    root = sidecar.token_of("root")
+    for name in ("a", "b", "c"):
+        await sidecar.mint(root, name=name, kind="bot")
+    await sidecar.mint(root, name="d")
+    seen, after = [], ""
+    while True:
+        page = (await sidecar.call("GET", f"/tokens?kind=bot&limit=2{after}", root)).json()
+        seen += [record["name"] for record in page["data"]]
+        assert page["paging"]["total"] == 3
+        if page["paging"]["after"] is None:
+            break
+        after = f"&after={page['paging']['after']}"
+    assert sorted(seen) == ["a", "b", "c"]
+    named = (await sidecar.call("GET", "/tokens?actor=b", root)).json()
+    assert [record["name"] for record in named["data"]] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=501", "limit=x", "limit=", "after=%00", "kind=root", "active=1", "limit=1&limit=1", "color=red"],
+)
+async def test_queries_that_are_refused(sidecar: ManagedSidecar, query: str) -> None:
+    assert refusal(await sidecar.call("GET", f"/tokens?{query}", sidecar.token_of("root"))) == (400, "request_invalid")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"name":"a","name":"b"}',
+        b'{"name":"a","color":1}',
+        b'{"name":""}',
+        b'{"name":5}',
+        b'{"name":"a\\nb"}',
+        b'{"name":"a\\ud800"}',
+        b'{"name":"' + b"x" * 257 + b'"}',
+        b'{"name":"a","kind":"root"}',
+        b'{"name":"a","kind":null}',
+        b'{"name":"a","format":"datahub"}',
+        b'{"name":"a","expiry":true}',
+        b'{"name":"a","expiry":1.5}',
+        b'{"name":"a","expiry":"Unlimited"}',
+        b'{"name":"a","roles":"x"}',
+        b'{"name":"a","roles":[1]}',
+        b'{"name":"a","actor":"sam"}',
+        b'{"name":"a","actor":{"type":"USER"}}',
+        b'{"name":"a","actor":{"id":"x","type":"GOD"}}',
+        b'{"name":"a","actor":{"id":"anonymous"}}',
+        b'{"name":"a","allowImpersonation":"yes"}',
+        b'{"name":"a","allowImpersonation":true}',
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+    ],
+)
+async def test_bodies_that_are_refused(sidecar: ManagedSidecar, body: bytes) -> None:
+    reply = await sidecar.call(
+        "POST", "/tokens", sidecar.token_of("root"), raw=body, headers=(("Content-Type", "application/json"),)
+    )
+    assert refusal(reply) == (400, "request_invalid")
+    assert "code" not in reply.json()["message"]
+    assert (await sidecar.call("GET", "/tokens", sidecar.token_of("root"))).json()["data"] == []
+
+
+async def test_other_content_types_large_and_compressed_bodies_are_refused(sidecar: ManagedSidecar) -> None:
+    root, json = sidecar.token_of("root"), ("Content-Type", "application/json")
+    for headers in ((), (("Content-Type", "text/plain"),), (("Content-Type", "application/x-www-form-urlencoded"),)):
+        reply = await sidecar.call("POST", "/tokens", root, raw=b'{"name":"a"}', headers=headers)
+        assert refusal(reply) == (400, "request_invalid")
+    reply = await sidecar.call("POST", "/tokens", root, raw=b"x", headers=(json, ("Content-Encoding", "gzip")))
+    assert refusal(reply) == (400, "request_invalid")
+    reply = await sidecar.call("POST", "/tokens", root, raw=b" " * (1024 * 1024 + 1), headers=(json,))
+    assert refusal(reply) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/tokens", "GET, POST, HEAD"),
+        ("POST", "/tokens/x", "GET, DELETE, HEAD"),
+        ("PUT", "/revocations", "GET, POST, HEAD"),
+        ("GET", "/revocations/x", "DELETE"),
+        ("GET", "/revoke", "POST"),
+        ("GET", "/introspect", "POST"),
+        ("POST", "/userinfo", "GET, HEAD"),
+    ],
+)
+async def test_methods_that_there_are_not(sidecar: ManagedSidecar, method: str, path: str, allowed: str) -> None:
+    reply = await sidecar.call(method, path, sidecar.token_of("root"))
+    assert refusal(reply) == (405, "method_not_allowed")
+    assert reply.all("Allow") == [allowed]
+
+
+@pytest.mark.parametrize(
+    "path", ["/tokens/", "/tokens/a/b", "/tokens/%2e", "/tokens/none", "/revocations/", "/tokensx"]
+)
+async def test_paths_that_there_are_not(sidecar: ManagedSidecar, path: str) -> None:
+    reply = await sidecar.call("DELETE", path, sidecar.token_of("root"))
+    assert refusal(reply) == (404, "not_found")
+
+
+# --- the deny list
+
+
+@pytest.mark.parametrize("by", ["token", "jti", "subject", "issuedBefore", "actor"])
+async def test_foreign_tokens_are_refused_from_then_on(sidecar: ManagedSidecar, by: str) -> None:
+    root, sam, eve = (sidecar.token_of(name) for name in ("root", "sam", "eve"))
+    own = await sidecar.mint(sam)
+    entry = {
+        "token": {"token": sam},
+        "jti": {"issuer": sidecar.idp.issuer, "jti": claims_of(sam)["jti"]},
+        "subject": {"issuer": sidecar.idp.issuer, "subject": "sub-sam"},
+        "issuedBefore": {"issuer": sidecar.idp.issuer, "issuedBefore": "2100-01-01T00:00:00Z"},
+        "actor": {"actor": {"type": "USER", "id": "sam"}},
+    }[by]
+    assert [await sidecar.status(token) for token in (sam, eve, own["token"])] == [200, 200, 200]
+    reply = await sidecar.call("POST", "/revocations", root, body={**entry, "reason": "lost"})
+    assert reply.status == 201
+    made = reply.json()
+    assert made["reason"] == "lost"
+    assert made["createdBy"] == "USER:root"
+    everybody = by == "issuedBefore"
+    also_own = by not in ("token", "jti")
+    assert await sidecar.status(sam) == 401
+    assert await sidecar.status(eve) == (401 if everybody else 200)
+    assert await sidecar.status(own["token"]) == (401 if also_own else 200)
+    if everybody:
+        return
+    listed = (await sidecar.call("GET", "/revocations", root)).json()
+    assert listed == {"data": [made], "paging": {"after": None, "total": 1}}
+    assert (await sidecar.call("DELETE", f"/revocations/{made['id']}", root)).status == 204
+    assert (await sidecar.call("DELETE", f"/revocations/{made['id']}", root)).status == 404
+    assert await sidecar.status(sam) == 200
+    # what has ended on record stays so
+    assert await sidecar.status(own["token"]) == (401 if also_own else 200)
+
+
+async def test_own_token_on_the_deny_list_has_ended_on_record(sidecar: ManagedSidecar) -> None:
+    root = sidecar.token_of("root")
+    for body in ("token", "jti"):
+        made = await sidecar.mint(root, name=f"for {body}")
+        entry = {"token": made["token"]} if body == "token" else {"issuer": ISSUER, "jti": made["id"]}
+        assert (await sidecar.call("POST", "/revocations", root, body=entry)).status == 201
+        assert (await sidecar.call("GET", f"/tokens/{made['id']}", root)).json()["revokedAt"] is not None
+
+
+async def test_list_of_entries_is_taken_whole_or_not_at_all(sidecar: ManagedSidecar) -> None:
+    root = sidecar.token_of("root")
+    entries: list[dict[str, Any]] = [{"issuer": "x", "jti": str(number)} for number in range(1000)]
+    for wrong in ([], [*entries, entries[0]], [*entries[:5], {"issuer": "x"}], [entries[0], {"token": "nonsense"}]):
+        assert refusal(await sidecar.call("POST", "/revocations", root, body=wrong)) == (400, "request_invalid")
+    assert (await sidecar.call("GET", "/revocations", root)).json()["paging"]["total"] == 0
+    reply = await sidecar.call("POST", "/revocations", root, body=entries)
+    assert (reply.status, len(reply.json()["data"])) == (201, 1000)
+    assert (await sidecar.call("GET", "/revocations?issuer=x&limit=500", root)).json()["paging"]["total"] == 1000
+    assert (await sidecar.call("GET", "/revocations?issuer=y", root)).json()["data"] == []
+
+
+async def test_only_genuine_tokens_can_be_denied(sidecar: ManagedSidecar) -> None:
+    root = sidecar.token_of("root")
+    own = await sidecar.mint(root)
+    expired = sidecar.idp.mint(lifetime=-600)
+    for token in ("nonsense", forge.token(), expired, own["token"][:-4] + "AAAA"):
+        reply = await sidecar.call("POST", "/revocations", root, body={"token": token})
+        assert refusal(reply) == (400, "request_invalid")
+    revoked = sidecar.token_of("sam")
+    for _ in range(2):
+        assert (await sidecar.call("POST", "/revocations", root, body={"token": revoked})).status == 201
+    assert (await sidecar.call("GET", "/revocations", root)).json()["paging"]["total"] == 1
+
+
+# --- RFC 7009 and RFC 7662
+
+
+async def test_bearer_may_revoke_its_token_without_another_credential(sidecar: ManagedSidecar) -> None:
+    sam = sidecar.token_of("sam")
+    bot = (await sidecar.mint(sidecar.token_of("root"), name="etl", kind="bot"))["token"]
+    for token in (sam, bot):
+        assert await sidecar.status(token) == 200
+        for _ in range(2):
+            reply = await sidecar.call("POST", "/revoke", form={"token": token, "token_type_hint": "whatever"})
+            assert (reply.status, reply.all("Cache-Control")) == (200, ["no-store"])
+        assert await sidecar.status(token) == 401
+
+
+async def test_token_that_is_not_valid_yet_can_be_revoked(sidecar: ManagedSidecar) -> None:
+    """It would become valid, and its bearer has been told that it is gone."""
+    later = sidecar.idp.mint(lifetime=7200, nbf=claims_of(sidecar.idp.mint())["exp"])
+    assert (await sidecar.call("POST", "/revoke", form={"token": later})).status == 200
+    entries = (await sidecar.call("GET", "/revocations", sidecar.token_of("root"))).json()["data"]
+    assert [entry["jti"] for entry in entries] == [claims_of(later)["jti"]]
+
+
+async def test_revoking_what_is_no_token_is_fine(sidecar: ManagedSidecar) -> None:
+    for token in ("nonsense", forge.token(), sidecar.idp.mint(lifetime=-600)):
+        for credential in (None, sidecar.token_of("sam")):
+            assert (await sidecar.call("POST", "/revoke", credential, form={"token": token})).status == 200
+    assert (await sidecar.call("GET", "/revocations", sidecar.token_of("root"))).json()["data"] == []
+
+
+async def test_revoking_an_own_token_of_the_same_origin(sidecar: ManagedSidecar) -> None:
+    sam = sidecar.token_of("sam")
+    made = await sidecar.mint(sam)
+    reply = await sidecar.call("POST", "/revoke", sidecar.token_of("eve"), form={"token": made["token"]})
+    assert (*refusal(reply), reply.json()["error"]) == (403, "forbidden", "access_denied")
+    assert await sidecar.status(made["token"]) == 200
+    assert (await sidecar.call("POST", "/revoke", sam, form={"token": made["token"]})).status == 200
+    assert await sidecar.status(made["token"]) == 401
+    assert (await sidecar.call("GET", "/revocations", sidecar.token_of("root"))).json()["data"] == []
+
+
+async def test_another_token_under_a_recorded_id_ends_nothing(sidecar: ManagedSidecar) -> None:
+    """Whoever shares the key cannot end a token that stands by borrowing its id."""
+    made = await sidecar.mint(sidecar.token_of("sam"))
+    key = ECKey.import_key((sidecar.folder / "keys" / "private_key.pem").read_bytes())
+    borrowed = forge.token(
+        {**claims_of(made["token"]), "note": "mine"}, forge.header(alg="ES256", kid="own1"), key=key, algorithm="ES256"
+    )
+    assert (await sidecar.call("POST", "/revoke", form={"token": borrowed})).status == 200
+    root = sidecar.token_of("root")
+    reply = await sidecar.call("POST", "/revocations", root, body={"token": borrowed})
+    assert refusal(reply) == (400, "request_invalid")
+    assert await sidecar.status(made["token"]) == 200
+
+
+@pytest.mark.parametrize("path", ["/revoke", "/introspect"])
+async def test_oauth_refusals_say_what_rfc_6749_calls_them(sidecar: ManagedSidecar, path: str) -> None:
+    sam = sidecar.token_of("sam")
+    cases: list[tuple[Any, str]] = [
+        (await sidecar.call("POST", path, "nonsense", form={"token": sam}), "invalid_client"),
+        (await sidecar.call("POST", path, sam, form={}), "invalid_request"),
+        (await sidecar.call("POST", path, sam, form={"token": ""}), "invalid_request"),
+        (await sidecar.call("POST", path, sam, body={"token": sam}), "invalid_request"),
+        (await sidecar.call("POST", f"{path}?token=x", sam, form={"token": sam}), "invalid_request"),
+        (await sidecar.call("GET", path, sam), "invalid_request"),
+    ]
+    twice = (("Content-Type", "application/x-www-form-urlencoded"),)
+    cases.append((await sidecar.call("POST", path, sam, raw=b"token=a&token=b", headers=twice), "invalid_request"))
+    assert [reply.json()["error"] for reply, _ in cases] == [error for _, error in cases]
+    assert cases[0][0].all("WWW-Authenticate")
+
+
+async def test_introspection_tells_what_the_token_says(sidecar: ManagedSidecar) -> None:
+    root, job, sam = sidecar.token_of("root"), sidecar.token_of("job", kind="job"), sidecar.token_of("sam")
+    personal = (await sidecar.mint(sam))["token"]
+    for asking in (root, job, sam, personal):
+        for token in (sam, personal):
+            answer = (await sidecar.call("POST", "/introspect", asking, form={"token": token})).json()
+            claims = claims_of(token)
+            shown = {name: claims[name] for name in ("iss", "sub", "exp", "iat", "jti", "aud") if name in claims}
+            assert answer == {"active": True, "token_type": "Bearer", "username": "sam", **shown}
+
+
+async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidecar) -> None:
+    root, sam, eve = (sidecar.token_of(name) for name in ("root", "sam", "eve"))
+    gone = sidecar.token_of("gone")
+    await sidecar.call("POST", "/revoke", form={"token": gone})
+    for asking, token in ((eve, sam), (root, "nonsense"), (root, gone), (root, sidecar.idp.mint(lifetime=-600))):
+        reply = await sidecar.call("POST", "/introspect", asking, form={"token": token})
+        assert (reply.status, reply.json()) == (200, {"active": False})
+    reply = await sidecar.call("POST", "/introspect", form={"token": sam})
+    assert (*refusal(reply), reply.json()["error"]) == (401, "token_missing", "invalid_client")
+
+
+# --- without a store; usage
+
+
+async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.db._BUSY_SECONDS", 0.2)
+    async with managed_sidecar(tmp_path) as sidecar:
+        root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
+        made = await sidecar.mint(root)
+        assert await sidecar.status(sam) == 200
+        blocker = sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        try:
+            replies = [
+                await sidecar.call("POST", "/tokens", root, body={"name": "b"}),
+                await sidecar.call("DELETE", f"/tokens/{made['id']}", root),
+                await sidecar.call("POST", "/revocations", root, body={"token": sam}),
+                await sidecar.call("POST", "/revoke", form={"token": sam}),
+            ]
+        finally:
+            blocker.close()
+        assert [reply.status for reply in replies] == [503, 503, 503, 503]
+        assert all(reply.all("Retry-After") for reply in replies)
+        assert replies[3].json()["error"] == "temporarily_unavailable"
+        assert await sidecar.status(sam) == 200
+        listed = (await sidecar.call("GET", "/tokens", root)).json()["data"]
+        assert [(record["name"], record["revokedAt"]) for record in listed] == [("laptop", None)]
+
+
+async def test_last_use_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.tokens.usage._WRITE_EVERY", 0.05)
+    async with managed_sidecar(tmp_path) as sidecar:
+        await _check_last_use(sidecar)
+
+
+async def _check_last_use(sidecar: ManagedSidecar) -> None:
+    sam = sidecar.token_of("sam")
+    made = await sidecar.mint(sam)
+    assert await sidecar.status(made["token"]) == 200
+
+    async def used() -> bool:
+        shown = (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()
+        return shown["lastUsedAt"] is not None
+
+    async with asyncio.timeout(15):
+        while not await used():
+            await asyncio.sleep(0.02)
