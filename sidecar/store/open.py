@@ -1,5 +1,7 @@
 """Which store it is: ``store.url`` decides."""
 
+from contextlib import suppress
+
 from sidecar.clock import Clock
 from sidecar.config.settings import StoreSettings
 from sidecar.db import Database, sqlite_path
@@ -17,6 +19,10 @@ async def open_store(settings: StoreSettings, metrics: Metrics, clock: Clock) ->
     asked before the first operation.
     """
     url = settings.url.reveal()
+    if settings.url == StoreSettings().url:
+        # Nobody chose this place: where it can be made, nobody need know of it.
+        with suppress(OSError):
+            sqlite_path(url).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if url.startswith("sqlite:"):
         return SqliteStore(await Database.open(sqlite_path(url), metrics), clock)
     return RedisStore(Kv(settings, metrics, clock), clock)
