@@ -15,15 +15,16 @@ from joserfc.jwk import OKPKey
 from sidecar.authn.base import Accepted
 from sidecar.authn.gates import RevocationGate
 from sidecar.clock import SystemClock
-from sidecar.db import Database
+from sidecar.config.settings import StoreSettings
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
+from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch
 from sidecar.store.denial import Denial, Scope, make_denial
 from sidecar.store.deny_list import facts_of
 from sidecar.store.mirror import Mirror
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.open import open_store
 
 MOST_BYTES = 150e6
 MOST_SECONDS = 15.0
@@ -51,11 +52,15 @@ async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[De
         ]
 
 
-async def measure(count: int, scope: Scope) -> bool:
-    """Fill a store, read it as a process does at its start, ask; print the figures. Whether all targets are met."""
+async def measure(count: int, scope: Scope, url: str) -> bool:
+    """Fill the store at ``url`` (empty: a SQLite file of its own), read it as a process does at its start, and ask.
+
+    Prints the figures. Whether all targets are met.
+    """
     clock, metrics = SystemClock(), Metrics()
     with TemporaryDirectory(prefix="auth-sidecar-bench-") as folder:
-        store = SqliteStore(await Database.open(Path(folder) / "store.db", metrics), clock)
+        settings = StoreSettings(url=Secret(url or f"sqlite:///{folder}/store.db"))
+        store = await open_store(settings, metrics, clock)
         async for piece in entries(count, scope, clock.now()):
             await store.write(Batch(deny=piece))
         gc.collect()
@@ -137,8 +142,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.deny_list", description=__doc__)
     parser.add_argument("--entries", type=int, default=1_000_000, help="how many (default 1,000,000)")
     parser.add_argument("--scope", choices=["token", "subject"], default="token", help="what they are about")
+    parser.add_argument("--store", default="", help="an empty store's URL instead of a SQLite file; it stays filled")
     options = parser.parse_args()
-    return 0 if asyncio.run(measure(options.entries, Scope(options.scope))) else 1
+    return 0 if asyncio.run(measure(options.entries, Scope(options.scope), options.store)) else 1
 
 
 if __name__ == "__main__":

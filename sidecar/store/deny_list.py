@@ -88,7 +88,7 @@ class DenyList:
 
     def add(self, denial: Denial) -> bool:
         """Let ``denial`` stand, in place of one with the same id. False: its times are none."""
-        if not all(time is None or isfinite(time) for time in (denial.issued_before, denial.expires_at)):
+        if not _is_time(denial.issued_before) or not _is_time(denial.expires_at):
             return False
         key = denial_key(denial.scope, denial.issuer, denial.name)
         is_proper = denial.id == denial_id(key, denial.issued_before)
@@ -191,6 +191,10 @@ class DenyList:
             return complex(denial.issued_before, until)
         minute = inf if until == inf else ceil(until / MINUTE) * MINUTE
         return self._shared.setdefault(minute, complex(inf, minute))
+
+
+def _is_time(value: float | None) -> bool:
+    return value is None or isfinite(value)
 
 
 def _id_of(key: bytes, span: _Span) -> str:

@@ -7,7 +7,7 @@ another process. While the store is away, and when it comes back empty, the copy
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -266,7 +266,7 @@ class Mirror:
 
     async def _read_snapshot(self, fresh: Picture) -> str:
         position = ""
-        async for piece in self._store.snapshot():
+        async for piece in _ahead(self._store.snapshot()):
             self._skipped.inc(piece.skipped)
             await self._fill(fresh, piece)
             position = piece.position
@@ -328,6 +328,25 @@ class Mirror:
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+async def _ahead(items: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The same items; each is fetched while the one before is being worked on."""
+    upcoming = asyncio.create_task(_next(items))
+    try:
+        while item := await upcoming:
+            upcoming = asyncio.create_task(_next(items))
+            await asyncio.sleep(0)  # lets the question go out
+            yield item[0]
+    finally:
+        upcoming.cancel()
+        await asyncio.gather(upcoming, return_exceptions=True)
+
+
+async def _next(items: AsyncIterator[T]) -> tuple[T, ...]:
+    async for item in items:
+        return (item,)
+    return ()
 
 
 def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
