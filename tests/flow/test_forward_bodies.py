@@ -23,7 +23,10 @@ from tests.support.wire import TIMEOUT, Wire, read_body
 BIG = random.Random(7).randbytes(5 * 2**20)
 POST = "POST /upload HTTP/1.1\r\nHost: api.example.com\r\n"
 AUTHORIZED = POST + ": ".join(bearer()) + "\r\n"
-FULL_SOCKETS = 32 * 2**20  # more than the kernel and we hold between two ends; half of what is sent
+# More than the kernel (at most 36 MiB on each of the two connections, by Linux's usual settings) and we hold between
+# two ends; half of what is sent.
+FULL_SOCKETS = 80 * 2**20
+LARGE = 2 * FULL_SOCKETS
 
 
 async def upload_digest(connection: UpstreamConnection) -> None:
@@ -218,7 +221,7 @@ async def test_a_refused_upload_is_not_sent_on(start: Start) -> None:
     async with ScriptedUpstream(script) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
-            upload = b"x" * 2 * FULL_SOCKETS
+            upload = b"x" * LARGE
             sending = asyncio.create_task(wire.request("/", [bearer()], method="POST", body=upload))
             assert (await wire.answer()).body == b"no!"
             sending.cancel()
@@ -616,8 +619,8 @@ async def test_a_slow_reader_holds_the_service_back(start: Start) -> None:
     async def script(connection: UpstreamConnection) -> None:
         nonlocal sent
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 * 2**20))
-        for _ in range(1024):
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
+        for _ in range(LARGE // 2**16):
             await connection.send(b"x" * 2**16)
             sent += 2**16
 
@@ -630,14 +633,14 @@ async def test_a_slow_reader_holds_the_service_back(start: Start) -> None:
             assert sent < FULL_SOCKETS
             assert max(transport.get_write_buffer_size() for transport in transports(scene)) < 2**20
             async with asyncio.timeout(TIMEOUT):
-                assert len(await wire.exactly(64 * 2**20)) == 64 * 2**20
+                assert len(await wire.exactly(LARGE)) == LARGE
 
 
 async def test_a_slow_service_holds_the_caller_back(start: Start) -> None:
     async def script(connection: UpstreamConnection) -> None:
         await connection.head()
         await go.wait()
-        assert len(await read_body(connection.reader, upstream.requests[0].head, until_eof=False)) == 64 * 2**20
+        assert len(await read_body(connection.reader, upstream.requests[0].head, until_eof=False)) == LARGE
         await connection.send(OK)
 
     go = asyncio.Event()
@@ -645,7 +648,7 @@ async def test_a_slow_service_holds_the_caller_back(start: Start) -> None:
 
     async def pour(wire: Wire) -> None:
         nonlocal sent
-        for _ in range(1024):
+        for _ in range(LARGE // 2**16):
             wire.writer.write(b"x" * 2**16)
             await wire.writer.drain()
             sent += 2**16
@@ -653,7 +656,7 @@ async def test_a_slow_service_holds_the_caller_back(start: Start) -> None:
     async with ScriptedUpstream(script) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire, asyncio.TaskGroup() as group:
-            await wire.send(f"{AUTHORIZED}Content-Length: {64 * 2**20}\r\n\r\n".encode())
+            await wire.send(f"{AUTHORIZED}Content-Length: {LARGE}\r\n\r\n".encode())
             group.create_task(pour(wire))
             await settled(lambda: sent)
             assert sent < FULL_SOCKETS
@@ -679,7 +682,7 @@ async def test_a_service_that_stops_reading_is_504(start: Start) -> None:
     async with ScriptedUpstream(script) as upstream:
         scene = await start(upstream.url, server={"limits": {"bodyTimeout": "300ms"}})
         async with await scene.connect() as wire:
-            sending = asyncio.create_task(wire.request("/", [bearer()], method="POST", body=b"x" * 2 * FULL_SOCKETS))
+            sending = asyncio.create_task(wire.request("/", [bearer()], method="POST", body=b"x" * LARGE))
             assert (await wire.answer()).json()["reason"] == "upstream_timeout"
             sending.cancel()
 
@@ -688,7 +691,7 @@ async def test_a_caller_that_stops_reading_is_cut_off(start: Start) -> None:
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * FULL_SOCKETS))
-        await connection.send(b"x" * 2 * FULL_SOCKETS)
+        await connection.send(b"x" * LARGE)
 
     async with ScriptedUpstream(script) as upstream:
         scene = await start(upstream.url, server={"limits": {"bodyTimeout": "100ms"}})
