@@ -150,7 +150,8 @@ class Revocations:
         wish = about_token(DenyWish(Scope.TOKEN), token)
         record = await self._store.record(wish.name) if self._may_be_own(wish) else None
         if record is None:
-            await self.add([wish], by=by)
+            if not await self._stands(wish):
+                await self.add([wish], by=by)
         elif record.revoked_at is None:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
             note_revoked(record, by=by)
@@ -177,6 +178,15 @@ class Revocations:
             record = await self._store.record(wish.name)
             return wish if record is None else replace(wish, token_ends=record.expires_at)
         return wish
+
+    async def _stands(self, wish: DenyWish) -> bool:
+        """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
+        now = self._clock.now()
+        wanted = self._denial(await self._prepared(wish, now), now, "")
+        found = await self._store.denial(wanted.id)
+        if found is None or found.expires_at is None:
+            return found is not None
+        return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
 
     def _denial(self, wish: DenyWish, now: float, by: str) -> Denial:
         end = self._rule.end(wish.scope, wish.issuer, now, issued_before=wish.issued_before, token_ends=wish.token_ends)

@@ -289,3 +289,15 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
     shown = await world.deny(issuer=CORP, subject="s-1")
     assert shown["issuer"] == CORP
     assert {denial.issuer for denial in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
+
+
+async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
+    """Who revoked it and why stays on the list, however often its thief asks for its end."""
+    token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
+    await world.list.add([about_token(read_wish({"token": "t", "reason": "stolen"}), token)], by="USER:root")
+    await world.list.end(token, by="bearer")
+    (denial,) = world.store.all_denials.values()
+    assert (denial.reason, denial.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
+    await world.list.remove(denial.id, by="USER:root")
+    await world.list.end(token, by="bearer")
+    assert [denial.created_by for denial in world.store.all_denials.values()] == ["bearer"]
