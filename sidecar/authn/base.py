@@ -10,25 +10,25 @@ from typing import Protocol
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
-from sidecar.keys.keyset import VerificationKey
 from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
+from sidecar.tokens.verified_cache import Live
 
 
 @dataclass(slots=True, eq=False)
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
 
-    ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
-    the token sets no bound. ``record_id`` names the record that must still stand; ``is_own`` marks tokens of the own
-    issuer, which may carry names that foreign ones may not. ``facts`` are what the deny list asks about; None: those
-    that the Actor tells. ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds
-    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die
-    with these facts.
+    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before``
+    and ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id``
+    names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
+    foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells. ``cleared`` is
+    the version of the deny list that it was last found clear of. ``memo`` holds what later stages derive from it once,
+    such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
     """
 
     actor: Actor
-    key: VerificationKey
+    key: Live
     not_before: float | None = None
     expires_at: float | None = None
     record_id: str | None = None
