@@ -46,6 +46,9 @@ class Cause(StrEnum):
     CREDENTIALS_ABSENT = "credentials_absent"
     CREDENTIALS_MULTIPLE = "credentials_multiple"
     SCHEME_UNKNOWN = "scheme_unknown"
+    CREDENTIALS_MALFORMED = "credentials_malformed"
+    CREDENTIALS_WRONG = "credentials_wrong"
+    INACTIVE = "inactive"
     PATH_AMBIGUOUS = "path_ambiguous"
     RULE = "rule"
     # the token's form
@@ -87,6 +90,8 @@ class Cause(StrEnum):
     KEYS_UNAVAILABLE = "keys_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     MIRROR_STALE = "mirror_stale"
+    MEMBER_BROKEN = "member_broken"
+    THROTTLED = "throttled"
     DEADLINE = "deadline"
     OVERLOAD = "overload"
     DRAINING = "draining"

@@ -93,7 +93,7 @@ def _section(model: type[BaseModel], path: str, depth: int, *, is_list: bool) ->
     yield "\n".join(_table({n: f for n, f in fields.items() if f.description != UNUSED}, path))
     unused = [f"`{name}`" for name, field in fields.items() if field.description == UNUSED]
     if unused:
-        yield f"\nAccepted for OpenMetadata's sake and not used: {', '.join(unused)}."
+        yield f"\nAccepted for the product's sake and not used: {', '.join(unused)}."
     for name, field in fields.items():
         for inner in models_in(field.annotation):
             below = f"{path}{'[]' if is_list else ''}.{name}"

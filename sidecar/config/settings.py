@@ -35,8 +35,16 @@ def _forget(value: object) -> None:
     """Keys that only OpenMetadata uses may hold its secrets, so their values are not kept."""
 
 
-UNUSED = "OpenMetadata's; not used here."
+UNUSED = "The product's own; not used here."
 Unused = Annotated[Any, BeforeValidator(_forget)]
+
+
+def _names_only(value: object) -> object:
+    """Options belong to their authenticator, which alone knows what is secret among them: here none keeps its value."""
+    return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
+
+
+OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
@@ -342,6 +350,57 @@ class JwtTokenConfiguration(Model):
     """Paths besides ``{prefix}/jwks`` that publish the own public keys."""
 
 
+class TokenServiceSettings(Model):
+    """DataHub's block: how its tokens are signed."""
+
+    signing_key: Secret | None = None
+    """Key of HS256, the octets of its text."""
+    salt: Secret | None = None
+    """What DataHub hashes its tokens with."""
+    issuer: Text = "datahub-metadata-service"
+    """``iss`` of DataHub's tokens; DataHub does not verify it."""
+    signing_algorithm: Literal["HS256"] = "HS256"
+    """DataHub's only algorithm."""
+
+
+class AuthenticatorSettings(Model):
+    """One member of the chain."""
+
+    type: Annotated[str, Field(min_length=1, max_length=300)]
+    """A short name (``jwt``, ``guest``, ``basic``, ...), DataHub's Java class name, the name of an installed plugin, or
+    ``package.module:Class``."""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
+    """Name in logs, metrics and ``adminPrincipals``; absent: the short name. Every member needs its own."""
+    on_error: Literal["fail", "continue"] = "fail"
+    """When it is broken: ``fail`` answers 503 at once, ``continue`` asks the members after it first."""
+    timeout: Annotated[Duration, Field(gt=0, le=60)] = 4.0
+    """How long it may take for one request before it counts as broken."""
+    configs: OptionNames = Field(default_factory=dict)
+    """Its own options; see the guide of the authenticator."""
+
+
+class AuthenticationSettings(Model):
+    """DataHub's block: the chain of authenticators, its keys as they are."""
+
+    enabled: bool = True
+    """DataHub's switch. ``false``: nothing in this block is in use; tokens of providers and own ones still are."""
+    system_client_id: Text = "__datahub_system"
+    """Name of DataHub's system client."""
+    system_client_secret: Secret | None = None
+    """Its secret."""
+    token_service: TokenServiceSettings = TokenServiceSettings()
+    """How DataHub's tokens are signed."""
+    authenticators: tuple[AuthenticatorSettings, ...] = ()
+    """Members of the chain, asked in this order. ``jwt`` is always one: the first, unless it is listed elsewhere."""
+    require_record: bool = False
+    """DataHub tokens of version 2 must be on record here."""
+    excluded_paths: Unused = Field(default=None, description=UNUSED)
+    enforce_existence_enabled: Unused = Field(default=None, description=UNUSED)
+    log_authenticator_exceptions: Unused = Field(default=None, description=UNUSED)
+    session_token_duration_ms: Unused = Field(default=None, description=UNUSED)
+    access_tokens: Unused = Field(default=None, description=UNUSED)
+
+
 class TokenSettings(Model):
     """Own tokens and the memory of verified ones."""
 
@@ -451,6 +510,8 @@ class Settings(Model):
     """Admins and domains."""
     jwt_token_configuration: JwtTokenConfiguration = JwtTokenConfiguration()
     """Own keys and issuer."""
+    authentication: AuthenticationSettings = AuthenticationSettings()
+    """The chain of authenticators."""
     tokens: TokenSettings = TokenSettings()
     """Own tokens and the memory of verified ones."""
     rules: tuple[RuleSettings, ...] = ()
