@@ -28,8 +28,33 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "keys": (*BASICS, "config.settings", "config.providers", "secrets", "outbound"),
     "kv": (*BASICS, "config.settings", "config.store_url"),
     "store": (*BASICS, "identity", "db", "kv", "config.settings"),
-    "tokens": (*BASICS, "keys", "store", "identity", "db", "config.settings", "config.providers", "config.units"),
-    "authn": (*BASICS, "tokens", "store", "keys", "identity", "config.settings", "config.providers"),
+    "tokens": (
+        *BASICS,
+        "keys",
+        "store",
+        "identity",
+        "db",
+        "secrets.value",
+        "config.settings",
+        "config.providers",
+        "config.units",
+    ),  # fmt: skip
+    "authn": (
+        *BASICS,
+        "secrets",
+        "tokens",
+        "store",
+        "keys",
+        "identity",
+        "outbound",
+        "config.settings",
+        "config.providers",
+        # the options of its members
+        "config.decode",
+        "config.members",
+        "config.tree",
+        "config.units",
+    ),
     "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings"),
     "web": (*BASICS, "access.decide", "identity", "config.settings"),
     # authn.base for the value that an allowing verdict carries
@@ -48,7 +73,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "authlib": (),
     "sqlite3": ("db", "store.sqlite", "tokens.records"),
     "redis": ("kv",),
-    "pydantic": ("config", "secrets.value"),
+    "pydantic": ("config", "secrets.value", "authn"),
     "yaml": ("config", "cli", "demo", "keys.key_folder"),
 }
 CLIENT_NAMES = ("Client", "TCPConnector", "UnixConnector", "TraceConfig", "DummyCookieJar", "CookieJar", "request")
