@@ -88,7 +88,7 @@ def _accepted(
 
 
 class JwtAuthenticator:
-    """Recognises every Bearer that is a JWT of a known issuer, and decides on it."""
+    """Recognises every Bearer that is a JWT of a known issuer by a private key, and decides on it."""
 
     name = "jwt"
 
@@ -124,6 +124,9 @@ class JwtAuthenticator:
             token = parse(view.credential.value, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
+        if token.algorithm.startswith("HS"):
+            # Signed by a shared secret, whatever issuer it names: never one of ours.
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM))
         issuer = self._issuers.get(token.issuer or "", self._unbound)
         if issuer is None:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
