@@ -123,8 +123,9 @@ class UpstreamSettings(Model):
 
     url: Text = ""
     """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only."""
-    credentials: Literal["passthrough", "none", "openmetadata"] = "passthrough"
-    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata token for the Actor."""
+    credentials: Literal["passthrough", "none", "openmetadata", "datahub", "datahubHeader"] = "passthrough"
+    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for the
+    Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
     connect_timeout: Duration = 5.0
