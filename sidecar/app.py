@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,20 +12,23 @@ from pathlib import Path
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.access.decide import Decider
+from sidecar.access.decide import Decider, Guests
 from sidecar.access.rules import Rules
 from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import operations_app
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
-from sidecar.authn.base import Accepted, Gate
+from sidecar.authn.base import Accepted, Gate, Member, Surroundings
 from sidecar.authn.chain import Chain
 from sidecar.authn.gates import RecordGate
+from sidecar.authn.guest import Guest, GuestOptions
 from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.members import Members, open_members
+from sidecar.authn.registry import JWT, Planned, plan
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
-from sidecar.config.settings import Settings
+from sidecar.config.settings import RuleSettings, Settings
 from sidecar.config.show import as_json
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
@@ -72,6 +75,9 @@ class Trust:
     mirror: RecordMirror | None
     issuers: dict[str, Issuer]
     unbound: Issuer | None
+    client: ControlClient
+    is_bot_name: Callable[[str], bool]
+    reserved: frozenset[str]
 
 
 class Sidecar:
@@ -105,8 +111,11 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         trust = await open_trust(loaded, metrics, clock or SystemClock(), stack)
-        decider = build_decider(settings, trust, metrics, clock or SystemClock())
-        health = _health(trust, settings)
+        jwt = build_jwt(settings, trust, metrics, clock or SystemClock())
+        surroundings = partial(member_surroundings, loaded=loaded, trust=trust, clock=clock or SystemClock())
+        members = await open_members(plan(loaded.members), {JWT: jwt}, surroundings, stack)
+        decider = build_decider(settings, trust, members, metrics)
+        health = _health(trust, members, settings)
         refusals = Refusals(settings.server.realm)
         routes = _routes(settings, trust, decider, refusals, metrics, clock or SystemClock(), stack)
         server = settings.server
@@ -157,6 +166,7 @@ async def serve(loaded: Loaded) -> None:
 async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
     """Keys and records as ``loaded`` names them; ``stack`` closes them. Raises Misconfigured, Unavailable."""
     settings = loaded.settings
+    reserved = _reserved_names(plan(loaded.members))
     mirror, is_bot_name = None, _no_bots
     own_keys = await _open_own_keys(settings, stack)
     if own_keys is not None:
@@ -180,14 +190,20 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
         await keys.start()
         stack.push_async_callback(keys.aclose)
         provider_keys.append(keys)
-        issuer = _provider_issuer(provider, keys, settings, is_bot_name)
+        issuer = _provider_issuer(provider, keys, settings, reserved, is_bot_name)
         if provider.issuer is None:
             unbound = issuer
         else:
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None and mirror is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound)
+    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound, client, is_bot_name, reserved)
+
+
+def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
+    """Names that no credential of others may carry; the guest's own name is one of them."""
+    guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
+    return frozenset({*_RESERVED_NAMES, *guests})
 
 
 async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
@@ -221,9 +237,13 @@ def _cache_dir(settings: Settings) -> Path | None:
 
 
 def _provider_issuer(
-    provider: Provider, keys: ProviderKeys, settings: Settings, is_bot_name: Callable[[str], bool]
+    provider: Provider,
+    keys: ProviderKeys,
+    settings: Settings,
+    reserved: frozenset[str],
+    is_bot_name: Callable[[str], bool],
 ) -> Issuer:
-    policy = provider_policy(provider, settings.authorizer_configuration, _RESERVED_NAMES, is_bot_name, _AUTHENTICATOR)
+    policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     expectations = provider_expectations(provider, None)
     accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own)
     return Issuer(provider.name, keys, expectations, accept)
@@ -238,10 +258,10 @@ def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issu
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
 
 
-def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> Decider:
-    """What judges every request, over ``trust``."""
+def build_jwt(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> JwtAuthenticator:
+    """What verifies tokens, over ``trust``."""
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
-    authenticator = JwtAuthenticator(
+    return JwtAuthenticator(
         trust.issuers,
         unbound=trust.unbound,
         cache=cache,
@@ -249,6 +269,27 @@ def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clo
         max_token_bytes=settings.server.limits.max_token_bytes,
         refuse=None if settings.allow_published_secrets else refuse_published,
     )
+
+
+def member_surroundings(name: str, *, loaded: Loaded, trust: Trust, clock: Clock) -> Surroundings:
+    """What the member ``name`` of the chain is given."""
+    settings = loaded.settings
+    authorizer = settings.authorizer_configuration
+    own = Provider(name, f"urn:auth-sidecar:{name}", principal_claims=("sub",), groups_claim="groups")
+    policy = partial(provider_policy, authorizer=authorizer, reserved=trust.reserved, is_bot_name=trust.is_bot_name)
+    return Surroundings(
+        name,
+        clock,
+        trust.client,
+        policy(own, authenticator=name),
+        {provider.name: provider for provider in loaded.providers},
+        {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
+        settings.server.limits.max_token_bytes,
+    )
+
+
+def build_decider(settings: Settings, trust: Trust, members: Members, metrics: Metrics) -> Decider:
+    """What judges every request, over ``trust`` and the chain's ``members``."""
     gates: Sequence[Gate] = ()
     if trust.mirror is not None:
         revocation = settings.revocation
@@ -259,12 +300,19 @@ def build_decider(settings: Settings, trust: Trust, metrics: Metrics, clock: Clo
                 deny_when_stale=revocation.on_stale == "deny",
             ),
         )
+    chain = Chain(members.authenticators, gates, metrics, skippable=members.skippable, headers=members.headers)
     return Decider(
         Rules(settings.rules),
-        Chain((authenticator,), gates, metrics),
+        chain,
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
+        guests=None if members.guest is None else _guests(members.guest),
     )
+
+
+def _guests(guest: Guest) -> Guests:
+    limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
+    return Guests(guest.accepted, limits)
 
 
 def _routes(
@@ -371,10 +419,11 @@ def _forwarder(
     )
 
 
-def _health(trust: Trust, settings: Settings) -> Health:
+def _health(trust: Trust, members: Members, settings: Settings) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
+    credentials += [partial(_member_status, member) for member in members.started]
     required: list[Callable[[], PartStatus]] = []
     if trust.mirror is not None:
         required.append(partial(_mirror_status, trust.mirror, settings))
@@ -387,6 +436,12 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     if status.usable:
         return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
     return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
+
+
+def _member_status(member: Member) -> PartStatus:
+    name = f"authenticator {member.name}"
+    problem = member.problem
+    return PartStatus(name, Condition.UNUSABLE if problem else Condition.USABLE, problem)
 
 
 def _mirror_status(mirror: RecordMirror, settings: Settings) -> PartStatus:

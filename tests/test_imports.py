@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
         "config.units",
-    ),  # fmt: skip
+    ),
     "authn": (
         *BASICS,
         "secrets",
@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         # the options of its members
         "config.decode",
         "config.members",
+        "config.references",
         "config.tree",
         "config.units",
     ),

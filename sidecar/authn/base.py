@@ -4,15 +4,31 @@ Four outcomes, kept apart: :class:`Accepted`, :class:`Rejected`, :class:`Abstain
 exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential decides on it.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+from sidecar.clock import Clock
+from sidecar.config.providers import Provider
+from sidecar.config.settings import Model
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
+from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView
+from sidecar.outbound import ControlClient
 from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
 from sidecar.tokens.verified_cache import Live
+
+
+class _Configured:
+    """What the configuration itself vouches for: it stands as long as the process that read it."""
+
+    live = True
+
+
+CONFIGURED: Live = _Configured()
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +44,7 @@ class Accepted:
     """
 
     actor: Actor
-    key: Live
+    key: Live = CONFIGURED
     not_before: float | None = None
     expires_at: float | None = None
     record_id: str | None = None
@@ -71,6 +87,76 @@ class Authenticator(Protocol):
 
     async def authenticate(self, view: RequestView) -> Outcome:
         """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a member of the chain is given beside its options.
+
+    ``name`` is its own, as configured. ``policy`` says how the claims ``sub``, ``groups`` and ``roles`` of somebody it
+    found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
+    configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
+    credential that is looked at.
+    """
+
+    name: str
+    clock: Clock
+    client: ControlClient
+    policy: PrincipalPolicy
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    policies: Mapping[str, PrincipalPolicy] = field(default_factory=dict)
+    max_token_bytes: int = 16 * 1024
+
+
+class NoOptions(Model):
+    """A member without options."""
+
+
+class Member(ABC):
+    """A member of the chain that the configuration names: built in, or a plugin.
+
+    Made once at start without side effects, then started, asked by many requests at once on one event loop (so it
+    never blocks), and stopped. ``sidecar check`` makes one and calls :meth:`check` instead of :meth:`start`.
+    """
+
+    Options: ClassVar[type[Model]] = NoOptions
+    """The model of its ``configs`` block; a wrong option is found at start and by ``sidecar check``."""
+    credential_headers: ClassVar[tuple[str, ...]] = ()
+    """Headers besides ``Authorization`` that it reads credentials from. Two credentials in one request are refused."""
+
+    def __init__(self, options: Any, surroundings: Surroundings) -> None:
+        """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
+        self.options = options
+        self.surroundings = surroundings
+        self.name = surroundings.name
+
+    @classmethod
+    def recognises(cls, options: Any) -> str:
+        """One phrase for ``sidecar check``: which credentials it decides on."""
+        return "credentials of its own kind"
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from judging at the moment, for the health report; empty: nothing known."""
+        return ""
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        """What is known of this credential without waiting, or None."""
+        return None
+
+    @abstractmethod
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+    async def check(self) -> Sequence[str]:
+        """What is wrong with what it depends on, one sentence each. Changes nothing."""
+        return ()
+
+    async def start(self) -> None:  # noqa: B027 - optional: most members have nothing to open
+        """Open what it needs; must not need a dependency to be up. Raises Misconfigured."""
+
+    async def stop(self) -> None:  # noqa: B027 - as above
+        """Close it again."""
 
 
 class Gate(Protocol):

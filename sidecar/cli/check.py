@@ -6,8 +6,10 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 
+from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
+from sidecar.config.tree import printable
 from sidecar.errors import Misconfigured, Problem
 
 _LONGEST_PROBE = 60.0
@@ -31,6 +33,7 @@ def run_check(options: argparse.Namespace) -> int:
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
     try:
         loaded = load_settings(options)
+        _print_chain(plan(loaded.members))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         _report(error.problems)
@@ -40,6 +43,19 @@ def run_check(options: argparse.Namespace) -> int:
     if not failed:
         print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")
     return 1 if failed else 0
+
+
+def _print_chain(planned: Sequence[Planned]) -> None:
+    """The chain in the order in which it is asked."""
+    print("Who is asked, in this order, and decides on:")
+    for number, member in enumerate(planned, 1):
+        kind = "" if member.name == member.word else f" ({member.word})"
+        skipped = member.written is not None and member.written.settings.on_error == "continue"
+        print(
+            printable(
+                f"  {number}. {member.name}{kind}: {member.recognises}{'; skipped when broken' if skipped else ''}"
+            )
+        )
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from sidecar.authn.registry import judge
 from sidecar.config.load import Loaded, load
 
 CONFIG_VARIABLE = "SIDECAR_CONFIG"
@@ -29,4 +30,4 @@ def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
 
 def load_settings(options: argparse.Namespace) -> Loaded:
     """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
-    return load(config_paths(options), os.environ)
+    return load(config_paths(options), os.environ, judge)

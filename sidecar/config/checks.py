@@ -3,10 +3,10 @@
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from sidecar.config.finding import Finding
 from sidecar.config.providers import has_own_keys
+from sidecar.config.references import misplaced_references
 from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
@@ -22,7 +22,6 @@ from sidecar.config.urls import is_loopback, split_url
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
-_REFERENCE = ("secret:", "env:", "file:")
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -247,30 +246,16 @@ def check_wildcards(settings: Settings) -> Iterator[Finding]:
 
 
 def check_references(settings: Settings) -> Iterator[Finding]:
-    """``secret:``, ``env:`` and ``file:`` are for secrets; anywhere else they would be taken at their word."""
-    for path, value in _texts(settings.model_dump(by_alias=True), ()):
-        if value.startswith("secret:"):
-            yield Finding(path, "names a secrets manager, which is not supported")
-        elif value.startswith(_REFERENCE):
-            yield Finding(path, "is no secret, so env: and file: are not looked up here; use ${NAME}")
-
-
-def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, (*path, name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _texts(item, (*path, index))
+    """Places of secrets where no secret is asked for."""
+    return misplaced_references(settings)
 
 
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
     issuers = flat.providers or flat.public_key_urls or flat.authority
-    if not issuers and not has_own_keys(settings.jwt_token_configuration):
+    members = settings.authentication.enabled and settings.authentication.authenticators
+    if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"
         yield Finding(("authenticationConfiguration",), message, fatal=False)
     if settings.upstream is None or not settings.upstream.url:

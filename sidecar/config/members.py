@@ -4,20 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sidecar.config.settings import AuthenticationSettings, AuthenticatorSettings
-from sidecar.config.tree import Block, Node, Path, child_of
+from sidecar.config.tree import Block, Node, Origin, Path, child_of, origin_of
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenMember:
     """One entry of ``authentication.authenticators``.
 
-    ``options`` is its ``configs`` block as read and ``path`` where the entry stands; ``resolve_secret`` opens a
-    secret's text and raises ValueError.
+    ``options`` is its ``configs`` block as read; ``path`` and ``origin`` say where it stands; ``resolve_secret`` opens
+    a secret's text and raises ValueError.
     """
 
     settings: AuthenticatorSettings
     options: Block = field(repr=False)
     path: Path
+    origin: Origin
     resolve_secret: Callable[[str], str]
 
 
@@ -29,9 +30,14 @@ def written_members(
         return ()
     base: Path = ("authentication", "authenticators")
     return tuple(
-        WrittenMember(member, _options(tree, (*base, index)), (*base, index), resolve_secret)
-        for index, member in enumerate(settings.authenticators)
+        _written(member, (*base, index), tree, resolve_secret) for index, member in enumerate(settings.authenticators)
     )
+
+
+def _written(
+    settings: AuthenticatorSettings, path: Path, tree: Block, resolve_secret: Callable[[str], str]
+) -> WrittenMember:
+    return WrittenMember(settings, _options(tree, path), path, origin_of(tree, path), resolve_secret)
 
 
 def _options(tree: Block, path: Path) -> Block:

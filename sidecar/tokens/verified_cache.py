@@ -86,8 +86,7 @@ class VerifiedCache(Generic[E]):
     def _holds(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
-        key = entry.key
-        if (key is None or key.live) and (entry.expires_at is None or now < entry.expires_at):
+        if entry.key.live and (entry.expires_at is None or now < entry.expires_at):
             return True
         del self._entries[digest]
         return False
