@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.tree",
         "config.units",
     ),
-    "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings"),
+    "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.presets"),
     "web": (*BASICS, "access.decide", "identity", "config.settings"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),

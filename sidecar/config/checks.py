@@ -152,20 +152,21 @@ def check_rules(settings: Settings) -> Iterator[Finding]:
     """Patterns that can match what they look like."""
     catch_all: int | None = None
     for index, rule in enumerate(settings.rules):
-        yield from _check_rule(rule, ("rules", index))
+        if rule.path is not None:
+            yield from _check_rule(rule, rule.path, ("rules", index))
         if catch_all is not None:
             message = f"is never reached: rules[{catch_all}] matches everything before it"
             yield Finding(("rules", index), message, fatal=False)
         elif rule.path == "/**" and not rule.methods:
             catch_all = index
-        if rule.path.startswith(f"{settings.server.prefix}/"):
+        if rule.path is not None and rule.path.startswith(f"{settings.server.prefix}/"):
             message = "lies below server.prefix, where rules do not apply"
             yield Finding(("rules", index, "path"), message, fatal=False)
 
 
-def _check_rule(rule: RuleSettings, path: Path) -> Iterator[Finding]:
-    segments = rule.path.split("/")[1:]
-    if not re.fullmatch(r"[!-~]+", rule.path) or set(rule.path) & set("?#\\;"):
+def _check_rule(rule: RuleSettings, pattern: str, path: Path) -> Iterator[Finding]:
+    segments = pattern.split("/")[1:]
+    if not re.fullmatch(r"[!-~]+", pattern) or set(pattern) & set("?#\\;"):
         yield Finding((*path, "path"), "must be a plain path: no blanks, query, fragment, backslash or parameters")
     elif any(segment in {".", ".."} for segment in segments) or "" in segments[:-1]:
         yield Finding((*path, "path"), "must be a normalised path: no //, no dot segments")

@@ -124,8 +124,8 @@ class UpstreamSettings(Model):
     url: Text = ""
     """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only."""
     credentials: Literal["passthrough", "none", "openmetadata", "datahub", "datahubHeader"] = "passthrough"
-    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for the
-    Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
+    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for
+    the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
     connect_timeout: Duration = 5.0
@@ -427,9 +427,11 @@ class RequireSettings(Model):
 
 
 class RuleSettings(Model):
-    """One route rule. The first whose path and method match decides."""
+    """One route rule, or a preset of several. The first whose path and method match decides."""
 
-    path: Annotated[str, Field(pattern=r"^/")]
+    preset: Literal["openmetadata", "datahub"] | None = None
+    """Instead of all else: the paths that the product leaves open, in this place of the list."""
+    path: Annotated[str, Field(pattern=r"^/")] | None = None
     """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
     """Methods it is for; empty: all."""
@@ -437,6 +439,14 @@ class RuleSettings(Model):
     """``public``: never refused. ``guest``: nothing presented is fine, bad credentials are not."""
     require: RequireSettings = RequireSettings()
     """What the caller must have besides."""
+
+    @model_validator(mode="after")
+    def _is_rule_or_preset(self) -> "RuleSettings":
+        if self.preset is None and self.path is None:
+            raise ValueError("needs a path, or a preset")
+        if self.preset is not None and self.model_fields_set != {"preset"}:
+            raise ValueError("a preset stands alone in its entry; write rules of your own before it")
+        return self
 
 
 class CorsSettings(Model):
