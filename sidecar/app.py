@@ -285,6 +285,7 @@ def member_surroundings(name: str, *, loaded: Loaded, trust: Trust, clock: Clock
         {provider.name: provider for provider in loaded.providers},
         {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
         settings.server.limits.max_token_bytes,
+        settings.allow_published_secrets,
     )
 
 

@@ -74,6 +74,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "authlib": (),
     "sqlite3": ("db", "store.sqlite", "tokens.records"),
     "redis": ("kv",),
+    "ldap3": ("authn.ldap",),
+    "bcrypt": ("authn.password_file",),
+    "argon2": ("authn.password_file",),
     "pydantic": ("config", "secrets.value", "authn"),
     "yaml": ("config", "cli", "demo", "keys.key_folder"),
 }

@@ -96,7 +96,7 @@ class Surroundings:
     ``name`` is its own, as configured. ``policy`` says how the claims ``sub``, ``groups`` and ``roles`` of somebody it
     found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
     configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
-    credential that is looked at.
+    credential that is looked at; ``allow_published`` lets secrets pass that the products' sources publish.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Surroundings:
     providers: Mapping[str, Provider] = field(default_factory=dict)
     policies: Mapping[str, PrincipalPolicy] = field(default_factory=dict)
     max_token_bytes: int = 16 * 1024
+    allow_published: bool = False
 
 
 class NoOptions(Model):

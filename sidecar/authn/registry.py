@@ -26,6 +26,7 @@ _MADE_ELSEWHERE: Mapping[str, str] = {
     JWT: "Bearer JWTs of the configured issuers and own tokens",
 }
 _BUILT_IN: Mapping[str, str] = {
+    "basic": "sidecar.authn.basic:Basic",
     "guest": "sidecar.authn.guest:Guest",
 }
 _DATAHUB = "com.datahub.authentication.authenticator."
