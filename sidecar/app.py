@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,16 @@ from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import operations_app
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
-from sidecar.authn.base import Accepted, Gate, Member, Surroundings
+from sidecar.authn.base import Accepted, Authenticator, Gate, Member, Surroundings
 from sidecar.authn.chain import Chain
+from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
+from sidecar.authn.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
 from sidecar.authn.gates import RecordGate
 from sidecar.authn.guest import Guest, GuestOptions
 from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
 from sidecar.authn.members import Members, open_members
 from sidecar.authn.registry import JWT, Planned, plan
+from sidecar.authn.system import SYSTEM, SystemAuthenticator
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
@@ -32,7 +35,7 @@ from sidecar.config.settings import RuleSettings, Settings
 from sidecar.config.show import as_json
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
-from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
@@ -47,6 +50,7 @@ from sidecar.tokens.assertion import Assertions
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.policy import (
     OWN_PROVIDER,
+    admin_names,
     own_expectations,
     own_policy,
     provider_expectations,
@@ -54,7 +58,7 @@ from sidecar.tokens.policy import (
 )
 from sidecar.tokens.published import refuse_published
 from sidecar.tokens.records import RecordMirror, SqliteRecords
-from sidecar.tokens.upstream import UpstreamCredentials
+from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.web.boundary import Boundary, Handler
 from sidecar.web.listeners import bind
@@ -78,6 +82,7 @@ class Trust:
     client: ControlClient
     is_bot_name: Callable[[str], bool]
     reserved: frozenset[str]
+    datahub: DataHubSetup
 
 
 class Sidecar:
@@ -111,13 +116,15 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         trust = await open_trust(loaded, metrics, clock or SystemClock(), stack)
-        jwt = build_jwt(settings, trust, metrics, clock or SystemClock())
+        verifiers = build_verifiers(settings, trust, metrics, clock or SystemClock())
         surroundings = partial(member_surroundings, loaded=loaded, trust=trust, clock=clock or SystemClock())
-        members = await open_members(plan(loaded.members), {JWT: jwt}, surroundings, stack)
+        members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
+        if SYSTEM in verifiers:
+            members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
         decider = build_decider(settings, trust, members, metrics)
         health = _health(trust, members, settings)
         refusals = Refusals(settings.server.realm)
-        routes = _routes(settings, trust, decider, refusals, metrics, clock or SystemClock(), stack)
+        routes = _routes(settings, trust, members, decider, refusals, metrics, clock or SystemClock(), stack)
         server = settings.server
         boundary = Boundary(routes, refusals, metrics, server.limits, log_access=settings.logging.access)
         public_server = PublicServer(
@@ -166,7 +173,9 @@ async def serve(loaded: Loaded) -> None:
 async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
     """Keys and records as ``loaded`` names them; ``stack`` closes them. Raises Misconfigured, Unavailable."""
     settings = loaded.settings
-    reserved = _reserved_names(plan(loaded.members))
+    planned = plan(loaded.members)
+    datahub = datahub_setup(settings, planned)
+    reserved = _reserved_names(planned) | {settings.authentication.system_client_id}
     mirror, is_bot_name = None, _no_bots
     own_keys = await _open_own_keys(settings, stack)
     if own_keys is not None:
@@ -197,7 +206,7 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None and mirror is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound, client, is_bot_name, reserved)
+    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound, client, is_bot_name, reserved, datahub)
 
 
 def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
@@ -258,16 +267,43 @@ def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issu
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
 
 
-def build_jwt(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> JwtAuthenticator:
-    """What verifies tokens, over ``trust``."""
+def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name."""
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
-    return JwtAuthenticator(
-        trust.issuers,
-        unbound=trust.unbound,
-        cache=cache,
-        clock=clock,
-        max_token_bytes=settings.server.limits.max_token_bytes,
-        refuse=None if settings.allow_published_secrets else refuse_published,
+    longest = settings.server.limits.max_token_bytes
+    made: dict[str, Authenticator] = {
+        JWT: JwtAuthenticator(
+            trust.issuers,
+            unbound=trust.unbound,
+            cache=cache,
+            clock=clock,
+            max_token_bytes=longest,
+            refuse=None if settings.allow_published_secrets else refuse_published,
+        )
+    }
+    datahub = _datahub_trust(settings, trust)
+    if datahub is not None:
+        made[DATAHUB] = DataHubTokenAuthenticator(datahub, cache=cache, clock=clock, max_token_bytes=longest)
+    if trust.datahub.system_client is not None:
+        made[SYSTEM] = SystemAuthenticator(*trust.datahub.system_client)
+    return made
+
+
+def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
+    if trust.datahub.key is None:
+        return None
+    block = settings.authentication
+    return DataHubTrust(
+        trust.datahub.key,
+        trust.datahub.salt,
+        issuer=block.token_service.issuer,
+        own_issuer=settings.jwt_token_configuration.jwtissuer,
+        records=trust.mirror,
+        require_record=block.require_record,
+        require_own_record=settings.tokens.require_record,
+        # the guest is DataHub's own to name: its user interface gives him a session
+        reserved=frozenset({"anonymous", block.system_client_id}),
+        admin_names=admin_names(settings.authorizer_configuration),
     )
 
 
@@ -319,6 +355,7 @@ def _guests(guest: Guest) -> Guests:
 def _routes(
     settings: Settings,
     trust: Trust,
+    members: Members,
     decider: Decider,
     refusals: Refusals,
     metrics: Metrics,
@@ -328,10 +365,11 @@ def _routes(
     prefix = settings.server.prefix
     assertions = _assertions(settings, clock)
     identity_headers = IdentityHeaders(
-        strip=settings.identity_headers.strip,
+        strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
         max_bytes=settings.identity_headers.max_bytes,
         assertion=assertions,
-        credential=_upstream_credentials(settings, trust.own_keys, clock),
+        credential=_upstream_credentials(settings, trust, clock),
+        datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
         metrics=metrics,
     )
     check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
@@ -354,6 +392,12 @@ def _routes(
     return PublicRoutes(prefix=prefix, exact=exact, envoy=check(Envoy()), upstream=upstream)
 
 
+def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
+    """Headers of credentials that are for the sidecar only."""
+    passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
+    return () if passes else members.headers
+
+
 def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
     if not settings.identity_headers.assertion:
         return None
@@ -362,10 +406,19 @@ def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
     return Assertions(settings.jwt_token_configuration.jwtissuer or "auth-sidecar", audience, clock)
 
 
-def _upstream_credentials(settings: Settings, own_keys: OwnKeys | None, clock: Clock) -> UpstreamCredentials | None:
+def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
     upstream = settings.upstream
+    if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
+        return DataHubCredentials(
+            trust.datahub.key,
+            clock,
+            issuer=settings.authentication.token_service.issuer,
+            authenticator=SYSTEM,
+            system_client=trust.datahub.system_client,
+        )
     if upstream is None or upstream.credentials != "openmetadata":
         return None
+    own_keys = trust.own_keys
     if own_keys is None or own_keys.signing_rsa is None:
         text = "openmetadata needs an own RSA key: see jwtTokenConfiguration"
         raise Misconfigured([Problem("upstream.credentials", text)])
@@ -422,6 +475,9 @@ def _forwarder(
 
 def _health(trust: Trust, members: Members, settings: Settings) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
+    names = {authenticator.name for authenticator in members.authenticators}
+    if names & {DATAHUB, SYSTEM}:
+        credentials.append(lambda: PartStatus("shared secrets of DataHub", Condition.USABLE))
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_member_status, member) for member in members.started]

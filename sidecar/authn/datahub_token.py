@@ -175,10 +175,12 @@ class DataHubTokenAuthenticator:
         )
 
 
-def check_shared_secrets(signing_key: Secret, salt: Secret, place: str, *, allow_published: bool) -> SharedKey:
+def check_shared_secrets(
+    signing_key: Secret, salt: Secret, place: str, *, needs_salt: bool = True, allow_published: bool
+) -> SharedKey:
     """The key, where both can be used. Raises Misconfigured; ``place`` is the path of the block they stand in."""
     problems = []
-    if not salt:
+    if needs_salt and not salt:
         problems.append(Problem(f"{place}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))
     for name, secret in (("signingKey", signing_key), ("salt", salt)):
         if is_published(secret) and not allow_published:

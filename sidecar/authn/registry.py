@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from sidecar.authn.base import Member
+from sidecar.authn.datahub_token import DATAHUB, DataHubTokenOptions
 from sidecar.config.decode import decode_options, nearest, problem_at
 from sidecar.config.members import WrittenMember
 from sidecar.config.references import misplaced_references
@@ -24,7 +25,9 @@ JWT = "jwt"
 # Members whose making needs more than their options; the composition root makes them.
 _MADE_ELSEWHERE: Mapping[str, str] = {
     JWT: "Bearer JWTs of the configured issuers and own tokens",
+    DATAHUB: "Bearer tokens of DataHub (HS256)",
 }
+_THEIR_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
 _BUILT_IN: Mapping[str, str] = {
     "basic": "sidecar.authn.basic:Basic",
     "guest": "sidecar.authn.guest:Guest",
@@ -32,11 +35,12 @@ _BUILT_IN: Mapping[str, str] = {
 _DATAHUB = "com.datahub.authentication.authenticator."
 # The word that a Java class name stands for, and what DataHub takes for granted where we do not.
 _JAVA: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    f"{_DATAHUB}DataHubTokenAuthenticator": (DATAHUB, {}),
     f"{_DATAHUB}DataHubGuestAuthenticator": ("guest", {"enabled": "false"}),
 }
 # Known Java class names that are no members here, and what takes their place.
 _REPLACED: Mapping[str, str] = {
-    f"{_DATAHUB}HealthStatusAuthenticator": "is left out: write rules with access: public for the health paths",
+    f"{_DATAHUB}HealthStatusAuthenticator": "is left out: the rule {preset: datahub} leaves the health paths open",
     f"{_DATAHUB}DataHubSystemAuthenticator": "is left out: systemClientId and systemClientSecret alone decide",
     f"{_DATAHUB}DataHubJwtTokenAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
     f"{_DATAHUB}DataHubOAuthAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
@@ -89,7 +93,7 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
             continue
         if any(other.name == planned.name for other in found):
             problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
-        if planned.word in ("guest", JWT) and any(other.word == planned.word for other in found):
+        if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
             problems.append(_problem(member, f"there can be one {planned.word} only"))
         found.append(planned)
     if not any(planned.word == JWT for planned in found):
@@ -108,6 +112,11 @@ def _planned(member: WrittenMember, problems: list[Problem]) -> Planned | None:
         problems.append(_problem(member, replaced, fatal=False))
         return None
     word, taken_for_granted = _JAVA.get(written, (written, {}))
+    if word in _THEIR_OPTIONS:
+        path = (*member.path, "configs")
+        options, found = decode_options(_THEIR_OPTIONS[word], member.options, path, member.resolve_secret)
+        problems += found
+        return Planned(word, word, options=options, written=member)
     if word in _MADE_ELSEWHERE:
         problems += [
             Problem(

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 
+from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
@@ -33,7 +34,8 @@ def run_check(options: argparse.Namespace) -> int:
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
     try:
         loaded = load_settings(options)
-        _print_chain(plan(loaded.members))
+        planned = plan(loaded.members)
+        _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         _report(error.problems)
@@ -45,10 +47,12 @@ def run_check(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_chain(planned: Sequence[Planned]) -> None:
+def _print_chain(planned: Sequence[Planned], *, has_system_client: bool) -> None:
     """The chain in the order in which it is asked."""
     print("Who is asked, in this order, and decides on:")
-    for number, member in enumerate(planned, 1):
+    if has_system_client:
+        print("  1. system: DataHub's system client, Basic id:secret")
+    for number, member in enumerate(planned, 2 if has_system_client else 1):
         kind = "" if member.name == member.word else f" ({member.word})"
         skipped = member.written is not None and member.written.settings.on_error == "continue"
         print(

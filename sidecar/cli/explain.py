@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Allow
-from sidecar.app import Trust, build_decider, build_jwt, open_trust
+from sidecar.app import Trust, build_decider, build_verifiers, open_trust
 from sidecar.authn.jwt import Issuer
 from sidecar.authn.members import Members
 from sidecar.clock import SystemClock
@@ -37,7 +37,7 @@ async def explain(text: str, loaded: Loaded) -> int:
         except Failed as failure:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
-        members = Members((build_jwt(loaded.settings, trust, metrics, clock),))
+        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
         decider = build_decider(loaded.settings, trust, members, metrics)
         credential = Credential(Scheme.BEARER, text, "Bearer")
         verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))
