@@ -6,10 +6,10 @@ source -> import -> variables -> decode -> providers and cross-checks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sidecar.config import datahub, openmetadata
 from sidecar.config.checks import CHECKS
 from sidecar.config.decode import decode, fields_by_name, models_in, problem_at, split_unknown
 from sidecar.config.members import WrittenMember, written_members
-from sidecar.config.openmetadata import IGNORED, read_import, with_variables
 from sidecar.config.providers import Provider, providers
 from sidecar.config.settings import Settings
 from sidecar.config.source import SourceError, read
@@ -46,8 +46,9 @@ def load(
     ``judge_members`` tells what is wrong with the authenticators and their options, which only it can read.
     """
     tree, problems = _read_all(paths, environ)
-    tree, more = with_variables(tree, environ)
+    tree, more = openmetadata.with_variables(tree, environ)
     problems += more
+    tree = datahub.with_variables(tree, environ)
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(str(path[-1]), hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
@@ -80,15 +81,16 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         except SourceError as error:
             problems.append(Problem("", error.message, path, error.line))
             continue
-        block, more = document.resolve(environ, ignore=IGNORED)
+        block, more = document.resolve(environ, ignore=openmetadata.IGNORED)
         problems += more
         tree = _merged(tree, block)
     section = tree.entries.get("import")
-    name = section.entries.get("openmetadata") if isinstance(section, Block) else None
-    if isinstance(name, Leaf) and name.value:
-        imported, more = read_import(name.value, name.origin, environ)
-        problems += more
-        tree = _merged(imported, tree)
+    for product, read_import in (("openmetadata", openmetadata.read_import), ("datahub", datahub.read_import)):
+        name = section.entries.get(product) if isinstance(section, Block) else None
+        if isinstance(name, Leaf) and name.value:
+            imported, more = read_import(name.value, name.origin, environ)
+            problems += more
+            tree = _merged(imported, tree)
     return tree, problems
 
 

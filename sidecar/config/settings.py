@@ -492,6 +492,8 @@ class ImportSettings(Model):
 
     openmetadata: Text = ""
     """Path of an ``openmetadata.yaml``."""
+    datahub: Text = ""
+    """Path of an ``application.yaml`` of DataHub's metadata service."""
 
 
 class SecretsManagerConfiguration(Model):
