@@ -19,6 +19,7 @@ from sidecar.admin.routes import operations_app
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
 from sidecar.authn.base import Accepted, Authenticator, Gate, Member, Surroundings
+from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.authn.chain import Chain
 from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
 from sidecar.authn.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
@@ -30,7 +31,7 @@ from sidecar.authn.registry import JWT, Planned, plan
 from sidecar.authn.system import SYSTEM, SystemAuthenticator
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import Provider, has_own_keys
+from sidecar.config.providers import Provider, bot_check_url, has_own_keys
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.config.show import as_json
 from sidecar.dataplane.check import CheckEndpoint
@@ -80,6 +81,7 @@ class Trust:
     issuers: dict[str, Issuer]
     unbound: Issuer | None
     client: ControlClient
+    metrics: Metrics
     is_bot_name: Callable[[str], bool]
     reserved: frozenset[str]
     datahub: DataHubSetup
@@ -199,14 +201,17 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
         await keys.start()
         stack.push_async_callback(keys.aclose)
         provider_keys.append(keys)
-        issuer = _provider_issuer(provider, keys, settings, reserved, is_bot_name)
+        bots = _bot_check(settings, client, clock) if provider.is_own else None
+        issuer = _provider_issuer(provider, keys, settings, reserved, is_bot_name, bots)
         if provider.issuer is None:
             unbound = issuer
         else:
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None and mirror is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound, client, is_bot_name, reserved, datahub)
+    return Trust(
+        tuple(provider_keys), own_keys, mirror, issuers, unbound, client, metrics, is_bot_name, reserved, datahub
+    )
 
 
 def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
@@ -251,11 +256,25 @@ def _provider_issuer(
     settings: Settings,
     reserved: frozenset[str],
     is_bot_name: Callable[[str], bool],
+    bots: BotTokenCheck | None,
 ) -> Issuer:
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     expectations = provider_expectations(provider, None)
-    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own)
+    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
     return Issuer(provider.name, keys, expectations, accept)
+
+
+def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
+    flat = settings.authentication_configuration
+    if flat.bot_token_check is None:
+        return None
+    return BotTokenCheck(
+        client,
+        bot_check_url(flat.bot_token_check.url),
+        clock,
+        cache=flat.bot_token_check.cache,
+        allow_insecure=flat.allow_insecure_urls,
+    )
 
 
 def _own_issuer(keys: OwnKeys, mirror: RecordMirror, settings: Settings) -> Issuer:
@@ -322,6 +341,8 @@ def member_surroundings(name: str, *, loaded: Loaded, trust: Trust, clock: Clock
         {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
         settings.server.limits.max_token_bytes,
         settings.allow_published_secrets,
+        settings.keys,
+        trust.metrics,
     )
 
 

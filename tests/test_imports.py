@@ -71,7 +71,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "aiohttp server": ("web", "dataplane", "api", "admin", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
     "joserfc": ("keys", "tokens", "demo"),
-    "authlib": (),
+    "authlib": ("authn.introspection",),
     "sqlite3": ("db", "store.sqlite", "tokens.records"),
     "redis": ("kv",),
     "ldap3": ("authn.ldap",),

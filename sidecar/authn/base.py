@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Protocol
 
 from sidecar.clock import Clock
 from sidecar.config.providers import Provider
-from sidecar.config.settings import Model
+from sidecar.config.settings import KeyFetchSettings, Model
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView
+from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
@@ -40,13 +41,15 @@ class Accepted:
     names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
     foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells. ``cleared`` is
     the version of the deny list that it was last found clear of. ``memo`` holds what later stages derive from it once,
-    such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
+    such as encoded headers, and ``tally`` counts its uses; they live and die with these facts. From ``ask_again_at``
+    on nothing is recalled: whoever accepted it has to be asked once more.
     """
 
     actor: Actor
     key: Live = CONFIGURED
     not_before: float | None = None
     expires_at: float | None = None
+    ask_again_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
     facts: Facts | None = None
@@ -97,6 +100,7 @@ class Surroundings:
     found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
     configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
     credential that is looked at; ``allow_published`` lets secrets pass that the products' sources publish.
+    ``keys`` says how key sets are fetched.
     """
 
     name: str
@@ -107,6 +111,8 @@ class Surroundings:
     policies: Mapping[str, PrincipalPolicy] = field(default_factory=dict)
     max_token_bytes: int = 16 * 1024
     allow_published: bool = False
+    keys: KeyFetchSettings = field(default_factory=KeyFetchSettings)
+    metrics: Metrics | None = None
 
 
 class NoOptions(Model):

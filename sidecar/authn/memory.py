@@ -47,8 +47,8 @@ class Memory:
         found = self._known.get(digest)
         if found is None:
             return None
-        ends = found.accepted.expires_at
-        if self._clock.monotonic() >= found.until or (ends is not None and self._clock.now() >= ends):
+        ends, live = found.accepted.expires_at, found.accepted.key.live
+        if not live or self._clock.monotonic() >= found.until or (ends is not None and self._clock.now() >= ends):
             del self._known[digest]
             return None
         self._known.move_to_end(digest)

@@ -31,6 +31,8 @@ _THEIR_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
 _BUILT_IN: Mapping[str, str] = {
     "basic": "sidecar.authn.basic:Basic",
     "guest": "sidecar.authn.guest:Guest",
+    "introspection": "sidecar.authn.introspection:Introspection",
+    "kubernetes": "sidecar.authn.kubernetes:Kubernetes",
 }
 _DATAHUB = "com.datahub.authentication.authenticator."
 # The word that a Java class name stands for, and what DataHub takes for granted where we do not.

@@ -132,7 +132,7 @@ def test_two_members_need_two_names(read: Any) -> None:
 
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
-    assert any("access: public" in problem.message for problem in loaded.warnings)
+    assert any("preset: datahub" in problem.message for problem in loaded.warnings)
     assert [member.name for member in plan(loaded.members)] == ["jwt"]
 
 
