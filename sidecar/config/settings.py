@@ -267,6 +267,15 @@ class ProviderSettings(Model):
     """Accept ``http`` for key and discovery URLs that are not on loopback."""
 
 
+class BotTokenCheckSettings(Model):
+    """Ask the metadata server whether a bot's token is still its current one."""
+
+    url: Annotated[str, Field(min_length=1)]
+    """The server's address (``http://127.0.0.1:8585``), or that of its ``/api/v1/users/loggedInUser``."""
+    cache: Annotated[Duration, Field(le=120)] = 120.0
+    """How long its answer is believed; at most two minutes."""
+
+
 class AuthenticationConfiguration(Model):
     """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
 
@@ -291,6 +300,8 @@ class AuthenticationConfiguration(Model):
     """Accept ``http`` for ``publicKeyUrls`` and ``authority`` that are not on loopback."""
     providers: tuple[ProviderSettings, ...] = ()
     """Issuers of tokens, as many as you like."""
+    bot_token_check: BotTokenCheckSettings | None = None
+    """For bot tokens that the metadata server has minted itself; absent: their signature is enough."""
     client_type: Unused = Field(default=None, description=UNUSED)
     provider: Unused = Field(default=None, description=UNUSED)
     provider_name: Unused = Field(default=None, description=UNUSED)

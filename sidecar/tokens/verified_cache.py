@@ -34,6 +34,10 @@ class CacheEntry(Protocol):
     def expires_at(self) -> float | None:
         """First instant at which it no longer is."""
 
+    @property
+    def ask_again_at(self) -> float | None:
+        """First instant at which it has to be verified once more."""
+
 
 E = TypeVar("E", bound=CacheEntry)
 
@@ -86,7 +90,8 @@ class VerifiedCache(Generic[E]):
     def _holds(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
-        if entry.key.live and (entry.expires_at is None or now < entry.expires_at):
+        until, again = entry.expires_at, entry.ask_again_at
+        if entry.key.live and (until is None or now < until) and (again is None or now < again):
             return True
         del self._entries[digest]
         return False
