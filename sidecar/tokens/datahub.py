@@ -73,6 +73,14 @@ class SharedKey(VerificationKey):
         super().__init__(None, frozenset({ALGORITHM}), OctKey.import_key(octets))
 
 
+@dataclass(frozen=True, slots=True)
+class DataHubSecrets:
+    """What DataHub's tokens are signed and hashed with."""
+
+    key: SharedKey
+    salt: Secret
+
+
 def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
     """Whether ``token`` can only be meant as one of DataHub's.
 
