@@ -32,6 +32,7 @@ _BUILT_IN: Mapping[str, str] = {
     "basic": "sidecar.authn.basic:Basic",
     "guest": "sidecar.authn.guest:Guest",
     "introspection": "sidecar.authn.introspection:Introspection",
+    "ldap": "sidecar.authn.ldap:Ldap",
     "kubernetes": "sidecar.authn.kubernetes:Kubernetes",
 }
 _DATAHUB = "com.datahub.authentication.authenticator."
