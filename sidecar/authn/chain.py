@@ -1,6 +1,10 @@
-"""Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates."""
+"""Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates.
 
-from collections.abc import Sequence
+A broken authenticator ends the request (503). One that is ``skippable`` lets those after it decide first; where none
+of them recognises the credential, the request still ends so: nobody knows that it was a bad one.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sidecar.authn.base import Accepted, Authenticator, Gate, Rejected
@@ -21,10 +25,33 @@ class Denied:
 class Chain:
     """The configured authenticators and gates."""
 
-    def __init__(self, authenticators: Sequence[Authenticator], gates: Sequence[Gate], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        authenticators: Sequence[Authenticator],
+        gates: Sequence[Gate],
+        metrics: Metrics,
+        *,
+        skippable: Collection[str] = (),
+        headers: Sequence[str] = (),
+    ) -> None:
+        """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization."""
+        self._skippable = frozenset(skippable)
+        self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
         self._gates = tuple(gates)
         self._outcomes = metrics.authentications
+
+    def presented(self, view: RequestView) -> int:
+        """How many credentials came with the request, each header line counted."""
+        scheme = view.credential.scheme
+        own = 0 if scheme is Scheme.NOTHING else 2 if scheme is Scheme.SEVERAL else 1
+        if self._headers:
+            own += sum(len(view.headers.getall(name, [])) for name in self._headers)
+        return own
+
+    def admit(self, accepted: Accepted) -> Accepted | Denied:
+        """The verdict on somebody who needs no credential."""
+        return self._gated(accepted)
 
     def recall(self, view: RequestView) -> Accepted | Denied | None:
         """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
@@ -47,17 +74,22 @@ class Chain:
     async def authenticate(self, view: RequestView) -> Accepted | Denied:
         """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
         hint: Refused | None = None
+        skipped: Denied | None = None
         for authenticator in self._authenticators:
             try:
                 outcome = await authenticator.authenticate(view)
             except Unavailable as failure:
-                return self._denied(failure, "", authenticator.name, "broken")
+                broken = self._denied(failure, "", authenticator.name, "broken")
+                if authenticator.name not in self._skippable:
+                    return broken
+                skipped = skipped or broken
+                continue
             if isinstance(outcome, Accepted):
                 return self._gated(outcome)
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
             hint = outcome.hint or hint
-        return self._denied(hint or _unrecognised(view), "", "none", "rejected")
+        return skipped or self._denied(hint or _unrecognised(view), "", "none", "rejected")
 
     def timed_out(self) -> Denied:
         """The verdict when the deadline for checks has passed."""

@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, contextmanager
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Allow
-from sidecar.app import Trust, build_decider, open_trust
+from sidecar.app import Trust, build_decider, build_verifiers, open_trust
 from sidecar.authn.jwt import Issuer
+from sidecar.authn.members import Members
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
@@ -39,7 +40,8 @@ async def explain(text: str, loaded: Loaded) -> int:
         except Failed as failure:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
-        decider = build_decider(loaded.settings, trust, metrics, clock)
+        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
+        decider = build_decider(loaded.settings, trust, members, metrics, clock)
         credential = Credential(Scheme.BEARER, text, "Bearer")
         verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))
     if isinstance(verdict, Allow):

@@ -62,13 +62,7 @@ def verify(
         raise _invalid(Cause.ALGORITHM)
     key = signing_key(token, keys)
     claims = token.claims
-    _check_types(claims)
-    if expectations.issuers is not None and token.issuer not in expectations.issuers:
-        raise _invalid(Cause.ISSUER)
-    _check_audience(claims.get("aud"), expectations.audiences)
-    _check_required(claims, expectations.required_claims)
-    _check_forbidden(claims)
-    _check_times(claims, expectations, now)
+    check_claims(claims, expectations, now)
     return VerifiedClaims(
         claims,
         key,
@@ -97,6 +91,17 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
+def check_claims(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+    """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
+    _check_types(claims)
+    if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
+        raise _invalid(Cause.ISSUER)
+    _check_audience(claims.get("aud"), expectations.audiences)
+    _check_required(claims, expectations.required_claims)
+    _check_forbidden(claims)
+    _check_times(claims, expectations, now)
+
+
 def _fits(key: VerificationKey, token: Unverified) -> bool:
     if token.kid is not None and key.kid is not None and token.kid != key.kid:
         return False
@@ -107,7 +112,7 @@ def _fits(key: VerificationKey, token: Unverified) -> bool:
 
 def _check_types(claims: Mapping[str, Any]) -> None:
     """RFC 7519 4.1. ``exp: null`` is what OpenMetadata writes into endless tokens and counts as absent."""
-    for name in ("sub", "jti", "azp"):
+    for name in ("iss", "sub", "jti", "azp"):
         if name in claims and not isinstance(claims[name], str):
             raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
     for name in ("exp", "nbf", "iat"):

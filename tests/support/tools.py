@@ -173,6 +173,7 @@ CATALOGUE: dict[str, Tool] = {
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
+    "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
