@@ -20,6 +20,7 @@ TOOLS = ROOT / ".tools"
 UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
+DATAHUB_CLIENT = TOOLS / "datahub-client"
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
@@ -165,6 +166,18 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _find_datahub_client() -> Path | None:
+    python = DATAHUB_CLIENT / "bin" / "python"
+    return python if python.is_file() and any(DATAHUB_CLIENT.glob("lib/python*/site-packages/datahub")) else None
+
+
+def _bring_datahub_client() -> None:
+    _run(sys.executable, "-m", "venv", "--clear", str(DATAHUB_CLIENT))
+    lock = ROOT / "tests" / "interop" / "clients" / "datahub.lock"
+    pip = (str(DATAHUB_CLIENT / "bin" / "python"), "-m", "pip")
+    _run(*pip, "install", "--quiet", "--only-binary", ":all:", "--require-hashes", "-r", str(lock))
+
+
 CATALOGUE: dict[str, Tool] = {
     "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
@@ -175,6 +188,7 @@ CATALOGUE: dict[str, Tool] = {
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
+    "datahub-client": Tool(_find_datahub_client, _bring_datahub_client, "run CI=true make tools", heavy=True),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),
