@@ -43,6 +43,7 @@ from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.db import Database, sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys, SigningKey
 from sidecar.metrics import Metrics
@@ -259,7 +260,8 @@ def _provider_issuer(
     bots: BotTokenCheck | None,
 ) -> Issuer:
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
-    expectations = provider_expectations(provider, None)
+    bound = settings.server.client_certificates != "none"
+    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
     accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
     return Issuer(provider.name, keys, expectations, accept)
 
@@ -358,7 +360,14 @@ def build_decider(settings: Settings, trust: Trust, members: Members, metrics: M
                 deny_when_stale=revocation.on_stale == "deny",
             ),
         )
-    chain = Chain(members.authenticators, gates, metrics, skippable=members.skippable, headers=members.headers)
+    chain = Chain(
+        members.authenticators,
+        gates,
+        metrics,
+        skippable=members.skippable,
+        headers=members.headers,
+        certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+    )
     return Decider(
         Rules(settings.rules),
         chain,
