@@ -20,7 +20,6 @@ TOOLS = ROOT / ".tools"
 UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
-DATAHUB_CLIENT = TOOLS / "datahub-client"
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
@@ -166,16 +165,24 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
-def _find_datahub_client() -> Path | None:
-    python = DATAHUB_CLIENT / "bin" / "python"
-    return python if python.is_file() and any(DATAHUB_CLIENT.glob("lib/python*/site-packages/datahub")) else None
+def _client(name: str, package: str, *, builds: bool = False) -> Tool:
+    """A product's Python client in an environment of its own, whose interpreter is the program.
 
+    ``builds``: some of what it needs is published as source only.
+    """
+    folder = TOOLS / f"{name}-client"
+    python = folder / "bin" / "python"
 
-def _bring_datahub_client() -> None:
-    _run(sys.executable, "-m", "venv", "--clear", str(DATAHUB_CLIENT))
-    lock = ROOT / "tests" / "interop" / "clients" / "datahub.lock"
-    pip = (str(DATAHUB_CLIENT / "bin" / "python"), "-m", "pip")
-    _run(*pip, "install", "--quiet", "--only-binary", ":all:", "--require-hashes", "-r", str(lock))
+    def find() -> Path | None:
+        return python if python.is_file() and any(folder.glob(f"lib/python*/site-packages/{package}")) else None
+
+    def bring() -> None:
+        _run(sys.executable, "-m", "venv", "--clear", str(folder))
+        wheels = () if builds else ("--only-binary", ":all:")
+        lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
+        _run(str(python), "-m", "pip", "install", "--quiet", *wheels, "--require-hashes", "-r", str(lock))
+
+    return Tool(find, bring, "run CI=true make tools", heavy=True)
 
 
 CATALOGUE: dict[str, Tool] = {
@@ -188,7 +195,8 @@ CATALOGUE: dict[str, Tool] = {
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
-    "datahub-client": Tool(_find_datahub_client, _bring_datahub_client, "run CI=true make tools", heavy=True),
+    "datahub-client": _client("datahub", "datahub"),
+    "openmetadata-client": _client("openmetadata", "metadata", builds=True),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),
