@@ -82,7 +82,6 @@ class Trust:
     issuers: dict[str, Issuer]
     unbound: Issuer | None
     client: ControlClient
-    metrics: Metrics
     is_bot_name: Callable[[str], bool]
     reserved: frozenset[str]
     datahub: DataHubSetup
@@ -120,7 +119,15 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
     async with AsyncExitStack() as stack:
         trust = await open_trust(loaded, metrics, clock or SystemClock(), stack)
         verifiers = build_verifiers(settings, trust, metrics, clock or SystemClock())
-        surroundings = partial(member_surroundings, loaded=loaded, trust=trust, clock=clock or SystemClock())
+        surroundings = partial(
+            member_surroundings,
+            loaded=loaded,
+            client=trust.client,
+            metrics=metrics,
+            clock=clock or SystemClock(),
+            reserved=trust.reserved,
+            is_bot_name=trust.is_bot_name,
+        )
         members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
         if SYSTEM in verifiers:
             members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
@@ -210,9 +217,7 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None and mirror is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(
-        tuple(provider_keys), own_keys, mirror, issuers, unbound, client, metrics, is_bot_name, reserved, datahub
-    )
+    return Trust(tuple(provider_keys), own_keys, mirror, issuers, unbound, client, is_bot_name, reserved, datahub)
 
 
 def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
@@ -328,23 +333,32 @@ def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
     )
 
 
-def member_surroundings(name: str, *, loaded: Loaded, trust: Trust, clock: Clock) -> Surroundings:
-    """What the member ``name`` of the chain is given."""
+def member_surroundings(
+    name: str,
+    *,
+    loaded: Loaded,
+    client: ControlClient,
+    metrics: Metrics,
+    clock: Clock,
+    reserved: frozenset[str] = frozenset(_RESERVED_NAMES),
+    is_bot_name: Callable[[str], bool] = _no_bots,
+) -> Surroundings:
+    """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
     settings = loaded.settings
     authorizer = settings.authorizer_configuration
     own = Provider(name, f"urn:auth-sidecar:{name}", principal_claims=("sub",), groups_claim="groups")
-    policy = partial(provider_policy, authorizer=authorizer, reserved=trust.reserved, is_bot_name=trust.is_bot_name)
+    policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
     return Surroundings(
         name,
         clock,
-        trust.client,
+        client,
         policy(own, authenticator=name),
         {provider.name: provider for provider in loaded.providers},
         {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
         settings.server.limits.max_token_bytes,
         settings.allow_published_secrets,
         settings.keys,
-        trust.metrics,
+        metrics,
     )
 
 
