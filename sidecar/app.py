@@ -316,7 +316,7 @@ def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: C
 
 
 def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
-    if trust.datahub.key is None:
+    if trust.datahub.key is None or not trust.datahub.accepts_tokens:
         return None
     block = settings.authentication
     return DataHubTrust(
