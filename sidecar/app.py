@@ -48,6 +48,7 @@ from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.db import sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys, SigningKey
 from sidecar.metrics import Metrics
@@ -96,7 +97,6 @@ class Trust:
     issuers: dict[str, Issuer]
     unbound: Issuer | None
     client: ControlClient
-    metrics: Metrics
     reserved: frozenset[str]
     datahub: DataHubSetup
 
@@ -158,7 +158,15 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
         await usage.start()
         stack.push_async_callback(usage.aclose)
         verifiers = build_verifiers(settings, trust, metrics, clock)
-        surroundings = partial(member_surroundings, loaded=loaded, trust=trust, clock=clock)
+        surroundings = partial(
+            member_surroundings,
+            loaded=loaded,
+            client=trust.client,
+            metrics=metrics,
+            clock=clock,
+            reserved=trust.reserved,
+            is_bot_name=trust.mirror.is_bot_name,
+        )
         members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
         if SYSTEM in verifiers:
             members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
@@ -256,7 +264,7 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
-    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, metrics, reserved, datahub)
+    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
 
 
 def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
@@ -291,7 +299,8 @@ def _provider_issuer(
     bots: BotTokenCheck | None,
 ) -> Issuer:
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
-    expectations = provider_expectations(provider, None)
+    bound = settings.server.client_certificates != "none"
+    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
     accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
     return Issuer(provider.name, keys, expectations, accept)
 
@@ -341,7 +350,7 @@ def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: C
 
 
 def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
-    if trust.datahub.key is None:
+    if trust.datahub.key is None or not trust.datahub.accepts_tokens:
         return None
     block = settings.authentication
     return DataHubTrust(
@@ -358,25 +367,36 @@ def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
     )
 
 
-def member_surroundings(name: str, *, loaded: Loaded, trust: Trust, clock: Clock) -> Surroundings:
-    """What the member ``name`` of the chain is given."""
+def _no_bots(_name: str) -> bool:
+    return False
+
+
+def member_surroundings(
+    name: str,
+    *,
+    loaded: Loaded,
+    client: ControlClient,
+    metrics: Metrics,
+    clock: Clock,
+    reserved: frozenset[str] = frozenset(_RESERVED_NAMES),
+    is_bot_name: Callable[[str], bool] = _no_bots,
+) -> Surroundings:
+    """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
     settings = loaded.settings
     authorizer = settings.authorizer_configuration
     own = Provider(name, f"urn:auth-sidecar:{name}", principal_claims=("sub",), groups_claim="groups")
-    policy = partial(
-        provider_policy, authorizer=authorizer, reserved=trust.reserved, is_bot_name=trust.mirror.is_bot_name
-    )
+    policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
     return Surroundings(
         name,
         clock,
-        trust.client,
+        client,
         policy(own, authenticator=name),
         {provider.name: provider for provider in loaded.providers},
         {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
         settings.server.limits.max_token_bytes,
         settings.allow_published_secrets,
         settings.keys,
-        trust.metrics,
+        metrics,
     )
 
 
@@ -392,7 +412,14 @@ def build_decider(
     gates: list[Gate] = [_revocation_gate(settings, trust, clock)]
     if usage is not None:
         gates.append(UsageGate(usage))
-    chain = Chain(members.authenticators, gates, metrics, skippable=members.skippable, headers=members.headers)
+    chain = Chain(
+        members.authenticators,
+        gates,
+        metrics,
+        skippable=members.skippable,
+        headers=members.headers,
+        certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+    )
     return Decider(
         Rules(settings.rules),
         chain,

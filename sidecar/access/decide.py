@@ -104,7 +104,7 @@ class Decider:
     def _without_credential(self, view: RequestView, ruling: Ruling) -> Verdict:
         """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""
         if self._guests is not None and self._guests.welcome(view, ruling):
-            outcome = self._chain.admit(self._guests.accepted)
+            outcome = self._chain.admit(self._guests.accepted, view)
             if isinstance(outcome, Denied):
                 return Deny(outcome.failure, outcome.provider, outcome.authenticator)
             return Allow(outcome)

@@ -39,10 +39,11 @@ class Accepted:
     ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before``
     and ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id``
     names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
-    foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells. ``cleared`` is
-    the version of the deny list that it was last found clear of. ``memo`` holds what later stages derive from it once,
-    such as encoded headers, and ``tally`` counts its uses; they live and die with these facts. From ``ask_again_at``
-    on nothing is recalled: whoever accepted it has to be asked once more.
+    foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells.
+    ``certificate``: ``x5t#S256`` of the client certificate that every request with this credential must come with.
+    ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds what later stages
+    derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
+    From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
     """
 
     actor: Actor
@@ -53,6 +54,7 @@ class Accepted:
     record_id: str | None = None
     is_own: bool = False
     facts: Facts | None = None
+    certificate: str | None = None
     cleared: int = 0
     tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)

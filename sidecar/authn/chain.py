@@ -4,7 +4,7 @@ A broken authenticator ends the request (503). One that is ``skippable`` lets th
 of them recognises the credential, the request still ends so: nobody knows that it was a bad one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sidecar.authn.base import Accepted, Authenticator, Gate, Rejected
@@ -22,6 +22,10 @@ class Denied:
     authenticator: str = ""
 
 
+def _no_certificate(_: RequestView) -> None:
+    return None
+
+
 class Chain:
     """The configured authenticators and gates."""
 
@@ -33,8 +37,13 @@ class Chain:
         *,
         skippable: Collection[str] = (),
         headers: Sequence[str] = (),
+        certificate: Callable[[RequestView], str | None] = _no_certificate,
     ) -> None:
-        """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization."""
+        """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization.
+
+        ``certificate`` tells the ``x5t#S256`` of the certificate that a request came with.
+        """
+        self._certificate = certificate
         self._skippable = frozenset(skippable)
         self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
@@ -49,16 +58,16 @@ class Chain:
             own += sum(len(view.headers.getall(name, [])) for name in self._headers)
         return own
 
-    def admit(self, accepted: Accepted) -> Accepted | Denied:
+    def admit(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
         """The verdict on somebody who needs no credential."""
-        return self._gated(accepted)
+        return self._gated(accepted, view)
 
     def recall(self, view: RequestView) -> Accepted | Denied | None:
         """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                return self._gated(accepted)
+                return self._gated(accepted, view)
         return None
 
     def recall_standing(self, view: RequestView) -> Accepted | None:
@@ -85,7 +94,7 @@ class Chain:
                 skipped = skipped or broken
                 continue
             if isinstance(outcome, Accepted):
-                return self._gated(outcome)
+                return self._gated(outcome, view)
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
             hint = outcome.hint or hint
@@ -95,8 +104,12 @@ class Chain:
         """The verdict when the deadline for checks has passed."""
         return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
 
-    def _gated(self, accepted: Accepted) -> Accepted | Denied:
+    def _gated(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
         actor = accepted.actor
+        if accepted.certificate is not None and accepted.certificate != self._certificate(view):
+            # asked here, once for every way to be accepted or recalled (RFC 8705 section 3)
+            unproven = Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)
+            return self._denied(unproven, actor.provider, actor.authenticator, "rejected")
         for gate in self._gates:
             failure = gate.check(accepted)
             if failure is not None:

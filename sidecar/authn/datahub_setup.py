@@ -18,11 +18,15 @@ _NO_SECRET = Secret("")
 
 @dataclass(frozen=True, slots=True)
 class DataHubSetup:
-    """DataHub's secrets, all of them fit for use. None: not configured, or not in use."""
+    """DataHub's secrets, all of them fit for use. None: not configured, or not in use.
+
+    ``accepts_tokens``: the chain has a member for DataHub's tokens; else the key only signs.
+    """
 
     system_client: tuple[str, Secret] | None = None
     key: SharedKey | None = None
     salt: Secret = _NO_SECRET
+    accepts_tokens: bool = False
 
 
 def datahub_setup(settings: Settings, planned: Sequence[Planned]) -> DataHubSetup:
@@ -32,7 +36,7 @@ def datahub_setup(settings: Settings, planned: Sequence[Planned]) -> DataHubSetu
     key, salt = _shared_secrets(settings, planned, problems)
     if problems:
         raise Misconfigured(problems)
-    return DataHubSetup(system_client, key, salt)
+    return DataHubSetup(system_client, key, salt, any(item.word == DATAHUB for item in planned))
 
 
 def _system_client(settings: Settings, problems: list[Problem]) -> tuple[str, Secret] | None:

@@ -91,6 +91,7 @@ def _accepted(
         record_id=record_id,
         is_own=is_own,
         facts=facts,
+        certificate=verified.certificate,
     )
 
 

@@ -28,7 +28,7 @@ _MADE_ELSEWHERE: Mapping[str, str] = {
     DATAHUB: "Bearer tokens of DataHub (HS256)",
 }
 _THEIR_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
-_BUILT_IN: Mapping[str, str] = {
+BUILT_IN: Mapping[str, str] = {
     "basic": "sidecar.authn.basic:Basic",
     "guest": "sidecar.authn.guest:Guest",
     "introspection": "sidecar.authn.introspection:Introspection",
@@ -132,8 +132,8 @@ def _planned(member: WrittenMember, problems: list[Problem]) -> Planned | None:
             if not taken_for_granted
         ]
         return Planned(word, word, written=member)
-    place = _BUILT_IN.get(word)
-    factory = _load(place) if place is not None else _plugin(word)
+    place = BUILT_IN.get(word)
+    factory = load_member(place) if place is not None else _plugin(word)
     options = _options(member, factory, taken_for_granted, problems)
     name = member.settings.name or (word if place is not None or _is_plain(word) else factory.__name__)
     return Planned(word, name, factory, options, place is None, member)
@@ -159,21 +159,21 @@ def _options(
 def _plugin(word: str) -> type[Member]:
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if word in offered:
-        return _load(offered[word].value)
+        return load_member(offered[word].value)
     module, colon, _ = word.partition(":")
     if colon and module:
-        return _load(word)
-    known = [*_MADE_ELSEWHERE, *_BUILT_IN, *offered, *_JAVA, *_REPLACED]
+        return load_member(word)
+    known = [*_MADE_ELSEWHERE, *BUILT_IN, *offered, *_JAVA, *_REPLACED]
     by_class = {name.rpartition(".")[2]: name for name in known}
     close = nearest(word.rpartition(".")[2], by_class)
     for simple, name in by_class.items():
         close = close.replace(f"did you mean {simple}?", f"did you mean {name}?")
-    hint = close or f"known are {', '.join([*_MADE_ELSEWHERE, *_BUILT_IN, *sorted(offered)])}, and package.module:Class"
+    hint = close or f"known are {', '.join([*_MADE_ELSEWHERE, *BUILT_IN, *sorted(offered)])}, and package.module:Class"
     kind = "a Java class that has no counterpart here" if "." in word else "not a known authenticator"
     raise _UnknownError(f"is {kind}; {hint}")
 
 
-def _load(place: str) -> type[Member]:
+def load_member(place: str) -> type[Member]:
     """The class at ``package.module:Class``; importing it runs the module, as the configuration asks for."""
     module, _, name = place.partition(":")
     try:

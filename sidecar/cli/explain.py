@@ -21,6 +21,7 @@ from sidecar.identity.request import Credential, RequestView, Scheme
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.policy import OWN_PROVIDER
 from sidecar.tokens.published import refuse_published
 from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
@@ -62,6 +63,9 @@ class _Walk:
     async def take(self, text: str) -> None:
         """All steps in the server's order."""
         token = self._form(text)
+        if self._is_datahub(token):
+            _show("issuer", "only DataHub can be meant; its authenticator decides")
+            return
         issuer = self._issuer(token)
         keys = await self._keys(token, issuer)
         with _step("signature"):
@@ -82,6 +86,11 @@ class _Walk:
             with _step("published"):
                 refuse_published(token)
         return token
+
+    def _is_datahub(self, token: Unverified) -> bool:
+        issuer = self._settings.authentication.token_service.issuer
+        own_issuer = self._settings.jwt_token_configuration.jwtissuer
+        return self._trust.datahub.accepts_tokens and is_datahub(token, issuer, own_issuer)
 
     def _issuer(self, token: Unverified) -> Issuer:
         issuer = self._trust.issuers.get(token.issuer or "", self._trust.unbound)

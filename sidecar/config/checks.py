@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from sidecar.config.finding import Finding
-from sidecar.config.providers import has_own_keys
+from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys
 from sidecar.config.references import misplaced_references
 from sidecar.config.settings import (
     AuthenticationConfiguration,
@@ -262,6 +262,17 @@ def check_references(settings: Settings) -> Iterator[Finding]:
     return misplaced_references(settings)
 
 
+def check_authenticators(settings: Settings) -> Iterator[Finding]:
+    """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
+    providers = {provider.name for provider in settings.authentication_configuration.providers}
+    taken = {*providers, "own", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
+    for index, member in enumerate(settings.authentication.authenticators):
+        name = member.name or member.type.rpartition(":")[2]
+        if name in taken:
+            path = ("authentication", "authenticators", index, "name" if member.name else "type")
+            yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
+
+
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
@@ -292,5 +303,6 @@ CHECKS: tuple[Check, ...] = (
     check_claim_paths,
     check_wildcards,
     check_references,
+    check_authenticators,
     check_purpose,
 )

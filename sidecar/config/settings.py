@@ -104,6 +104,9 @@ class ServerSettings(Model):
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()
     """Peers (CIDRs, or ``unix``) whose headers about the original request are believed. Empty: nobody's."""
+    client_certificates: Literal["none", "envoy", "nginx"] = "none"
+    """How trusted proxies pass on the client's certificate, in ``X-Forwarded-Client-Cert``: in Envoy's form, or as
+    nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
     public_url: Text = ""
     """The address by which callers reach this service."""
     realm: str = "auth-sidecar"

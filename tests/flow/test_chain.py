@@ -157,3 +157,19 @@ def test_the_check_prints_the_chain_in_order(sidecar: Sidecar, plugins: Path) ->
     ]
     assert "X-Api-Key of ingest" in lines[1]
     assert "k3y" not in done.stdout + done.stderr
+
+
+def test_the_check_asks_the_members_and_finds_names_that_collide(sidecar: Sidecar, tmp_path: Path) -> None:
+    """A member's own check is asked, and nobody is given the name by which admins of a provider are known."""
+    command = [sys.executable, "-m", "sidecar", "check", "--config", str(tmp_path / "c.yaml")]
+    store = f"store: {{url: 'sqlite:///{tmp_path}/s.db'}}\n"
+    member = "{type: basic, NAME configs: {htpasswd: /does/not/exist}}"
+    for name, code, text in (
+        ("", 1, "authenticator basic: /does/not/exist cannot be read: No such file or directory"),
+        ("name: own,", 2, "has the name of a provider, own"),
+    ):
+        authenticators = member.replace("NAME", name)
+        (tmp_path / "c.yaml").write_text(f"{store}authentication: {{authenticators: [{authenticators}]}}\n")
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == code
+        assert text in done.stderr

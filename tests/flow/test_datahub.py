@@ -220,3 +220,22 @@ def test_secrets_that_protect_nothing_stop_the_check(
     assert code == 2
     assert f"{place}: " in err
     assert PUBLISHED_KEY not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "authenticators", "code", "said"),
+    [
+        (token(), ["datahub"], 0, "accepted"),
+        (token(key="x" * 40), ["datahub"], 1, "refused: token_invalid (signature)"),
+        # the key is there to sign for the server behind, not to let anybody in
+        (token(), [], 1, "refused"),
+    ],
+)
+def test_explain_decides_as_the_chain_would(
+    tmp_path: Path, text: str, authenticators: list[str], code: int, said: str
+) -> None:
+    block = {"tokenService": AUTHENTICATION["tokenService"], "authenticators": [{"type": t} for t in authenticators]}
+    assert _check(tmp_path, block, upstream={"url": "http://127.0.0.1:1", "credentials": "datahub"})[0] == 0
+    command = [sys.executable, "-m", "sidecar", "token", "explain", "--config", str(tmp_path / "sidecar.yaml"), text]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, said in done.stdout) == (code, True), done

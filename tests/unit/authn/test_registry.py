@@ -1,5 +1,6 @@
 """Which word means which class, what is said about wrong ones, and how options are read."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from sidecar.authn.guest import Guest
-from sidecar.authn.registry import judge, plan
+from sidecar.authn.registry import BUILT_IN, judge, load_member, plan
+from sidecar.config.decode import fields_by_name
 from sidecar.config.load import Loaded, load
 from sidecar.config.show import as_json, as_yaml
 from sidecar.errors import Misconfigured
@@ -142,3 +144,12 @@ def test_options_are_printed_nowhere(read: Any) -> None:
     for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(plan(loaded.members))):
         assert "opensesame" not in text
     assert "key" in as_yaml(loaded)
+
+
+def test_the_guide_names_every_option_of_every_member() -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guides" / "authenticators.md").read_text()
+    for word, place in BUILT_IN.items():
+        _, _, section = guide.partition(f"\n## `{word}`\n")
+        rows = "\n".join(line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|"))
+        named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows.splitlines())))
+        assert named == set(fields_by_name(load_member(place).Options)), word
