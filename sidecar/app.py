@@ -100,10 +100,13 @@ class Trust:
     reserved: frozenset[str]
     datahub: DataHubSetup
 
-    def exact_issuer(self, issuer: str) -> str:
-        """``issuer`` as its tokens spell it, which discovery may have told."""
+    def spellings(self, issuer: str) -> tuple[str, ...]:
+        """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
         known = self.issuers.get(issuer)
-        return (known.keys.issuer if known is not None else None) or issuer
+        if known is None:
+            return (issuer,)
+        exact = known.keys.issuer
+        return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
 
 
 class Sidecar:
@@ -505,7 +508,7 @@ def _management(
         is_bot_name=trust.mirror.is_bot_name,
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
-    revocations = build_revocations(loaded, trust.store, write, clock, trust.exact_issuer)
+    revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
     door = Door(decider, tokens, server.limits.max_token_bytes)
     return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
 
@@ -526,22 +529,33 @@ def build_minter(settings: Settings, own_keys: OwnKeys, write: Write, clock: Clo
 
 
 def build_revocations(
-    loaded: Loaded, store: Store, write: Write, clock: Clock, exact_issuer: Callable[[str], str] = str
+    loaded: Loaded,
+    store: Store,
+    write: Write,
+    clock: Clock,
+    spellings: Callable[[str], tuple[str, ...]] | None = None,
 ) -> Revocations:
     """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
 
-    ``exact_issuer`` gives an issuer as its tokens spell it.
+    ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts.
     """
     own = loaded.settings.jwt_token_configuration
     bounds: dict[str, IssuerBounds] = {}
+    accepted: dict[str, tuple[str, ...]] = {}
+    unbound: IssuerBounds | None = None
     for provider in loaded.providers:
-        if provider.issuer is not None:
-            known = IssuerBounds(provider.max_token_lifetime, provider.clock_skew)
-            bounds.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), known))
+        known = IssuerBounds(provider.max_token_lifetime, provider.clock_skew)
+        if provider.issuer is None:
+            unbound = known
+        else:
+            names = (provider.issuer, *provider.issuer_aliases)
+            bounds.update(dict.fromkeys(names, known))
+            accepted.update((name, (name, *(other for other in names if other != name))) for name in names)
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
         bounds[own_issuer] = IssuerBounds(None, own.clock_skew)
-    return Revocations(store, write, clock, DenyRule(bounds, exact_issuer), own_issuer=own_issuer)
+    rule = DenyRule(bounds, spellings or (lambda issuer: accepted.get(issuer, (issuer,))), unbound)
+    return Revocations(store, write, clock, rule, own_issuer=own_issuer)
 
 
 def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from traceback import extract_tb
 from typing import Any, TypeVar
@@ -26,6 +26,22 @@ from sidecar.store.record import TokenRecord
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Heard:
+    """What the log has said of denials, by id, while the answer to a write was on its way."""
+
+    denied: set[str] = field(default_factory=set)
+    forgiven: set[str] = field(default_factory=set)
+
+    def without_overtaken(self, batch: Batch) -> Batch:
+        """``batch`` without that of which the log has said, or says in a moment, what has come of it since."""
+        return replace(
+            batch,
+            deny=[denial for denial in batch.deny if denial.id not in self.denied & self.forgiven],
+            forgive=[name for name in batch.forgive if name not in self.denied | self.forgiven],
+        )
 
 
 class Mirror:
@@ -62,6 +78,7 @@ class Mirror:
         self._has_lost = False
         # own denials that have not come back in the log yet: an older removal in the log must not end them
         self._awaited: set[str] = set()
+        self._writing: list[_Heard] = []
         self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
         self._tried = asyncio.Event()
         self._news = asyncio.Event()
@@ -155,13 +172,20 @@ class Mirror:
         """
         own = {denial.id for denial in batch.deny}
         self._awaited |= own
+        # asked before: a token that becomes known while the answer is on its way may have replaced the new one
+        replaced = [ended for picture in self._pictures() for ended in picture.replaced_by(batch)]
+        heard = _Heard()
+        self._writing.append(heard)
         try:
             await self._store.write(batch)
         except BaseException:
             self._awaited -= own
             raise
+        finally:
+            self._writing.remove(heard)
+        done = heard.without_overtaken(replace(batch, revoke=(*batch.revoke, *replaced)))
         for picture in self._pictures():
-            picture.apply(batch)
+            picture.apply(done)
         self._tell()
 
     # --- following
@@ -213,6 +237,9 @@ class Mirror:
 
     async def _take(self, changes: Changes) -> None:
         denied = {denial.id for denial in changes.denials}
+        for heard in self._writing:
+            heard.denied |= denied
+            heard.forgiven.update(changes.forgiven)
         doubtful = [name for name in changes.forgiven if name in denied or name in self._awaited]
         self._skipped.inc(changes.skipped)
         for name in changes.forgiven:

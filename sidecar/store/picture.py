@@ -50,12 +50,20 @@ class Picture:
         """Let ``denials`` stand. Returns how many could not be understood."""
         return sum(not self.denials.add(denial) for denial in denials)
 
+    def replaced_by(self, batch: Batch) -> list[tuple[str, float]]:
+        """Ids of the standing bot tokens that end when the store writes ``batch``, and when they end."""
+        if batch.keep_bot_tokens:
+            return []
+        return [
+            (token_id, record.created_at)
+            for record in batch.add
+            if record.kind is TokenKind.BOT
+            for token_id in self._standing_bots.get(record.actor_id, set()) - {record.id}
+        ]
+
     def apply(self, batch: Batch) -> None:
-        """Do what the store has just done with ``batch``."""
+        """Do what the store has just done with ``batch``; which tokens it replaced is not found out here."""
         for record in batch.add:
-            if record.kind is TokenKind.BOT and not batch.keep_bot_tokens:
-                for token_id in self._standing_bots.get(record.actor_id, set()) - {record.id}:
-                    self._end(token_id, record.created_at)
             self.learn(record)
         for token_id, ended in batch.revoke:
             self._end(token_id, ended)

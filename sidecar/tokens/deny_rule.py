@@ -24,11 +24,13 @@ UNKNOWN = IssuerBounds()
 class DenyRule:
     """The rule, over the bounds of every configured issuer in each spelling that is accepted.
 
-    ``exact`` gives an issuer as its tokens spell it: an entry under another spelling would concern none of them.
+    ``spellings`` gives every way in which an issuer's tokens may spell it: an entry under another would concern none
+    of them. ``unbound``: the bounds of issuers that nobody has named, where their tokens are accepted.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
-    exact: Callable[[str], str] = str
+    spellings: Callable[[str], tuple[str, ...]] = lambda issuer: (issuer,)
+    unbound: IssuerBounds | None = None
 
     def end(
         self,
@@ -43,7 +45,9 @@ class DenyRule:
 
         ``token_ends`` is the ``exp`` of a single token, where it is known. ``now`` is the time of revocation.
         """
-        bounds = self.issuers.values() if scope is Scope.ACTOR else [self.issuers.get(issuer, UNKNOWN)]
+        bounds = [self.issuers.get(issuer, self.unbound or UNKNOWN)]
+        if scope is Scope.ACTOR:
+            bounds = [*self.issuers.values(), *([self.unbound] if self.unbound else [])]
         if token_ends is not None:
             return token_ends + max((bound.leeway for bound in bounds), default=0.0)
         return _longest(bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None)

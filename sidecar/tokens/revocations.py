@@ -124,13 +124,17 @@ class Revocations:
         self._own_issuer = own_issuer
 
     async def add(self, wishes: Sequence[DenyWish], *, by: str) -> list[Denial]:
-        """Deny all of ``wishes`` or, when it raises, none.
+        """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
 
+        While nobody knows how an issuer's tokens spell it, there are further entries for its other spellings.
         Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
         Raises Refused(REQUEST_INVALID).
         """
         now = self._clock.now()
         prepared = [await self._prepared(wish, now) for wish in wishes]
+        prepared += [
+            replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
+        ]
         denials = [self._denial(wish, now, by) for wish in prepared]
         await self._end(prepared, denials, now, by)
         if any(denial.issued_before is not None for denial in denials):
@@ -138,7 +142,7 @@ class Revocations:
             await self._end(prepared, (), now, by)
         for denial in denials:
             _audit.info("denial added", extra={**_audited(denial), "by": by})
-        return denials
+        return denials[: len(wishes)]
 
     async def end(self, token: Unverified, *, by: str) -> None:
         """End one token whose signature is good: on its record where it has one, else by an entry."""
@@ -152,7 +156,7 @@ class Revocations:
 
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
         """A page of the entries that stand. Raises ValueError for an ``after`` that is no mark."""
-        named = None if issuer is None else self._rule.exact(issuer)
+        named = None if issuer is None else self._rule.spellings(issuer)[0]
         return await self._store.denials(named, after, limit, self._clock.now())
 
     async def remove(self, denial_id: str, *, by: str) -> None:
@@ -165,7 +169,7 @@ class Revocations:
 
     async def _prepared(self, wish: DenyWish, now: float) -> DenyWish:
         """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
-        wish = replace(wish, issuer=self._rule.exact(wish.issuer))
+        wish = replace(wish, issuer=self._rule.spellings(wish.issuer)[0])
         if wish.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
             return replace(wish, issued_before=now) if wish.issued_before is None else wish
         if wish.token_ends is None and self._may_be_own(wish):

@@ -239,13 +239,20 @@ def _check_leave(caller: Caller, wish: Wish) -> None:
         return
     if wish.kind is not TokenKind.PERSONAL:
         raise _forbidden(f"kind {wish.kind} requires an admin")
-    if (wish.actor_id is not None and wish.actor_id.lower() != actor.id.lower()) or wish.actor_type not in (
-        None,
-        actor.type,
-    ):
+    if not _names_caller(wish, actor):
         raise _forbidden("another actor requires an admin")
     if wish.roles is not None or wish.allow_impersonation:
         raise _forbidden("roles and allowImpersonation require an admin")
+
+
+def _names_caller(wish: Wish, actor: Actor) -> bool:
+    """Whether ``wish`` is for ``actor``, by the very id that the token would get."""
+    if wish.actor_type not in (None, actor.type):
+        return False
+    try:
+        return wish.actor_id is None or actor_name(wish.actor_id) == actor.id
+    except Refused:
+        return False
 
 
 def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:

@@ -171,3 +171,17 @@ def test_own_token_denied_by_its_id_ends_on_record(run: Run) -> None:
     _, token_id = minted(run, "--name", "ingest")
     assert run("revocations", "add", "--issuer", ISSUER, "--jti", token_id)[0] == 0
     assert json.loads(run("token", "show", token_id)[1])["revokedAt"] is not None
+
+
+def test_issuer_is_denied_in_every_spelling_that_is_accepted(
+    tmp_path: Path, idp: IdentityProvider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without discovery nobody knows whether the tokens of ``authority`` end their issuer with a slash."""
+    flat = {"authority": "https://idp.example.com", "clientId": "meta", "publicKeyUrls": []}
+    config = str(write_configuration(tmp_path, idp, authenticationConfiguration=flat))
+    named = ("--issuer", "https://idp.example.com/", "--subject", "s")
+    assert main(["revocations", "add", "--config", config, *named]) == 0
+    capsys.readouterr()
+    assert main(["revocations", "list", "--config", config, "--json"]) == 0
+    shown = {json.loads(line)["issuer"] for line in capsys.readouterr().out.splitlines()}
+    assert shown == {"https://idp.example.com", "https://idp.example.com/"}

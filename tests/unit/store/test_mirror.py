@@ -86,6 +86,10 @@ class HeldStore(MemoryStore):
         if name in self.held:
             await self.held[name].wait()
 
+    async def write(self, batch: Batch) -> None:
+        await super().write(batch)
+        await self._pass("write")
+
     async def record(self, token_id: str) -> TokenRecord | None:
         found = await super().record(token_id)
         await self._pass("record")
@@ -231,6 +235,51 @@ async def test_denial_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(wo
         asked.set()
         await eventually(lambda: not mirror._awaited)
         assert world.is_denied()
+
+
+@asynccontextmanager
+async def late_answer(world: World, mirror: Mirror, batch: Batch) -> AsyncIterator[None]:
+    """``batch`` has been written by ``mirror``, which hears of it only when the block has ended."""
+    answer = world.store.hold("write")
+    writing = asyncio.create_task(mirror.write(batch))
+    await eventually(lambda: "write" in world.store.calls)
+    del world.store.held["write"]
+    yield
+    answer.set()
+    await writing
+
+
+async def test_late_answer_does_not_end_the_bots_token_that_came_after(world: World) -> None:
+    """Of two tokens minted for one bot at once exactly one survives, the same everywhere."""
+    async with following(world) as mirror:
+        await world.store.write(Batch(add=[bot("1")]))
+        await eventually(lambda: mirror.record("1"))
+        world.store.calls.clear()
+        async with late_answer(world, mirror, Batch(add=[bot("2", created_at=1_800_000_001.0)])):
+            await world.store.write(Batch(add=[bot("3", created_at=1_800_000_002.0)]))
+            await eventually(lambda: mirror.record("3"))
+        ended = [found is not None and found.revoked_at is not None for found in map(mirror.record, "123")]
+        assert ended == [True, True, False]
+
+
+async def test_late_answer_to_a_removal_does_not_end_the_denial_that_came_after(world: World) -> None:
+    await world.store.write(Batch(deny=[denial()]))
+    async with following(world) as mirror:
+        world.store.calls.clear()
+        async with late_answer(world, mirror, Batch(forgive=[denial().id])):
+            await eventually(lambda: not world.is_denied())
+            await world.store.write(Batch(deny=[denial()]))
+            await eventually(world.is_denied)
+        assert world.is_denied()
+
+
+async def test_late_answer_to_a_denial_does_not_undo_the_removal_that_came_after(world: World) -> None:
+    async with following(world) as mirror:
+        async with late_answer(world, mirror, Batch(deny=[denial()])):
+            await eventually(world.is_denied)
+            await world.store.write(Batch(forgive=[denial().id]))
+            await eventually(lambda: not world.is_denied())
+        assert not world.is_denied()
 
 
 async def test_denied_and_forgiven_in_one_piece_of_the_log_ends_as_the_store_says(world: World) -> None:

@@ -23,7 +23,7 @@ OPEN = "https://open.example.com"
 DAY = 86_400.0
 RULE = DenyRule(
     {CORP: IssuerBounds(DAY, 30), OPEN: IssuerBounds(None, 60), OWN: IssuerBounds(None, 0)},
-    lambda issuer: issuer.removesuffix("/"),
+    lambda issuer: (issuer.removesuffix("/"),),
 )
 NOW = HandClock().now()
 
@@ -270,3 +270,20 @@ async def test_without_a_store_nothing_is_denied(world: World) -> None:
 def test_what_is_no_entry(document: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         read_wish(document)
+
+
+async def test_issuers_that_nobody_named_are_reckoned_with() -> None:
+    """Where unbound issuers are accepted, their tokens are so as long as that provider's settings say."""
+    token = parse(forge.token({**forge.claims(), "iss": "https://nobody.example", "exp": int(NOW) + 100}), 16_384)
+    rule = DenyRule({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
+    world = World(rule)
+    (denial,) = await world.list.add([about_token(read_wish({"token": token.text}), token)], by="USER:root")
+    assert denial.expires_at == int(NOW) + 160
+    assert (await world.deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
+
+
+async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> None:
+    world = World(DenyRule({CORP: IssuerBounds(DAY), f"{CORP}/": IssuerBounds(DAY)}, lambda _: (CORP, f"{CORP}/")))
+    shown = await world.deny(issuer=CORP, subject="s-1")
+    assert shown["issuer"] == CORP
+    assert {denial.issuer for denial in world.store.all_denials.values()} == {CORP, f"{CORP}/"}

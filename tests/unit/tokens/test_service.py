@@ -273,3 +273,12 @@ async def test_namespaced_actor_keeps_its_name(world: World) -> None:
     """A provider's name before the slash keeps its case: the token names the very Actor that minted it."""
     caller = Caller(replace(SAM.actor, id="Corp/sam"))
     assert (await world.mint(caller)).record.actor_id == "Corp/sam"
+
+
+async def test_another_spelling_of_the_callers_id_is_another_actor(world: World) -> None:
+    """The case of a provider's name tells two providers apart, so it tells two people apart."""
+    sam = Caller(Actor(ActorType.USER, "corp/sam", CORP, "corp", "s-1"))
+    with pytest.raises(Refused) as refusal:
+        await world.mint(sam, actor_id="Corp/sam")
+    assert refusal.value.reason is Reason.FORBIDDEN
+    assert (await world.mint(sam, actor_id="corp/SAM")).record.actor_id == "corp/sam"
