@@ -75,9 +75,7 @@ class Chain:
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                if any(gate.check(accepted) is not None for gate in self._gates):
-                    return None
-                return self._counted(accepted)
+                return self._counted(accepted) if self._obstacle(accepted, view) is None else None
         return None
 
     async def authenticate(self, view: RequestView) -> Accepted | Denied:
@@ -105,17 +103,22 @@ class Chain:
         return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
 
     def _gated(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
+        failure = self._obstacle(accepted, view)
+        if failure is None:
+            return self._counted(accepted)
         actor = accepted.actor
+        outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
+        return self._denied(failure, actor.provider, actor.authenticator, outcome)
+
+    def _obstacle(self, accepted: Accepted, view: RequestView) -> Failed | None:
+        """Why an accepted credential may not pass now: asked here, once for every way to be accepted or recalled."""
         if accepted.certificate is not None and accepted.certificate != self._certificate(view):
-            # asked here, once for every way to be accepted or recalled (RFC 8705 section 3)
-            unproven = Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)
-            return self._denied(unproven, actor.provider, actor.authenticator, "rejected")
+            return Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)  # RFC 8705 section 3
         for gate in self._gates:
             failure = gate.check(accepted)
             if failure is not None:
-                outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
-                return self._denied(failure, actor.provider, actor.authenticator, outcome)
-        return self._counted(accepted)
+                return failure
+        return None
 
     def _counted(self, accepted: Accepted) -> Accepted:
         if accepted.tally is None:

@@ -206,7 +206,7 @@ async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
         (read_user_props, "a: OBF:1abc", "no plain password"),
         (read_user_props, "a: ,admin", "line 1 has no password"),
     ],
-    ids=range(11),  # hashes differ from one process to the next: no part of a name
+    ids=map(str, range(11)),  # the hashes are made anew in every process
 )
 def test_files_that_cannot_be_used(read: Callable[..., Any], text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "users"

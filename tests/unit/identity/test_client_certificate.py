@@ -27,7 +27,7 @@ def view(*lines: str, trusted: bool = True) -> RequestView:
 @pytest.mark.parametrize(
     ("dialect", "value"),
     [("envoy", ENVOY), ("envoy", f"Hash={HEX}"), ("nginx", quote(PEM)), ("nginx", quote(PEM, safe=""))],
-    ids=range(4),
+    ids=map(str, range(4)),
 )
 def test_a_trusted_proxys_word(dialect: str, value: str) -> None:
     """The thumbprint is that of the DER form, base64url without padding."""
@@ -55,7 +55,7 @@ def test_a_trusted_proxys_word(dialect: str, value: str) -> None:
         ("nginx", "%zz"),
         ("nginx", "x" * 40_000),
     ],
-    ids=range(14),  # the certificate differs from one process to the next: no part of a name
+    ids=map(str, range(14)),
 )
 def test_what_tells_of_no_certificate_or_of_several(dialect: str, value: str) -> None:
     assert certificate_thumbprint(view(value), dialect) is None
