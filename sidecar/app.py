@@ -266,7 +266,7 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
         else:
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None:
-        issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, settings)
+        issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, loaded)
     return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
 
 
@@ -321,10 +321,14 @@ def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTo
     )
 
 
-def _own_issuer(keys: OwnKeys, mirror: Mirror, settings: Settings) -> Issuer:
+def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    may_name_admins = [
+        item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
+    ]
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
-    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR)
+    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
     tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
     accept = own_acceptor(tokens, configuration.clock_skew)
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,6 +90,10 @@ class _ClosedError(sqlite3.ProgrammingError):
     """Work came after the end."""
 
 
+class _MovedError(sqlite3.OperationalError):
+    """The path leads to another file, or to none: what is written now would be lost, and no other process sees it."""
+
+
 def sqlite_path(url: str) -> Path:
     """The file that ``sqlite:////absolute/path`` names. Raises Misconfigured; the URL itself is never repeated."""
     path = url.removeprefix("sqlite:///")
@@ -105,6 +110,7 @@ class Database:
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
         metrics.store_up.set(0)
 
     @classmethod
@@ -133,8 +139,9 @@ class Database:
     async def write(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
         """What ``work`` makes of the file, as the only writer.
 
-        Everything it wrote is on disk when this returns, and nothing of it when it raises; only after a time-out it
-        may still happen. ``operation`` is a metric label from a fixed set. Raises Unavailable(STORE_UNAVAILABLE).
+        Everything it wrote is on disk when this returns, and nothing of it when it raises; only if the time-out came
+        while it was at it, it may still happen. ``operation`` is a metric label from a fixed set. Raises
+        Unavailable(STORE_UNAVAILABLE).
         """
         return await self._run(operation, "BEGIN IMMEDIATE", work)
 
@@ -156,7 +163,9 @@ class Database:
         try:
             if self._connection is None:
                 raise _ClosedError
-            result = await asyncio.wait_for(self._in_thread(lambda: self._transaction(begin, work)), _DEADLINE_SECONDS)
+            until = time.monotonic() + _DEADLINE_SECONDS
+            done = self._in_thread(lambda: self._transaction(begin, work, until))
+            result = await asyncio.wait_for(done, _DEADLINE_SECONDS)
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
             self._metrics.store_operations.labels(operation, "failed").inc()
@@ -169,10 +178,10 @@ class Database:
         # shielded: a caller that gives up must not leave the next one with half a transaction
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
-    def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._connection
-        if connection is None:
-            raise _ClosedError
+    def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T], until: float) -> T:
+        if time.monotonic() >= until:
+            raise TimeoutError  # whoever asked has been told that it did not work
+        connection = self._in_place()
         connection.execute(begin)
         try:
             result = work(connection)
@@ -184,9 +193,15 @@ class Database:
         return result
 
     def _data_version(self) -> int:
+        return _number(self._in_place(), "PRAGMA data_version")
+
+    def _in_place(self) -> sqlite3.Connection:
+        """The connection. Raises sqlite3.Error when it is closed, or open to a file that is no longer at its path."""
         if self._connection is None:
             raise _ClosedError
-        return _number(self._connection, "PRAGMA data_version")
+        if _identity(self._path) != self._opened:
+            raise _MovedError
+        return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -213,7 +228,16 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._connection, self._opened = connection, _identity(self._path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at ``path`` from every other; None: there is none to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

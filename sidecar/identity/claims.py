@@ -34,6 +34,7 @@ class PrincipalPolicy:
     them. ``own_issuer``: the tokens come from ourselves or from the metadata server, so ``isBot`` counts, domains and
     reserved names do not, and bare names may be admin. ``flat`` is the flat form's ``authority``; ``may_be_admin``
     the option of other providers. ``reserved`` and ``is_bot_name`` name the Actors that foreign tokens may not become.
+    ``admin_providers``: whose Actors' own tokens may be admin by a bare name.
     ``service_claim`` decides the Actor's type where set: one of ``service_values`` means SERVICE.
     """
 
@@ -53,6 +54,7 @@ class PrincipalPolicy:
     reserved: frozenset[str] = frozenset()
     is_bot_name: Callable[[str], bool] = _no_bots
     admin_names: frozenset[str] = frozenset()
+    admin_providers: frozenset[str] = frozenset()
     flat: bool = False
     may_be_admin: bool = False
     own_issuer: bool = False

@@ -1,6 +1,6 @@
 """Own tokens beyond their signature: they must be on record, and the record says who their Actor is."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Protocol
@@ -79,15 +79,22 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         issued_at=verified.issued_at,
         expires_at=verified.expires_at,
         is_bot=is_bot,
-        is_admin=record.is_admin and _is_still_named(record, policy.admin_names),
+        is_admin=record.is_admin and _is_still_named(record, policy),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
     )
 
 
-def _is_still_named(record: TokenRecord, admin_names: Collection[str]) -> bool:
+def _is_still_named(record: TokenRecord, policy: PrincipalPolicy) -> bool:
     """Whether ``adminPrincipals`` name the owner today: who was admin when the token was minted may be one no more."""
-    return record.actor_id in admin_names or f"{record.owner.provider}/{record.actor_id}" in admin_names
+    provider, name = record.owner.provider, record.actor_id
+    if f"{provider}/{name}" in policy.admin_names:
+        return True
+    if name not in policy.admin_names:
+        return False
+    # A name with its provider's is nobody else's; bots and what the command line mints have no origin to go by.
+    is_exact = "/" in name or not provider or record.kind is TokenKind.BOT
+    return is_exact or provider in policy.admin_providers
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

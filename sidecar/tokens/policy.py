@@ -90,15 +90,22 @@ def provider_policy(
 
 
 def own_policy(
-    principal_claims: Iterable[str], authorizer: AuthorizerConfiguration, authenticator: str
+    principal_claims: Iterable[str],
+    authorizer: AuthorizerConfiguration,
+    authenticator: str,
+    admin_providers: Iterable[str] = (),
 ) -> PrincipalPolicy:
-    """How the claims of own tokens that are not on record name an Actor (``tokens.requireRecord: false``)."""
+    """How the claims of own tokens that are not on record name an Actor (``tokens.requireRecord: false``).
+
+    ``admin_providers`` names the providers whose Actors may match a bare name in ``adminPrincipals``.
+    """
     return PrincipalPolicy(
         provider=OWN_PROVIDER,
         principal_claims=tuple(map(ClaimPath, principal_claims)),
         principal_domain=authorizer.principal_domain.lower(),
         roles_claim=ClaimPath("roles"),
         admin_names=admin_names(authorizer),
+        admin_providers=frozenset({OWN_PROVIDER, *admin_providers}),
         own_issuer=True,
         authenticator=authenticator,
     )

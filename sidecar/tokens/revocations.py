@@ -8,6 +8,7 @@ from typing import Any
 
 from sidecar.clock import Clock
 from sidecar.errors import Reason, Refused
+from sidecar.identity import claims
 from sidecar.identity.actor import ActorType
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
@@ -81,10 +82,10 @@ def read_wish(document: object) -> DenyWish:
 
 def about_token(wish: DenyWish, token: Unverified) -> DenyWish:
     """``wish`` about ``token``, whose signature somebody has verified."""
-    claims = token.claims
-    filled = replace(wish, token="", issuer=claims.get("iss", ""), token_ends=claims.get("exp"))
-    if claims.get("jti"):
-        return replace(filled, scope=Scope.TOKEN, name=claims["jti"])
+    said = token.claims
+    filled = replace(wish, token="", issuer=said.get("iss", ""), token_ends=said.get("exp"))
+    if said.get("jti"):
+        return replace(filled, scope=Scope.TOKEN, name=said["jti"])
     return replace(filled, scope=Scope.DIGEST, name=sha256(token.signing_input).hexdigest())
 
 
@@ -272,4 +273,8 @@ def _moment(document: Mapping[str, Any], name: str) -> float | None:
 def _actor(value: object) -> str:
     if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
         raise ValueError("actor is type (USER or SERVICE) and id")
-    return actor_name(value["type"], _text(value, "id"))
+    try:
+        # as Actors are spelled: an entry under another spelling would concern nobody
+        return actor_name(value["type"], claims.actor_name(_text(value, "id")))
+    except Refused as refusal:
+        raise ValueError("actor.id is a name without white space and without @") from refusal

@@ -252,3 +252,43 @@ def test_url_that_names_no_file(url: str) -> None:
 
 def test_url_of_a_file() -> None:
     assert sqlite_path("sqlite:////var/lib/sidecar/s.db") == Path("/var/lib/sidecar/s.db")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_file_that_was_deleted_or_replaced_takes_no_writes(tmp_path: Path, *, replaced: bool) -> None:
+    """What goes to a file without a name is gone with this process, and no other process reads it."""
+    path = tmp_path / "s.db"
+    database = await Database.open(path, Metrics())
+    await database.write("w", bump)
+    path.unlink()
+    if replaced:
+        await (await Database.open(path, Metrics())).aclose()
+    for ask in (database.write("w", bump), database.read("r", count)):
+        with pytest.raises(Unavailable):
+            await ask
+    with pytest.raises(Unavailable):
+        await database.version()
+    await database.aclose()
+
+
+async def test_write_whose_caller_was_answered_before_its_turn_never_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else everything that was refused while the file was locked would happen when it no longer is."""
+    database = await Database.open(tmp_path / "s.db", Metrics())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_: sqlite3.Connection) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    first = asyncio.create_task(database.read("r", slow))
+    await asyncio.to_thread(begun.wait, 5)
+    monkeypatch.setattr("sidecar.db._DEADLINE_SECONDS", 0.05)
+    with pytest.raises(Unavailable):
+        await database.write("w", bump)
+    monkeypatch.undo()
+    go_on.set()
+    await first
+    assert await database.read("r", count) == 0
+    await database.aclose()

@@ -67,7 +67,7 @@ class Own:
         return verify(parse(token, 16_384), (VERIFICATION,), own_expectations(CONFIGURATION), self.clock.now())
 
     async def identify(self, token: str, *, require_record: bool = True) -> OwnIdentity:
-        policy = own_policy(("email", "preferred_username", "sub"), AUTHORIZER, "jwt")
+        policy = own_policy(("email", "preferred_username", "sub"), AUTHORIZER, "jwt", ["home"])
         judge = OwnTokens(self.mirror, policy, require_record=require_record)
         return await judge.identify(self.verified(token), token)
 
@@ -184,9 +184,21 @@ async def test_admins_token_is_admin_only_while_its_owner_is_named(own: Own) -> 
     assert not (await own.identify(dropped.token)).actor.is_admin
     named = await own.mint(actor_id="admin", kind=TokenKind.PERSONAL, is_admin=True)
     assert (await own.identify(named.token)).actor.is_admin
-    for provider, is_admin in (("corp", True), ("other", False)):
+    for provider, is_admin in (("corp", True), ("other", False), ("home", False)):
         owner = Owner("https://idp.example.com", provider, "s-1", "sam")
         minted = await own.mint(actor_id="sam", kind=TokenKind.PERSONAL, is_admin=True, owner=owner)
+        assert (await own.identify(minted.token)).actor.is_admin is is_admin
+
+
+async def test_admins_token_is_admin_only_while_its_provider_may_name_admins(own: Own) -> None:
+    """A bare name counts only from where nobody else can hand it out, as for the provider's own tokens."""
+    for provider, kind, is_admin in (
+        ("home", TokenKind.PERSONAL, True),
+        ("corp", TokenKind.PERSONAL, False),
+        ("corp", TokenKind.BOT, True),
+    ):
+        owner = Owner("https://idp", provider, "s-1", "admin")
+        minted = await own.mint(actor_id="admin", kind=kind, is_admin=True, owner=owner)
         assert (await own.identify(minted.token)).actor.is_admin is is_admin
 
 
