@@ -3,16 +3,16 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.access.decide import Decider
+from sidecar.access.decide import Decider, Guests
 from sidecar.access.rules import Rules
 from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import operations_app, operations_runner
@@ -21,19 +21,26 @@ from sidecar.api.door import Door
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.routes import api_routes
 from sidecar.api.userinfo import UserInfo
-from sidecar.authn.base import Accepted, Gate
+from sidecar.authn.base import Accepted, Authenticator, Gate, Member, Surroundings
+from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.authn.chain import Chain
+from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
+from sidecar.authn.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
 from sidecar.authn.gates import RevocationGate
+from sidecar.authn.guest import Guest, GuestOptions
 from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.members import Members, open_members
+from sidecar.authn.registry import JWT, Planned, plan
+from sidecar.authn.system import SYSTEM, SystemAuthenticator
 from sidecar.authn.usage_gate import UsageGate
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import Provider, has_own_keys
-from sidecar.config.settings import Settings
+from sidecar.config.providers import Provider, bot_check_url, has_own_keys
+from sidecar.config.settings import RuleSettings, Settings
 from sidecar.config.show import as_json
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
-from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
@@ -41,6 +48,7 @@ from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.db import sqlite_path
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys, SigningKey
 from sidecar.metrics import Metrics
@@ -64,7 +72,7 @@ from sidecar.tokens.published import refuse_published
 from sidecar.tokens.revocations import Revocations
 from sidecar.tokens.service import Rules as MintingRules
 from sidecar.tokens.service import TokenService
-from sidecar.tokens.upstream import UpstreamCredentials
+from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
 from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.web.boundary import Boundary, Handler
@@ -88,6 +96,9 @@ class Trust:
     mirror: Mirror
     issuers: dict[str, Issuer]
     unbound: Issuer | None
+    client: ControlClient
+    reserved: frozenset[str]
+    datahub: DataHubSetup
 
     def spellings(self, issuer: str) -> tuple[str, ...]:
         """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
@@ -149,13 +160,26 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
         usage = Usage(trust.store, clock)
         await usage.start()
         stack.push_async_callback(usage.aclose)
-        decider = build_decider(settings, trust, metrics, clock, usage)
-        health = _health(trust, settings)
+        verifiers = build_verifiers(settings, trust, metrics, clock)
+        surroundings = partial(
+            member_surroundings,
+            loaded=loaded,
+            client=trust.client,
+            metrics=metrics,
+            clock=clock,
+            reserved=trust.reserved,
+            is_bot_name=trust.mirror.is_bot_name,
+        )
+        members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
+        if SYSTEM in verifiers:
+            members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
+        decider = build_decider(settings, trust, members, metrics, clock, usage)
+        health = _health(trust, members, settings)
         refusals = Refusals(settings.server.realm)
         watch = StreamWatch(_revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
         await watch.start()
         stack.push_async_callback(watch.aclose)
-        routes = _routes(loaded, trust, decider, refusals, metrics, clock, watch, stack)
+        routes = _routes(loaded, trust, members, decider, refusals, metrics, clock, watch, stack)
         server = settings.server
         boundary = Boundary(routes, refusals, metrics, server.limits, log_access=settings.logging.access)
         public_server = PublicServer(
@@ -208,6 +232,9 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
     Raises Misconfigured, and Unavailable when the store's file cannot be opened.
     """
     settings = loaded.settings
+    planned = plan(loaded.members)
+    datahub = datahub_setup(settings, planned)
+    reserved = _reserved_names(planned) | {settings.authentication.system_client_id}
     own_keys = await _open_own_keys(settings, stack)
     store = await open_store(settings.store, metrics, clock)
     stack.push_async_callback(store.aclose)
@@ -232,14 +259,21 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
         await keys.start()
         stack.push_async_callback(keys.aclose)
         provider_keys.append(keys)
-        issuer = _provider_issuer(provider, keys, settings, mirror.is_bot_name)
+        bots = _bot_check(settings, client, clock) if provider.is_own else None
+        issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
         if provider.issuer is None:
             unbound = issuer
         else:
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, loaded)
-    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound)
+    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
+
+
+def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
+    """Names that no credential of others may carry; the guest's own name is one of them."""
+    guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
+    return frozenset({*_RESERVED_NAMES, *guests})
 
 
 async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
@@ -260,12 +294,31 @@ def _cache_dir(settings: Settings) -> Path | None:
 
 
 def _provider_issuer(
-    provider: Provider, keys: ProviderKeys, settings: Settings, is_bot_name: Callable[[str], bool]
+    provider: Provider,
+    keys: ProviderKeys,
+    settings: Settings,
+    reserved: frozenset[str],
+    is_bot_name: Callable[[str], bool],
+    bots: BotTokenCheck | None,
 ) -> Issuer:
-    policy = provider_policy(provider, settings.authorizer_configuration, _RESERVED_NAMES, is_bot_name, _AUTHENTICATOR)
-    expectations = provider_expectations(provider, None)
-    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own)
+    policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
+    bound = settings.server.client_certificates != "none"
+    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
+    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
     return Issuer(provider.name, keys, expectations, accept)
+
+
+def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
+    flat = settings.authentication_configuration
+    if flat.bot_token_check is None:
+        return None
+    return BotTokenCheck(
+        client,
+        bot_check_url(flat.bot_token_check.url),
+        clock,
+        cache=flat.bot_token_check.cache,
+        allow_insecure=flat.allow_insecure_urls,
+    )
 
 
 def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
@@ -281,27 +334,105 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
 
 
-def build_decider(
-    settings: Settings, trust: Trust, metrics: Metrics, clock: Clock, usage: Usage | None = None
-) -> Decider:
-    """What judges every request, over ``trust``. ``usage`` notes which own tokens are used."""
+def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name."""
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
-    authenticator = JwtAuthenticator(
-        trust.issuers,
-        unbound=trust.unbound,
-        cache=cache,
-        clock=clock,
-        max_token_bytes=settings.server.limits.max_token_bytes,
-        refuse=None if settings.allow_published_secrets else refuse_published,
+    longest = settings.server.limits.max_token_bytes
+    made: dict[str, Authenticator] = {
+        JWT: JwtAuthenticator(
+            trust.issuers,
+            unbound=trust.unbound,
+            cache=cache,
+            clock=clock,
+            max_token_bytes=longest,
+            refuse=None if settings.allow_published_secrets else refuse_published,
+        )
+    }
+    datahub = _datahub_trust(settings, trust)
+    if datahub is not None:
+        made[DATAHUB] = DataHubTokenAuthenticator(datahub, cache=cache, clock=clock, max_token_bytes=longest)
+    if trust.datahub.system_client is not None:
+        made[SYSTEM] = SystemAuthenticator(*trust.datahub.system_client)
+    return made
+
+
+def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
+    if trust.datahub.key is None or not trust.datahub.accepts_tokens:
+        return None
+    block = settings.authentication
+    return DataHubTrust(
+        trust.datahub.key,
+        trust.datahub.salt,
+        issuer=block.token_service.issuer,
+        own_issuer=settings.jwt_token_configuration.jwtissuer,
+        records=trust.mirror,
+        require_record=block.require_record,
+        require_own_record=settings.tokens.require_record,
+        # the guest is DataHub's own to name: its user interface gives him a session
+        reserved=frozenset({"anonymous", block.system_client_id}),
+        admin_names=admin_names(settings.authorizer_configuration),
     )
+
+
+def _no_bots(_name: str) -> bool:
+    return False
+
+
+def member_surroundings(
+    name: str,
+    *,
+    loaded: Loaded,
+    client: ControlClient,
+    metrics: Metrics,
+    clock: Clock,
+    reserved: frozenset[str] = frozenset(_RESERVED_NAMES),
+    is_bot_name: Callable[[str], bool] = _no_bots,
+) -> Surroundings:
+    """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
+    settings = loaded.settings
+    authorizer = settings.authorizer_configuration
+    own = Provider(name, f"urn:auth-sidecar:{name}", principal_claims=("sub",), groups_claim="groups")
+    policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
+    return Surroundings(
+        name,
+        clock,
+        client,
+        policy(own, authenticator=name),
+        {provider.name: provider for provider in loaded.providers},
+        {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
+        settings.server.limits.max_token_bytes,
+        settings.allow_published_secrets,
+        settings.keys,
+        metrics,
+    )
+
+
+def build_decider(
+    settings: Settings,
+    trust: Trust,
+    members: Members,
+    metrics: Metrics,
+    clock: Clock,
+    usage: Usage | None = None,
+) -> Decider:
+    """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used."""
     gates: list[Gate] = [_revocation_gate(settings, trust, clock)]
     if usage is not None:
         gates.append(UsageGate(usage))
+    chain = Chain(
+        members.authenticators,
+        gates,
+        metrics,
+        skippable=members.skippable,
+        headers=members.headers,
+        certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+    )
     return Decider(
         Rules(settings.rules),
-        Chain((authenticator,), gates, metrics),
+        chain,
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
+        guests=None if members.guest is None else _guests(members.guest),
     )
 
 
@@ -315,9 +446,15 @@ def _revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> Revocati
     )
 
 
+def _guests(guest: Guest) -> Guests:
+    limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
+    return Guests(guest.accepted, limits)
+
+
 def _routes(
     loaded: Loaded,
     trust: Trust,
+    members: Members,
     decider: Decider,
     refusals: Refusals,
     metrics: Metrics,
@@ -329,10 +466,11 @@ def _routes(
     prefix = settings.server.prefix
     assertions = _assertions(settings, clock)
     identity_headers = IdentityHeaders(
-        strip=settings.identity_headers.strip,
+        strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
         max_bytes=settings.identity_headers.max_bytes,
         assertion=assertions,
-        credential=_upstream_credentials(settings, trust.own_keys, clock),
+        credential=_upstream_credentials(settings, trust, clock),
+        datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
         metrics=metrics,
     )
     check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
@@ -424,6 +562,12 @@ def build_revocations(
     return Revocations(store, write, clock, rule, own_issuer=own_issuer)
 
 
+def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
+    """Headers of credentials that are for the sidecar only."""
+    passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
+    return () if passes else members.headers
+
+
 def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
     if not settings.identity_headers.assertion:
         return None
@@ -432,10 +576,19 @@ def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
     return Assertions(settings.jwt_token_configuration.jwtissuer or "auth-sidecar", audience, clock)
 
 
-def _upstream_credentials(settings: Settings, own_keys: OwnKeys | None, clock: Clock) -> UpstreamCredentials | None:
+def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
     upstream = settings.upstream
+    if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
+        return DataHubCredentials(
+            trust.datahub.key,
+            clock,
+            issuer=settings.authentication.token_service.issuer,
+            authenticator=SYSTEM,
+            system_client=trust.datahub.system_client,
+        )
     if upstream is None or upstream.credentials != "openmetadata":
         return None
+    own_keys = trust.own_keys
     if own_keys is None or own_keys.signing_rsa is None:
         text = "openmetadata needs an own RSA key: see jwtTokenConfiguration"
         raise Misconfigured([Problem("upstream.credentials", text)])
@@ -493,10 +646,14 @@ def _forwarder(
     )
 
 
-def _health(trust: Trust, settings: Settings) -> Health:
+def _health(trust: Trust, members: Members, settings: Settings) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
+    names = {authenticator.name for authenticator in members.authenticators}
+    if names & {DATAHUB, SYSTEM}:
+        credentials.append(lambda: PartStatus("shared secrets of DataHub", Condition.USABLE))
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
+    credentials += [partial(_member_status, member) for member in members.started]
     return Health(credentials, [partial(_mirror_status, trust.mirror, settings)])
 
 
@@ -506,6 +663,12 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     if status.usable:
         return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
     return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
+
+
+def _member_status(member: Member) -> PartStatus:
+    name = f"authenticator {member.name}"
+    problem = member.problem
+    return PartStatus(name, Condition.UNUSABLE if problem else Condition.USABLE, problem)
 
 
 def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:

@@ -1,7 +1,8 @@
-"""The one HTTP client for control traffic: key sets, discovery documents, probes. Never used for callers' requests.
+"""The one HTTP client for control traffic: key sets, discovery documents, introspection, probes.
 
-Whatever is at the other end is hostile: time and size are bounded, redirects and compressed answers are refused,
-cookies are not kept, and no address of a cloud's metadata service is ever connected to, by whatever name it is asked.
+Never used for callers' requests. Whatever is at the other end is hostile: time and size are bounded, redirects and
+compressed answers are refused, cookies are not kept, and no address of a cloud's metadata service is ever connected
+to, by whatever name it is asked.
 """
 
 import asyncio
@@ -9,8 +10,10 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -54,12 +57,16 @@ class OutboundKind(StrEnum):
 
 
 class OutboundError(SidecarError):
-    """A fetch failed. ``detail`` is for the log and never repeats anything of the answer's body."""
+    """A fetch failed. ``detail`` is for the log and never repeats anything of the answer's body.
 
-    def __init__(self, kind: OutboundKind, detail: str) -> None:
+    ``status`` is that of an answer of kind STATUS, else 0.
+    """
+
+    def __init__(self, kind: OutboundKind, detail: str, status: int = 0) -> None:
         super().__init__(f"{kind.value}: {detail}")
         self.kind = kind
         self.detail = detail
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +83,19 @@ class Answer:
 
 
 class ControlClient:
-    """GET with all bounds set. Make it inside a running loop and close it with :meth:`aclose`.
+    """GET and POST with all bounds set. Make it inside a running loop and close it with :meth:`aclose`.
 
     Raises Misconfigured when ``ca_file`` (a PEM bundle that replaces the system's) cannot be read.
     """
 
-    def __init__(self, ca_file: str = "", resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self,
+        ca_file: str = "",
+        resolver: AbstractResolver | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """``headers`` gives what every request carries besides; it is asked each time."""
+        self._headers = headers
         connector = aiohttp.TCPConnector(
             resolver=_GuardedResolver(resolver or aiohttp.DefaultResolver()),
             use_dns_cache=False,
@@ -102,24 +116,60 @@ class ControlClient:
         )
 
     async def get(
-        self, url: str, *, within: float, max_bytes: int, allow_insecure: bool = False, etag: str = ""
+        self,
+        url: str,
+        *,
+        within: float,
+        max_bytes: int,
+        allow_insecure: bool = False,
+        etag: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Answer:
         """Fetch ``url`` in at most ``within`` seconds from name look-up to last byte; raises OutboundError.
 
-        Plain http is for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional.
+        Plain http is for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional; ``headers``
+        are sent besides.
         """
+        headers = {**headers, "If-None-Match": etag} if etag else headers
+        return await self._ask("GET", url, headers, None, within, max_bytes, allow_insecure=allow_insecure)
+
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        within: float,
+        max_bytes: int,
+        allow_insecure: bool = False,
+    ) -> Answer:
+        """Send ``body`` to ``url`` under the same bounds; the answer is never a 304. Raises OutboundError."""
+        return await self._ask("POST", url, headers, body, within, max_bytes, allow_insecure=allow_insecure)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        within: float,
+        max_bytes: int,
+        *,
+        allow_insecure: bool,
+    ) -> Answer:
         target = check_url(url, allow_insecure=allow_insecure)
-        headers = {"If-None-Match": etag} if etag else {}
+        etag = headers.get("If-None-Match", "")
+        headers = {**self._headers(), **headers}
         try:
             async with (
                 asyncio.timeout(within),
-                self._session.get(target, headers=headers, allow_redirects=False) as response,
+                self._session.request(method, target, headers=headers, data=body, allow_redirects=False) as response,
             ):
                 not_modified = bool(etag) and response.status == 304
                 if not not_modified:
                     _check_head(response, max_bytes)
-                body = b"" if not_modified else await _read(response, max_bytes)
-                return Answer(body, _etag(response), _max_age(response), not_modified)
+                content = b"" if not_modified else await _read(response, max_bytes)
+                return Answer(content, _etag(response), _max_age(response), not_modified)
         except TimeoutError as error:
             raise OutboundError(OutboundKind.TIMEOUT, f"no complete answer within {within:g} s") from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
@@ -231,7 +281,7 @@ def _check_head(response: aiohttp.ClientResponse, max_bytes: int) -> None:
     if 300 <= response.status < 400:
         raise OutboundError(OutboundKind.REDIRECT, f"status {response.status}; redirects are not followed")
     if response.status != 200:
-        raise OutboundError(OutboundKind.STATUS, f"status {response.status}")
+        raise OutboundError(OutboundKind.STATUS, f"status {response.status}", response.status)
     if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise OutboundError(OutboundKind.ENCODING, "compressed although identity was asked for")
     if response.content_length is not None and response.content_length > max_bytes:

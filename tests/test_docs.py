@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar import __version__
+from sidecar.authn.registry import judge
 from sidecar.cli.main import build_parser
 from sidecar.config.load import load
 from sidecar.config.reference import PAGES as PAGES_BY_NAME
@@ -114,7 +115,7 @@ def test_configuration_examples_are_accepted(page: Path, tmp_path: Path) -> None
     for number, block in enumerate(text for text in _blocks(page, "yaml") if text.startswith("# sidecar.yaml\n")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, encoding="utf-8")
-        load([str(path)], {})
+        load([str(path)], {}, judge)
 
 
 def test_the_configuration_examples_are_found() -> None:

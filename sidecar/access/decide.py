@@ -35,14 +35,34 @@ Verdict = Allow | Deny
 _ANONYMOUS = Allow(None)
 
 
+class Guests:
+    """Where somebody who presents nothing is the guest. ``limits`` rules ``guest`` on those paths and methods."""
+
+    def __init__(self, accepted: Accepted, limits: Rules) -> None:
+        self.accepted = accepted
+        self._limits = limits
+
+    def welcome(self, view: RequestView, ruling: Ruling) -> bool:
+        """Whether the guest may be here: never on public paths, nor where a rule asks for authenticated callers."""
+        if view.target is None or ruling.requirements:
+            return False
+        # no rule at all is this very object; a rule that says the same was written to keep guests out
+        if ruling.access is not Access.GUEST and ruling is not AUTHENTICATED:
+            return False
+        return self._limits.ruling(view.method, read_target(view.target)).access is Access.GUEST
+
+
 class Decider:
     """Rules and chain put together. ``deadline`` bounds one decision, in seconds."""
 
-    def __init__(self, rules: Rules, chain: Chain, *, deadline: float, public_preflight: bool) -> None:
+    def __init__(
+        self, rules: Rules, chain: Chain, *, deadline: float, public_preflight: bool, guests: Guests | None = None
+    ) -> None:
         self._rules = rules
         self._chain = chain
         self._deadline = deadline
         self._public_preflight = public_preflight
+        self._guests = guests
 
     @property
     def rules_can_require(self) -> bool:
@@ -52,13 +72,11 @@ class Decider:
     async def decide(self, view: RequestView) -> Verdict:
         """The verdict. Raises Refused only for a request target that must not be read (400)."""
         ruling = self._ruling(view)
-        scheme = view.credential.scheme
-        if scheme is Scheme.NOTHING:
-            if ruling.access is Access.AUTHENTICATED or ruling.requirements:
-                return Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
-            return _ANONYMOUS
+        presented = self._chain.presented(view)
+        if not presented:
+            return self._without_credential(view, ruling)
         public = ruling.access is Access.PUBLIC
-        if scheme is Scheme.SEVERAL:
+        if presented > 1:
             return _ANONYMOUS if public else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
         outcome = self._chain.recall(view)
         if outcome is None:
@@ -75,13 +93,24 @@ class Decider:
         Raises Refused as :meth:`decide` does.
         """
         ruling = self._ruling(view)
-        if view.credential.scheme is not Scheme.BEARER or ruling.requirements:
+        if view.credential.scheme is not Scheme.BEARER or ruling.requirements or self._chain.presented(view) != 1:
             return None
         return self._chain.recall_standing(view)
 
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""
         return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
+
+    def _without_credential(self, view: RequestView, ruling: Ruling) -> Verdict:
+        """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""
+        if self._guests is not None and self._guests.welcome(view, ruling):
+            outcome = self._chain.admit(self._guests.accepted, view)
+            if isinstance(outcome, Denied):
+                return Deny(outcome.failure, outcome.provider, outcome.authenticator)
+            return Allow(outcome)
+        if ruling.access is Access.AUTHENTICATED or ruling.requirements:
+            return Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
+        return _ANONYMOUS
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:

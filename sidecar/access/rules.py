@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from sidecar.access.paths import Readings, plain_escapes
+from sidecar.config.presets import expanded
 from sidecar.config.settings import RequireSettings, RuleSettings
 from sidecar.identity.actor import Actor
 
@@ -74,8 +75,8 @@ class Rules:
         self._root = _Node()
         self._empty = True
         self.can_require = False
-        for order, rule in enumerate(settings):
-            self._add(order, rule)
+        for order, rule in enumerate(expanded(settings)):
+            self._add(order, rule, rule.path or "/")
 
     def ruling(self, method: str, readings: Readings) -> Ruling:
         """What holds for ``method`` on a path. An ambiguous path gets the strictest verdict and every requirement."""
@@ -88,13 +89,13 @@ class Rules:
         requirements = dict.fromkeys(needed for ruling in rulings for needed in ruling.requirements)
         return Ruling(Access.AUTHENTICATED, tuple(requirements))
 
-    def _add(self, order: int, settings: RuleSettings) -> None:
+    def _add(self, order: int, settings: RuleSettings, path: str) -> None:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
         rule = _Rule(order, _methods(settings), Ruling(Access[settings.access.upper()], requirements))
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
-        segments = plain_escapes(settings.path).split("/")[1:]
+        segments = plain_escapes(path).split("/")[1:]
         tail = segments[-1] == _TAIL
         node = self._root
         for segment in segments[:-1] if tail else segments:

@@ -4,36 +4,57 @@ Four outcomes, kept apart: :class:`Accepted`, :class:`Rejected`, :class:`Abstain
 exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential decides on it.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+from sidecar.clock import Clock
+from sidecar.config.providers import Provider
+from sidecar.config.settings import KeyFetchSettings, Model
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
+from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView
-from sidecar.keys.keyset import VerificationKey
+from sidecar.metrics import Metrics
+from sidecar.outbound import ControlClient
 from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
+from sidecar.tokens.verified_cache import Live
+
+
+class _Configured:
+    """What the configuration itself vouches for: it stands as long as the process that read it."""
+
+    live = True
+
+
+CONFIGURED: Live = _Configured()
 
 
 @dataclass(slots=True, eq=False)
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
 
-    ``key`` is what verified it. ``not_before`` and ``expires_at`` include the provider's clock skew and are None where
-    the token sets no bound. ``record_id`` names the record that must still stand; ``is_own`` marks tokens of the own
-    issuer, which may carry names that foreign ones may not. ``facts`` are what the deny list asks about; None: those
-    that the Actor tells. ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds
-    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die
-    with these facts.
+    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before``
+    and ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id``
+    names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
+    foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells.
+    ``certificate``: ``x5t#S256`` of the client certificate that every request with this credential must come with.
+    ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds what later stages
+    derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
+    From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
     """
 
     actor: Actor
-    key: VerificationKey
+    key: Live = CONFIGURED
     not_before: float | None = None
     expires_at: float | None = None
+    ask_again_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
     facts: Facts | None = None
+    certificate: str | None = None
     cleared: int = 0
     tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -71,6 +92,80 @@ class Authenticator(Protocol):
 
     async def authenticate(self, view: RequestView) -> Outcome:
         """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a member of the chain is given beside its options.
+
+    ``name`` is its own, as configured. ``policy`` says how the claims ``sub``, ``groups`` and ``roles`` of somebody it
+    found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
+    configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
+    credential that is looked at; ``allow_published`` lets secrets pass that the products' sources publish.
+    ``keys`` says how key sets are fetched.
+    """
+
+    name: str
+    clock: Clock
+    client: ControlClient
+    policy: PrincipalPolicy
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    policies: Mapping[str, PrincipalPolicy] = field(default_factory=dict)
+    max_token_bytes: int = 16 * 1024
+    allow_published: bool = False
+    keys: KeyFetchSettings = field(default_factory=KeyFetchSettings)
+    metrics: Metrics | None = None
+
+
+class NoOptions(Model):
+    """A member without options."""
+
+
+class Member(ABC):
+    """A member of the chain that the configuration names: built in, or a plugin.
+
+    Made once at start without side effects, then started, asked by many requests at once on one event loop (so it
+    never blocks), and stopped. ``sidecar check`` makes one and calls :meth:`check` instead of :meth:`start`.
+    """
+
+    Options: ClassVar[type[Model]] = NoOptions
+    """The model of its ``configs`` block; a wrong option is found at start and by ``sidecar check``."""
+    credential_headers: ClassVar[tuple[str, ...]] = ()
+    """Headers besides ``Authorization`` that it reads credentials from. Two credentials in one request are refused."""
+
+    def __init__(self, options: Any, surroundings: Surroundings) -> None:
+        """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
+        self.options = options
+        self.surroundings = surroundings
+        self.name = surroundings.name
+
+    @classmethod
+    def recognises(cls, options: Any) -> str:
+        """One phrase for ``sidecar check``: which credentials it decides on."""
+        return "credentials of its own kind"
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from judging at the moment, for the health report; empty: nothing known."""
+        return ""
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        """What is known of this credential without waiting, or None."""
+        return None
+
+    @abstractmethod
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+    async def check(self) -> Sequence[str]:
+        """What is wrong with what it depends on, one sentence each. Changes nothing."""
+        return ()
+
+    async def start(self) -> None:  # noqa: B027 - optional: most members have nothing to open
+        """Open what it needs; must not need a dependency to be up. Raises Misconfigured."""
+
+    async def stop(self) -> None:  # noqa: B027 - as above
+        """Close it again."""
 
 
 class Gate(Protocol):

@@ -1,6 +1,10 @@
-"""Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates."""
+"""Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates.
 
-from collections.abc import Sequence
+A broken authenticator ends the request (503). One that is ``skippable`` lets those after it decide first; where none
+of them recognises the credential, the request still ends so: nobody knows that it was a bad one.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sidecar.authn.base import Accepted, Authenticator, Gate, Rejected
@@ -18,20 +22,52 @@ class Denied:
     authenticator: str = ""
 
 
+def _no_certificate(_: RequestView) -> None:
+    return None
+
+
 class Chain:
     """The configured authenticators and gates."""
 
-    def __init__(self, authenticators: Sequence[Authenticator], gates: Sequence[Gate], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        authenticators: Sequence[Authenticator],
+        gates: Sequence[Gate],
+        metrics: Metrics,
+        *,
+        skippable: Collection[str] = (),
+        headers: Sequence[str] = (),
+        certificate: Callable[[RequestView], str | None] = _no_certificate,
+    ) -> None:
+        """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization.
+
+        ``certificate`` tells the ``x5t#S256`` of the certificate that a request came with.
+        """
+        self._certificate = certificate
+        self._skippable = frozenset(skippable)
+        self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
         self._gates = tuple(gates)
         self._outcomes = metrics.authentications
+
+    def presented(self, view: RequestView) -> int:
+        """How many credentials came with the request, each header line counted."""
+        scheme = view.credential.scheme
+        own = 0 if scheme is Scheme.NOTHING else 2 if scheme is Scheme.SEVERAL else 1
+        if self._headers:
+            own += sum(len(view.headers.getall(name, [])) for name in self._headers)
+        return own
+
+    def admit(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
+        """The verdict on somebody who needs no credential."""
+        return self._gated(accepted, view)
 
     def recall(self, view: RequestView) -> Accepted | Denied | None:
         """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                return self._gated(accepted)
+                return self._gated(accepted, view)
         return None
 
     def recall_standing(self, view: RequestView) -> Accepted | None:
@@ -39,38 +75,50 @@ class Chain:
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                if any(gate.check(accepted) is not None for gate in self._gates):
-                    return None
-                return self._counted(accepted)
+                return self._counted(accepted) if self._obstacle(accepted, view) is None else None
         return None
 
     async def authenticate(self, view: RequestView) -> Accepted | Denied:
         """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
         hint: Refused | None = None
+        skipped: Denied | None = None
         for authenticator in self._authenticators:
             try:
                 outcome = await authenticator.authenticate(view)
             except Unavailable as failure:
-                return self._denied(failure, "", authenticator.name, "broken")
+                broken = self._denied(failure, "", authenticator.name, "broken")
+                if authenticator.name not in self._skippable:
+                    return broken
+                skipped = skipped or broken
+                continue
             if isinstance(outcome, Accepted):
-                return self._gated(outcome)
+                return self._gated(outcome, view)
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
             hint = outcome.hint or hint
-        return self._denied(hint or _unrecognised(view), "", "none", "rejected")
+        return skipped or self._denied(hint or _unrecognised(view), "", "none", "rejected")
 
     def timed_out(self) -> Denied:
         """The verdict when the deadline for checks has passed."""
         return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
 
-    def _gated(self, accepted: Accepted) -> Accepted | Denied:
+    def _gated(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
+        failure = self._obstacle(accepted, view)
+        if failure is None:
+            return self._counted(accepted)
         actor = accepted.actor
+        outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
+        return self._denied(failure, actor.provider, actor.authenticator, outcome)
+
+    def _obstacle(self, accepted: Accepted, view: RequestView) -> Failed | None:
+        """Why an accepted credential may not pass now: asked here, once for every way to be accepted or recalled."""
+        if accepted.certificate is not None and accepted.certificate != self._certificate(view):
+            return Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)  # RFC 8705 section 3
         for gate in self._gates:
             failure = gate.check(accepted)
             if failure is not None:
-                outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
-                return self._denied(failure, actor.provider, actor.authenticator, outcome)
-        return self._counted(accepted)
+                return failure
+        return None
 
     def _counted(self, accepted: Accepted) -> Accepted:
         if accepted.tally is None:

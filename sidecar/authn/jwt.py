@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
+from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
@@ -33,15 +34,21 @@ class Issuer:
     accept: Accept
 
 
-def foreign_acceptor(policy: PrincipalPolicy, leeway: float, *, is_own: bool = False) -> Accept:
+def foreign_acceptor(
+    policy: PrincipalPolicy, leeway: float, *, is_own: bool = False, bots: BotTokenCheck | None = None
+) -> Accept:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
-    ``is_own``: the provider is the metadata server itself, whose tokens count as the own issuer's.
+    ``is_own``: the provider is the metadata server itself, whose tokens count as the own issuer's. ``bots`` says
+    whether a bot's token is still its current one.
     """
 
     async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
         actor = make_actor(verified.claims, policy)
-        return _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=is_own)
+        accepted = _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=is_own)
+        if bots is not None and actor.is_bot:
+            accepted.ask_again_at = await bots.confirm(token.text, actor.id)
+        return accepted
 
     return accept
 
@@ -84,11 +91,12 @@ def _accepted(
         record_id=record_id,
         is_own=is_own,
         facts=facts,
+        certificate=verified.certificate,
     )
 
 
 class JwtAuthenticator:
-    """Recognises every Bearer that is a JWT of a known issuer, and decides on it."""
+    """Recognises every Bearer that is a JWT of a known issuer by a private key, and decides on it."""
 
     name = "jwt"
 
@@ -125,6 +133,9 @@ class JwtAuthenticator:
             token = parse(view.credential.value, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
+        if token.algorithm.startswith("HS"):
+            # Signed by a shared secret, whatever issuer it names: never one of ours.
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM))
         issuer = self._issuers.get(token.issuer or "", self._unbound)
         if issuer is None:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))

@@ -6,8 +6,11 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 
+from sidecar.authn.datahub_setup import datahub_setup
+from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
+from sidecar.config.tree import printable
 from sidecar.errors import Misconfigured, Problem
 
 _LONGEST_PROBE = 60.0
@@ -31,6 +34,8 @@ def run_check(options: argparse.Namespace) -> int:
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
     try:
         loaded = load_settings(options)
+        planned = plan(loaded.members)
+        _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         _report(error.problems)
@@ -40,6 +45,21 @@ def run_check(options: argparse.Namespace) -> int:
     if not failed:
         print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")
     return 1 if failed else 0
+
+
+def _print_chain(planned: Sequence[Planned], *, has_system_client: bool) -> None:
+    """The chain in the order in which it is asked."""
+    print("Who is asked, in this order, and decides on:")
+    if has_system_client:
+        print("  1. system: DataHub's system client, Basic id:secret")
+    for number, member in enumerate(planned, 2 if has_system_client else 1):
+        kind = "" if member.name == member.word else f" ({member.word})"
+        skipped = member.written is not None and member.written.settings.on_error == "continue"
+        print(
+            printable(
+                f"  {number}. {member.name}{kind}: {member.recognises}{'; skipped when broken' if skipped else ''}"
+            )
+        )
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

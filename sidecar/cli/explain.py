@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, contextmanager
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Allow
-from sidecar.app import Trust, build_decider, open_trust
+from sidecar.app import Trust, build_decider, build_verifiers, open_trust
 from sidecar.authn.jwt import Issuer
+from sidecar.authn.members import Members
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
@@ -20,6 +21,7 @@ from sidecar.identity.request import Credential, RequestView, Scheme
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.policy import OWN_PROVIDER
 from sidecar.tokens.published import refuse_published
 from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
@@ -39,7 +41,8 @@ async def explain(text: str, loaded: Loaded) -> int:
         except Failed as failure:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
-        decider = build_decider(loaded.settings, trust, metrics, clock)
+        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
+        decider = build_decider(loaded.settings, trust, members, metrics, clock)
         credential = Credential(Scheme.BEARER, text, "Bearer")
         verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))
     if isinstance(verdict, Allow):
@@ -60,6 +63,9 @@ class _Walk:
     async def take(self, text: str) -> None:
         """All steps in the server's order."""
         token = self._form(text)
+        if self._is_datahub(token):
+            _show("issuer", "only DataHub can be meant; its authenticator decides")
+            return
         issuer = self._issuer(token)
         keys = await self._keys(token, issuer)
         with _step("signature"):
@@ -80,6 +86,11 @@ class _Walk:
             with _step("published"):
                 refuse_published(token)
         return token
+
+    def _is_datahub(self, token: Unverified) -> bool:
+        issuer = self._settings.authentication.token_service.issuer
+        own_issuer = self._settings.jwt_token_configuration.jwtissuer
+        return self._trust.datahub.accepts_tokens and is_datahub(token, issuer, own_issuer)
 
     def _issuer(self, token: Unverified) -> Issuer:
         issuer = self._trust.issuers.get(token.issuer or "", self._trust.unbound)

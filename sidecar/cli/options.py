@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from sidecar.authn.registry import judge
 from sidecar.config.load import Loaded, load
 
 CONFIG_VARIABLE = "SIDECAR_CONFIG"
@@ -31,7 +32,7 @@ def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
 
 def load_settings(options: argparse.Namespace) -> Loaded:
     """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
-    return load(config_paths(options), os.environ)
+    return load(config_paths(options), os.environ, judge)
 
 
 def read_token(argument: str) -> str:

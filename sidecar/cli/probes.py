@@ -9,12 +9,15 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from sidecar.app import member_surroundings
+from sidecar.authn.members import make_member
+from sidecar.authn.registry import Planned, plan
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, UpstreamSettings
 from sidecar.db import sqlite_path
-from sidecar.errors import Problem, Unavailable
+from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys
 from sidecar.kv import Kv
@@ -39,6 +42,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
     """Everything that this configuration depends on."""
     settings = loaded.settings
     probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
+    probes += [MemberProbe(member, loaded) for member in plan(loaded.members) if member.factory is not None]
     probes.append(StoreProbe(settings))
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
@@ -84,6 +88,30 @@ class KeysProbe:
         if not any(keys.candidates(None, algorithm) for algorithm in self._provider.algorithms):
             return [Problem(self.name, "has keys, but none for the accepted algorithms: no token can pass")]
         return []
+
+
+class MemberProbe:
+    """What a member of the chain depends on, as it says itself."""
+
+    def __init__(self, planned: Planned, loaded: Loaded) -> None:
+        self.name = f"authenticator {planned.name}"
+        self._planned = planned
+        self._loaded = loaded
+
+    async def run(self) -> list[Problem]:
+        """Make the member and let it look."""
+        client = ControlClient(self._loaded.settings.keys.ca_file)
+        try:
+            surroundings = member_surroundings(
+                self._planned.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()
+            )
+            return [Problem(self.name, text) for text in await make_member(self._planned, surroundings).check()]
+        except Misconfigured:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+            return [Problem(self.name, f"cannot be checked: {type(error).__name__}")]
+        finally:
+            await client.aclose()
 
 
 class OwnKeysProbe:

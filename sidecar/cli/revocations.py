@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from sidecar.access.decide import Deny
 from sidecar.api.door import GENUINE, NOT_OURS
-from sidecar.app import build_decider, build_revocations, open_trust
+from sidecar.app import build_decider, build_revocations, build_verifiers, open_trust
+from sidecar.authn.members import Members
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
@@ -98,7 +99,8 @@ async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
         metrics, clock = Metrics(), SystemClock()
         trust = await open_trust(loaded, metrics, clock, stack)
         await trust.mirror.tried(_LOADING_SECONDS)
-        verdict = await build_decider(loaded.settings, trust, metrics, clock).judge(wish.token)
+        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
+        verdict = await build_decider(loaded.settings, trust, members, metrics, clock).judge(wish.token)
     if isinstance(verdict, Deny):
         failure = verdict.failure
         if failure.reason not in GENUINE or failure.cause in NOT_OURS:

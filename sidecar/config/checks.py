@@ -3,10 +3,10 @@
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from sidecar.config.finding import Finding
-from sidecar.config.providers import has_own_keys
+from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys
+from sidecar.config.references import misplaced_references
 from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
@@ -23,7 +23,6 @@ from sidecar.config.urls import is_loopback, split_url
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
-_REFERENCE = ("secret:", "env:", "file:")
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -56,7 +55,7 @@ def _overlap(one: str, other: str) -> bool:
 def check_exact_rules(settings: Settings) -> Iterator[Finding]:
     """Many services read ``/a/`` as ``/a``; a requirement on the one alone may be walked around."""
     for index, rule in enumerate(settings.rules):
-        if rule.require != RequireSettings() and not rule.path.endswith(("/**", "/")):
+        if rule.path and rule.require != RequireSettings() and not rule.path.endswith(("/**", "/")):
             message = f"guards this one path only; write {rule.path}/** unless the service tells it from {rule.path}/"
             yield Finding(("rules", index, "path"), message, fatal=False)
 
@@ -164,20 +163,21 @@ def check_rules(settings: Settings) -> Iterator[Finding]:
     """Patterns that can match what they look like."""
     catch_all: int | None = None
     for index, rule in enumerate(settings.rules):
-        yield from _check_rule(rule, ("rules", index))
+        if rule.path is not None:
+            yield from _check_rule(rule, rule.path, ("rules", index))
         if catch_all is not None:
             message = f"is never reached: rules[{catch_all}] matches everything before it"
             yield Finding(("rules", index), message, fatal=False)
         elif rule.path == "/**" and not rule.methods:
             catch_all = index
-        if rule.path.startswith(f"{settings.server.prefix}/"):
+        if rule.path is not None and rule.path.startswith(f"{settings.server.prefix}/"):
             message = "lies below server.prefix, where rules do not apply"
             yield Finding(("rules", index, "path"), message, fatal=False)
 
 
-def _check_rule(rule: RuleSettings, path: Path) -> Iterator[Finding]:
-    segments = rule.path.split("/")[1:]
-    if not re.fullmatch(r"[!-~]+", rule.path) or set(rule.path) & set("?#\\;"):
+def _check_rule(rule: RuleSettings, pattern: str, path: Path) -> Iterator[Finding]:
+    segments = pattern.split("/")[1:]
+    if not re.fullmatch(r"[!-~]+", pattern) or set(pattern) & set("?#\\;"):
         yield Finding((*path, "path"), "must be a plain path: no blanks, query, fragment, backslash or parameters")
     elif any(segment in {".", ".."} for segment in segments) or "" in segments[:-1]:
         yield Finding((*path, "path"), "must be a normalised path: no //, no dot segments")
@@ -258,30 +258,27 @@ def check_wildcards(settings: Settings) -> Iterator[Finding]:
 
 
 def check_references(settings: Settings) -> Iterator[Finding]:
-    """``secret:``, ``env:`` and ``file:`` are for secrets; anywhere else they would be taken at their word."""
-    for path, value in _texts(settings.model_dump(by_alias=True), ()):
-        if value.startswith("secret:"):
-            yield Finding(path, "names a secrets manager, which is not supported")
-        elif value.startswith(_REFERENCE):
-            yield Finding(path, "is no secret, so env: and file: are not looked up here; use ${NAME}")
+    """Places of secrets where no secret is asked for."""
+    return misplaced_references(settings)
 
 
-def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, (*path, name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _texts(item, (*path, index))
+def check_authenticators(settings: Settings) -> Iterator[Finding]:
+    """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
+    providers = {provider.name for provider in settings.authentication_configuration.providers}
+    taken = {*providers, "own", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
+    for index, member in enumerate(settings.authentication.authenticators):
+        name = member.name or member.type.rpartition(":")[2]
+        if name in taken:
+            path = ("authentication", "authenticators", index, "name" if member.name else "type")
+            yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
 
 
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
     issuers = flat.providers or flat.public_key_urls or flat.authority
-    if not issuers and not has_own_keys(settings.jwt_token_configuration):
+    members = settings.authentication.enabled and settings.authentication.authenticators
+    if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"
         yield Finding(("authenticationConfiguration",), message, fatal=False)
     if settings.upstream is None or not settings.upstream.url:
@@ -306,5 +303,6 @@ CHECKS: tuple[Check, ...] = (
     check_claim_paths,
     check_wildcards,
     check_references,
+    check_authenticators,
     check_purpose,
 )

@@ -5,10 +5,10 @@ No message holds an input value: configurations carry secrets in places nobody e
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -37,10 +37,13 @@ _SENTENCES: Mapping[str, str] = {
 }
 
 
-def problem_at(tree: Node, path: Path, message: str, *, fatal: bool = True) -> Problem:
-    """A problem at ``path`` (file vocabulary) with the file and line where it, or what holds it, is written."""
+def problem_at(tree: Node, path: Path, message: str, *, fatal: bool = True, at: Path = ()) -> Problem:
+    """A problem at ``path`` (file vocabulary) with the file and line where it, or what holds it, is written.
+
+    ``at``: where ``tree`` itself stands in the whole.
+    """
     origin = origin_of(tree, path)
-    return Problem(dotted(path), message, origin.file, origin.line, fatal)
+    return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,30 @@ def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) ->
         if len(broken) == before:  # no progress: give up on all of it, never loop
             broken.add(())
         rest = _without(tree, broken)
+
+
+def decode_options(
+    model: type[M], options: Block, path: Path, resolve_secret: Callable[[str], str]
+) -> tuple[M | None, list[Problem]]:
+    """A block whose ``model`` the configuration does not know, such as a plugin's; None when it is not sound.
+
+    ``path`` is where the block stands. ``model`` may have required fields.
+    """
+    fields: dict[str, Any] = {"options": (model | None, None)}
+    holder = create_model("Holder", **fields)
+    known, unknown = split_unknown(model, options)
+    tree = Block({"options": known}, options.origin)
+    assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
+    decoded = decode(holder, tree, resolve_secret)
+    problems = [
+        problem_at(options, below, f"is not a known name; {hint or 'remove it'}", at=path) for below, hint in unknown
+    ]
+    prefix = dotted(path)
+    problems += [
+        replace(problem, path=f"{prefix}{problem.path.removeprefix('options')}") for problem in decoded.problems
+    ]
+    value = getattr(decoded.value, "options")  # noqa: B009 - the holder is made above, mypy cannot see its field
+    return (None if problems else value), problems
 
 
 def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:

@@ -3,12 +3,13 @@
 source -> import -> variables -> decode -> providers and cross-checks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sidecar.config import datahub, openmetadata
 from sidecar.config.checks import CHECKS
 from sidecar.config.decode import decode, fields_by_name, models_in, problem_at, split_unknown
-from sidecar.config.openmetadata import IGNORED, read_import, with_variables
+from sidecar.config.members import WrittenMember, written_members
 from sidecar.config.providers import Provider, providers
 from sidecar.config.settings import Settings
 from sidecar.config.source import SourceError, read
@@ -19,19 +20,35 @@ from sidecar.secrets.resolve import resolve
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that may be used; ``sources`` says of each written path where its value came from."""
+    """A configuration that may be used; ``sources`` says of each written path where its value came from.
+
+    ``members`` are the authenticators as written: their options are for their own classes to read.
+    """
 
     settings: Settings
     providers: tuple[Provider, ...] = ()
+    members: tuple[WrittenMember, ...] = field(default=(), repr=False)
     warnings: tuple[Problem, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-def load(paths: Sequence[str], environ: Mapping[str, str]) -> Loaded:
-    """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found."""
+def _unread(_: Sequence[WrittenMember]) -> Sequence[Problem]:
+    return ()
+
+
+def load(
+    paths: Sequence[str],
+    environ: Mapping[str, str],
+    judge_members: Callable[[Sequence[WrittenMember]], Sequence[Problem]] = _unread,
+) -> Loaded:
+    """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found.
+
+    ``judge_members`` tells what is wrong with the authenticators and their options, which only it can read.
+    """
     tree, problems = _read_all(paths, environ)
-    tree, more = with_variables(tree, environ)
+    tree, more = openmetadata.with_variables(tree, environ)
     problems += more
+    tree = datahub.with_variables(tree, environ)
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(str(path[-1]), hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
@@ -45,11 +62,13 @@ def load(paths: Sequence[str], environ: Mapping[str, str]) -> Loaded:
         for finding in findings
         if not decoded.concerns_broken(finding.path)
     ]
+    members = written_members(decoded.value.authentication, known, lambda text: resolve(text, environ))
+    problems += judge_members(members)
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
     sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
-    return Loaded(decoded.value, found, tuple(problems), sources)
+    return Loaded(decoded.value, found, members, tuple(problems), sources)
 
 
 def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
@@ -62,15 +81,16 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         except SourceError as error:
             problems.append(Problem("", error.message, path, error.line))
             continue
-        block, more = document.resolve(environ, ignore=IGNORED)
+        block, more = document.resolve(environ, ignore=openmetadata.IGNORED)
         problems += more
         tree = _merged(tree, block)
     section = tree.entries.get("import")
-    name = section.entries.get("openmetadata") if isinstance(section, Block) else None
-    if isinstance(name, Leaf) and name.value:
-        imported, more = read_import(name.value, name.origin, environ)
-        problems += more
-        tree = _merged(imported, tree)
+    for product, read_import in (("openmetadata", openmetadata.read_import), ("datahub", datahub.read_import)):
+        name = section.entries.get(product) if isinstance(section, Block) else None
+        if isinstance(name, Leaf) and name.value:
+            imported, more = read_import(name.value, name.origin, environ)
+            problems += more
+            tree = _merged(imported, tree)
     return tree, problems
 
 

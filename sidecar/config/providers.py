@@ -21,6 +21,7 @@ OWN_NAME = "openmetadata"
 UNBOUND_NAME = "unbound"
 _TAKEN_NAMES = {"own": "the own issuer"}  # in logs and metrics
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
+LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
 _SAME_ALGORITHM = frozenset({"EdDSA", "Ed25519"})
 
@@ -74,6 +75,7 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
     for index, entry in enumerate(settings.authentication_configuration.providers):
         found.append(_listed(entry, (_BLOCK, "providers", index), findings))
     findings.extend(_clashes(found, settings))
+    findings.extend(_bot_check(settings, found))
     return tuple(found), findings
 
 
@@ -341,6 +343,29 @@ def _is_listener(host: str, port: int, listen: str) -> bool:
 
 
 # --- both forms together
+
+
+def bot_check_url(url: str) -> str:
+    """Where a server at ``url`` tells who asks: that address itself, or below the server's or its API's."""
+    base = url.rstrip("/")
+    if base.endswith(LOGGED_IN_USER):
+        return base
+    return f"{base}{LOGGED_IN_USER}" if base.endswith("/api") else f"{base}/api{LOGGED_IN_USER}"
+
+
+def _bot_check(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
+    """An address that a bearer token may be sent to, and tokens that it is about."""
+    flat = settings.authentication_configuration
+    if flat.bot_token_check is None:
+        return
+    path: Path = (_BLOCK, "botTokenCheck", "url")
+    yield from _unsafe([(path, flat.bot_token_check.url)], allow_insecure=flat.allow_insecure_urls)
+    if not any(provider.is_own for provider in found):
+        message = (
+            "is never asked: it is about bots of the metadata server's own, whose key set stands in publicKeyUrls "
+            "where there are no own keys here"
+        )
+        yield Finding((_BLOCK, "botTokenCheck"), message, fatal=False)
 
 
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sidecar.config import datahub, openmetadata
 from sidecar.config.decode import fields_by_name, models_in
-from sidecar.config.openmetadata import VARIABLES
 from sidecar.config.settings import UNUSED, Model, Settings
 from sidecar.config.units import parse_address, parse_duration, parse_network, parse_size
 from sidecar.errors import REASONS, Cause, Reason
@@ -38,7 +38,7 @@ key is optional unless it says *required*. A key without value counts as left ou
 - *network*: `10.0.0.0/8`, a single address, or `unix`
 - *secret*: the text itself, `file:/absolute/path` or `env:NAME` (verbatim, one final newline dropped); printed nowhere
 - `${VAR:-default}` stands for a variable of the environment: see [compatibility](../compatibility.md)
-- *variable*: counts as the key's value when the file leaves the key out, and a block of OpenMetadata's is in use
+- *variable*: counts as the key's value when the file leaves the key out, and a block of that product's is in use
 """
 _REASONS_HEAD = """# Reason ids
 
@@ -93,7 +93,7 @@ def _section(model: type[BaseModel], path: str, depth: int, *, is_list: bool) ->
     yield "\n".join(_table({n: f for n, f in fields.items() if f.description != UNUSED}, path))
     unused = [f"`{name}`" for name, field in fields.items() if field.description == UNUSED]
     if unused:
-        yield f"\nAccepted for OpenMetadata's sake and not used: {', '.join(unused)}."
+        yield f"\nAccepted for the product's sake and not used: {', '.join(unused)}."
     for name, field in fields.items():
         for inner in models_in(field.annotation):
             below = f"{path}{'[]' if is_list else ''}.{name}"
@@ -101,7 +101,7 @@ def _section(model: type[BaseModel], path: str, depth: int, *, is_list: bool) ->
 
 
 def _table(fields: Mapping[str, FieldInfo], path: str) -> Iterator[str]:
-    variables = VARIABLES.get(path, {})
+    variables = {**openmetadata.VARIABLES, **datahub.VARIABLES}.get(path, {})
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for name, field in fields.items():

@@ -35,8 +35,16 @@ def _forget(value: object) -> None:
     """Keys that only OpenMetadata uses may hold its secrets, so their values are not kept."""
 
 
-UNUSED = "OpenMetadata's; not used here."
+UNUSED = "The product's own; not used here."
 Unused = Annotated[Any, BeforeValidator(_forget)]
+
+
+def _names_only(value: object) -> object:
+    """Options belong to their authenticator, which alone knows what is secret among them: here none keeps its value."""
+    return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
+
+
+OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
@@ -96,6 +104,9 @@ class ServerSettings(Model):
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()
     """Peers (CIDRs, or ``unix``) whose headers about the original request are believed. Empty: nobody's."""
+    client_certificates: Literal["none", "envoy", "nginx"] = "none"
+    """How trusted proxies pass on the client's certificate, in ``X-Forwarded-Client-Cert``: in Envoy's form, or as
+    nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
     public_url: Text = ""
     """The address by which callers reach this service."""
     realm: str = "auth-sidecar"
@@ -115,8 +126,9 @@ class UpstreamSettings(Model):
 
     url: Text = ""
     """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only."""
-    credentials: Literal["passthrough", "none", "openmetadata"] = "passthrough"
-    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata token for the Actor."""
+    credentials: Literal["passthrough", "none", "openmetadata", "datahub", "datahubHeader"] = "passthrough"
+    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for
+    the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
     connect_timeout: Duration = 5.0
@@ -258,6 +270,15 @@ class ProviderSettings(Model):
     """Accept ``http`` for key and discovery URLs that are not on loopback."""
 
 
+class BotTokenCheckSettings(Model):
+    """Ask the metadata server whether a bot's token is still its current one."""
+
+    url: Annotated[str, Field(min_length=1)]
+    """The server's address (``http://127.0.0.1:8585``), or that of its ``/api/v1/users/loggedInUser``."""
+    cache: Annotated[Duration, Field(le=120)] = 120.0
+    """How long its answer is believed; at most two minutes."""
+
+
 class AuthenticationConfiguration(Model):
     """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
 
@@ -282,6 +303,8 @@ class AuthenticationConfiguration(Model):
     """Accept ``http`` for ``publicKeyUrls`` and ``authority`` that are not on loopback."""
     providers: tuple[ProviderSettings, ...] = ()
     """Issuers of tokens, as many as you like."""
+    bot_token_check: BotTokenCheckSettings | None = None
+    """For bot tokens that the metadata server has minted itself; absent: their signature is enough."""
     client_type: Unused = Field(default=None, description=UNUSED)
     provider: Unused = Field(default=None, description=UNUSED)
     provider_name: Unused = Field(default=None, description=UNUSED)
@@ -342,6 +365,57 @@ class JwtTokenConfiguration(Model):
     """Paths besides ``{prefix}/jwks`` that publish the own public keys."""
 
 
+class TokenServiceSettings(Model):
+    """DataHub's block: how its tokens are signed."""
+
+    signing_key: Secret | None = None
+    """Key of HS256, the octets of its text."""
+    salt: Secret | None = None
+    """What DataHub hashes its tokens with."""
+    issuer: Text = "datahub-metadata-service"
+    """``iss`` of DataHub's tokens; DataHub does not verify it."""
+    signing_algorithm: Literal["HS256"] = "HS256"
+    """DataHub's only algorithm."""
+
+
+class AuthenticatorSettings(Model):
+    """One member of the chain."""
+
+    type: Annotated[str, Field(min_length=1, max_length=300)]
+    """A short name (``jwt``, ``guest``, ``basic``, ...), DataHub's Java class name, the name of an installed plugin, or
+    ``package.module:Class``."""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
+    """Name in logs, metrics and ``adminPrincipals``; absent: the short name. Every member needs its own."""
+    on_error: Literal["fail", "continue"] = "fail"
+    """When it is broken: ``fail`` answers 503 at once, ``continue`` asks the members after it first."""
+    timeout: Annotated[Duration, Field(gt=0, le=60)] = 4.0
+    """How long it may take for one request before it counts as broken."""
+    configs: OptionNames = Field(default_factory=dict)
+    """Its own options; see the guide of the authenticator."""
+
+
+class AuthenticationSettings(Model):
+    """DataHub's block: the chain of authenticators, its keys as they are."""
+
+    enabled: bool = True
+    """DataHub's switch. ``false``: nothing in this block is in use; tokens of providers and own ones still are."""
+    system_client_id: Text = "__datahub_system"
+    """Name of DataHub's system client."""
+    system_client_secret: Secret | None = None
+    """Its secret."""
+    token_service: TokenServiceSettings = TokenServiceSettings()
+    """How DataHub's tokens are signed."""
+    authenticators: tuple[AuthenticatorSettings, ...] = ()
+    """Members of the chain, asked in this order. ``jwt`` is always one: the first, unless it is listed elsewhere."""
+    require_record: bool = False
+    """DataHub tokens of version 2 must be on record here."""
+    excluded_paths: Unused = Field(default=None, description=UNUSED)
+    enforce_existence_enabled: Unused = Field(default=None, description=UNUSED)
+    log_authenticator_exceptions: Unused = Field(default=None, description=UNUSED)
+    session_token_duration_ms: Unused = Field(default=None, description=UNUSED)
+    access_tokens: Unused = Field(default=None, description=UNUSED)
+
+
 class TokenSettings(Model):
     """Own tokens and the memory of verified ones."""
 
@@ -369,9 +443,11 @@ class RequireSettings(Model):
 
 
 class RuleSettings(Model):
-    """One route rule. The first whose path and method match decides."""
+    """One route rule, or a preset of several. The first whose path and method match decides."""
 
-    path: Annotated[str, Field(pattern=r"^/")]
+    preset: Literal["openmetadata", "datahub"] | None = None
+    """Instead of all else: the paths that the product leaves open, in this place of the list."""
+    path: Annotated[str, Field(pattern=r"^/")] | None = None
     """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
     """Methods it is for; empty: all. GET includes HEAD."""
@@ -379,6 +455,14 @@ class RuleSettings(Model):
     """``public``: never refused. ``guest``: nothing presented is fine, bad credentials are not."""
     require: RequireSettings = RequireSettings()
     """What the caller must have besides."""
+
+    @model_validator(mode="after")
+    def _is_rule_or_preset(self) -> "RuleSettings":
+        if self.preset is None and self.path is None:
+            raise ValueError("needs a path, or a preset")
+        if self.preset is not None and self.model_fields_set != {"preset"}:
+            raise ValueError("a preset stands alone in its entry; write rules of your own before it")
+        return self
 
 
 class CorsSettings(Model):
@@ -424,6 +508,8 @@ class ImportSettings(Model):
 
     openmetadata: Text = ""
     """Path of an ``openmetadata.yaml``."""
+    datahub: Text = ""
+    """Path of an ``application.yaml`` of DataHub's metadata service."""
 
 
 class SecretsManagerConfiguration(Model):
@@ -453,6 +539,8 @@ class Settings(Model):
     """Admins and domains."""
     jwt_token_configuration: JwtTokenConfiguration = JwtTokenConfiguration()
     """Own keys and issuer."""
+    authentication: AuthenticationSettings = AuthenticationSettings()
+    """The chain of authenticators."""
     tokens: TokenSettings = TokenSettings()
     """Own tokens and the memory of verified ones."""
     rules: tuple[RuleSettings, ...] = ()

@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 
 import yaml
 
-from sidecar.config.placeholders import Expansion, Masked, Opening, Placeholder, PlaceholderError, Token, mask
+from sidecar.config.placeholders import Expansion, Masked, Opening, Placeholder, PlaceholderError, Token, mask, unmasked
 from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, dotted, printable
 from sidecar.errors import Problem
 
@@ -162,10 +162,11 @@ def _value_scalar(node: _Raw) -> str | None:
 class Document:
     """One file: read once, its blocks resolved on demand, so that what is not used is not judged either."""
 
-    def __init__(self, file: str, text: str, *, imported: bool = False) -> None:
+    def __init__(self, file: str, text: str, *, imported: bool = False, placeholders: bool = True) -> None:
+        """``placeholders`` False: a ``${`` is text like any other."""
         self.file = file
         self._imported = imported
-        self._masked = mask(text)
+        self._masked = mask(text) if placeholders else unmasked(text)
         self._root = compose(self._masked.text)
 
     def resolve(
@@ -189,8 +190,8 @@ class Document:
         return empty, resolver.problems
 
 
-def read(file: str, *, imported: bool = False) -> Document:
-    """Open ``file``. Raises SourceError."""
+def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Document:
+    """Open ``file``; the rest as for :class:`Document`. Raises SourceError."""
     try:
         content = FilePath(file).read_bytes()
     except OSError as error:
@@ -201,7 +202,7 @@ def read(file: str, *, imported: bool = False) -> Document:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
-    return Document(file, text, imported=imported)
+    return Document(file, text, imported=imported, placeholders=placeholders)
 
 
 class _Resolver:

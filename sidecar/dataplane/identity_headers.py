@@ -27,7 +27,10 @@ NAMES = (
     "X-Auth-Token-Id",
 )
 ASSERTION = "X-Auth-Assertion"
+DATAHUB_ACTOR = "X-DataHub-Actor"
 _GROUPS = "X-Auth-Request-Groups"
+# A DataHub whose authentication is off takes who has no such header, or an empty one, for its system client.
+_DATAHUB_NOBODY = {DATAHUB_ACTOR: "urn:li:corpuser:anonymous"}
 _IMPERSONATE = "x-impersonate-user"
 
 # What services behind other proxies believe; never to be had from a caller, whether we set it or not.
@@ -37,7 +40,7 @@ _ALWAYS_STRIPPED = frozenset(
         *NAMES, ASSERTION, "X-Auth-Status",
         "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
         "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
-        "X-WEBAUTH-USER", "X-Auth-Params-Email", "X-DataHub-Actor", "X-Original-URL", "X-Rewrite-URL",
+        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR, "X-Original-URL", "X-Rewrite-URL",
     )
 )  # fmt: skip
 _STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
@@ -73,8 +76,18 @@ class Minter(Protocol):
         """A token with minutes left to live, often the same as last time; empty for whom none may be minted."""
 
 
+class Credentials(Protocol):
+    """Presents Actors to the service behind."""
+
+    def authorization_for(self, actor: Actor) -> str:
+        """An ``Authorization`` value with minutes left to live; often the same as last time."""
+
+
 class IdentityHeaders:
-    """Encodes the complete header set of an Actor once, and keeps it with the verified token."""
+    """Encodes the complete header set of an Actor once, and keeps it with the verified token.
+
+    ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there.
+    """
 
     def __init__(
         self,
@@ -82,7 +95,8 @@ class IdentityHeaders:
         strip: Iterable[str],
         max_bytes: int,
         assertion: Minter | None,
-        credential: Minter | None,
+        credential: Credentials | None,
+        datahub_actor: bool = False,
         now: Callable[[], float] = monotonic,
         metrics: Metrics,
     ) -> None:
@@ -90,13 +104,16 @@ class IdentityHeaders:
         self._max_bytes = max_bytes
         self._assertion = assertion
         self._credential = credential
+        self._datahub_actor = datahub_actor
         self._now = now
         self._blanked = metrics.headers_blanked
         names = (*NAMES, ASSERTION) if assertion else NAMES
-        self._blank = _encode(dict.fromkeys(names, ""))
+        nobody = _DATAHUB_NOBODY if datahub_actor else {}
+        self._blank = _encode(dict.fromkeys(names, "") | nobody)
         # A proxy that copies the minted credential must overwrite the caller's also where nobody is identified.
         self._blank_trusted = self._blank + (_encode({"Authorization": ""}) if credential else b"")
-        self.names = names
+        self._forwarded_blank = _encode(nobody)
+        self.names = (*names, *nobody)
 
     def is_stripped(self, name: str) -> bool:
         """Whether a header of this (normalised) name is never taken from a caller."""
@@ -118,7 +135,7 @@ class IdentityHeaders:
     def forward_block(self, accepted: Accepted | None) -> bytes:
         """The set for the service behind, without blank ones; the minted ``Authorization`` included."""
         if accepted is None:
-            return b""
+            return self._forwarded_blank
         return self._block(accepted, "forward", self._make_forward_block, True)
 
     def _block(
@@ -166,6 +183,8 @@ class IdentityHeaders:
                 strict=True,
             )
         )
+        if self._datahub_actor:
+            values[DATAHUB_ACTOR] = encode_value(actor.urn)
         if len(_encode(values)) > self._max_bytes:
             values[_GROUPS] = ""
             self._blanked.inc()
@@ -177,8 +196,7 @@ class IdentityHeaders:
         if self._assertion:
             minted[ASSERTION] = self._assertion.token_for(actor)
         if self._credential:
-            credential = self._credential.token_for(actor)
-            minted["Authorization"] = f"Bearer {credential}" if credential else ""
+            minted["Authorization"] = self._credential.authorization_for(actor)
         return minted, self._now() + _KEEP_MINTED if minted else 0.0
 
 

@@ -1,7 +1,8 @@
 """The Actor: who is asking, in DataHub's sense, with what is known beside the name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 
 class ActorType(StrEnum):
@@ -42,3 +43,7 @@ class Actor:
     def urn(self) -> str:
         """DataHub's name of this caller."""
         return f"urn:li:corpuser:{self.id}"
+
+    def as_type(self, kind: ActorType) -> Self:
+        """The same caller as one of the other kind."""
+        return replace(self, type=kind)

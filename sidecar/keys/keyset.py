@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sidecar.keys.document import DocumentError, read_object
 from sidecar.keys.published import PUBLISHED_THUMBPRINTS
@@ -38,14 +38,15 @@ _MAX_KID = 512
 
 
 class VerificationKey:
-    """A public key and what it may be used for. Only ``live`` ever changes: to False, for good, when withdrawn.
+    """A key that verifies and what it may be used for. Only ``live`` ever changes: to False, for good, when withdrawn.
 
-    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint of the key alone.
+    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint of the key alone. Key sets only ever give
+    public keys.
     """
 
     __slots__ = ("algorithms", "fingerprint", "key", "kid", "live")
 
-    def __init__(self, kid: str | None, algorithms: frozenset[str], key: JoseKey) -> None:
+    def __init__(self, kid: str | None, algorithms: frozenset[str], key: JoseKey | OctKey) -> None:
         self.kid = kid
         self.algorithms = algorithms
         self.key = key

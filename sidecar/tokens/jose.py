@@ -35,7 +35,8 @@ class _OneAlgorithm(JWSRegistry):
         return self._model
 
 
-_REGISTRIES = {name: _OneAlgorithm(name) for name in ASYMMETRIC_ALGORITHMS}
+# HS256 is DataHub's: no other key is ever bound to it, so it is never tried with one.
+_REGISTRIES = {name: _OneAlgorithm(name) for name in (*ASYMMETRIC_ALGORITHMS, "HS256")}
 
 
 def has_signed(key: Key, algorithm: str, segments: tuple[str, str, str]) -> bool:
@@ -54,6 +55,6 @@ def has_signed(key: Key, algorithm: str, segments: tuple[str, str, str]) -> bool
 
 
 def sign(header: Mapping[str, Any], claims: Mapping[str, Any], key: Key) -> str:
-    """The compact JWS of ``claims`` under ``header`` (``alg`` an asymmetric one that fits the private ``key``)."""
+    """The compact JWS of ``claims`` under ``header`` (``alg`` fits the private or shared ``key``)."""
     payload = json.dumps(claims, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return serialize_compact(dict(header), payload, key, registry=_REGISTRIES[header["alg"]])

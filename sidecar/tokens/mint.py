@@ -1,4 +1,4 @@
-"""Make own tokens, in OpenMetadata's shape. The record is on disk before anyone sees the token."""
+"""Make own tokens, in OpenMetadata's shape or DataHub's. The record is on disk before anyone sees the token."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from sidecar.clock import Clock
+from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.keys.signing import SigningKey
@@ -13,6 +14,7 @@ from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
 from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, datahub_token
 from sidecar.tokens.jose import sign
 
 _audit = logging.getLogger(AUDIT)
@@ -25,13 +27,18 @@ _TOKEN_TYPES = {
     TokenKind.PERSONAL: "PERSONAL_ACCESS",
     TokenKind.SESSION: "OM_USER",
 }
+_DATAHUB_KINDS = {
+    TokenKind.BOT: DataHubKind.SERVICE_ACCOUNT,
+    TokenKind.PERSONAL: DataHubKind.PERSONAL,
+    TokenKind.SESSION: DataHubKind.SESSION,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
     """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
 
-    ``minted_by`` names who asked, for the audit log.
+    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names who asked, for the audit log.
     """
 
     name: str
@@ -46,6 +53,7 @@ class TokenRequest:
     is_admin: bool = False
     owner: Owner = NOBODY
     minted_by: str = ""
+    format: str = "openmetadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Minted:
 
 
 class Minter:
-    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time.
+    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
 
     A bot's older tokens end with a new one, unless ``keep_bot_tokens``.
     """
@@ -73,6 +81,7 @@ class Minter:
         audience: str,
         principal_domain: str,
         keep_bot_tokens: bool = False,
+        datahub: DataHubSecrets | None = None,
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         self._signing = signing
@@ -83,41 +92,31 @@ class Minter:
         self._audience = audience
         self._principal_domain = principal_domain.lower()
         self._keep_bot_tokens = keep_bot_tokens
+        self._datahub = datahub
         self._new_id = new_id
 
     async def mint(self, request: TokenRequest) -> Minted:
         """Mint what ``request`` says.
 
-        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry and
-        Unavailable(STORE_UNAVAILABLE) when the record could not be written.
+        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
+        form without its secrets, and Unavailable(STORE_UNAVAILABLE) when the record could not be written.
         """
         actor_id = actor_name(request.actor_id)
         token_id = self._new_id()
         issued = int(self._clock.now())
-        claims = {
-            **openmetadata_claims(actor_id, request.email or self._made_up_email(actor_id), request.roles),
-            "iss": self._issuer,
-            "isBot": request.kind is TokenKind.BOT,
-            "tokenType": _TOKEN_TYPES[request.kind],
-            "jti": token_id,
-            "iat": issued,
-        }
-        if self._audience:
-            claims["aud"] = self._audience
         expires = None if request.lifetime is None else issued + int(request.lifetime)
-        if expires is not None:
-            claims["exp"] = expires
-        key = self._signing()
-        token = sign({"alg": key.algorithm, "kid": key.kid, "typ": "JWT"}, claims, key.key)
+        make = self._datahub_token if request.format == FORMAT else self._own_token
+        token, token_hash = make(request, actor_id, token_id, issued, expires)
         record = TokenRecord(
             id=token_id,
-            token_hash=hash_token(token),
+            token_hash=token_hash,
             name=request.name,
             kind=request.kind,
             actor_id=actor_id,
             actor_type=request.actor_type,
             created_at=float(issued),
             expires_at=None if expires is None else float(expires),
+            format=request.format,
             description=request.description,
             roles=request.roles,
             allow_impersonation=request.allow_impersonation,
@@ -137,6 +136,44 @@ class Minter:
             },
         )
         return Minted(token, record)
+
+    def _own_token(
+        self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
+    ) -> tuple[str, str]:
+        """The token and what its record keeps of it."""
+        claims = {
+            **openmetadata_claims(actor_id, request.email or self._made_up_email(actor_id), request.roles),
+            "iss": self._issuer,
+            "isBot": request.kind is TokenKind.BOT,
+            "tokenType": _TOKEN_TYPES[request.kind],
+            "jti": token_id,
+            "iat": issued,
+        }
+        if self._audience:
+            claims["aud"] = self._audience
+        if expires is not None:
+            claims["exp"] = expires
+        key = self._signing()
+        token = sign({"alg": key.algorithm, "kid": key.kid, "typ": "JWT"}, claims, key.key)
+        return token, hash_token(token)
+
+    def _datahub_token(
+        self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
+    ) -> tuple[str, str]:
+        """The same in DataHub's form: the record keeps what DataHub's store would."""
+        if self._datahub is None or not self._issuer:
+            text = "DataHub tokens need authentication.tokenService and jwtTokenConfiguration.jwtissuer"
+            raise Refused(Reason.CONFLICT, message=f"No such tokens can be minted: {text}")
+        token = datahub_token(
+            self._datahub.key,
+            actor_id=actor_id,
+            kind=_DATAHUB_KINDS[request.kind],
+            token_id=token_id,
+            issuer=self._issuer,
+            issued_at=issued,
+            expires_at=expires,
+        )
+        return token, datahub_hash(token, self._datahub.salt)
 
     def _made_up_email(self, actor_id: str) -> str:
         return f"{actor_id}@{self._principal_domain}" if self._principal_domain else ""

@@ -47,7 +47,7 @@ class OwnTokens:
         record = await self._records.lookup(verified.token_id) if verified.token_id else None
         if record is not None:
             check_record(record, text)
-            return OwnIdentity(_recorded_actor(record, verified, self._policy), record)
+            return OwnIdentity(recorded_actor(record, verified, self._policy), record)
         if self._require_record:
             raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
         return OwnIdentity(make_actor(verified.claims, self._policy), None)
@@ -61,7 +61,8 @@ def check_record(record: TokenRecord, text: str) -> None:
         raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
 
 
-def _recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
+def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
+    """The Actor of the verified token that ``record`` is about; of ``policy`` only the names count."""
     email = _text(verified.claims, "email")
     is_bot = record.kind is TokenKind.BOT
     return Actor(

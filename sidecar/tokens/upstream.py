@@ -1,15 +1,18 @@
-"""``upstream.credentials: openmetadata``: a JWT that tells an OpenMetadata server who the Actor is.
+"""``upstream.credentials``: a JWT that tells an OpenMetadata or DataHub server who the Actor is.
 
-The server accepts it when its ``publicKeyUrls`` lists our JWKS. It is a bearer token, so it says of itself that it is
-meant for the service behind, and callers who present it are refused.
+It is a bearer token, so it says of itself that it is meant for the service behind, and callers who present it are
+refused.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from uuid import uuid4
 
 from sidecar.clock import Clock
 from sidecar.identity.actor import Actor
 from sidecar.keys.signing import SigningKey
+from sidecar.secrets.value import Secret
+from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
 from sidecar.tokens.jose import sign
 from sidecar.tokens.mint import openmetadata_claims
 from sidecar.tokens.short_lived import LIFETIME, ShortLived
@@ -20,7 +23,7 @@ _log = logging.getLogger("sidecar.upstream_credentials")
 
 
 class UpstreamCredentials:
-    """Mints the ``Authorization`` of forwarded requests.
+    """``openmetadata``: the server accepts it when its ``publicKeyUrls`` lists our JWKS.
 
     ``signing`` gives the own RSA key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
     RS512). ``principal_claims`` are the claims that the server asks for the user's name; ``admin_names`` are the names
@@ -46,6 +49,11 @@ class UpstreamCredentials:
         self._principal_claims = tuple(principal_claims)
         self._admin_names = admin_names
         self._tokens = ShortLived()
+
+    def authorization_for(self, actor: Actor) -> str:
+        """The header's value for ``actor``."""
+        token = self.token_for(actor)
+        return f"Bearer {token}" if token else ""
 
     def token_for(self, actor: Actor) -> str:
         """A token of five minutes for ``actor``, with at least half of them left.
@@ -74,3 +82,47 @@ class UpstreamCredentials:
             "exp": issued + LIFETIME,
         }
         return sign({"alg": self._algorithm, "kid": key.kid, "typ": "JWT"}, claims, key.key)
+
+
+class DataHubCredentials:
+    """``datahub``: a session of the Actor's, which a GMS accepts by the shared ``key`` and looks up nowhere.
+
+    The system credential is never presented for anybody but ``system_client`` himself (his id, as an Actor whom his
+    own ``authenticator`` has made, and his secret), who is passed on as he came.
+    """
+
+    def __init__(
+        self,
+        key: SharedKey,
+        clock: Clock,
+        *,
+        issuer: str,
+        authenticator: str,
+        system_client: tuple[str, Secret] | None,
+    ) -> None:
+        self._key = key
+        self._clock = clock
+        self._issuer = issuer
+        self._authenticator = authenticator
+        self._system_client = system_client
+        self._tokens = ShortLived()
+
+    def authorization_for(self, actor: Actor) -> str:
+        """The header's value for ``actor``."""
+        if self._system_client is not None and actor.authenticator == self._authenticator:
+            client_id, secret = self._system_client
+            return f"Basic {client_id}:{secret.reveal()}"
+        token = self._tokens.get(actor.id, self._clock.now(), lambda issued: self._mint(actor, issued))
+        return f"Bearer {token}"
+
+    def _mint(self, actor: Actor, issued: int) -> str:
+        return datahub_token(
+            self._key,
+            actor_id=actor.id,
+            kind=DataHubKind.SESSION,
+            token_id=str(uuid4()),
+            issuer=self._issuer,
+            issued_at=issued,
+            expires_at=issued + LIFETIME,
+            mark=UPSTREAM_MARK,
+        )

@@ -8,15 +8,22 @@ from collections import OrderedDict
 from hashlib import sha256
 from typing import Generic, Protocol, TypeVar
 
-from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
+
+
+class Live(Protocol):
+    """What a verdict rests on: a key, or the configuration that holds a secret."""
+
+    @property
+    def live(self) -> bool:
+        """False, for good, once nothing may rest on it any more."""
 
 
 class CacheEntry(Protocol):
     """What the cache re-checks. Times are seconds since the epoch, tolerance included; None sets no bound."""
 
     @property
-    def key(self) -> VerificationKey:
+    def key(self) -> Live:
         """The key that verified the token."""
 
     @property
@@ -26,6 +33,10 @@ class CacheEntry(Protocol):
     @property
     def expires_at(self) -> float | None:
         """First instant at which it no longer is."""
+
+    @property
+    def ask_again_at(self) -> float | None:
+        """First instant at which it has to be verified once more."""
 
 
 E = TypeVar("E", bound=CacheEntry)
@@ -82,7 +93,8 @@ class VerifiedCache(Generic[E]):
     def _holds(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
-        if entry.key.live and (entry.expires_at is None or now < entry.expires_at):
+        until, again = entry.expires_at, entry.ask_again_at
+        if entry.key.live and (until is None or now < until) and (again is None or now < again):
             return True
         del self._entries[digest]
         return False

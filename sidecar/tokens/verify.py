@@ -5,6 +5,7 @@ libraries check what is present, not what must be (RFC 8725).
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ class Expectations:
 
     ``issuers`` None: any issuer (only for providers that are explicitly unbound). ``audiences`` empty: ``aud`` is not
     compared. ``required_claims``: each path must hold one of its values. ``max_lifetime``: longest ``exp - iat``.
+    ``bound_to_certificates``: tokens that are bound to a certificate are accepted; who asks compares the certificate.
     """
 
     issuers: frozenset[str] | None
@@ -35,6 +37,7 @@ class Expectations:
     max_lifetime: float | None = None
     leeway: float = 0.0
     require_expiry: bool = True
+    bound_to_certificates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class VerifiedClaims:
     not_before: float | None = None
     expires_at: float | None = None
 
+    @property
+    def certificate(self) -> str | None:
+        """``x5t#S256`` of the certificate that the caller must have shown (RFC 8705 section 3.1); None: none."""
+        confirmation = self.claims.get("cnf")
+        return None if confirmation is None else str(confirmation["x5t#S256"])
+
 
 def verify(
     token: Unverified, keys: Sequence[VerificationKey], expectations: Expectations, now: float
@@ -62,13 +71,7 @@ def verify(
         raise _invalid(Cause.ALGORITHM)
     key = signing_key(token, keys)
     claims = token.claims
-    _check_types(claims)
-    if expectations.issuers is not None and token.issuer not in expectations.issuers:
-        raise _invalid(Cause.ISSUER)
-    _check_audience(claims.get("aud"), expectations.audiences)
-    _check_required(claims, expectations.required_claims)
-    _check_forbidden(claims)
-    _check_times(claims, expectations, now)
+    check_claims(claims, expectations, now)
     return VerifiedClaims(
         claims,
         key,
@@ -97,6 +100,17 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
+def check_claims(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+    """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
+    _check_types(claims)
+    if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
+        raise _invalid(Cause.ISSUER)
+    _check_audience(claims.get("aud"), expectations.audiences)
+    _check_required(claims, expectations.required_claims)
+    _check_forbidden(claims, bound_to_certificates=expectations.bound_to_certificates)
+    _check_times(claims, expectations, now)
+
+
 def _fits(key: VerificationKey, token: Unverified) -> bool:
     if token.kid is not None and key.kid is not None and token.kid != key.kid:
         return False
@@ -107,7 +121,7 @@ def _fits(key: VerificationKey, token: Unverified) -> bool:
 
 def _check_types(claims: Mapping[str, Any]) -> None:
     """RFC 7519 4.1. ``exp: null`` is what OpenMetadata writes into endless tokens and counts as absent."""
-    for name in ("sub", "jti", "azp"):
+    for name in ("iss", "sub", "jti", "azp"):
         if name in claims and not isinstance(claims[name], str):
             raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
     for name in ("exp", "nbf", "iat"):
@@ -139,14 +153,22 @@ def _check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPat
             raise _invalid(Cause.REQUIRED_CLAIM, path.text)
 
 
-def _check_forbidden(claims: Mapping[str, Any]) -> None:
-    if "cnf" in claims:
+def _check_forbidden(claims: Mapping[str, Any], *, bound_to_certificates: bool) -> None:
+    if "cnf" in claims and not (bound_to_certificates and _names_certificate(claims["cnf"])):
         raise _invalid(Cause.PROOF_OF_POSSESSION)
     if UPSTREAM_CLAIM in claims:
         raise _invalid(Cause.UPSTREAM_ONLY)
     if "events" in claims:
         # A logout token or another security event (RFC 8417 2.2), which may have no type of its own.
         raise _invalid(Cause.TOKEN_TYPE)
+
+
+def _names_certificate(confirmation: object) -> bool:
+    """Whether a certificate is all that it asks for; any other member would be a proof that nobody has checked."""
+    if not isinstance(confirmation, dict) or set(confirmation) != {"x5t#S256"}:
+        return False
+    thumbprint = confirmation["x5t#S256"]
+    return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
 def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:

@@ -1,6 +1,10 @@
 """Known checks are answered before aiohttp makes a request of them: nobody may notice, but for the time it takes."""
 
+import base64
+import hashlib
+import ssl
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -8,6 +12,7 @@ from sidecar.authn.jwt import JwtAuthenticator
 from sidecar.dataplane.check import CheckEndpoint
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer
 from tests.support import forge
+from tests.support.certificates import certificate
 from tests.support.wire import Answer, Wire
 
 TRUSTED = {"server": {"trustedProxies": [LOOPBACK]}}
@@ -168,3 +173,17 @@ async def test_broken_requests_behind_known_ones_are_refused(start: Start, count
         refused = await wire.answer()
         assert (refused.status, refused.json()["reason"]) == (400, "request_invalid")
         assert await wire.ended() == b""
+
+
+async def test_bound_tokens_need_their_certificate_at_once_too(start: Start, counted: Counted) -> None:
+    """A token that is bound to a client certificate (RFC 8705) is asked for it on every use."""
+    pem = certificate()[0].decode()
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest()
+    bound = bearer(cnf={"x5t#S256": base64.urlsafe_b64encode(digest).rstrip(b"=").decode()})
+    proof = ("X-Forwarded-Client-Cert", quote(pem))
+    scene = await start(server={"trustedProxies": [LOOPBACK], "clientCertificates": "nginx"})
+    async with await scene.connect() as wire:
+        for _ in range(2):
+            await known(scene, wire, bound, proof)
+        assert (await wire.ask("/oauth2/auth", [*ASKED, bound])).status == 401
+    assert counted.at_once == 1

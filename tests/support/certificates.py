@@ -8,15 +8,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate() -> tuple[bytes, bytes]:
-    """PEM of a self-signed certificate for 127.0.0.1 and of its key."""
+def certificate(name: str = "test") -> tuple[bytes, bytes]:
+    """PEM of a self-signed certificate for 127.0.0.1, whose subject is ``name``, and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     made = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(start)

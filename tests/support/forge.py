@@ -1,6 +1,7 @@
 """Makes tokens, sound and otherwise: every part of one can be replaced by anything at all."""
 
 import base64
+import hmac
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,11 @@ def b64(octets: bytes) -> str:
 
 def raw_signature(signing_input: bytes, algorithm: str, key: Key) -> bytes:
     return jws.JWSRegistry.algorithms[algorithm].sign(signing_input, key)
+
+
+def hs256(signing_input: str, secret: bytes) -> str:
+    """The signature part that HMAC-SHA256 makes."""
+    return b64(hmac.digest(secret, signing_input.encode(), "sha256"))
 
 
 def octets(part: Mapping[str, Any] | str | bytes) -> bytes:

@@ -23,3 +23,12 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no port is free")
+
+
+def answers_on(port: int) -> bool:
+    """Whether something on 127.0.0.1 accepts connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True

@@ -165,6 +165,26 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _client(name: str, package: str, *, builds: bool = False) -> Tool:
+    """A product's Python client in an environment of its own, whose interpreter is the program.
+
+    ``builds``: some of what it needs is published as source only.
+    """
+    folder = TOOLS / f"{name}-client"
+    python = folder / "bin" / "python"
+
+    def find() -> Path | None:
+        return python if python.is_file() and any(folder.glob(f"lib/python*/site-packages/{package}")) else None
+
+    def bring() -> None:
+        _run(sys.executable, "-m", "venv", "--clear", str(folder))
+        wheels = () if builds else ("--only-binary", ":all:")
+        lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
+        _run(str(python), "-m", "pip", "install", "--quiet", *wheels, "--require-hashes", "-r", str(lock))
+
+    return Tool(find, bring, "run CI=true make tools", heavy=True)
+
+
 CATALOGUE: dict[str, Tool] = {
     "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
@@ -173,7 +193,10 @@ CATALOGUE: dict[str, Tool] = {
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
+    "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
+    "datahub-client": _client("datahub", "datahub"),
+    "openmetadata-client": _client("openmetadata", "metadata", builds=True),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),

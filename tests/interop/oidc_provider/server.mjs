@@ -1,4 +1,5 @@
-// A real OpenID provider for the interop tests: client credentials, JWT access tokens (RFC 9068), and two
+// A real OpenID provider for the interop tests: client credentials, JWT access tokens (RFC 9068; opaque ones for the
+// resource urn:opaque, with introspection), and two
 // controls of the test's own: POST /control/rotate (sign with a new key, go on publishing the old one) and
 // POST /control/withdraw (publish the signing key only). Usage: node server.mjs PORT
 import { generateKeyPairSync } from 'node:crypto';
@@ -29,13 +30,20 @@ function newProvider() {
     }],
     features: {
       clientCredentials: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
       devInteractions: { enabled: false },
       resourceIndicators: {
         enabled: true,
         defaultResource: () => 'urn:metadata',
         useGrantedResource: () => true,
-        getResourceServerInfo: () => ({
-          scope: '', audience: 'metadata', accessTokenTTL: 600, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } },
+        getResourceServerInfo: (_, resource) => ({
+          scope: '',
+          audience: 'metadata',
+          accessTokenTTL: 600,
+          ...(resource === 'urn:opaque'
+            ? { accessTokenFormat: 'opaque' }
+            : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } }),
         }),
       },
     },

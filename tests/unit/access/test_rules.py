@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sidecar.access.paths import Readings, read_target
 from sidecar.access.rules import Access, Rules
 from sidecar.config.settings import RuleSettings
+from sidecar.errors import Refused
 from sidecar.identity.actor import Actor, ActorType
 
 
@@ -116,3 +118,100 @@ def test_requirement_names_what_is_missing() -> None:
     (admin,) = rules({"path": "/a", "require": {"admin": True}}).ruling("GET", Readings("/a")).requirements
     assert admin.missing(Actor(ActorType.USER, "u")) == "admin"
     assert admin.missing(Actor(ActorType.USER, "u", is_admin=True)) == ""
+
+
+OPEN, SHUT = Access.PUBLIC, Access.AUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        ("GET", "/api/v1/system/version", OPEN),
+        ("HEAD", "/api/v1/system/version?x=1", OPEN),
+        ("POST", "/api/v1/system/version", SHUT),
+        ("GET", "/api/v1/system/version/", SHUT),
+        ("GET", "/api/v1/system/version/x", SHUT),
+        ("GET", "/api/v1/system/versions", SHUT),
+        ("GET", "/api/v1/system/config/jwks", OPEN),
+        ("GET", "/api/v1/system/config", SHUT),
+        ("POST", "/api/v1/users/login", OPEN),
+        ("GET", "/api/v1/users/login", SHUT),
+        ("PUT", "/api/v1/users/registrationConfirmation?token=x", OPEN),
+        ("GET", "/api/v1/tables", SHUT),
+        ("GET", "/api", SHUT),
+        ("GET", "/api/v1/tables;v1/users/login", SHUT),
+        ("GET", "/api/v1/tables/name/v1%2Fusers%2Flogin", SHUT),
+        ("GET", "/api/v1/tables/v1/system/version", SHUT),
+        ("GET", "/%61pi/v1/tables", SHUT),
+        ("GET", "//api/v1/tables", SHUT),
+        ("GET", "/x;/../api/v1/tables", None),
+        ("GET", "/api/v1/push/feed/?userId=1&transport=websocket", SHUT),
+        ("GET", "/", OPEN),
+        ("GET", "/my-data/table", OPEN),
+        ("HEAD", "/favicon.png", OPEN),
+        ("POST", "/", SHUT),
+        ("POST", "/callback", SHUT),
+        ("DELETE", "/my-data", SHUT),
+    ],
+)
+def test_openmetadatas_open_paths(method: str, target: str, expected: Access | None) -> None:
+    """By whole paths and methods: what only contains an open path is shut."""
+    _check_preset("openmetadata", method, target, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        ("GET", "/health", OPEN),
+        ("GET", "/health/", SHUT),
+        ("GET", "/health/live", OPEN),
+        ("GET", "/healthy", SHUT),
+        ("GET", "/config", OPEN),
+        ("POST", "/config", SHUT),
+        ("GET", "/config/search/export?x=1", OPEN),
+        ("GET", "/config/search", SHUT),
+        ("GET", "/actuator/prometheus", OPEN),
+        ("GET", "/actuator/env", SHUT),
+        ("GET", "/schema-registry/subjects", OPEN),
+        ("POST", "/schema-registry/api/subjects/x/versions", OPEN),
+        ("GET", "/schema-registryX/subjects", SHUT),
+        ("GET", "/public-iceberg/v1/config", OPEN),
+        ("GET", "/public-icebergX", SHUT),
+        ("GET", "/schema-registry//../entities", None),
+        ("GET", "/schema-registry/..%2fentities", None),
+        ("GET", "/openapi/check/elastic", OPEN),
+        ("GET", "/openapi/up/x", OPEN),
+        ("POST", "/openapi/check/elastic", SHUT),
+        ("GET", "/openapi/upgrade", SHUT),
+        ("POST", "/aspects?action=ingestProposal", SHUT),
+        ("GET", "/", SHUT),
+    ],
+)
+def test_datahubs_open_paths(method: str, target: str, expected: Access | None) -> None:
+    _check_preset("datahub", method, target, expected)
+
+
+def _check_preset(preset: str, method: str, target: str, expected: Access | None) -> None:
+    if expected is None:
+        with pytest.raises(Refused):
+            read_target(target)
+        return
+    assert access(rules({"preset": preset}), target, method) is expected
+
+
+def test_rules_before_a_preset_win() -> None:
+    feed = {"path": "/api/v1/push/feed/**", "access": "public"}
+    assert access(rules(feed, {"preset": "openmetadata"}), "/api/v1/push/feed/") is OPEN
+    assert access(rules({"preset": "openmetadata"}, feed), "/api/v1/push/feed/") is SHUT
+    both = rules({"preset": "datahub"}, {"preset": "openmetadata"})
+    assert access(both, "/schema-registry/x", "POST") is OPEN
+    assert access(both, "/api/v1/users/login", "POST") is OPEN
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{}, {"access": "public"}, *({"preset": "datahub", **more} for more in ({"path": "/x"}, {"preset": "airflow"}))],
+)
+def test_entry_is_a_rule_or_a_preset(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RuleSettings.model_validate(entry)

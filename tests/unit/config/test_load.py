@@ -87,7 +87,7 @@ def test_all_problems_come_in_one_report(folder: Path) -> None:
         "c.yaml:2: server.listn: is not a known name; did you mean listen?",
         "c.yaml:3: server.workers: must be a whole number",
         "c.yaml:4: server.adminListen: is the same address",
-        "c.yaml:5: upstream.credentials: must be 'passthrough', 'none' or 'openmetadata'",
+        "c.yaml:5: upstream.credentials: must be 'passthrough', 'none', 'openmetadata', 'datahub' or 'datahubHeader'",
         "c.yaml:5: upstream.url: must be http://host:port",
         "c.yaml:6: keys.retryMax: must not be less than retryMin",
         "c.yaml:10: authenticationConfiguration.providers[1].algorithms[0]: must be 'RS256'",

@@ -250,3 +250,32 @@ def test_plain_http_is_for_loopback_or_on_request() -> None:
     ].allow_insecure_urls
     assert found({"authority": "http://idp", "allowInsecureUrls": "true"})["default"].allow_insecure_urls
     assert faults({"providers": [{"name": "a", "issuer": "http://169.254.169.254", "allowInsecureUrls": "true"}]})
+
+
+OWN_SERVER = {"publicKeyUrls": [OWN_JWKS]}
+OWN_ISSUER = {"jwtTokenConfiguration": {"jwtissuer": "open-metadata.org"}}
+
+
+def test_token_of_a_bot_is_not_sent_over_the_network_in_the_clear() -> None:
+    def about(url: str, **more: Any) -> list[str]:
+        return faults({**OWN_SERVER, "botTokenCheck": {"url": url}, **more}, **OWN_ISSUER)
+
+    assert about("http://127.0.0.1:8585") == about("https://om.example.com") == []
+    assert about("http://om.example.com")
+    assert about("http://169.254.169.254/api")
+    assert about("http://om.example.com", allowInsecureUrls=True) == []
+
+
+def test_bot_check_that_concerns_nobody_is_told() -> None:
+    _, findings = providers(
+        Settings.model_validate(
+            {"authenticationConfiguration": {"authority": GOOGLE, "botTokenCheck": {"url": "http://127.0.0.1:8585"}}}
+        )
+    )
+    assert any("is never asked" in finding.message and not finding.fatal for finding in findings)
+
+
+@pytest.mark.parametrize("cache", ["121s", "1h"])
+def test_answer_about_a_bot_is_believed_for_two_minutes_at_most(cache: str) -> None:
+    with pytest.raises(ValueError, match="less than or equal to 120"):
+        found({**OWN_SERVER, "botTokenCheck": {"url": "http://127.0.0.1:8585", "cache": cache}}, **OWN_ISSUER)

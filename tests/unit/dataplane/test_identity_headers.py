@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from sidecar.authn.base import Accepted
-from sidecar.dataplane.identity_headers import NAMES, IdentityHeaders, encode_list, encode_value, normal_name
+from sidecar.dataplane.identity_headers import (
+    NAMES,
+    Credentials,
+    IdentityHeaders,
+    encode_list,
+    encode_value,
+    normal_name,
+)
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.metrics import Metrics
 from tests.support import forge
@@ -25,6 +32,9 @@ class Minter:
         self.minted += 1
         return f"{actor.id}.{self.minted}"
 
+    def authorization_for(self, actor: Actor) -> str:
+        return f"Bearer {self.token_for(actor)}"
+
 
 class Clock:
     now = 0.0
@@ -40,7 +50,7 @@ def accepted(actor: Actor = ANN) -> Accepted:
 def headers(
     *,
     assertion: Minter | None = None,
-    credential: Minter | None = None,
+    credential: Credentials | None = None,
     max_bytes: int = 3072,
     clock: Clock | None = None,
 ) -> IdentityHeaders:
@@ -99,7 +109,7 @@ def test_where_nobody_is_identified_the_callers_credential_is_overwritten() -> N
 
 def test_for_whom_nothing_may_be_minted_nothing_is_sent() -> None:
     class Refusing:
-        def token_for(self, actor: Actor) -> str:
+        def authorization_for(self, actor: Actor) -> str:
             return ""
 
     made = headers(credential=Refusing())

@@ -12,14 +12,17 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import make_actor
 from sidecar.keys.keyset import parse_jwks
 from sidecar.keys.signing import SigningKey
+from sidecar.secrets.value import Secret
 from sidecar.tokens.assertion import Assertions
 from sidecar.tokens.compact import decode_segment, parse, split
+from sidecar.tokens.datahub import verify_datahub
 from sidecar.tokens.jose import has_signed
 from sidecar.tokens.policy import own_policy
 from sidecar.tokens.short_lived import LIFETIME, ShortLived
-from sidecar.tokens.upstream import UpstreamCredentials
+from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
 from sidecar.tokens.verify import Expectations, verify
 from tests.support import forge
+from tests.support.datahub import KEY
 from tests.support.hand_clock import HandClock
 
 SAM = Actor(ActorType.USER, "sam", issuer="i", provider="corp", subject="Sam", groups=("a,b",), roles=("r",))
@@ -212,3 +215,62 @@ def test_no_credential_bears_an_admins_name_for_somebody_else() -> None:
     assert minting.token_for(SAM) == ""
     assert claims_of(minting.token_for(replace(SAM, is_admin=True)))["sub"] == "sam"
     assert claims_of(minting.token_for(replace(SAM, id="ann")))["sub"] == "ann"
+
+
+SYSTEM = replace(SAM, id="__datahub_system", authenticator="system")
+
+
+def datahub(clock: HandClock) -> DataHubCredentials:
+    return DataHubCredentials(
+        KEY,
+        clock,
+        issuer="datahub-metadata-service",
+        authenticator="system",
+        system_client=("__datahub_system", Secret("s3cret")),
+    )
+
+
+@pytest.mark.parametrize("actor", [SAM, replace(SAM, type=ActorType.SERVICE), replace(SAM, id="corp/Sam@x.com")])
+def test_datahub_credential_is_a_session_that_gms_looks_up_nowhere(actor: Actor) -> None:
+    clock = HandClock()
+    scheme, _, token = datahub(clock).authorization_for(actor).partition(" ")
+    assert scheme == "Bearer"
+    claims = claims_of(token)
+    assert len(claims.pop("jti")) == 36
+    assert claims == {
+        "actorType": "USER",
+        "actorId": actor.id,
+        "type": "SESSION",
+        "version": "1",
+        "sub": actor.id,
+        "iat": clock.now(),
+        "exp": clock.now() + LIFETIME,
+        "iss": "datahub-metadata-service",
+        "auth_sidecar": "upstream",
+    }
+
+
+def test_datahub_credential_is_refused_when_a_caller_presents_it() -> None:
+    clock = HandClock()
+    token = datahub(clock).authorization_for(SAM).partition(" ")[2]
+    assert has_signed(KEY.key, "HS256", split(token, 16_384))
+    with pytest.raises(Refused) as caught:
+        verify_datahub(parse(token, 16_384), KEY, clock.now())
+    assert caught.value.cause is Cause.UPSTREAM_ONLY
+
+
+def test_datahub_credential_is_one_for_each_actor_and_renewed_in_time() -> None:
+    clock = HandClock()
+    credentials = datahub(clock)
+    first = credentials.authorization_for(SAM)
+    assert credentials.authorization_for(replace(SAM, email="new@x.com")) == first
+    assert credentials.authorization_for(replace(SAM, id="Sam")) != first
+    clock.advance(LIFETIME / 2)
+    assert credentials.authorization_for(SAM) != first
+
+
+def test_system_credential_is_passed_on_for_the_system_client_alone() -> None:
+    credentials = datahub(HandClock())
+    assert credentials.authorization_for(SYSTEM) == "Basic __datahub_system:s3cret"
+    # whoever else bears the name
+    assert credentials.authorization_for(replace(SYSTEM, authenticator="basic")).startswith("Bearer ")

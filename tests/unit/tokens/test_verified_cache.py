@@ -13,6 +13,7 @@ class Entry:
     key: VerificationKey = field(default_factory=lambda: forge.public(forge.RSA, "RS256"))
     not_before: float | None = None
     expires_at: float | None = None
+    ask_again_at: float | None = None
 
 
 def cache(size: int = 3) -> VerifiedCache[Entry]:
@@ -33,6 +34,13 @@ def test_expired_entry_is_forgotten() -> None:
     assert memory.get("t", 99.9) is not None
     assert memory.get("t", 100) is None
     assert len(memory) == 0
+
+
+def test_entry_that_has_to_be_asked_about_again_is_forgotten() -> None:
+    memory = cache()
+    memory.put("t", Entry(expires_at=200, ask_again_at=100), 0)
+    assert memory.get("t", 99.9) is not None
+    assert memory.get("t", 100) is None
 
 
 def test_entry_does_not_count_before_its_time() -> None:

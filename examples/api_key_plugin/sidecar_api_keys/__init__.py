@@ -1,0 +1,51 @@
+"""API keys in the header ``X-Api-Key``: an authenticator of one page."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from sidecar.authn.base import ABSTAINED, Accepted, Member, Outcome, Rejected, Surroundings
+from sidecar.config.settings import Model
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.actor import ActorType
+from sidecar.identity.claims import make_actor
+from sidecar.identity.request import RequestView
+from sidecar.secrets.value import Secret
+
+HEADER = "X-Api-Key"
+
+
+class ApiKeyOptions(Model):
+    """``configs`` of this authenticator."""
+
+    keys: Annotated[Mapping[str, Secret], Field(min_length=1)]
+    """Name of the program to its key: ``env:NAME``, ``file:/path`` or the key itself."""
+
+
+class ApiKeys(Member):
+    """Decides on every request that carries an API key."""
+
+    Options = ApiKeyOptions
+    credential_headers = (HEADER,)
+
+    def __init__(self, options: ApiKeyOptions, surroundings: Surroundings) -> None:
+        super().__init__(options, surroundings)
+        self._keys = options.keys
+
+    @classmethod
+    def recognises(cls, options: ApiKeyOptions) -> str:
+        """For ``sidecar check``."""
+        return f"{HEADER} of {', '.join(sorted(options.keys))}"
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """The program whose key it is, compared in constant time."""
+        presented = view.headers.getall(HEADER, [])
+        if not presented:
+            return ABSTAINED
+        # a list, so that every key is compared whichever is the right one
+        names = [name for name, key in self._keys.items() if key.matches(presented[0])]
+        if not names:
+            return Rejected(Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG), self.name)
+        actor = make_actor({"iss": f"urn:api-keys:{self.name}", "sub": names[0]}, self.surroundings.policy)
+        return Accepted(actor.as_type(ActorType.SERVICE))

@@ -1,0 +1,216 @@
+"""Tokens of Kubernetes service accounts, verified with the cluster's own keys.
+
+Every cluster may call its issuer the same, so the keys come from the API server of this one and nowhere else. What is
+verified offline does not see that a pod or an account is gone: short-lived tokens bound to an audience are the remedy.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
+from sidecar.authn.memory import Memory
+from sidecar.config.providers import Provider
+from sidecar.config.settings import Model, Names, Text
+from sidecar.config.units import Duration
+from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
+from sidecar.identity.actor import ActorType
+from sidecar.identity.claim_path import ClaimPath
+from sidecar.identity.claims import make_actor
+from sidecar.identity.request import RequestView, Scheme
+from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.metrics import Metrics
+from sidecar.outbound import ControlClient
+from sidecar.store.deny_list import facts_of
+from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.policy import provider_expectations
+from sidecar.tokens.verify import VerifiedClaims, verify
+
+_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,63}):([a-z0-9.-]{1,253})")
+_ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
+_REMEMBERED = 300.0
+_MAX_TOKEN_FILE = 64 * 1024
+
+
+def _template(text: str) -> str:
+    rest = text.replace("{namespace}", "", 1).replace("{name}", "", 1)
+    if "{namespace}" not in text or "{name}" not in text or not re.fullmatch(r"[A-Za-z0-9:._-]*", rest):
+        raise ValueError("must hold {namespace} and {name}, joined by letters, digits and :._-")
+    return text
+
+
+class KubernetesOptions(Model):
+    """Which cluster, and which of its tokens."""
+
+    audiences: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Accepted ``aud`` values, of projected tokens made for this service; never the API server's own."""
+    namespaces: Names = ()
+    """Namespaces whose accounts may come in; empty: all."""
+    actor: Annotated[str, AfterValidator(_template)] = "system:serviceaccount:{namespace}:{name}"
+    """Id of the Actor."""
+    issuer: Text = ""
+    """``iss`` of the cluster's tokens; absent: that of the pod's own token."""
+    api_server: str = "https://kubernetes.default.svc"
+    """Where the keys are, below ``/openid/v1/jwks``."""
+    ca_file: str = f"{_MOUNT}/ca.crt"
+    """The cluster's CA."""
+    token_file: str = f"{_MOUNT}/token"
+    """The pod's own token, presented for the keys; read anew each time."""
+    allow_insecure_urls: bool = False
+    """Accept ``http`` for an ``apiServer`` that is not on loopback."""
+    clock_skew: Duration = 10.0
+    """Tolerance for times."""
+
+
+class Kubernetes(Member):
+    """Decides on Bearer JWTs of the cluster's issuer. Their Actors are of type SERVICE."""
+
+    Options = KubernetesOptions
+    options: KubernetesOptions
+
+    def __init__(self, options: KubernetesOptions, surroundings: Surroundings) -> None:
+        super().__init__(options, surroundings)
+        self._policy = replace(
+            surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
+        )
+        self._memory = Memory(surroundings.clock)
+        self._issuer = options.issuer
+        self._client: ControlClient | None = None
+        self._keys: ProviderKeys | None = None
+
+    @classmethod
+    def recognises(cls, options: KubernetesOptions) -> str:
+        """Which credentials it decides on."""
+        whose = f"of {', '.join(options.namespaces)}" if options.namespaces else "of every namespace"
+        return f"Bearer tokens of Kubernetes service accounts {whose} for {', '.join(options.audiences)}"
+
+    @property
+    def problem(self) -> str:
+        """Why there are no keys."""
+        if self._keys is None:
+            return "not started"
+        status = self._keys.status()
+        return "" if status.usable else status.problem or "no keys yet"
+
+    async def check(self) -> Sequence[str]:
+        """Whether the cluster's keys can be had."""
+        await self.start()
+        try:
+            keys = self._keys
+            while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
+                await asyncio.sleep(0.02)
+            return [self.problem] if self.problem else []
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Begin to fetch keys; the API server may be away."""
+        options = self.options
+        if not self._issuer:
+            self._issuer = await asyncio.to_thread(self._own_issuer)
+        self._client = ControlClient(options.ca_file, headers=self._credentials)
+        provider = Provider(
+            self.name,
+            self._issuer,
+            key_urls=(f"{options.api_server.rstrip('/')}/openid/v1/jwks",),
+            audiences=frozenset(options.audiences),
+            algorithms=_ALGORITHMS,
+            clock_skew=options.clock_skew,
+            allow_insecure_urls=options.allow_insecure_urls,
+        )
+        self._expected = provider_expectations(provider, None)
+        surroundings = self.surroundings
+        metrics = surroundings.metrics or Metrics()
+        self._keys = ProviderKeys(provider, surroundings.keys, self._client, metrics, surroundings.clock, None)
+        await self._keys.start()
+
+    async def stop(self) -> None:
+        """Stop fetching."""
+        await self._memory.aclose()
+        if self._keys is not None:
+            await self._keys.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        """Whose token was verified a moment ago, while its key is still published."""
+        if view.credential.scheme is not Scheme.BEARER:
+            return None
+        return self._memory.get(self._memory.digest(view.credential.value))
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        """Verify the token. Raises Unavailable when the keys cannot be had."""
+        if view.credential.scheme is not Scheme.BEARER:
+            return ABSTAINED
+        try:
+            token = parse(view.credential.value, self.surroundings.max_token_bytes)
+        except Refused as refusal:
+            return Abstained(refusal)
+        if token.issuer != self._issuer:
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+        try:
+            accepted = self._accepted(token, await self._verified(token))
+        except Refused as refusal:
+            return Rejected(refusal, self.name)
+        self._memory.put(self._memory.digest(token.text), accepted, _REMEMBERED)
+        return accepted
+
+    async def _verified(self, token: Unverified) -> VerifiedClaims:
+        keys = self._keys
+        assert keys is not None  # noqa: S101 - started before it is asked
+        if token.algorithm not in self._expected.algorithms:
+            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
+        return verify(token, candidates, self._expected, self.surroundings.clock.now())
+
+    def _accepted(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        namespace, name = _account(verified)
+        if self.options.namespaces and namespace not in self.options.namespaces:
+            raise Refused(Reason.PRINCIPAL_INVALID, Cause.NAMESPACE)
+        actor_id = self.options.actor.replace("{namespace}", namespace).replace("{name}", name)
+        actor = make_actor({**verified.claims, "actor of the token": actor_id}, self._policy)
+        skew, ends = self.options.clock_skew, verified.expires_at
+        ends = None if ends is None else ends + skew
+        # without jti the deny list knows a token by the digest of what was signed
+        facts = facts_of(actor, "" if actor.token_id else sha256(token.signing_input).hexdigest())
+        return Accepted(actor, verified.key, expires_at=ends, facts=facts)
+
+    def _credentials(self) -> Mapping[str, str]:
+        """The kubelet renews the file well before the token's end."""
+        try:
+            return {"Authorization": f"Bearer {self._own_token()}"}
+        except OSError:
+            return {}  # clusters may let anybody read their keys
+
+    def _own_token(self) -> str:
+        with Path(self.options.token_file).open("rb") as stream:
+            return stream.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
+
+    def _own_issuer(self) -> str:
+        try:
+            issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
+        except (OSError, Refused):
+            issuer = None
+        if not issuer:
+            text = f"{self.options.token_file} holds no token of the cluster; mount one, or set issuer"
+            raise Misconfigured([Problem(f"authenticator {self.name}", text)])
+        return issuer
+
+
+def _account(verified: VerifiedClaims) -> tuple[str, str]:
+    """Namespace and name: ``sub`` and the claim ``kubernetes.io`` must agree on them."""
+    match = _SUBJECT.fullmatch(verified.subject)
+    bound: Any = verified.claims.get("kubernetes.io")
+    account = bound.get("serviceaccount") if isinstance(bound, dict) else None
+    if match is None or not isinstance(account, dict):
+        raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, "not a bound token of a service account")
+    if (bound.get("namespace"), account.get("name")) != match.groups():
+        raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, "sub and kubernetes.io name two accounts")
+    return match[1], match[2]

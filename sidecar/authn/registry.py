@@ -1,0 +1,198 @@
+"""From the word in the configuration to the class: built-in names, DataHub's Java names, plugins.
+
+Everything is found, imported and decoded before the start, so that a wrong name or option never waits for a request.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+from sidecar.authn.base import Member
+from sidecar.authn.datahub_token import DATAHUB, DataHubTokenOptions
+from sidecar.config.decode import decode_options, nearest, problem_at
+from sidecar.config.members import WrittenMember
+from sidecar.config.references import misplaced_references
+from sidecar.config.settings import Model
+from sidecar.config.tree import Block, Leaf, dotted, merge
+from sidecar.errors import Misconfigured, Problem
+
+ENTRY_POINTS = "auth_sidecar.authenticators"
+"""Group of the entry points by which installed packages offer authenticators."""
+JWT = "jwt"
+
+# Members whose making needs more than their options; the composition root makes them.
+_MADE_ELSEWHERE: Mapping[str, str] = {
+    JWT: "Bearer JWTs of the configured issuers and own tokens",
+    DATAHUB: "Bearer tokens of DataHub (HS256)",
+}
+_THEIR_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
+BUILT_IN: Mapping[str, str] = {
+    "basic": "sidecar.authn.basic:Basic",
+    "guest": "sidecar.authn.guest:Guest",
+    "introspection": "sidecar.authn.introspection:Introspection",
+    "ldap": "sidecar.authn.ldap:Ldap",
+    "kubernetes": "sidecar.authn.kubernetes:Kubernetes",
+}
+_DATAHUB = "com.datahub.authentication.authenticator."
+# The word that a Java class name stands for, and what DataHub takes for granted where we do not.
+_JAVA: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    f"{_DATAHUB}DataHubTokenAuthenticator": (DATAHUB, {}),
+    f"{_DATAHUB}DataHubGuestAuthenticator": ("guest", {"enabled": "false"}),
+}
+# Known Java class names that are no members here, and what takes their place.
+_REPLACED: Mapping[str, str] = {
+    f"{_DATAHUB}HealthStatusAuthenticator": "is left out: the rule {preset: datahub} leaves the health paths open",
+    f"{_DATAHUB}DataHubSystemAuthenticator": "is left out: systemClientId and systemClientSecret alone decide",
+    f"{_DATAHUB}DataHubJwtTokenAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
+    f"{_DATAHUB}DataHubOAuthAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One member of the chain to be. ``factory`` is None for those that the composition root makes.
+
+    ``is_plugin``: not from this package. ``written`` is None for a member that nobody wrote.
+    """
+
+    word: str
+    name: str
+    factory: type[Member] | None = None
+    options: Model | None = field(default=None, repr=False)
+    is_plugin: bool = False
+    written: WrittenMember | None = None
+
+    @property
+    def recognises(self) -> str:
+        """Which credentials it decides on."""
+        return _MADE_ELSEWHERE[self.word] if self.factory is None else self.factory.recognises(self.options)
+
+
+def plan(members: Sequence[WrittenMember]) -> tuple[Planned, ...]:
+    """The chain in order. Raises Misconfigured with everything that is wrong with ``members``."""
+    planned, problems = _read(members)
+    if any(problem.fatal for problem in problems):
+        raise Misconfigured(problems)
+    return planned
+
+
+def judge(members: Sequence[WrittenMember]) -> list[Problem]:
+    """Everything that is wrong with ``members`` or should be known about them."""
+    return _read(members)[1]
+
+
+def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[Problem]]:
+    found: list[Planned] = []
+    problems: list[Problem] = []
+    for member in members:
+        try:
+            planned = _planned(member, problems)
+        except _UnknownError as error:
+            problems.append(_problem(member, str(error)))
+            continue
+        if planned is None:
+            continue
+        if any(other.name == planned.name for other in found):
+            problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
+        if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
+            problems.append(_problem(member, f"there can be one {planned.word} only"))
+        found.append(planned)
+    if not any(planned.word == JWT for planned in found):
+        found.insert(0, Planned(JWT, JWT))
+    return tuple(found), problems
+
+
+class _UnknownError(Exception):
+    """No class for a word; the text says what is wrong with it."""
+
+
+def _planned(member: WrittenMember, problems: list[Problem]) -> Planned | None:
+    written = member.settings.type
+    replaced = _REPLACED.get(written)
+    if replaced is not None:
+        problems.append(_problem(member, replaced, fatal=False))
+        return None
+    word, taken_for_granted = _JAVA.get(written, (written, {}))
+    if word in _THEIR_OPTIONS:
+        path = (*member.path, "configs")
+        options, found = decode_options(_THEIR_OPTIONS[word], member.options, path, member.resolve_secret)
+        problems += found
+        return Planned(word, word, options=options, written=member)
+    if word in _MADE_ELSEWHERE:
+        problems += [
+            Problem(
+                dotted((*member.path, "configs", name)),
+                f"is not a known name; {word} has no options",
+                node.origin.file,
+                node.origin.line,
+            )
+            for name, node in member.options.entries.items()
+            if not taken_for_granted
+        ]
+        return Planned(word, word, written=member)
+    place = BUILT_IN.get(word)
+    factory = load_member(place) if place is not None else _plugin(word)
+    options = _options(member, factory, taken_for_granted, problems)
+    name = member.settings.name or (word if place is not None or _is_plain(word) else factory.__name__)
+    return Planned(word, name, factory, options, place is None, member)
+
+
+def _options(
+    member: WrittenMember, factory: type[Member], taken_for_granted: Mapping[str, str], problems: list[Problem]
+) -> Model | None:
+    origin = member.options.origin
+    granted = Block({name: Leaf(value, origin) for name, value in taken_for_granted.items()}, origin)
+    written = merge(granted, member.options)
+    assert isinstance(written, Block)  # noqa: S101 - two blocks merge to a block
+    path = (*member.path, "configs")
+    options, found = decode_options(factory.Options, written, path, member.resolve_secret)
+    problems += found
+    if options is not None:
+        problems += [
+            problem_at(written, finding.path, finding.message, at=path) for finding in misplaced_references(options)
+        ]
+    return options
+
+
+def _plugin(word: str) -> type[Member]:
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if word in offered:
+        return load_member(offered[word].value)
+    module, colon, _ = word.partition(":")
+    if colon and module:
+        return load_member(word)
+    known = [*_MADE_ELSEWHERE, *BUILT_IN, *offered, *_JAVA, *_REPLACED]
+    by_class = {name.rpartition(".")[2]: name for name in known}
+    close = nearest(word.rpartition(".")[2], by_class)
+    for simple, name in by_class.items():
+        close = close.replace(f"did you mean {simple}?", f"did you mean {name}?")
+    hint = close or f"known are {', '.join([*_MADE_ELSEWHERE, *BUILT_IN, *sorted(offered)])}, and package.module:Class"
+    kind = "a Java class that has no counterpart here" if "." in word else "not a known authenticator"
+    raise _UnknownError(f"is {kind}; {hint}")
+
+
+def load_member(place: str) -> type[Member]:
+    """The class at ``package.module:Class``; importing it runs the module, as the configuration asks for."""
+    module, _, name = place.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever importing a stranger's module raises
+        raise _UnknownError(f"cannot be imported: {type(error).__name__}") from error
+    if not (isinstance(found, type) and issubclass(found, Member)):
+        raise _UnknownError("is not a subclass of sidecar.authn.base.Member")
+    if not (isinstance(found.Options, type) and issubclass(found.Options, Model)):
+        raise _UnknownError("has Options that are no subclass of sidecar.config.settings.Model")
+    return found
+
+
+def _is_plain(word: str) -> bool:
+    return word.replace("-", "").replace("_", "").isalnum()
+
+
+def _problem(member: WrittenMember, message: str, key: str = "type", *, fatal: bool = True) -> Problem:
+    origin = member.origin
+    return Problem(dotted((*member.path, key)), message, origin.file, origin.line, fatal)

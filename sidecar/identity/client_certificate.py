@@ -1,0 +1,67 @@
+"""The certificate by which a caller proved himself to the TLS proxy in front, as that proxy passes it on (RFC 8705).
+
+Only a trusted proxy's word counts, and the proxy must overwrite whatever the caller sent under the header's name.
+"""
+
+import base64
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from urllib.parse import unquote
+
+from sidecar.identity.request import RequestView
+
+HEADER = "X-Forwarded-Client-Cert"
+_MAX_VALUE = 32 * 1024
+_ELEMENT = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^",;]*)(;|$)')
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*")
+
+
+def certificate_thumbprint(view: RequestView, dialect: str) -> str | None:
+    """``x5t#S256`` of the caller's certificate; None when no trusted proxy tells of exactly one.
+
+    ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it) or ``none``.
+    """
+    if not view.trusted:
+        return None
+    lines = view.headers.getall(HEADER, [])
+    if len(lines) != 1 or not 0 < len(lines[0]) <= _MAX_VALUE:
+        return None
+    digest = _DIALECTS[dialect](lines[0])
+    return None if digest is None else base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _envoy(value: str) -> bytes | None:
+    """``By=...;Hash=<hex>;Subject="..."``: the hash is the DER certificate's SHA-256.
+
+    Several elements (a comma) mean that an earlier hop's word was kept, which is nobody's that we know.
+    """
+    position, digests = 0, []
+    while position < len(value):
+        match = _ELEMENT.match(value, position)
+        if match is None:
+            return None
+        if match[1].lower() == "hash":
+            digests.append(match[2])
+        position = match.end()
+    if len(digests) != 1 or not re.fullmatch(r"[0-9a-f]{64}", digests[0]):
+        return None
+    return bytes.fromhex(digests[0])
+
+
+def _nginx(value: str) -> bytes | None:
+    pem = unquote(value, errors="replace")
+    if not _PEM.fullmatch(pem):
+        return None
+    try:
+        return sha256(ssl.PEM_cert_to_DER_cert(pem.strip())).digest()
+    except ValueError:
+        return None
+
+
+def _none(_: str) -> None:
+    return None
+
+
+_DIALECTS: Mapping[str, Callable[[str], bytes | None]] = {"envoy": _envoy, "nginx": _nginx, "none": _none}

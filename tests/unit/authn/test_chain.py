@@ -1,0 +1,167 @@
+"""Order, who decides, what a broken member does, and that its faults stay its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected
+from sidecar.authn.chain import Chain, Denied
+from sidecar.authn.guarded import Guarded
+from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.request import RequestView
+from sidecar.metrics import Metrics
+from tests.support.members import asked, surroundings
+
+REFUSAL = Refused(Reason.TOKEN_INVALID, Cause.SIGNATURE)
+BEARER = asked("Bearer opaque")
+
+
+def accepted(name: str = "alice") -> Accepted:
+    return Accepted(Actor(ActorType.USER, name, provider="says it", authenticator="says it"))
+
+
+class Does(Member):
+    """A member that does one thing."""
+
+    def __init__(self, what: Callable[[], Awaitable[Any] | Any], name: str = "one") -> None:
+        super().__init__(None, surroundings(name))
+        self.what = what
+        self.asked = 0
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        self.asked += 1
+        outcome = self.what()
+        return await outcome if asyncio.iscoroutine(outcome) else outcome
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+def guarded(what: Callable[[], Any], name: str = "one", timeout: float = 5.0) -> Guarded:
+    return Guarded(Does(what, name), timeout=timeout, provider=name)
+
+
+def chain(*members: Any, skippable: tuple[str, ...] = (), metrics: Metrics | None = None) -> Chain:
+    return Chain(members, (), metrics or Metrics(), skippable=skippable)
+
+
+async def failure(of: Chain) -> Any:
+    verdict = await of.authenticate(BEARER)
+    assert isinstance(verdict, Denied)
+    return verdict.failure
+
+
+async def test_the_first_that_recognises_the_credential_decides() -> None:
+    last = Does(accepted, "last")
+    verdict = await chain(Does(lambda: ABSTAINED), Does(lambda: Rejected(REFUSAL), "two"), last).authenticate(BEARER)
+    assert isinstance(verdict, Denied)
+    assert verdict.failure is REFUSAL
+    assert verdict.authenticator == "two"
+    assert not last.asked
+
+
+async def test_what_nobody_recognises_is_refused_with_the_last_hint() -> None:
+    assert await failure(chain(Does(lambda: Abstained(REFUSAL)), Does(lambda: ABSTAINED, "two"))) is REFUSAL
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), TimeoutError(), SystemExit(1), asyncio.CancelledError()])
+async def test_a_member_that_raises_is_broken(error: BaseException) -> None:
+    """503 for what it had to decide, whatever it raises; the process lives."""
+    metrics = Metrics()
+    failed = await failure(chain(guarded(raises(error)), metrics=metrics))
+    assert isinstance(failed, Unavailable)
+    assert failed.cause is Cause.MEMBER_BROKEN
+    assert metrics.authentications.child("one", "", "broken", "member_broken").value == 1
+
+
+@pytest.mark.parametrize("nonsense", [None, True, "alice", Accepted])
+async def test_a_member_that_answers_nonsense_is_broken(nonsense: object) -> None:
+    assert (await failure(chain(guarded(lambda: nonsense)))).cause is Cause.MEMBER_BROKEN
+
+
+async def test_a_member_that_hangs_is_broken_even_when_it_ignores_being_cancelled() -> None:
+    free = asyncio.Event()
+
+    async def stubborn() -> Outcome:
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                continue
+        return accepted()
+
+    failed = await failure(chain(guarded(stubborn, timeout=0.02)))
+    assert failed.cause is Cause.MEMBER_BROKEN
+    free.set()
+
+
+async def test_what_hangs_is_not_asked_without_end() -> None:
+    """A member that never comes back must not collect tasks for ever."""
+    free = asyncio.Event()
+
+    async def stubborn() -> Outcome:
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                continue
+        return ABSTAINED
+
+    member = Does(stubborn)
+    guard = Guarded(member, timeout=0.001)
+    for _ in range(70):
+        with pytest.raises(Unavailable):
+            await guard.authenticate(BEARER)
+    assert member.asked == 64
+    free.set()
+
+
+async def test_a_refusal_that_is_raised_is_a_refusal() -> None:
+    assert await failure(chain(guarded(raises(REFUSAL)))) is REFUSAL
+
+
+async def test_a_broken_member_ends_the_request() -> None:
+    after = Does(accepted, "after")
+    assert isinstance(await failure(chain(guarded(raises(OSError())), after)), Unavailable)
+    assert not after.asked
+
+
+async def test_a_skippable_broken_member_lets_those_after_it_decide() -> None:
+    verdict = await chain(guarded(raises(OSError())), Does(accepted, "after"), skippable=("one",)).authenticate(BEARER)
+    assert isinstance(verdict, Accepted)
+
+
+async def test_a_skipped_member_might_have_known_the_credential() -> None:
+    """When nobody after it recognises the credential, it is not called a bad one."""
+    failed = await failure(chain(guarded(raises(OSError())), Does(lambda: ABSTAINED, "after"), skippable=("one",)))
+    assert isinstance(failed, Unavailable)
+
+
+async def test_who_vouches_is_named_by_the_chain() -> None:
+    """Both names label metrics; a plugin does not choose them."""
+    verdict = await chain(guarded(accepted)).authenticate(BEARER)
+    assert isinstance(verdict, Accepted)
+    assert (verdict.actor.authenticator, verdict.actor.provider) == ("one", "one")
+
+
+async def test_a_memory_that_fails_is_no_memory() -> None:
+    member = Does(accepted)
+    member.recall = raises(RuntimeError())  # type: ignore[method-assign] # what a plugin may do
+    assert Guarded(member, timeout=1.0).recall(BEARER) is None
+
+
+async def test_every_credential_header_counts() -> None:
+    """Authorization and the headers that members declare: one written rule for all of them."""
+    both = Chain((), (), Metrics(), headers=("X-Api-Key",))
+    assert both.presented(asked()) == 0
+    assert both.presented(asked(**{"x-api-key": "k"})) == 1
+    assert both.presented(asked("Bearer t", **{"X-API-KEY": "k"})) == 2
+    assert chain().presented(asked("Bearer t", **{"X-API-KEY": "k"})) == 1
+    assert chain().presented(asked("Bearer t", "Bearer u")) == 2

@@ -1,0 +1,204 @@
+"""Opaque tokens and the server that knows them: what is asked, believed and remembered."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote_plus
+
+import pytest
+from aiohttp import web
+
+from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.authn.introspection import Introspection
+from sidecar.config.providers import Provider
+from sidecar.errors import Cause, Misconfigured, Unavailable
+from sidecar.outbound import ControlClient
+from tests.support.forge import ISSUER, claims, token
+from tests.support.hand_clock import HandClock
+from tests.support.loopback_server import LoopbackServer
+from tests.support.members import POLICY, asked, options_of, surroundings
+
+NOW = 1_800_000_000
+ACTIVE = {"active": True, "sub": "sam", "iss": ISSUER, "aud": ["meta"], "exp": NOW + 600, "token_type": "Bearer"}
+
+
+class Server:
+    """An introspection endpoint that answers whatever a test wants, and what it was sent."""
+
+    def __init__(self) -> None:
+        self.answer: Any = ACTIVE
+        self.status = 200
+        self.asked: list[Mapping[str, list[str]]] = []
+        self.authorization = ""
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append(parse_qs((await request.read()).decode()))
+        self.authorization = request.headers.get("Authorization", "")
+        if isinstance(self.answer, bytes):
+            return web.Response(body=self.answer, status=self.status)
+        return web.json_response(self.answer, status=self.status)
+
+
+@pytest.fixture(name="server")
+def _server() -> Server:
+    return Server()
+
+
+@pytest.fixture(name="url")
+def _url(server: Server) -> Iterator[str]:
+    with LoopbackServer(server) as running:
+        yield f"{running.url}/introspect"
+
+
+@pytest.fixture(name="clock")
+def _clock() -> HandClock:
+    return HandClock(float(NOW))
+
+
+@pytest.fixture(name="make")
+async def _make(url: str, clock: HandClock) -> AsyncIterator[Any]:
+    client = ControlClient()
+    made: list[Introspection] = []
+    provider = Provider("corp", ISSUER, audiences=frozenset({"meta"}), algorithms=frozenset({"RS256"}))
+
+    def make(**options: Any) -> Introspection:
+        written = {"provider": "corp", "url": url, "clientId": "side:car", "clientSecret": "s3cr€t:%", **options}
+        around = surroundings("opaque", clock, client=client, providers={"corp": provider}, policies={"corp": POLICY})
+        made.append(Introspection(options_of(Introspection, written), around))
+        return made[-1]
+
+    yield make
+    for member in made:
+        await member.stop()
+    await client.aclose()
+
+
+def cause(outcome: Outcome) -> Cause:
+    assert isinstance(outcome, Rejected)
+    return outcome.failure.cause
+
+
+async def test_an_active_token_makes_the_actor(make: Any, server: Server) -> None:
+    outcome = await make().authenticate(asked("Bearer opaque-token"))
+    assert isinstance(outcome, Accepted)
+    assert (outcome.actor.id, outcome.actor.issuer) == ("sam", ISSUER)
+    assert server.asked == [{"token": ["opaque-token"], "token_type_hint": ["access_token"]}]
+
+
+async def test_who_asks_is_told_as_the_standard_says(make: Any, server: Server) -> None:
+    """RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined."""
+    await make().authenticate(asked("Bearer opaque"))
+    pair = base64.b64decode(server.authorization.removeprefix("Basic ")).decode()
+    assert [unquote_plus(part) for part in pair.split(":")] == ["side:car", "s3cr€t:%"]
+    await make(authMethod="client_secret_post").authenticate(asked("Bearer opaque"))
+    assert server.asked[-1]["client_secret"] == ["s3cr€t:%"]
+    assert server.authorization == ""
+
+
+async def test_an_inactive_token_is_for_others_and_in_the_end_refused(make: Any, server: Server) -> None:
+    server.answer = {"active": False, "sub": "sam"}
+    outcome = await make().authenticate(asked("Bearer opaque"))
+    assert isinstance(outcome, Abstained)
+    assert outcome.hint
+    assert outcome.hint.cause is Cause.INACTIVE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"active": "true"}, {"active": 1}, {"active": None}, {}, {**ACTIVE, "active": "false"}, [], "active", b"{", b""],
+)
+async def test_an_answer_that_does_not_say_active_is_no_answer(make: Any, server: Server, answer: Any) -> None:
+    server.answer = answer
+    with pytest.raises(Unavailable):
+        await make().authenticate(asked("Bearer opaque"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 302, 500])
+async def test_a_server_that_does_not_answer_is_a_broken_one(make: Any, server: Server, status: int) -> None:
+    server.status = status
+    member = make()
+    with pytest.raises(Unavailable) as caught:
+        await member.authenticate(asked("Bearer opaque"))
+    assert caught.value.cause is Cause.INTROSPECTION_UNAVAILABLE
+    assert f"status {status}" in member.problem
+    server.status = 200
+    assert isinstance(await member.authenticate(asked("Bearer opaque")), Accepted)
+    assert member.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"aud": "other"}, Cause.AUDIENCE),
+        ({"aud": ...}, Cause.AUDIENCE),
+        ({"iss": "https://evil.example"}, Cause.ISSUER),
+        ({"iss": None}, Cause.CLAIM_TYPE),
+        ({"exp": NOW - 60}, Cause.EXPIRED),
+        ({"exp": "soon"}, Cause.CLAIM_TYPE),
+        ({"nbf": NOW + 60}, Cause.NOT_YET_VALID),
+        ({"sub": 7}, Cause.CLAIM_TYPE),
+        ({"sub": ...}, Cause.PRINCIPAL_MISSING),
+        ({"sub": "guest"}, Cause.RESERVED_NAME),
+        ({"cnf": {"jkt": "x"}}, Cause.PROOF_OF_POSSESSION),
+        ({"token_type": "DPoP"}, Cause.TOKEN_TYPE),
+        ({"token_type": "refresh_token"}, Cause.TOKEN_TYPE),
+    ],
+)
+async def test_active_is_not_enough(make: Any, server: Server, changes: dict[str, Any], expected: Cause) -> None:
+    """What the server says about the token is judged as a JWT's claims are."""
+    server.answer = {name: value for name, value in {**ACTIVE, **changes}.items() if value is not ...}
+    assert cause(await make().authenticate(asked("Bearer opaque"))) is expected
+
+
+async def test_it_is_remembered_no_longer_than_it_lives(make: Any, server: Server, clock: HandClock) -> None:
+    member, view = make(), asked("Bearer opaque")
+    assert member.recall(view) is None
+    await member.authenticate(view)
+    clock.advance(59)
+    assert member.recall(view)
+    clock.advance(1)
+    assert member.recall(view) is None
+    server.answer = {**ACTIVE, "exp": int(clock.now()) + 5}
+    await member.authenticate(view)
+    clock.advance(5)
+    assert member.recall(view) is None
+
+
+async def test_many_who_wait_ask_once(make: Any, server: Server) -> None:
+    member = make()
+    outcomes = await asyncio.gather(*(member.authenticate(asked("Bearer opaque")) for _ in range(20)))
+    assert all(isinstance(outcome, Accepted) for outcome in outcomes)
+    assert len(server.asked) == 1
+
+
+async def test_jwts_are_not_asked_about_unless_told(make: Any, server: Server) -> None:
+    mine, other = token(claims()), token(claims(iss="https://other.example"))
+    assert isinstance(await make().authenticate(asked(f"Bearer {mine}")), Abstained)
+    assert isinstance(await make(jwts=True).authenticate(asked(f"Bearer {other}")), Abstained)
+    assert not server.asked
+    assert isinstance(await make(jwts=True).authenticate(asked(f"Bearer {mine}")), Accepted)
+
+
+@pytest.mark.parametrize("value", ["two words", "a\tb", "naïve", "a&token=b", "x" * 20_000, "", "eyJhbGciOi.x.y"])
+async def test_what_is_no_token_is_not_sent(make: Any, server: Server, value: str) -> None:
+    assert isinstance(await make().authenticate(asked(f"Bearer {value}")), Abstained)
+    assert not server.asked
+
+
+async def test_the_check_asks_about_a_made_up_token(make: Any, server: Server) -> None:
+    server.answer = {"active": False}
+    assert await make().check() == []
+    server.answer = ACTIVE
+    assert "made-up" in (await make().check())[0]
+    server.status = 401
+    assert "status 401" in (await make().check())[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"provider": "crop"}, "there are: corp"), ({"url": "http://idp.example/i"}, "plain http")],
+)
+async def test_options_that_cannot_be_used(make: Any, options: dict[str, str], expected: str) -> None:
+    with pytest.raises(Misconfigured, match=expected):
+        make(**options)

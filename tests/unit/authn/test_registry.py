@@ -1,0 +1,155 @@
+"""Which word means which class, what is said about wrong ones, and how options are read."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sidecar.authn.guest import Guest
+from sidecar.authn.registry import BUILT_IN, judge, load_member, plan
+from sidecar.config.decode import fields_by_name
+from sidecar.config.load import Loaded, load
+from sidecar.config.show import as_json, as_yaml
+from sidecar.errors import Misconfigured
+
+GUEST = "com.datahub.authentication.authenticator.DataHubGuestAuthenticator"
+PLUGIN = """
+from typing import Annotated
+from pydantic import Field
+from sidecar.authn.base import ABSTAINED, Member
+from sidecar.config.settings import Model
+from sidecar.secrets.value import Secret
+
+class KeyOptions(Model):
+    key: Secret
+    count: Annotated[int, Field(ge=1)] = 1
+
+class Keys(Member):
+    Options = KeyOptions
+    async def authenticate(self, view):
+        return ABSTAINED
+
+class Stranger:
+    pass
+"""
+
+
+@pytest.fixture(name="read")
+def _read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "sample_plugin.py").write_text(PLUGIN)
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('secret text')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "sample_plugin", raising=False)
+
+    def read(*authenticators: dict[str, Any], environ: dict[str, str] | None = None, **block: Any) -> Loaded:
+        path = tmp_path / "c.yaml"
+        document = {"authentication": {"authenticators": list(authenticators), **block}}
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+        return load([str(path)], environ or {}, judge)
+
+    return read
+
+
+def told(read: Any, *authenticators: dict[str, Any]) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        read(*authenticators)
+    return str(caught.value)
+
+
+def test_without_any_the_chain_is_jwt(read: Any) -> None:
+    assert [member.name for member in plan(read().members)] == ["jwt"]
+
+
+def test_jwt_is_first_unless_it_is_listed(read: Any) -> None:
+    assert [member.name for member in plan(read({"type": "guest"}).members)] == ["jwt", "guest"]
+    listed = read({"type": "sample_plugin:Keys", "name": "keys", "configs": {"key": "k"}}, {"type": "jwt"})
+    assert [member.name for member in plan(listed.members)] == ["keys", "jwt"]
+
+
+def test_switched_off_the_block_has_no_members(read: Any) -> None:
+    assert [member.name for member in plan(read({"type": "guest"}, enabled=False).members)] == ["jwt"]
+
+
+def test_datahubs_guest_is_off_unless_it_is_switched_on(read: Any) -> None:
+    """DataHub's default, under DataHub's name only."""
+    _, by_java_name = plan(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).members)
+    assert by_java_name.factory is Guest
+    assert not by_java_name.options.enabled
+    _, switched_on = plan(read({"type": GUEST, "configs": {"enabled": "true"}}).members)
+    assert switched_on.options.enabled
+    _, by_word = plan(read({"type": "guest"}).members)
+    assert by_word.options.enabled
+
+
+def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) -> None:
+    member = {"type": "sample_plugin:Keys", "configs": {"key": "env:API_KEY", "count": 3}}
+    _, keys = plan(read(member, environ={"API_KEY": "opensesame"}).members)
+    assert keys.is_plugin
+    assert keys.name == "Keys"
+    assert keys.options.key.matches("opensesame")
+    assert keys.options.count == 3
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [
+        ({"type": "gest"}, "authentication.authenticators[0].type: is not a known authenticator; did you mean guest?"),
+        ({"type": "com.example.DataHubGuestAuthentikator"}, f"has no counterpart here; did you mean {GUEST}?"),
+        ({"type": "sample_plugin:Stranger"}, "is not a subclass of sidecar.authn.base.Member"),
+        ({"type": "sample_plugin:Nothing"}, "cannot be imported: AttributeError"),
+        ({"type": "no_such_module_here:Nothing"}, "cannot be imported: ModuleNotFoundError"),
+        ({"type": "broken_plugin:Anything"}, "cannot be imported: RuntimeError"),
+        ({"type": "sample_plugin:Keys"}, "authentication.authenticators[0].configs.key: is missing"),
+        ({"type": "sample_plugin:Keys", "configs": {"key": "k", "count": 0}}, "configs.count: must be at least 1"),
+        ({"type": "sample_plugin:Keys", "configs": {"key": "k", "cuont": 2}}, "did you mean count?"),
+        ({"type": "sample_plugin:Keys", "configs": {"key": "env:UNSET"}}, "configs.key: "),
+        ({"type": "guest", "configs": {"guestUser": "env:NAME"}}, "configs.guestUser: is no secret"),
+        ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a name"),
+        ({"type": "guest", "configs": {"paths": ["/a/../b"]}}, "configs.paths[0]: must match"),
+        ({"type": "jwt", "configs": {"leeway": 3}}, "configs.leeway: is not a known name; jwt has no options"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_place(read: Any, member: dict[str, Any], expected: str) -> None:
+    text = told(read, member)
+    assert expected in text
+    assert "c.yaml:" in text
+    assert "secret text" not in text
+
+
+def test_all_problems_are_told_at_once(read: Any) -> None:
+    text = told(read, {"type": "gest"}, {"type": "guest", "onErorr": "fail"}, {"type": "guest"})
+    assert "[0].type" in text
+    assert "[1].onErorr" in text
+    assert "[2]" in text
+
+
+def test_two_members_need_two_names(read: Any) -> None:
+    member = {"type": "sample_plugin:Keys", "configs": {"key": "k"}}
+    assert "another member has the name Keys" in told(read, member, member)
+    assert len(plan(read(member, {**member, "name": "more"}).members)) == 3
+
+
+def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
+    loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
+    assert any("preset: datahub" in problem.message for problem in loaded.warnings)
+    assert [member.name for member in plan(loaded.members)] == ["jwt"]
+
+
+def test_options_are_printed_nowhere(read: Any) -> None:
+    """Only the authenticator knows which of its options are secret."""
+    loaded = read({"type": "sample_plugin:Keys", "configs": {"key": "opensesame"}})
+    for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(plan(loaded.members))):
+        assert "opensesame" not in text
+    assert "key" in as_yaml(loaded)
+
+
+def test_the_guide_names_every_option_of_every_member() -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guides" / "authenticators.md").read_text()
+    for word, place in BUILT_IN.items():
+        _, _, section = guide.partition(f"\n## `{word}`\n")
+        rows = "\n".join(line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|"))
+        named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows.splitlines())))
+        assert named == set(fields_by_name(load_member(place).Options)), word
