@@ -57,6 +57,7 @@ from sidecar.store.base import Store
 from sidecar.store.mirror import Mirror
 from sidecar.store.open import open_store
 from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
 from sidecar.tokens.mint import Minter, Write
 from sidecar.tokens.own import OwnTokens
@@ -503,7 +504,9 @@ def _management(
     settings = loaded.settings
     server = settings.server
     write = trust.mirror.write
-    minter = build_minter(settings, trust.own_keys, write, clock, metrics) if trust.own_keys is not None else None
+    minter = None
+    if trust.own_keys is not None:
+        minter = build_minter(settings, trust.own_keys, trust.datahub, write, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -517,8 +520,10 @@ def _management(
     return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
 
 
-def build_minter(settings: Settings, own_keys: OwnKeys, write: Write, clock: Clock, metrics: Metrics) -> Minter:
-    """What mints with ``own_keys`` as ``settings`` say; ``write`` writes the records."""
+def build_minter(
+    settings: Settings, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+) -> Minter:
+    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``settings`` say; ``write`` writes the records."""
     configuration = settings.jwt_token_configuration
     return Minter(
         lambda: own_keys.signing,
@@ -529,6 +534,7 @@ def build_minter(settings: Settings, own_keys: OwnKeys, write: Write, clock: Clo
         audience=configuration.audience,
         principal_domain=settings.authorizer_configuration.principal_domain,
         keep_bot_tokens=settings.tokens.keep_bot_tokens,
+        datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
     )
 
 

@@ -69,8 +69,6 @@ def read_wish(document: object) -> Wish:
     """What a body asks to be minted. Raises Refused(REQUEST_INVALID)."""
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
         raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
-    if _choice(document, "format", ("openmetadata", "datahub"), "openmetadata") == "datahub":
-        raise bad_request("Tokens of format datahub cannot be minted here yet")
     actor_type, actor_id = _actor(document.get("actor", {}))
     allow_impersonation = document.get("allowImpersonation", False)
     if not isinstance(allow_impersonation, bool):
@@ -88,6 +86,7 @@ def read_wish(document: object) -> Wish:
         else "",
         roles=_roles(document["roles"]) if "roles" in document else None,
         allow_impersonation=allow_impersonation,
+        format=_choice(document, "format", ("openmetadata", "datahub"), "openmetadata"),
     )
 
 

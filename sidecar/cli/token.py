@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sidecar.app import build_minter
+from sidecar.authn.datahub_setup import datahub_setup
+from sidecar.authn.registry import plan
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
@@ -68,7 +71,7 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
         default=parse_expiry("30"),
         help="days, OneHour, an ISO 8601 duration such as P30D, or Unlimited (default: 30)",
     )
-    parser.add_argument("--format", choices=("openmetadata",), default="openmetadata")
+    parser.add_argument("--format", choices=("openmetadata", "datahub"), default="openmetadata")
     parser.add_argument("--description", default="", type=_description)
     parser.add_argument("--roles", metavar="ROLE", nargs="+", default=())
     parser.add_argument("--json", action="store_true", help="print token and record as one JSON object")
@@ -95,7 +98,7 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_create(options: argparse.Namespace) -> int:
     """Mint, and print the token only once its record is on disk."""
-    minted = asyncio.run(_create(options, load_settings(options).settings))
+    minted = asyncio.run(_create(options, load_settings(options)))
     record = minted.record.as_json()
     if options.json:
         print(json.dumps({"token": minted.token, "record": record}))
@@ -105,7 +108,8 @@ def run_create(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
+async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
+    settings = loaded.settings
     configuration, authorizer = settings.jwt_token_configuration, settings.authorizer_configuration
     if not has_own_keys(configuration):
         raise _misconfigured("jwtTokenConfiguration", "no own keys; make them with: sidecar keys generate")
@@ -125,10 +129,12 @@ async def _create(options: argparse.Namespace, settings: Settings) -> Minted:
         description=options.description,
         roles=tuple(options.roles),
         is_admin=actor_id.lower() in admin_names(authorizer),
+        format=options.format,
         minted_by=_BY,
     )
+    datahub = datahub_setup(settings, plan(loaded.members))
     async with _opened(settings) as store:
-        return await build_minter(settings, keys, store.write, clock, metrics).mint(request)
+        return await build_minter(settings, keys, datahub, store.write, clock, metrics).mint(request)
 
 
 def run_list(options: argparse.Namespace) -> int:

@@ -72,6 +72,7 @@ class Wish:
     description: str = ""
     roles: tuple[str, ...] | None = None
     allow_impersonation: bool = False
+    format: str = "openmetadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class TokenService:
                 allow_impersonation=wish.allow_impersonation,
                 is_admin=actor.is_admin if is_self else self._is_admin_bot(wish.kind, actor_id),
                 owner=origin,
+                format=wish.format,
                 minted_by=caller.name,
             )
         )

@@ -194,7 +194,7 @@ async def test_queries_that_are_refused(sidecar: ManagedSidecar, query: str) -> 
         b'{"name":"' + b"x" * 257 + b'"}',
         b'{"name":"a","kind":"root"}',
         b'{"name":"a","kind":null}',
-        b'{"name":"a","format":"datahub"}',
+        b'{"name":"a","format":"jwt"}',
         b'{"name":"a","expiry":true}',
         b'{"name":"a","expiry":1.5}',
         b'{"name":"a","expiry":"Unlimited"}',

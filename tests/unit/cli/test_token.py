@@ -138,7 +138,7 @@ def test_endless_token_needs_leave(run: Run, config: Path) -> None:
         ("--name", "x", "--expiry", "0"),
         ("--name", "x", "--expiry", "soon"),
         ("--name", "x", "--kind", "root"),
-        ("--name", "x", "--format", "datahub"),
+        ("--name", "x", "--format", "jwt"),
         ("--name", "x", "--description", "\x1b[2J"),
     ],
 )

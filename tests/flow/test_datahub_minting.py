@@ -1,0 +1,67 @@
+"""Tokens in DataHub's form that are minted here: by the API and the command line, good until they are revoked."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.cli import main
+from tests.flow.conftest import Scene, Start, bearer, own_keys
+from tests.flow.test_datahub import AUTHENTICATION
+from tests.support.datahub import KEY_TEXT
+from tests.support.wire import Answer
+
+
+async def start_managed(start: Start, folder: Path, **blocks: Any) -> Scene:
+    return await start(
+        jwtTokenConfiguration=own_keys(folder),
+        authorizerConfiguration={"adminPrincipals": ["corp/root"]},
+        **blocks,
+    )
+
+
+async def call(scene: Scene, method: str, path: str, credential: str, document: Any = None) -> Answer:
+    body = b"" if document is None else json.dumps(document).encode()
+    headers = [("Authorization", credential), *([("Content-Type", "application/json")] if body else [])]
+    async with await scene.connect() as wire:
+        return await wire.ask(f"/oauth2{path}", headers, method=method, body=body)
+
+
+async def test_a_minted_token_is_good_until_it_is_revoked(start: Start, tmp_path: Path) -> None:
+    scene = await start_managed(start, tmp_path, authentication=AUTHENTICATION)
+    admin = bearer(sub="root")[1]
+    wish = {"name": "ingest", "kind": "bot", "format": "datahub", "expiry": "7"}
+    minted = await call(scene, "POST", "/tokens", admin, wish)
+    assert minted.status == 201
+    record = minted.json()
+    assert (record["format"], record["actor"]) == ("datahub", {"type": "SERVICE", "id": "ingest"})
+    credential = f"Bearer {record['token']}"
+    told = (await call(scene, "GET", "/userinfo", credential)).json()
+    assert (told["actor"]["id"], told["isBot"], told["authenticator"]) == ("ingest", True, "datahub")
+    assert (await call(scene, "DELETE", f"/tokens/{record['id']}", admin)).status == 204
+    refused = await call(scene, "GET", "/userinfo", credential)
+    assert (refused.status, refused.json()["reason"]) == (401, "token_revoked")
+
+
+async def test_without_the_shared_secrets_none_is_minted(start: Start, tmp_path: Path) -> None:
+    scene = await start_managed(start, tmp_path)
+    answer = await call(scene, "POST", "/tokens", bearer(sub="root")[1], {"name": "x", "format": "datahub"})
+    assert (answer.status, answer.json()["reason"]) == (409, "conflict")
+
+
+async def test_the_command_line_mints_what_the_sidecar_accepts(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await start_managed(start, tmp_path, authentication=AUTHENTICATION)
+    (config,) = map(str, tmp_path.glob("*.yaml"))
+    assert await run("create", "--config", config, "--name", "etl", "--expiry", "7", "--format", "datahub") == 0
+    printed = capsys.readouterr()
+    assert KEY_TEXT not in printed.out + printed.err
+    assert await run("explain", "--config", config, printed.out.strip()) == 0
+
+
+async def run(*arguments: str) -> int:
+    """The exit code of ``sidecar token``, which has an event loop of its own."""
+    return await asyncio.to_thread(main, ["token", *arguments])
