@@ -154,10 +154,19 @@ class Introspection(Member):
             return not token.startswith("eyJ")  # three parts and no JWT: opaque after all
         return self.options.jwts and read.issuer in self._issuers
 
+    def _is_jwt(self, token: str) -> bool:
+        try:
+            parse(token, self.surroundings.max_token_bytes)
+        except Refused:
+            return False
+        return True
+
     async def _judge(self, digest: bytes, token: str) -> Outcome:
         answer = await self._ask(token)
         if not answer["active"]:
-            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.INACTIVE))
+            inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
+            # a member after this one would find a revoked JWT's signature good
+            return Rejected(inactive, self.options.provider) if self._is_jwt(token) else Abstained(inactive)
         now = self.surroundings.clock.now()
         claims = {name: value for name, value in answer.items() if name != "active"}
         claims.setdefault("iss", self._issuer)

@@ -180,6 +180,14 @@ async def test_jwts_are_not_asked_about_unless_told(make: Any, server: Server) -
     assert isinstance(await make(jwts=True).authenticate(asked(f"Bearer {mine}")), Accepted)
 
 
+async def test_a_jwt_that_the_server_calls_inactive_is_refused(make: Any, server: Server) -> None:
+    """The members after it would find its signature good: asking would be in vain."""
+    server.answer = {"active": False}
+    outcome = await make(jwts=True).authenticate(asked(f"Bearer {token(claims())}"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.failure.cause is Cause.INACTIVE
+
+
 @pytest.mark.parametrize("value", ["two words", "a\tb", "naïve", "a&token=b", "x" * 20_000, "", "eyJhbGciOi.x.y"])
 async def test_what_is_no_token_is_not_sent(make: Any, server: Server, value: str) -> None:
     assert isinstance(await make().authenticate(asked(f"Bearer {value}")), Abstained)
