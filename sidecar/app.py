@@ -472,6 +472,7 @@ def _routes(
         assertion=assertions,
         credential=_upstream_credentials(settings, trust, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
+        admin_names=admin_names(settings.authorizer_configuration),
         metrics=metrics,
     )
     check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
@@ -591,6 +592,7 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
             issuer=settings.authentication.token_service.issuer,
             authenticator=SYSTEM,
             system_client=trust.datahub.system_client,
+            admin_names=admin_names(settings.authorizer_configuration),
         )
     if upstream is None or upstream.credentials != "openmetadata":
         return None

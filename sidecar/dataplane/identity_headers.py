@@ -86,7 +86,8 @@ class Credentials(Protocol):
 class IdentityHeaders:
     """Encodes the complete header set of an Actor once, and keeps it with the verified token.
 
-    ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there.
+    ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there, and so
+    is who bears one of ``admin_names`` and is no admin, for that server knows its admins by their urn alone.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class IdentityHeaders:
         assertion: Minter | None,
         credential: Credentials | None,
         datahub_actor: bool = False,
+        admin_names: frozenset[str] = frozenset(),
         now: Callable[[], float] = monotonic,
         metrics: Metrics,
     ) -> None:
@@ -105,6 +107,7 @@ class IdentityHeaders:
         self._assertion = assertion
         self._credential = credential
         self._datahub_actor = datahub_actor
+        self._admin_names = admin_names
         self._now = now
         self._blanked = metrics.headers_blanked
         names = (*NAMES, ASSERTION) if assertion else NAMES
@@ -185,6 +188,9 @@ class IdentityHeaders:
         )
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)
+            if actor.borrows(self._admin_names):
+                _log.warning("anonymous for a name that is an admin's", extra={"provider": actor.provider})
+                values |= _DATAHUB_NOBODY
         if len(_encode(values)) > self._max_bytes:
             values[_GROUPS] = ""
             self._blanked.inc()

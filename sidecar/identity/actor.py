@@ -44,6 +44,14 @@ class Actor:
         """DataHub's name of this caller."""
         return f"urn:li:corpuser:{self.id}"
 
+    def borrows(self, names: frozenset[str], name: str = "") -> bool:
+        """Whether a service that knows its admins by name alone would take this Actor, who is none, for one.
+
+        ``names`` are those of the admins, as in ``adminPrincipals``; ``name`` is what the service reads, else the id.
+        """
+        name = name or self.id
+        return not self.is_admin and (name in names or name.lower() in names)
+
     def as_type(self, kind: ActorType) -> Self:
         """The same caller as one of the other kind."""
         return replace(self, type=kind)

@@ -60,7 +60,8 @@ class UpstreamCredentials:
 
         Empty for an Actor who bears an admin's name and is none: the server behind knows its admins by name alone.
         """
-        if actor.id in self._admin_names and not actor.is_admin:
+        # DataHub's ids may be addresses; the server reads what stands before the first @
+        if actor.borrows(self._admin_names, actor.id.partition("@")[0]):
             _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
             return ""
         key = self._signing()
@@ -88,7 +89,8 @@ class DataHubCredentials:
     """``datahub``: a session of the Actor's, which a GMS accepts by the shared ``key`` and looks up nowhere.
 
     The system credential is never presented for anybody but ``system_client`` himself (his id, as an Actor whom his
-    own ``authenticator`` has made, and his secret), who is passed on as he came.
+    own ``authenticator`` has made, and his secret), who is passed on as he came. ``admin_names`` are the names of the
+    server's admins: it knows them by their urn alone.
     """
 
     def __init__(
@@ -99,19 +101,25 @@ class DataHubCredentials:
         issuer: str,
         authenticator: str,
         system_client: tuple[str, Secret] | None,
+        admin_names: frozenset[str] = frozenset(),
     ) -> None:
         self._key = key
         self._clock = clock
         self._issuer = issuer
         self._authenticator = authenticator
         self._system_client = system_client
+        self._admin_names = admin_names
         self._tokens = ShortLived()
 
     def authorization_for(self, actor: Actor) -> str:
-        """The header's value for ``actor``."""
+        """The header's value for ``actor``; empty for one who bears an admin's name and is none."""
         if self._system_client is not None and actor.authenticator == self._authenticator:
             client_id, secret = self._system_client
-            return f"Basic {client_id}:{secret.reveal()}"
+            if actor.id == client_id:  # another member of the chain may be called as his authenticator is
+                return f"Basic {client_id}:{secret.reveal()}"
+        if actor.borrows(self._admin_names):
+            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            return ""
         token = self._tokens.get(actor.id, self._clock.now(), lambda issued: self._mint(actor, issued))
         return f"Bearer {token}"
 

@@ -87,6 +87,7 @@ def stage(
         configuration = {
             "upstream": {"url": upstream.url, "credentials": request.param},
             "authenticationConfiguration": {"providers": [{**corp, "jwtPrincipalClaims": ["preferred_username"]}]},
+            "authorizerConfiguration": {"adminPrincipals": ["chief"]},
             "authentication": AUTHENTICATION,
             "rules": [{"path": "/guests/**", "access": "guest"}, {"preset": "datahub"}, {"path": "/entities"}],
         }
@@ -96,6 +97,13 @@ def stage(
 
 def test_person_of_any_provider_is_that_person(stage: Stage, provider: IdentityProvider) -> None:
     assert stage.actor(stage.ask(f"Bearer {provider.mint()}")) == "alice"
+
+
+def test_foreign_issuer_cannot_name_the_servers_admin(stage: Stage, provider: IdentityProvider) -> None:
+    """The DataHub behind knows its admins by their urn alone, whoever hands out the name."""
+    reply = stage.ask(f"Bearer {provider.mint(preferred_username='chief')}")
+    seen = {"passthrough": "chief", "datahub": "", "datahubHeader": "anonymous"}
+    assert stage.actor(reply) == seen[stage.credentials]
 
 
 @pytest.mark.parametrize("more", [{}, {"type": "SESSION", "version": "1"}, {"type": "SERVICE_ACCOUNT"}, {"exp": ...}])

@@ -1,5 +1,6 @@
 """What the service behind is told of the Actor, and of nobody."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,17 @@ def test_datahub_actor_is_set_only_where_it_is_asked_for() -> None:
     for block in (headers().check_block(None, trusted=True), headers().forward_block(accepted())):
         assert b"datahub" not in block.lower()
     assert headers().forward_block(None) == b""
+
+
+@pytest.mark.parametrize("name", ["sam", "Sam"])
+def test_who_bears_an_admins_name_and_is_none_is_nobody_to_datahub(name: str) -> None:
+    """A DataHub whose authentication is off knows its admins by their urn alone."""
+    made = headers(datahub_actor=True, admin_names=frozenset({"sam"}))
+    actor = replace(SAM, id=name)
+    for block in (made.check_block(accepted(actor), trusted=True), made.forward_block(accepted(actor))):
+        assert lines(block)["X-DataHub-Actor"] == "urn:li:corpuser:anonymous"
+    admin = accepted(replace(actor, is_admin=True))
+    assert lines(made.forward_block(admin))["X-DataHub-Actor"] == f"urn:li:corpuser:{name}"
 
 
 def test_id_cannot_become_a_header_of_its_own() -> None:

@@ -217,16 +217,23 @@ def test_no_credential_bears_an_admins_name_for_somebody_else() -> None:
     assert claims_of(minting.token_for(replace(SAM, id="ann")))["sub"] == "ann"
 
 
+@pytest.mark.parametrize("name", ["Sam", "sam@other.example"])
+def test_no_credential_bears_a_name_that_the_server_reads_as_an_admins(name: str) -> None:
+    """DataHub's ids keep their case and may be addresses; OpenMetadata reads neither."""
+    assert credentials(HandClock(), admin_names=frozenset({"sam"})).token_for(replace(SAM, id=name)) == ""
+
+
 SYSTEM = replace(SAM, id="__datahub_system", authenticator="system")
 
 
-def datahub(clock: HandClock) -> DataHubCredentials:
+def datahub(clock: HandClock, admin_names: frozenset[str] = frozenset()) -> DataHubCredentials:
     return DataHubCredentials(
         KEY,
         clock,
         issuer="datahub-metadata-service",
         authenticator="system",
         system_client=("__datahub_system", Secret("s3cret")),
+        admin_names=admin_names,
     )
 
 
@@ -274,3 +281,15 @@ def test_system_credential_is_passed_on_for_the_system_client_alone() -> None:
     assert credentials.authorization_for(SYSTEM) == "Basic __datahub_system:s3cret"
     # whoever else bears the name
     assert credentials.authorization_for(replace(SYSTEM, authenticator="basic")).startswith("Bearer ")
+    # whoever comes in by a member that the configuration calls so too
+    assert credentials.authorization_for(replace(SAM, authenticator="system")).startswith("Bearer ")
+
+
+def test_no_datahub_credential_bears_an_admins_name_for_somebody_else() -> None:
+    """A GMS knows its admins by their urn alone."""
+    credentials = datahub(HandClock(), frozenset({"sam", "corp/ann"}))
+    for actor in (SAM, replace(SAM, id="Sam"), replace(SAM, id="corp/ann")):
+        assert credentials.authorization_for(actor) == ""
+        token = credentials.authorization_for(replace(actor, is_admin=True)).partition(" ")[2]
+        assert claims_of(token)["actorId"] == actor.id
+    assert credentials.authorization_for(replace(SAM, id="pat"))
