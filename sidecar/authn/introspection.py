@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus
 
@@ -21,7 +22,7 @@ from sidecar.identity.request import RequestView, Scheme
 from sidecar.outbound import Answer, ControlClient, OutboundError, check_url
 from sidecar.secrets.value import Secret
 from sidecar.store.deny_list import facts_of
-from sidecar.tokens.compact import parse
+from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.policy import provider_expectations
 from sidecar.tokens.verify import check_claims
 
@@ -154,22 +155,24 @@ class Introspection(Member):
             return not token.startswith("eyJ")  # three parts and no JWT: opaque after all
         return self.options.jwts and read.issuer in self._issuers
 
-    def _is_jwt(self, token: str) -> bool:
+    def _jwt(self, token: str) -> Unverified | None:
         try:
-            parse(token, self.surroundings.max_token_bytes)
+            return parse(token, self.surroundings.max_token_bytes)
         except Refused:
-            return False
-        return True
+            return None
 
     async def _judge(self, digest: bytes, token: str) -> Outcome:
+        jwt = self._jwt(token)
         answer = await self._ask(token)
         if not answer["active"]:
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
             # a member after this one would find a revoked JWT's signature good
-            return Rejected(inactive, self.options.provider) if self._is_jwt(token) else Abstained(inactive)
+            return Abstained(inactive) if jwt is None else Rejected(inactive, self.options.provider)
         now = self.surroundings.clock.now()
         claims = {name: value for name, value in answer.items() if name != "active"}
         claims.setdefault("iss", self._issuer)
+        if jwt is not None:  # the answer may leave out what the deny list goes by
+            claims = {name: jwt.claims[name] for name in ("jti", "iat") if name in jwt.claims} | claims
         try:
             _check_token_type(claims)
             check_claims(claims, self._expected, now)
@@ -181,7 +184,7 @@ class Introspection(Member):
             actor,
             not_before=None if starts is None else starts - leeway,
             expires_at=None if ends is None else ends + leeway,
-            facts=facts_of(actor),
+            facts=facts_of(actor, "" if jwt is None else sha256(jwt.signing_input).hexdigest()),
         )
         remaining = self.options.cache if ends is None else min(self.options.cache, ends - now)
         self._memory.put(digest, accepted, remaining)

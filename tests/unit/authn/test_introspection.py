@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus
 
@@ -13,7 +14,9 @@ from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.introspection import Introspection
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Misconfigured, Unavailable
+from sidecar.identity.actor import Actor, ActorType
 from sidecar.outbound import ControlClient
+from sidecar.store.deny_list import facts_of
 from tests.support.forge import ISSUER, claims, token
 from tests.support.hand_clock import HandClock
 from tests.support.loopback_server import LoopbackServer
@@ -186,6 +189,21 @@ async def test_a_jwt_that_the_server_calls_inactive_is_refused(make: Any, server
     outcome = await make(jwts=True).authenticate(asked(f"Bearer {token(claims())}"))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.cause is Cause.INACTIVE
+
+
+@pytest.mark.parametrize(("presented", "token_id"), [({"jti": "t1"}, "t1"), ({"jti": ...}, "")], ids=["jti", "digest"])
+async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
+    make: Any, server: Server, presented: dict[str, Any], token_id: str
+) -> None:
+    """RFC 7662 leaves it to the server whether it tells ``jti``; a denial of the token holds all the same."""
+    text = token(claims(**presented))
+    outcome = await make(jwts=True).authenticate(asked(f"Bearer {text}"))
+    assert isinstance(outcome, Accepted)
+    assert outcome.facts
+    digest = sha256(text.rpartition(".")[0].encode()).hexdigest()
+    expected = facts_of(Actor(ActorType.USER, "sam", issuer=ISSUER, subject="sam", token_id=token_id), digest)
+    assert outcome.facts.probes == expected.probes
+    assert outcome.facts.issued_at == claims()["iat"]
 
 
 @pytest.mark.parametrize("value", ["two words", "a\tb", "naïve", "a&token=b", "x" * 20_000, "", "eyJhbGciOi.x.y"])
