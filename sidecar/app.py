@@ -235,7 +235,9 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
     settings = loaded.settings
     planned = plan(loaded.members)
     datahub = datahub_setup(settings, planned)
-    reserved = _reserved_names(planned) | {settings.authentication.system_client_id}
+    client_id = settings.authentication.system_client_id
+    # names out of claims are in lower case
+    reserved = _reserved_names(planned) | {client_id, client_id.lower()}
     own_keys = await _open_own_keys(settings, stack)
     store = await open_store(settings.store, metrics, clock)
     stack.push_async_callback(store.aclose)

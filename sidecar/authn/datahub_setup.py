@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidecar.authn.datahub_token import DATAHUB, DataHubTokenOptions, check_shared_secrets
+from sidecar.authn.guest import GuestOptions
 from sidecar.authn.registry import Planned
 from sidecar.authn.system import check_system_client
 from sidecar.config.settings import Settings
@@ -34,6 +35,7 @@ def datahub_setup(settings: Settings, planned: Sequence[Planned]) -> DataHubSetu
     problems: list[Problem] = []
     system_client = _system_client(settings, problems)
     key, salt = _shared_secrets(settings, planned, problems)
+    problems += _guests_with_his_name(settings, planned)
     if problems:
         raise Misconfigured(problems)
     return DataHubSetup(system_client, key, salt, any(item.word == DATAHUB for item in planned))
@@ -50,6 +52,18 @@ def _system_client(settings: Settings, problems: list[Problem]) -> tuple[str, Se
     except Misconfigured as found:
         problems.extend(found.problems)
     return block.system_client_id, block.system_client_secret
+
+
+def _guests_with_his_name(settings: Settings, planned: Sequence[Planned]) -> list[Problem]:
+    """To the server behind the name alone makes the system client, who may do everything."""
+    client_id = settings.authentication.system_client_id
+    return [
+        Problem(dotted((*item.written.path, "configs", "guestUser")), f"is the system client, {client_id}")
+        for item in planned
+        if item.written is not None
+        and isinstance(item.options, GuestOptions)
+        and item.options.guest_user == client_id.lower()
+    ]
 
 
 def _shared_secrets(

@@ -265,7 +265,7 @@ def check_references(settings: Settings) -> Iterator[Finding]:
 def check_authenticators(settings: Settings) -> Iterator[Finding]:
     """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
     providers = {provider.name for provider in settings.authentication_configuration.providers}
-    taken = {*providers, "own", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
+    taken = {*providers, "own", "system", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
     for index, member in enumerate(settings.authentication.authenticators):
         name = member.name or member.type.rpartition(":")[2]
         if name in taken:
