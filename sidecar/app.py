@@ -371,6 +371,7 @@ def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
         records=trust.mirror,
         require_record=block.require_record,
         require_own_record=settings.tokens.require_record,
+        providers=frozenset(trust.issuers) - {block.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
         # the guest is DataHub's own to name: its user interface gives him a session
         reserved=frozenset({"anonymous", block.system_client_id}),
         admin_names=admin_names(settings.authorizer_configuration),

@@ -59,6 +59,7 @@ class DataHubTrust:
 
     ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
     ``require_own_record``; ``require_record`` demands one of every version 2 token. ``records`` None: there are none.
+    ``providers`` are issuers that have keys of their own: this one speaks for none of them.
     ``reserved`` ids are nobody's; ``admin_names`` are those of ``adminPrincipals``, as Actor ids are spelled.
     """
 
@@ -69,6 +70,7 @@ class DataHubTrust:
     records: Records | None = None
     require_record: bool = False
     require_own_record: bool = True
+    providers: frozenset[str] = frozenset()
     reserved: frozenset[str] = frozenset()
     admin_names: frozenset[str] = frozenset()
 
@@ -112,6 +114,8 @@ class DataHubTokenAuthenticator:
     async def _judge(self, token: Unverified) -> Accepted:
         trust = self._trust
         found = verify_datahub(token, trust.key, self._now())
+        if found.verified.issuer in trust.providers:
+            raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         is_own = bool(trust.own_issuer) and found.verified.issuer == trust.own_issuer
         must_be_on_record = (
             trust.require_own_record if is_own else trust.require_record and found.version is Version.STATEFUL

@@ -99,6 +99,12 @@ def test_person_of_any_provider_is_that_person(stage: Stage, provider: IdentityP
     assert stage.actor(stage.ask(f"Bearer {provider.mint()}")) == "alice"
 
 
+def test_shared_key_speaks_for_no_provider(stage: Stage, provider: IdentityProvider) -> None:
+    """A provider's tokens are good by its own keys alone."""
+    reply = stage.ask(f"Bearer {token(iss=provider.issuer)}")
+    assert (reply.status, reply.json()["reason"]) == (401, "token_invalid")
+
+
 def test_foreign_issuer_cannot_name_the_servers_admin(stage: Stage, provider: IdentityProvider) -> None:
     """The DataHub behind knows its admins by their urn alone, whoever hands out the name."""
     reply = stage.ask(f"Bearer {provider.mint(preferred_username='chief')}")
