@@ -237,14 +237,16 @@ def test_secrets_that_protect_nothing_stop_the_check(
 
 
 @pytest.mark.parametrize(
-    ("member", "said"),
+    ("member", "options", "said"),
     [
-        ({"type": "guest", "configs": {"guestUser": CLIENT}}, f"guestUser: is the system client, {CLIENT}"),
-        ({"type": "basic", "name": "system", "configs": {"htpasswd": "/x"}}, "has the name of a provider, system"),
+        ({"type": "guest"}, {"guestUser": CLIENT}, f"guestUser: is the system client, {CLIENT}"),
+        ({"type": "basic", "name": "system"}, {"htpasswd": "/x"}, "has the name of a provider, system"),
     ],
 )
-def test_nobody_is_configured_to_be_the_system_client(tmp_path: Path, member: dict[str, Any], said: str) -> None:
-    code, _, err = _check(tmp_path, {"authenticators": [member]})
+def test_nobody_is_configured_to_be_the_system_client(
+    tmp_path: Path, member: dict[str, str], options: dict[str, str], said: str
+) -> None:
+    code, _, err = _check(tmp_path, {"authenticators": [{**member, "configs": options}]})
     assert code == 2
     assert said in err
 
