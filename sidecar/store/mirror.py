@@ -86,6 +86,7 @@ class Mirror:
         self._propagation = metrics.revocation_propagation.child()
         self._skipped = metrics.revocation_skipped
         self._reseeds = metrics.store_reseeds
+        self._revoked = metrics.tokens_revoked
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
         metrics.watch(metrics.revocation_entries, lambda: len(self.denials))
         metrics.watch(metrics.revocation_endless, lambda: self.denials.endless)
@@ -187,6 +188,16 @@ class Mirror:
         for picture in self._pictures():
             picture.apply(done)
         self._tell()
+        self._count(batch)
+
+    def _count(self, batch: Batch) -> None:
+        """What ``batch`` has ended, by kind of record and by scope of entry."""
+        for token_id, _ in batch.revoke:
+            record = self.record(token_id)
+            if record is not None:
+                self._revoked.labels(record.kind.value).inc()
+        for denial in batch.deny:
+            self._revoked.labels(denial.scope.value).inc()
 
     # --- following
 

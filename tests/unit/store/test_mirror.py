@@ -54,8 +54,8 @@ class World:
         actor = Actor(ActorType.USER, "sam", issuer=ISSUER, subject="s", token_id=name, issued_at=1_800_000_000.0)
         return (mirror or self.mirror).denials.match(facts_of(actor), self.clock.now()) is not None
 
-    def sample(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name)
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
 
     async def retried(self, holds: Callable[[], object]) -> None:
         """Let the mirror's pauses after failures pass until ``holds()``."""
@@ -540,3 +540,16 @@ async def test_whoever_waits_for_a_change_is_woken_by_it(world: World) -> None:
     await asyncio.sleep(0)
     await world.mirror._load()
     assert await waiting
+
+
+async def test_revocations_of_this_process_are_counted_by_kind_and_scope() -> None:
+    """Once the store has them, and not those that others have written."""
+    world = World()
+    await world.mirror.start()
+    await world.mirror.write(Batch(add=(record("1"), bot("2"))))
+    await world.mirror.write(Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), deny=(denial(),)))
+    await world.store.write(Batch(deny=(denial("j2"),)))
+    await eventually(lambda: world.is_denied("j2"))
+    counted = [world.sample("sidecar_tokens_revoked_total", kind=kind) for kind in ("personal", "bot", "token")]
+    assert counted == [1, 1, 1]
+    await world.mirror.aclose()
