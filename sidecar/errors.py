@@ -100,7 +100,6 @@ class Cause(StrEnum):
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     OVERLOAD = "overload"
-    DRAINING = "draining"
     INTERNAL = "internal"
 
 

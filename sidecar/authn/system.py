@@ -13,7 +13,6 @@ from sidecar.identity.request import RequestView, Scheme
 from sidecar.secrets.published import is_published
 from sidecar.secrets.value import Secret
 
-DEFAULT_CLIENT_ID = "__datahub_system"
 SYSTEM = "system"
 """Name of this authenticator and its provider in Actors, logs and metrics."""
 

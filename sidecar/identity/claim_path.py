@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 ABSENT: Final = object()
@@ -35,12 +34,6 @@ class ClaimPath:
 
     def __repr__(self) -> str:
         return f"ClaimPath({self.text!r})"
-
-
-@lru_cache(maxsize=1024)
-def claim_path(text: str) -> ClaimPath:
-    """The compiled path; texts come from the configuration only. Raises ValueError."""
-    return ClaimPath(text)
 
 
 def _steps(text: str) -> tuple[str, ...]:
