@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, contextmanager
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Allow
-from sidecar.app import Trust, build_decider, build_verifiers, open_trust
+from sidecar.app.judge import build_decider, build_verifiers
+from sidecar.app.trust import Trust, open_trust
 from sidecar.authn.jwt import Issuer
 from sidecar.authn.members import Members
 from sidecar.clock import SystemClock

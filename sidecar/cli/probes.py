@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from sidecar.app import member_surroundings
+from sidecar.app.judge import member_surroundings
 from sidecar.authn.members import make_member
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import SystemClock

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from sidecar.access.decide import Deny
 from sidecar.api.door import GENUINE, NOT_OURS
-from sidecar.app import build_decider, build_revocations, build_verifiers, open_trust
+from sidecar.app.judge import build_decider, build_verifiers
+from sidecar.app.management import build_revocations
+from sidecar.app.trust import open_trust
 from sidecar.authn.members import Members
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.table import table

@@ -7,7 +7,7 @@ import logging
 import uvloop
 
 from sidecar import logs
-from sidecar.app import serve
+from sidecar.app.running import serve
 from sidecar.cli.options import add_config_option, load_settings
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sidecar.app import build_minter
+from sidecar.app.management import build_minter
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import plan
 from sidecar.cli.explain import explain

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 import yaml
 
-from sidecar.app import Sidecar, running
+from sidecar.app.running import Sidecar, running
 from sidecar.config.load import load
 from tests.support import forge
 from tests.support.hand_clock import HandClock

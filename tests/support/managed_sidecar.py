@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from sidecar.app import running
+from sidecar.app.running import running
 from sidecar.config.load import load
 from sidecar.keys.key_files import generate, write_pair
 from tests.support.http_client import Reply, request

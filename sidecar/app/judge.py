@@ -1,0 +1,151 @@
+"""Who judges a request: verifiers, the chain of authenticators and its gates, the rules."""
+
+from collections.abc import Callable
+from functools import partial
+
+from sidecar.access.decide import Decider, Guests
+from sidecar.access.rules import Rules
+from sidecar.app.trust import RESERVED_NAMES, Trust
+from sidecar.authn.base import Accepted, Authenticator, Gate, Surroundings
+from sidecar.authn.chain import Chain
+from sidecar.authn.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
+from sidecar.authn.gates import RevocationGate
+from sidecar.authn.guest import Guest
+from sidecar.authn.jwt import JwtAuthenticator
+from sidecar.authn.members import Members
+from sidecar.authn.registry import JWT
+from sidecar.authn.system import SYSTEM, SystemAuthenticator
+from sidecar.authn.usage_gate import UsageGate
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import Provider
+from sidecar.config.settings import RuleSettings, Settings
+from sidecar.identity.client_certificate import certificate_thumbprint
+from sidecar.metrics import Metrics
+from sidecar.outbound import ControlClient
+from sidecar.tokens.policy import (
+    admin_names,
+    provider_policy,
+)
+from sidecar.tokens.published import refuse_published
+from sidecar.tokens.usage import Usage
+from sidecar.tokens.verified_cache import VerifiedCache
+
+
+def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name."""
+    cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
+    longest = settings.server.limits.max_token_bytes
+    made: dict[str, Authenticator] = {
+        JWT: JwtAuthenticator(
+            trust.issuers,
+            unbound=trust.unbound,
+            cache=cache,
+            clock=clock,
+            max_token_bytes=longest,
+            refuse=None if settings.allow_published_secrets else refuse_published,
+        )
+    }
+    datahub = _datahub_trust(settings, trust)
+    if datahub is not None:
+        made[DATAHUB] = DataHubTokenAuthenticator(datahub, cache=cache, clock=clock, max_token_bytes=longest)
+    if trust.datahub.system_client is not None:
+        made[SYSTEM] = SystemAuthenticator(*trust.datahub.system_client)
+    return made
+
+
+def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
+    if trust.datahub.key is None or not trust.datahub.accepts_tokens:
+        return None
+    block = settings.authentication
+    return DataHubTrust(
+        trust.datahub.key,
+        trust.datahub.salt,
+        issuer=block.token_service.issuer,
+        own_issuer=settings.jwt_token_configuration.jwtissuer,
+        records=trust.mirror,
+        require_record=block.require_record,
+        require_own_record=settings.tokens.require_record,
+        providers=frozenset(trust.issuers) - {block.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
+        # the guest is DataHub's own to name: its user interface gives him a session
+        reserved=frozenset({"anonymous", block.system_client_id}),
+        admin_names=admin_names(settings.authorizer_configuration),
+    )
+
+
+def _no_bots(_name: str) -> bool:
+    return False
+
+
+def member_surroundings(
+    name: str,
+    *,
+    loaded: Loaded,
+    client: ControlClient,
+    metrics: Metrics,
+    clock: Clock,
+    reserved: frozenset[str] = frozenset(RESERVED_NAMES),
+    is_bot_name: Callable[[str], bool] = _no_bots,
+) -> Surroundings:
+    """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
+    settings = loaded.settings
+    authorizer = settings.authorizer_configuration
+    own = Provider(name, f"urn:auth-sidecar:{name}", principal_claims=("sub",), groups_claim="groups")
+    policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
+    return Surroundings(
+        name,
+        clock,
+        client,
+        policy(own, authenticator=name),
+        {provider.name: provider for provider in loaded.providers},
+        {provider.name: policy(provider, authenticator=name) for provider in loaded.providers},
+        settings.server.limits.max_token_bytes,
+        settings.allow_published_secrets,
+        settings.keys,
+        metrics,
+    )
+
+
+def build_decider(
+    settings: Settings,
+    trust: Trust,
+    members: Members,
+    metrics: Metrics,
+    clock: Clock,
+    usage: Usage | None = None,
+) -> Decider:
+    """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used."""
+    gates: list[Gate] = [revocation_gate(settings, trust, clock)]
+    if usage is not None:
+        gates.append(UsageGate(usage))
+    chain = Chain(
+        members.authenticators,
+        gates,
+        metrics,
+        skippable=members.skippable,
+        headers=members.headers,
+        certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+    )
+    return Decider(
+        Rules(settings.rules),
+        chain,
+        deadline=settings.server.check_deadline,
+        public_preflight=settings.cors.preflight == "public",
+        guests=None if members.guest is None else _guests(members.guest),
+    )
+
+
+def revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> RevocationGate:
+    """What asks ``trust``'s mirror whether a credential still stands."""
+    revocation = settings.revocation
+    return RevocationGate(
+        trust.mirror,
+        clock,
+        max_staleness=revocation.max_staleness,
+        deny_when_stale=revocation.on_stale == "deny",
+    )
+
+
+def _guests(guest: Guest) -> Guests:
+    limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
+    return Guests(guest.accepted, limits)

@@ -1,0 +1,99 @@
+"""How tokens and revocations are managed: what mints, what denies, and their routes."""
+
+from collections.abc import Callable
+
+from sidecar.access.decide import Decider
+from sidecar.api.body import Bodies
+from sidecar.api.door import Door
+from sidecar.api.routes import api_routes
+from sidecar.app.trust import RESERVED_NAMES, Trust
+from sidecar.authn.datahub_setup import DataHubSetup
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import has_own_keys
+from sidecar.config.settings import Settings
+from sidecar.keys.signing import OwnKeys
+from sidecar.metrics import Metrics
+from sidecar.store.base import Store
+from sidecar.tokens.datahub import DataHubSecrets
+from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
+from sidecar.tokens.mint import Minter, Write
+from sidecar.tokens.policy import (
+    admin_names,
+)
+from sidecar.tokens.revocations import Revocations
+from sidecar.tokens.service import Rules as MintingRules
+from sidecar.tokens.service import TokenService
+from sidecar.web.boundary import Handler
+from sidecar.web.respond import Refusals
+
+
+def management_routes(
+    loaded: Loaded, trust: Trust, decider: Decider, refusals: Refusals, metrics: Metrics, clock: Clock
+) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+    """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
+    settings = loaded.settings
+    server = settings.server
+    write = trust.mirror.write
+    minter = None
+    if trust.own_keys is not None:
+        minter = build_minter(settings, trust.own_keys, trust.datahub, write, clock, metrics)
+    rules = MintingRules(
+        settings.jwt_token_configuration.jwtissuer,
+        admin_names=admin_names(settings.authorizer_configuration),
+        reserved=frozenset(RESERVED_NAMES),
+        allow_never_expiring=settings.tokens.allow_never_expiring,
+        is_bot_name=trust.mirror.is_bot_name,
+    )
+    tokens = TokenService(trust.store, write, minter, clock, rules)
+    revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
+    door = Door(decider, tokens, server.limits.max_token_bytes)
+    return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
+
+
+def build_minter(
+    settings: Settings, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+) -> Minter:
+    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``settings`` say; ``write`` writes the records."""
+    configuration = settings.jwt_token_configuration
+    return Minter(
+        lambda: own_keys.signing,
+        write,
+        clock,
+        metrics,
+        issuer=configuration.jwtissuer,
+        audience=configuration.audience,
+        principal_domain=settings.authorizer_configuration.principal_domain,
+        keep_bot_tokens=settings.tokens.keep_bot_tokens,
+        datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
+    )
+
+
+def build_revocations(
+    loaded: Loaded,
+    store: Store,
+    write: Write,
+    clock: Clock,
+    spellings: Callable[[str], tuple[str, ...]] | None = None,
+) -> Revocations:
+    """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
+
+    ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts.
+    """
+    own = loaded.settings.jwt_token_configuration
+    bounds: dict[str, IssuerBounds] = {}
+    accepted: dict[str, tuple[str, ...]] = {}
+    unbound: IssuerBounds | None = None
+    for provider in loaded.providers:
+        known = IssuerBounds(provider.max_token_lifetime, provider.clock_skew)
+        if provider.issuer is None:
+            unbound = known
+        else:
+            names = (provider.issuer, *provider.issuer_aliases)
+            bounds.update(dict.fromkeys(names, known))
+            accepted.update((name, (name, *(other for other in names if other != name))) for name in names)
+    own_issuer = own.jwtissuer if has_own_keys(own) else ""
+    if own_issuer:
+        bounds[own_issuer] = IssuerBounds(None, own.clock_skew)
+    rule = DenyRule(bounds, spellings or (lambda issuer: accepted.get(issuer, (issuer,))), unbound)
+    return Revocations(store, write, clock, rule, own_issuer=own_issuer)

@@ -1,0 +1,164 @@
+"""The routes of the public listener: checks, forwarding, published keys, the API."""
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+from sidecar.access.decide import Decider
+from sidecar.api.jwks import PublishedKeys
+from sidecar.api.userinfo import UserInfo
+from sidecar.app.management import management_routes
+from sidecar.app.trust import Trust
+from sidecar.authn.members import Members
+from sidecar.authn.system import SYSTEM
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.settings import Settings
+from sidecar.dataplane.check import CheckEndpoint
+from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
+from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
+from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders
+from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
+from sidecar.dataplane.proxy.watch import StreamWatch
+from sidecar.dataplane.routes import PublicRoutes
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.keys.signing import SigningKey
+from sidecar.metrics import Metrics
+from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.policy import (
+    admin_names,
+)
+from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
+from sidecar.web.boundary import Handler
+from sidecar.web.respond import Refusals
+
+
+def public_routes(
+    loaded: Loaded,
+    trust: Trust,
+    members: Members,
+    decider: Decider,
+    refusals: Refusals,
+    metrics: Metrics,
+    clock: Clock,
+    watch: StreamWatch,
+    stack: AsyncExitStack,
+) -> PublicRoutes:
+    settings = loaded.settings
+    prefix = settings.server.prefix
+    assertions = _assertions(settings, clock)
+    identity_headers = IdentityHeaders(
+        strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
+        max_bytes=settings.identity_headers.max_bytes,
+        assertion=assertions,
+        credential=_upstream_credentials(settings, trust, clock),
+        datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
+        admin_names=admin_names(settings.authorizer_configuration),
+        metrics=metrics,
+    )
+    check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
+    exact: dict[str, tuple[str, Handler]] = {
+        f"{prefix}/auth": ("check", check(Nginx())),
+        f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
+        f"{prefix}/userinfo": ("userinfo", UserInfo(decider, refusals)),
+    }
+    own_keys = trust.own_keys
+    if own_keys is not None:
+        published = PublishedKeys(own_keys.published)
+        for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
+            exact[path] = ("jwks", published)
+    if assertions is not None:
+        exact[f"{prefix}/assertion/jwks"] = (
+            "jwks",
+            PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
+        )
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack)
+    managing, below = management_routes(loaded, trust, decider, refusals, metrics, clock)
+    return PublicRoutes(
+        prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
+    )
+
+
+def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
+    """Headers of credentials that are for the sidecar only."""
+    passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
+    return () if passes else members.headers
+
+
+def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
+    if not settings.identity_headers.assertion:
+        return None
+    upstream_url = settings.upstream.url if settings.upstream else ""
+    audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
+    return Assertions(settings.jwt_token_configuration.jwtissuer or "auth-sidecar", audience, clock)
+
+
+def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
+    upstream = settings.upstream
+    if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
+        return DataHubCredentials(
+            trust.datahub.key,
+            clock,
+            issuer=settings.authentication.token_service.issuer,
+            authenticator=SYSTEM,
+            system_client=trust.datahub.system_client,
+            admin_names=admin_names(settings.authorizer_configuration),
+        )
+    if upstream is None or upstream.credentials != "openmetadata":
+        return None
+    own_keys = trust.own_keys
+    if own_keys is None or own_keys.signing_rsa is None:
+        text = "openmetadata needs an own RSA key: see jwtTokenConfiguration"
+        raise Misconfigured([Problem("upstream.credentials", text)])
+
+    def signing() -> SigningKey:
+        key = own_keys.signing_rsa
+        if key is None:  # a reload took the last RSA key away
+            raise Unavailable(Cause.KEYS_UNAVAILABLE, "no own RSA key")
+        return key
+
+    return UpstreamCredentials(
+        signing,
+        clock,
+        issuer=settings.jwt_token_configuration.jwtissuer,
+        algorithm=upstream.token_validation_algorithm,
+        principal_domain=settings.authorizer_configuration.principal_domain,
+        principal_claims=settings.authentication_configuration.jwt_principal_claims,
+        admin_names=admin_names(settings.authorizer_configuration),
+    )
+
+
+def _forwarder(
+    settings: Settings,
+    decider: Decider,
+    identity_headers: IdentityHeaders,
+    refusals: Refusals,
+    metrics: Metrics,
+    watch: StreamWatch,
+    stack: AsyncExitStack,
+) -> Handler | None:
+    upstream = settings.upstream
+    if upstream is None or not upstream.url:
+        return None
+    try:
+        endpoint = endpoint_of(upstream.url, upstream.ca_file)
+    except (ValueError, OSError) as error:
+        raise Misconfigured([Problem("upstream", f"cannot be used: {error}")]) from error
+    pool = UpstreamPool(
+        endpoint, connect_timeout=upstream.connect_timeout, keepalive_timeout=upstream.keepalive_timeout
+    )
+    stack.callback(pool.close)
+    limits = settings.server.limits
+    return Forwarder(
+        decider=decider,
+        identity_headers=identity_headers,
+        request_headers=RequestHeaders(
+            is_identity=identity_headers.is_stripped, keep_authorization=upstream.credentials == "passthrough"
+        ),
+        pool=pool,
+        refusals=refusals,
+        metrics=metrics,
+        limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
+        public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        watch=watch,
+    )

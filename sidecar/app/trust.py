@@ -1,0 +1,169 @@
+"""Whose tokens are accepted: keys, records and revocations, opened as the configuration names them."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sidecar.authn.bot_check import BotTokenCheck
+from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
+from sidecar.authn.guest import GuestOptions
+from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.registry import Planned, plan
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import Provider, bot_check_url, has_own_keys
+from sidecar.config.settings import Settings
+from sidecar.db import sqlite_path
+from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.keys.signing import OwnKeys
+from sidecar.metrics import Metrics
+from sidecar.outbound import ControlClient
+from sidecar.store.base import Store
+from sidecar.store.mirror import Mirror
+from sidecar.store.open import open_store
+from sidecar.tokens.own import OwnTokens
+from sidecar.tokens.policy import (
+    OWN_PROVIDER,
+    own_expectations,
+    own_policy,
+    provider_expectations,
+    provider_policy,
+)
+
+_AUTHENTICATOR = JwtAuthenticator.name
+RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
+"""Names that stand for nobody in particular: no credential of others may carry them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose tokens are accepted: everything that judging a credential needs."""
+
+    provider_keys: tuple[ProviderKeys, ...]
+    own_keys: OwnKeys | None
+    store: Store
+    mirror: Mirror
+    issuers: dict[str, Issuer]
+    unbound: Issuer | None
+    client: ControlClient
+    reserved: frozenset[str]
+    datahub: DataHubSetup
+
+    def spellings(self, issuer: str) -> tuple[str, ...]:
+        """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
+        known = self.issuers.get(issuer)
+        if known is None:
+            return (issuer,)
+        exact = known.keys.issuer
+        return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
+
+
+async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
+    """Keys, records and revocations as ``loaded`` names them; ``stack`` closes them.
+
+    Raises Misconfigured, and Unavailable when the store's file cannot be opened.
+    """
+    settings = loaded.settings
+    planned = plan(loaded.members)
+    datahub = datahub_setup(settings, planned)
+    client_id = settings.authentication.system_client_id
+    # names out of claims are in lower case
+    reserved = _reserved_names(planned) | {client_id, client_id.lower()}
+    own_keys = await _open_own_keys(settings, stack)
+    store = await open_store(settings.store, metrics, clock)
+    stack.push_async_callback(store.aclose)
+    mirror = Mirror(store, clock, metrics)
+    await mirror.start()
+    stack.push_async_callback(mirror.aclose)
+    client = ControlClient(settings.keys.ca_file)
+    stack.push_async_callback(client.aclose)
+    issuers: dict[str, Issuer] = {}
+    unbound: Issuer | None = None
+    provider_keys: list[ProviderKeys] = []
+    for provider in loaded.providers:
+        keys = ProviderKeys(
+            provider,
+            settings.keys,
+            client,
+            metrics,
+            clock,
+            _cache_dir(settings),
+            allow_published=settings.allow_published_secrets,
+        )
+        await keys.start()
+        stack.push_async_callback(keys.aclose)
+        provider_keys.append(keys)
+        bots = _bot_check(settings, client, clock) if provider.is_own else None
+        issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
+        if provider.issuer is None:
+            unbound = issuer
+        else:
+            issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
+    if own_keys is not None:
+        issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, loaded)
+    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
+
+
+def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
+    """Names that no credential of others may carry; the guest's own name is one of them."""
+    guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
+    return frozenset({*RESERVED_NAMES, *guests})
+
+
+async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
+    configuration = settings.jwt_token_configuration
+    if not has_own_keys(configuration):
+        return None
+    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    await keys.start()
+    stack.push_async_callback(keys.aclose)
+    return keys
+
+
+def _cache_dir(settings: Settings) -> Path | None:
+    if settings.keys.cache_dir:
+        return Path(settings.keys.cache_dir)
+    url = settings.store.url.reveal()
+    return sqlite_path(url).parent / "keys" if url.startswith("sqlite:") else None
+
+
+def _provider_issuer(
+    provider: Provider,
+    keys: ProviderKeys,
+    settings: Settings,
+    reserved: frozenset[str],
+    is_bot_name: Callable[[str], bool],
+    bots: BotTokenCheck | None,
+) -> Issuer:
+    policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
+    bound = settings.server.client_certificates != "none"
+    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
+    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
+    return Issuer(provider.name, keys, expectations, accept)
+
+
+def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
+    flat = settings.authentication_configuration
+    if flat.bot_token_check is None:
+        return None
+    return BotTokenCheck(
+        client,
+        bot_check_url(flat.bot_token_check.url),
+        clock,
+        cache=flat.bot_token_check.cache,
+        allow_insecure=flat.allow_insecure_urls,
+    )
+
+
+def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    may_name_admins = [
+        item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
+    ]
+    configuration = settings.jwt_token_configuration
+    claims = settings.authentication_configuration.jwt_principal_claims
+    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
+    tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
+    accept = own_acceptor(tokens, configuration.clock_skew)
+    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), accept)
