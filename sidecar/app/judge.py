@@ -125,6 +125,7 @@ def build_decider(
         skippable=members.skippable,
         headers=members.headers,
         certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+        clock=clock,
     )
     return Decider(
         Rules(settings.rules),

@@ -41,8 +41,13 @@ async def open_members(
     """
     authenticators: list[Authenticator] = []
     started: list[Member] = []
+    skippable: set[str] = set()
     guest: Guest | None = None
     for plan in planned:
+        # of what a plugin remembers nobody can know whether a broken member was passed over
+        recalls = not (plan.is_plugin and skippable)
+        if plan.written is not None and plan.written.settings.on_error == "continue":
+            skippable.add(plan.name)
         if plan.factory is None:
             authenticators.append(made[plan.word])
             continue
@@ -51,10 +56,10 @@ async def open_members(
         if isinstance(member, Guest):
             guest = member if member.options.enabled else None
             continue
-        authenticators.append(_guarded(member, plan))
+        authenticators.append(_guarded(member, plan, recalls=recalls))
     return Members(
         tuple(authenticators),
-        frozenset(plan.name for plan in planned if plan.written and plan.written.settings.on_error == "continue"),
+        frozenset(skippable),
         tuple(dict.fromkeys(name for member in started for name in member.credential_headers)),
         guest,
         tuple(started),
@@ -86,9 +91,10 @@ async def start_member(plan: Planned, surroundings: Surroundings, stack: AsyncEx
     return member
 
 
-def _guarded(member: Member, plan: Planned) -> Guarded:
+def _guarded(member: Member, plan: Planned, *, recalls: bool) -> Guarded:
     assert plan.written is not None  # noqa: S101 - only jwt is in the chain unasked
-    return Guarded(member, timeout=plan.written.settings.timeout, provider=plan.name if plan.is_plugin else None)
+    provider = plan.name if plan.is_plugin else None
+    return Guarded(member, timeout=plan.written.settings.timeout, provider=provider, recalls=recalls)
 
 
 async def _stop(member: Member) -> None:

@@ -47,12 +47,15 @@ class Memory:
         found = self._known.get(digest)
         if found is None:
             return None
-        ends, live = found.accepted.expires_at, found.accepted.key.live
-        if not live or self._clock.monotonic() >= found.until or (ends is not None and self._clock.now() >= ends):
+        if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._has_ended(found.accepted):
             del self._known[digest]
             return None
         self._known.move_to_end(digest)
         return found.accepted
+
+    def _has_ended(self, accepted: Accepted) -> bool:
+        ends, again = accepted.expires_at, accepted.ask_again_at
+        return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
 
     def put(self, digest: bytes, accepted: Accepted, seconds: float) -> None:
         """Remember for ``seconds``, and never past its own end."""
