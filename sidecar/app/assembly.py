@@ -45,7 +45,7 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    verifiers = build_verifiers(settings, trust, metrics, clock)
+    verifiers = build_verifiers(loaded, trust, metrics, clock)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,

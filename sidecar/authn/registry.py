@@ -22,6 +22,8 @@ ENTRY_POINTS = "auth_sidecar.authenticators"
 """Group of the entry points by which installed packages offer authenticators."""
 JWT = "jwt"
 
+# Names of Actors' origins, and of what is no member in logs and metrics.
+_TAKEN_NAMES = frozenset({JWT, DATAHUB, "guest", "system", "own", "none"})
 # Members whose making needs more than their options; the composition root makes them.
 _MADE_ELSEWHERE: Mapping[str, str] = {
     JWT: "Bearer JWTs of the configured issuers and own tokens",
@@ -96,6 +98,8 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
             continue
         if any(other.name == planned.name for other in found):
             problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
+        if planned.name.lower() in _TAKEN_NAMES and planned.name != planned.word:
+            problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
         if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
             problems.append(_problem(member, f"there can be one {planned.word} only"))
         found.append(planned)

@@ -132,6 +132,12 @@ def test_two_members_need_two_names(read: Any) -> None:
     assert len(plan(read(member, {**member, "name": "more"}).members)) == 3
 
 
+@pytest.mark.parametrize("name", ["jwt", "datahub", "system", "own", "guest", "none", "DataHub"])
+def test_no_member_has_a_name_that_stands_for_another(read: Any, name: str) -> None:
+    member = {"type": "sample_plugin:Keys", "name": name, "configs": {"key": "k"}}
+    assert f"cannot have the name {name}, which stands for another" in told(read, member)
+
+
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)
