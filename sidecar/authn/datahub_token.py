@@ -60,7 +60,8 @@ class DataHubTrust:
 
     ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
     ``require_own_record`` and live ``max_own_lifetime`` seconds at most; ``require_record`` demands one of every
-    version 2 token. ``records`` None: there are none. ``providers`` are issuers that have keys of their own: this one speaks for none of them.
+    version 2 token. ``records`` None: there are none. ``providers`` are issuers that have keys of their own:
+    this one speaks for none of them.
     ``reserved`` ids are nobody's (in lower case), nor is what begins with one of ``namespaces`` (in lower case) and a
     slash: those are the Actors of other providers. ``admin_names`` are those of ``adminPrincipals``, as Actor ids are
     spelled. ``passes_on``: the DataHub behind gets to see the tokens that it has minted itself.
