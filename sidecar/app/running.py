@@ -76,7 +76,7 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
             boundary,
             limits=server.limits,
             peers=Peers(server.trusted_proxies),
-            parse_failure=parts.refusals.refuse_unparsed,
+            parse_failure=boundary.refuse_unparsed,
             answer_at_once=boundary.answer_at_once,
         )
         operations = operations_runner(operations_app(metrics, parts.health, partial(as_json, loaded)))
