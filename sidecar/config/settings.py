@@ -44,7 +44,7 @@ def _names_only(value: object) -> object:
     return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
 
 
-OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only)]
+OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only, json_schema_input_type=Mapping[str, Any])]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
