@@ -200,6 +200,8 @@ CATALOGUE: dict[str, Tool] = {
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
+    "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
+    "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "datahub-client": _client("datahub", "datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", builds=True),
