@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar import __version__
 from sidecar.authn.registry import judge
@@ -15,8 +14,7 @@ from sidecar.cli.main import build_parser
 from sidecar.config.load import load
 from sidecar.config.reference import PAGES as PAGES_BY_NAME
 from sidecar.errors import Reason
-from sidecar.metrics import Metrics
-from sidecar.tally import Tallies, TimeTallies
+from tests.support.declared_metrics import Declared, declared_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -53,19 +51,11 @@ def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
 
 def test_operations_lists_every_metric_with_its_labels_and_type() -> None:
     """No metric goes undocumented, and none is documented that does not exist."""
-    collectors = Metrics().registry._collector_to_names
-    exported = {
-        f"{metric._name}_total" if metric._type == "counter" else metric._name: (metric._labelnames, metric._type)
-        for metric in collectors
-        if isinstance(metric, MetricWrapperBase)
-    } | {
-        metric.name: (metric.labels, metric.kind) for metric in collectors if isinstance(metric, Tallies | TimeTallies)
-    }
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = {
-        name: (tuple(labels.split(",")) if labels else (), kind) for name, labels, kind in _METRIC.findall(text)
+        name: Declared(tuple(labels.split(",")) if labels else (), kind) for name, labels, kind in _METRIC.findall(text)
     }
-    assert documented == exported
+    assert documented == declared_metrics()
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=_name)

@@ -164,5 +164,6 @@ def _forwarder(
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
         public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        websocket_origins=settings.server.websocket_origins,
         watch=watch,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.units import Address, Duration, Network, Size
+from sidecar.config.units import Address, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -44,7 +44,7 @@ def _names_only(value: object) -> object:
     return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
 
 
-OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only)]
+OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only, json_schema_input_type=Mapping[str, Any])]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
@@ -87,6 +87,8 @@ class Limits(Model):
     """Most requests being answered at once; further ones get 503."""
     idle_timeout: Duration = 75.0
     """How long a kept-alive connection may wait for its next request."""
+    header_timeout: Duration = 15.0
+    """How long the head of a request may take to arrive once its first byte is there; then 408."""
     body_timeout: Duration = 60.0
     """How long a request body, or a caller that reads an answer, may make no progress."""
 
@@ -109,6 +111,9 @@ class ServerSettings(Model):
     nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
     public_url: Text = ""
     """The address by which callers reach this service."""
+    websocket_origins: tuple[WebOrigin, ...] | None = None
+    """Origins (``https://host[:port]``) whose pages may open WebSockets to the service behind; a page of another gets
+    403. Callers that send no ``Origin`` are no browsers and not concerned. Absent: not looked at."""
     realm: str = "auth-sidecar"
     """Realm in ``WWW-Authenticate``."""
     check_deadline: Duration = 5.0

@@ -14,7 +14,7 @@ from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
-from sidecar.web.answer import date_line, status_line
+from sidecar.web.answer import Answer, date_line, status_line
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
 from sidecar.web.view import Asked, check_framing, connection_of, request_id
@@ -89,6 +89,12 @@ class Boundary:
         duration.observe(perf_counter() - started)
         if self._log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
+        return answer
+
+    def refuse_unparsed(self, failure: Failed) -> Answer:
+        """The answer to what the HTTP parser refused before it was a request."""
+        answer = self._refusals.refuse_unparsed(failure)
+        self._requests.child("public", "none", str(answer.status)).inc()
         return answer
 
     async def idle(self) -> None:

@@ -1,4 +1,4 @@
-"""nginx, Envoy and Caddy running with the files of ``deploy/``; only addresses in them are replaced."""
+"""nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -95,4 +95,22 @@ def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
     with running(command, log=folder / "caddy.log", ready=lambda: answers(url), environment=environment):
+        yield url
+
+
+@contextmanager
+def traefik(binary: Path, folder: Path, addresses: Addresses, *, believes: bool = False) -> Iterator[str]:
+    """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy."""
+    port = free_port()
+    listen = f"address: 127.0.0.1:{port}"
+    if believes:
+        listen += "\n    forwardedHeaders: {insecure: true}"
+    static = {"address: :8080": listen, "filename: dynamic.yaml": f"filename: {folder}/dynamic.yaml"}
+    (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
+    dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
+    (folder / "dynamic.yaml").write_text(shipped("traefik/dynamic.yaml", dynamic), encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    command = [binary, f"--configFile={folder / 'traefik.yaml'}"]
+    # Until its routers are read it answers 404 to everything.
+    with running(command, log=folder / "traefik.log", ready=lambda: answers(url) and not answers(url, 404)):
         yield url

