@@ -135,6 +135,8 @@ class Member(ABC):
     """The model of its ``configs`` block; a wrong option is found at start and by ``sidecar check``."""
     credential_headers: ClassVar[tuple[str, ...]] = ()
     """Headers besides ``Authorization`` that it reads credentials from. Two credentials in one request are refused."""
+    challenge: ClassVar[str] = ""
+    """Scheme besides ``Bearer`` that a refusal asks callers for in ``WWW-Authenticate``; empty: none."""
 
     def __init__(self, options: Any, surroundings: Surroundings) -> None:
         """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
