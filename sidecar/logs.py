@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import extract_tb
 from typing import Any, TextIO
@@ -17,6 +18,8 @@ from typing import Any, TextIO
 import orjson
 
 AUDIT = "sidecar.audit"
+current_request: ContextVar[str] = ContextVar("current_request", default="")
+"""The id of the request that is being answered, for lines of those who know nothing of requests."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # Parts of a compact JWS or JWE: its header is a JSON object, and "{" is "e" and one of these in base64url.
@@ -37,6 +40,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if identifier := current_request.get():
+            line["requestId"] = identifier
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -75,7 +75,9 @@ class Refusals:
                 "status": failure.status,
             },
         )
-        return self._answer(failure, identifier, failure.status, b"", close=True)
+        answer = self._answer(failure, identifier, failure.status, b"", close=True)
+        answer.identify(identifier)
+        return answer
 
     def challenge(self, failure: Failed) -> str:
         """The ``WWW-Authenticate`` value; without an error where nothing was presented (RFC 6750 section 3.1)."""
@@ -93,7 +95,7 @@ class Refusals:
         close: bool = False,
         oauth_error: str = "",
     ) -> Answer:
-        lines = [_JSON_LINES, b"X-Request-Id: " + identifier.encode("ascii") + b"\r\n", extra]
+        lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
             lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
         if isinstance(failure, Unavailable):

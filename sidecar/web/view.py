@@ -96,9 +96,14 @@ def request_id(request: web.BaseRequest) -> str:
     """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
     connection = connection_of(request)
     if not connection.request_id:
-        given = request.headers.get("X-Request-Id", "") if connection.trusted else ""
-        connection.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        connection.request_id = id_for(request, trusted=connection.trusted)
     return connection.request_id
+
+
+def id_for(asked: Asked, *, trusted: bool) -> str:
+    """The id of a request that has none yet; ``trusted``: its peer may have given it one."""
+    given = asked.headers.get("X-Request-Id") if trusted else None
+    return new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
 
 
 def new_request_id() -> str:

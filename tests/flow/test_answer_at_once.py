@@ -63,6 +63,7 @@ async def test_the_second_answer_is_the_first(start: Start, counted: Counted, ta
     scene = await start(**TRUSTED)
     async with await scene.connect() as wire:
         headers = [*ASKED, ("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET"), bearer()]
+        headers.append(("X-Request-Id", "the-same"))
         first = await wire.ask(target, headers)
         second = await wire.ask(target, headers)
     assert without_date(first) == without_date(second)
