@@ -60,7 +60,7 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
     decider = build_decider(settings, trust, members, metrics, clock, usage)
     health = health_of(trust, members, settings)
-    refusals = Refusals(settings.server.realm)
+    refusals = Refusals(settings.server.realm, members.challenges)
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)

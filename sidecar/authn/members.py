@@ -20,13 +20,17 @@ _LONGEST_STOP = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What the chain is made of. ``started`` are the members that have a state to tell."""
+    """What the chain is made of. ``started`` are the members that have a state to tell.
+
+    ``challenges`` are schemes besides ``Bearer`` that callers may use.
+    """
 
     authenticators: tuple[Authenticator, ...]
     skippable: frozenset[str] = frozenset()
     headers: tuple[str, ...] = ()
     guest: Guest | None = None
     started: tuple[Member, ...] = ()
+    challenges: tuple[str, ...] = ()
 
 
 async def open_members(
@@ -63,6 +67,7 @@ async def open_members(
         tuple(dict.fromkeys(name for member in started for name in member.credential_headers)),
         guest,
         tuple(started),
+        tuple(dict.fromkeys(member.challenge for member in started if member.challenge)),
     )
 
 

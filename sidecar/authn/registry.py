@@ -98,6 +98,7 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
             continue
         if any(other.name == planned.name for other in found):
             problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
+        problems += [_problem(member, f"has no effect on {planned.word}", key) for key in _idle_keys(planned, member)]
         if planned.name.lower() in _TAKEN_NAMES and planned.name != planned.word:
             problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
         if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
@@ -106,6 +107,16 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
     if not any(planned.word == JWT for planned in found):
         found.insert(0, Planned(JWT, JWT))
     return tuple(found), problems
+
+
+def _idle_keys(planned: Planned, member: WrittenMember) -> list[str]:
+    """Keys of an entry that are written and of no use: jwt and datahub bear their own names and wait for no member."""
+    if planned.word in _MADE_ELSEWHERE:
+        idle = {"name", "timeout"}
+    else:
+        idle = {"timeout", "onError"} if planned.word == "guest" else set()
+    fields = {"name": "name", "timeout": "timeout", "on_error": "onError"}
+    return [key for name, key in fields.items() if key in idle and name in member.settings.model_fields_set]
 
 
 class _UnknownError(Exception):
