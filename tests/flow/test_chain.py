@@ -128,7 +128,7 @@ def test_what_does_not_pass_is_never_the_guest(
     ("mode", "offered"), [(None, True), ("navigate", True), ("cors", False), ("same-origin", False)]
 )
 def test_who_may_answer_with_a_password_is_told(sidecar: Sidecar, mode: str | None, offered: bool) -> None:
-    """A challenge of its own line each (RFC 9110 11.6.1); a browser would ask its user in the midst of a page's work."""
+    """A challenge of its own line each (RFC 9110 11.6.1); a browser would ask its user in the midst of a page."""
     sent = {} if mode is None else {"Sec_Fetch_Mode": mode}
     for credential in ({}, {"Authorization": "Bearer opaque"}, {"Authorization": basic("alice", "wrong")}):
         reply = ask(sidecar, **sent, **credential)
