@@ -141,7 +141,13 @@ def _provider_issuer(
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     bound = settings.server.client_certificates != "none"
     expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
-    accept = foreign_acceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
+    accept = foreign_acceptor(
+        policy,
+        provider.clock_skew,
+        is_own=provider.is_own,
+        bots=bots,
+        bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
+    )
     return Issuer(provider.name, keys, expectations, accept)
 
 
