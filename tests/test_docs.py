@@ -1,8 +1,11 @@
 """The documents say what the program does: names, commands, links and examples are compared with the code."""
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +153,18 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         _name(page) for page in DOCS if page.name != "index.md" and str(page.relative_to(ROOT / "docs")) not in index
     ]
     assert not missing
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Every page is in the menu, and no link of the site is dead."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "start.html").is_file()

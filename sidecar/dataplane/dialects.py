@@ -42,12 +42,21 @@ class Nginx:
     nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``,
     and ``X-Auth-Reason`` for the body that nginx makes.
     A broken dependency stays 503, which the shipped configuration turns back.
+
+    ingress-nginx always names the original request in ``X-Original-URL``, but sets ``X-Original-URI`` only with its
+    annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
     """
 
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted nginx."""
         headers = asked.headers
-        return _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
+        view = _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
+        if view.target is not None and (url := _single(headers, "X-Original-URL")) is not None:
+            _, absolute, behind = url.partition("://")
+            if absolute and f"/{behind.partition('/')[2]}" != view.target:
+                message = "The original request is named in two ways"
+                raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message=message)
+        return view
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""

