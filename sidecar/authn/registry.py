@@ -150,8 +150,7 @@ def _planned(member: WrittenMember, problems: list[Problem]) -> Planned | None:
     place = BUILT_IN.get(word)
     factory = load_member(place) if place is not None else _plugin(word)
     options = _options(member, factory, taken_for_granted, problems)
-    name = member.settings.name or (word if place is not None or _is_plain(word) else factory.__name__)
-    return Planned(word, name, factory, options, place is None, member)
+    return Planned(word, member.settings.name or word.rpartition(":")[2], factory, options, place is None, member)
 
 
 def _options(
@@ -202,10 +201,6 @@ def load_member(place: str) -> type[Member]:
     if not (isinstance(found.Options, type) and issubclass(found.Options, Model)):
         raise _UnknownError("has Options that are no subclass of sidecar.config.settings.Model")
     return found
-
-
-def _is_plain(word: str) -> bool:
-    return word.replace("-", "").replace("_", "").isalnum()
 
 
 def _problem(member: WrittenMember, message: str, key: str = "type", *, fatal: bool = True) -> Problem:

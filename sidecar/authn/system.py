@@ -19,6 +19,7 @@ SYSTEM = SYSTEM_PROVIDER
 
 _ID = re.compile(r"[!-9;-~]{1,512}")
 _SECRET = re.compile(r"[!-~]{1,4096}")
+_SHORTEST = 16
 
 
 class SystemAuthenticator:
@@ -81,6 +82,11 @@ def check_system_client(client_id: str, secret: Secret, *, allow_published: bool
     place = "authentication.systemClientSecret"
     if not _SECRET.fullmatch(secret.reveal()):
         problems.append(Problem(place, "must be visible ASCII characters, without white space"))
+    elif len(secret.reveal()) < _SHORTEST:
+        text = (
+            f"must have at least {_SHORTEST} characters, because nothing limits guessing at it (openssl rand -hex 32)"
+        )
+        problems.append(Problem(place, text))
     elif is_published(secret) and not allow_published:
         problems.append(
             Problem(place, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")
