@@ -6,6 +6,7 @@ asks for its program by the fixture ``require_tool`` (skip with a line; failure 
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,26 @@ CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
 KUBERNETES = ROOT / "tests" / "interop" / "kubernetes"
+KUBERNETES_KINDS = TOOLS / "kubernetes-kinds"
+# Go modules that hold definitions of kinds which our manifests use: each with its checksum as go.sum has it, and where.
+KUBERNETES_KIND_MODULES = {
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        "example/prometheus-operator-crd/*.yaml",
+    ),
+    "github.com/envoyproxy/gateway@v1.9.1": (
+        "h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY=",
+        "charts/gateway-helm/charts/crds/crds/**/*.yaml",
+    ),
+    "istio.io/api@v1.31.1": (
+        "h1:5Yb5ihcz4YQsCkciusK7DnFpBMwRB6EFWeUKH1Atuyk=",
+        "kubernetes/customresourcedefinitions.gen.yaml",
+    ),
+    "github.com/traefik/traefik/v3@v3.7.13": (
+        "h1:T8wy9KuaFzCkmXCqAzDy7t73pBDR1DHrJe3pqXpNXTw=",
+        "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
+    ),
+}
 HELM = ROOT / "tests" / "interop" / "helm"
 BRING_TIMEOUT = 600.0
 BUILD_TIMEOUT = 1500.0
@@ -49,7 +70,7 @@ class Tool:
     heavy: bool = False
 
 
-def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> None:
+def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # installs start no services
     try:
         done = subprocess.run(
@@ -68,6 +89,7 @@ def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> None
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ["no output"]
         raise BringError(next((line for line in lines if "error" in line.lower()), lines[-1]))
+    return done.stdout
 
 
 def _on_path(*names: str) -> Callable[[], Path | None]:
@@ -203,6 +225,30 @@ def _bring_kube_apiserver() -> None:
         _run("go", "build", "-ldflags", flags, "-o", str(folder / name), package, cwd=KUBERNETES, within=BUILD_TIMEOUT)
 
 
+def _kinds_of(module: str) -> Path:
+    return KUBERNETES_KINDS / module.replace("/", "_")
+
+
+def _find_kubernetes_kinds() -> Path | None:
+    complete = all(_kinds_of(module).is_dir() for module in KUBERNETES_KIND_MODULES)
+    return KUBERNETES_KINDS if complete else None
+
+
+def _bring_kubernetes_kinds() -> None:
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    for module, (checksum, files) in KUBERNETES_KIND_MODULES.items():
+        told = _run("go", "mod", "download", "-json", module, cwd=TOOLS)
+        found = json.loads(told[told.index("{") :])
+        if found["Sum"] != checksum:
+            raise BringError(f"{module} is not the one that is expected")
+        folder = _kinds_of(module).with_suffix(".part")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(found["Dir"]).glob(files):
+            shutil.copyfile(file, folder / file.name)
+        folder.rename(_kinds_of(module))
+
+
 def _own_helm() -> Path:
     found = re.search(r"^\thelm\.sh/helm/v4 v(\S+)", (HELM / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
     assert found
@@ -243,21 +289,6 @@ def _bring_container_base() -> None:
             ".",
         )
         archive.rename(CONTAINER_BASE)
-
-
-def _go_program(name: str, package: str, version: str) -> Tool:
-    """A Go program at a version whose sums the checksum database knows."""
-    folder = TOOLS / f"{name}-{version}"
-    program = folder / package.rpartition("/")[2]
-
-    def bring() -> None:
-        if _on_path("go")() is None:
-            raise BringError("there is no go")
-        _run("env", f"GOBIN={folder}", "go", "install", f"{package}@{version}")
-
-    return Tool(
-        lambda: program if program.is_file() else None, bring, "install Go, then run CI=true make tools", heavy=True
-    )
 
 
 def _go_program(name: str, package: str, version: str) -> Tool:
@@ -317,7 +348,6 @@ CATALOGUE: dict[str, Tool] = {
         heavy=True,
     ),
     "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
-    "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
@@ -330,6 +360,9 @@ CATALOGUE: dict[str, Tool] = {
         _bring_helm,
         "install Go >= 1.26, then run CI=true make tools",
         heavy=True,
+    ),
+    "kubernetes-kinds": Tool(
+        _find_kubernetes_kinds, _bring_kubernetes_kinds, "install Go >= 1.26, then run CI=true make tools", heavy=True
     ),
     "kube-apiserver": Tool(
         _find_kube_apiserver, _bring_kube_apiserver, "install Go >= 1.26, then run CI=true make tools", heavy=True
