@@ -129,12 +129,8 @@ def _sidecar(*arguments: str) -> str:
 
 def test_the_configuration_arrives_as_it_was_written(helm: Helm) -> None:
     """Placeholders stay plain scalars, so that a variable may be a list; large numbers stay whole."""
-    values = {
-        "config": {
-            "server": {"limits": {"maxBodyBytes": 10485760}},
-            "authenticationConfiguration": {"jwtPrincipalClaims": "${CLAIMS:-[email,sub]}"},
-        }
-    }
+    block = {"jwtPrincipalClaims": "${CLAIMS:-[email,sub]}", "clientId": None}
+    values = {"config": {"server": {"limits": {"maxBodyBytes": 10485760}}, "authenticationConfiguration": block}}
     text = _configuration(helm, values=values)
     assert "jwtPrincipalClaims: ${CLAIMS:-[email,sub]}\n" in text
     assert "maxBodyBytes: 10485760\n" in text
@@ -161,8 +157,9 @@ LITERAL = {"store": {"url": "redis://redis:6379", "password": "hunter2"}}
             {"redis": {"enabled": True, "password": "a"}, "config": {"store": {"url": "redis://elsewhere"}}},
             "redis.enabled and config.store name two stores",
         ),
-        ({"config": {"server": {"listen": "127.0.0.1:4180"}}}, "config.server.listen is 127.0.0.1:4180"),
-        ({"config": {"server": {"adminListen": "unix:/tmp/admin"}}}, "config.server.adminListen is unix:/tmp/admin"),
+        ({"config": {"server": {"listen": "127.0.0.1:4180"}}}, 'config.server.listen is "127.0.0.1:4180"'),
+        ({"config": {"server": {"listen": None}}}, 'config.server.listen is ""'),
+        ({"config": {"server": {"adminListen": "unix:/tmp/admin"}}}, "config.server.adminListen is"),
         ({"config": {"server": {"drainTimeout": "PT30S"}}}, "cannot read the duration"),
         (
             {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
@@ -185,11 +182,15 @@ LITERAL = {"store": {"url": "redis://redis:6379", "password": "hunter2"}}
         ({"replicas": 2}, "'replicas'"),
         ({"config": {"servr": {}}}, "'servr'"),
         ({"config": {"server": {"workers": "many"}}}, "/config/server/workers"),
-        ({"config": LITERAL}, "/config/store/password"),
-        ({"config": {"store": {"url": "redis://:hunter2@redis:6379"}}}, "/config/store/url"),
+        ({"config": LITERAL}, "config.store.password holds a secret"),
+        ({"config": {"store": {"url": "redis://:hunter2@redis:6379"}}}, "config.store.url holds a secret"),
         (
-            {"config": {"authentication": {"authenticators": [{"type": "ldap", "configs": {"bindPassword": "x"}}]}}},
-            "/config/authentication/authenticators/0/configs/bindPassword",
+            {"config": {"authentication": {"systemClientSecret": "${SECRET:-hunter2}"}}},
+            "config.authentication.systemClientSecret holds a secret",
+        ),
+        (
+            {"config": {"authentication": {"authenticators": [{"type": "ldap", "configs": {"bindPassword": 7}}]}}},
+            "config.authentication.authenticators[0].configs.bindPassword holds a secret",
         ),
     ],
     ids=str,
