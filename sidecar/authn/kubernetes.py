@@ -100,7 +100,6 @@ class Kubernetes(Member):
         self._api = options.api_server.rstrip("/")
         self._client: ControlClient | None = None
         self._keys: ProviderKeys | None = None
-        self._review_problem = ""
 
     @classmethod
     def recognises(cls, options: KubernetesOptions) -> str:
@@ -114,7 +113,7 @@ class Kubernetes(Member):
         if self._keys is None:
             return "not started"
         status = self._keys.status()
-        return self._review_problem if status.usable else status.problem or "no keys yet"
+        return "" if status.usable else status.problem or "no keys yet"
 
     async def check(self) -> Sequence[str]:
         """Whether the cluster's keys can be had, and its word on a token: here on none, to see whether we may ask."""
@@ -124,9 +123,10 @@ class Kubernetes(Member):
             while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
                 await asyncio.sleep(0.02)
             if self.options.review and not self.problem:
-                with suppress(Unavailable):  # and so a problem
-                    await self._ask_review({"token": "auth-sidecar-check"})
+                await self._ask_review({"token": "auth-sidecar-check"})
             return [self.problem] if self.problem else []
+        except Unavailable as failure:
+            return [failure.detail]
         finally:
             await self.stop()
 
@@ -212,7 +212,7 @@ class Kubernetes(Member):
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
         if named != verified.subject or not ours:
-            raise self._no_review("the answer is about somebody else, or about another audience")
+            raise _no_review("the answer is about somebody else, or about another audience")
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
@@ -229,17 +229,12 @@ class Kubernetes(Member):
             )
             status = json_object(answer.body, Cause.ENCODING).get("status")
         except OutboundError as error:
-            raise self._no_review(error.detail) from error
+            raise _no_review(error.detail) from error
         except Refused as error:
-            raise self._no_review("the answer is not JSON") from error
+            raise _no_review("the answer is not JSON") from error
         if not isinstance(status, dict):
-            raise self._no_review("the answer has no status")
-        self._review_problem = ""
+            raise _no_review("the answer has no status")
         return status
-
-    def _no_review(self, text: str) -> Unavailable:
-        self._review_problem = f"TokenReview: {text}"
-        return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, self._review_problem)
 
     def _accepted(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         namespace, name = _account(verified)
@@ -277,6 +272,10 @@ class Kubernetes(Member):
         with suppress(OSError, Refused):
             issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
             self._issuers |= {issuer} if issuer else set()
+
+
+def _no_review(text: str) -> Unavailable:
+    return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, f"TokenReview: {text}")
 
 
 def _account(verified: VerifiedClaims) -> tuple[str, str]:
