@@ -169,7 +169,7 @@ class Kubernetes(Member):
         return self._memory.get(self._memory.digest(view.credential.value))
 
     async def authenticate(self, view: RequestView) -> Outcome:
-        """Verify the token. Raises Unavailable when the keys cannot be had."""
+        """Verify the token. Raises Unavailable when the keys cannot be had, or the API server's word."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         try:
@@ -178,19 +178,14 @@ class Kubernetes(Member):
             return Abstained(refusal)
         if not self._is_issuer(token.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
-        digest = self._memory.digest(token.text)
-        return await self._memory.once(digest, lambda: self._judge(digest, token))
-
-    async def _judge(self, digest: bytes, token: Unverified) -> Outcome:
-        review = self.options.review
         try:
-            verified = await self._verified(token)
-            accepted = self._accepted(token, verified)
-            if review:
-                await self._review(token, verified)
+            accepted = self._accepted(token, await self._verified(token))
         except Refused as refusal:
             return Rejected(refusal, self.name)
-        self._memory.put(digest, accepted, self.options.cache if review else _REMEMBERED)
+        digest = self._memory.digest(token.text)
+        if self.options.review:
+            return await self._memory.once(digest, lambda: self._reviewed(digest, token.text, accepted))
+        self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
     async def _verified(self, token: Unverified) -> VerifiedClaims:
@@ -202,17 +197,19 @@ class Kubernetes(Member):
         expected = replace(self._expected, issuers=self._issuers)
         return verify(token, candidates, expected, self.surroundings.clock.now())
 
-    async def _review(self, token: Unverified, verified: VerifiedClaims) -> None:
-        """Raises Refused when the account is gone, or what the token is bound to; Unavailable without an answer."""
+    async def _reviewed(self, digest: bytes, token: str, accepted: Accepted) -> Outcome:
+        """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""
         audiences = self.options.audiences
-        status = await self._ask_review({"token": token.text, "audiences": audiences})
+        status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            raise Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE)
+            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
-        if named != verified.subject or not ours:
+        if named != accepted.actor.subject or not ours:
             raise _no_review("the answer is about somebody else, or about another audience")
+        self._memory.put(digest, accepted, self.options.cache)
+        return accepted
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
