@@ -306,6 +306,19 @@ async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
     assert refusal.value.status == 401
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "H2C", "websocket, h2c", "h2c, websocket"])
+def test_nobody_switches_to_http2(front: Front, protocol: str) -> None:
+    """Behind a switch to HTTP/2 further requests would pass unseen: the service is not asked for it."""
+    switch = (("Upgrade", protocol), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABkAAQAAP__"))
+    reply = front.send("/api/v1/tables", token=front.scene.provider.mint(), headers=switch)
+    if reached_upstream(reply):
+        seen = received(reply)
+        assert "h2c" not in ",".join(seen.all("Upgrade")).lower()
+        assert not seen.all("HTTP2-Settings")
+    else:
+        assert reply.status in (400, 403, 501), reply
+
+
 def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:
     """A provider that is away: 503 for its tokens, with the time to try again, and 200 for everybody else's."""
     reply = front.send("/api/v1/tables", token=front.scene.provider.mint(iss=front.scene.dark_issuer))
