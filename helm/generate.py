@@ -1,7 +1,6 @@
 """Bring what the chart repeats of other files up to date: ``python helm/generate.py`` (or ``make chart``).
 
-- ``values.schema.json``: the part for ``config``, from the sidecar's own schema; literal secrets are refused there,
-  because a ConfigMap is no place for them.
+- ``values.schema.json``: the part for ``config``, from the sidecar's own schema.
 - ``README.md``: the table of values, from the comments in ``values.yaml``.
 - ``files/``: the alert rules and the dashboard of ``deploy/``.
 """
@@ -14,10 +13,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.config.decode import fields_by_name, models_in
 from sidecar.config.schema import json_schema
-from sidecar.config.settings import Settings
-from sidecar.secrets.value import Secret
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "auth-sidecar"
@@ -26,11 +22,7 @@ COPIES = {
     CHART / "files" / "dashboard.json": ROOT / "deploy" / "grafana" / "auth-sidecar.json",
 }
 
-# Twice "not", because helm says what does not match a pattern, and that may be a secret in somebody's log.
-_REFERENCE = {"type": "string", "not": {"not": {"pattern": r"^(file:/|env:|\$\{)"}}}
-_ADDRESS_WITHOUT_PASSWORD = {"type": "string", "not": {"pattern": "^[^/]*//[^/@]*:[^/@]*@"}}
 _PLACEHOLDER = {"type": "string", "pattern": r"\$\{"}
-_SECRET_OPTION = "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$"
 _TABLE = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- end of values -->)", re.DOTALL)
 
 
@@ -39,12 +31,6 @@ def schema(present: dict[str, Any]) -> dict[str, Any]:
     definitions = json_schema()
     del definitions["$schema"]
     configuration = {"Configuration": definitions, **definitions.pop("$defs")}
-    for name, fields in _secrets(Settings, "Configuration"):
-        for field in fields:
-            rule = _ADDRESS_WITHOUT_PASSWORD if field == "url" else _REFERENCE
-            configuration[name]["properties"][field] |= rule
-            configuration[name]["properties"][field].pop("anyOf", None)
-    configuration["AuthenticatorSettings"]["properties"]["configs"]["patternProperties"] = {_SECRET_OPTION: _REFERENCE}
     kept = {name: one for name, one in present["$defs"].items() if name[0].islower()}  # the chart's own
     properties = present["properties"] | {"config": {"$ref": "#/$defs/Configuration"}}
     return present | {
@@ -53,29 +39,20 @@ def schema(present: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _secrets(model: type[Any], name: str) -> Iterator[tuple[str, list[str]]]:
-    """Each model at or below ``model`` that has secrets, by its name in the schema, with their names in the file."""
-    fields = fields_by_name(model)
-    secrets = [key for key, field in fields.items() if field.annotation in (Secret, Secret | None)]
-    if secrets:
-        yield name, secrets
-    for field in fields.values():
-        for below in models_in(field.annotation):
-            yield from _secrets(below, below.__name__)
-
-
 def _open(definition: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a block whose values may also be placeholders, which the sidecar fills in."""
+    """The schema of a block whose values may also be left blank, or be placeholders, which the sidecar fills in."""
     properties = definition.get("properties", {})
-    return definition | {"properties": {name: _or_placeholder(one) for name, one in properties.items()}}
+    return definition | {"properties": {name: _or_blank(one) for name, one in properties.items()}}
 
 
-def _or_placeholder(value: dict[str, Any]) -> dict[str, Any]:
-    texts = [one for one in value.get("anyOf", [value]) if one.get("type") == "string" and "enum" not in one]
-    if texts or "$ref" in value:
+def _or_blank(value: dict[str, Any]) -> dict[str, Any]:
+    if "enum" not in value and value.get("type") == "string":
+        return value | {"type": ["string", "null"]}
+    if "$ref" in value:
         return value
     about = {key: value[key] for key in ("description", "default") if key in value}
-    return {**about, "anyOf": [{key: one for key, one in value.items() if key not in about}, _PLACEHOLDER]}
+    rule = {key: one for key, one in value.items() if key not in about}
+    return {**about, "anyOf": [*rule.get("anyOf", [rule]), _PLACEHOLDER, {"type": "null"}]}
 
 
 def readme(present: str, values: str) -> str:

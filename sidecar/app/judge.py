@@ -118,6 +118,7 @@ def build_decider(
     metrics: Metrics,
     clock: Clock,
     usage: Usage | None = None,
+    kind: type[Decider] = Decider,
 ) -> Decider:
     """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used."""
     gates: list[Gate] = [revocation_gate(settings, trust, clock)]
@@ -132,7 +133,7 @@ def build_decider(
         certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
         clock=clock,
     )
-    return Decider(
+    return kind(
         Rules(settings.rules),
         chain,
         deadline=settings.server.check_deadline,

@@ -16,7 +16,7 @@ from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
-from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
+from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
@@ -42,6 +42,7 @@ def public_routes(
     clock: Clock,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    spans: ForwardSpans | None = None,
 ) -> PublicRoutes:
     settings = loaded.settings
     prefix = settings.server.prefix
@@ -71,7 +72,7 @@ def public_routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack)
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
     managing, below = management_routes(loaded, trust, decider, refusals, metrics, clock)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
@@ -140,6 +141,7 @@ def _forwarder(
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    spans: ForwardSpans | None,
 ) -> Handler | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
@@ -157,7 +159,9 @@ def _forwarder(
         decider=decider,
         identity_headers=identity_headers,
         request_headers=RequestHeaders(
-            is_identity=identity_headers.is_stripped, keep_authorization=upstream.credentials == "passthrough"
+            is_identity=identity_headers.is_stripped,
+            keep_authorization=upstream.credentials == "passthrough",
+            keep_trace=spans is None,
         ),
         pool=pool,
         refusals=refusals,
@@ -166,4 +170,5 @@ def _forwarder(
         public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
         websocket_origins=settings.server.websocket_origins,
         watch=watch,
+        spans=spans,
     )

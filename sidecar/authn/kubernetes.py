@@ -100,7 +100,6 @@ class Kubernetes(Member):
         self._api = options.api_server.rstrip("/")
         self._client: ControlClient | None = None
         self._keys: ProviderKeys | None = None
-        self._review_problem = ""
 
     @classmethod
     def recognises(cls, options: KubernetesOptions) -> str:
@@ -114,7 +113,7 @@ class Kubernetes(Member):
         if self._keys is None:
             return "not started"
         status = self._keys.status()
-        return self._review_problem if status.usable else status.problem or "no keys yet"
+        return "" if status.usable else status.problem or "no keys yet"
 
     async def check(self) -> Sequence[str]:
         """Whether the cluster's keys can be had, and its word on a token: here on none, to see whether we may ask."""
@@ -124,9 +123,10 @@ class Kubernetes(Member):
             while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
                 await asyncio.sleep(0.02)
             if self.options.review and not self.problem:
-                with suppress(Unavailable):  # and so a problem
-                    await self._ask_review({"token": "auth-sidecar-check"})
+                await self._ask_review({"token": "auth-sidecar-check"})
             return [self.problem] if self.problem else []
+        except Unavailable as failure:
+            return [failure.detail]
         finally:
             await self.stop()
 
@@ -169,7 +169,7 @@ class Kubernetes(Member):
         return self._memory.get(self._memory.digest(view.credential.value))
 
     async def authenticate(self, view: RequestView) -> Outcome:
-        """Verify the token. Raises Unavailable when the keys cannot be had."""
+        """Verify the token. Raises Unavailable when the keys cannot be had, or the API server's word."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         try:
@@ -178,19 +178,14 @@ class Kubernetes(Member):
             return Abstained(refusal)
         if not self._is_issuer(token.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
-        digest = self._memory.digest(token.text)
-        return await self._memory.once(digest, lambda: self._judge(digest, token))
-
-    async def _judge(self, digest: bytes, token: Unverified) -> Outcome:
-        review = self.options.review
         try:
-            verified = await self._verified(token)
-            accepted = self._accepted(token, verified)
-            if review:
-                await self._review(token, verified)
+            accepted = self._accepted(token, await self._verified(token))
         except Refused as refusal:
             return Rejected(refusal, self.name)
-        self._memory.put(digest, accepted, self.options.cache if review else _REMEMBERED)
+        digest = self._memory.digest(token.text)
+        if self.options.review:
+            return await self._memory.once(digest, lambda: self._reviewed(digest, token.text, accepted))
+        self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
     async def _verified(self, token: Unverified) -> VerifiedClaims:
@@ -202,17 +197,19 @@ class Kubernetes(Member):
         expected = replace(self._expected, issuers=self._issuers)
         return verify(token, candidates, expected, self.surroundings.clock.now())
 
-    async def _review(self, token: Unverified, verified: VerifiedClaims) -> None:
-        """Raises Refused when the account is gone, or what the token is bound to; Unavailable without an answer."""
+    async def _reviewed(self, digest: bytes, token: str, accepted: Accepted) -> Outcome:
+        """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""
         audiences = self.options.audiences
-        status = await self._ask_review({"token": token.text, "audiences": audiences})
+        status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            raise Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE)
+            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
-        if named != verified.subject or not ours:
-            raise self._no_review("the answer is about somebody else, or about another audience")
+        if named != accepted.actor.subject or not ours:
+            raise _no_review("the answer is about somebody else, or about another audience")
+        self._memory.put(digest, accepted, self.options.cache)
+        return accepted
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
@@ -229,17 +226,12 @@ class Kubernetes(Member):
             )
             status = json_object(answer.body, Cause.ENCODING).get("status")
         except OutboundError as error:
-            raise self._no_review(error.detail) from error
+            raise _no_review(error.detail) from error
         except Refused as error:
-            raise self._no_review("the answer is not JSON") from error
+            raise _no_review("the answer is not JSON") from error
         if not isinstance(status, dict):
-            raise self._no_review("the answer has no status")
-        self._review_problem = ""
+            raise _no_review("the answer has no status")
         return status
-
-    def _no_review(self, text: str) -> Unavailable:
-        self._review_problem = f"TokenReview: {text}"
-        return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, self._review_problem)
 
     def _accepted(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         namespace, name = _account(verified)
@@ -277,6 +269,10 @@ class Kubernetes(Member):
         with suppress(OSError, Refused):
             issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
             self._issuers |= {issuer} if issuer else set()
+
+
+def _no_review(text: str) -> Unavailable:
+    return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, f"TokenReview: {text}")
 
 
 def _account(verified: VerifiedClaims) -> tuple[str, str]:

@@ -103,6 +103,18 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
         yield Finding(path, "must end after host and port: paths are forwarded as they come")
 
 
+def check_tracing(settings: Settings) -> Iterator[Finding]:
+    """An address that spans can be sent to, and that may be shown."""
+    if settings.tracing is None:
+        return
+    path = ("tracing", "endpoint")
+    parts = split_url(settings.tracing.endpoint)
+    if parts is None:
+        yield Finding(path, "must be an http or https URL")
+    elif parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        yield Finding(path, "must not hold more than host, port and path; what authenticates is a header: see the docs")
+
+
 def check_store(settings: Settings) -> Iterator[Finding]:
     """A store of a kind that there is, and a TLS block only where there is TLS."""
     store = settings.store
@@ -314,6 +326,7 @@ CHECKS: tuple[Check, ...] = (
     check_listeners,
     check_times,
     check_upstream,
+    check_tracing,
     check_store,
     check_own_keys,
     check_lifetimes,

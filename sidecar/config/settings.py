@@ -513,6 +513,17 @@ class LoggingSettings(Model):
     """Also one line per answered request."""
 
 
+class TracingSettings(Model):
+    """Spans for OpenTelemetry (OTLP over HTTP). Needs the extra ``otel``."""
+
+    endpoint: Annotated[str, Field(min_length=1)]
+    """Where spans are sent: ``http://collector:4318``, or a whole address where its path is not ``/v1/traces``."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of requests that get spans, unless a trusted proxy has decided already."""
+    service_name: Annotated[str, Field(min_length=1)] = "auth-sidecar"
+    """``service.name`` of the spans."""
+
+
 class ImportSettings(Model):
     """Full configuration files of the products, read for the blocks that concern authentication."""
 
@@ -563,6 +574,8 @@ class Settings(Model):
     """Headers for the service behind."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
+    tracing: TracingSettings | None = None
+    """Spans for OpenTelemetry; absent: none."""
     secrets_manager_configuration: SecretsManagerConfiguration = SecretsManagerConfiguration()
     """OpenMetadata's block."""
     import_: ImportSettings = Field(default=ImportSettings(), alias="import")

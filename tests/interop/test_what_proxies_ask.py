@@ -1,4 +1,4 @@
-"""What real proxies with the files of ``deploy/`` ask, told by a judge in the sidecar's place."""
+"""What real proxies and gateways with the files of ``deploy/`` ask, told by a judge in the sidecar's place."""
 
 import hashlib
 import http.client
@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.dataplane import identity_headers
-from tests.interop.test_proxies import FORGED, PROXIES, SPELLINGS, reached_upstream
+from tests.interop.test_proxies import EVERY_NAME, FORGED, GATEWAYS, PROXIES, SPELLINGS, reached_upstream
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.loopback_server import LoopbackServer
@@ -86,12 +86,12 @@ def _between(start: Start, binary: Path, folder: Path) -> Iterator[Front]:
             yield Front(url)
 
 
-@pytest.fixture(scope="module", params=PROXIES)
+@pytest.fixture(scope="module", params=PROXIES | GATEWAYS)
 def front(
     request: pytest.FixtureRequest, require_tool: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
     """Each proxy in turn."""
-    tool, start = PROXIES[request.param]
+    tool, start = (PROXIES | GATEWAYS)[request.param]
     with _between(start, require_tool(tool), tmp_path_factory.mktemp(tool)) as front:
         yield front
 
@@ -184,6 +184,17 @@ def test_the_judge_hears_nothing_that_a_caller_says_for_a_proxy(front: Front) ->
         answer = front.send("/a", headers=headers)
         if isinstance(answer, Question):
             assert FORGED not in answer.headers
+        else:
+            assert answer.status == 400, answer  # Envoy refuses underscores altogether
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_nobody_can_forge_an_identity(front: Front, spelling: str) -> None:
+    """What a caller sends under a name that tells identities, in this spelling, does not reach the service."""
+    for name in EVERY_NAME:
+        answer = front.send("/a", headers=((SPELLINGS[spelling](name), FORGED),))
+        if isinstance(answer, Question):
+            assert not [header for header in answer.received.headers if header[1] == FORGED]
         else:
             assert answer.status == 400, answer  # Envoy refuses underscores altogether
 

@@ -7,13 +7,15 @@ import http.client
 import json
 import secrets
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import yaml
 from joserfc.jwk import ECKey, RSAKey
 
 from tests.support.http_client import TIMEOUT, Reply, answers
@@ -95,18 +97,45 @@ class ApiServer:
         status: dict[str, Any] = self.create(path, {"spec": {"token": token, "audiences": audiences}})["status"]
         return status
 
+    def install_kinds(self, folder: Path, manifests: Iterable[Mapping[str, Any]]) -> None:
+        """Make the kinds of ``manifests`` known that the server does not know but ``folder`` defines."""
+        versions = {(manifest["apiVersion"], manifest["kind"]) for manifest in manifests}
+        missing = {(version.partition("/")[0], kind) for version, kind in versions if not self._kind(version, kind)}
+        for file in sorted(folder.glob("*/*")):
+            text = file.read_text(encoding="utf-8")
+            if any(f"group: {group}" in text and f"kind: {kind}" in text for group, kind in missing):
+                for definition in yaml.load_all(text, yaml.CSafeLoader):
+                    if _defines(definition) in missing:
+                        self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        deadline = time.monotonic() + START_TIMEOUT
+        while unknown := [one for one in versions if not self._kind(*one)]:
+            assert time.monotonic() < deadline, f"the server does not know {unknown}"
+            time.sleep(0.05)
+
     def path_of(self, manifest: Mapping[str, Any], namespace: str) -> str:
         """Where objects of this kind are created; a namespaced kind in its own namespace or in ``namespace``."""
-        version = manifest["apiVersion"]
-        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        kinds = self.ask("GET", root)
-        assert kinds.status == 200, f"there is no {version} here"
-        [kind] = [
-            kind for kind in kinds.json()["resources"] if kind["kind"] == manifest["kind"] and "/" not in kind["name"]
-        ]
-        if not kind["namespaced"]:
-            return f"{root}/{kind['name']}"
-        return f"{root}/namespaces/{manifest['metadata'].get('namespace', namespace)}/{kind['name']}"
+        kind = self._kind(manifest["apiVersion"], manifest["kind"])
+        assert kind is not None, f"the server does not know {manifest['kind']}"
+        within = f"/namespaces/{manifest['metadata'].get('namespace', namespace)}" if kind["namespaced"] else ""
+        return f"{_root(manifest['apiVersion'])}{within}/{kind['name']}"
+
+    def _kind(self, version: str, kind: str) -> dict[str, Any] | None:
+        """What the server tells of a kind, once it serves it."""
+        reply = self.ask("GET", _root(version))
+        known: list[dict[str, Any]] = reply.json()["resources"] if reply.status == 200 else []
+        return next((one for one in known if one["kind"] == kind and "/" not in one["name"]), None)
+
+    def write_kubeconfig(self, path: Path) -> Path:
+        """How programs such as helm reach it as the administrator."""
+        named = {
+            "clusters": {"cluster": {"server": self.url, "certificate-authority": str(self.ca_file)}},
+            "users": {"user": {"token": self.admin}},
+            "contexts": {"context": {"cluster": "only", "user": "only"}},
+        }
+        document = {"apiVersion": "v1", "kind": "Config", "current-context": "only"}
+        document |= {name: [{"name": "only", **one}] for name, one in named.items()}  # type: ignore[dict-item] # lists too
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        return path
 
     def try_out(self, manifest: Mapping[str, Any], namespace: str) -> Reply:
         """Judge an object as if it were created, unknown and doubled fields included; nothing is kept."""
@@ -181,6 +210,17 @@ def cluster(program: Path, folder: Path) -> Iterator[ApiServer]:
         api_server(program, folder, store, [RSAKey.generate_key(2048)]) as server,
     ):
         yield server
+
+
+def _root(version: str) -> str:
+    return f"/apis/{version}" if "/" in version else f"/api/{version}"
+
+
+def _defines(document: Any) -> tuple[str, str] | None:
+    """Group and kind of a CustomResourceDefinition."""
+    if not isinstance(document, dict) or document.get("kind") != "CustomResourceDefinition":
+        return None
+    return document["spec"]["group"], document["spec"]["names"]["kind"]
 
 
 def _is_ready(server: ApiServer) -> bool:

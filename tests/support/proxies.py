@@ -1,6 +1,7 @@
 """nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced.
 
 ``mints``: the lines that a file keeps for a sidecar which says what credential to present are no comments.
+``changes``: further replacements, for what the guides tell to change.
 """
 
 import re
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.http_client import answers
-from tests.support.ports import free_port
+from tests.support.ports import answers_on, free_port
 from tests.support.process import running
 from tests.support.tools import ROOT
 
 DEPLOY = ROOT / "deploy"
+NO_CHANGES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +56,14 @@ def nginx(
     ask_by: str = "1.1",
     remember: str = "5s",
     mints: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """nginx, asking the sidecar with the HTTP version ``ask_by``. ``remember``: for how long the caching file does."""
     port = free_port()
     replacements = {
         "127.0.0.1:4180": addresses.sidecar,
         "127.0.0.1:8585": addresses.upstream,
-        "listen 8080;": f"listen 127.0.0.1:{port};",
+        "listen 8080": f"listen 127.0.0.1:{port}",
     }
     if ask_by == "1.0":
         replacements["proxy_http_version 1.1;\n        proxy_pass_request_body off;"] = (
@@ -68,7 +71,9 @@ def nginx(
         )
     if file == "auth_request_cached.conf":
         replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
-    (folder / "site.conf").write_text(shipped(f"nginx/{file}", replacements, mints=mints), encoding="utf-8")
+    (folder / "site.conf").write_text(
+        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints), encoding="utf-8"
+    )
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
@@ -84,7 +89,9 @@ def nginx(
 
 
 @contextmanager
-def envoy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False) -> Iterator[str]:
+def envoy(
+    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+) -> Iterator[str]:
     """Envoy with one worker."""
     port = free_port()
     file = folder / "envoy.yaml"
@@ -93,11 +100,11 @@ def envoy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = Fal
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    file.write_text(shipped("envoy/ext_authz.yaml", replacements, mints=mints), encoding="utf-8")
+    file.write_text(shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Each Envoy on a machine needs a base id of its own.
     options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
-    with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers(url)):
+    with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers_on(port)):
         yield url
 
 

@@ -16,11 +16,11 @@
 {{- end -}}
 
 {{- define "auth-sidecar.publicPort" -}}
-{{- regexFind "[0-9]+$" .Values.config.server.listen -}}
+{{- .Values.config.server.listen | toString | regexFind "[0-9]+$" -}}
 {{- end -}}
 
 {{- define "auth-sidecar.adminPort" -}}
-{{- regexFind "[0-9]+$" .Values.config.server.adminListen -}}
+{{- .Values.config.server.adminListen | toString | regexFind "[0-9]+$" -}}
 {{- end -}}
 
 {{/* Whole seconds, rounded up, of a duration of the configuration. */}}

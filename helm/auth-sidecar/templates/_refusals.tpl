@@ -3,8 +3,8 @@
 {{- $values := .Values -}}
 {{- range $name := list "listen" "adminListen" -}}
 {{- $address := get $values.config.server $name | toString -}}
-{{- if or (hasPrefix "unix:" $address) (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address) -}}
-{{- fail (printf "config.server.%s is %s, which nobody outside of the container can reach; use 0.0.0.0:<port>" $name $address) -}}
+{{- if or (hasPrefix "unix:" $address) (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address) (not (regexMatch ":[0-9]+$" $address)) -}}
+{{- fail (printf "config.server.%s is %q, which nobody outside of the container can reach; use 0.0.0.0:<port>" $name $address) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.secret.data $values.secret.existingSecret -}}
@@ -13,9 +13,31 @@
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor would scrape every pod twice; enable one of them" -}}
 {{- end -}}
+{{- include "auth-sidecar.secretRefusals" (list "config" $values.config) -}}
 {{- include "auth-sidecar.redisRefusals" . -}}
 {{- include "auth-sidecar.storeRefusals" . -}}
 {{- include "auth-sidecar.shapeRefusals" . -}}
+{{- end -}}
+
+{{/* Secrets written out below a path: (list "config" .Values.config). A ConfigMap is read by many. */}}
+{{- define "auth-sidecar.secretRefusals" -}}
+{{- $path := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- if kindIs "map" $value -}}
+{{- range $name, $below := $value -}}
+{{- include "auth-sidecar.secretRefusals" (list (printf "%s.%s" $path $name) $below) -}}
+{{- end -}}
+{{- else if kindIs "slice" $value -}}
+{{- range $index, $below := $value -}}
+{{- include "auth-sidecar.secretRefusals" (list (printf "%s[%d]" $path $index) $below) -}}
+{{- end -}}
+{{- else if $value -}}
+{{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$" $path -}}
+{{- $refers := regexMatch "^(file:/|env:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
+{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@" (toString $value)) -}}
+{{- fail (printf "%s holds a secret, and a ConfigMap is no place for one: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "auth-sidecar.redisRefusals" -}}

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
+from typing import Protocol
 
 from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http import StreamWriter
@@ -42,6 +43,16 @@ class ForwardLimits:
     max_body_bytes: int | None
 
 
+class ForwardSpans(Protocol):
+    """Tells others about the request that is being forwarded."""
+
+    def forward(self, method: str) -> bytes:
+        """It is about to be; header lines that go with it."""
+
+    def answered(self, status: int) -> None:
+        """The service behind has answered it."""
+
+
 class Forwarder:
     """Handles every request that is not the sidecar's own."""
 
@@ -58,6 +69,7 @@ class Forwarder:
         public_scheme: str,
         websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
+        spans: ForwardSpans | None = None,
     ) -> None:
         """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
         self._decider = decider
@@ -72,6 +84,7 @@ class Forwarder:
         self._limits = limits
         self._origins = websocket_origins
         self._watch = watch
+        self._spans = spans
         self._scheme = public_scheme.encode("ascii")
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
@@ -123,6 +136,8 @@ class Forwarder:
                     answer = await exchange.run(head, body, is_head=is_head)
             self._duration.observe(perf_counter() - started)
             code = answer.message.code
+            if self._spans is not None:
+                self._spans.answered(code)
             if code == 101:
                 sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
             elif 200 <= code <= 599:
@@ -184,6 +199,8 @@ class Forwarder:
             lines.append(b"Content-Length: %d\r\n" % body.length)
         if upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        if self._spans is not None:
+            lines.append(self._spans.forward(request.method))
         lines.append(b"\r\n")
         return b"".join(lines)
 

@@ -267,10 +267,9 @@ async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, revie
     api.review = review if "user" in review else web.Response(**review)
     with pytest.raises(Unavailable, match="TokenReview"):
         await member.authenticate(asked(f"Bearer {account_token()}"))
-    assert member.problem.startswith("TokenReview")
+    assert not member.problem  # or nobody would send it a request again, by which it could recover
     api.review = GOOD_REVIEW
     assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
-    assert not member.problem
 
 
 async def test_the_check_asks_whether_it_may_ask(make: Any, api: ApiServer) -> None:
