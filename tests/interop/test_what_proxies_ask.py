@@ -200,8 +200,10 @@ def test_nobody_can_forge_an_identity(front: Front, spelling: str) -> None:
 
 
 def test_the_judge_hears_what_it_needs(front: Front) -> None:
-    """The credential, and what makes a preflight."""
-    needed = (("Authorization", "Bearer x"), ("Origin", "https://ui.example"), ("Access-Control-Request-Method", "PUT"))
+    """The credential, what makes a preflight, and the trace."""
+    trace = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", "a=b"))
+    preflight = (("Origin", "https://ui.example"), ("Access-Control-Request-Method", "PUT"))
+    needed = (("Authorization", "Bearer x"), *preflight, *trace)
     heard = front.ask("/a", "OPTIONS", needed).headers.lower().splitlines()
     assert {f"{name}: {value}".lower() for name, value in needed} <= set(heard)
 
