@@ -8,6 +8,8 @@ same, in a path or a library's message, is blotted out as a second net.
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import extract_tb
@@ -73,6 +75,22 @@ def _by_type(value: object) -> str:
 def places(error: BaseException) -> list[str]:
     """Where ``error`` came from, without its text: that may hold what a request carried."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
+
+
+@contextmanager
+def audit_lines(stream: TextIO) -> Iterator[None]:
+    """Send audit lines, and nothing else, to ``stream`` as JSON while the context lasts: for commands."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    audit = logging.getLogger(AUDIT)
+    level = audit.level
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        audit.setLevel(level)
+        audit.removeHandler(handler)
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

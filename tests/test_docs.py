@@ -129,6 +129,12 @@ def test_generated_references_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8") == PAGES_BY_NAME[name]()
 
 
+def test_the_tests_that_pages_name_exist() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    assert not [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text("utf-8")]
+
+
 def test_the_changelog_has_this_version() -> None:
     assert re.search(
         rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE

@@ -46,7 +46,7 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    verifiers = build_verifiers(settings, trust, metrics, clock)
+    verifiers = build_verifiers(loaded, trust, metrics, clock)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,
@@ -62,7 +62,7 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
     tracing = open_tracing(settings, stack)
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider)
     health = health_of(trust, members, settings)
-    refusals = Refusals(settings.server.realm)
+    refusals = Refusals(settings.server.realm, members.challenges)
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)

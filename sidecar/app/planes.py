@@ -25,9 +25,8 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import Assertions
-from sidecar.tokens.policy import (
-    admin_names,
-)
+from sidecar.tokens.datahub import ROOT_USER
+from sidecar.tokens.policy import admin_names
 from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
 from sidecar.web.boundary import Handler
 from sidecar.web.respond import Refusals
@@ -54,7 +53,7 @@ def public_routes(
         assertion=assertions,
         credential=_upstream_credentials(settings, trust, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
-        admin_names=admin_names(settings.authorizer_configuration),
+        admin_names=_datahub_admins(settings),
         metrics=metrics,
     )
     check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
@@ -103,7 +102,7 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
             issuer=settings.authentication.token_service.issuer,
             authenticator=SYSTEM,
             system_client=trust.datahub.system_client,
-            admin_names=admin_names(settings.authorizer_configuration),
+            admin_names=_datahub_admins(settings),
         )
     if upstream is None or upstream.credentials != "openmetadata":
         return None
@@ -127,6 +126,11 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
         principal_claims=settings.authentication_configuration.jwt_principal_claims,
         admin_names=admin_names(settings.authorizer_configuration),
     )
+
+
+def _datahub_admins(settings: Settings) -> frozenset[str]:
+    """Names that make admins of a DataHub behind: there the root user is one whatever is configured here."""
+    return admin_names(settings.authorizer_configuration) | {ROOT_USER}
 
 
 def _forwarder(

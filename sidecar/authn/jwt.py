@@ -1,7 +1,7 @@
 """Bearer JWTs, of providers and of the own issuer. Every issuer has its own keys: one's key is nothing to another."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
@@ -35,16 +35,24 @@ class Issuer:
 
 
 def foreign_acceptor(
-    policy: PrincipalPolicy, leeway: float, *, is_own: bool = False, bots: BotTokenCheck | None = None
+    policy: PrincipalPolicy,
+    leeway: float,
+    *,
+    is_own: bool = False,
+    bots: BotTokenCheck | None = None,
+    bots_may_impersonate: bool = False,
 ) -> Accept:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
     ``is_own``: the provider is the metadata server itself, whose tokens count as the own issuer's. ``bots`` says
-    whether a bot's token is still its current one.
+    whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind says which of
+    them may.
     """
 
     async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
         actor = make_actor(verified.claims, policy)
+        if actor.is_bot and bots_may_impersonate:
+            actor = replace(actor, may_impersonate=True)
         accepted = _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=is_own)
         if bots is not None and actor.is_bot:
             accepted.ask_again_at = await bots.confirm(token.text, actor.id)

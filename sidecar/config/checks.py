@@ -154,6 +154,13 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
         yield Finding((block, "keyId"), message)
 
 
+def check_lifetimes(settings: Settings) -> Iterator[Finding]:
+    """One answer to how long own tokens may live."""
+    tokens = settings.tokens
+    if tokens.max_lifetime is not None and tokens.allow_never_expiring:
+        yield Finding(("tokens", "maxLifetime"), "cannot stand beside allowNeverExpiring; keep one of the two")
+
+
 def check_authorizer(settings: Settings) -> Iterator[Finding]:
     """Domains that can be enforced."""
     authorizer = settings.authorizer_configuration
@@ -285,6 +292,19 @@ def check_authenticators(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
 
 
+def check_datahub_root(settings: Settings) -> Iterator[Finding]:
+    """A DataHub behind takes whoever is called ``datahub`` for its root user."""
+    upstream = settings.upstream
+    if upstream is None or upstream.credentials not in {"datahub", "datahubHeader"}:
+        return
+    if "datahub" not in {name.lower() for name in settings.authorizer_configuration.admin_principals}:
+        message = (
+            "does not name datahub, DataHub's root user: whoever an identity provider calls so is nobody to the "
+            "server; name it to let those be root whom the rules for admins allow the name"
+        )
+        yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
+
+
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
@@ -309,6 +329,7 @@ CHECKS: tuple[Check, ...] = (
     check_tracing,
     check_store,
     check_own_keys,
+    check_lifetimes,
     check_authorizer,
     check_rules,
     check_exact_rules,
@@ -317,5 +338,6 @@ CHECKS: tuple[Check, ...] = (
     check_wildcards,
     check_references,
     check_authenticators,
+    check_datahub_root,
     check_purpose,
 )

@@ -428,6 +428,9 @@ class TokenSettings(Model):
     """Own tokens must be on record; unknown means revoked."""
     allow_never_expiring: bool = False
     """Tokens without expiry may be minted."""
+    max_lifetime: Annotated[Duration, Field(ge=1)] | None = None
+    """Longest life of own tokens, minted here or not; older ones that live longer are refused. With it, entries of the
+    deny list about a whole issuer or an Actor need not be kept for ever."""
     keep_bot_tokens: bool = False
     """A bot's new token leaves its older ones in force."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
@@ -443,6 +446,8 @@ class RequireSettings(Model):
     """At least one of these roles."""
     actor_types: tuple[Literal["USER", "SERVICE"], ...] = ()
     """One of these Actor types."""
+    providers: Names = ()
+    """From one of these providers or authenticators; ``own``: own tokens, ``system``: DataHub's system client."""
     admin: bool = False
     """Must be an admin."""
 
