@@ -74,6 +74,13 @@ def nginx(
     (folder / "site.conf").write_text(
         shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints), encoding="utf-8"
     )
+    with running_nginx(binary, folder, port) as url:
+        yield url
+
+
+@contextmanager
+def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
+    """nginx with the ``site.conf`` of a folder, which listens on ``port``."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
