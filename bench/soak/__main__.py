@@ -73,6 +73,7 @@ async def fail(world: World) -> None:
             (world.provider_down, 3.0),
             (world.redis_stalled, 2.0),
             (world.service_stalled, 2.0),
+            (world.provider_stalled, 3.0),
             (world.redis_killed, 1.0),
         ):
             await asyncio.sleep(_BETWEEN_FAULTS)

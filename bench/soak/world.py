@@ -57,12 +57,13 @@ class Faults:
 
 
 class Provider:
-    """The identity provider, in this process; it may stop answering."""
+    """The identity provider, in this process; it may break every connection off, or let everybody wait."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self.issuer = Issuer(f"http://127.0.0.1:{port}")
         self.is_up = True
+        self.hangs = False
         self._runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0.1)
 
     async def start(self) -> None:
@@ -75,6 +76,8 @@ class Provider:
         await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.hangs:
+            await asyncio.sleep(10)
         if not self.is_up:
             assert request.transport
             request.transport.abort()
@@ -130,6 +133,7 @@ class World:
                 "refresh": f"{KEY_REFRESH}s",
                 "retryMin": "500ms",
                 "retryMax": "2s",
+                "timeout": "1s",
                 "cacheDir": str(self._folder / "keys"),
             },
             "tokens": {"cacheEntries": 1000},
@@ -175,6 +179,14 @@ class World:
             self.provider.is_up = False
             yield
             self.provider.is_up = True
+
+    @asynccontextmanager
+    async def provider_stalled(self) -> AsyncIterator[None]:
+        """The identity provider lets everybody wait."""
+        with self.faults.during("provider"):
+            self.provider.hangs = True
+            yield
+            self.provider.hangs = False
 
     @asynccontextmanager
     async def redis_stalled(self) -> AsyncIterator[None]:
