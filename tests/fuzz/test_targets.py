@@ -20,7 +20,7 @@ from tests.support.tools import UNDER_CI
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 20  # seconds for one input, on the busiest machine
 DIGGING = int(os.environ.get("FUZZ", "0"))
-EXAMPLES = DIGGING or (1000 if UNDER_CI else 60)
+EXAMPLES = DIGGING or (500 if UNDER_CI else 60)
 BOUNDED = settings(
     max_examples=EXAMPLES,
     derandomize=not DIGGING,

@@ -1,6 +1,6 @@
 """The manifests in ``deploy/kubernetes``: what can be said of them without a cluster.
 
-What Envoy Gateway and Istio make of theirs is run by ``test_what_proxies_ask.py``.
+What the gateways make of theirs is run by ``test_what_proxies_ask.py``.
 """
 
 import kubernetes_validate

@@ -1,11 +1,13 @@
 """The chart, rendered by the real helm: valid and restricted objects, and a configuration that the sidecar takes."""
 
 import copy
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,20 @@ def test_pods_restart_when_what_they_read_changes(helm: Helm, change: str) -> No
             after["redis"]["password"] = "2"
     assert _template(helm, before) != _template(helm, after)
     assert _template(helm, before) == _template(helm, {**before, "service": {"port": 81}})
+
+
+def test_no_annotation_lets_a_password_be_guessed(helm: Helm) -> None:
+    """A plain digest would tell everybody who reads pods whether a guess is right."""
+    password = "summer2026"
+    objects = helm.render(values={"redis": {"enabled": True, "password": password}})
+    digests = {
+        sha256(text.encode()).hexdigest()
+        for text in (password, json.dumps(password), f'[{{}},"{password}"]', f'["{password}"]')
+    }
+    made = [one["spec"]["template"]["metadata"] for one in objects if one["kind"] in ("Deployment", "StatefulSet")]
+    checksums = {one["annotations"]["checksum/secrets"] for one in made}
+    assert len(checksums) == 2
+    assert not checksums & digests
 
 
 def _template(helm: Helm, values: Object) -> Object:

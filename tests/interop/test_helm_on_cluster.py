@@ -15,13 +15,20 @@ pytestmark = pytest.mark.heavy
 
 NAMESPACE = "metadata"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml"))
 CONTAINER = {
     "name": "main",
     "image": "none",
     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
 }
+
+
+def objects_in(file: Path) -> list[Object]:
+    """Its documents that are objects of Kubernetes."""
+    documents = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    return [one for one in documents if isinstance(one, dict) and {"apiVersion", "kind", "metadata"} <= one.keys()]
+
+
+MANIFESTS = [file for file in sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml")) if objects_in(file)]
 
 
 @pytest.fixture(name="helm", scope="module")
@@ -40,12 +47,6 @@ def _server(
         written = [document for file in MANIFESTS for document in objects_in(file)]
         server.install_kinds(require_tool("kubernetes-kinds"), [*rendered, *written])
         yield server
-
-
-def objects_in(file: Path) -> list[Object]:
-    """Its documents that are objects of Kubernetes."""
-    documents = yaml.safe_load_all(file.read_text(encoding="utf-8"))
-    return [one for one in documents if isinstance(one, dict) and {"apiVersion", "kind", "metadata"} <= one.keys()]
 
 
 def complaints(server: ApiServer, document: Object) -> list[str]:
@@ -84,7 +85,7 @@ def test_the_cluster_takes_the_chart(server: ApiServer, helm: Helm, file: Path, 
     rendered, release = helm.render(file, release=file.stem), file.stem
     pods = [one for one in rendered if one["kind"] == "Pod"]
     assert [text for one in rendered if one not in pods for text in complaints(server, one)] == []
-    where = ["--namespace", NAMESPACE, "--kubeconfig", server.write_kubeconfig(tmp_path / "kubeconfig")]
+    where = ["--namespace", NAMESPACE, "--kubeconfig", str(server.write_kubeconfig(tmp_path / "kubeconfig"))]
     helm_does(helm, "install", release, CHART, "--values", file, *where)
     try:
         pods += [pod_of(one) for one in rendered if one["kind"] in ("Deployment", "StatefulSet")]

@@ -1,5 +1,6 @@
 """nginx with the file that remembers verdicts: for whom, for what and for how long a "yes" counts."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from tests.interop.conftest import Scene
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.loopback_server import LoopbackServer
@@ -122,6 +124,25 @@ def test_callers_without_credentials_are_not_remembered(front: Front) -> None:
     for _ in range(3):
         assert front.send("/nobody").status == 200
     assert front.judge.asked["GET", "/nobody", ""] == 3
+
+
+def test_the_sidecars_own_yes_is_remembered(binary: Path, scene: Scene, tmp_path: Path) -> None:
+    """Nothing in its answer forbids it: of three requests it sees one."""
+    addresses = Addresses(scene.sidecar.address, scene.upstream.url.removeprefix("http://"))
+    token = scene.provider.mint()
+    with nginx(binary, tmp_path, addresses, file="auth_request_cached.conf", remember="1h") as url:
+        started = _checks(scene)
+        for _ in range(3):
+            reply = request(url, target="/remembered", headers=(("Authorization", f"Bearer {token}"),))
+            assert Received.of(reply.json()).all("X-Auth-Request-User") == ["alice"]
+        assert _checks(scene) == started + 1
+
+
+def _checks(scene: Scene) -> int:
+    """How many checks the sidecar has answered."""
+    text = request(f"{scene.sidecar.admin_url}/metrics").body.decode()
+    found = re.findall(r'^sidecar_http_requests_total\{.*route="check".*\} (\S+)$', text, re.MULTILINE)
+    return int(sum(float(count) for count in found))
 
 
 def test_a_yes_ends(binary: Path, tmp_path: Path) -> None:

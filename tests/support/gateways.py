@@ -1,7 +1,8 @@
-"""What Envoy Gateway and Istio make of the manifests in ``deploy/kubernetes``, run by the real Envoy.
+"""What gateways make of the manifests in ``deploy/kubernetes``, run by the real Envoy and the real nginx.
 
-Written after their translators (Envoy Gateway 1.9 ``internal/xds/translator``, Istio 1.30 ``security/authz/builder``):
-the check, what is removed from requests, and how paths are read. What else they put around it is left out.
+Written after their translators (Envoy Gateway 1.9 ``internal/xds/translator``, Istio 1.30 ``security/authz/builder``,
+ingress-nginx 1.15 ``nginx.tmpl``): the check, what is removed from requests, and how paths are read. What else they put
+around it is left out.
 """
 
 import json
@@ -9,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from tests.support.http_client import answers
 from tests.support.ports import free_port
 from tests.support.process import running
-from tests.support.proxies import DEPLOY, Addresses
+from tests.support.proxies import DEPLOY, Addresses, running_nginx
 
 MANIFESTS = DEPLOY / "kubernetes"
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -90,6 +92,75 @@ def istio(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def ingress_nginx(
+    binary: Path, folder: Path, addresses: Addresses, *, without: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """nginx as ingress-nginx configures it for the Ingress, but for the annotations of these names."""
+    file, port = "ingress-nginx/ingress.yaml", free_port()
+    annotations = {
+        name.removeprefix("nginx.ingress.kubernetes.io/"): value
+        for name, value in of_kind(file, "Ingress")["metadata"]["annotations"].items()
+    }
+    maps = {one["metadata"]["name"]: one["data"] for one in objects(file) if one["kind"] == "ConfigMap"}
+    path = urlsplit(annotations["auth-url"]).path
+    check = ["proxy_set_header X-Original-Method $request_method;"]
+    check += ["proxy_set_header X-Original-URL $scheme://$http_host$request_uri;"]
+    if "auth-method" not in without:
+        check += [f"proxy_method {annotations['auth-method']};", "proxy_set_header X-Original-URI $request_uri;"]
+    told = maps[annotations["auth-proxy-set-headers"].partition("/")[2]]
+    check += [f'proxy_set_header "{name}" "{value}";' for name, value in told.items()]
+    service = [f'proxy_set_header {name} "{value}";' for name, value in maps["auth-sidecar-removed"].items()]
+    for number, name in enumerate(annotations["auth-response-headers"].split(", ")):
+        service.append(f"auth_request_set $authHeader{number} $upstream_http_{name.lower().replace('-', '_')};")
+        service.append(f"proxy_set_header '{name}' $authHeader{number};")
+    (folder / "site.conf").write_text(
+        _INGRESS.format(
+            port=port,
+            service="\n".join(service),
+            check="\n".join(check),
+            upstream=addresses.upstream,
+            url=f"http://{addresses.sidecar}{path}",
+        ),
+        encoding="utf-8",
+    )
+    with running_nginx(binary, folder, port) as url:
+        yield url
+
+
+_INGRESS = """
+server {{
+    listen 127.0.0.1:{port};
+    large_client_header_buffers 4 16k;
+    location / {{
+        auth_request /_external-auth;
+        {service}
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Request-ID $request_id;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Host $http_host;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_http_version 1.1;
+        proxy_request_buffering off;
+        client_max_body_size 0;
+        proxy_pass http://{upstream};
+    }}
+    location = /_external-auth {{
+        internal;
+        proxy_pass_request_body off;
+        proxy_set_header Content-Length "";
+        proxy_set_header X-Forwarded-Proto "";
+        proxy_set_header X-Request-ID $request_id;
+        {check}
+        client_max_body_size 0;
+        proxy_http_version 1.1;
+        set $target {url};
+        proxy_pass $target;
+    }}
+}}
+"""
+
+
 def _check(
     *, prefix: str, tells: list[str], copies: list[str], timeout: str, fails_open: bool, on_error: int
 ) -> dict[str, Any]:
@@ -143,7 +214,7 @@ def _envoy(
     file = folder / "envoy.json"
     file.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
-    options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers(url)):
         yield url
 

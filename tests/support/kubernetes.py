@@ -41,12 +41,9 @@ class ApiServer:
         """Its address; its certificate is good for it."""
         return f"https://127.0.0.1:{self.port}"
 
-    def ask(self, method: str, path: str, body: object = None, *, token: str | None = None, **query: str) -> Reply:
-        """One request as the administrator, or with ``token``; an empty one is nobody's."""
-        presented = self.admin if token is None else token
-        headers = {"Accept": "application/json, */*"}
-        if presented:
-            headers["Authorization"] = f"Bearer {presented}"
+    def ask(self, method: str, path: str, body: object = None, **query: str) -> Reply:
+        """One request as the administrator."""
+        headers = {"Accept": "application/json", "Authorization": f"Bearer {self.admin}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         context = ssl.create_default_context(cafile=str(self.ca_file))
@@ -132,8 +129,8 @@ class ApiServer:
             "users": {"user": {"token": self.admin}},
             "contexts": {"context": {"cluster": "only", "user": "only"}},
         }
-        document = {"apiVersion": "v1", "kind": "Config", "current-context": "only"}
-        document |= {name: [{"name": "only", **one}] for name, one in named.items()}  # type: ignore[dict-item] # lists too
+        lists = {name: [{"name": "only", **one}] for name, one in named.items()}
+        document = {"apiVersion": "v1", "kind": "Config", "current-context": "only", **lists}
         path.write_text(yaml.safe_dump(document), encoding="utf-8")
         return path
 
@@ -156,7 +153,7 @@ def etcd(program: Path, folder: Path) -> Iterator[str]:
         "initial-advertise-peer-urls": peer,
         "initial-cluster": f"only={peer}",
     }
-    command = [program, *(f"--{name}={value}" for name, value in options.items()), "--unsafe-no-fsync"]
+    command = [str(program), *(f"--{name}={value}" for name, value in options.items()), "--unsafe-no-fsync"]
     with running(command, log=folder / "etcd.log", ready=lambda: answers(f"{client}/readyz", 200), within=60.0):
         yield client
 
@@ -195,7 +192,7 @@ def api_server(
         "service-account-key-file": accepted,
         "api-audiences": AUDIENCE,
     }
-    command = [program, *(f"--{name}={value}" for name, value in options.items())]
+    command = [str(program), *(f"--{name}={value}" for name, value in options.items())]
     command += [f"--service-account-issuer={issuer}" for issuer in issuers]
     server = ApiServer(port, folder / "certificates" / "apiserver.crt", admin)
     with running(command, log=folder / "kube-apiserver.log", ready=lambda: _is_ready(server), within=START_TIMEOUT):

@@ -74,6 +74,13 @@ def nginx(
     (folder / "site.conf").write_text(
         shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints), encoding="utf-8"
     )
+    with running_nginx(binary, folder, port) as url:
+        yield url
+
+
+@contextmanager
+def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
+    """nginx with the ``site.conf`` of a folder, which listens on ``port``."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
@@ -102,8 +109,8 @@ def envoy(
     }
     file.write_text(shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
-    # Each Envoy on a machine needs a base id of its own.
-    options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    # Hot restarts need shared memory, which would outlive the program.
+    options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers_on(port)):
         yield url
 

@@ -41,3 +41,12 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- include "auth-sidecar.componentLabels" (list . "sidecar") -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+Changes with a text that is secret, and gives it away to nobody who reads pods but not Secrets: scrypt makes each guess
+at it dear. (list . "text")
+*/}}
+{{- define "auth-sidecar.secretChecksum" -}}
+{{- $context := index . 0 -}}
+{{- derivePassword 1 "maximum" (index . 1) $context.Release.Namespace (include "auth-sidecar.fullname" $context) | sha256sum -}}
+{{- end -}}
