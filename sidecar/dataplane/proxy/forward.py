@@ -91,13 +91,7 @@ class Forwarder:
         """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(
-                request,
-                verdict.failure,
-                route="forward",
-                provider=verdict.provider,
-                authenticator=verdict.authenticator,
-            )
+            return self._refusals.refuse(request, verdict, route="forward")
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
