@@ -16,6 +16,7 @@ from sidecar.web.view import Asked
 
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
+_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Dialect(Protocol):
@@ -78,21 +79,16 @@ def _from_headers(
 ) -> RequestView:
     if not trusted:
         return _view(headers, "", None, trusted=False)
-    method = _single(headers, method_name)
-    target = _single(headers, target_name)
+    methods, targets = headers.getall(method_name, _NONE), headers.getall(target_name, _NONE)
+    if len(methods) > 1 or len(targets) > 1:
+        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
+    method, target = methods[0] if methods else None, targets[0] if targets else None
     if (method is None) != (target is None) or (target is None and must_know):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
-    if method is not None and not _METHOD.fullmatch(method):
+    if method is not None and method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
         # "delete" is no DELETE to a rule, but may be one to the service behind.
         raise Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message="The original method is not valid")
     return _view(headers, method or "", target, trusted=True)
-
-
-def _single(headers: CIMultiDictProxy[str], name: str) -> str | None:
-    values = headers.getall(name, _NONE)
-    if len(values) > 1:
-        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
-    return values[0] if values else None
 
 
 def _view(headers: CIMultiDictProxy[str], method: str, target: str | None, *, trusted: bool) -> RequestView:

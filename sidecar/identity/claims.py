@@ -61,7 +61,7 @@ class PrincipalPolicy:
     authenticator: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Principal:
     name: str
     email: str
@@ -225,7 +225,9 @@ def _scalar_text(value: str | float) -> str:
 
 
 def _names(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
-    value = [] if path is None else path.find(claims)
+    if path is None:
+        return ()
+    value = path.find(claims)
     found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return tuple(dict.fromkeys(name for name in found[:MAX_GROUPS] if isinstance(name, str) and name))
 

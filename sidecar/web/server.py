@@ -83,7 +83,7 @@ class Connection(web.RequestHandler):
         Everything else goes aiohttp's way, which costs a request object, a task and two more turns of the loop.
         """
         waiter, parser = self._waiter, self._parser
-        if waiter is None or waiter.done() or self._messages or parser is None or self._is_occupied():
+        if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
             return
         try:
@@ -94,10 +94,11 @@ class Connection(web.RequestHandler):
         messages, upgraded, _ = parsed
         if len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD:
             answer = self._answer_at_once(messages[0][0], self)
-            if answer is not None and self.transport is not None:
+            transport = self.transport
+            if answer is not None and transport is not None:
                 parser.message_consumed()
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                self.transport.write(answer)
+                transport.write(answer)
                 return
         self._replay(_Parsed(parsed, None), data)
 
@@ -108,7 +109,7 @@ class Connection(web.RequestHandler):
             or self._buffer_paused
             or self._close
             or self._force_close
-            or self.writing_paused
+            or self._paused  # aiohttp's, behind its property writing_paused
         )
 
     def _replay(self, parsed: "_Parsed", data: bytes) -> None:

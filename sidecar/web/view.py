@@ -3,9 +3,11 @@
 import itertools
 import os
 import re
+from functools import lru_cache
 from typing import Protocol
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.hdrs import EXPECT, HOST, TRANSFER_ENCODING
 from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
@@ -50,19 +52,24 @@ def check_framing(asked: Asked, target: str) -> None:
     if not target.startswith("/"):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
     headers = asked.headers
-    host = headers.get("Host")
+    host = headers.get(HOST)
     if host is None:
         if version == HttpVersion11:
             raise Refused(Reason.REQUEST_INVALID, message="The request has no Host")
-    elif not _HOST.fullmatch(host):
+    elif not _is_host(host):
         raise Refused(Reason.REQUEST_INVALID, message="The Host is not valid")
-    coding = headers.get("Transfer-Encoding")
+    coding = headers.get(TRANSFER_ENCODING)
     if coding is not None:
         _check_coding(coding, version)
-    expectation = headers.get("Expect")
+    expectation = headers.get(EXPECT)
     if expectation is not None and expectation.lower() != "100-continue":
         message = "The expectation cannot be met"
         raise Refused(Reason.REQUEST_INVALID, status=417, message=message, ends_connection=True)
+
+
+@lru_cache(maxsize=128)  # a listener has few names, and all requests name one
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 def _check_coding(coding: str, version: HttpVersion) -> None:
