@@ -136,7 +136,7 @@ def _forwarder(
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
-) -> Handler | None:
+) -> Forwarder | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
         return None

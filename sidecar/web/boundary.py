@@ -15,6 +15,7 @@ from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
 from sidecar.web.answer import date_line, status_line
+from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
 from sidecar.web.view import Asked, check_framing, connection_of, request_id
@@ -32,6 +33,16 @@ class Check(Protocol):
         """The header block of its 200, or None."""
 
 
+class Beginner(Protocol):
+    """Handles requests, of which it may begin some without a task."""
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """The answer, also to one that was begun and handed over."""
+
+    def begin(self, begun: Begun) -> Work | None:
+        """Begin; None: it cannot be done without waiting."""
+
+
 class Routes(Protocol):
     """Finds who answers a raw request target."""
 
@@ -40,6 +51,9 @@ class Routes(Protocol):
 
     def find_check(self, target: str) -> tuple[Check, str] | None:
         """The same for check endpoints only."""
+
+    def find_beginner(self, target: str) -> Beginner | None:
+        """The same for those that begin requests without a task. Its route is ``forward``."""
 
 
 class Boundary:
@@ -64,11 +78,13 @@ class Boundary:
         started = perf_counter()
         route = "none"
         connection = connection_of(request)
-        connection.request_id = ""
-        self.in_flight += 1
+        begun = connection.begun
+        if begun is None:
+            connection.request_id = ""
+            self.in_flight += 1
         try:
             check_framing(request, request.raw_path)
-            if self.in_flight > self._max_in_flight:
+            if begun is None and self.in_flight > self._max_in_flight:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = self._routes.find(request.raw_path)
             answer = await handler(request, rest)
@@ -79,9 +95,10 @@ class Boundary:
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
             answer = self._fault(request, error, route)
         finally:
-            self.in_flight -= 1
-            if self._idle is not None and not self.in_flight:
-                self._idle.set()
+            if connection.begun is None:
+                self._leave()
+            else:  # nobody took it
+                connection.begun.abandon()
         if connection.ends and not answer.prepared:
             answer.force_close()
         count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
@@ -108,6 +125,7 @@ class Boundary:
         started = perf_counter()
         found = self._routes.find_check(message.path)
         if found is None:
+            self._begin(message, connection)
             return None
         try:
             check_framing(message, message.path)
@@ -123,6 +141,36 @@ class Boundary:
         count.inc()
         duration.observe(perf_counter() - started)
         return answer
+
+    def _begin(self, message: RawRequestMessage, connection: Connection) -> None:
+        """Begin what :attr:`Connection.begun` then names, if it can be begun without a task."""
+        beginner = self._routes.find_beginner(message.path)
+        if beginner is None or self.in_flight >= self._max_in_flight:
+            return
+        connection.request_id = ""
+        begun = Begun(message, connection, self._ended)
+        try:
+            check_framing(message, message.path)
+            begun.work = beginner.begin(begun)
+        except Failed:
+            return
+        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
+            return
+        if begun.work is not None:
+            connection.begun = begun
+            self.in_flight += 1
+
+    def _ended(self, begun: Begun, status: int | None) -> None:
+        self._leave()
+        if status is not None:
+            count, duration = self._counted.get(("forward", status)) or self._learn("forward", status)
+            count.inc()
+            duration.observe(perf_counter() - begun.started)
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
 
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)

@@ -35,6 +35,10 @@ class Asked(Protocol):
     def headers(self) -> CIMultiDictProxy[str]:
         """Header lines."""
 
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The same, as they were received."""
+
 
 def check_framing(asked: Asked, target: str) -> None:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
@@ -88,22 +92,25 @@ def connection_of(request: web.BaseRequest) -> Connection:
 
 def own_view(request: web.BaseRequest) -> RequestView:
     """The picture of a request that is itself what is asked for (forward mode, the API)."""
-    headers = request.headers
-    return RequestView(
-        request.method,
-        request.raw_path,
-        headers,
-        read_credential(headers),
-        connection_of(request).trusted,
-        is_preflight(request.method, headers) if request.method == "OPTIONS" else False,
-    )
+    return view_of(request, request.raw_path, trusted=connection_of(request).trusted)
+
+
+def view_of(asked: Asked, target: str, *, trusted: bool) -> RequestView:
+    """The same of what was asked for ``target``."""
+    method, headers = asked.method, asked.headers
+    preflight = method == "OPTIONS" and is_preflight(method, headers)
+    return RequestView(method, target, headers, read_credential(headers), trusted, preflight)
 
 
 def request_id(request: web.BaseRequest) -> str:
     """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
-    connection = connection_of(request)
+    return identifier_of(request, connection_of(request))
+
+
+def identifier_of(asked: Asked, connection: Connection) -> str:
+    """The same of what is being asked on ``connection``."""
     if not connection.request_id:
-        given = request.headers.get("X-Request-Id", "") if connection.trusted else ""
+        given = asked.headers.get("X-Request-Id", "") if connection.trusted else ""
         connection.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     return connection.request_id
 

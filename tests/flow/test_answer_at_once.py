@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -15,10 +13,9 @@ from sidecar.authn.jwt import JwtAuthenticator
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView
-from tests.flow.conftest import LOOPBACK, Scene, Start, bearer
+from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support import forge
 from tests.support.certificates import certificate
-from tests.support.jwks_server import eventually
 from tests.support.wire import Answer, Wire
 
 TRUSTED = {"server": {"trustedProxies": [LOOPBACK]}}
@@ -54,17 +51,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def without_date(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
     return answer.status, [line for line in answer.head.headers if line[0] != "Date"], answer.body
-
-
-@asynccontextmanager
-async def plainly(scene: Scene) -> AsyncIterator[Wire]:
-    """A connection on which nothing is answered at once."""
-    server = scene.sidecar._server
-    shortcut, server.answer_at_once = server.answer_at_once, lambda _message, _connection: None
-    async with await scene.connect() as wire:
-        await eventually(lambda: any(one._answer_at_once is not shortcut for one in server.connections))
-        server.answer_at_once = shortcut
-        yield wire
 
 
 async def known(scene: Scene, *headers: tuple[str, str]) -> Answer:
