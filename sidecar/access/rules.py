@@ -28,6 +28,7 @@ class Requirement:
     groups: frozenset[str]
     roles: frozenset[str]
     actor_types: frozenset[str]
+    providers: frozenset[str]
     admin: bool
 
     def missing(self, actor: Actor) -> str:
@@ -40,6 +41,8 @@ class Requirement:
             return "roles"
         if self.actor_types and actor.type not in self.actor_types:
             return "actor type"
+        if self.providers and actor.provider not in self.providers:
+            return "provider"
         return ""
 
 
@@ -131,8 +134,12 @@ def _methods(settings: RuleSettings) -> frozenset[str]:
 
 
 def _requirement(settings: RequireSettings) -> Requirement | None:
-    requirement = Requirement(
-        frozenset(settings.groups), frozenset(settings.roles), frozenset(settings.actor_types), settings.admin
+    if settings == RequireSettings():
+        return None
+    return Requirement(
+        frozenset(settings.groups),
+        frozenset(settings.roles),
+        frozenset(settings.actor_types),
+        frozenset(settings.providers),
+        settings.admin,
     )
-    has_any = requirement.groups or requirement.roles or requirement.actor_types or requirement.admin
-    return requirement if has_any else None

@@ -36,7 +36,16 @@ def operations_app(metrics: Metrics, health: Health, effective_config: Callable[
     async def config(request: web.Request) -> web.Response:
         return _json(200, effective_config())
 
-    app = web.Application(middlewares=[_json_errors])
+    @web.middleware
+    async def counted(request: web.Request, handler: Any) -> web.StreamResponse:
+        answer = await _answer(request, handler)
+        resource = request.match_info.route.resource
+        route = resource.canonical.lstrip("/") if resource else "none"
+        metrics.http_requests.child("admin", route, str(answer.status)).inc()
+        return answer
+
+    metrics.watch(metrics.ready, lambda: health.report()[0])
+    app = web.Application(middlewares=[counted])
     app.router.add_get("/metrics", make_aiohttp_handler(metrics.registry))
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
@@ -45,8 +54,8 @@ def operations_app(metrics: Metrics, health: Health, effective_config: Callable[
     return app
 
 
-@web.middleware
-async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Any) -> web.StreamResponse:
+    """The handler's answer, or what went wrong as JSON."""
     try:
         answer: web.StreamResponse = await handler(request)
     except web.HTTPException as error:

@@ -13,9 +13,11 @@ from sidecar.api.revocations import RevocationCalls
 from sidecar.api.revoke import Revoke
 from sidecar.api.tokens import TokenCalls
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
+from sidecar.logs import current_request
 from sidecar.tokens.revocations import Revocations
 from sidecar.tokens.service import Caller, TokenService
 from sidecar.web.respond import Refusals
+from sidecar.web.view import request_id
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 Answer = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
@@ -50,6 +52,7 @@ class Endpoint:
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """The answer of the call, or the refusal."""
+        current_request.set(request_id(request))
         call = self._calls.get(request.method)
         if call is None:
             raise MethodNotAllowed(*self._calls)
@@ -74,6 +77,7 @@ class OAuthEndpoint:
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """The answer, or the refusal."""
+        current_request.set(request_id(request))
         try:
             if request.method != "POST":
                 raise MethodNotAllowed("POST")

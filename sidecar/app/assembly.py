@@ -8,6 +8,7 @@ from sidecar.admin.health import Health
 from sidecar.app.health import health_of
 from sidecar.app.judge import build_decider, build_verifiers, member_surroundings, revocation_gate
 from sidecar.app.planes import public_routes
+from sidecar.app.tracing import open_tracing
 from sidecar.app.trust import open_trust
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
@@ -15,9 +16,9 @@ from sidecar.authn.system import SYSTEM
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.watch import StreamWatch
-from sidecar.dataplane.routes import PublicRoutes
 from sidecar.metrics import Metrics
 from sidecar.tokens.usage import Usage
+from sidecar.web.boundary import Routes
 from sidecar.web.respond import Refusals
 
 _FIRST_READING_SECONDS = 1.0
@@ -27,7 +28,7 @@ _FIRST_READING_SECONDS = 1.0
 class Parts:
     """What the listeners need of a configuration."""
 
-    routes: PublicRoutes
+    routes: Routes
     refusals: Refusals
     health: Health
 
@@ -45,7 +46,7 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    verifiers = build_verifiers(settings, trust, metrics, clock)
+    verifiers = build_verifiers(loaded, trust, metrics, clock)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,
@@ -58,11 +59,12 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
     members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
-    decider = build_decider(settings, trust, members, metrics, clock, usage)
+    tracing = open_tracing(settings, stack)
+    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider)
     health = health_of(trust, members, settings)
-    refusals = Refusals(settings.server.realm)
+    refusals = Refusals(settings.server.realm, members.challenges)
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
-    routes = public_routes(loaded, trust, members, decider, refusals, metrics, clock, watch, stack)
-    return Parts(routes, refusals, health)
+    routes = public_routes(loaded, trust, members, decider, refusals, metrics, clock, watch, stack, tracing.spans)
+    return Parts(tracing.around(routes), refusals, health)

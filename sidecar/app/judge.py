@@ -32,8 +32,9 @@ from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 
 
-def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
+def build_verifiers(loaded: Loaded, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
     """What verifies tokens and DataHub's secrets, over ``trust``, by name."""
+    settings = loaded.settings
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
     longest = settings.server.limits.max_token_bytes
     made: dict[str, Authenticator] = {
@@ -46,7 +47,7 @@ def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: C
             refuse=None if settings.allow_published_secrets else refuse_published,
         )
     }
-    datahub = _datahub_trust(settings, trust)
+    datahub = _datahub_trust(loaded, trust)
     if datahub is not None:
         made[DATAHUB] = DataHubTokenAuthenticator(datahub, cache=cache, clock=clock, max_token_bytes=longest)
     if trust.datahub.system_client is not None:
@@ -54,9 +55,10 @@ def build_verifiers(settings: Settings, trust: Trust, metrics: Metrics, clock: C
     return made
 
 
-def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
+def _datahub_trust(loaded: Loaded, trust: Trust) -> DataHubTrust | None:
     if trust.datahub.key is None or not trust.datahub.accepts_tokens:
         return None
+    settings = loaded.settings
     block = settings.authentication
     return DataHubTrust(
         trust.datahub.key,
@@ -66,10 +68,13 @@ def _datahub_trust(settings: Settings, trust: Trust) -> DataHubTrust | None:
         records=trust.mirror,
         require_record=block.require_record,
         require_own_record=settings.tokens.require_record,
+        max_own_lifetime=settings.tokens.max_lifetime,
         providers=frozenset(trust.issuers) - {block.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
         # the guest is DataHub's own to name: its user interface gives him a session
-        reserved=frozenset({"anonymous", block.system_client_id}),
+        reserved=frozenset({"anonymous", block.system_client_id.lower()}),
+        namespaces=frozenset(provider.name.lower() for provider in loaded.providers if provider.namespaced),
         admin_names=admin_names(settings.authorizer_configuration),
+        passes_on=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
     )
 
 
@@ -113,6 +118,7 @@ def build_decider(
     metrics: Metrics,
     clock: Clock,
     usage: Usage | None = None,
+    kind: type[Decider] = Decider,
 ) -> Decider:
     """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used."""
     gates: list[Gate] = [revocation_gate(settings, trust, clock)]
@@ -125,8 +131,9 @@ def build_decider(
         skippable=members.skippable,
         headers=members.headers,
         certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
+        clock=clock,
     )
-    return Decider(
+    return kind(
         Rules(settings.rules),
         chain,
         deadline=settings.server.check_deadline,

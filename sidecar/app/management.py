@@ -6,8 +6,9 @@ from sidecar.access.decide import Decider
 from sidecar.api.body import Bodies
 from sidecar.api.door import Door
 from sidecar.api.routes import api_routes
-from sidecar.app.trust import RESERVED_NAMES, Trust
+from sidecar.app.trust import Trust
 from sidecar.authn.datahub_setup import DataHubSetup
+from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
@@ -41,8 +42,9 @@ def management_routes(
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
-        reserved=frozenset(RESERVED_NAMES),
+        reserved=trust.reserved,
         allow_never_expiring=settings.tokens.allow_never_expiring,
+        max_lifetime=settings.tokens.max_lifetime,
         is_bot_name=trust.mirror.is_bot_name,
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
@@ -65,6 +67,7 @@ def build_minter(
         audience=configuration.audience,
         principal_domain=settings.authorizer_configuration.principal_domain,
         keep_bot_tokens=settings.tokens.keep_bot_tokens,
+        max_lifetime=settings.tokens.max_lifetime,
         datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
     )
 
@@ -94,6 +97,17 @@ def build_revocations(
             accepted.update((name, (name, *(other for other in names if other != name))) for name in names)
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
-        bounds[own_issuer] = IssuerBounds(None, own.clock_skew)
-    rule = DenyRule(bounds, spellings or (lambda issuer: accepted.get(issuer, (issuer,))), unbound)
+        bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, own.clock_skew)
+    rule = DenyRule(
+        bounds,
+        spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
+        unbound,
+        has_endless=_has_endless(loaded),
+    )
     return Revocations(store, write, clock, rule, own_issuer=own_issuer)
+
+
+def _has_endless(loaded: Loaded) -> bool:
+    """Whether anybody comes in by what never ends by itself: only JWTs of issuers have a longest life."""
+    system_client = loaded.settings.authentication.enabled and loaded.settings.authentication.system_client_secret
+    return bool(system_client) or any(member.word != JWT for member in plan(loaded.members))

@@ -16,7 +16,7 @@ from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
-from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
+from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
@@ -25,9 +25,8 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import Assertions
-from sidecar.tokens.policy import (
-    admin_names,
-)
+from sidecar.tokens.datahub import ROOT_USER
+from sidecar.tokens.policy import admin_names
 from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
 from sidecar.web.boundary import Handler
 from sidecar.web.respond import Refusals
@@ -43,6 +42,7 @@ def public_routes(
     clock: Clock,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    spans: ForwardSpans | None = None,
 ) -> PublicRoutes:
     settings = loaded.settings
     prefix = settings.server.prefix
@@ -53,7 +53,7 @@ def public_routes(
         assertion=assertions,
         credential=_upstream_credentials(settings, trust, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
-        admin_names=admin_names(settings.authorizer_configuration),
+        admin_names=_datahub_admins(settings),
         metrics=metrics,
     )
     check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
@@ -72,7 +72,7 @@ def public_routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack)
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
     managing, below = management_routes(loaded, trust, decider, refusals, metrics, clock)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
@@ -102,7 +102,7 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
             issuer=settings.authentication.token_service.issuer,
             authenticator=SYSTEM,
             system_client=trust.datahub.system_client,
-            admin_names=admin_names(settings.authorizer_configuration),
+            admin_names=_datahub_admins(settings),
         )
     if upstream is None or upstream.credentials != "openmetadata":
         return None
@@ -128,6 +128,11 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
     )
 
 
+def _datahub_admins(settings: Settings) -> frozenset[str]:
+    """Names that make admins of a DataHub behind: there the root user is one whatever is configured here."""
+    return admin_names(settings.authorizer_configuration) | {ROOT_USER}
+
+
 def _forwarder(
     settings: Settings,
     decider: Decider,
@@ -136,6 +141,7 @@ def _forwarder(
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    spans: ForwardSpans | None,
 ) -> Forwarder | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
@@ -153,12 +159,16 @@ def _forwarder(
         decider=decider,
         identity_headers=identity_headers,
         request_headers=RequestHeaders(
-            is_identity=identity_headers.is_stripped, keep_authorization=upstream.credentials == "passthrough"
+            is_identity=identity_headers.is_stripped,
+            keep_authorization=upstream.credentials == "passthrough",
+            keep_trace=spans is None,
         ),
         pool=pool,
         refusals=refusals,
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
         public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        websocket_origins=settings.server.websocket_origins,
         watch=watch,
+        spans=spans,
     )

@@ -18,7 +18,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.show import as_json
 from sidecar.metrics import Metrics
 from sidecar.web.boundary import Boundary
-from sidecar.web.listeners import bind
+from sidecar.web.listeners import affordable, bind
 from sidecar.web.server import Peers, PublicServer
 
 _log = logging.getLogger("sidecar")
@@ -74,9 +74,9 @@ async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[S
         boundary = Boundary(parts.routes, parts.refusals, metrics, server.limits, log_access=settings.logging.access)
         public_server = PublicServer(
             boundary,
-            limits=server.limits,
+            limits=affordable(server.limits, forwards=bool(settings.upstream and settings.upstream.url)),
             peers=Peers(server.trusted_proxies),
-            parse_failure=parts.refusals.refuse_unparsed,
+            parse_failure=boundary.refuse_unparsed,
             answer_at_once=boundary.answer_at_once,
         )
         operations = operations_runner(operations_app(metrics, parts.health, partial(as_json, loaded)))

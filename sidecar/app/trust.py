@@ -67,9 +67,7 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
     settings = loaded.settings
     planned = plan(loaded.members)
     datahub = datahub_setup(settings, planned)
-    client_id = settings.authentication.system_client_id
-    # names out of claims are in lower case
-    reserved = _reserved_names(planned) | {client_id, client_id.lower()}
+    reserved = reserved_names(settings, planned)
     own_keys = await _open_own_keys(settings, stack)
     store = await open_store(settings.store, metrics, clock)
     stack.push_async_callback(store.aclose)
@@ -105,10 +103,14 @@ async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: Asyn
     return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
 
 
-def _reserved_names(planned: Iterable[Planned]) -> frozenset[str]:
-    """Names that no credential of others may carry; the guest's own name is one of them."""
+def reserved_names(settings: Settings, planned: Iterable[Planned]) -> frozenset[str]:
+    """Names that no credential of others may carry, as claims and as the configuration spell them.
+
+    The guest's own name is one of them.
+    """
     guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
-    return frozenset({*RESERVED_NAMES, *guests})
+    client_id = settings.authentication.system_client_id
+    return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
 
 
 async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
@@ -139,7 +141,13 @@ def _provider_issuer(
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     bound = settings.server.client_certificates != "none"
     expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
-    acceptor = ForeignAcceptor(policy, provider.clock_skew, is_own=provider.is_own, bots=bots)
+    acceptor = ForeignAcceptor(
+        policy,
+        provider.clock_skew,
+        is_own=provider.is_own,
+        bots=bots,
+        bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
+    )
     return Issuer(provider.name, keys, expectations, acceptor)
 
 
@@ -166,4 +174,4 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
     tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
     acceptor = OwnAcceptor(tokens, configuration.clock_skew)
-    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration), acceptor)
+    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)

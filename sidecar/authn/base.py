@@ -44,6 +44,8 @@ class Accepted:
     ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds what later stages
     derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
     From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
+    ``passed_on`` is the ``Authorization`` value for the service behind where that is to see the caller's own credential
+    and not a minted one; empty: as configured.
     """
 
     actor: Actor
@@ -55,6 +57,7 @@ class Accepted:
     is_own: bool = False
     facts: Facts | None = None
     certificate: str | None = None
+    passed_on: str = field(default="", repr=False)
     cleared: int = 0
     tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -140,6 +143,8 @@ class Member(ABC):
     """The model of its ``configs`` block; a wrong option is found at start and by ``sidecar check``."""
     credential_headers: ClassVar[tuple[str, ...]] = ()
     """Headers besides ``Authorization`` that it reads credentials from. Two credentials in one request are refused."""
+    challenge: ClassVar[str] = ""
+    """Scheme besides ``Bearer`` that a refusal asks callers for in ``WWW-Authenticate``; empty: none."""
 
     def __init__(self, options: Any, surroundings: Surroundings) -> None:
         """``options`` is a valid ``Options``. Opens nothing and asks nobody."""

@@ -3,42 +3,31 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
-from sidecar.authn.memory import Memory
-from sidecar.authn.password import Throttle, read_password, wrong
+from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
+from sidecar.authn.password import wrong
 from sidecar.authn.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
-from sidecar.config.settings import Model, Text
-from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Refused, Unavailable
+from sidecar.authn.password_member import PasswordMember, PasswordOptions
+from sidecar.config.settings import Text
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.identity.claims import make_actor
-from sidecar.identity.request import RequestView
 
 _log = logging.getLogger("sidecar.authn")
 _THREADS = 2
-_MOST_WAITING = 64
 _LOOK_EVERY = 2.0
 
 
-class BasicOptions(Model):
-    """Where the users are, and how often one may be guessed at."""
+class BasicOptions(PasswordOptions):
+    """Where the users are."""
 
     htpasswd: Text = ""
     """File of ``user:hash`` lines, bcrypt or argon2 (``htpasswd -B``)."""
     user_props: Text = ""
     """Instead: a JAAS ``user.props`` of plain passwords, as DataHub's."""
-    cache: Annotated[Duration, Field(ge=0, le=600)] = 60.0
-    """How long a good pair is remembered, so that hashing is paid for once."""
-    failures_per_user: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Wrong passwords for one user in a minute before nobody new is let in under that name."""
-    failures: Annotated[int, Field(ge=1, le=100_000)] = 200
-    """The same for all users together."""
 
     @model_validator(mode="after")
     def _one_file(self) -> "BasicOptions":
@@ -47,22 +36,18 @@ class BasicOptions(Model):
         return self
 
 
-class Basic(Member):
-    """Decides on ``Basic`` credentials of the users in its file; those of others are for the members after it."""
+class Basic(PasswordMember):
+    """Knows the users in its file."""
 
     Options = BasicOptions
     options: BasicOptions
 
     def __init__(self, options: BasicOptions, surroundings: Surroundings) -> None:
-        super().__init__(options, surroundings)
+        super().__init__(options, surroundings, threads=_THREADS)
         self._path = Path(options.htpasswd or options.user_props)
-        self._memory = Memory(surroundings.clock)
-        self._throttle = Throttle(surroundings.clock, per_user=options.failures_per_user, in_all=options.failures)
         self._file: PasswordFile | None = None
         self._seen: tuple[int, int, int] | None = None
         self._problem = ""
-        self._waiting = 0
-        self._pool: ThreadPoolExecutor | None = None
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -95,7 +80,6 @@ class Basic(Member):
             _log.warning(
                 "passwords are kept in plain text", extra={"authenticator": self.name, "file": str(self._path)}
             )
-        self._pool = ThreadPoolExecutor(_THREADS, "passwords")
         self._watch = asyncio.create_task(self._keep_reading())
 
     async def stop(self) -> None:
@@ -104,58 +88,23 @@ class Basic(Member):
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
-        await self._memory.aclose()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        await super().stop()
 
-    def recall(self, view: RequestView) -> Accepted | None:
-        """Who gave this very pair a moment ago."""
-        try:
-            pair = read_password(view.credential)
-        except Refused:
-            return None
-        return None if pair is None else self._memory.get(self._memory.digest(*pair))
-
-    async def authenticate(self, view: RequestView) -> Outcome:
-        """Compare the password. Raises Unavailable(THROTTLED) after too many wrong ones, OVERLOAD."""
-        try:
-            pair = read_password(view.credential)
-        except Refused as refusal:
-            return Rejected(refusal, self.name)
-        if pair is None:
-            return ABSTAINED
-        user, password = pair
-        digest = self._memory.digest(user, password)
-        return await self._memory.once(digest, lambda: self._judge(digest, user, password))
-
-    async def _judge(self, digest: bytes, user: str, password: str) -> Outcome:
+    async def compare(self, user: str, password: str) -> Outcome:
+        """Look ``user`` up and compare; a stranger takes as long."""
         file = self._file
         if file is None:
             raise Unavailable(Cause.MEMBER_BROKEN, "not started")
         self._throttle.begin(user)
         known = file.users.get(user)
-        matches = await self._compare(file.stranger if known is None else known.matches, password)
+        matches = file.stranger if known is None else known.matches
+        is_right = await self.in_thread(lambda: matches(password))
         if known is None:
             return Abstained(wrong())
-        if not matches:
+        if not is_right:
             return Rejected(wrong(), self.name)
         self._throttle.good(user)
-        try:
-            accepted = self._accepted(user, known)
-        except Refused as refusal:
-            return Rejected(refusal, self.name)
-        if file is self._file:  # else it was read anew while this went on
-            self._memory.put(digest, accepted, self.options.cache)
-        return accepted
-
-    async def _compare(self, matches: Any, password: str) -> bool:
-        if self._waiting >= _MOST_WAITING:
-            raise Unavailable(Cause.OVERLOAD)
-        self._waiting += 1
-        try:
-            return bool(await asyncio.get_running_loop().run_in_executor(self._pool, matches, password))
-        finally:
-            self._waiting -= 1
+        return self._accepted(user, known)
 
     def _accepted(self, user: str, known: User) -> Accepted:
         policy = self.surroundings.policy

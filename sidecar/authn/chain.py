@@ -1,16 +1,21 @@
 """Asks the authenticators in configured order; the first that recognises the credential decides. Then the gates.
 
 A broken authenticator ends the request (503). One that is ``skippable`` lets those after it decide first; where none
-of them recognises the credential, the request still ends so: nobody knows that it was a bad one.
+of them recognises the credential, the request still ends so: nobody knows that it was a bad one. Who is accepted past
+a broken one is accepted for a moment only: once it is back, it has to be asked.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sidecar.authn.base import Abstained, Accepted, Authenticator, Gate, Prompt, Rejected
+from sidecar.clock import Clock, SystemClock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.metrics import Metrics
+
+# How long a verdict past a broken member is recalled: it may have waited for that member's time limit.
+_PAST_BROKEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,14 @@ class Chain:
         skippable: Collection[str] = (),
         headers: Sequence[str] = (),
         certificate: Callable[[RequestView], str | None] = _no_certificate,
+        clock: Clock | None = None,
     ) -> None:
         """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization.
 
         ``certificate`` tells the ``x5t#S256`` of the certificate that a request came with.
         """
         self._certificate = certificate
+        self._now = (clock or SystemClock()).now
         self._skippable = frozenset(skippable)
         self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
@@ -110,6 +117,8 @@ class Chain:
                 skipped = skipped or broken
                 continue
             if isinstance(outcome, Accepted):
+                if skipped is not None:
+                    self._soon_ask_again(outcome)
                 return self._gated(outcome, view)
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
@@ -119,6 +128,12 @@ class Chain:
     def timed_out(self) -> Denied:
         """The verdict when the deadline for checks has passed."""
         return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
+
+    def _soon_ask_again(self, accepted: Accepted) -> None:
+        """Bound what is recalled of ``accepted``, which is the very object that its authenticator remembers."""
+        soon = self._now() + _PAST_BROKEN_SECONDS
+        again = accepted.ask_again_at
+        accepted.ask_again_at = soon if again is None else min(again, soon)
 
     def _gated(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
         failure = self._obstacle(accepted, view)

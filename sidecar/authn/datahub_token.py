@@ -28,10 +28,11 @@ from sidecar.tokens.datahub import (
     verify_datahub,
 )
 from sidecar.tokens.own import recorded_actor
-from sidecar.tokens.policy import OWN_PROVIDER
+from sidecar.tokens.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.verified_cache import VerifiedCache
+from sidecar.tokens.verify import VerifiedClaims
 
-DATAHUB = "datahub"
+DATAHUB = DATAHUB_PROVIDER
 """Name of this authenticator and its provider in Actors, logs, metrics and ``adminPrincipals``."""
 
 
@@ -58,9 +59,12 @@ class DataHubTrust:
     """What decides about DataHub tokens.
 
     ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
-    ``require_own_record``; ``require_record`` demands one of every version 2 token. ``records`` None: there are none.
-    ``providers`` are issuers that have keys of their own: this one speaks for none of them.
-    ``reserved`` ids are nobody's; ``admin_names`` are those of ``adminPrincipals``, as Actor ids are spelled.
+    ``require_own_record`` and live ``max_own_lifetime`` seconds at most; ``require_record`` demands one of every
+    version 2 token. ``records`` None: there are none. ``providers`` are issuers that have keys of their own:
+    this one speaks for none of them.
+    ``reserved`` ids are nobody's (in lower case), nor is what begins with one of ``namespaces`` (in lower case) and a
+    slash: those are the Actors of other providers. ``admin_names`` are those of ``adminPrincipals``, as Actor ids are
+    spelled. ``passes_on``: the DataHub behind gets to see the tokens that it has minted itself.
     """
 
     key: SharedKey
@@ -70,9 +74,12 @@ class DataHubTrust:
     records: Records | None = None
     require_record: bool = False
     require_own_record: bool = True
+    max_own_lifetime: float | None = None
     providers: frozenset[str] = frozenset()
     reserved: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
     admin_names: frozenset[str] = frozenset()
+    passes_on: bool = False
 
 
 class DataHubTokenAuthenticator:
@@ -117,6 +124,8 @@ class DataHubTokenAuthenticator:
         if found.verified.issuer in trust.providers:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         is_own = bool(trust.own_issuer) and found.verified.issuer == trust.own_issuer
+        if is_own:
+            _check_lifetime(found.verified, trust.max_own_lifetime)
         must_be_on_record = (
             trust.require_own_record if is_own else trust.require_record and found.version is Version.STATEFUL
         )
@@ -129,7 +138,10 @@ class DataHubTokenAuthenticator:
             raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
         actor = self._actor(found)
         digest = "" if actor.token_id else sha256(token.signing_input).hexdigest()
-        return self._accepted(found, actor, facts=facts_of(actor, digest))
+        accepted = self._accepted(found, actor, facts=facts_of(actor, digest))
+        if trust.passes_on and not is_own:
+            accepted.passed_on = f"Bearer {token.text}"
+        return accepted
 
     async def _record(self, found: DataHubToken, text: str) -> TokenRecord | None:
         token_id = found.verified.token_id
@@ -147,7 +159,9 @@ class DataHubTokenAuthenticator:
     def _actor(self, found: DataHubToken) -> Actor:
         """The Actor of a token that DataHub has minted: a USER, as everybody is there."""
         verified, actor_id = found.verified, found.actor_id
-        if actor_id in self._trust.reserved:
+        lower = actor_id.lower()
+        namespace, slash, _ = lower.partition("/")
+        if lower in self._trust.reserved or (slash and namespace in self._trust.namespaces):
             raise Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         return Actor(
             ActorType.USER,
@@ -176,6 +190,12 @@ class DataHubTokenAuthenticator:
             is_own=is_own,
             facts=facts,
         )
+
+
+def _check_lifetime(verified: VerifiedClaims, longest: float | None) -> None:
+    issued, ends = verified.issued_at, verified.expires_at
+    if longest is not None and (issued is None or ends is None or ends - issued > longest):
+        raise Refused(Reason.TOKEN_INVALID, Cause.LIFETIME)
 
 
 def check_shared_secrets(

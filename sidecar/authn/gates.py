@@ -54,7 +54,7 @@ class RevocationGate:
                 return Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
             if record.revoked_at is not None:
                 return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
-        elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id):
+        elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id.lower()):
             return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         if self._deny_when_stale and revocations.age > self._max_staleness:
             return Unavailable(Cause.MIRROR_STALE)

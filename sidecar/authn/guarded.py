@@ -20,17 +20,23 @@ class Guarded:
     """An authenticator around a member. ``timeout`` is in seconds.
 
     ``provider``: the provider that its Actors are said to come from, whatever it says itself; None: as it says.
+    ``recalls`` False: its memory is not relied on, so that it is asked each time.
     """
 
-    def __init__(self, member: Authenticator, *, timeout: float, provider: str | None = None) -> None:
+    def __init__(
+        self, member: Authenticator, *, timeout: float, provider: str | None = None, recalls: bool = True
+    ) -> None:
         self.name = member.name
         self._member = member
         self._timeout = timeout
         self._provider = provider
+        self._recalls = recalls
         self._abandoned: set[asyncio.Task[Outcome]] = set()
 
     def recall(self, view: RequestView) -> Accepted | None:
         """What the member remembers; nothing when it fails to."""
+        if not self._recalls:
+            return None
         try:
             known = self._member.recall(view)
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises

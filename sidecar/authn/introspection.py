@@ -184,7 +184,9 @@ class Introspection(Member):
             actor,
             not_before=None if starts is None else starts - leeway,
             expires_at=None if ends is None else ends + leeway,
-            facts=facts_of(actor, "" if jwt is None else sha256(jwt.signing_input).hexdigest()),
+            facts=facts_of(
+                replace(actor, subject=_denied_as(claims)), "" if jwt is None else sha256(jwt.signing_input).hexdigest()
+            ),
         )
         remaining = self.options.cache if ends is None else min(self.options.cache, ends - now)
         self._memory.put(digest, accepted, remaining)
@@ -207,6 +209,18 @@ class Introspection(Member):
     def _unavailable(self, text: str) -> Unavailable:
         self._problem = text
         return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, text)
+
+
+def _denied_as(claims: Mapping[str, Any]) -> str:
+    """The subject by which the deny list knows the token: where the answer has no ``sub``, whoever else it is for.
+
+    The Actor has none then: a client may be called as somebody's ``sub``, and would manage his tokens.
+    """
+    for name in ("sub", "username", "client_id"):
+        value = claims.get(name)
+        if isinstance(value, str) and value:
+            return value
+    return ""
 
 
 def _check_token_type(claims: Mapping[str, Any]) -> None:

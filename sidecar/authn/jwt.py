@@ -1,7 +1,7 @@
 """Bearer JWTs, of providers and of the own issuer. Every issuer has its own keys: one's key is nothing to another."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
@@ -41,16 +41,24 @@ class ForeignAcceptor:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
     ``leeway`` is in seconds. ``is_own``: the provider is the metadata server itself, whose tokens count as the own
-    issuer's. ``bots`` says whether a bot's token is still its current one.
+    issuer's. ``bots`` says whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind
+    says which of them may.
     """
 
     def __init__(
-        self, policy: PrincipalPolicy, leeway: float, *, is_own: bool = False, bots: BotTokenCheck | None = None
+        self,
+        policy: PrincipalPolicy,
+        leeway: float,
+        *,
+        is_own: bool = False,
+        bots: BotTokenCheck | None = None,
+        bots_may_impersonate: bool = False,
     ) -> None:
         self._policy = policy
         self._leeway = leeway
         self._is_own = is_own
         self._bots = bots
+        self._bots_may_impersonate = bots_may_impersonate
 
     def accept_at_once(self, token: Unverified, verified: VerifiedClaims) -> Accepted | None:
         """The caller; None for a bot that has to be asked about. Raises Refused for a bad principal."""
@@ -66,6 +74,8 @@ class ForeignAcceptor:
 
     def _made(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         actor = make_actor(verified.claims, self._policy)
+        if actor.is_bot and self._bots_may_impersonate:
+            actor = replace(actor, may_impersonate=True)
         return _accepted(verified, actor, self._leeway, facts=_facts(token, actor), is_own=self._is_own)
 
 

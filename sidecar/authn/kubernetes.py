@@ -1,17 +1,20 @@
 """Tokens of Kubernetes service accounts, verified with the cluster's own keys.
 
 Every cluster may call its issuer the same, so the keys come from the API server of this one and nowhere else. What is
-verified offline does not see that a pod or an account is gone: short-lived tokens bound to an audience are the remedy.
+verified offline does not see that a pod or an account is gone: short-lived tokens bound to an audience are the remedy,
+or to ask the API server about each one (TokenReview).
 """
 
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 from pydantic import AfterValidator, Field
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
@@ -19,30 +22,37 @@ from sidecar.authn.memory import Memory
 from sidecar.config.providers import Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
+from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.metrics import Metrics
-from sidecar.outbound import ControlClient
+from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.deny_list import facts_of
-from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.compact import Unverified, json_object, parse
 from sidecar.tokens.policy import provider_expectations
 from sidecar.tokens.verify import VerifiedClaims, verify
 
 _MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-_SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,63}):([a-z0-9.-]{1,253})")
+_SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
+_JOINT = "[A-Za-z0-9:._-]*"
+_TEMPLATE = re.compile(rf"{_JOINT}\{{(namespace|name)\}}({_JOINT})\{{(?!\1}})(?:namespace|name)\}}{_JOINT}")
 _ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
 _REMEMBERED = 300.0
 _MAX_TOKEN_FILE = 64 * 1024
+_REVIEW_WITHIN = 3.0
+_MAX_REVIEW = 256 * 1024
 
 
 def _template(text: str) -> str:
-    rest = text.replace("{namespace}", "", 1).replace("{name}", "", 1)
-    if "{namespace}" not in text or "{name}" not in text or not re.fullmatch(r"[A-Za-z0-9:._-]*", rest):
-        raise ValueError("must hold {namespace} and {name}, joined by letters, digits and :._-")
+    """Two accounts never make one Actor: no namespace holds any of ``:._``, so one of them ends it or begins it."""
+    match = _TEMPLATE.fullmatch(text)
+    if match is None:
+        raise ValueError("must hold {namespace} and {name} once, joined by letters, digits and :._-")
+    if not re.search("[:._]", match[2]):
+        raise ValueError("must hold one of :._ between {namespace} and {name}, or two accounts make one Actor")
     return text
 
 
@@ -67,6 +77,10 @@ class KubernetesOptions(Model):
     """Accept ``http`` for an ``apiServer`` that is not on loopback."""
     clock_skew: Duration = 10.0
     """Tolerance for times."""
+    review: bool = False
+    """Ask the API server about every token (TokenReview), which knows what is gone."""
+    cache: Annotated[Duration, Field(ge=0, le=60)] = 30.0
+    """How long its word is believed."""
 
 
 class Kubernetes(Member):
@@ -81,7 +95,9 @@ class Kubernetes(Member):
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
         )
         self._memory = Memory(surroundings.clock)
-        self._issuer = options.issuer
+        self._issuers = frozenset({options.issuer} if options.issuer else ())
+        self._own_token_read = float("-inf")
+        self._api = options.api_server.rstrip("/")
         self._client: ControlClient | None = None
         self._keys: ProviderKeys | None = None
 
@@ -100,26 +116,33 @@ class Kubernetes(Member):
         return "" if status.usable else status.problem or "no keys yet"
 
     async def check(self) -> Sequence[str]:
-        """Whether the cluster's keys can be had."""
+        """Whether the cluster's keys can be had, and its word on a token: here on none, to see whether we may ask."""
         await self.start()
         try:
             keys = self._keys
             while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
                 await asyncio.sleep(0.02)
+            if self.options.review and not self.problem:
+                await self._ask_review({"token": "auth-sidecar-check"})
             return [self.problem] if self.problem else []
+        except Unavailable as failure:
+            return [failure.detail]
         finally:
             await self.stop()
 
     async def start(self) -> None:
         """Begin to fetch keys; the API server may be away."""
         options = self.options
-        if not self._issuer:
-            self._issuer = await asyncio.to_thread(self._own_issuer)
+        if not self._issuers:
+            self._learn_issuer()
+        if not self._issuers:
+            text = f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
+            raise Misconfigured([Problem(f"authenticator {self.name}", text)])
         self._client = ControlClient(options.ca_file, headers=self._credentials)
         provider = Provider(
             self.name,
-            self._issuer,
-            key_urls=(f"{options.api_server.rstrip('/')}/openid/v1/jwks",),
+            None,  # may change: see _verified
+            key_urls=(f"{self._api}/openid/v1/jwks",),
             audiences=frozenset(options.audiences),
             algorithms=_ALGORITHMS,
             clock_skew=options.clock_skew,
@@ -146,20 +169,23 @@ class Kubernetes(Member):
         return self._memory.get(self._memory.digest(view.credential.value))
 
     async def authenticate(self, view: RequestView) -> Outcome:
-        """Verify the token. Raises Unavailable when the keys cannot be had."""
+        """Verify the token. Raises Unavailable when the keys cannot be had, or the API server's word."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         try:
             token = parse(view.credential.value, self.surroundings.max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
-        if token.issuer != self._issuer:
+        if not self._is_issuer(token.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
             accepted = self._accepted(token, await self._verified(token))
         except Refused as refusal:
             return Rejected(refusal, self.name)
-        self._memory.put(self._memory.digest(token.text), accepted, _REMEMBERED)
+        digest = self._memory.digest(token.text)
+        if self.options.review:
+            return await self._memory.once(digest, lambda: self._reviewed(digest, token.text, accepted))
+        self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
     async def _verified(self, token: Unverified) -> VerifiedClaims:
@@ -168,7 +194,44 @@ class Kubernetes(Member):
         if token.algorithm not in self._expected.algorithms:
             raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
         candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
-        return verify(token, candidates, self._expected, self.surroundings.clock.now())
+        expected = replace(self._expected, issuers=self._issuers)
+        return verify(token, candidates, expected, self.surroundings.clock.now())
+
+    async def _reviewed(self, digest: bytes, token: str, accepted: Accepted) -> Outcome:
+        """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""
+        audiences = self.options.audiences
+        status = await self._ask_review({"token": token, "audiences": audiences})
+        if status.get("authenticated") is not True:
+            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
+        user, good_for = status.get("user"), status.get("audiences")
+        named = user.get("username") if isinstance(user, dict) else None
+        ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
+        if named != accepted.actor.subject or not ours:
+            raise _no_review("the answer is about somebody else, or about another audience")
+        self._memory.put(digest, accepted, self.options.cache)
+        return accepted
+
+    async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
+        assert self._client is not None  # noqa: S101 - started before it is asked
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+        try:
+            answer = await self._client.post(
+                f"{self._api}/apis/authentication.k8s.io/v1/tokenreviews",
+                orjson.dumps(review),
+                {"Content-Type": "application/json"},
+                within=_REVIEW_WITHIN,
+                max_bytes=_MAX_REVIEW,
+                allow_insecure=self.options.allow_insecure_urls,
+            )
+            status = json_object(answer.body, Cause.ENCODING).get("status")
+        except OutboundError as error:
+            raise _no_review(error.detail) from error
+        except Refused as error:
+            raise _no_review("the answer is not JSON") from error
+        if not isinstance(status, dict):
+            raise _no_review("the answer has no status")
+        return status
 
     def _accepted(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         namespace, name = _account(verified)
@@ -193,15 +256,23 @@ class Kubernetes(Member):
         with Path(self.options.token_file).open("rb") as stream:
             return stream.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
 
-    def _own_issuer(self) -> str:
-        try:
+    def _is_issuer(self, name: str | None) -> bool:
+        """A cluster may get another name, which the pod's next token tells; its API server takes the old one too."""
+        now = self.surroundings.clock.monotonic()
+        pause = self.surroundings.keys.unknown_kid_cooldown
+        if name not in self._issuers and not self.options.issuer and now - self._own_token_read >= pause:
+            self._learn_issuer()
+        return name in self._issuers
+
+    def _learn_issuer(self) -> None:
+        self._own_token_read = self.surroundings.clock.monotonic()
+        with suppress(OSError, Refused):
             issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
-        except (OSError, Refused):
-            issuer = None
-        if not issuer:
-            text = f"{self.options.token_file} holds no token of the cluster; mount one, or set issuer"
-            raise Misconfigured([Problem(f"authenticator {self.name}", text)])
-        return issuer
+            self._issuers |= {issuer} if issuer else set()
+
+
+def _no_review(text: str) -> Unavailable:
+    return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, f"TokenReview: {text}")
 
 
 def _account(verified: VerifiedClaims) -> tuple[str, str]:

@@ -9,7 +9,6 @@ import re
 import ssl
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
@@ -18,22 +17,20 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
-from sidecar.authn.memory import Memory
-from sidecar.authn.password import Throttle, read_password, wrong
-from sidecar.config.settings import Model, Text
+from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
+from sidecar.authn.password import wrong
+from sidecar.authn.password_member import PasswordMember, PasswordOptions
+from sidecar.config.settings import Text
 from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Refused, Unavailable
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
-from sidecar.identity.request import RequestView
 from sidecar.outbound import is_loopback
 from sidecar.secrets.value import Secret
 
 T = TypeVar("T")
 _ATTRIBUTE = r"^[A-Za-z][A-Za-z0-9;-]{0,63}$"
 _MOST_GROUPS = 1000
-_MOST_WAITING = 64
 
 
 def _directory_url(text: str) -> str:
@@ -54,7 +51,7 @@ def _holder(name: str) -> Callable[[str], str]:
     return check
 
 
-class LdapOptions(Model):
+class LdapOptions(PasswordOptions):
     """The directory, and how people and their groups are found in it."""
 
     url: Annotated[str, AfterValidator(_directory_url)]
@@ -81,26 +78,22 @@ class LdapOptions(Model):
     """Whose members people are; ``{dn}`` is the person's entry, escaped."""
     group_attribute: Annotated[str, Field(pattern=_ATTRIBUTE)] = "cn"
     """Attribute that names a group."""
-    cache: Annotated[Duration, Field(ge=0, le=600)] = 60.0
-    """How long a good pair is remembered."""
     within: Annotated[Duration, Field(gt=0, le=30)] = 3.0
     """Time for each answer of the directory."""
     connections: Annotated[int, Field(ge=1, le=32)] = 4
     """Threads, and connections kept for searching."""
     failures_per_user: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Wrong passwords for one user in a minute before nobody new is let in under that name; below the directory's."""
-    failures: Annotated[int, Field(ge=1, le=100_000)] = 200
-    """The same for all users together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody the directory has recognised."""
+    """Somebody in the directory."""
 
     dn: str
     name: str
     mail: str
-    groups: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 class NobodyError(Exception):
@@ -149,9 +142,13 @@ class Directory:
         )
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue(options.connections)
 
-    def find(self, user: str, password: str) -> Person:
-        """The person, whose password this is. Raises NobodyError, WrongPasswordError, DirectoryError."""
-        return self._guarded(lambda: self._find(user, password))
+    def find(self, user: str) -> Person:
+        """The one person who is meant, without groups. Raises NobodyError, DirectoryError."""
+        return self._guarded(lambda: self._find(user))
+
+    def prove(self, person: Person, password: str) -> Person:
+        """``person``, whose password this is, with groups. Raises WrongPasswordError, DirectoryError."""
+        return self._guarded(lambda: self._prove(person, password))
 
     def probe(self) -> None:
         """Search for nobody, as for everybody. Raises DirectoryError."""
@@ -173,7 +170,7 @@ class Directory:
         except (OSError, ValueError) as error:
             raise DirectoryError(type(error).__name__) from error
 
-    def _find(self, user: str, password: str) -> Person:
+    def _find(self, user: str) -> Person:
         options = self._options
         attributes = [options.name_attribute, *filter(None, [options.mail_attribute])]
         wanted = options.user_filter.replace("{user}", self._escaped(user))
@@ -184,10 +181,13 @@ class Directory:
         dn, values = str(entry["dn"]), entry["attributes"]
         if not dn:  # binding without a name is anonymous, and always works
             raise NobodyError
-        self._bind_as(dn, password)
         name = _first(values.get(options.name_attribute))
         mail = _first(values.get(options.mail_attribute)) if options.mail_attribute else ""
-        return Person(dn, name, mail, self._groups(dn))
+        return Person(dn, name, mail)
+
+    def _prove(self, person: Person, password: str) -> Person:
+        self._bind_as(person.dn, password)
+        return replace(person, groups=self._groups(person.dn))
 
     def _groups(self, dn: str) -> tuple[str, ...]:
         options = self._options
@@ -297,14 +297,14 @@ def _first(value: Any) -> str:
     return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
-class Ldap(Member):
-    """Decides on ``Basic`` credentials of people in the directory; those of others are for the members after it."""
+class Ldap(PasswordMember):
+    """Knows the people in the directory."""
 
     Options = LdapOptions
     options: LdapOptions
 
     def __init__(self, options: LdapOptions, surroundings: Surroundings) -> None:
-        super().__init__(options, surroundings)
+        super().__init__(options, surroundings, threads=options.connections)
         if options.tls == "none" and not is_loopback(urlsplit(options.url).hostname or ""):
             raise Misconfigured([self._fault("tls: none is for a directory on loopback; passwords would be readable")])
         if bool(options.bind_dn) != bool(options.bind_password):
@@ -316,10 +316,6 @@ class Ldap(Member):
             raise Misconfigured([self._fault(text)]) from error
         except OSError as error:
             raise Misconfigured([self._fault(f"caFile cannot be used: {error.strerror}")]) from error
-        self._memory = Memory(surroundings.clock)
-        self._throttle = Throttle(surroundings.clock, per_user=options.failures_per_user, in_all=options.failures)
-        self._pool = ThreadPoolExecutor(options.connections, "directory")
-        self._waiting = 0
         self._problem = ""
 
     def _fault(self, text: str) -> Problem:
@@ -347,58 +343,30 @@ class Ldap(Member):
 
     async def stop(self) -> None:
         """Close the connections; a question that is out is left to its time limit."""
-        await self._memory.aclose()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await super().stop()
         self._directory.close()
 
-    def recall(self, view: RequestView) -> Accepted | None:
-        """Who gave this very pair a moment ago."""
+    async def compare(self, user: str, password: str) -> Outcome:
+        """Ask the directory who is meant, then whether it is his password."""
+        names = [user.lower()]
+        self._throttle.begin(names[0])
         try:
-            pair = read_password(view.credential)
-        except Refused:
-            return None
-        return None if pair is None else self._memory.get(self._memory.digest(*pair))
-
-    async def authenticate(self, view: RequestView) -> Outcome:
-        """Ask the directory. Raises Unavailable when it gives no answer, or after too many wrong passwords."""
-        try:
-            pair = read_password(view.credential)
-        except Refused as refusal:
-            return Rejected(refusal, self.name)
-        if pair is None:
-            return ABSTAINED
-        digest = self._memory.digest(*pair)
-        return await self._memory.once(digest, lambda: self._judge(digest, *pair))
-
-    async def _judge(self, digest: bytes, user: str, password: str) -> Outcome:
-        self._throttle.begin(user.lower())
-        try:
-            person = await self._ask(user, password)
+            found = await self.in_thread(lambda: self._directory.find(user))
+            # to a directory one person has many names: blanks, capitals and other forms of a letter make no difference
+            self._throttle.is_about(found.dn)
+            names.append(found.dn)
+            person = await self.in_thread(lambda: self._directory.prove(found, password))
         except NobodyError:
             return Abstained(wrong())
         except WrongPasswordError:
             return Rejected(wrong(), self.name)
         except DirectoryError as error:
-            self._throttle.good(user.lower())
+            self._throttle.good(*names)
             self._problem = f"{self.options.url}: {error}"
             raise Unavailable(Cause.DIRECTORY_UNAVAILABLE, str(error)) from error
-        self._throttle.good(user.lower())
+        self._throttle.good(*names)
         self._problem = ""
-        try:
-            accepted = self._accepted(person)
-        except Refused as refusal:
-            return Rejected(refusal, self.name)
-        self._memory.put(digest, accepted, self.options.cache)
-        return accepted
-
-    async def _ask(self, user: str, password: str) -> Person:
-        if self._waiting >= _MOST_WAITING:
-            raise Unavailable(Cause.OVERLOAD)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._directory.find, user, password)
-        finally:
-            self._waiting -= 1
+        return self._accepted(person)
 
     def _accepted(self, person: Person) -> Accepted:
         policy = self.surroundings.policy

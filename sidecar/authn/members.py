@@ -20,13 +20,17 @@ _LONGEST_STOP = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What the chain is made of. ``started`` are the members that have a state to tell."""
+    """What the chain is made of. ``started`` are the members that have a state to tell.
+
+    ``challenges`` are schemes besides ``Bearer`` that callers may use.
+    """
 
     authenticators: tuple[Authenticator, ...]
     skippable: frozenset[str] = frozenset()
     headers: tuple[str, ...] = ()
     guest: Guest | None = None
     started: tuple[Member, ...] = ()
+    challenges: tuple[str, ...] = ()
 
 
 async def open_members(
@@ -41,8 +45,13 @@ async def open_members(
     """
     authenticators: list[Authenticator] = []
     started: list[Member] = []
+    skippable: set[str] = set()
     guest: Guest | None = None
     for plan in planned:
+        # of what a plugin remembers nobody can know whether a broken member was passed over
+        recalls = not (plan.is_plugin and skippable)
+        if plan.written is not None and plan.written.settings.on_error == "continue":
+            skippable.add(plan.name)
         if plan.factory is None:
             authenticators.append(made[plan.word])
             continue
@@ -51,13 +60,14 @@ async def open_members(
         if isinstance(member, Guest):
             guest = member if member.options.enabled else None
             continue
-        authenticators.append(_guarded(member, plan))
+        authenticators.append(_guarded(member, plan, recalls=recalls))
     return Members(
         tuple(authenticators),
-        frozenset(plan.name for plan in planned if plan.written and plan.written.settings.on_error == "continue"),
+        frozenset(skippable),
         tuple(dict.fromkeys(name for member in started for name in member.credential_headers)),
         guest,
         tuple(started),
+        tuple(dict.fromkeys(member.challenge for member in started if member.challenge)),
     )
 
 
@@ -86,9 +96,10 @@ async def start_member(plan: Planned, surroundings: Surroundings, stack: AsyncEx
     return member
 
 
-def _guarded(member: Member, plan: Planned) -> Guarded:
+def _guarded(member: Member, plan: Planned, *, recalls: bool) -> Guarded:
     assert plan.written is not None  # noqa: S101 - only jwt is in the chain unasked
-    return Guarded(member, timeout=plan.written.settings.timeout, provider=plan.name if plan.is_plugin else None)
+    provider = plan.name if plan.is_plugin else None
+    return Guarded(member, timeout=plan.written.settings.timeout, provider=provider, recalls=recalls)
 
 
 async def _stop(member: Member) -> None:

@@ -24,10 +24,11 @@ class Memory:
     """Keyed digest of a credential to whom it made known; at most ``size``, the least recently used leave first.
 
     The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is not
-    remembered.
+    remembered. ``generation`` counts how often all were forgotten: whoever judges by what may change reads it first.
     """
 
     def __init__(self, clock: Clock, size: int = 10_000) -> None:
+        self.generation = 0
         self._clock = clock
         self._size = size
         self._key = urandom(32)
@@ -47,16 +48,19 @@ class Memory:
         found = self._known.get(digest)
         if found is None:
             return None
-        ends, live = found.accepted.expires_at, found.accepted.key.live
-        if not live or self._clock.monotonic() >= found.until or (ends is not None and self._clock.now() >= ends):
+        if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._has_ended(found.accepted):
             del self._known[digest]
             return None
         self._known.move_to_end(digest)
         return found.accepted
 
-    def put(self, digest: bytes, accepted: Accepted, seconds: float) -> None:
-        """Remember for ``seconds``, and never past its own end."""
-        if seconds <= 0:
+    def _has_ended(self, accepted: Accepted) -> bool:
+        ends, again = accepted.expires_at, accepted.ask_again_at
+        return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
+
+    def put(self, digest: bytes, accepted: Accepted, seconds: float, generation: int | None = None) -> None:
+        """Remember for ``seconds``, and never past its own end; not if all were forgotten since ``generation``."""
+        if seconds <= 0 or generation not in (None, self.generation):
             return
         self._known[digest] = _Remembered(accepted, self._clock.monotonic() + seconds)
         self._known.move_to_end(digest)
@@ -64,7 +68,8 @@ class Memory:
             self._known.popitem(last=False)
 
     def forget(self) -> None:
-        """Forget everybody."""
+        """Forget everybody, also who is being judged now."""
+        self.generation += 1
         self._known.clear()
 
     async def once(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:

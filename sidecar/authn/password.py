@@ -55,20 +55,30 @@ class Throttle:
 
     def begin(self, user: str) -> None:
         """Count an attempt. Raises Unavailable(THROTTLED) when there were too many."""
+        self._count(self._in_all, self._attempts_of(user))
+
+    def is_about(self, user: str) -> None:
+        """The attempt that has begun is about ``user`` too, by another name. Raises Unavailable(THROTTLED)."""
+        self._count(self._attempts_of(user))
+
+    def good(self, *names: str) -> None:
+        """The attempt, by every name that it was counted under, was none to count."""
+        for attempts in (self._in_all, *map(self._users.get, names)):
+            if attempts:
+                attempts.pop()
+
+    def _attempts_of(self, user: str) -> deque[float]:
         mine = self._users.setdefault(user, deque(maxlen=self._per_user))
         self._users.move_to_end(user)
         if len(self._users) > _MAX_USERS:
             self._users.popitem(last=False)
+        return mine
+
+    def _count(self, *counted: deque[float]) -> None:
         now = self._clock.monotonic()
-        for attempts in (self._in_all, mine):
+        for attempts in counted:
             if len(attempts) == attempts.maxlen and now - attempts[0] < self.WINDOW:
                 wait = self.WINDOW - (now - attempts[0])
                 raise Unavailable(Cause.THROTTLED, retry_after=int(wait) + 1)
-        self._in_all.append(now)
-        mine.append(now)
-
-    def good(self, user: str) -> None:
-        """The attempt was none to count."""
-        for attempts in (self._in_all, self._users.get(user)):
-            if attempts:
-                attempts.pop()
+        for attempts in counted:
+            attempts.append(now)

@@ -22,6 +22,8 @@ ENTRY_POINTS = "auth_sidecar.authenticators"
 """Group of the entry points by which installed packages offer authenticators."""
 JWT = "jwt"
 
+# Names of Actors' origins, and of what is no member in logs and metrics.
+_TAKEN_NAMES = frozenset({JWT, DATAHUB, "guest", "system", "own", "none"})
 # Members whose making needs more than their options; the composition root makes them.
 _MADE_ELSEWHERE: Mapping[str, str] = {
     JWT: "Bearer JWTs of the configured issuers and own tokens",
@@ -96,12 +98,25 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
             continue
         if any(other.name == planned.name for other in found):
             problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
+        problems += [_problem(member, f"has no effect on {planned.word}", key) for key in _idle_keys(planned, member)]
+        if planned.name.lower() in _TAKEN_NAMES and planned.name != planned.word:
+            problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
         if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
             problems.append(_problem(member, f"there can be one {planned.word} only"))
         found.append(planned)
     if not any(planned.word == JWT for planned in found):
         found.insert(0, Planned(JWT, JWT))
     return tuple(found), problems
+
+
+def _idle_keys(planned: Planned, member: WrittenMember) -> list[str]:
+    """Keys of an entry that are written and of no use: jwt and datahub bear their own names and wait for no member."""
+    if planned.word in _MADE_ELSEWHERE:
+        idle = {"name", "timeout"}
+    else:
+        idle = {"timeout", "onError"} if planned.word == "guest" else set()
+    fields = {"name": "name", "timeout": "timeout", "on_error": "onError"}
+    return [key for name, key in fields.items() if key in idle and name in member.settings.model_fields_set]
 
 
 class _UnknownError(Exception):
@@ -135,8 +150,7 @@ def _planned(member: WrittenMember, problems: list[Problem]) -> Planned | None:
     place = BUILT_IN.get(word)
     factory = load_member(place) if place is not None else _plugin(word)
     options = _options(member, factory, taken_for_granted, problems)
-    name = member.settings.name or (word if place is not None or _is_plain(word) else factory.__name__)
-    return Planned(word, name, factory, options, place is None, member)
+    return Planned(word, member.settings.name or word.rpartition(":")[2], factory, options, place is None, member)
 
 
 def _options(
@@ -187,10 +201,6 @@ def load_member(place: str) -> type[Member]:
     if not (isinstance(found.Options, type) and issubclass(found.Options, Model)):
         raise _UnknownError("has Options that are no subclass of sidecar.config.settings.Model")
     return found
-
-
-def _is_plain(word: str) -> bool:
-    return word.replace("-", "").replace("_", "").isalnum()
 
 
 def _problem(member: WrittenMember, message: str, key: str = "type", *, fatal: bool = True) -> Problem:

@@ -12,18 +12,14 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.secrets.published import is_published
 from sidecar.secrets.value import Secret
+from sidecar.tokens.policy import SYSTEM_PROVIDER
 
-SYSTEM = "system"
+SYSTEM = SYSTEM_PROVIDER
 """Name of this authenticator and its provider in Actors, logs and metrics."""
 
 _ID = re.compile(r"[!-9;-~]{1,512}")
 _SECRET = re.compile(r"[!-~]{1,4096}")
-
-
-class _Configured:
-    """The configured pair: it stands as long as the process that read it."""
-
-    live = True
+_SHORTEST = 16
 
 
 class SystemAuthenticator:
@@ -38,7 +34,7 @@ class SystemAuthenticator:
         self._client_id = Secret(client_id)
         self._secret = secret
         actor = Actor(ActorType.USER, client_id, provider=SYSTEM, subject=client_id, authenticator=SYSTEM)
-        self._accepted = Accepted(actor, _Configured(), is_own=True)
+        self._accepted = Accepted(actor, is_own=True)
 
     def recall(self, view: RequestView) -> Accepted | None:
         """The system client, where it is he: nothing has to be waited for."""
@@ -90,6 +86,11 @@ def check_system_client(client_id: str, secret: Secret, *, allow_published: bool
     place = "authentication.systemClientSecret"
     if not _SECRET.fullmatch(secret.reveal()):
         problems.append(Problem(place, "must be visible ASCII characters, without white space"))
+    elif len(secret.reveal()) < _SHORTEST:
+        text = (
+            f"must have at least {_SHORTEST} characters, because nothing limits guessing at it (openssl rand -hex 32)"
+        )
+        problems.append(Problem(place, text))
     elif is_published(secret) and not allow_published:
         problems.append(
             Problem(place, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")

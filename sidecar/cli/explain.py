@@ -42,7 +42,7 @@ async def explain(text: str, loaded: Loaded) -> int:
         except Failed as failure:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
-        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
+        members = Members(tuple(build_verifiers(loaded, trust, metrics, clock).values()))
         decider = build_decider(loaded.settings, trust, members, metrics, clock)
         credential = Credential(Scheme.BEARER, text, "Bearer")
         verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))

@@ -3,13 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from sidecar import __version__
 from sidecar.errors import Failed, Misconfigured, SidecarError
+from sidecar.logs import audit_lines
 
 # Each module offers ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on the parsers it makes.
-COMMANDS = ("serve", "check", "demo", "config", "token", "keys", "revocations")
+COMMANDS = ("serve", "check", "demo", "config", "token", "keys", "revocations", "health")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -28,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Other commands' modules would only delay the start of this one.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
     options = build_parser(named).parse_args(words)
+    # what serves has a log of its own
+    log = nullcontext() if words[:1] == ["serve"] else audit_lines(sys.stderr)
     try:
-        code: int = options.run(options)
+        with log:
+            code: int = options.run(options)
     except Misconfigured as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from sidecar.app.judge import member_surroundings
+from sidecar.app.tracing import require_library
 from sidecar.authn.members import make_member
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
-from sidecar.config.settings import Settings, UpstreamSettings
+from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.db import sqlite_path
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
@@ -27,6 +28,7 @@ from sidecar.store.redis import RedisStore
 
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MOST_BYTES = 256 * 1024
+_COLLECTOR_SECONDS = 5.0
 
 
 class Probe(Protocol):
@@ -47,7 +49,11 @@ def probes_for(loaded: Loaded) -> list[Probe]:
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
     if settings.upstream is not None and settings.upstream.url:
-        probes += [ServiceProbe(settings.upstream), OpenMetadataProbe(settings, settings.upstream)]
+        upstream = settings.upstream
+        probes.append(ServiceProbe("upstream", upstream.url, upstream.connect_timeout))
+        probes.append(OpenMetadataProbe(settings, upstream))
+    if settings.tracing is not None:
+        probes.append(CollectorProbe(settings.tracing))
     return probes
 
 
@@ -181,21 +187,20 @@ def _fault_of_file(path: Path) -> str:
 
 
 class ServiceProbe:
-    """The service behind: does anything listen there?"""
+    """A service: does anything listen at ``url``? ``timeout`` is in seconds."""
 
-    name = "upstream"
-
-    def __init__(self, upstream: UpstreamSettings) -> None:
-        self._upstream = upstream
+    def __init__(self, name: str, url: str, timeout: float) -> None:
+        self.name = name
+        self._url = url
+        self._timeout = timeout
 
     async def run(self) -> list[Problem]:
         """Connect once and hang up."""
-        upstream = self._upstream
         try:
-            async with asyncio.timeout(upstream.connect_timeout):
-                writer = await _connect(upstream.url)
+            async with asyncio.timeout(self._timeout):
+                writer = await _connect(self._url)
         except TimeoutError:
-            return [Problem(self.name, f"does not accept a connection within {upstream.connect_timeout:g} s")]
+            return [Problem(self.name, f"does not accept a connection within {self._timeout:g} s")]
         except OSError as error:
             return [Problem(self.name, f"cannot be reached: {error.strerror or type(error).__name__}")]
         writer.close()
@@ -208,6 +213,18 @@ async def _connect(url: str) -> asyncio.StreamWriter:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return (await asyncio.open_connection(parts.hostname, port))[1]
+
+
+class CollectorProbe(ServiceProbe):
+    """Whom spans are sent to, and what sends them."""
+
+    def __init__(self, tracing: TracingSettings) -> None:
+        super().__init__("tracing", tracing.endpoint, _COLLECTOR_SECONDS)
+
+    async def run(self) -> list[Problem]:
+        """See :class:`ServiceProbe`; without the library, a fault of the configuration."""
+        require_library()
+        return await super().run()
 
 
 class OpenMetadataProbe:

@@ -101,7 +101,7 @@ async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
         metrics, clock = Metrics(), SystemClock()
         trust = await open_trust(loaded, metrics, clock, stack)
         await trust.mirror.tried(_LOADING_SECONDS)
-        members = Members(tuple(build_verifiers(loaded.settings, trust, metrics, clock).values()))
+        members = Members(tuple(build_verifiers(loaded, trust, metrics, clock).values()))
         verdict = await build_decider(loaded.settings, trust, members, metrics, clock).judge(wish.token)
     if isinstance(verdict, Deny):
         failure = verdict.failure

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sidecar.app.management import build_minter
+from sidecar.app.trust import reserved_names
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import plan
 from sidecar.cli.explain import explain
@@ -56,7 +57,8 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     parser = actions.add_parser(
         "create",
         help="mint a token",
-        description="Print a new token; its record goes to standard error. Works on the store: no sidecar has to run.",
+        description="Print a new token; an audit line and its record go to standard error. "
+        "Works on the store: no sidecar has to run.",
     )
     add_config_option(parser)
     parser.add_argument("--name", required=True, type=_name, help="what the token is called in lists")
@@ -119,6 +121,10 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
+    planned = plan(loaded.members)
+    if actor_id.lower() in reserved_names(settings, planned):
+        message = "The actor's name is reserved; give another --actor-id"
+        raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message=message)
     default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
     request = TokenRequest(
         name=options.name,
@@ -132,7 +138,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         format=options.format,
         minted_by=_BY,
     )
-    datahub = datahub_setup(settings, plan(loaded.members))
+    datahub = datahub_setup(settings, planned)
     async with _opened(settings) as store:
         return await build_minter(settings, keys, datahub, store.write, clock, metrics).mint(request)
 

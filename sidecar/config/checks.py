@@ -103,6 +103,18 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
         yield Finding(path, "must end after host and port: paths are forwarded as they come")
 
 
+def check_tracing(settings: Settings) -> Iterator[Finding]:
+    """An address that spans can be sent to, and that may be shown."""
+    if settings.tracing is None:
+        return
+    path = ("tracing", "endpoint")
+    parts = split_url(settings.tracing.endpoint)
+    if parts is None:
+        yield Finding(path, "must be an http or https URL")
+    elif parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        yield Finding(path, "must not hold more than host, port and path; what authenticates is a header: see the docs")
+
+
 def check_store(settings: Settings) -> Iterator[Finding]:
     """A store of a kind that there is, and a TLS block only where there is TLS."""
     store = settings.store
@@ -140,6 +152,13 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
+
+
+def check_lifetimes(settings: Settings) -> Iterator[Finding]:
+    """One answer to how long own tokens may live."""
+    tokens = settings.tokens
+    if tokens.max_lifetime is not None and tokens.allow_never_expiring:
+        yield Finding(("tokens", "maxLifetime"), "cannot stand beside allowNeverExpiring; keep one of the two")
 
 
 def check_authorizer(settings: Settings) -> Iterator[Finding]:
@@ -273,6 +292,19 @@ def check_authenticators(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
 
 
+def check_datahub_root(settings: Settings) -> Iterator[Finding]:
+    """A DataHub behind takes whoever is called ``datahub`` for its root user."""
+    upstream = settings.upstream
+    if upstream is None or upstream.credentials not in {"datahub", "datahubHeader"}:
+        return
+    if "datahub" not in {name.lower() for name in settings.authorizer_configuration.admin_principals}:
+        message = (
+            "does not name datahub, DataHub's root user: whoever an identity provider calls so is nobody to the "
+            "server; name it to let those be root whom the rules for admins allow the name"
+        )
+        yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
+
+
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
@@ -294,8 +326,10 @@ CHECKS: tuple[Check, ...] = (
     check_listeners,
     check_times,
     check_upstream,
+    check_tracing,
     check_store,
     check_own_keys,
+    check_lifetimes,
     check_authorizer,
     check_rules,
     check_exact_rules,
@@ -304,5 +338,6 @@ CHECKS: tuple[Check, ...] = (
     check_wildcards,
     check_references,
     check_authenticators,
+    check_datahub_root,
     check_purpose,
 )

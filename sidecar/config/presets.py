@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from sidecar.config.settings import RuleSettings
+from sidecar.config.settings import RequireSettings, RuleSettings
 
 _READ = ("GET", "HEAD")
 
@@ -51,6 +51,9 @@ PRESETS: Mapping[str, tuple[RuleSettings, ...]] = {
             "/openapi/up/**",
         ),
         *_public((), "/schema-registry/**", "/public-iceberg/**"),
+        # DataHub's user interface asks these as the system client: sessions for anybody, whether a password is right,
+        # the client secret of its identity provider. A GMS answers whoever has a good credential.
+        RuleSettings(path="/auth/**", require=RequireSettings(providers=("system",))),
     ),
 }
 

@@ -19,7 +19,13 @@ from sidecar.config.urls import fault_of_control_url, is_loopback, origin, split
 FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
 UNBOUND_NAME = "unbound"
-_TAKEN_NAMES = {"own": "the own issuer"}  # in logs and metrics
+# Where Actors come from, in ``adminPrincipals``, logs and metrics; in lower case.
+_TAKEN_NAMES = {
+    "own": "the own issuer",
+    "system": "DataHub's system client",
+    "datahub": "DataHub's own tokens",
+    "guest": "the guest",
+}
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
@@ -371,7 +377,7 @@ def _bot_check(settings: Settings, found: Sequence[Provider]) -> Iterator[Findin
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
     """Two of one name or one issuer: nobody could say whose keys and rules a token falls under."""
     flat_count = len(found) - len(settings.authentication_configuration.providers)
-    owners = dict(_TAKEN_NAMES)
+    owners: dict[str, str] = {}
     issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
     if has_own_keys(jwt) and jwt.jwtissuer:
@@ -380,8 +386,9 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
         is_listed = index >= flat_count
         owner = f"providers[{index - flat_count}]" if is_listed else "the flat form (authority, publicKeyUrls)"
         path: Path = (_BLOCK, "providers", index - flat_count) if is_listed else (_BLOCK,)
-        if provider.name in owners:
-            yield Finding((*path, "name"), f"is the name of {owners[provider.name]} too; each needs its own")
+        taken_by = _TAKEN_NAMES.get(provider.name.lower()) or owners.get(provider.name)
+        if taken_by:
+            yield Finding((*path, "name"), f"is the name of {taken_by} too; each needs its own")
         owners.setdefault(provider.name, owner)
         for issuer in filter(None, (provider.issuer, *provider.issuer_aliases)):
             if issuer in issuers:

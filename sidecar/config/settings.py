@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.units import Address, Duration, Network, Size
+from sidecar.config.units import Address, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -44,7 +44,7 @@ def _names_only(value: object) -> object:
     return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
 
 
-OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only)]
+OptionNames = Annotated[Mapping[str, str], BeforeValidator(_names_only, json_schema_input_type=Mapping[str, Any])]
 Names = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)]
 Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
@@ -87,6 +87,8 @@ class Limits(Model):
     """Most requests being answered at once; further ones get 503."""
     idle_timeout: Duration = 75.0
     """How long a kept-alive connection may wait for its next request."""
+    header_timeout: Duration = 15.0
+    """How long the head of a request may take to arrive once its first byte is there; then 408."""
     body_timeout: Duration = 60.0
     """How long a request body, or a caller that reads an answer, may make no progress."""
 
@@ -109,6 +111,9 @@ class ServerSettings(Model):
     nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
     public_url: Text = ""
     """The address by which callers reach this service."""
+    websocket_origins: tuple[WebOrigin, ...] | None = None
+    """Origins (``https://host[:port]``) whose pages may open WebSockets to the service behind; a page of another gets
+    403. Callers that send no ``Origin`` are no browsers and not concerned. Absent: not looked at."""
     realm: str = "auth-sidecar"
     """Realm in ``WWW-Authenticate``."""
     check_deadline: Duration = 5.0
@@ -423,6 +428,9 @@ class TokenSettings(Model):
     """Own tokens must be on record; unknown means revoked."""
     allow_never_expiring: bool = False
     """Tokens without expiry may be minted."""
+    max_lifetime: Annotated[Duration, Field(ge=1)] | None = None
+    """Longest life of own tokens, minted here or not; older ones that live longer are refused. With it, entries of the
+    deny list about a whole issuer or an Actor need not be kept for ever."""
     keep_bot_tokens: bool = False
     """A bot's new token leaves its older ones in force."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
@@ -438,6 +446,8 @@ class RequireSettings(Model):
     """At least one of these roles."""
     actor_types: tuple[Literal["USER", "SERVICE"], ...] = ()
     """One of these Actor types."""
+    providers: Names = ()
+    """From one of these providers or authenticators; ``own``: own tokens, ``system``: DataHub's system client."""
     admin: bool = False
     """Must be an admin."""
 
@@ -503,6 +513,17 @@ class LoggingSettings(Model):
     """Also one line per answered request."""
 
 
+class TracingSettings(Model):
+    """Spans for OpenTelemetry (OTLP over HTTP). Needs the extra ``otel``."""
+
+    endpoint: Annotated[str, Field(min_length=1)]
+    """Where spans are sent: ``http://collector:4318``, or a whole address where its path is not ``/v1/traces``."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of requests that get spans, unless a trusted proxy has decided already."""
+    service_name: Annotated[str, Field(min_length=1)] = "auth-sidecar"
+    """``service.name`` of the spans."""
+
+
 class ImportSettings(Model):
     """Full configuration files of the products, read for the blocks that concern authentication."""
 
@@ -553,6 +574,8 @@ class Settings(Model):
     """Headers for the service behind."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
+    tracing: TracingSettings | None = None
+    """Spans for OpenTelemetry; absent: none."""
     secrets_manager_configuration: SecretsManagerConfiguration = SecretsManagerConfiguration()
     """OpenMetadata's block."""
     import_: ImportSettings = Field(default=ImportSettings(), alias="import")

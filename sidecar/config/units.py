@@ -13,6 +13,8 @@ _ISO_DURATION = re.compile(
     r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+(?:\.\d+)?)S)?)?"
 )
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_WEB_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])((?::[0-9]{1,5})?)")
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -79,9 +81,20 @@ def parse_network(value: object) -> str:
     return text
 
 
+def parse_web_origin(value: object) -> str:
+    """``http`` or ``https`` with host and perhaps port, as browsers write it in ``Origin``. Raises ValueError."""
+    match = _WEB_ORIGIN.fullmatch(str(value).lower())
+    if match is None:
+        raise ValueError("must be an origin such as https://metadata.example.com, without a path")
+    scheme, host, port = match.groups()
+    # a browser leaves the scheme's own port out
+    return f"{scheme}://{host}" if port in ("", _OWN_PORTS[scheme]) else f"{scheme}://{host}{port}"
+
+
 Duration = Annotated[
     float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0, allow_inf_nan=False)
 ]
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
 Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]
+WebOrigin = Annotated[str, BeforeValidator(parse_web_origin, json_schema_input_type=str)]

@@ -43,12 +43,24 @@ class Nginx:
     nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``,
     and ``X-Auth-Reason`` for the body that nginx makes.
     A broken dependency stays 503, which the shipped configuration turns back.
+
+    ingress-nginx always names the original request in ``X-Original-URL``, but sets ``X-Original-URI`` only with its
+    annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
     """
 
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted nginx."""
         headers = asked.headers
-        return _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
+        view = _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
+        if view.target is not None and "X-Original-URL" in headers:
+            urls = headers.getall("X-Original-URL")
+            if len(urls) > 1:
+                raise _named_twice()
+            _, absolute, behind = urls[0].partition("://")
+            if absolute and f"/{behind.partition('/')[2]}" != view.target:
+                message = "The original request is named in two ways"
+                raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message=message)
+        return view
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""
@@ -81,7 +93,7 @@ def _from_headers(
         return _view(headers, "", None, trusted=False)
     methods, targets = headers.getall(method_name, _NONE), headers.getall(target_name, _NONE)
     if len(methods) > 1 or len(targets) > 1:
-        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
+        raise _named_twice()
     method, target = methods[0] if methods else None, targets[0] if targets else None
     if (method is None) != (target is None) or (target is None and must_know):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
@@ -89,6 +101,10 @@ def _from_headers(
         # "delete" is no DELETE to a rule, but may be one to the service behind.
         raise Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message="The original method is not valid")
     return _view(headers, method or "", target, trusted=True)
+
+
+def _named_twice() -> Refused:
+    return Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
 
 
 def _view(headers: CIMultiDictProxy[str], method: str, target: str | None, *, trusted: bool) -> RequestView:

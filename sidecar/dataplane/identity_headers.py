@@ -163,13 +163,13 @@ class IdentityHeaders:
 
     def _make_check_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
         values = self._values(accepted.actor)
-        minted, renew_at = self._minted(accepted.actor) if trusted else ({}, 0.0)
+        minted, renew_at = self._minted(accepted) if trusted else ({}, 0.0)
         if self._assertion:
             values[ASSERTION] = ""
         return _encode(values | minted if minted else values), renew_at
 
     def _make_forward_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
-        minted, renew_at = self._minted(accepted.actor)
+        minted, renew_at = self._minted(accepted)
         values = self._values(accepted.actor) | minted
         return _encode({name: value for name, value in values.items() if value}), renew_at
 
@@ -196,12 +196,13 @@ class IdentityHeaders:
             _log.warning("groups left blank: identity headers too large", extra={"provider": actor.provider})
         return values
 
-    def _minted(self, actor: Actor) -> tuple[dict[str, str], float]:
+    def _minted(self, accepted: Accepted) -> tuple[dict[str, str], float]:
+        actor = accepted.actor
         minted: dict[str, str] = {}
         if self._assertion:
             minted[ASSERTION] = self._assertion.token_for(actor)
         if self._credential:
-            minted["Authorization"] = self._credential.authorization_for(actor)
+            minted["Authorization"] = accepted.passed_on or self._credential.authorization_for(actor)
         return minted, self._now() + _KEEP_MINTED if minted else 0.0
 
 

@@ -109,8 +109,9 @@ def _principal(claims: Mapping[str, Any], policy: PrincipalPolicy, *, is_bot: bo
         principal = _mapped_principal(claims, policy.username_claim, policy.email_claim)
     else:
         principal = _listed_principal(claims, policy)
-    if "/" in principal.name and not (policy.own_issuer or policy.namespaced):
-        # Only a namespace of our own making may stand before a slash.
+    if "/" in principal.name and not policy.namespaced:
+        # Only a namespace of our own making may stand before a slash. A metadata server is no exception: who signs
+        # up there as corp/sam@example.com is not the Sam of corp.
         raise _malformed("a slash in the name")
     return principal
 

@@ -47,11 +47,21 @@ def facts_of(
         about.insert(0, (Scope.TOKEN, issuer, actor.token_id))
     elif signing_digest:
         about.insert(0, (Scope.DIGEST, issuer, signing_digest))
-    about.append((Scope.ACTOR, "", actor_name(actor.type, actor.id)))
+    about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in _spellings(actor.id)]
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
     probes = tuple((scope, denial_key(scope, named, name)) for scope, named, name in about)
     return Facts(probes, recorded_at if actor.issued_at is None else actor.issued_at)
+
+
+def _spellings(actor_id: str) -> tuple[str, ...]:
+    """``actor_id`` in each spelling that an entry may have: DataHub's ids come in capitals too, entries do not."""
+    lower = actor_id.lower()
+    if lower == actor_id:
+        return (actor_id,)
+    namespace, slash, _ = actor_id.partition("/")
+    _, _, name = lower.partition("/")
+    return tuple(dict.fromkeys((actor_id, lower, f"{namespace}/{name}" if slash else lower)))
 
 
 class DenyList:

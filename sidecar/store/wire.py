@@ -22,7 +22,7 @@ STAMP = 16
 _ID = re.compile(r"[!-~]{1,200}")
 _PLACE = re.compile(r"[0-9a-f]{16}[!-~]{1,200}")
 _LATEST = 2**53  # Lua's numbers are exact up to here
-_DAMAGED = (ValueError, TypeError, KeyError, RecursionError)
+_DAMAGED = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 
 def place(created_at: float, entry_id: str) -> str:

@@ -25,6 +25,8 @@ ALGORITHM = "HS256"
 DEFAULT_ISSUER = "datahub-metadata-service"
 MIN_KEY_BYTES = 32
 """RFC 7518 3.2; DataHub's own library refuses less too."""
+ROOT_USER = "datahub"
+"""Name of the user who may do everything; DataHub makes him when it is installed."""
 FORMAT = "datahub"
 """``format`` of records of tokens in this form."""
 

@@ -67,7 +67,8 @@ class Minted:
 class Minter:
     """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
 
-    A bot's older tokens end with a new one, unless ``keep_bot_tokens``.
+    A bot's older tokens end with a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in
+    seconds.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Minter:
         audience: str,
         principal_domain: str,
         keep_bot_tokens: bool = False,
+        max_lifetime: float | None = None,
         datahub: DataHubSecrets | None = None,
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
@@ -92,6 +94,7 @@ class Minter:
         self._audience = audience
         self._principal_domain = principal_domain.lower()
         self._keep_bot_tokens = keep_bot_tokens
+        self._max_lifetime = max_lifetime
         self._datahub = datahub
         self._new_id = new_id
 
@@ -99,8 +102,14 @@ class Minter:
         """Mint what ``request`` says.
 
         Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
-        form without its secrets, and Unavailable(STORE_UNAVAILABLE) when the record could not be written.
+        form without its secrets, Refused(REQUEST_INVALID) for a life that is too long, and
+        Unavailable(STORE_UNAVAILABLE) when the record could not be written.
         """
+        longest = self._max_lifetime
+        if longest is not None and (request.lifetime is None or request.lifetime > longest):
+            raise Refused(
+                Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
+            )
         actor_id = actor_name(request.actor_id)
         token_id = self._new_id()
         issued = int(self._clock.now())

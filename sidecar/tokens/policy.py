@@ -13,6 +13,10 @@ from sidecar.tokens.verify import Expectations
 
 OWN_PROVIDER = "own"
 """Name of the own issuer in logs, metrics and Actors."""
+SYSTEM_PROVIDER = "system"
+"""Name of where DataHub's system client comes from, likewise."""
+DATAHUB_PROVIDER = "datahub"
+"""Name of where the users of DataHub's own tokens come from, likewise."""
 
 
 def provider_expectations(provider: Provider, issuer: str | None) -> Expectations:
@@ -38,12 +42,16 @@ def provider_expectations(provider: Provider, issuer: str | None) -> Expectation
     )
 
 
-def own_expectations(configuration: JwtTokenConfiguration) -> Expectations:
-    """What own tokens must be. ``exp`` may be absent: whether that is accepted is for the record to say."""
+def own_expectations(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> Expectations:
+    """What own tokens must be; ``max_lifetime`` is in seconds.
+
+    Without it ``exp`` may be absent: whether that is accepted is for the record to say.
+    """
     return Expectations(
         issuers=frozenset({configuration.jwtissuer}),
         algorithms=frozenset(ASYMMETRIC_ALGORITHMS),
         audiences=frozenset({configuration.audience} if configuration.audience else ()),
+        max_lifetime=max_lifetime,
         leeway=configuration.clock_skew,
         require_expiry=False,
     )
@@ -112,9 +120,16 @@ def own_policy(
 
 
 def admin_names(authorizer: AuthorizerConfiguration) -> frozenset[str]:
-    """Names in ``adminPrincipals``, as Actor ids are spelled; a provider's name before the slash keeps its case."""
+    """Names in ``adminPrincipals``, as Actor ids are spelled.
+
+    A provider's name before the slash keeps its case, and so does all of a DataHub user's: the same id in other
+    letters is another user there.
+    """
     parted = (name.partition("/") for name in authorizer.admin_principals)
-    return frozenset(f"{head}/{rest.lower()}" if slash else head.lower() for head, slash, rest in parted)
+    return frozenset(
+        f"{head}/{rest if head == DATAHUB_PROVIDER else rest.lower()}" if slash else head.lower()
+        for head, slash, rest in parted
+    )
 
 
 def _both_names(algorithms: frozenset[str]) -> frozenset[str]:

@@ -10,14 +10,16 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
-from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord
 from sidecar.tokens.compact import Unverified
+from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, Minter, TokenRequest, Write
-from sidecar.tokens.policy import OWN_PROVIDER
+from sidecar.tokens.policy import OWN_PROVIDER, SYSTEM_PROVIDER
 
 _audit = logging.getLogger(AUDIT)
 
+_CAPITALS = "Tokens made here carry names in lower case without @; in DataHub that would be another user"
 _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
 
 
@@ -31,6 +33,11 @@ class Caller:
     actor: Actor
     is_own: bool = False
     record: TokenRecord | None = None
+
+    @property
+    def is_system_client(self) -> bool:
+        """Whether this is DataHub's system client, which gives sessions to the people that it has let in."""
+        return self.is_own and self.actor.provider == SYSTEM_PROVIDER
 
     @property
     def name(self) -> str:
@@ -77,7 +84,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What configuration says of minting. Names in lower case.
+    """What configuration says of minting. Names in lower case, times in seconds.
 
     ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's.
     """
@@ -86,6 +93,7 @@ class Rules:
     admin_names: frozenset[str] = frozenset()
     reserved: frozenset[str] = frozenset()
     allow_never_expiring: bool = False
+    max_lifetime: float | None = None
     is_bot_name: Callable[[str], bool] = field(default=lambda _name: False)
 
 
@@ -180,7 +188,7 @@ class TokenService:
         """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
         is_bot = wish.kind is TokenKind.BOT
         if wish.actor_id is None and not is_bot:
-            return caller.actor.id, caller.actor.type
+            return self._caller_himself(caller)
         try:
             actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id)
         except Refused as refusal:
@@ -188,6 +196,8 @@ class TokenService:
             raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
         if actor_id in self._rules.reserved:
             raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The actor's name is reserved")
+        if wish.format == FORMAT and wish.actor_id not in (None, actor_id):
+            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
         if is_bot and actor_id == caller.actor.id:
             # people may not use a bot's name: the caller could never come in again
             raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
@@ -195,11 +205,23 @@ class TokenService:
             raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
         return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
 
+    @staticmethod
+    def _caller_himself(caller: Caller) -> tuple[str, ActorType]:
+        actor = caller.actor
+        if caller.is_system_client:
+            raise Refused(Reason.REQUEST_INVALID, message="The actor is missing: a session is for somebody else")
+        if not _is_spelled_so(actor.id):
+            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
+        return actor.id, actor.type
+
     def _lifetime(self, wish: Wish) -> float | None:
         try:
             lifetime = parse_expiry(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
         except ValueError as error:
             raise Refused(Reason.REQUEST_INVALID, message=f"expiry {error}") from error
+        longest = self._rules.max_lifetime
+        if longest is not None and lifetime is not None and wish.expiry is None:
+            return min(lifetime, longest)
         if lifetime is None and not self._rules.allow_never_expiring:
             raise Refused(Reason.REQUEST_INVALID, message="Tokens that never expire are not allowed here")
         return lifetime
@@ -220,6 +242,8 @@ def note_revoked(record: TokenRecord, *, by: str) -> None:
 def _minting_origin(caller: Caller) -> Owner:
     """Raises Refused(FORBIDDEN) for those who mint nothing whatever they ask for."""
     actor = caller.actor
+    if caller.is_system_client:
+        return NOBODY  # what it mints is never its own
     if actor.is_bot:
         raise _forbidden("bots mint no tokens")
     if caller.is_own and not actor.is_admin:
@@ -238,6 +262,10 @@ def _check_leave(caller: Caller, wish: Wish) -> None:
     if actor.is_admin:
         if wish.allow_impersonation and wish.kind is not TokenKind.BOT:
             raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation is for bots")
+        return
+    if caller.is_system_client:
+        if wish.kind is not TokenKind.SESSION or wish.roles is not None or wish.allow_impersonation:
+            raise _forbidden("the system client mints sessions, without roles")
         return
     if wish.kind is not TokenKind.PERSONAL:
         raise _forbidden(f"kind {wish.kind} requires an admin")
@@ -265,6 +293,14 @@ def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
     if wish.kind is TokenKind.PERSONAL and not set(wish.roles) <= set(owned):
         raise _forbidden("a personal token has at most its owner's roles")
     return wish.roles
+
+
+def _is_spelled_so(actor_id: str) -> bool:
+    """Whether a token can carry ``actor_id`` as it is."""
+    try:
+        return actor_name(actor_id) == actor_id
+    except Refused:
+        return False
 
 
 def _forbidden(what: str) -> Refused:

@@ -52,6 +52,11 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
+def request_id_line(identifier: str) -> bytes:
+    """The header line that tells a request's id."""
+    return b"X-Request-Id: %b\r\n" % identifier.encode("ascii")
+
+
 def connection_line(version: HttpVersion, keep_alive: bool) -> bytes:
     """The ``Connection`` line that this client needs to hear (RFC 9112 section 9.3)."""
     if keep_alive:
@@ -89,6 +94,10 @@ class Answer(web.StreamResponse):
         self._headers_block = headers_block
         self._whole_body = body
         self._keep_alive = False if close else None
+
+    def identify(self, identifier: str) -> None:
+        """Tell the caller the request's id, by which the log speaks of it."""
+        self._headers_block += request_id_line(identifier)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2)."""

@@ -45,7 +45,7 @@ class Begun:
 
     def answer(self, status: int, octets: bytes) -> None:
         """The whole answer."""
-        self.connection.begun = None
+        self.connection.begun = self.work = None
         self.connection.answer_begun(octets)
         self._ended(self, status)
 
@@ -61,12 +61,12 @@ class Begun:
 
     def abandon(self) -> None:
         """The caller is gone."""
-        self.connection.begun = None
-        if self.work is not None:
-            self.work.abandon()
+        work = self.take()
+        if work is not None:
+            work.abandon()
         self._ended(self, None)
 
     def take(self) -> Work | None:
         """What has been done so far, for whoever goes on after a hand-over."""
-        self.connection.begun = None
-        return self.work
+        work, self.connection.begun, self.work = self.work, None, None
+        return work

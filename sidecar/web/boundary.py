@@ -14,11 +14,11 @@ from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
-from sidecar.web.answer import date_line, status_line
+from sidecar.web.answer import Answer, date_line, request_id_line, status_line
 from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection
-from sidecar.web.view import Asked, check_framing, connection_of, request_id
+from sidecar.web.view import Asked, check_framing, connection_of, id_for, request_id
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
@@ -99,6 +99,8 @@ class Boundary:
                 self._leave()
             else:  # nobody took it
                 connection.begun.abandon()
+        if isinstance(answer, Answer):
+            answer.identify(request_id(request))
         if connection.ends and not answer.prepared:
             answer.force_close()
         count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
@@ -106,6 +108,12 @@ class Boundary:
         duration.observe(perf_counter() - started)
         if self._log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
+        return answer
+
+    def refuse_unparsed(self, failure: Failed) -> Answer:
+        """The answer to what the HTTP parser refused before it was a request."""
+        answer = self._refusals.refuse_unparsed(failure)
+        self._requests.child("public", "none", str(answer.status)).inc()
         return answer
 
     async def idle(self) -> None:
@@ -136,7 +144,8 @@ class Boundary:
             return None
         if block is None:
             return None
-        answer = b"".join((status_line(200), block, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
+        identifier = request_id_line(id_for(message, trusted=connection.trusted))
+        answer = b"".join((status_line(200), block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
         count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
         count.inc()
         duration.observe(perf_counter() - started)
@@ -180,9 +189,8 @@ class Boundary:
     def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; it can only be cut off") from error
-        _log.error(
-            "fault while answering", extra={"error": type(error).__name__, "places": places(error), "route": route}
-        )
+        seen = {"error": type(error).__name__, "places": places(error), "route": route}
+        _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
         return self._refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Failures become answers and log lines here, and nowhere else: status, JSON body, challenge, Retry-After."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 from aiohttp import web
@@ -19,11 +19,15 @@ Carry = Callable[[Failed], tuple[int, bytes]]
 
 
 class Refusals:
-    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line."""
+    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line.
 
-    def __init__(self, realm: str) -> None:
+    ``schemes`` are those that callers may answer 401 with besides ``Bearer``.
+    """
+
+    def __init__(self, realm: str, schemes: Sequence[str] = ()) -> None:
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
         self._challenge = f'Bearer realm="{quoted}"'
+        self._others = "".join(f'WWW-Authenticate: {scheme} realm="{quoted}"\r\n' for scheme in schemes).encode("ascii")
 
     def refuse(
         self,
@@ -61,7 +65,8 @@ class Refusals:
         # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
         waits = "Expect" in request.headers and not request.content.is_eof()
         close = failure.ends_connection or waits
-        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error)
+        others = b"" if _is_of_a_script(request) else self._others
+        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
@@ -75,7 +80,9 @@ class Refusals:
                 "status": failure.status,
             },
         )
-        return self._answer(failure, identifier, failure.status, b"", close=True)
+        answer = self._answer(failure, identifier, failure.status, b"", close=True)
+        answer.identify(identifier)
+        return answer
 
     def challenge(self, failure: Failed) -> str:
         """The ``WWW-Authenticate`` value; without an error where nothing was presented (RFC 6750 section 3.1)."""
@@ -92,10 +99,13 @@ class Refusals:
         *,
         close: bool = False,
         oauth_error: str = "",
+        others: bytes = b"",
     ) -> Answer:
-        lines = [_JSON_LINES, b"X-Request-Id: " + identifier.encode("ascii") + b"\r\n", extra]
+        lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
             lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
+        if status == 401:
+            lines.append(others)
         if isinstance(failure, Unavailable):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
@@ -110,6 +120,11 @@ class Refusals:
         if oauth_error:
             document["error"] = oauth_error
         return Answer(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def _is_of_a_script(request: web.BaseRequest) -> bool:
+    """Whether a page in a browser asks: a further challenge would have the browser ask its user for a password."""
+    return request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
 
 
 def no_content() -> Answer:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import _ErrInfo
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
@@ -68,16 +69,9 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_answer_at_once",
-        "_parse_failure",
-        "begun",
-        "body",
-        "ends",
-        "peer",
-        "request_id",
-        "server",
+        "_answer_at_once", "_head_timer", "_parse_failure", "begun", "body", "ends", "peer", "request_id", "server",
         "trusted",
-    )
+    )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
         super().__init__(server, **options)
@@ -90,6 +84,7 @@ class Connection(web.RequestHandler):
         self.request_id = ""
         self.body: StreamReader | None = None
         self.begun: UnderWay | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
@@ -101,6 +96,13 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         if len(server.connections) > server.limits.max_connections:
             self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Wait for nothing any more, and tell who works for this caller."""
+        self._head_ends()
+        if self.begun is not None:
+            self.begun.abandon()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Answer at once what needs no waiting: the only request on an idle connection, without a body.
@@ -116,9 +118,15 @@ class Connection(web.RequestHandler):
         try:
             parsed = parser.feed_data(data)
         except HttpProcessingError as error:
+            self._head_ends()
             self._replay(_Parsed(None, error), data)
             return
         messages, upgraded, _ = parsed
+        if not messages:
+            self._head_begins()
+            return
+        if self._head_timer is not None:
+            self._head_ends()
         if len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD:
             answer = self._answer_at_once(messages[0][0], self)
             if answer is not None:
@@ -152,17 +160,29 @@ class Connection(web.RequestHandler):
         waiter.set_result(None)
         return True
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Whoever works for this caller is told."""
-        if self.begun is not None:
-            self.begun.abandon()
-        super().connection_lost(exc)
-
     def _process_keepalive(self) -> None:
         """aiohttp takes a connection without a task for an idle one."""
         if self.begun is not None:
             self.begun.hand_over()
         super()._process_keepalive()
+
+    def _head_begins(self) -> None:
+        """The parser wants more: it may wait for the rest of the head, but not for ever, however it trickles in."""
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
+
+    def _head_ends(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        """Answer as what the parser refuses is answered."""
+        self._head_timer = None
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and not self._force_close and not self._close:
+            self._messages.append((_ErrInfo(status=408, exc=_HeadTooLate(), message=""), EMPTY_PAYLOAD))
+            waiter.set_result(None)
 
     def _is_occupied(self) -> bool:
         return (
@@ -210,6 +230,10 @@ class Connection(web.RequestHandler):
         return self._parse_failure(failure)
 
 
+class _HeadTooLate(Exception):
+    """The head of a request has not come in time."""
+
+
 class _Parsed:
     """Stands for the parser, with the outcome of parsing that has been done already."""
 
@@ -226,6 +250,9 @@ class _Parsed:
 
 def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
     kind = type(exc).__name__
+    if isinstance(exc, _HeadTooLate):
+        message = "The request did not arrive in time"
+        return Refused(Reason.REQUEST_INVALID, Cause.DEADLINE, kind, status=408, message=message)
     if isinstance(exc, LineTooLong):
         if exc.args[1:2] == (max_line,):
             return Refused(Reason.TOO_LARGE, detail=kind, status=414, message="The request line is too long")

@@ -110,9 +110,14 @@ def request_id(request: web.BaseRequest) -> str:
 def identifier_of(asked: Asked, connection: Connection) -> str:
     """The same of what is being asked on ``connection``."""
     if not connection.request_id:
-        given = asked.headers.get("X-Request-Id", "") if connection.trusted else ""
-        connection.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        connection.request_id = id_for(asked, trusted=connection.trusted)
     return connection.request_id
+
+
+def id_for(asked: Asked, *, trusted: bool) -> str:
+    """The id of a request that has none yet; ``trusted``: its peer may have given it one."""
+    given = asked.headers.get("X-Request-Id") if trusted else None
+    return new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
 
 
 def new_request_id() -> str:

@@ -74,6 +74,7 @@ async def test_the_second_answer_is_the_first(start: Start, counted: Counted, ta
     scene = await start(**TRUSTED)
     async with await scene.connect() as wire:
         headers = [*ASKED, ("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET"), bearer()]
+        headers.append(("X-Request-Id", "the-same"))
         async with plainly(scene) as plain:
             first = await plain.ask(target, headers)
         second = await wire.ask(target, headers)
@@ -207,13 +208,13 @@ async def test_the_first_answer_is_what_it_would_have_been(
 ) -> None:
     """A token seen for the first time is verified at once where its keys are in memory, and remembered."""
     scene = await start(**TRUSTED)
-    token = bearer(**claims)
+    token, named = bearer(**claims), ("X-Request-Id", "the-same")
     async with await scene.connect() as wire:
-        first = await ask(wire, token)
+        first = await ask(wire, token, named)
         assert (counted.judged, counted.at_once) == (0, 1)
-        second = await ask(wire, token)
+        second = await ask(wire, token, named)
     other = bearer(**{**claims, "unread": 1})  # another text, the same Actor
-    third = await known(scene, other)
+    third = await known(scene, other, named)
     assert (counted.judged, counted.at_once) == (1, 2)
     assert without_date(first) == without_date(second) == without_date(third)
     assert await scene.metric('sidecar_token_cache_lookups_total{result="miss"}') == 2

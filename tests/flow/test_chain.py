@@ -124,6 +124,21 @@ def test_what_does_not_pass_is_never_the_guest(
         assert (reply.status, reply.json()["reason"]) == (status, reason)
 
 
+@pytest.mark.parametrize(
+    ("mode", "offered"), [(None, True), ("navigate", True), ("cors", False), ("same-origin", False)]
+)
+def test_who_may_answer_with_a_password_is_told(sidecar: Sidecar, mode: str | None, offered: bool) -> None:
+    """A challenge of its own line each (RFC 9110 11.6.1); a browser would ask its user in the midst of a page."""
+    sent = {} if mode is None else {"Sec_Fetch_Mode": mode}
+    for credential in ({}, {"Authorization": "Bearer opaque"}, {"Authorization": basic("alice", "wrong")}):
+        reply = ask(sidecar, **sent, **credential)
+        first, *others = reply.all("WWW-Authenticate")
+        assert reply.status == 401
+        assert first.startswith("Bearer realm=")
+        assert others == (['Basic realm="auth-sidecar"'] if offered else [])
+    assert len(ask(sidecar, X_Fault="raise").all("WWW-Authenticate")) == 0
+
+
 def test_the_guest_keeps_to_his_paths_and_methods(sidecar: Sidecar) -> None:
     assert ask(sidecar).status == 401
     assert ask(sidecar, "/lobby/x", "POST").status == 401

@@ -114,7 +114,43 @@ def test_foreign_issuer_cannot_name_the_servers_admin(stage: Stage, provider: Id
 
 @pytest.mark.parametrize("more", [{}, {"type": "SESSION", "version": "1"}, {"type": "SERVICE_ACCOUNT"}, {"exp": ...}])
 def test_datahubs_own_token_is_its_user(stage: Stage, more: dict[str, Any]) -> None:
-    assert stage.actor(stage.ask(f"Bearer {token(actorId='Sam@x.com', **more)}")) == "Sam@x.com"
+    """Whoever signs with the shared key there: what the token is worth today only DataHub knows."""
+    text = token(actorId="Sam@x.com", **more)
+    reply = stage.ask(f"BEARER {text}")
+    assert reply.status == 200
+    assert Received.of(reply.json()).all("X-Auth-Request-User") == ["Sam@x.com"]
+    if stage.credentials == "datahub":
+        assert Received.of(reply.json()).all("Authorization") == [f"Bearer {text}"]
+        assert _check_answer(stage, text).all("Authorization") == [f"Bearer {text}"]
+    else:
+        assert stage.actor(reply) == "Sam@x.com"
+
+
+def test_datahubs_own_token_of_an_admin_is_judged_by_datahub(stage: Stage) -> None:
+    """It names one of the server's admins; whether it is still good is asked there and not made up here."""
+    text = token(actorId="chief")
+    seen = Received.of(stage.ask(f"Bearer {text}").json())
+    if stage.credentials == "datahubHeader":
+        assert seen.all("X-DataHub-Actor") == ["urn:li:corpuser:anonymous"]
+    else:
+        assert seen.all("Authorization") == [f"Bearer {text}"]
+
+
+def test_root_user_is_nobody_elses_to_be(stage: Stage, provider: IdentityProvider) -> None:
+    """DataHub's root user needs no entry in ``adminPrincipals`` to be one there."""
+    reply = stage.ask(f"Bearer {provider.mint(preferred_username='DataHub')}")
+    seen = {"passthrough": "DataHub", "datahub": "", "datahubHeader": "anonymous"}
+    assert stage.actor(reply) == seen[stage.credentials]
+
+
+@pytest.mark.parametrize("path", ["/auth/generateSessionTokenForUser", "/auth/getSsoSettings", "/auth/signUp"])
+def test_what_datahubs_user_interface_asks_is_for_the_system_client(
+    stage: Stage, provider: IdentityProvider, path: str
+) -> None:
+    """A GMS answers whoever has a good credential."""
+    assert stage.actor(stage.ask(f"Basic {CLIENT}:{SECRET}", path)) == CLIENT
+    for authorization, status in ((f"Bearer {provider.mint()}", 403), (f"Bearer {token()}", 403), (None, 401)):
+        assert stage.ask(authorization, path).status == status
 
 
 def test_system_client_is_passed_through_when_he_comes_himself(stage: Stage) -> None:
@@ -175,13 +211,16 @@ def test_claimed_actor_is_removed(stage: Stage, provider: IdentityProvider, name
     assert Received.of(reply.json()).all("X-DataHub-Delegated-For-Id") == []
 
 
-def test_check_answer_carries_the_credential(stage: Stage, provider: IdentityProvider) -> None:
+def _check_answer(stage: Stage, text: str) -> Reply:
     """The peer is a trusted proxy here."""
     asked = [("X-Original-URI", "/entities"), ("X-Original-Method", "GET")]
-    reply = http_request(
-        f"{stage.sidecar.url}/oauth2/auth", headers=[("Authorization", f"Bearer {provider.mint()}"), *asked]
-    )
+    reply = http_request(f"{stage.sidecar.url}/oauth2/auth", headers=[("Authorization", f"Bearer {text}"), *asked])
     assert reply.status == 200
+    return reply
+
+
+def test_check_answer_carries_the_credential(stage: Stage, provider: IdentityProvider) -> None:
+    reply = _check_answer(stage, provider.mint())
     assert reply.all("X-DataHub-Actor") == (["urn:li:corpuser:alice"] if stage.credentials == "datahubHeader" else [])
     assert len(reply.all("Authorization")) == (stage.credentials == "datahub")
 
@@ -249,6 +288,23 @@ def test_nobody_is_configured_to_be_the_system_client(
     code, _, err = _check(tmp_path, {"authenticators": [{**member, "configs": options}]})
     assert code == 2
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("credentials", "admins", "warned"),
+    [
+        ("datahub", ["chief"], True),
+        ("datahubHeader", [], True),
+        ("datahub", ["DataHub"], False),
+        ("passthrough", [], False),
+    ],
+)
+def test_check_speaks_of_the_root_user(tmp_path: Path, credentials: str, admins: list[str], warned: bool) -> None:
+    upstream = {"url": "http://127.0.0.1:1", "credentials": credentials}
+    code, _, err = _check(
+        tmp_path, AUTHENTICATION, upstream=upstream, authorizerConfiguration={"adminPrincipals": admins}
+    )
+    assert (code, "does not name datahub, DataHub's root user" in err) == (0, warned)
 
 
 @pytest.mark.parametrize(

@@ -482,6 +482,26 @@ async def test_a_body_with_the_answer_to_head_is_nobodys_answer(start: Start) ->
         await after(scene, upstream)
 
 
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("announced", [b"", b"Content-Length: 43\r\n"])
+async def test_a_body_where_none_belongs_is_nobodys_answer(start: Start, status: bytes, announced: bytes) -> None:
+    """However late it comes, and whether it was announced or not."""
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 " + status + b"\r\n" + announced + b"\r\n")
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            assert (await wire.ask("/", [bearer()])).status in (204, 304)
+            upstream.script = by_target
+            assert (await wire.ask("/second", [bearer()])).body == b"/second"
+        await after(scene, upstream)
+
+
 async def test_idle_connections_that_the_service_closes_are_not_used(start: Start) -> None:
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()

@@ -9,7 +9,7 @@ import pytest
 from sidecar.logs import JsonFormatter
 from tests.flow.conftest import Start, bearer
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.wire import Answer
+from tests.support.wire import Answer, Wire
 
 AUTH = ": ".join(bearer())
 LINES = f"{AUTH}\r\nCookie: session=marker-cookie\r\n"
@@ -193,6 +193,29 @@ async def test_a_connection_that_says_nothing_is_closed(start: Start) -> None:
     async with await scene.connect() as wire:
         await wire.send(b"GET / HTTP/1.1\r\nHo")
         assert await wire.ended() == b""
+
+
+async def test_a_head_that_trickles_in_gets_408(start: Start) -> None:
+    """The time for a head is one time, however many pieces it comes in; one that is in time is none too late later."""
+    scene = await start(server={"limits": {"headerTimeout": "400ms"}})
+    async with await scene.connect() as prompt, await scene.connect() as wire:
+        await prompt.send(b"GET / HTTP/1.1\r\nHo")
+        await prompt.send(b"st: a\r\n\r\n")
+        assert (await prompt.answer()).status == 404
+        sending = asyncio.create_task(trickle(wire))
+        answer = await wire.answer()
+        sending.cancel()
+        assert_refusal(answer, 408)
+        assert answer.all("Connection") == ["close"]
+        assert await wire.ended() == b""
+        assert (await prompt.ask("/")).status == 404
+
+
+async def trickle(wire: Wire) -> None:
+    await wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ")
+    while True:
+        await wire.send(b"a")
+        await asyncio.sleep(0.01)
 
 
 async def test_connections_over_the_limit_are_closed_and_those_below_go_on(start: Start) -> None:

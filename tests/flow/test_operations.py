@@ -227,6 +227,7 @@ async def test_nothing_a_caller_chooses_becomes_a_label(start: Start) -> None:
 
     await odd(0)
     await odd(1)
+    await series()  # the first scrape is counted itself
     before = await series()
     for number in range(2, 40):
         await odd(number)
@@ -252,6 +253,7 @@ async def test_operations_refuse_in_json(start: Start) -> None:
     for path in ("/", "/oauth2/auth", "/metrics/x"):
         reply = await scene.operations(path)
         assert (reply.status, reply.json()["reason"]) == (404, "not_found")
+    assert await scene.metric('sidecar_http_requests_total{code="404",listener="admin",route="none"}') == 3
 
 
 async def test_what_the_operations_parser_refuses_is_not_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:

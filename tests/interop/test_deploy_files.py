@@ -1,42 +1,43 @@
-"""The shipped proxy files know every header name that the sidecar sets or removes."""
+"""Every file of ``deploy/`` that a proxy reads is the one that the other tests here start that proxy with."""
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 from sidecar.dataplane import identity_headers
-from tests.interop.test_proxies import EVERY_NAME, SPELLINGS
-from tests.support.proxies import DEPLOY
+from tests.interop.test_proxies import EVERY_NAME, PROXIES
+from tests.support import proxies
+from tests.support.proxies import DEPLOY, Addresses
 
-SET = (*identity_headers.NAMES, identity_headers.ASSERTION)
-
-
-@pytest.mark.parametrize("name", SET)
-def test_each_proxy_copies_every_identity_header(name: str) -> None:
-    """A name that one of the files leaves out would pass from the client to the upstream."""
-    nginx = (DEPLOY / "nginx" / "auth_request.conf").read_text(encoding="utf-8")
-    variable = "$upstream_http_" + name.lower().replace("-", "_")
-    assert re.search(rf"auth_request_set (\$\w+)\s+{re.escape(variable)};", nginx)
-    assert re.search(rf"proxy_set_header {name}\s+\$\w+;", nginx)
-    caddy = (DEPLOY / "caddy" / "Caddyfile").read_text(encoding="utf-8")
-    assert re.search(rf"^\t+{name}$", caddy, re.MULTILINE)
-    assert name.lower().startswith("x-auth-"), "Envoy's file copies by this prefix"
+# What is there besides proxies' files, each part with tests of its own.
+NO_PROXIES = {"compose", "grafana", "kubernetes", "prometheus"}
 
 
-def test_traefik_deletes_and_copies_every_identity_header() -> None:
-    """Its file goes by a pattern, which must know every name in every spelling, and nothing that proxies need."""
-    document = yaml.safe_load((DEPLOY / "traefik" / "dynamic.yaml").read_text(encoding="utf-8"))
-    (router,) = document["http"]["routers"].values()
-    assert router["middlewares"] == ["sidecar"]
-    forward_auth = document["http"]["middlewares"]["sidecar"]["forwardAuth"]
-    assert forward_auth["trustForwardHeader"] is False
-    pattern = re.compile(forward_auth["authResponseHeadersRegex"])
-    for name in EVERY_NAME:
-        for spell in SPELLINGS.values():
-            assert pattern.search(spell(name))
-    for name in ("Authorization", "X-Forwarded-For", "X-Forwarded-Proto", "X-Request-Id", "Remote-Control", "Cookie"):
-        assert not pattern.search(name)
+def test_no_file_is_there_that_nobody_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of the proxies that the tests run says which files it reads."""
+    read: set[Path] = set()
+    shipped = proxies.shipped
+
+    def noted(name: str, *replacements: Any, **options: Any) -> str:
+        read.add(DEPLOY / name)
+        return shipped(name, *replacements, **options)
+
+    @contextmanager
+    def not_running(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(proxies, "shipped", noted)
+    monkeypatch.setattr(proxies, "running", not_running)
+    for name, (_, start) in PROXIES.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        with start(Path("nowhere"), folder, Addresses("127.0.0.1:1", "127.0.0.1:2")):
+            pass
+    there = {path for path in DEPLOY.rglob("*") if path.is_file()}
+    assert {path for path in there if path.relative_to(DEPLOY).parts[0] not in NO_PROXIES} == read
 
 
 def test_the_proxy_tests_forge_every_name_that_forward_mode_removes() -> None:

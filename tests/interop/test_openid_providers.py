@@ -1,8 +1,6 @@
 """Tokens of real OpenID providers, found by discovery, over a live change of keys."""
 
-import base64
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.http_client import Reply, answers, request
+from tests.support.http_client import Reply, answers, form, request
+from tests.support.keycloak import running_keycloak
 from tests.support.ports import free_port
 from tests.support.process import running
 from tests.support.sidecar_process import Sidecar, running_sidecar
@@ -22,16 +21,6 @@ CLIENT = "ingestion"
 SECRET = "ingestion-secret-for-tests-only"
 AUDIENCE = "metadata"
 KEY_PROVIDER = "org.keycloak.keys.KeyProvider"
-
-
-def form(url: str, fields: dict[str, str], *, basic: tuple[str, str] | None = None) -> Any:
-    """POST a form and read the JSON answer, which must be a success."""
-    headers = [("Content-Type", "application/x-www-form-urlencoded")]
-    if basic:
-        headers.append(("Authorization", "Basic " + base64.b64encode(":".join(basic).encode()).decode()))
-    reply = request(url, "POST", headers=headers, body=urlencode(fields).encode())
-    assert reply.status == 200, reply
-    return reply.json()
 
 
 class OpenIDProvider(ABC):
@@ -160,22 +149,7 @@ def node_provider(require_tool: Callable[[str], Path], tmp_path: Path) -> Iterat
 @pytest.fixture
 def keycloak(require_tool: Callable[[str], Path], tmp_path: Path) -> Iterator[Keycloak]:
     """A running Keycloak that keeps everything in memory."""
-    script = require_tool("keycloak")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        **os.environ,
-        "KC_BOOTSTRAP_ADMIN_USERNAME": "admin",
-        "KC_BOOTSTRAP_ADMIN_PASSWORD": "admin",
-        "JAVA_OPTS_KC_HEAP": "-Xms64m -Xmx512m",
-    }
-    command = [
-        script, "start-dev", "--db=dev-mem", "--cache=local", "--http-host=127.0.0.1", f"--http-port={port}",
-    ]  # fmt: skip
-    log = tmp_path / "keycloak.log"
-    with running(
-        command, log=log, ready=lambda: answers(f"{url}/realms/master", 200), within=300, environment=environment
-    ):
+    with running_keycloak(require_tool("keycloak"), tmp_path) as url:
         yield Keycloak(url)
 
 

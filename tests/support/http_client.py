@@ -1,12 +1,13 @@
 """A client that sends what it is told, header by header, and shows what came back the same way."""
 
+import base64
 import http.client
 import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 TIMEOUT = 20.0
 
@@ -35,6 +36,7 @@ def request(
     target: str | None = None,
     headers: Sequence[tuple[str, str]] = (),
     body: bytes | None = None,
+    timeout: float = TIMEOUT,
 ) -> Reply:
     """One request on a connection of its own. ``target`` is sent byte for byte instead of the URL's path."""
     parts = urlsplit(url)
@@ -44,7 +46,7 @@ def request(
     if body is not None:
         sent.append(("Content-Length", str(len(body))))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
-    with socket.create_connection((parts.hostname, parts.port or 80), TIMEOUT) as connection:
+    with socket.create_connection((parts.hostname, parts.port or 80), timeout) as connection:
         connection.sendall("\r\n".join(lines).encode("latin-1") + (body or b""))
         with http.client.HTTPResponse(connection, method=method) as answer:
             answer.begin()
@@ -58,3 +60,13 @@ def answers(url: str, status: int | None = None) -> bool:
     except (OSError, http.client.HTTPException):
         return False
     return status is None or reply.status == status
+
+
+def form(url: str, fields: dict[str, str], *, basic: tuple[str, str] | None = None) -> Any:
+    """POST a form and read the JSON answer, which must be a success."""
+    headers = [("Content-Type", "application/x-www-form-urlencoded")]
+    if basic:
+        headers.append(("Authorization", "Basic " + base64.b64encode(":".join(basic).encode()).decode()))
+    reply = request(url, "POST", headers=headers, body=urlencode(fields).encode())
+    assert reply.status == 200, reply
+    return reply.json()

@@ -1,16 +1,22 @@
-"""nginx, Envoy and Caddy running with the files of ``deploy/``; only addresses in them are replaced."""
+"""nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced.
 
+``mints``: the lines that a file keeps for a sidecar which says what credential to present are no comments.
+``changes``: further replacements, for what the guides tell to change.
+"""
+
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.http_client import answers
-from tests.support.ports import free_port
+from tests.support.ports import answers_on, free_port
 from tests.support.process import running
 from tests.support.tools import ROOT
 
 DEPLOY = ROOT / "deploy"
+NO_CHANGES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,15 @@ Start = Callable[[Path, Path, Addresses], AbstractContextManager[str]]
 """Run the program (first path) with its shipped file in a folder (second path); the block gets its base URL."""
 
 
-def shipped(name: str, replacements: Mapping[str, str]) -> str:
+_KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")
+
+
+def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False) -> str:
     """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once."""
     text = (DEPLOY / name).read_text(encoding="utf-8")
+    if mints:
+        text, count = _KEPT.subn(lambda lines: lines[0].replace("# ", ""), text)
+        assert count == 1, f"{name} keeps no such lines"
     for old, new in replacements.items():
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
         text = text.replace(old, new)
@@ -35,19 +47,40 @@ def shipped(name: str, replacements: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.1") -> Iterator[str]:
-    """nginx, asking the sidecar with the HTTP version ``ask_by``."""
+def nginx(
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    file: str = "auth_request.conf",
+    ask_by: str = "1.1",
+    remember: str = "5s",
+    mints: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
+) -> Iterator[str]:
+    """nginx, asking the sidecar with the HTTP version ``ask_by``. ``remember``: for how long the caching file does."""
     port = free_port()
     replacements = {
         "127.0.0.1:4180": addresses.sidecar,
         "127.0.0.1:8585": addresses.upstream,
-        "listen 8080;": f"listen 127.0.0.1:{port};",
+        "listen 8080": f"listen 127.0.0.1:{port}",
     }
     if ask_by == "1.0":
         replacements["proxy_http_version 1.1;\n        proxy_pass_request_body off;"] = (
             "proxy_http_version 1.0;\n        proxy_pass_request_body off;"
         )
-    (folder / "site.conf").write_text(shipped("nginx/auth_request.conf", replacements), encoding="utf-8")
+    if file == "auth_request_cached.conf":
+        replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
+    (folder / "site.conf").write_text(
+        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints), encoding="utf-8"
+    )
+    with running_nginx(binary, folder, port) as url:
+        yield url
+
+
+@contextmanager
+def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
+    """nginx with the ``site.conf`` of a folder, which listens on ``port``."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
@@ -63,7 +96,9 @@ def nginx(binary: Path, folder: Path, addresses: Addresses, *, ask_by: str = "1.
 
 
 @contextmanager
-def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def envoy(
+    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+) -> Iterator[str]:
     """Envoy with one worker."""
     port = free_port()
     file = folder / "envoy.yaml"
@@ -72,16 +107,16 @@ def envoy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    file.write_text(shipped("envoy/ext_authz.yaml", replacements), encoding="utf-8")
+    file.write_text(shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Each Envoy on a machine needs a base id of its own.
     options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
-    with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers(url)):
+    with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers_on(port)):
         yield url
 
 
 @contextmanager
-def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def caddy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False) -> Iterator[str]:
     """Caddy, its own state kept in ``folder``."""
     port = free_port()
     file = folder / "Caddyfile"
@@ -90,9 +125,29 @@ def caddy(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    file.write_text(shipped("caddy/Caddyfile", replacements), encoding="utf-8")
+    file.write_text(shipped("caddy/Caddyfile", replacements, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
     with running(command, log=folder / "caddy.log", ready=lambda: answers(url), environment=environment):
+        yield url
+
+
+@contextmanager
+def traefik(
+    binary: Path, folder: Path, addresses: Addresses, *, believes: bool = False, mints: bool = False
+) -> Iterator[str]:
+    """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy."""
+    port = free_port()
+    listen = f"address: 127.0.0.1:{port}"
+    if believes:
+        listen += "\n    forwardedHeaders: {insecure: true}"
+    static = {"address: :8080": listen, "filename: dynamic.yaml": f"filename: {folder}/dynamic.yaml"}
+    (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
+    dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
+    (folder / "dynamic.yaml").write_text(shipped("traefik/dynamic.yaml", dynamic, mints=mints), encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    command = [binary, f"--configFile={folder / 'traefik.yaml'}"]
+    # Until its routers are read it answers 404 to everything.
+    with running(command, log=folder / "traefik.log", ready=lambda: answers(url) and not answers(url, 404)):
         yield url

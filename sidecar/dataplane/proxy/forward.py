@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http import StreamWriter
@@ -16,6 +17,7 @@ from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
 from sidecar.dataplane.proxy.heads import (
+    BODILESS,
     LAST_CHUNK,
     MAX_LENGTH_DIGITS,
     AnswerHeads,
@@ -35,6 +37,8 @@ from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
 from sidecar.web.view import connection_of, own_view
 
+_NO_ORIGIN: list[str] = []
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardLimits:
@@ -43,6 +47,16 @@ class ForwardLimits:
     response_timeout: float
     body_timeout: float
     max_body_bytes: int | None
+
+
+class ForwardSpans(Protocol):
+    """Tells others about the request that is being forwarded."""
+
+    def forward(self, method: str) -> bytes:
+        """It is about to be; header lines that go with it."""
+
+    def answered(self, status: int) -> None:
+        """The service behind has answered it."""
 
 
 class Forwarder:
@@ -59,8 +73,11 @@ class Forwarder:
         metrics: Metrics,
         limits: ForwardLimits,
         public_scheme: str,
+        websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
+        spans: ForwardSpans | None = None,
     ) -> None:
+        """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
         self._decider = decider
         self._request_heads = RequestHeads(
             request_headers, identity_headers, authority=pool.endpoint.authority, public_scheme=public_scheme
@@ -73,7 +90,9 @@ class Forwarder:
         self._duration = metrics.upstream_duration.child()
         self._tunnels = metrics.websockets_open
         self._limits = limits
+        self._origins = websocket_origins
         self._watch = watch
+        self._spans = spans
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
@@ -92,7 +111,11 @@ class Forwarder:
             )
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
+        if upgrade:
+            self._check_origin(request)
         framing = _framing(request, body, upgrade=upgrade)
+        if self._spans is not None:
+            framing += self._spans.forward(request.method)
         head = self._request_heads.make(request, request.raw_path, client, verdict.accepted, framing)
         connection = await self._pool.acquire()
         exchanging = self._exchange(request, connection, head, body, verdict.accepted, upgrade=upgrade)
@@ -121,7 +144,10 @@ class Forwarder:
         """Answer what was begun without a task."""
         exchange = Exchange(relay.connection, response_timeout=self._limits.response_timeout)
         answer = await exchange.resume(perf_counter() - relay.started)
-        return await self._answer(request, relay.connection, answer, relay.accepted, relay.started, upgrade=False)
+        sent = await self._answer(request, relay.connection, answer, relay.accepted, relay.started, upgrade=False)
+        if answer.message.code in BODILESS:
+            relay.connection.cut()
+        return sent
 
     async def _exchange(
         self,
@@ -145,8 +171,8 @@ class Forwarder:
             sent = await self._answer(request, connection, answer, accepted, started, upgrade=upgrade)
         finally:
             await exchange.finish()
-        # A service that sends a body with its answer to HEAD would have it read as the next caller's answer.
-        if is_head or not answer.request_sent:
+        # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
+        if is_head or answer.message.code in BODILESS or not answer.request_sent:
             connection.cut()
         return sent
 
@@ -162,6 +188,8 @@ class Forwarder:
     ) -> web.StreamResponse:
         self._duration.observe(perf_counter() - started)
         code = answer.message.code
+        if self._spans is not None:
+            self._spans.answered(code)
         if code == 101:
             sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
         elif 200 <= code <= 599:
@@ -170,6 +198,14 @@ class Forwarder:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
         self._answers.child(str(code)).inc()
         return sent
+
+    def _check_origin(self, request: web.BaseRequest) -> None:
+        """Keep pages of others from opening WebSockets with what a browser sends by itself (RFC 6455 10.2)."""
+        if self._origins is None:
+            return
+        given = request.headers.getall("Origin", _NO_ORIGIN)
+        if given and (len(given) > 1 or given[0] not in self._origins):
+            raise Refused(Reason.FORBIDDEN, Cause.RULE, "origin", message="Forbidden: this requires another origin")
 
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
         length = request.headers.get("Content-Length")

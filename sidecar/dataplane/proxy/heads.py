@@ -14,7 +14,7 @@ from sidecar.web.answer import connection_line, status_line
 from sidecar.web.server import Connection
 from sidecar.web.view import Asked, identifier_of
 
-_BODILESS = frozenset({204, 304})
+BODILESS = frozenset({204, 304})
 # What the parser counts with ends at 20 digits.
 MAX_LENGTH_DIGITS = 18
 LAST_CHUNK = b"0\r\n\r\n"
@@ -85,7 +85,7 @@ class AnswerHeads:
         if length is not None and len(length) > MAX_LENGTH_DIGITS:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer length")
         lines = [self.unframed(message, asked, client)]
-        has_body = asked.method != "HEAD" and message.code not in _BODILESS
+        has_body = asked.method != "HEAD" and message.code not in BODILESS
         chunked = has_body and length is None and asked.version == HttpVersion11
         framed = chunked or not has_body or length is not None
         keep_alive = may_stay and framed and not client.ends

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import TypeVar
 
 from sidecar.dataplane.identity_headers import normal_name
+from sidecar.web.trace_context import read_trace_context
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 _V = TypeVar("_V")
@@ -33,6 +34,7 @@ class _Fate(Enum):
     DROP = 1
     FORWARDED = 2  # X-Forwarded-* and the like: kept from trusted peers only
     IMPERSONATION = 3
+    TRACE = 4  # kept when it is sound
 
 
 _SPECIAL = {
@@ -41,15 +43,23 @@ _SPECIAL = {
     "cookie": _Fate.KEEP,
     "x-real-ip": _Fate.FORWARDED,
     "x-impersonate-user": _Fate.IMPERSONATION,
+    "traceparent": _Fate.TRACE,
+    "tracestate": _Fate.TRACE,
 }
 
 
 class RequestHeaders:
-    """Selects the caller's header lines for the service behind."""
+    """Selects the caller's header lines for the service behind.
 
-    def __init__(self, *, is_identity: Callable[[str], bool], keep_authorization: bool) -> None:
+    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them.
+    """
+
+    def __init__(
+        self, *, is_identity: Callable[[str], bool], keep_authorization: bool, keep_trace: bool = True
+    ) -> None:
         self._is_identity = is_identity
         self._keep_authorization = keep_authorization
+        self._keep_trace = keep_trace
         self._fates: dict[bytes, _Fate] = {}
 
     def select(self, headers: RawHeaders, *, trusted: bool, may_impersonate: bool) -> list[bytes]:
@@ -57,6 +67,7 @@ class RequestHeaders:
         fates = self._fates
         lines: list[bytes] = []
         named: frozenset[str] = frozenset()
+        trace: list[tuple[bytes, bytes]] = []
         for name, value in headers:
             fate = fates.get(name) or self._learn(name)
             if fate is _Fate.KEEP:
@@ -64,8 +75,12 @@ class RequestHeaders:
             elif fate is _Fate.DROP:
                 if name.lower() == b"connection" and value not in _PLAIN_CONNECTION:
                     named |= _connection_names(value)
+            elif fate is _Fate.TRACE:
+                trace.append((name.lower(), value))
             elif trusted if fate is _Fate.FORWARDED else may_impersonate:
                 lines.append(b"%b: %b\r\n" % (name, value))
+        if trace and self._keep_trace:
+            lines += _trace_lines(trace)
         return _without(lines, named) if named else lines
 
     def _learn(self, name: bytes) -> _Fate:
@@ -124,6 +139,12 @@ class AnswerHeaders:
         keep = name.decode("latin-1").lower() not in _NOT_SENT_BACK
         _remember(self._kept, name, keep)
         return keep
+
+
+def _trace_lines(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    parents = [value for name, value in headers if name == b"traceparent"]
+    context = read_trace_context(parents, [value for name, value in headers if name == b"tracestate"])
+    return [] if context is None else context.lines()
 
 
 def _remember(known: dict[bytes, _V], name: bytes, value: _V) -> None:

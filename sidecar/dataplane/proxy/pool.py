@@ -6,6 +6,7 @@ rest of the proxy together.
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -140,6 +141,22 @@ class UpstreamConnection(ResponseHandler):
             raise ConnectionResetError("closed before the request was sent")
         transport.write(octets)
 
+    _arrivals: "select.poll | None" = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it is open, and nothing has come on it unasked: no octets and no end, neither read by the loop yet.
+
+        What lies between the service's leaving and the loop's hearing of it is a request sent to nobody.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing() or self.should_close:
+            return False
+        if self._arrivals is None:
+            self._arrivals = select.poll()
+            self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._arrivals.poll(0)
+
     def cut(self) -> None:
         """End it at once; whoever still reads from it must not take what came so far for the whole."""
         self._break_off()
@@ -180,14 +197,15 @@ class UpstreamPool:
 
     async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
-        return self.take() or await self._connect()
+        idle = self.take()
+        return await self._connect() if idle is None else idle
 
     def take(self) -> UpstreamConnection | None:
         """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
         now = monotonic()
         while self._idle:
             connection, since = self._idle.pop()
-            if now - since < self._keepalive_timeout and connection.is_connected() and not connection.should_close:
+            if now - since < self._keepalive_timeout and connection.is_clean:
                 return connection
             connection.close()
         return None

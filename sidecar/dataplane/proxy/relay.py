@@ -11,7 +11,7 @@ from aiohttp.hdrs import CONTENT_LENGTH, EXPECT, UPGRADE
 
 from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted
-from sidecar.dataplane.proxy.heads import AnswerHeads, RequestHeads, framed_body
+from sidecar.dataplane.proxy.heads import BODILESS, AnswerHeads, RequestHeads, framed_body
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.errors import UpstreamFailed
 from sidecar.metrics import Metrics
@@ -131,6 +131,9 @@ class Relays:
         if not head.keep_alive or not 200 <= message.code <= 599:
             return False
         self.leave(relay)
+        if message.code in BODILESS:
+            # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
+            connection.cut()
         relay.pool.release(connection)
         self._duration.observe(perf_counter() - begun.started)
         self._answers.child(str(message.code)).inc()

@@ -215,3 +215,10 @@ def test_rules_before_a_preset_win() -> None:
 def test_entry_is_a_rule_or_a_preset(entry: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RuleSettings.model_validate(entry)
+
+
+def test_preset_keeps_what_the_user_interface_asks_for_the_system_client() -> None:
+    ruling = rules({"preset": "datahub"}).ruling("POST", read_target("/auth/verifyNativeUserCredentials"))
+    (needed,) = ruling.requirements
+    assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="system")) == ""
+    assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="people", is_admin=True)) == "provider"

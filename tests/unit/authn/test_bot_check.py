@@ -139,7 +139,7 @@ def test_address_of_the_server_or_of_the_call(url: str) -> None:
     assert bot_check_url(url) == "http://om:8585/api/v1/users/loggedInUser"
 
 
-def authenticator(bots: BotTokenCheck, clock: HandClock) -> JwtAuthenticator:
+def authenticator(bots: BotTokenCheck, clock: HandClock, **more: bool) -> JwtAuthenticator:
     class Keys:
         issuer = None
 
@@ -151,7 +151,7 @@ def authenticator(bots: BotTokenCheck, clock: HandClock) -> JwtAuthenticator:
 
     policy = PrincipalPolicy("openmetadata", (ClaimPath("sub"),), own_issuer=True)
     expectations = Expectations(frozenset({forge.ISSUER}), frozenset({"RS256"}), require_expiry=False)
-    accept = ForeignAcceptor(policy, 0, is_own=True, bots=bots)
+    accept = ForeignAcceptor(policy, 0, is_own=True, bots=bots, **more)
     issuer = Issuer("openmetadata", Keys(), expectations, accept)
     cache: VerifiedCache[Accepted] = VerifiedCache(10, Metrics())
     return JwtAuthenticator(
@@ -180,6 +180,17 @@ async def test_bot_is_asked_about_again_when_the_answer_is_old(server: Server, c
     assert isinstance(outcome, Rejected)
     assert outcome.failure.reason is Reason.TOKEN_REVOKED
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("may", [True, False])
+async def test_server_says_which_of_its_bots_may_impersonate(server: Server, client: ControlClient, may: bool) -> None:
+    """It gets to see the bot's own token, and refuses by what it knows of the bot."""
+    clock = HandClock(forge.NOW)
+    member = authenticator(check(server, client, clock), clock, bots_may_impersonate=may)
+    for text, impersonates in ((BOT, may), (PERSON, False)):
+        outcome = await member.authenticate(view(text))
+        assert isinstance(outcome, Accepted)
+        assert outcome.actor.may_impersonate is impersonates
 
 
 async def test_nobody_else_is_asked_about_and_no_forged_token_is_sent(server: Server, client: ControlClient) -> None:

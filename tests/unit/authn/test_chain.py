@@ -9,10 +9,12 @@ import pytest
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.guarded import Guarded
+from sidecar.authn.memory import Memory
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView
 from sidecar.metrics import Metrics
+from tests.support.hand_clock import HandClock
 from tests.support.members import asked, surroundings
 
 REFUSAL = Refused(Reason.TOKEN_INVALID, Cause.SIGNATURE)
@@ -142,6 +144,57 @@ async def test_a_skipped_member_might_have_known_the_credential() -> None:
     """When nobody after it recognises the credential, it is not called a bad one."""
     failed = await failure(chain(guarded(raises(OSError())), Does(lambda: ABSTAINED, "after"), skippable=("one",)))
     assert isinstance(failed, Unavailable)
+
+
+class Remembers(Does):
+    """A member with a memory."""
+
+    def __init__(self, what: Callable[[], Awaitable[Any] | Any], name: str, clock: HandClock) -> None:
+        super().__init__(what, name)
+        self.memory = Memory(clock)
+
+    def recall(self, view: RequestView) -> Accepted | None:
+        return self.memory.get(self.memory.digest(view.credential.value))
+
+    async def authenticate(self, view: RequestView) -> Outcome:
+        outcome = await super().authenticate(view)
+        if isinstance(outcome, Accepted):
+            self.memory.put(self.memory.digest(view.credential.value), outcome, 600.0)
+        return outcome
+
+
+async def test_what_is_accepted_past_a_broken_member_is_recalled_for_a_moment_only() -> None:
+    """Once it is back the broken one is asked: it may know the credential to be a bad one."""
+    clock = HandClock()
+    first = Does(raises(OSError()))
+    after = Remembers(accepted, "after", clock)
+    of = Chain((Guarded(first, timeout=5.0), after), (), Metrics(), skippable=("one",), clock=clock)
+    assert isinstance(await of.authenticate(BEARER), Accepted)
+    assert isinstance(of.recall(BEARER), Accepted)
+    clock.advance(5)
+    assert of.recall(BEARER) is None
+    assert of.accept_at_once(BEARER) is None
+    first.what = lambda: Rejected(REFUSAL)
+    assert await failure(of) is REFUSAL
+
+
+async def test_what_has_to_be_asked_again_sooner_is() -> None:
+    clock = HandClock()
+    brief = accepted()
+    brief.ask_again_at = clock.now() + 1
+    after = Remembers(lambda: brief, "after", clock)
+    of = Chain((guarded(raises(OSError())), after), (), Metrics(), skippable=("one",), clock=clock)
+    await of.authenticate(BEARER)
+    clock.advance(1)
+    assert of.recall(BEARER) is None
+
+
+async def test_a_plugin_behind_a_skippable_member_is_asked_each_time() -> None:
+    """What it remembers is its own: nobody can bound that."""
+    plugin = Remembers(accepted, "plugin", HandClock())
+    assert isinstance(await plugin.authenticate(BEARER), Accepted)
+    assert Guarded(plugin, timeout=1.0).recall(BEARER)
+    assert Guarded(plugin, timeout=1.0, recalls=False).recall(BEARER) is None
 
 
 async def test_who_vouches_is_named_by_the_chain() -> None:

@@ -10,6 +10,7 @@ from sidecar.authn.base import Abstained, Accepted, Rejected
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.datahub_token import DataHubTokenAuthenticator, DataHubTrust, check_shared_secrets
 from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
+from sidecar.config.settings import AuthorizerConfiguration
 from sidecar.errors import Cause, Misconfigured, Reason, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
@@ -22,6 +23,7 @@ from sidecar.store.denial import Scope, make_denial
 from sidecar.store.deny_list import DenyList
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.tokens.datahub import datahub_hash
+from sidecar.tokens.policy import admin_names
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations
 from tests.support import forge
@@ -260,3 +262,59 @@ def test_secrets_that_everybody_knows_or_anybody_guesses_stop_the_start(key: str
 
 def test_published_secrets_are_for_demonstrations() -> None:
     check_shared_secrets(Secret(PUBLISHED_KEY), Secret(PUBLISHED_SALT), "x", allow_published=True)
+
+
+@pytest.mark.parametrize(
+    ("actor_id", "reserved"),
+    [("corp/sam", True), ("Corp/sam", True), ("corp/", True), ("corps/sam", False), ("corp", False), ("CORP", False)],
+)
+async def test_no_datahub_user_is_a_providers(actor_id: str, reserved: bool) -> None:
+    """With ``principalNamespace: provider`` whoever is called so is that provider's and nobody else's."""
+    member = authenticator(namespaces=frozenset({"corp"}))
+    outcome = await member.authenticate(view(token(actorId=actor_id)))
+    if reserved:
+        assert isinstance(outcome, Rejected)
+        assert outcome.failure.reason is Reason.PRINCIPAL_RESERVED
+    else:
+        assert isinstance(outcome, Accepted)
+
+
+@pytest.mark.parametrize("actor_id", ["Anonymous", "__DATAHUB_system"])
+async def test_reserved_names_are_nobodys_in_any_letters(actor_id: str) -> None:
+    outcome = await authenticator().authenticate(view(token(actorId=actor_id)))
+    assert isinstance(outcome, Rejected)
+    assert outcome.failure.reason is Reason.PRINCIPAL_RESERVED
+
+
+@pytest.mark.parametrize(("written", "admin"), [("datahub/Chief", "Chief"), ("datahub/chief", "chief")])
+async def test_admin_is_the_very_user_that_is_named(written: str, admin: str) -> None:
+    """The same id in other letters is another user of DataHub's."""
+    names = admin_names(AuthorizerConfiguration.model_validate({"adminPrincipals": [written]}))
+    member = authenticator(admin_names=names)
+    for actor_id in ("Chief", "chief", "CHIEF"):
+        outcome = await member.authenticate(view(token(actorId=actor_id)))
+        assert isinstance(outcome, Accepted)
+        assert outcome.actor.is_admin is (actor_id == admin)
+
+
+async def test_what_is_denied_is_denied_in_any_letters() -> None:
+    """Entries are spelled in lower case, DataHub's users are not."""
+    for spelled, named in (("Sam", "sam"), ("sam", "sam"), ("Ops/Sam", "ops/sam"), ("Ops/Sam", "Ops/sam")):
+        outcome = await authenticator().authenticate(view(token(actorId=spelled)))
+        assert isinstance(outcome, Accepted)
+        assert outcome.facts
+        denials = DenyList()
+        denials.add(make_denial(Scope.ACTOR, "", f"USER:{named}", NOW, issued_before=NOW))
+        assert denials.match(outcome.facts, NOW) is Scope.ACTOR
+
+
+async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() -> None:
+    records = Records({"own-1": RECORD})
+    for passes_on in (True, False):
+        member = authenticator(records, passes_on=passes_on)
+        theirs, ours = await member.authenticate(view(token())), await member.authenticate(view(OWN))
+        assert isinstance(theirs, Accepted)
+        assert isinstance(ours, Accepted)
+        assert theirs.passed_on == (f"Bearer {token()}" if passes_on else "")
+        assert ours.passed_on == ""
+        assert token() not in repr(theirs)

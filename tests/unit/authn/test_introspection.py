@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus
@@ -15,8 +16,10 @@ from sidecar.authn.introspection import Introspection
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.claim_path import ClaimPath
 from sidecar.outbound import ControlClient
-from sidecar.store.deny_list import facts_of
+from sidecar.store.denial import Scope, make_denial
+from sidecar.store.deny_list import DenyList, facts_of
 from tests.support.forge import ISSUER, claims, token
 from tests.support.hand_clock import HandClock
 from tests.support.loopback_server import LoopbackServer
@@ -228,3 +231,33 @@ async def test_the_check_asks_about_a_made_up_token(make: Any, server: Server) -
 async def test_options_that_cannot_be_used(make: Any, options: dict[str, str], expected: str) -> None:
     with pytest.raises(Misconfigured, match=expected):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("answer", "subject"),
+    [
+        ({"sub": "s-1", "username": "sam", "client_id": "ui"}, "s-1"),
+        ({"sub": ..., "username": "sam", "client_id": "ui"}, "sam"),
+        ({"sub": ..., "preferred_username": "sam", "client_id": "ui"}, "ui"),
+    ],
+)
+async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
+    clock: HandClock, url: str, server: Server, answer: dict[str, Any], subject: str
+) -> None:
+    """Its bearer has no origin here all the same: a client called like somebody's ``sub`` is not he."""
+    server.answer = {name: value for name, value in {**ACTIVE, **answer}.items() if value is not ...}
+    policy = replace(POLICY, principal_claims=tuple(map(ClaimPath, ("username", "preferred_username", "sub"))))
+    provider = Provider("corp", ISSUER, audiences=frozenset({"meta"}))
+    client = ControlClient()
+    around = surroundings("opaque", clock, client=client, providers={"corp": provider}, policies={"corp": policy})
+    written = {"provider": "corp", "url": url, "clientId": "side", "clientSecret": "s"}
+    member = Introspection(options_of(Introspection, written), around)
+    outcome = await member.authenticate(asked("Bearer opaque"))
+    await member.stop()
+    await client.aclose()
+    assert isinstance(outcome, Accepted)
+    assert outcome.actor.subject == server.answer.get("sub", "")
+    assert outcome.facts
+    denials = DenyList()
+    denials.add(make_denial(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
+    assert denials.match(outcome.facts, NOW) is Scope.SUBJECT

@@ -1,6 +1,7 @@
 """Service account tokens: whose cluster, whose keys, and which Actor they make."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,16 @@ class ApiServer:
     def __init__(self) -> None:
         self.pod_token = ""
         self.presented: list[str] = []
+        self.review: web.Response | dict[str, Any] = {}
+        self.reviewed: list[dict[str, Any]] = []
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.presented.append(request.headers.get("Authorization", ""))
+        if request.method == "POST":
+            assert request.path == "/apis/authentication.k8s.io/v1/tokenreviews"
+            self.reviewed.append(await request.json())
+            review = self.review
+            return review if isinstance(review, web.Response) else web.json_response({"status": review}, status=201)
         if request.path != "/openid/v1/jwks" or self.presented[-1] != f"Bearer {self.pod_token}":
             return web.Response(status=401)
         return web.json_response({"keys": [jwk(RSA, "k1")]})
@@ -114,11 +122,30 @@ async def test_the_option_names_the_actor(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{name}", "static", "{namespace}/{name}", "{namespace} {name}", "{x}{namespace}{name}"]
-)
+    "template",
+    ["{name}", "static", "{namespace}/{name}", "{namespace} {name}", "{x}{namespace}:{name}", "{name}:{name}",
+     "{namespace}:{name}:{name}", "{namespace}{name}", "{namespace}-{name}", "{name}-0{namespace}"],
+)  # fmt: skip
 def test_a_template_keeps_accounts_apart(template: str) -> None:
     with pytest.raises(ValueError, match="must hold"):
         options_of(Kubernetes, {"audiences": ["a"], "actor": template})
+
+
+@pytest.mark.parametrize(
+    "template", ["{namespace}.{name}", "{name}.{namespace}", "a-{name}-.-{namespace}.b", "{namespace}A_:{name}-"]
+)
+def test_no_two_accounts_make_one_actor(template: str) -> None:
+    """All of four signs at most, as Kubernetes lets them be named: dots in names only."""
+    accepted = options_of(Kubernetes, {"audiences": ["a"], "actor": template}).actor
+    namespaces, names = _texts("a-"), _texts("a-.")
+    made = {
+        accepted.replace("{namespace}", namespace).replace("{name}", name) for namespace in namespaces for name in names
+    }
+    assert len(made) == len(namespaces) * len(names)
+
+
+def _texts(signs: str) -> list[str]:
+    return ["".join(text) for length in range(1, 5) for text in itertools.product(signs, repeat=length)]
 
 
 def test_an_audience_is_required() -> None:
@@ -138,6 +165,7 @@ def test_an_audience_is_required() -> None:
         ({"kubernetes.io": {"namespace": "x", "serviceaccount": {"name": "crawler"}}}, Cause.PRINCIPAL_MALFORMED),
         ({"kubernetes.io": {"namespace": "data", "serviceaccount": "crawler"}}, Cause.PRINCIPAL_MALFORMED),
         ({"sub": "system:serviceaccount:data:crawler:x"}, Cause.PRINCIPAL_MALFORMED),
+        ({"namespace": "da.ta"}, Cause.PRINCIPAL_MALFORMED),
         ({"sub": "system:node:data"}, Cause.PRINCIPAL_MALFORMED),
         ({"sub": "admin"}, Cause.PRINCIPAL_MALFORMED),
         ({"namespace": "elsewhere"}, Cause.NAMESPACE),
@@ -183,3 +211,79 @@ async def test_without_keys_nobody_is_refused_or_let_in(make: Any, api: ApiServe
 async def test_without_a_token_of_its_own_it_needs_an_issuer(make: Any, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="set issuer"):
         await make(tokenFile=str(tmp_path / "none"))
+
+
+GOOD_REVIEW = {
+    "authenticated": True,
+    "user": {"username": "system:serviceaccount:data:crawler"},
+    "audiences": ["sidecar"],
+}
+
+
+async def test_the_servers_word_is_believed_for_a_while(make: Any, api: ApiServer) -> None:
+    """One question for all who ask at once, and only about what is good so far."""
+    member = await make(review=True, cache="30s")
+    api.review = GOOD_REVIEW
+    view = asked(f"Bearer {account_token()}")
+    outcomes = await asyncio.gather(*(member.authenticate(view) for _ in range(5)))
+    assert all(isinstance(outcome, Accepted) for outcome in outcomes)
+    [review] = api.reviewed
+    assert review["spec"] == {"token": view.credential.value, "audiences": ["sidecar"]}
+    assert member.recall(view) is outcomes[0]
+    member.surroundings.clock.advance(30.0)
+    assert member.recall(view) is None
+    assert cause(await member.authenticate(asked(f"Bearer {account_token(aud='other')}"))) is Cause.AUDIENCE
+    assert len(api.reviewed) == 1
+
+
+@pytest.mark.parametrize("status", [{}, {"authenticated": False}, {"authenticated": "true"}, {"error": "gone"}])
+async def test_what_the_server_does_not_vouch_for_is_refused(make: Any, api: ApiServer, status: dict[str, Any]) -> None:
+    member = await make(review=True)
+    api.review = {**GOOD_REVIEW, "authenticated": None, **status}
+    assert cause(await member.authenticate(asked(f"Bearer {account_token()}"))) is Cause.INACTIVE
+
+
+@pytest.mark.parametrize(
+    "review",
+    [
+        {**GOOD_REVIEW, "user": {"username": "system:serviceaccount:data:another"}},
+        {**GOOD_REVIEW, "user": "system:serviceaccount:data:crawler"},
+        {**GOOD_REVIEW, "audiences": ["another"]},
+        {**GOOD_REVIEW, "audiences": "sidecar"},
+        {name: value for name, value in GOOD_REVIEW.items() if name != "audiences"},
+        {"body": b"{}"},
+        {"body": b"[]"},
+        {"body": b"<html>"},
+        {"body": b'{"status": [true]}'},
+        {"status": 403},
+        {"status": 500},
+        {"status": 202, "body": b'{"status": {}}'},
+    ],
+    ids=str,
+)
+async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, review: dict[str, Any]) -> None:
+    """A server that knows nothing of audiences leaves them out: its yes is for itself."""
+    member = await make(review=True)
+    api.review = review if "user" in review else web.Response(**review)
+    with pytest.raises(Unavailable, match="TokenReview"):
+        await member.authenticate(asked(f"Bearer {account_token()}"))
+    assert not member.problem  # or nobody would send it a request again, by which it could recover
+    api.review = GOOD_REVIEW
+    assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
+
+
+async def test_the_check_asks_whether_it_may_ask(make: Any, api: ApiServer) -> None:
+    api.review = web.Response(status=403)
+    assert await (await make(start=False, review=True)).check() == ["TokenReview: status 403"]
+    api.review = {"authenticated": False}
+    assert await (await make(start=False, review=True)).check() == []
+
+
+async def test_the_issuer_is_that_of_the_pods_latest_token(make: Any, tmp_path: Path) -> None:
+    """Looked for again at most once within the cool-down; a written one is final."""
+    member, fixed = await make(), await make(issuer=ISSUER)
+    (tmp_path / "token").write_text(account_token(iss="https://new.example.com"))
+    view = asked(f"Bearer {account_token(iss='https://new.example.com')}")
+    assert isinstance(await member.authenticate(view), Accepted)
+    assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
+    assert isinstance(await fixed.authenticate(view), Abstained)

@@ -134,6 +134,17 @@ async def test_guessing_is_throttled(make: Any) -> None:
     assert caught.value.cause is Cause.THROTTLED
 
 
+async def test_guessing_is_throttled_for_the_person_whatever_he_is_called(make: Any) -> None:
+    """A directory finds him by many spellings: each would have a count of its own."""
+    member = make(failuresPerUser=2)
+    for spelled in ("alice", " alice"):
+        assert cause(await ask(member, spelled, "wrong")) is Cause.CREDENTIALS_WRONG
+    with pytest.raises(Unavailable) as caught:
+        await ask(member, "alice ", "wrong")
+    assert caught.value.cause is Cause.THROTTLED
+    assert isinstance(await ask(member, "bob", "hunter2"), Accepted)
+
+
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_certificate_of_others_is_not_accepted(
     make: Any, directory: SlapdDirectory, tmp_path: Path, secure: bool

@@ -132,6 +132,26 @@ def test_two_members_need_two_names(read: Any) -> None:
     assert len(plan(read(member, {**member, "name": "more"}).members)) == 3
 
 
+@pytest.mark.parametrize("name", ["jwt", "datahub", "system", "own", "guest", "none", "DataHub"])
+def test_no_member_has_a_name_that_stands_for_another(read: Any, name: str) -> None:
+    member = {"type": "sample_plugin:Keys", "name": name, "configs": {"key": "k"}}
+    assert f"cannot have the name {name}, which stands for another" in told(read, member)
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("jwt", "name", "tokens"),
+        ("jwt", "timeout", "1s"),
+        ("datahub", "timeout", "1s"),
+        ("guest", "timeout", "1s"),
+        ("guest", "onError", "continue"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(read: Any, word: str, key: str, value: str) -> None:
+    assert f"authenticators[0].{key}: has no effect on {word}" in told(read, {"type": word, key: value})
+
+
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)

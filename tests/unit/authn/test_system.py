@@ -95,8 +95,9 @@ def test_nothing_prints_the_secret() -> None:
         (CLIENT, PUBLISHED, "authentication.systemClientSecret"),
         (CLIENT, "", "authentication.systemClientSecret"),
         (CLIENT, "two\r\nlines", "authentication.systemClientSecret"),
-        ("", "se_cret", "authentication.systemClientId"),
-        ("a:b", "se_cret", "authentication.systemClientId"),
+        (CLIENT, "fifteen-letters", "authentication.systemClientSecret"),
+        ("", "sixteen--letters", "authentication.systemClientId"),
+        ("a:b", "sixteen--letters", "authentication.systemClientId"),
     ],
 )
 def test_pair_that_everybody_knows_or_nobody_can_send_stops_the_start(client_id: str, secret: str, place: str) -> None:

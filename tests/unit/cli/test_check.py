@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,22 @@ def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str
         code, text = check({**listed(url), "upstream": {"url": upstream}})
         assert code == 1
         assert "error: upstream: cannot be reached" in text
+
+
+def test_a_collector_that_nobody_can_reach_is_exit_1(check: Any, service: Service, url: str) -> None:
+    offer_keys(service, url)
+    code, text = check({**listed(url), "tracing": {"endpoint": f"http://127.0.0.1:{free_port()}"}})
+    assert code == 1
+    assert "error: tracing: cannot be reached" in text
+    assert check({**listed(url), "tracing": {"endpoint": url}})[0] == 0
+
+
+def test_tracing_without_its_library_is_exit_2(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sidecar.web.spans", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    code, text = check({**listed("http://127.0.0.1:1"), "tracing": {"endpoint": "http://127.0.0.1:1"}})
+    assert code == 2
+    assert "needs the extra otel" in text
 
 
 def test_a_faulty_configuration_is_exit_2(check: Any) -> None:

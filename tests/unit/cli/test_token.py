@@ -69,7 +69,8 @@ def test_create_prints_the_token_alone_and_its_record_beside(run: Run) -> None:
     code, out, err = run("create", "--name", "Ingest", "--roles", "a", "b", "--description", "nightly")
     assert code == 0
     claims = parse(out.removesuffix("\n"), 16_384).claims
-    record = json.loads(err)
+    audited, record = map(json.loads, err.splitlines())
+    assert (audited["message"], audited["by"], audited["token_id"]) == ("token minted", "command line", record["id"])
     assert (claims["sub"], claims["isBot"], claims["roles"]) == ("ingest", True, ["a", "b"])
     assert claims["exp"] - claims["iat"] == 30 * 86_400
     assert (record["id"], record["name"], record["description"]) == (claims["jti"], "Ingest", "nightly")
@@ -80,9 +81,30 @@ def test_create_as_json(run: Run) -> None:
     arguments = ("--kind", "personal", "--actor-id", "sam", "--expiry", "PT15M")
     code, out, err = run("create", "--name", "laptop", *arguments, "--json")
     printed = json.loads(out)
-    assert (code, err) == (0, "")
+    assert (code, json.loads(err)["message"]) == (0, "token minted")
     assert printed["record"]["actor"] == {"type": "USER", "id": "sam"}
     assert parse(printed["token"], 16_384).claims["jti"] == printed["record"]["id"]
+
+
+@pytest.mark.parametrize("name", ["anonymous", "Guest", "__datahub_system"])
+def test_reserved_names_are_nobodys(run: Run, name: str) -> None:
+    """As the API has it: such a token would name the guest or DataHub's system client to the service behind."""
+    code, out, err = run("create", "--name", name)
+    assert (code, out) == (1, "")
+    assert "name is reserved" in err
+    assert run("create", "--name", "x", "--actor-id", name)[0] == 1
+
+
+def test_no_token_outlives_the_longest_life(run: Run, config: Path) -> None:
+    """Neither a new one nor one from before."""
+    month = minted(run, "--name", "x", "--expiry", "30")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokens": {"maxLifetime": "7d"}}))
+    code, out, err = run("create", "--name", "x", "--expiry", "8")
+    assert (code, out) == (1, "")
+    assert "tokens.maxLifetime" in err
+    assert run("explain", minted(run, "--name", "y", "--expiry", "7"))[0] == 0
+    code, out, _ = run("explain", month)
+    assert (code, "refused: lifetime" in out) == (1, True)
 
 
 def test_created_token_is_accepted(run: Run) -> None:

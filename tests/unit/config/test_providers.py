@@ -279,3 +279,11 @@ def test_bot_check_that_concerns_nobody_is_told() -> None:
 def test_answer_about_a_bot_is_believed_for_two_minutes_at_most(cache: str) -> None:
     with pytest.raises(ValueError, match="less than or equal to 120"):
         found({**OWN_SERVER, "botTokenCheck": {"url": "http://127.0.0.1:8585", "cache": cache}}, **OWN_ISSUER)
+
+
+@pytest.mark.parametrize("name", ["own", "system", "datahub", "guest", "DataHub"])
+def test_no_provider_has_the_name_of_another_origin(name: str) -> None:
+    """``adminPrincipals: [datahub/sam]`` must mean one person."""
+    provider = {"name": name, "issuer": "https://idp.example.com", "audiences": ["om"]}
+    (fault,) = faults({"providers": [provider]})
+    assert fault.startswith("is the name of ")

@@ -76,6 +76,8 @@ def test_the_schema_uses_the_files_names() -> None:
     assert {"publicKeyUrls", "jwtPrincipalClaims", "maxTokenLifetime"} <= provider.keys()
     assert all("description" in value or "$ref" in value for value in provider.values())
     assert "***" not in json.dumps(schema)
+    options = schema["$defs"]["AuthenticatorSettings"]["properties"]["configs"]
+    assert options["additionalProperties"] is True, "an authenticator's options are more than texts"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from sidecar.config.settings import KeyFetchSettings
-from sidecar.config.units import parse_address, parse_duration, parse_network, parse_size
+from sidecar.config.units import parse_address, parse_duration, parse_network, parse_size, parse_web_origin
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,27 @@ def test_networks() -> None:
     with pytest.raises(ValueError, match="must be an address") as caught:
         parse_network("hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://a.example", "https://a.example"),
+        ("HTTPS://A.example:443", "https://a.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://a:443", "http://a:443"),
+        ("https://[::1]:80", "https://[::1]:80"),
+    ],
+)
+def test_origins_as_browsers_write_them(text: str, origin: str) -> None:
+    assert parse_web_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "*", "a.example", "https://", "https://a/", "https://a/x", "https://u@a", "ws://a", "https://*.a"],
+)
+def test_no_origins(text: str) -> None:
+    """No wildcard: whoever may host a page below a domain could open WebSockets in a visitor's name."""
+    with pytest.raises(ValueError, match="must be an origin"):
+        parse_web_origin(text)

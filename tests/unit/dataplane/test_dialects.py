@@ -51,6 +51,24 @@ def test_the_others_headers_are_not_read(dialect: Dialect, headers: Any) -> None
         dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
 
 
+@pytest.mark.parametrize("url", ["https://x/a%2Fb?c", "http:///a%2Fb?c", "/other", "a"])
+def test_ingress_nginx_may_name_the_request_twice_alike(url: str) -> None:
+    """What is no absolute URL is not ingress-nginx's word."""
+    view = Nginx().view(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
+    assert view.target == "/a%2Fb?c"
+    assert Nginx().view(asked(*NGINX, ("X-Original-URL", "https://x/y")), "", trusted=False, must_know_target=True)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x/admin", "https://x/admin?/a%2Fb?c", "https://x//a%2Fb?c", "https://x/a/b?c", "https://x", "://"]
+)
+def test_a_caller_cannot_name_another_request_to_ingress_nginx(url: str) -> None:
+    """Without its annotation ``auth-method`` it passes on the X-Original-URI that a caller wrote."""
+    with pytest.raises(Refused) as refusal:
+        Nginx().view(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
+    assert refusal.value.status == 400
+
+
 def test_envoy_asks_by_the_request_itself() -> None:
     view = Envoy().view(asked(*NGINX, *TRAEFIK, method="DELETE"), "/x?y", trusted=True, must_know_target=True)
     assert (view.method, view.target) == ("DELETE", "/x?y")

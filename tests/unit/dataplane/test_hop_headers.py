@@ -57,6 +57,22 @@ def test_authorization_can_be_kept_from_the_service() -> None:
     assert chosen.select(headers, trusted=True, may_impersonate=True) == [b"Cookie: a=1\r\n"]
 
 
+def test_a_sound_trace_context_passes_and_no_other() -> None:
+    sound = (b"TraceParent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    state = (b"tracestate", b"a=1")
+    passed = [b"traceparent: %b\r\n" % sound[1], b"tracestate: a=1\r\n"]
+    assert select(state, (b"A", b"1"), sound) == [b"A: 1\r\n", *passed]
+    assert select(sound, (b"tracestate", b"a=1,="), state) == passed[:1]
+    assert select(sound, sound, state) == select((b"traceparent", b"00-x"), state) == select(state) == []
+    assert select(sound, state, (b"Connection", b"traceparent")) == passed[1:]
+
+
+def test_a_trace_context_that_others_make_is_not_passed() -> None:
+    chosen = RequestHeaders(is_identity=never, keep_authorization=True, keep_trace=False)
+    headers = [(b"traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), (b"tracestate", b"a=1")]
+    assert chosen.select(headers, trusted=True, may_impersonate=True) == []
+
+
 def test_names_that_callers_choose_do_not_fill_memory() -> None:
     chosen = RequestHeaders(is_identity=never, keep_authorization=True)
     for number in range(5000):

@@ -301,3 +301,13 @@ async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     await world.list.remove(denial.id, by="USER:root")
     await world.list.end(token, by="bearer")
     assert [denial.created_by for denial in world.store.all_denials.values()] == ["bearer"]
+
+
+async def test_an_actors_entry_is_kept_where_he_comes_in_by_what_never_ends() -> None:
+    """A password has no longest life: were the entry forgotten with the last token, he could come in again."""
+    bounds = {CORP: IssuerBounds(DAY, 30)}
+    actor = {"type": "USER", "id": "sam"}
+    assert (await World(DenyRule(bounds)).deny(actor=actor))["expiresAt"] == at(NOW + DAY + 30)
+    assert (await World(DenyRule(bounds, has_endless=True)).deny(actor=actor))["expiresAt"] is None
+    entry = await World(DenyRule(bounds, has_endless=True)).deny(issuer=CORP, subject="s")
+    assert entry["expiresAt"] == at(NOW + DAY + 30)

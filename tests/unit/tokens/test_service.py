@@ -282,3 +282,9 @@ async def test_another_spelling_of_the_callers_id_is_another_actor(world: World)
         await world.mint(sam, actor_id="Corp/sam")
     assert refusal.value.reason is Reason.FORBIDDEN
     assert (await world.mint(sam, actor_id="corp/SAM")).record.actor_id == "corp/sam"
+
+
+async def test_what_is_not_said_lives_no_longer_than_it_may() -> None:
+    world = World(max_lifetime=3600.0)
+    record = (await world.mint(SAM)).record
+    assert record.expires_at == record.created_at + 3600

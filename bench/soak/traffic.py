@@ -1,0 +1,288 @@
+"""What the crowd does, each kind of traffic again and again until it is cancelled."""
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import ClientError, ClientResponse, ClientSession, WSMsgType, WSServerHandshakeError
+
+from bench.service import PATTERN
+from bench.soak.people import ADMIN, Issuer, Person
+from bench.soak.verdicts import NO_ANSWER, Ledger
+
+CUT_SECONDS = 3.0
+"""How long after the end of its token a stream may still run; the sidecar looks twice a second."""
+STREAM_SECONDS = 6.0
+_PAUSE = 0.02
+_NOBODY = Person("", "", "nobody")
+
+
+class Crowd:
+    """Who asks. ``doomed`` are those whose tokens are being revoked, one after the other."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self.root = issuer.person(ADMIN)
+        self._regulars = [issuer.person() for _ in range(200)]
+        self._leaving = [issuer.person(lifetime=random.uniform(1, 8)) for _ in range(20)]
+        self.doomed = [issuer.person() for _ in range(20)]
+
+    def anybody(self) -> Person:
+        """Good, soon to expire, or soon revoked."""
+        group = random.choices((self._regulars, self._leaving, self.doomed), (6, 2, 2))[0]
+        place = random.randrange(len(group))
+        person = group[place]
+        if min(person.expires_at, person.ended) + 5 < time.time():
+            group[place] = self._issuer.person(lifetime=random.uniform(3, 8) if group is self._leaving else 3600)
+        return person
+
+    def newcomer(self) -> Person:
+        """Somebody good whose token nobody has seen."""
+        return self._issuer.person()
+
+    def impostor(self) -> Person:
+        """Somebody with a bad token."""
+        return self._issuer.impostor()
+
+
+class Traffic:
+    """All kinds of it, against the sidecar at ``address``."""
+
+    def __init__(self, address: str, session: ClientSession, crowd: Crowd, ledger: Ledger) -> None:
+        self._address = address
+        self._url = f"http://{address}"
+        self._session = session
+        self._crowd = crowd
+        self._ledger = ledger
+
+    def kinds(self) -> Mapping[Callable[[], Awaitable[None]], int]:
+        """Each kind, and how many at once."""
+        return {
+            self.check: 4,
+            self.forward: 4,
+            self.first_sight: 2,
+            self.impostor: 3,
+            self.public: 1,
+            self.closed: 1,
+            self.upload: 2,
+            self.download: 1,
+            self.events: 4,
+            self.messages: 4,
+            self.half_a_head: 1,
+            self.half_a_body: 1,
+            self.slow_reader: 1,
+        }
+
+    async def check(self) -> None:
+        """A proxy's question."""
+        await self._ask("check", self._crowd.anybody(), "/oauth2/auth", forwards=False)
+
+    async def first_sight(self) -> None:
+        """A proxy's question about somebody new."""
+        await self._ask("first sight", self._crowd.newcomer(), "/oauth2/auth", forwards=False)
+
+    async def impostor(self) -> None:
+        """A bad token, asked about or used."""
+        forwards = random.random() < 0.5
+        await self._ask("impostor", self._crowd.impostor(), "/x" if forwards else "/oauth2/auth", forwards=False)
+
+    async def forward(self) -> None:
+        """An ordinary request, which must arrive as that person's and with that very target."""
+        person, target = self._crowd.anybody(), f"/api/{random.randrange(10**9)}?x=%2F"
+        document = await self._ask("forward", person, target, forwards=True)
+        if document is not None and (document["user"], document["target"]) != ([person.name], target):
+            self._ledger.blame("forward", f"arrived as {document}, sent by {person.name} to {target}")
+
+    async def public(self) -> None:
+        """A free path: anybody passes, and nobody is called by a name that is not his."""
+        person = random.choice((self._crowd.anybody(), self._crowd.impostor()))
+        possible = person.deserves(time.time(), time.time())
+        document = await self._ask("public", person, "/public/x", forwards=True, deserved={200})
+        if document is not None:
+            names = [[person.name]] if possible == {200} else [[]] if possible == {401} else [[], [person.name]]
+            if possible == {200} and person.deserves(time.time() - 1, time.time()) != {200}:
+                names.append([])
+            if document["user"] not in names:
+                self._ledger.blame("public", f"{document['user']} instead of {names}")
+
+    async def closed(self) -> None:
+        """A path for a group that nobody is in."""
+        person, started = self._crowd.anybody(), time.time()
+        deserved = {200: 403, 401: 401}
+        await self._ask(
+            "closed", person, "/closed/x", forwards=False, deserved=lambda: {deserved[s] for s in _now(person, started)}
+        )
+
+    async def upload(self) -> None:
+        """A body, with its length or in chunks, which must arrive whole."""
+        person, size = self._crowd.anybody(), random.randrange(1, 2_000_000)
+        body = (PATTERN * (size // len(PATTERN) + 1))[:size]
+        pieces = [body[start : start + 65_536] for start in range(0, size, 65_536)]
+        document = await self._ask(
+            "upload", person, "/upload", forwards=True, method="PUT", data=random.choice((body, _stream(pieces)))
+        )
+        if document is not None and document["sha256"] != hashlib.sha256(body).hexdigest():
+            self._ledger.blame("upload", f"{document['size']} of {size} octets arrived, or others")
+
+    async def download(self) -> None:
+        """A body of the service's, which must arrive whole or visibly broken."""
+        person, size, started = self._crowd.anybody(), 3_000_000, time.time()
+        status = NO_ANSWER
+        try:
+            async with self._session.get(f"{self._url}/download/{size}?chunked", headers=_bearer(person)) as answer:
+                received = await answer.read()
+                status = answer.status
+        except (ClientError, OSError):
+            pass
+        deserved = _now(person, started)
+        # a revocation cuts what is under way
+        deserved |= {NO_ANSWER} if person.ending < time.time() else set()
+        good = self._ledger.enter("download", status, deserved, started, person=person, forwards=True)
+        if good and received != (PATTERN * (size // len(PATTERN) + 1))[:size]:
+            self._ledger.blame("download", f"{len(received)} of {size} octets, ended as if they were all")
+
+    async def events(self) -> None:
+        """A stream of events, all of that person, which ends soon after its token has."""
+        person, started = self._crowd.anybody(), time.time()
+        try:
+            async with self._session.get(f"{self._url}/events", headers=_bearer(person)) as answer:
+                deserved = _now(person, started)
+                if self._ledger.enter("events", answer.status, deserved, started, person=person, forwards=True):
+                    await self._follow("events", person, started, answer.content.readline, f"data: {person.name}")
+        except (ClientError, OSError):
+            self._ended("events", person, started)
+
+    async def messages(self) -> None:
+        """A WebSocket, which repeats what is said to it until its token ends."""
+        person, started = self._crowd.anybody(), time.time()
+        try:
+            async with self._session.ws_connect(f"{self._url}/messages", headers=_bearer(person)) as socket:
+                self._ledger.enter("messages", 200, _now(person, started), started, person=person, forwards=True)
+
+                async def say() -> bytes:
+                    message = await socket.receive()
+                    if message.type is not WSMsgType.TEXT:
+                        return b""
+                    await asyncio.sleep(0.05)
+                    await socket.send_str(person.name)
+                    return str(message.data).encode()
+
+                await self._follow("messages", person, started, say, person.name)
+        except WSServerHandshakeError as refused:
+            deserved = _now(person, started)
+            self._ledger.enter("messages", refused.status, deserved, started, person=person, forwards=True)
+        except (ClientError, OSError):
+            self._ended("messages", person, started)
+
+    async def half_a_head(self) -> None:
+        """A caller who begins a request and says no more."""
+        await self._stall("half a head", b"GET / HTTP/1.1\r\nHost: a\r\nX-", {b"408"})
+
+    async def half_a_body(self) -> None:
+        """A caller who begins an upload and says no more: 408, or what a broken service makes of it."""
+        token = self._crowd.root.token.encode()
+        head = b"PUT / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + token + b"\r\nContent-Length: 9\r\n\r\nhalf"
+        await self._stall("half a body", head, {b"408", b"502", b"504"})
+
+    async def slow_reader(self) -> None:
+        """A caller who leaves most of what he asked for where it is, and goes."""
+        reader, writer = await asyncio.open_connection(*self._address.split(":"), limit=4096)
+        head = f"GET /download/50000000 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {self._crowd.root.token}\r\n\r\n"
+        writer.write(head.encode())
+        for _ in range(30):
+            if not await reader.read(1000):
+                break
+            await asyncio.sleep(0.1)
+        self._ledger.counts["slow reader", 200] += 1
+        writer.transport.abort()
+
+    async def _ask(
+        self,
+        traffic: str,
+        person: Person,
+        target: str,
+        *,
+        forwards: bool,
+        deserved: Any = None,
+        method: str = "GET",
+        data: Any = None,
+    ) -> Any:
+        """The document that came with a 200 of the service, else None. ``deserved``: other than what the token is."""
+        started, status, document = time.time(), NO_ANSWER, None
+        try:
+            url = f"{self._url}{target}"
+            async with self._session.request(method, _raw(url), headers=_bearer(person), data=data) as answer:
+                document = await _document(answer)
+                status = answer.status
+        except (ClientError, OSError):
+            pass
+        expected = _now(person, started) if deserved is None else deserved() if callable(deserved) else deserved
+        good = self._ledger.enter(traffic, status, expected, started, person=person, forwards=forwards)
+        await asyncio.sleep(random.random() * _PAUSE)
+        return document if good and forwards else None
+
+    async def _follow(
+        self, traffic: str, person: Person, started: float, read: Callable[[], Awaitable[bytes]], expected: str
+    ) -> None:
+        """Read a stream until it ends or enough has been seen."""
+        while time.time() < started + STREAM_SECONDS:
+            try:
+                async with asyncio.timeout(1):
+                    piece = await read()
+            except TimeoutError:
+                continue  # the service hangs; whether the stream should be over is asked all the same
+            finally:
+                if not person.may_stream(time.time(), CUT_SECONDS):
+                    self._ledger.blame(traffic, f"still open {CUT_SECONDS:g} s after the token of {person.name} ended")
+            if not piece:
+                self._ended(traffic, person, started)
+                return
+            if piece.strip() and piece.decode().strip() != expected:
+                self._ledger.blame(traffic, f"{piece!r} instead of {expected!r}")
+
+    def _ended(self, traffic: str, person: Person, started: float) -> None:
+        """A stream is over, which it should be only with its token or its service."""
+        self._ledger.counts[f"{traffic}: ended", NO_ANSWER] += 1
+        now = time.time()
+        if now < min(person.ending, person.expires_at) and not self._ledger.faults.overlap("service", started, now):
+            self._ledger.blame(traffic, f"ended while the token of {person.name} was good")
+
+    async def _stall(self, traffic: str, octets: bytes, allowed: set[bytes]) -> None:
+        reader, writer = await asyncio.open_connection(*self._address.split(":"))
+        writer.write(octets)
+        answer = b""
+        try:
+            async with asyncio.timeout(20):
+                answer = await reader.read(12)
+        except (OSError, TimeoutError):
+            pass
+        self._ledger.counts[traffic, int(answer[9:12] or 0)] += 1
+        if answer[9:12] not in allowed:
+            self._ledger.blame(traffic, f"{answer!r} instead of {allowed}")
+        writer.transport.abort()
+
+
+def _now(person: Person, started: float) -> set[int]:
+    return set(person.deserves(started, time.time()))
+
+
+def _raw(url: str) -> Any:
+    from yarl import URL
+
+    return URL(url, encoded=True)
+
+
+async def _stream(pieces: list[bytes]) -> Any:
+    for piece in pieces:
+        yield piece
+
+
+async def _document(answer: ClientResponse) -> Any:
+    return await answer.json() if answer.content_type == "application/json" else await answer.read() and None
+
+
+def _bearer(person: Person) -> dict[str, str]:
+    return {"Authorization": f"Bearer {person.token}"}

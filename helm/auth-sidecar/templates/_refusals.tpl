@@ -1,0 +1,89 @@
+{{/* Values that would install something broken or unsafe; each fails with what is wrong and the mend. */}}
+{{- define "auth-sidecar.refusals" -}}
+{{- $values := .Values -}}
+{{- range $name := list "listen" "adminListen" -}}
+{{- $address := get $values.config.server $name | toString -}}
+{{- if or (hasPrefix "unix:" $address) (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address) (not (regexMatch ":[0-9]+$" $address)) -}}
+{{- fail (printf "config.server.%s is %q, which nobody outside of the container can reach; use 0.0.0.0:<port>" $name $address) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.secret.data $values.secret.existingSecret -}}
+{{- fail "secret.data and secret.existingSecret are mounted at the same place; give one of them" -}}
+{{- end -}}
+{{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
+{{- fail "metrics.podMonitor and metrics.serviceMonitor would scrape every pod twice; enable one of them" -}}
+{{- end -}}
+{{- include "auth-sidecar.secretRefusals" (list "config" $values.config) -}}
+{{- include "auth-sidecar.redisRefusals" . -}}
+{{- include "auth-sidecar.storeRefusals" . -}}
+{{- include "auth-sidecar.shapeRefusals" . -}}
+{{- end -}}
+
+{{/* Secrets written out below a path: (list "config" .Values.config). A ConfigMap is read by many. */}}
+{{- define "auth-sidecar.secretRefusals" -}}
+{{- $path := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- if kindIs "map" $value -}}
+{{- range $name, $below := $value -}}
+{{- include "auth-sidecar.secretRefusals" (list (printf "%s.%s" $path $name) $below) -}}
+{{- end -}}
+{{- else if kindIs "slice" $value -}}
+{{- range $index, $below := $value -}}
+{{- include "auth-sidecar.secretRefusals" (list (printf "%s[%d]" $path $index) $below) -}}
+{{- end -}}
+{{- else if $value -}}
+{{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$" $path -}}
+{{- $refers := regexMatch "^(file:/|env:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
+{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@" (toString $value)) -}}
+{{- fail (printf "%s holds a secret, and a ConfigMap is no place for one: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "auth-sidecar.redisRefusals" -}}
+{{- $redis := .Values.redis -}}
+{{- if $redis.enabled -}}
+{{- if and $redis.password $redis.existingSecret -}}
+{{- fail "redis.password and redis.existingSecret are both given; give one of them" -}}
+{{- end -}}
+{{- if not (or $redis.password $redis.existingSecret) -}}
+{{- fail "redis.enabled needs a password: name a Secret in redis.existingSecret, or give redis.password" -}}
+{{- end -}}
+{{- $store := .Values.config.store | default dict -}}
+{{- if or $store.url $store.password $store.username -}}
+{{- fail "redis.enabled and config.store name two stores; leave redis.enabled out, or url, username and password of config.store" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "auth-sidecar.storeRefusals" -}}
+{{- if include "auth-sidecar.usesSqlite" . -}}
+{{- if or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled -}}
+{{- fail "a SQLite store is one pod's alone: with replicaCount above 1 or autoscaling set redis.enabled, or write a redis address into config.store.url (its password goes into config.store.password)" -}}
+{{- end -}}
+{{- $url := (.Values.config.store | default dict).url | default "sqlite:////var/lib/sidecar/sidecar.db" | toString -}}
+{{- if and (ne .Values.shape "attached") (not (hasPrefix "sqlite:////var/lib/sidecar/" $url)) -}}
+{{- fail "config.store.url must be a redis address or below sqlite:////var/lib/sidecar/, where the volume is" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "auth-sidecar.shapeRefusals" -}}
+{{- $upstream := (.Values.config.upstream | default dict).url -}}
+{{- if ne .Values.shape "standalone" -}}
+{{- if not (regexMatch "^(https?://(127(\\.[0-9]+){3}|localhost|\\[::1\\])(:[0-9]+)?/|unix:/)" (printf "%s/" $upstream)) -}}
+{{- fail (printf "shape %s: config.upstream.url must name the server in the same pod, such as http://127.0.0.1:8585" .Values.shape) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.shape "beside") (not .Values.beside.container) -}}
+{{- fail "shape beside: beside.container must hold the server's container, with name and image at least" -}}
+{{- end -}}
+{{- if eq .Values.shape "attached" -}}
+{{- if not .Values.attached.selector -}}
+{{- fail "shape attached: attached.selector must hold the labels of the other chart's pods" -}}
+{{- end -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- fail "shape attached: the other chart scales its pods; leave autoscaling.enabled out" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

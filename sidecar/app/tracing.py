@@ -1,0 +1,41 @@
+"""Tracing, where it is configured: only then is its library imported."""
+
+import importlib
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from sidecar.access.decide import Decider
+from sidecar.config.settings import Settings
+from sidecar.dataplane.proxy.forward import ForwardSpans
+from sidecar.errors import Misconfigured, Problem
+from sidecar.web.boundary import Routes
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """What tells others of requests: nothing, unless it is configured."""
+
+    spans: ForwardSpans | None = None
+    decider: type[Decider] = Decider
+    around: Callable[[Routes], Routes] = lambda routes: routes
+
+
+def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing:
+    """What ``settings`` say; ``stack`` closes it. Raises Misconfigured without the library."""
+    if settings.tracing is None:
+        return Tracing()
+    require_library()
+    from sidecar.web.spans import Spans, TracedDecider, TracedRoutes
+
+    spans = Spans(settings.tracing, settings.upstream.url if settings.upstream else "")
+    stack.push_async_callback(spans.aclose)
+    return Tracing(spans, TracedDecider, lambda routes: TracedRoutes(routes, spans))
+
+
+def require_library() -> None:
+    """Raises Misconfigured when what makes spans is not installed."""
+    try:
+        importlib.import_module("sidecar.web.spans")
+    except ImportError as error:
+        raise Misconfigured([Problem("tracing", "needs the extra otel: pip install auth-sidecar[otel]")]) from error

@@ -1,0 +1,267 @@
+"""Every metric that is declared really moves, in a running sidecar, by what its description says."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.flow.conftest import Scene, Start, bearer, own_keys
+from tests.flow.test_websocket import SWITCHED, UPGRADE
+from tests.support import forge
+from tests.support.declared_metrics import declared_metrics
+from tests.support.jwks_server import jwk
+from tests.support.redis_servers import RedisServer, running
+from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection
+from tests.support.wire import Answer, Wire
+
+PATIENCE = 15.0
+
+
+@dataclass(slots=True)
+class World:
+    """A sidecar with own keys over Redis, before a service of which some paths are never answered."""
+
+    scene: Scene
+    redis: RedisServer
+    kept: AsyncExitStack
+
+    async def ask(self, path: str, *headers: tuple[str, str], method: str = "GET", body: object = None) -> Answer:
+        """One request on a connection of its own."""
+        sent = b"" if body is None else json.dumps(body).encode()
+        lines = [*headers, ("Content-Type", "application/json")] if sent else [*headers]
+        async with await self.scene.connect() as wire:
+            return await wire.ask(path, lines, method=method, body=sent)
+
+    async def as_admin(self, path: str, body: object) -> Answer:
+        """A call of the API that changes something."""
+        return await self.ask(path, bearer(sub="root"), method="POST", body=body)
+
+    async def begin(self, path: str, *headers: tuple[str, str]) -> Wire:
+        """A request whose connection stays open to the end."""
+        wire = await self.kept.enter_async_context(await self.scene.connect())
+        await wire.request(path, headers)
+        return wire
+
+    async def samples(self) -> dict[str, float]:
+        """Every sample of this moment by name and labels, as they are written in PromQL."""
+        text = (await self.scene.operations("/metrics")).body.decode()
+        return {
+            _written(sample.name, sample.labels): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+def _written(name: str, labels: dict[str, str]) -> str:
+    inner = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+    return f"{name}{{{inner}}}" if inner else name
+
+
+Action = Callable[[World], Awaitable[object]]
+
+
+async def serve(connection: UpstreamConnection) -> None:
+    """Answers, switches to WebSocket, hangs up, or waits, by what the path begins with."""
+    while True:
+        request = await connection.request()
+        match request.target:
+            case "/socket":
+                await connection.send(SWITCHED)
+                await connection.ended()
+                return
+            case "/hang-up":
+                return
+            case "/wait":
+                await connection.ended()
+                return
+        await connection.send(OK)
+
+
+async def check(world: World) -> None:
+    assert (await world.ask("/oauth2/auth", bearer())).status == 200
+
+
+async def garbled(world: World) -> None:
+    async with await world.scene.connect() as wire:
+        await wire.send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+        assert (await wire.answer()).status == 400
+
+
+async def alive(world: World) -> None:
+    assert (await world.scene.operations("/livez")).status == 200
+
+
+async def tampered(world: World) -> None:
+    """One key of the issuer has signed, another one is named."""
+    token = forge.token(forge.claims(), key=forge.OTHER_RSA)
+    assert (await world.ask("/oauth2/auth", ("Authorization", f"Bearer {token}"))).status == 401
+
+
+async def forwarded(world: World) -> None:
+    assert (await world.ask("/x", bearer())).status == 200
+
+
+async def hung_up(world: World) -> None:
+    assert (await world.ask("/hang-up", bearer())).status == 502
+
+
+async def waiting(world: World) -> None:
+    await world.begin("/wait", bearer())
+
+
+async def in_a_socket(world: World) -> None:
+    wire = await world.begin("/socket", bearer(), *UPGRADE)
+    assert (await wire.head()).start.split()[1] == "101"
+
+
+async def many_groups(world: World) -> None:
+    answer = await world.ask("/oauth2/auth", bearer(sub="joiner", groups=[f"group-{number}" for number in range(200)]))
+    assert answer.all("X-Auth-Request-Groups") == [""]
+
+
+async def unknown_key(world: World) -> None:
+    """A second key appears; the token that it has signed causes the fetch."""
+    world.scene.keys.publish(jwk(forge.RSA, "k1"), jwk(forge.OTHER_RSA, "k2"))
+    world.scene.clock.advance(11)
+    token = forge.token(forge.claims(), forge.header(kid="k2"), key=forge.OTHER_RSA)
+    assert (await world.ask("/oauth2/auth", ("Authorization", f"Bearer {token}"))).status == 200
+
+
+async def away(world: World) -> None:
+    """The keys cannot be fetched any more, and somebody asks for one that is not known."""
+    world.scene.keys.answers.clear()
+    world.scene.clock.advance(11)
+    token = forge.token(forge.claims(), forge.header(kid="k9"))
+    assert (await world.ask("/oauth2/auth", ("Authorization", f"Bearer {token}"))).status == 401
+
+
+async def mint_and_revoke(world: World) -> None:
+    made = (await world.as_admin("/oauth2/tokens", {"name": "laptop"})).json()
+    path = f"/oauth2/tokens/{made['id']}"
+    assert (await world.ask(path, bearer(sub="root"), method="DELETE")).status == 204
+
+
+async def deny(world: World) -> None:
+    """For ever: nothing says how long this issuer's tokens live."""
+    entry = {"issuer": forge.ISSUER, "subject": "eve"}
+    assert (await world.as_admin("/oauth2/revocations", entry)).status == 201
+
+
+async def garbage(world: World) -> None:
+    """Somebody else writes to the log."""
+    world.redis.ask("XADD", "{sidecar}:log", "*", "what", "ever")
+
+
+async def come_back_empty(world: World) -> None:
+    """The store forgets; that is looked at once a second."""
+    world.redis.ask("FLUSHALL")
+    world.scene.clock.advance(1.1)
+
+
+async def lose_the_store(world: World) -> None:
+    """The first call learns it, those after it are not even tried for a while."""
+    world.redis.kill()
+    for _ in range(2):
+        assert (await world.as_admin("/oauth2/tokens", {"name": "never"})).status == 503
+
+
+async def unknown_token(world: World) -> None:
+    """Of an own token that this process has not heard of only the store knows whether it is on record."""
+    name = "00000000-0000-4000-8000-000000000000"
+    own = forge.claims(iss="meta.example.com", aud=..., jti=name, tokenType="PERSONAL_ACCESS")
+    token = forge.token(own, forge.header(kid="own1"), key=forge.OTHER_RSA)
+    assert (await world.ask("/oauth2/auth", ("Authorization", f"Bearer {token}"))).status == 503
+
+
+async def grow_old(world: World) -> None:
+    world.scene.clock.advance(700)
+
+
+# In this order, for what is broken stays broken: each sample changes after its action.
+MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
+    (check, (
+        'sidecar_http_requests_total{code="200",listener="public",route="check"}',
+        'sidecar_http_request_duration_seconds_count{route="check"}',
+        'sidecar_authentications_total{authenticator="jwt",outcome="accepted",provider="corp",reason="none"}',
+        'sidecar_token_cache_lookups_total{result="miss"}',
+        "sidecar_token_cache_entries",
+    )),
+    (check, ('sidecar_token_cache_lookups_total{result="hit"}',)),
+    (garbled, ('sidecar_http_requests_total{code="400",listener="public",route="none"}',)),
+    (alive, ('sidecar_http_requests_total{code="200",listener="admin",route="livez"}',)),
+    (tampered, (
+        'sidecar_authentications_total{authenticator="jwt",outcome="rejected",provider="corp",reason="signature"}',
+    )),
+    (forwarded, ('sidecar_upstream_requests_total{code="200"}', "sidecar_upstream_duration_seconds_count")),
+    (hung_up, ('sidecar_upstream_requests_total{code="502"}',)),
+    (waiting, ("sidecar_http_requests_in_flight",)),
+    (in_a_socket, ("sidecar_websockets_open",)),
+    (many_groups, ("sidecar_identity_headers_blanked_total",)),
+    (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
+    (away, (
+        'sidecar_jwks_fetches_total{outcome="status",provider="corp"}',
+        'sidecar_jwks_age_seconds{provider="corp"}',
+    )),
+    (mint_and_revoke, (
+        'sidecar_tokens_issued_total{kind="personal"}',
+        'sidecar_tokens_revoked_total{kind="personal"}',
+        'sidecar_store_operations_total{operation="write",outcome="done"}',
+        "sidecar_revocation_propagation_seconds_count",
+    )),
+    (deny, (
+        'sidecar_tokens_revoked_total{kind="subject"}',
+        "sidecar_revocation_entries",
+        "sidecar_revocation_endless_entries",
+    )),
+    (garbage, ("sidecar_revocation_skipped_entries_total",)),
+    (come_back_empty, ("sidecar_store_reseeds_total",)),
+    (lose_the_store, (
+        "sidecar_store_up",
+        'sidecar_store_operations_total{operation="write",outcome="failed"}',
+        'sidecar_store_operations_total{operation="write",outcome="refused"}',
+    )),
+    (unknown_token, (
+        'sidecar_authentications_total{authenticator="jwt",outcome="broken",provider="",reason="store_unavailable"}',
+    )),
+    (grow_old, ("sidecar_revocation_mirror_age_seconds", "sidecar_ready")),
+)  # fmt: skip
+CONSTANT = {"sidecar_build_info"}
+
+
+async def test_every_metric_moves(start: Start, tmp_path: Path, require_tool: Callable[[str], Path]) -> None:
+    redis = RedisServer(require_tool("redis-server"), tmp_path / "redis")
+    with running(redis):
+        async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as kept:
+            scene = await start(
+                upstream.url,
+                store={"url": f"redis://127.0.0.1:{redis.port}"},
+                jwtTokenConfiguration=own_keys(tmp_path),
+                authorizerConfiguration={"adminPrincipals": ["corp/root"]},
+                identityHeaders={"maxBytes": 1024},
+            )
+            world = World(scene, redis, kept)
+            still = [sample for action, samples in MOVES for sample in await unmoved(world, action, samples)]
+    assert not still
+
+
+async def unmoved(world: World, action: Action, samples: tuple[str, ...]) -> list[str]:
+    """Those of ``samples`` that ``action`` does not change within patience."""
+    before = await world.samples()
+    await action(world)
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while True:
+        after = await world.samples()
+        still = [sample for sample in samples if after.get(sample, 0.0) == before.get(sample, 0.0)]
+        if not still or asyncio.get_running_loop().time() > deadline:
+            return still
+        await asyncio.sleep(0.02)
+
+
+def test_no_metric_is_left_out() -> None:
+    """The table above has every metric that is declared."""
+    moved = {sample.partition("{")[0].removesuffix("_count") for _, samples in MOVES for sample in samples}
+    assert moved | CONSTANT == set(declared_metrics())

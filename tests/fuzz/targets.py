@@ -1,0 +1,275 @@
+"""Everything that reads what comes from outside, each behind one function of octets.
+
+A target returns, or raises one of the errors that it promises; whatever else it raises is a fault.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import ClientError
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import HttpProcessingError
+
+from sidecar.access.paths import read_target
+from sidecar.api.body import _fields
+from sidecar.api.tokens import read_wish
+from sidecar.authn.base import Accepted
+from sidecar.authn.introspection import Introspection
+from sidecar.authn.password_file import PasswordFileError, read_htpasswd, read_user_props
+from sidecar.config.load import load
+from sidecar.config.placeholders import PlaceholderError
+from sidecar.config.providers import Provider
+from sidecar.config.spring import Expander
+from sidecar.dataplane.dialects import Dialect, Envoy, ForwardAuth, Nginx
+from sidecar.dataplane.identity_headers import IdentityHeaders, normal_name
+from sidecar.dataplane.proxy.exchange import Exchange
+from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.pool import UpstreamConnection
+from sidecar.errors import Misconfigured, Refused, Unavailable, UpstreamFailed
+from sidecar.identity.claims import make_actor
+from sidecar.identity.client_certificate import certificate_thumbprint
+from sidecar.keys.discovery import read_metadata
+from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.keyset import parse_jwks
+from sidecar.metrics import Metrics
+from sidecar.outbound import OutboundError
+from sidecar.secrets.value import Secret
+from sidecar.store import wire
+from sidecar.store.deny_list import DenyList
+from sidecar.tokens.compact import parse
+from sidecar.tokens.datahub import SharedKey, verify_datahub
+from sidecar.tokens.verify import Expectations, verify
+from sidecar.web.view import check_framing
+from tests.support import forge
+from tests.support.members import POLICY, asked, options_of, surroundings
+
+MOST = 16_384
+DIALECTS: tuple[Dialect, ...] = (Nginx(), ForwardAuth(), Envoy())
+PROVIDER = Provider("corp", "https://idp.example.com", audiences=frozenset({"meta"}), algorithms=frozenset({"RS256"}))
+EXPECTATIONS = Expectations(
+    issuers=frozenset({forge.ISSUER}), algorithms=frozenset({"RS256"}), audiences=frozenset({"meta"}), leeway=30.0
+)
+KEYS = (forge.public(forge.RSA, "RS256"),)
+SHARED = b"0123456789abcdef0123456789abcdef"
+ENVIRONMENT = {"A": "a", "LIST": "[a, b]", "EMPTY": "", "ODD": "&x {y: *x}", "NESTED": "${A}", "SELF": "${SELF}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``call`` reads octets; ``raises`` is what it may raise. ``is_json``: its corpus is changed as JSON, too."""
+
+    call: Callable[[bytes], object]
+    raises: tuple[type[Exception], ...]
+    is_json: bool = False
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """One for all targets that need one."""
+    return asyncio.new_event_loop()
+
+
+@cache
+def identity_headers() -> IdentityHeaders:
+    return IdentityHeaders(strip=("X-Own",), max_bytes=4096, assertion=None, credential=None, metrics=Metrics())
+
+
+def request_head(octets: bytes) -> None:
+    """From the socket's octets to what is asked by whom, and to the lines that are forwarded."""
+    parser = HttpRequestParser(
+        BaseProtocol(loop()), loop(), 2**16, max_line_size=MOST, max_field_size=MOST, max_headers=128
+    )
+    headers = RequestHeaders(is_identity=identity_headers().is_stripped, keep_authorization=True)
+    for message, _ in parser.feed_data(octets)[0]:
+        check_framing(message, message.path)
+        for trusted in (False, True):
+            lines = headers.select(message.raw_headers, trusted=trusted, may_impersonate=False)
+            for line in lines:
+                assert line.endswith(b"\r\n"), line
+                assert not {10, 13, 0} & set(line[:-2]), line
+                name = normal_name(line.partition(b":")[0].decode("latin-1"))
+                assert not identity_headers().is_stripped(name), line
+                assert name not in ("connection", "transfer-encoding", "content-length", "upgrade"), line
+            for dialect in DIALECTS:
+                view = dialect.view(message, message.path, trusted=trusted, must_know_target=False)
+                for kind in ("envoy", "nginx"):
+                    certificate_thumbprint(view, kind)
+                if view.target is not None:
+                    read_target(view.target)
+
+
+def forwarded_target(octets: bytes) -> None:
+    """The path that a trusted proxy names: no reading of it climbs, whatever a service behind undoes."""
+    readings = read_target(octets.decode("latin-1"))
+    for reading in (readings.strict, *readings.others):
+        assert reading.startswith("/"), reading
+        assert not {".", ".."} & set(reading.split("/")), reading
+        assert b"\0" not in unquote_to_bytes(reading), reading
+
+
+def compact_token(octets: bytes) -> None:
+    """Nobody can sign: none is accepted."""
+    verify(parse(octets.decode("latin-1"), MOST), KEYS, EXPECTATIONS, forge.NOW)
+    raise AssertionError("accepted without a signature")
+
+
+def signed_claims(octets: bytes) -> None:
+    """Signed as they should be, and full of whatever an issuer may put there: to the Actor and its headers."""
+    verified = verify(parse(forge.token(octets), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
+    actor = make_actor(verified.claims, POLICY)
+    block = identity_headers().forward_block(Accepted(actor, KEYS[0]))
+    assert all(octet in b"\r\n" or 0x20 <= octet < 0x7F for octet in block), block
+    assert block.count(b"\n") == len(block.splitlines()), block
+
+
+def signed_header(octets: bytes) -> None:
+    """A header of the sender's choice over good claims, signed."""
+    verify(parse(forge.token(None, octets), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
+
+
+def datahub_claims(octets: bytes) -> None:
+    """The same for DataHub's shared secret."""
+    signing_input = ".".join((forge.b64(b'{"alg":"HS256"}'), forge.b64(octets)))
+    token = f"{signing_input}.{forge.hs256(signing_input, SHARED)}"
+    verify_datahub(parse(token, 10 * MOST), SharedKey(Secret(SHARED.decode())), forge.NOW)
+
+
+def key_set(octets: bytes) -> None:
+    """A provider's keys: no private and no weak one is ever usable."""
+    for key in parse_jwks(octets).keys:
+        assert not key.key.is_private
+        assert key.algorithms
+
+
+def discovery_document(octets: bytes) -> None:
+    """What an issuer says of itself."""
+    assert read_metadata(read_object(octets), PROVIDER).issuer == PROVIDER.issuer
+
+
+class _Says:
+    """An introspection endpoint's answer, whatever is asked."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def introspect_token(self, *_: str) -> "_Says":
+        return self
+
+
+def introspection_answer(octets: bytes) -> None:
+    """Nobody is accepted whom the answer does not call active."""
+    around = surroundings(client=object(), providers={"corp": PROVIDER}, policies={"corp": POLICY})
+    options = options_of(
+        Introspection, {"provider": "corp", "url": "https://idp.example.com/i", "clientId": "c", "clientSecret": "s"}
+    )
+    member = Introspection(options, around)
+    member._client = _Says(octets)
+    outcome = loop().run_until_complete(member.authenticate(asked("Bearer opaque")))
+    if hasattr(outcome, "actor"):
+        assert json.loads(octets)["active"] is True
+
+
+def configuration(octets: bytes) -> None:
+    """A whole file: placeholders, YAML, both products' dialects, all rules."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "sidecar.yaml")
+        file.write_bytes(octets)
+        load([str(file)], ENVIRONMENT)
+
+
+def spring_placeholders(octets: bytes) -> None:
+    Expander(ENVIRONMENT).expand(octets.decode("latin-1"))
+
+
+def redis_entry(octets: bytes) -> None:
+    """What lies in Redis, read as each of the things that it could be, and taken over where it is understood."""
+    wire.read_record("id", octets, None, None)
+    wire.read_record("id", b"0" * wire.STAMP + octets, octets, octets)
+    denials, _, _ = wire.read_changes(octets)
+    known = DenyList()
+    for denial in (*denials, wire.read_denial("id", octets), wire.read_denial("id", b"0" * wire.STAMP + octets)):
+        if denial is not None:
+            known.add(denial)
+
+
+def redis_page(octets: bytes) -> None:
+    """Lists of Redis's own making."""
+    wire.read_ids(octets)
+    wire.read_page(octets)
+
+
+def answer_head(octets: bytes) -> None:
+    """What a service behind may answer: only what is framed beyond doubt, and no line that could be two."""
+    loop().run_until_complete(_exchange(octets))
+
+
+async def _exchange(octets: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        running = asyncio.get_running_loop()
+        _, connection = await running.create_connection(lambda: UpstreamConnection(running), sock=ours)
+        try:
+            theirs.sendall(octets)
+            theirs.shutdown(socket.SHUT_WR)
+            answer = await Exchange(connection, response_timeout=5.0).run(
+                b"GET / HTTP/1.1\r\n\r\n", None, is_head=False
+            )
+            block = AnswerHeaders().select(answer.message.raw_headers)
+            assert block.count(b"\r") == block.count(b"\n") == block.count(b"\r\n"), block
+            names = [line.partition(b":")[0].lower() for line in block.split(b"\r\n") if line]
+            assert not {b"transfer-encoding", b"content-length", b"connection", b"upgrade"} & set(names), block
+            while await answer.payload.readany():
+                pass
+        finally:
+            connection.cut()
+
+
+def form(octets: bytes) -> None:
+    """A form's or query's fields: none of them twice."""
+    _fields(octets.decode("latin-1"), "not a form")
+
+
+def wish(octets: bytes) -> None:
+    """A call's JSON body."""
+    read_wish(read_object(octets))
+
+
+def password_file(octets: bytes) -> None:
+    """An operator's file, in either form."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "users")
+        file.write_bytes(octets)
+        for read in (read_htpasswd, lambda path: read_user_props(path, allow_published=False)):
+            try:
+                read(file)
+            except PasswordFileError:
+                continue
+
+
+TARGETS: Mapping[str, Target] = {
+    "request_head": Target(request_head, (Refused, HttpProcessingError)),
+    "forwarded_target": Target(forwarded_target, (Refused,)),
+    "compact_token": Target(compact_token, (Refused,)),
+    "signed_claims": Target(signed_claims, (Refused,), is_json=True),
+    "signed_header": Target(signed_header, (Refused,), is_json=True),
+    "datahub_claims": Target(datahub_claims, (Refused,), is_json=True),
+    "key_set": Target(key_set, (DocumentError,), is_json=True),
+    "discovery_document": Target(discovery_document, (DocumentError, OutboundError), is_json=True),
+    "introspection_answer": Target(introspection_answer, (Unavailable,), is_json=True),
+    "configuration": Target(configuration, (Misconfigured,)),
+    "spring_placeholders": Target(spring_placeholders, (PlaceholderError,)),
+    "redis_entry": Target(redis_entry, (), is_json=True),
+    "redis_page": Target(redis_page, (ValueError,), is_json=True),
+    "answer_head": Target(answer_head, (UpstreamFailed, ValueError, ClientError, HttpProcessingError)),
+    "form": Target(form, (Refused,)),
+    "wish": Target(wish, (Refused, DocumentError), is_json=True),
+    "password_file": Target(password_file, ()),
+}

@@ -1,0 +1,28 @@
+"""What the sidecar may export: every metric of its own by name, with its labels and its type."""
+
+from dataclasses import dataclass
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from sidecar.metrics import Metrics
+from sidecar.tally import Tallies, TimeTallies
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """``kind`` is ``counter``, ``gauge`` or ``histogram``."""
+
+    labels: tuple[str, ...]
+    kind: str
+
+
+def declared_metrics() -> dict[str, Declared]:
+    """By the names under which they are documented; a counter's ends in ``_total``."""
+    found: dict[str, Declared] = {}
+    for collector in Metrics().registry._collector_to_names:
+        if isinstance(collector, MetricWrapperBase):
+            name = f"{collector._name}_total" if collector._type == "counter" else collector._name
+            found[name] = Declared(tuple(collector._labelnames), collector._type)
+        elif isinstance(collector, Tallies | TimeTallies):
+            found[collector.name] = Declared(collector.labels, collector.kind)
+    return found

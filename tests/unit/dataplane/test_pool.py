@@ -1,0 +1,51 @@
+"""Connections to the service behind: what has ended, or said something unasked, carries no request."""
+
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sidecar.dataplane.proxy.pool import Endpoint, UpstreamPool
+
+
+@pytest.fixture
+def service() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@pytest.fixture
+def pool(service: socket.socket) -> Iterator[UpstreamPool]:
+    endpoint = Endpoint("127.0.0.1", service.getsockname()[1], "", None)
+    made = UpstreamPool(endpoint, connect_timeout=5, keepalive_timeout=60)
+    yield made
+    made.close()
+
+
+async def test_a_quiet_connection_is_used_again(pool: UpstreamPool, service: socket.socket) -> None:
+    first = await pool.acquire()
+    pool.release(first)
+    with service.accept()[0]:
+        for _ in range(2):
+            assert await pool.acquire() is first
+            pool.release(first)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda peer: peer.close(), lambda peer: peer.shutdown(socket.SHUT_WR), lambda peer: peer.send(b"HTTP/1.1 200 OK")],
+    ids=["leaves", "ends", "speaks"],
+)
+async def test_what_the_loop_has_not_heard_of_counts_already(
+    pool: UpstreamPool, service: socket.socket, act: Callable[[socket.socket], object]
+) -> None:
+    """A request on such a connection would be lost, or answered by what was said before it."""
+    first = await pool.acquire()
+    pool.release(first)
+    peer, _ = service.accept()
+    with peer:
+        act(peer)
+        # the loop has had no turn since then
+        second = await pool.acquire()
+        assert second is not first
+        second.close()
