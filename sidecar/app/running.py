@@ -1,6 +1,7 @@
 """Running listeners: opened, drained on a signal, closed."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -103,6 +104,8 @@ async def serve(loaded: Loaded) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     async with running(loaded) as sidecar:
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection has to walk through it while callers wait
         await stop.wait()
         _log.info("draining", extra={"seconds": loaded.settings.server.drain_delay})
         server = loaded.settings.server

@@ -127,7 +127,11 @@ def _mapped_principal(claims: Mapping[str, Any], username: ClaimPath, email: Cla
 
 
 def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
-    deciding = next((value for path in policy.principal_claims if (value := path.find(claims)) is not ABSENT), ABSENT)
+    deciding: object = ABSENT
+    for path in policy.principal_claims:
+        deciding = path.find(claims)
+        if deciding is not ABSENT:
+            break
     name, domain, address = _parts(deciding)
     if domain:
         _check_email_verified(claims)
@@ -179,8 +183,11 @@ def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
     """Rules of ``adminPrincipals``: a bare name counts only where nobody else can hand out that name."""
+    names, name = policy.admin_names, principal.name
     if policy.own_issuer:
-        return principal.name in policy.admin_names
+        return name in names
+    if name not in names and f"{policy.provider}/{name}" not in names:
+        return False
     at_home = principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
     if _is_named_by_address(principal, policy) and not at_home and (policy.allowed_domains or policy.principal_domain):
         return False
