@@ -16,7 +16,7 @@ from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from bench.processes import BenchError
 from bench.soak.traffic import Crowd, Traffic
 from bench.soak.verdicts import Ledger
-from bench.soak.world import KEY_REFRESH, World
+from bench.soak.world import KEY_REFRESH, RESPONSE_SECONDS, World
 
 MOST_GROWTH = 16e6
 """Bytes by which memory may be larger in the last quarter than in the second."""
@@ -72,7 +72,7 @@ async def fail(world: World) -> None:
             (world.service_killed, 1.0),
             (world.provider_down, 3.0),
             (world.redis_stalled, 2.0),
-            (world.service_stalled, 2.0),
+            (world.service_stalled, RESPONSE_SECONDS + 1),
             (world.provider_stalled, 3.0),
             (world.redis_killed, 1.0),
         ):

@@ -17,6 +17,7 @@ CUT_SECONDS = 3.0
 """How long after the end of its token a stream may still run; the sidecar looks twice a second."""
 STREAM_SECONDS = 6.0
 _PAUSE = 0.02
+_PAUSE_AFTER_STREAM = 0.3
 _NOBODY = Person("", "", "nobody")
 
 
@@ -154,6 +155,7 @@ class Traffic:
                     await self._follow("events", person, started, answer.content.readline, f"data: {person.name}")
         except (ClientError, OSError):
             self._ended("events", person, started)
+        await asyncio.sleep(_PAUSE_AFTER_STREAM)
 
     async def messages(self) -> None:
         """A WebSocket, which repeats what is said to it until its token ends."""
@@ -176,6 +178,7 @@ class Traffic:
             self._ledger.enter("messages", refused.status, deserved, started, person=person, forwards=True)
         except (ClientError, OSError):
             self._ended("messages", person, started)
+        await asyncio.sleep(_PAUSE_AFTER_STREAM)
 
     async def half_a_head(self) -> None:
         """A caller who begins a request and says no more."""
@@ -259,7 +262,7 @@ class Traffic:
                 answer = await reader.read(12)
         except (OSError, TimeoutError):
             pass
-        self._ledger.counts[traffic, int(answer[9:12] or 0)] += 1
+        self._ledger.counts[traffic, int(answer[9:12] or NO_ANSWER)] += 1
         if answer[9:12] not in allowed:
             self._ledger.blame(traffic, f"{answer!r} instead of {allowed}")
         writer.transport.abort()

@@ -18,12 +18,12 @@ from bench.soak.people import ADMIN, AUDIENCE, Issuer
 
 SERVER_CORE = 0
 OTHER_CORE = 1
-RESPONSE_SECONDS = 1.0
+RESPONSE_SECONDS = 3.0
 """How long the sidecar waits for the service behind."""
 KEY_REFRESH = 2.0
 # Seconds in which what failed may still be felt: until a hung request has been given up, keys have been fetched again
 # (after a wait that doubles), and the store is asked again and filled.
-_AFTERMATH = {"service": 2 * RESPONSE_SECONDS, "provider": 6.0, "store": 6.0}
+_AFTERMATH = {"service": RESPONSE_SECONDS + 1, "provider": 6.0, "store": 6.0}
 
 
 @dataclass

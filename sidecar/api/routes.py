@@ -59,7 +59,7 @@ class Endpoint:
         try:
             caller = await self._door.enter(request)
         except NotAdmittedError as refused:
-            return _refuse(self._refusals, request, refused, self._name)
+            return self._refusals.refuse(request, refused.verdict, route=self._name)
         if call.guard is Guard.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.answer(request, caller, rest)
@@ -83,8 +83,9 @@ class OAuthEndpoint:
                 raise MethodNotAllowed("POST")
             return await self._answer(request)
         except NotAdmittedError as refused:
-            status = refused.verdict.failure.status
-            return _refuse(self._refusals, request, refused, self._name, oauth_error=_oauth_error(status))
+            verdict = refused.verdict
+            error = _oauth_error(verdict.failure.status)
+            return self._refusals.refuse(request, verdict, route=self._name, oauth_error=error)
         except Failed as failure:
             return self._refusals.refuse(request, failure, route=self._name, oauth_error=_oauth_error(failure.status))
 
@@ -122,17 +123,3 @@ def api_routes(
 
 def _oauth_error(status: int) -> str:
     return _OAUTH_ERRORS.get(status, "invalid_request")
-
-
-def _refuse(
-    refusals: Refusals, request: web.BaseRequest, refused: NotAdmittedError, route: str, *, oauth_error: str = ""
-) -> web.StreamResponse:
-    verdict = refused.verdict
-    return refusals.refuse(
-        request,
-        verdict.failure,
-        route=route,
-        provider=verdict.provider,
-        authenticator=verdict.authenticator,
-        oauth_error=oauth_error,
-    )

@@ -26,13 +26,7 @@ class UserInfo:
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(
-                request,
-                verdict.failure,
-                route="userinfo",
-                provider=verdict.provider,
-                authenticator=verdict.authenticator,
-            )
+            return self._refusals.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
         return json_answer(200, describe(verdict.accepted.actor))

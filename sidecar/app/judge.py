@@ -120,7 +120,10 @@ def build_decider(
     usage: Usage | None = None,
     kind: type[Decider] = Decider,
 ) -> Decider:
-    """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used."""
+    """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used.
+
+    ``kind`` is a decider, perhaps one that also tells others what it decides.
+    """
     gates: list[Gate] = [revocation_gate(settings, trust, clock)]
     if usage is not None:
         gates.append(UsageGate(usage))

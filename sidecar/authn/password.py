@@ -51,10 +51,13 @@ class Throttle:
         self._clock = clock
         self._in_all: deque[float] = deque(maxlen=in_all)
         self._per_user = per_user
+        # by two names each: nobody is counted out of memory while his attempts still count
+        self._most_users = max(_MAX_USERS, 2 * in_all)
         self._users: OrderedDict[str, deque[float]] = OrderedDict()
 
     def begin(self, user: str) -> None:
         """Count an attempt. Raises Unavailable(THROTTLED) when there were too many."""
+        self._check(self._in_all)  # first: names that cost nothing must not push others out
         self._count(self._in_all, self._attempts_of(user))
 
     def is_about(self, user: str) -> None:
@@ -70,15 +73,17 @@ class Throttle:
     def _attempts_of(self, user: str) -> deque[float]:
         mine = self._users.setdefault(user, deque(maxlen=self._per_user))
         self._users.move_to_end(user)
-        if len(self._users) > _MAX_USERS:
+        if len(self._users) > self._most_users:
             self._users.popitem(last=False)
         return mine
 
     def _count(self, *counted: deque[float]) -> None:
-        now = self._clock.monotonic()
         for attempts in counted:
-            if len(attempts) == attempts.maxlen and now - attempts[0] < self.WINDOW:
-                wait = self.WINDOW - (now - attempts[0])
-                raise Unavailable(Cause.THROTTLED, retry_after=int(wait) + 1)
+            self._check(attempts)
         for attempts in counted:
-            attempts.append(now)
+            attempts.append(self._clock.monotonic())
+
+    def _check(self, attempts: deque[float]) -> None:
+        wait = self.WINDOW - (self._clock.monotonic() - attempts[0]) if len(attempts) == attempts.maxlen else 0.0
+        if wait > 0:
+            raise Unavailable(Cause.THROTTLED, retry_after=int(wait) + 1)

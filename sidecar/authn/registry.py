@@ -106,7 +106,17 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
         found.append(planned)
     if not any(planned.word == JWT for planned in found):
         found.insert(0, Planned(JWT, JWT))
-    return tuple(found), problems
+    return tuple(found), problems + _asked_in_vain(found)
+
+
+def _asked_in_vain(found: Sequence[Planned]) -> list[Problem]:
+    """Introspection of JWTs behind ``jwt``, which has decided by then: what the server has revoked would pass."""
+    words = [planned.word for planned in found]
+    return [
+        _problem(planned.written, "jwts has no effect behind jwt; list jwt after it")
+        for planned in found[words.index(JWT) :]
+        if planned.written is not None and planned.word == "introspection" and getattr(planned.options, "jwts", False)
+    ]
 
 
 def _idle_keys(planned: Planned, member: WrittenMember) -> list[str]:

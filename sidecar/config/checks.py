@@ -292,6 +292,18 @@ def check_authenticators(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
 
 
+def check_patience(settings: Settings) -> Iterator[Finding]:
+    """Who is passed over when broken may have been waited for, and the decision as a whole has its time."""
+    members = settings.authentication.authenticators if settings.authentication.enabled else ()
+    waited = sum(member.timeout for member in members if member.on_error == "continue")
+    if waited >= settings.server.check_deadline:
+        message = (
+            f"may be waited for {waited:g} s before those after them are asked, and server.checkDeadline is "
+            f"{settings.server.check_deadline:g} s; give those with onError: continue a shorter timeout"
+        )
+        yield Finding(("authentication", "authenticators"), message, fatal=False)
+
+
 def check_datahub_root(settings: Settings) -> Iterator[Finding]:
     """A DataHub behind takes whoever is called ``datahub`` for its root user."""
     upstream = settings.upstream
@@ -338,6 +350,7 @@ CHECKS: tuple[Check, ...] = (
     check_wildcards,
     check_references,
     check_authenticators,
+    check_patience,
     check_datahub_root,
     check_purpose,
 )

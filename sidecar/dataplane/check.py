@@ -31,14 +31,7 @@ class CheckEndpoint:
         except Refused as failure:
             return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(
-                request,
-                verdict.failure,
-                route="check",
-                provider=verdict.provider,
-                authenticator=verdict.authenticator,
-                carry=self._dialect.carry,
-            )
+            return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
         return Answer(200, self._identity_headers.check_block(verdict.accepted, trusted=view.trusted))
 
     def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import orjson
 from aiohttp import web
 
+from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.web.answer import Answer
 from sidecar.web.view import new_request_id, request_id
@@ -32,19 +33,19 @@ class Refusals:
     def refuse(
         self,
         request: web.BaseRequest,
-        failure: Failed,
+        refused: Failed | Deny,
         *,
         route: str,
-        provider: str = "",
-        authenticator: str = "",
         carry: Carry | None = None,
         oauth_error: str = "",
     ) -> Answer:
-        """Log the refusal and make its answer.
+        """Log the refusal and make its answer; of a verdict the line also says who came to it.
 
         ``carry`` says what the asking proxy can carry. ``oauth_error`` is the ``error`` of RFC 6749 section 5.2, where
         the call is one of OAuth's.
         """
+        verdict = refused if isinstance(refused, Deny) else Deny(refused)
+        failure = verdict.failure
         status, extra = carry(failure) if carry else (failure.status, b"")
         identifier = request_id(request)
         _log.info(
@@ -55,8 +56,8 @@ class Refusals:
                 "cause": failure.cause.value,
                 "detail": failure.detail,
                 "status": status,
-                "provider": provider,
-                "authenticator": authenticator,
+                "provider": verdict.provider,
+                "authenticator": verdict.authenticator,
                 "route": route,
                 "method": request.method[:16],
                 "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],

@@ -114,6 +114,8 @@ class Connection(web.RequestHandler):
         waiter, parser = self._waiter, self._parser
         if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
+            # The first octets may come before aiohttp waits for them.
+            (self._head_ends if self._request_count else self._head_begins)()
             return
         try:
             parsed = parser.feed_data(data)

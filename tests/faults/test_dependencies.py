@@ -156,6 +156,25 @@ def test_a_store_away_for_too_long_is_503_until_it_is_back(
         assert store.ready() == 200
 
 
+def test_a_start_without_the_store_is_not_ready_and_lets_nobody_in_until_it_is_there(
+    tmp_path: Path, idp: IdentityProvider, require_tool: Callable[[str], Path]
+) -> None:
+    """Free paths stay free."""
+    redis = RedisServer(require_tool("redis-server"), tmp_path / "redis")
+    settings = redis_configuration(tmp_path, idp, redis, "10m")
+    settings["rules"] = [{"path": "/free", "access": "public"}]
+    with running_sidecar(tmp_path, settings, wait_for="/livez") as sidecar:
+        token = idp.mint()
+        eventually(sidecar, lambda: status(sidecar, token) == 503, "refusing")
+        report = request(f"{sidecar.admin_url}/readyz")
+        assert (report.status, report.json()["failing"]) == (503, ["revocation state"])
+        public = [("X-Original-URI", "/free"), ("X-Original-Method", "GET")]
+        assert request(f"{sidecar.url}/oauth2/auth", headers=public).status == 200
+        with running_redis(redis):
+            eventually(sidecar, lambda: status(sidecar, token) == 200, "told what is revoked")
+            assert request(f"{sidecar.admin_url}/readyz").status == 200
+
+
 class NameServer:
     """On port 53 of an address of its own: hears every question, and answers 127.0.0.1 once it is told to."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 
 import pytest
 
@@ -209,6 +210,21 @@ async def test_a_head_that_trickles_in_gets_408(start: Start) -> None:
         assert answer.all("Connection") == ["close"]
         assert await wire.ended() == b""
         assert (await prompt.ask("/")).status == 404
+
+
+async def test_a_head_that_comes_with_its_connection_is_bounded_too(start: Start) -> None:
+    """Its octets are there before anybody waits for them; so are those of a whole one, which is answered."""
+    scene = await start(server={"limits": {"headerTimeout": "400ms"}})
+    host, port = scene.address.split(":")
+    with socket.create_connection((host, int(port))) as half, socket.create_connection((host, int(port))) as whole:
+        # the loop has had no turn since they connected
+        half.send(b"GET / HTTP/1.1\r\nHo")
+        whole.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        wires = [Wire(*await asyncio.open_connection(sock=each.dup())) for each in (half, whole)]
+        async with wires[0], wires[1]:
+            assert_refusal(await wires[0].answer(), 408)
+            assert (await wires[1].answer()).status == 404
+            assert (await wires[1].ask("/")).status == 404
 
 
 async def trickle(wire: Wire) -> None:

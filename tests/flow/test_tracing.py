@@ -64,7 +64,10 @@ async def test_without_tracing_a_sound_context_is_passed_on(start: Start) -> Non
     assert sent == [([SAMPLED[1]], ["a=1"]), ([], []), ([], [])]
 
 
-async def test_a_forwarded_request_has_two_spans(start: Start, collector: SpanCollector) -> None:
+async def test_a_forwarded_request_has_two_spans(
+    start: Start, collector: SpanCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=let-me-in")
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url, **traced(collector, serviceName="door"), **TRUSTED)
         headers = [bearer(), SAMPLED, ("tracestate", "a=1, b=2"), ("X-Request-Id", "follow-me")]
@@ -90,7 +93,8 @@ async def test_a_forwarded_request_has_two_spans(start: Start, collector: SpanCo
     assert server.status == client.status == OKAY
     assert parent_sent(upstream.requests[0]) == ["00", TRACE, client.span_id, "01"]
     assert upstream.requests[0].all("tracestate") == ["a=1,b=2"]
-    assert collector.paths[0] == "/v1/traces"
+    path, sent = collector.heads[0]
+    assert (path, sent["api-key"]) == ("/v1/traces", "let-me-in")
     assert collector.resources[0]["service.name"] == "door"
     everything = b"".join(collector.requests)
     for private in (bearer()[1][7:], "sam", "secret", "hidden", "meta", "idp.example.com"):

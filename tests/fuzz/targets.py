@@ -44,7 +44,7 @@ from sidecar.outbound import OutboundError
 from sidecar.secrets.value import Secret
 from sidecar.store import wire
 from sidecar.store.deny_list import DenyList
-from sidecar.tokens.compact import parse
+from sidecar.tokens.compact import parse, strict_json
 from sidecar.tokens.datahub import SharedKey, verify_datahub
 from sidecar.tokens.verify import Expectations, verify
 from sidecar.web.view import check_framing
@@ -239,7 +239,7 @@ def form(octets: bytes) -> None:
 
 def wish(octets: bytes) -> None:
     """A call's JSON body."""
-    read_wish(read_object(octets))
+    read_wish(strict_json(octets))
 
 
 def password_file(octets: bytes) -> None:
@@ -270,6 +270,6 @@ TARGETS: Mapping[str, Target] = {
     "redis_page": Target(redis_page, (ValueError,), is_json=True),
     "answer_head": Target(answer_head, (UpstreamFailed, ValueError, ClientError, HttpProcessingError)),
     "form": Target(form, (Refused,)),
-    "wish": Target(wish, (Refused, DocumentError), is_json=True),
+    "wish": Target(wish, (Refused, ValueError), is_json=True),
     "password_file": Target(password_file, ()),
 }

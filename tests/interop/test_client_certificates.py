@@ -98,7 +98,7 @@ def _envoy_document(folder: Path, port: int, sidecar: str) -> object:
 def envoy(binary: Path, folder: Path, sidecar: str) -> Iterator[int]:
     port = free_port()
     (folder / "envoy.json").write_text(json.dumps(_envoy_document(folder, port, sidecar)))
-    command = [binary, "-c", folder / "envoy.json", "--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    command = [binary, "-c", folder / "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with running(command, log=folder / "envoy.log", ready=lambda: answers_on(port)):
         yield port
 

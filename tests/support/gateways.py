@@ -214,7 +214,7 @@ def _envoy(
     file = folder / "envoy.json"
     file.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
-    options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers(url)):
         yield url
 

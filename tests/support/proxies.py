@@ -109,8 +109,8 @@ def envoy(
     }
     file.write_text(shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
-    # Each Envoy on a machine needs a base id of its own.
-    options = ["--concurrency", "1", "--base-id", str(port), "-l", "warning"]
+    # Hot restarts need shared memory, which would outlive the program.
+    options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with running([binary, "-c", file, *options], log=folder / "envoy.log", ready=lambda: answers_on(port)):
         yield url
 

@@ -26,11 +26,14 @@ class SentSpan:
 
 @dataclass
 class SpanCollector:
-    """Runs on a loopback port; a context manager. ``answer`` is the status it gives, None: none at all."""
+    """Runs on a loopback port; a context manager. ``answer`` is the status it gives, None: none at all.
+
+    ``heads`` are path and headers of each request, names in lower case.
+    """
 
     answer: int | None = 200
     requests: list[bytes] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
+    heads: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     resources: list[dict[str, Any]] = field(default_factory=list)
     spans: list[SentSpan] = field(default_factory=list)
 
@@ -52,7 +55,7 @@ class SpanCollector:
     async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         self.requests.append(body)
-        self.paths.append(request.path)
+        self.heads.append((request.path, {name.lower(): value for name, value in request.headers.items()}))
         if self.answer is None:
             await asyncio.Event().wait()
         if self.answer == 200:

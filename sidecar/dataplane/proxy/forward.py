@@ -102,13 +102,7 @@ class Forwarder:
             return await self._keeping(begun.pool, begun.connection, self._resume(request, begun))
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(
-                request,
-                verdict.failure,
-                route="forward",
-                provider=verdict.provider,
-                authenticator=verdict.authenticator,
-            )
+            return self._refusals.refuse(request, verdict, route="forward")
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -83,9 +83,28 @@ async def test_a_member_that_raises_is_broken(error: BaseException) -> None:
     assert metrics.authentications.child("one", "", "broken", "member_broken").value == 1
 
 
-@pytest.mark.parametrize("nonsense", [None, True, "alice", Accepted])
+NONSENSE: Any = None
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        None,
+        True,
+        "alice",
+        Accepted,
+        Accepted(NONSENSE),
+        Rejected(NONSENSE),
+        Abstained(cast("Any", "not mine")),
+        Rejected(cast("Any", RuntimeError())),
+    ],
+    ids=map(str, range(8)),
+)
 async def test_a_member_that_answers_nonsense_is_broken(nonsense: object) -> None:
     assert (await failure(chain(guarded(lambda: nonsense)))).cause is Cause.MEMBER_BROKEN
+    member = Does(accepted)
+    member.recall = lambda _: nonsense  # type: ignore[method-assign,assignment,return-value] # what a plugin may do
+    assert Guarded(member, timeout=1.0).recall(BEARER) is None
 
 
 async def test_a_member_that_hangs_is_broken_even_when_it_ignores_being_cancelled() -> None:

@@ -152,6 +152,23 @@ def test_what_would_have_no_effect_is_refused(read: Any, word: str, key: str, va
     assert f"authenticators[0].{key}: has no effect on {word}" in told(read, {"type": word, key: value})
 
 
+@pytest.mark.parametrize(("after", "refused"), [([], True), (["jwt"], False)])
+def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, after: list[str], refused: bool) -> None:
+    """``jwt`` comes first where nobody lists it: a revoked token's signature is as good as before."""
+    asks = {
+        "provider": "corp",
+        "url": "https://idp.example.com/i",
+        "clientId": "c",
+        "clientSecret": "s",
+        "jwts": "true",
+    }
+    written = [{"type": "introspection", "configs": asks}, *({"type": word} for word in after)]
+    if refused:
+        assert "jwts has no effect behind jwt" in told(read, *written)
+    else:
+        assert [member.name for member in plan(read(*written).members)] == ["introspection", "jwt"]
+
+
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)

@@ -233,3 +233,14 @@ def test_where_the_configuration_is_looked_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SIDECAR_CONFIG", "e.yaml")
     assert config_paths(parser.parse_args([])) == ("e.yaml",)
     assert config_paths(parser.parse_args(["--config", "a", "--config", "b"])) == ("a", "b")
+
+
+@pytest.mark.parametrize(("timeout", "warned"), [("2400ms", False), ("2500ms", True)])
+def test_members_that_are_passed_over_too_late_are_told(check: Any, folder: Path, timeout: str, warned: bool) -> None:
+    """Two that hang would use up the time of the whole decision: nobody after them would ever be asked."""
+    users = folder / "user.props"
+    users.write_text("alice: opensesame\n")
+    member = {"type": "basic", "onError": "continue", "timeout": timeout, "configs": {"userProps": str(users)}}
+    chain = [member, {**member, "name": "more"}, {"type": "jwt"}]
+    code, text = check({"authentication": {"authenticators": chain}}, "--offline")
+    assert (code, "and server.checkDeadline is 5 s" in text) == (0, warned), text

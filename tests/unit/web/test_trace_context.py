@@ -1,6 +1,8 @@
 """Which trace context is sound (W3C Trace Context, sections 3.2 and 3.3)."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.web.trace_context import TraceContext, read_trace_context
 
@@ -67,3 +69,10 @@ def test_a_state_has_its_bounds() -> None:
     assert state(b",".join(b"k%d=1" % number for number in range(33))) == b""
     assert state(*[b"a=" + b"x" * 250] * 31) != b""
     assert state(*[b"," * 300] * 31) == b""
+
+
+@given(parents=st.lists(st.binary() | st.just(GOOD), max_size=2), states=st.lists(st.binary(), max_size=3))
+def test_no_line_is_ever_more_than_one(parents: list[bytes], states: list[bytes]) -> None:
+    context = read_trace_context(parents, states)
+    for line in [] if context is None else context.lines():
+        assert line.removesuffix(b"\r\n").translate(None, bytes(range(0x20, 0x7F))) == b""
