@@ -183,17 +183,16 @@ def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
     """Rules of ``adminPrincipals``: a bare name counts only where nobody else can hand out that name."""
-    names, name = policy.admin_names, principal.name
-    if policy.own_issuer:
-        return name in names
-    if name not in names and f"{policy.provider}/{name}" not in names:
-        return False
+    is_named = principal.name in policy.admin_names
+    is_named_with_provider = f"{policy.provider}/{principal.name}" in policy.admin_names
+    if policy.own_issuer or not (is_named or is_named_with_provider):
+        return is_named
     at_home = principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
     if _is_named_by_address(principal, policy) and not at_home and (policy.allowed_domains or policy.principal_domain):
         return False
-    if f"{policy.provider}/{principal.name}" in policy.admin_names:
+    if is_named_with_provider:
         return True
-    if principal.name not in policy.admin_names or "/" in principal.name:
+    if "/" in principal.name:
         return False
     if not principal.email_in_token:
         return policy.flat
