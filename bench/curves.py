@@ -25,16 +25,15 @@ from joserfc.jwk import OKPKey
 from bench.deny_list import entries
 from bench.processes import BenchError, free_ports
 from bench.tokens import AUDIENCE
-from sidecar.app.assembly import Parts, assemble
+from sidecar.app.ground import Ground
+from sidecar.app.running import assembled
 from sidecar.clock import SystemClock
 from sidecar.config.load import load
-from sidecar.config.settings import Settings, StoreSettings
+from sidecar.config.settings import StoreSettings
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
 from sidecar.store.denial import Scope
 from sidecar.store.open import open_store
-from sidecar.web.boundary import Boundary
-from sidecar.web.server import Peers, PublicServer
 
 FLAT = 1.5
 """What the last point of a curve may cost, as a multiple of its first: caches of the processor are only so large."""
@@ -124,10 +123,9 @@ async def staged(
         settings.write_text(json.dumps(_document(folder, issuers, rules, tokens)))
         loaded = load([str(settings)], {})
         await _deny(loaded.settings.store, denials)
-        metrics = Metrics()
-        parts = await assemble(loaded, metrics, SystemClock(), stack)
-        await _until(lambda: parts.health.report()[0])
-        connection, socket = _server(loaded.settings, parts, metrics)(), _Socket()
+        sidecar = await stack.enter_async_context(assembled(loaded, Ground(Metrics(), SystemClock())))
+        await _until(lambda: sidecar.health.report()[0])
+        connection, socket = sidecar._server(), _Socket()  # noqa: SLF001 - no caller but this one brings his own socket
         connection.connection_made(socket)
         await asyncio.sleep(0)
         made = Stage(connection, socket, [_request(token) for token in _tokens(key, issuers[-1], tokens)])
@@ -142,18 +140,6 @@ async def _deny(settings: StoreSettings, count: int) -> None:
     async for piece in entries(count, Scope.TOKEN, clock.now()):
         await store.write(Batch(deny=piece))
     await store.aclose()
-
-
-def _server(settings: Settings, parts: Parts, metrics: Metrics) -> PublicServer:
-    limits = settings.server.limits
-    boundary = Boundary(parts.routes, parts.refusals, metrics, limits, log_access=False)
-    return PublicServer(
-        boundary,
-        limits=limits,
-        peers=Peers(settings.server.trusted_proxies),
-        parse_failure=boundary.refuse_unparsed,
-        answer_at_once=boundary.answer_at_once,
-    )
 
 
 def _document(folder: Path, issuers: Sequence[str], rules: int, tokens: int) -> dict[str, Any]:

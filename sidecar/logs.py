@@ -31,7 +31,11 @@ _BLOT = "[token]"
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line of JSON. A traceback becomes the field ``exception``."""
+    """One record, one line of JSON. A traceback becomes the field ``exception``. ``marks`` stand in every line."""
+
+    def __init__(self, **marks: object) -> None:
+        super().__init__()
+        self._marks = marks
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -39,6 +43,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._marks,
         }
         if identifier := current_request.get():
             line["requestId"] = identifier
@@ -93,10 +98,13 @@ def audit_lines(stream: TextIO) -> Iterator[None]:
         audit.removeHandler(handler)
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON."""
+def configure(level: str = "info", stream: TextIO | None = None, **marks: object) -> None:
+    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON.
+
+    ``marks`` stand in every line.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(**marks))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])

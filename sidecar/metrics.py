@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterable
+from enum import Enum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -11,6 +12,15 @@ from sidecar import __version__
 from sidecar.tally import Tallies, TimeTallies
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Across(Enum):
+    """What a gauge of several worker processes shows: their sum, the extreme one, or what their supervisor says."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    SUPERVISOR = "supervisor"
 
 
 class Metrics:
@@ -24,13 +34,16 @@ class Metrics:
         # One more series for every counter, of no use to anybody here.
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library's
         self.registry = registry = CollectorRegistry()
+        self.across: dict[str, Across] = {}
+        """The rule of each gauge where several processes are shown as one."""
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
+        def gauge(name: str, text: str, *labels: str, across: Across = Across.MAX) -> Gauge:
+            self.across[name] = across
             return Gauge(name, text, labels, registry=registry)
 
         def tallies(name: str, text: str, *labels: str) -> Tallies:
@@ -43,7 +56,7 @@ class Metrics:
         self.http_request_duration = time_tallies(
             "sidecar_http_request_duration_seconds", "Time from request to end of answer.", "route"
         )
-        self.http_in_flight = gauge("sidecar_http_requests_in_flight", "Requests being answered.")
+        self.http_in_flight = gauge("sidecar_http_requests_in_flight", "Requests being answered.", across=Across.SUM)
         self.authentications = tallies(
             "sidecar_authentications_total",
             "Outcomes of authentication; reason is the exact cause.",
@@ -56,19 +69,21 @@ class Metrics:
         self.upstream_duration = time_tallies(
             "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
         )
-        self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.")
-        self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.")
+        self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.", across=Across.SUPERVISOR)
+        self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.", across=Across.SUM)
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
-        self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider")
+        self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider", across=Across.MIN)
         self.jwks_age = gauge("sidecar_jwks_age_seconds", "Age of the oldest key set in use.", "provider")
         self.token_cache_lookups = tallies(
             "sidecar_token_cache_lookups_total", "Look-ups in the verified-token cache.", "result"
         )
-        self.token_cache_entries = gauge("sidecar_token_cache_entries", "Tokens in the verified-token cache.")
+        self.token_cache_entries = gauge(
+            "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=Across.SUM
+        )
         self.store_operations = counter(
             "sidecar_store_operations_total", "Operations on the store.", "operation", "outcome"
         )
-        self.store_up = gauge("sidecar_store_up", "Whether the store answered last time.")
+        self.store_up = gauge("sidecar_store_up", "Whether the store answered last time.", across=Across.MIN)
         self.revocation_mirror_age = gauge(
             "sidecar_revocation_mirror_age_seconds", "Age of the local picture of records and revocations."
         )
@@ -90,6 +105,12 @@ class Metrics:
         self.headers_blanked = counter(
             "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
         )
+        self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
+        self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=Across.SUPERVISOR)
+        self.worker_memory = gauge(
+            "sidecar_worker_resident_memory_bytes", "Memory of each worker.", "worker", across=Across.SUPERVISOR
+        )
+        self.worker_deaths = counter("sidecar_worker_deaths_total", "Workers that ended unasked and were replaced.")
         build = gauge("sidecar_build_info", "What is running.", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, WSMsgType, WSServerHandshakeError
+from yarl import URL
 
 from bench.service import PATTERN
 from bench.soak.people import ADMIN, Issuer, Person
@@ -18,7 +19,6 @@ CUT_SECONDS = 3.0
 STREAM_SECONDS = 6.0
 _PAUSE = 0.02
 _PAUSE_AFTER_STREAM = 0.3
-_NOBODY = Person("", "", "nobody")
 
 
 class Crowd:
@@ -100,14 +100,11 @@ class Traffic:
     async def public(self) -> None:
         """A free path: anybody passes, and nobody is called by a name that is not his."""
         person = random.choice((self._crowd.anybody(), self._crowd.impostor()))
-        possible = person.deserves(time.time(), time.time())
+        started = time.time()
         document = await self._ask("public", person, "/public/x", forwards=True, deserved={200})
-        if document is not None:
-            names = [[person.name]] if possible == {200} else [[]] if possible == {401} else [[], [person.name]]
-            if possible == {200} and person.deserves(time.time() - 1, time.time()) != {200}:
-                names.append([])
-            if document["user"] not in names:
-                self._ledger.blame("public", f"{document['user']} instead of {names}")
+        names = [{200: [person.name], 401: []}[status] for status in _now(person, started)]
+        if document is not None and document["user"] not in names:
+            self._ledger.blame("public", f"{document['user']} instead of {names}")
 
     async def closed(self) -> None:
         """A path for a group that nobody is in."""
@@ -138,10 +135,7 @@ class Traffic:
                 status = answer.status
         except (ClientError, OSError):
             pass
-        deserved = _now(person, started)
-        # a revocation cuts what is under way
-        deserved |= {NO_ANSWER} if person.ending < time.time() else set()
-        good = self._ledger.enter("download", status, deserved, started, person=person, forwards=True)
+        good = self._ledger.enter("download", status, _now(person, started), started, person=person, forwards=True)
         if good and received != (PATTERN * (size // len(PATTERN) + 1))[:size]:
             self._ledger.blame("download", f"{len(received)} of {size} octets, ended as if they were all")
 
@@ -217,7 +211,9 @@ class Traffic:
         started, status, document = time.time(), NO_ANSWER, None
         try:
             url = f"{self._url}{target}"
-            async with self._session.request(method, _raw(url), headers=_bearer(person), data=data) as answer:
+            async with self._session.request(
+                method, URL(url, encoded=True), headers=_bearer(person), data=data
+            ) as answer:
                 document = await _document(answer)
                 status = answer.status
         except (ClientError, OSError):
@@ -270,12 +266,6 @@ class Traffic:
 
 def _now(person: Person, started: float) -> set[int]:
     return set(person.deserves(started, time.time()))
-
-
-def _raw(url: str) -> Any:
-    from yarl import URL
-
-    return URL(url, encoded=True)
 
 
 async def _stream(pieces: list[bytes]) -> Any:

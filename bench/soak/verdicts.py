@@ -35,6 +35,8 @@ class Ledger:
         allowed = set(deserved)
         if forwards and self.faults.overlap("service", started, finished):
             allowed |= _BROKEN_SERVICE
+        if forwards and person.ending < finished:
+            allowed.add(NO_ANSWER)  # a revocation cuts what is under way
         if person.kind == "unknown_kid" and self.faults.overlap("provider", started, finished):
             allowed.add(503)
         if status not in allowed:

@@ -78,8 +78,7 @@ class Provider:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if self.hangs:
             await asyncio.sleep(10)
-        if not self.is_up:
-            assert request.transport
+        if not self.is_up and request.transport is not None:
             request.transport.abort()
         return web.Response(body=self.issuer.jwks(), content_type="application/json")
 

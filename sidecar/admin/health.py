@@ -1,8 +1,9 @@
 """Alive, ready, and if not, what is missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Condition(Enum):
@@ -36,6 +37,11 @@ class Health:
         self._required = tuple(required)
         self.draining = False
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every part has had its first try."""
+        return all(read().condition is not Condition.PENDING for read in (*self._credentials, *self._required))
+
     def report(self) -> tuple[bool, dict[str, object]]:
         """Whether the process is ready, and the state of every part."""
         credentials = [read() for read in self._credentials]
@@ -56,3 +62,33 @@ class Health:
                 for part in (*credentials, *required)
             },
         }
+
+
+_WORSE = [
+    condition.value for condition in (Condition.USABLE, Condition.DEGRADED, Condition.PENDING, Condition.UNUSABLE)
+]
+
+
+def together(
+    reports: Sequence[Mapping[str, Any] | None], *, is_complete: bool, is_draining: bool
+) -> tuple[bool, dict[str, object]]:
+    """One report out of those of several workers, None standing for one that is not there now.
+
+    Ready means: ``is_complete``, there are workers, and each of them is ready. Of every part the worst state is shown.
+    """
+    present = [report for report in reports if report is not None]
+    ready = is_complete and not is_draining and bool(present) and all(report["ready"] for report in present)
+    parts: dict[str, Mapping[str, str]] = {}
+    for report in present:
+        for name, part in report["parts"].items():
+            if name not in parts or _WORSE.index(part["state"]) > _WORSE.index(parts[name]["state"]):
+                parts[name] = part
+    missing = [f"worker {number}" for number, report in enumerate(reports) if report is None]
+    failing = dict.fromkeys(name for report in present for name in report["failing"])
+    return ready, {
+        "ready": ready,
+        "draining": is_draining,
+        "failing": [*failing, *missing],
+        "parts": parts,
+        "workers": [report and {name: report[name] for name in ("pid", "ready", "failing")} for report in reports],
+    }

@@ -1,14 +1,13 @@
 """The operations application: one small ``web.Application``."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from sidecar.admin.health import Health
 from sidecar.logs import places
 from sidecar.metrics import Metrics
 
@@ -23,18 +22,34 @@ def operations_runner(app: web.Application) -> web.AppRunner:
     return web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=1.0)
 
 
-def operations_app(metrics: Metrics, health: Health, effective_config: Callable[[], Any]) -> web.Application:
-    """The application. ``effective_config`` returns JSON-ready data without secrets."""
+class Operations(Protocol):
+    """What the listener tells of, asked anew each time."""
+
+    async def readiness(self) -> tuple[bool, dict[str, object]]:
+        """Whether requests may come, and the state of every part."""
+
+    async def scrape(self) -> CollectorRegistry:
+        """Every metric as it stands now."""
+
+    def configuration(self) -> Any:
+        """The effective configuration, JSON-ready, without secrets."""
+
+
+def operations_app(operations: Operations, metrics: Metrics) -> web.Application:
+    """The application. ``metrics`` counts what it answers."""
 
     async def livez(request: web.Request) -> web.Response:
         return _json(200, {"alive": True})
 
     async def readyz(request: web.Request) -> web.Response:
-        ready, report = health.report()
+        ready, report = await operations.readiness()
         return _json(200 if ready else 503, report)
 
     async def config(request: web.Request) -> web.Response:
-        return _json(200, effective_config())
+        return _json(200, operations.configuration())
+
+    async def scraped(request: web.Request) -> web.StreamResponse:
+        return await make_aiohttp_handler(await operations.scrape())(request)
 
     @web.middleware
     async def counted(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -44,9 +59,8 @@ def operations_app(metrics: Metrics, health: Health, effective_config: Callable[
         metrics.http_requests.child("admin", route, str(answer.status)).inc()
         return answer
 
-    metrics.watch(metrics.ready, lambda: health.report()[0])
     app = web.Application(middlewares=[counted])
-    app.router.add_get("/metrics", make_aiohttp_handler(metrics.registry))
+    app.router.add_get("/metrics", scraped)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/healthz", readyz)

@@ -5,48 +5,73 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sidecar.admin.health import Health
+from sidecar.app.ground import Ground
 from sidecar.app.health import health_of
 from sidecar.app.judge import build_decider, build_verifiers, member_surroundings, revocation_gate
 from sidecar.app.planes import public_routes
 from sidecar.app.tracing import open_tracing
-from sidecar.app.trust import open_trust
+from sidecar.app.trust import Trust, open_trust
+from sidecar.authn.base import Accepted
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
-from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.metrics import Metrics
 from sidecar.tokens.usage import Usage
-from sidecar.web.boundary import Routes
+from sidecar.tokens.verified_cache import VerifiedCache
+from sidecar.web.boundary import Serving
 from sidecar.web.respond import Refusals
+from sidecar.web.server import Peers
 
 _FIRST_READING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the listeners need of a configuration."""
+    """A configuration at work. ``stack`` closes it."""
 
-    routes: Routes
-    refusals: Refusals
+    loaded: Loaded
+    serving: Serving
     health: Health
+    trust: Trust
+    cache: VerifiedCache[Accepted]
+    stack: AsyncExitStack
+
+    def observe(self, metrics: Metrics) -> None:
+        """Be what the metrics tell of, whatever else has been made meanwhile."""
+        metrics.jwks_keys.clear()
+        metrics.jwks_age.clear()
+        for keys in self.trust.provider_keys:
+            keys.observe()
+        self.trust.mirror.observe()
+        self.cache.observe()
 
 
-async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Parts:
-    """The parts that ``loaded`` names, started; ``stack`` closes them in reverse order.
+async def assemble(loaded: Loaded, ground: Ground) -> Parts:
+    """The parts that ``loaded`` names, started.
 
     Raises Misconfigured when the configuration cannot be served, and Unavailable when the store's file cannot be
     opened. Needs no identity provider to be there.
     """
-    settings = loaded.settings
-    trust = await open_trust(loaded, metrics, clock, stack)
+    stack = AsyncExitStack()
+    try:
+        return await _assemble(loaded, ground, stack)
+    except BaseException:
+        await stack.aclose()
+        raise
+
+
+async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Parts:
+    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
+    trust = await open_trust(loaded, ground, stack)
     # most stores are read in a moment: whoever asks first is then not sent away
     await trust.mirror.tried(_FIRST_READING_SECONDS)
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    verifiers = build_verifiers(loaded, trust, metrics, clock)
+    cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
+    verifiers = build_verifiers(loaded, trust, cache, clock)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,
@@ -61,10 +86,17 @@ async def assemble(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncE
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
     tracing = open_tracing(settings, stack)
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider)
-    health = health_of(trust, members, settings)
     refusals = Refusals(settings.server.realm, members.challenges)
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
-    routes = public_routes(loaded, trust, members, decider, refusals, metrics, clock, watch, stack, tracing.spans)
-    return Parts(tracing.around(routes), refusals, health)
+    routes = public_routes(loaded, trust, members, decider, refusals, ground, watch, stack, tracing.spans)
+    server = settings.server
+    serving = Serving(
+        tracing.around(routes),
+        refusals,
+        Peers(server.trusted_proxies),
+        max_in_flight=server.limits.max_in_flight,
+        log_access=settings.logging.access,
+    )
+    return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, stack)

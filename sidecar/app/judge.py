@@ -32,10 +32,11 @@ from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 
 
-def build_verifiers(loaded: Loaded, trust: Trust, metrics: Metrics, clock: Clock) -> dict[str, Authenticator]:
-    """What verifies tokens and DataHub's secrets, over ``trust``, by name."""
+def build_verifiers(
+    loaded: Loaded, trust: Trust, cache: VerifiedCache[Accepted], clock: Clock
+) -> dict[str, Authenticator]:
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found."""
     settings = loaded.settings
-    cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
     longest = settings.server.limits.max_token_bytes
     made: dict[str, Authenticator] = {
         JWT: JwtAuthenticator(

@@ -6,6 +6,7 @@ from functools import partial
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
+from sidecar.app.ground import Ground
 from sidecar.app.management import management_routes
 from sidecar.app.trust import Trust
 from sidecar.authn.members import Members
@@ -38,15 +39,14 @@ def public_routes(
     members: Members,
     decider: Decider,
     refusals: Refusals,
-    metrics: Metrics,
-    clock: Clock,
+    ground: Ground,
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None = None,
 ) -> PublicRoutes:
-    settings = loaded.settings
+    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
     prefix = settings.server.prefix
-    assertions = _assertions(settings, clock)
+    assertions = _assertions(settings, ground)
     identity_headers = IdentityHeaders(
         strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
         max_bytes=settings.identity_headers.max_bytes,
@@ -85,12 +85,13 @@ def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
     return () if passes else members.headers
 
 
-def _assertions(settings: Settings, clock: Clock) -> Assertions | None:
+def _assertions(settings: Settings, ground: Ground) -> Assertions | None:
     if not settings.identity_headers.assertion:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
     audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
-    return Assertions(settings.jwt_token_configuration.jwtissuer or "auth-sidecar", audience, clock)
+    issuer = settings.jwt_token_configuration.jwtissuer or "auth-sidecar"
+    return Assertions(issuer, audience, ground.clock, ground.assertion_key)
 
 
 def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from sidecar.app.ground import Ground
 from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
 from sidecar.authn.guest import GuestOptions
@@ -13,11 +15,10 @@ from sidecar.authn.registry import Planned, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, has_own_keys
-from sidecar.config.settings import Settings
+from sidecar.config.settings import Settings, StoreSettings
 from sidecar.db import sqlite_path
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys
-from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from sidecar.store.base import Store
 from sidecar.store.mirror import Mirror
@@ -59,40 +60,25 @@ class Trust:
         return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
 
 
-async def open_trust(loaded: Loaded, metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> Trust:
-    """Keys, records and revocations as ``loaded`` names them; ``stack`` closes them.
+async def open_trust(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Trust:
+    """Keys, records and revocations as ``loaded`` names them; ``stack`` gives them back.
 
     Raises Misconfigured, and Unavailable when the store's file cannot be opened.
     """
-    settings = loaded.settings
+    settings, shares = loaded.settings, ground.shares
     planned = plan(loaded.members)
     datahub = datahub_setup(settings, planned)
     reserved = reserved_names(settings, planned)
     own_keys = await _open_own_keys(settings, stack)
-    store = await open_store(settings.store, metrics, clock)
-    stack.push_async_callback(store.aclose)
-    mirror = Mirror(store, clock, metrics)
-    await mirror.start()
-    stack.push_async_callback(mirror.aclose)
-    client = ControlClient(settings.keys.ca_file)
-    stack.push_async_callback(client.aclose)
+    store, mirror = await shares.take(settings.store, partial(_open_records, settings.store, ground), stack)
+    client = await _open_client(settings, ground, stack)
     issuers: dict[str, Issuer] = {}
     unbound: Issuer | None = None
     provider_keys: list[ProviderKeys] = []
     for provider in loaded.providers:
-        keys = ProviderKeys(
-            provider,
-            settings.keys,
-            client,
-            metrics,
-            clock,
-            _cache_dir(settings),
-            allow_published=settings.allow_published_secrets,
-        )
-        await keys.start()
-        stack.push_async_callback(keys.aclose)
+        keys = await _open_provider_keys(provider, settings, ground, stack)
         provider_keys.append(keys)
-        bots = _bot_check(settings, client, clock) if provider.is_own else None
+        bots = _bot_check(settings, client, ground.clock) if provider.is_own else None
         issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
         if provider.issuer is None:
             unbound = issuer
@@ -121,6 +107,63 @@ async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys |
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys
+
+
+async def _open_records(settings: StoreSettings, ground: Ground, stack: AsyncExitStack) -> tuple[Store, Mirror]:
+    store = await open_store(settings, ground.metrics, ground.clock)
+    stack.push_async_callback(store.aclose)
+    mirror = Mirror(store, ground.clock, ground.metrics)
+    await mirror.start()
+    stack.push_async_callback(mirror.aclose)
+    return store, mirror
+
+
+async def _open_client(settings: Settings, ground: Ground, stack: AsyncExitStack) -> ControlClient:
+    file = settings.keys.ca_file
+
+    async def make(stack: AsyncExitStack) -> ControlClient:
+        client = ControlClient(file)
+        stack.push_async_callback(client.aclose)
+        return client
+
+    return await ground.shares.take(("client", _bundle(file)), make, stack)
+
+
+def _bundle(file: str) -> tuple[str, bytes]:
+    """A CA bundle with what stands in it: behind the same name there may be another by now."""
+    try:
+        return file, Path(file).read_bytes() if file else b""
+    except OSError:
+        return file, b""
+
+
+async def _open_provider_keys(
+    provider: Provider, settings: Settings, ground: Ground, stack: AsyncExitStack
+) -> ProviderKeys:
+    """The keys of ``provider``; those that are known already, unless they would be fetched in another way now."""
+    # nothing else of a provider concerns its keys
+    source = Provider(
+        provider.name,
+        provider.issuer,
+        key_urls=provider.key_urls,
+        candidate_urls=provider.candidate_urls,
+        discovery=provider.discovery,
+        allow_insecure_urls=provider.allow_insecure_urls,
+        is_flat=provider.is_flat,
+    )
+    cache_dir, allow_published = _cache_dir(settings), settings.allow_published_secrets
+
+    async def make(stack: AsyncExitStack) -> ProviderKeys:
+        client = await _open_client(settings, ground, stack)
+        keys = ProviderKeys(
+            source, settings.keys, client, ground.metrics, ground.clock, cache_dir, allow_published=allow_published
+        )
+        stack.push_async_callback(keys.aclose)
+        await keys.start()
+        return keys
+
+    made_from = (source, settings.keys, _bundle(settings.keys.ca_file), cache_dir, allow_published)
+    return await ground.shares.take(made_from, make, stack)
 
 
 def _cache_dir(settings: Settings) -> Path | None:

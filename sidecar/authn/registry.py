@@ -99,7 +99,7 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
         if any(other.name == planned.name for other in found):
             problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
         problems += [_problem(member, f"has no effect on {planned.word}", key) for key in _idle_keys(planned, member)]
-        if planned.name.lower() in _TAKEN_NAMES and planned.name != planned.word:
+        if planned.name.lower() in _TAKEN_NAMES and (planned.is_plugin or planned.name != planned.word):
             problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
         if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
             problems.append(_problem(member, f"there can be one {planned.word} only"))

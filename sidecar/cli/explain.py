@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Allow
+from sidecar.app.ground import Ground
 from sidecar.app.judge import build_decider, build_verifiers
 from sidecar.app.trust import Trust, open_trust
 from sidecar.authn.jwt import Issuer
@@ -25,6 +26,7 @@ from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.policy import OWN_PROVIDER
 from sidecar.tokens.published import refuse_published
+from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
 
 _LOADING_SECONDS = 15.0
@@ -34,7 +36,7 @@ async def explain(text: str, loaded: Loaded) -> int:
     """Print every step that ``text`` passes and the one it does not; 0 when the server would accept it, else 1."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_trust(loaded, metrics, clock, stack)
+        trust = await open_trust(loaded, Ground(metrics, clock), stack)
         await trust.mirror.tried(_LOADING_SECONDS)
         walk = _Walk(loaded, trust, clock.now())
         try:
@@ -42,7 +44,7 @@ async def explain(text: str, loaded: Loaded) -> int:
         except Failed as failure:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
-        members = Members(tuple(build_verifiers(loaded, trust, metrics, clock).values()))
+        members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
         decider = build_decider(loaded.settings, trust, members, metrics, clock)
         credential = Credential(Scheme.BEARER, text, "Bearer")
         verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sidecar.access.decide import Deny
 from sidecar.api.door import GENUINE, NOT_OURS
+from sidecar.app.ground import Ground
 from sidecar.app.judge import build_decider, build_verifiers
 from sidecar.app.management import build_revocations
 from sidecar.app.trust import open_trust
@@ -25,6 +26,7 @@ from sidecar.store.denial import Denial
 from sidecar.store.open import open_store
 from sidecar.tokens.compact import parse, strict_json
 from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
+from sidecar.tokens.verified_cache import VerifiedCache
 
 BY = "command line"
 _LONGEST_LINE = 64 * 1024
@@ -99,9 +101,9 @@ async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
     """``wish`` about its token. Raises Failed when the token is not genuine or its issuer's keys cannot be had."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_trust(loaded, metrics, clock, stack)
+        trust = await open_trust(loaded, Ground(metrics, clock), stack)
         await trust.mirror.tried(_LOADING_SECONDS)
-        members = Members(tuple(build_verifiers(loaded, trust, metrics, clock).values()))
+        members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
         verdict = await build_decider(loaded.settings, trust, members, metrics, clock).judge(wish.token)
     if isinstance(verdict, Deny):
         failure = verdict.failure

@@ -31,8 +31,6 @@ def check_listeners(settings: Settings) -> Iterator[Finding]:
     server = settings.server
     if _overlap(server.listen, server.admin_listen):
         yield Finding(("server", "adminListen"), "is the same address as server.listen; give it a port of its own")
-    if server.workers > 1:
-        yield Finding(("server", "workers"), "more than one is not supported yet; run several sidecars instead")
     if server.public_url and split_url(server.public_url) is None:
         yield Finding(("server", "publicUrl"), "must be an http or https URL")
     for index, network in enumerate(server.trusted_proxies):

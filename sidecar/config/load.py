@@ -5,6 +5,7 @@ source -> import -> variables -> decode -> providers and cross-checks.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from sidecar.config import datahub, openmetadata
 from sidecar.config.checks import CHECKS
@@ -62,7 +63,7 @@ def load(
         for finding in findings
         if not decoded.concerns_broken(finding.path)
     ]
-    members = written_members(decoded.value.authentication, known, lambda text: resolve(text, environ))
+    members = written_members(decoded.value.authentication, known, partial(resolve, environ=environ))
     problems += judge_members(members)
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
     if any(problem.fatal for problem in problems):

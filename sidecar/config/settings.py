@@ -101,7 +101,7 @@ class ServerSettings(Model):
     admin_listen: Address = "127.0.0.1:4181"
     """Operations listener (metrics, health, configuration). Not for the public."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that share the public port."""
+    """Processes that share the public address, each with its own memory of keys, tokens and revocations."""
     prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")] = "/oauth2"
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()

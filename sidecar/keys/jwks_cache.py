@@ -260,8 +260,13 @@ class ProviderKeys:
         self._found: list[UrlKeys] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._index = KeyIndex()
-        metrics.watch(metrics.jwks_keys, lambda: self._index.size, (provider.name,))
-        metrics.watch(metrics.jwks_age, self._age_or_nan, (provider.name,))
+        self.observe()
+
+    def observe(self) -> None:
+        """Be the one whose keys the metrics tell for this provider; so is every new one, until another is."""
+        metrics, labels = self._around.metrics, (self.provider.name,)
+        metrics.watch(metrics.jwks_keys, lambda: self._index.size, labels)
+        metrics.watch(metrics.jwks_age, self._age_or_nan, labels)
 
     @property
     def issuer(self) -> str | None:

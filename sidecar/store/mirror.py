@@ -87,6 +87,12 @@ class Mirror:
         self._skipped = metrics.revocation_skipped
         self._reseeds = metrics.store_reseeds
         self._revoked = metrics.tokens_revoked
+        self._metrics = metrics
+        self.observe()
+
+    def observe(self) -> None:
+        """Be the one whose state the metrics tell; so is every new one, until another is."""
+        metrics = self._metrics
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
         metrics.watch(metrics.revocation_entries, lambda: len(self.denials))
         metrics.watch(metrics.revocation_endless, lambda: self.denials.endless)

@@ -15,20 +15,26 @@ from sidecar.tokens.short_lived import LIFETIME, ShortLived
 
 ASSERTION_TYPE = "auth-assertion+jwt"
 _ALGORITHM = "ES256"
+AssertionKey = ECKey
+
+
+def new_assertion_key() -> AssertionKey:
+    """A private P-256 key."""
+    return ECKey.generate_key("P-256")
 
 
 class Assertions:
     """Signs statements about Actors as ``<issuer>/assertion`` for ``audience``.
 
-    The key is made at the start and never leaves the process; :attr:`jwks` publishes its public half.
+    :attr:`jwks` publishes the public half of the key, which no file or store ever holds.
     """
 
-    def __init__(self, issuer: str, audience: str, clock: Clock, key: ECKey | None = None) -> None:
-        """``key``: a private P-256 key that several processes share; absent: one of this process alone."""
+    def __init__(self, issuer: str, audience: str, clock: Clock, key: AssertionKey | None = None) -> None:
+        """``key``: one that several of these share; absent: one of its own."""
         self._issuer = f"{issuer}/assertion"
         self._audience = audience
         self._clock = clock
-        self._key = key or ECKey.generate_key("P-256")
+        self._key = key or new_assertion_key()
         self._kid = self._key.thumbprint()
         self._tokens = ShortLived()
         public = {**self._key.as_dict(private=False), "kid": self._kid, "use": "sig", "alg": _ALGORITHM}

@@ -264,8 +264,10 @@ def _check_leave(caller: Caller, wish: Wish) -> None:
             raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation is for bots")
         return
     if caller.is_system_client:
-        if wish.kind is not TokenKind.SESSION or wish.roles is not None or wish.allow_impersonation:
-            raise _forbidden("the system client mints sessions, without roles")
+        # in another product's form it could be that product's admin, which is nothing for DataHub to decide
+        is_session = wish.kind is TokenKind.SESSION and wish.format == FORMAT
+        if not is_session or wish.roles is not None or wish.allow_impersonation:
+            raise _forbidden("the system client mints sessions of format datahub, without roles")
         return
     if wish.kind is not TokenKind.PERSONAL:
         raise _forbidden(f"kind {wish.kind} requires an admin")

@@ -56,7 +56,12 @@ class VerifiedCache(Generic[E]):
         self._entries: OrderedDict[bytes, E] = OrderedDict()
         self._hits = metrics.cache_hits
         self._misses = metrics.cache_misses
-        metrics.watch(metrics.token_cache_entries, self.__len__)
+        self._metrics = metrics
+        self.observe()
+
+    def observe(self) -> None:
+        """Be the one whose entries the metrics tell; so is every new one, until another is."""
+        self._metrics.watch(self._metrics.token_cache_entries, self.__len__)
 
     def get(self, token: str, now: float) -> E | None:
         """What is known of ``token`` and still holds at ``now``, or None."""

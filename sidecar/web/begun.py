@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp.http_parser import RawRequestMessage
 
@@ -22,14 +22,20 @@ class Work(Protocol):
 class Begun:
     """Ends in one of three ways: :meth:`answer`, :meth:`hand_over`, :meth:`abandon`. ``started`` is a perf_counter.
 
-    ``ended`` is called with the status of the answer, or None where there is none; after a hand-over by nobody.
+    ``serving`` is what answers it, also when another configuration has taken its place meanwhile. ``ended`` is called
+    with the status of the answer, or None where there is none; after a hand-over by nobody.
     """
 
-    __slots__ = ("_ended", "_handed_over", "connection", "message", "started", "work")
+    __slots__ = ("_ended", "_handed_over", "connection", "message", "serving", "started", "work")
 
     def __init__(
-        self, message: RawRequestMessage, connection: Connection, ended: Callable[["Begun", int | None], None]
+        self,
+        message: RawRequestMessage,
+        connection: Connection,
+        serving: Any,
+        ended: Callable[["Begun", int | None], None],
     ) -> None:
+        self.serving = serving
         self.message = message
         self.connection = connection
         self.started = perf_counter()

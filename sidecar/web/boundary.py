@@ -9,7 +9,6 @@ from typing import Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 
-from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
@@ -17,7 +16,7 @@ from sidecar.tally import Tally, TimeTally
 from sidecar.web.answer import Answer, date_line, request_id_line, status_line
 from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
-from sidecar.web.server import Connection
+from sidecar.web.server import Connection, Peers
 from sidecar.web.view import Asked, check_framing, connection_of, id_for, request_id
 
 _log = logging.getLogger("sidecar.http")
@@ -56,22 +55,66 @@ class Routes(Protocol):
         """The same for those that begin requests without a task. Its route is ``forward``."""
 
 
-class Boundary:
-    """Handles one request of the public listener."""
+class Serving:
+    """What one configuration answers with, and how many requests it is at."""
 
     def __init__(
-        self, routes: Routes, refusals: Refusals, metrics: Metrics, limits: Limits, *, log_access: bool
+        self, routes: Routes, refusals: Refusals, peers: Peers, *, max_in_flight: int, log_access: bool
     ) -> None:
-        self._routes = routes
-        self._refusals = refusals
+        self.routes = routes
+        self.refusals = refusals
+        self.peers = peers
+        self.max_in_flight = max_in_flight
+        self.log_access = log_access
+        self.in_flight = 0
+        self._idle: asyncio.Event | None = None
+
+    def leave(self) -> None:
+        """One request less."""
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no request is being answered."""
+        while self.in_flight:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
+
+
+class Boundary:
+    """Handles one request of the public listener, from its head to its end with the same :class:`Serving`."""
+
+    def __init__(self, serving: Serving, metrics: Metrics) -> None:
+        self._serving = serving
+        self._all = [serving]
         self._requests = metrics.http_requests
         self._durations = metrics.http_request_duration
         self._counted: dict[tuple[str, int], tuple[Tally, TimeTally]] = {}
-        self._max_in_flight = limits.max_in_flight
-        self._log_access = log_access
-        self.in_flight = 0
-        self._idle: asyncio.Event | None = None
         metrics.http_in_flight.set_function(lambda: self.in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered."""
+        return sum([serving.in_flight for serving in self._all])
+
+    def take_up(self, serving: Serving) -> None:
+        """Answer with ``serving`` from the next request on."""
+        self._serving = serving
+        self._all.append(serving)
+
+    async def left(self, serving: Serving) -> None:
+        """Return once ``serving``, whose place another has taken, has given its last answer."""
+        await serving.idle()
+        self._all.remove(serving)
+
+    def _serving_on(self, connection: Connection) -> Serving:
+        """What answers the next request on ``connection``; who its peer is to that is settled here."""
+        serving = self._serving
+        if connection.serving is not serving:
+            connection.meet(serving, serving.peers)
+        return serving
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
@@ -81,22 +124,25 @@ class Boundary:
         begun = connection.begun
         if begun is None:
             connection.request_id = ""
-            self.in_flight += 1
+            serving = self._serving_on(connection)
+            serving.in_flight += 1
+        else:
+            serving = begun.serving
         try:
             check_framing(request, request.raw_path)
-            if begun is None and self.in_flight > self._max_in_flight:
+            if begun is None and self.in_flight > serving.max_in_flight:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
-            route, handler, rest = self._routes.find(request.raw_path)
+            route, handler, rest = serving.routes.find(request.raw_path)
             answer = await handler(request, rest)
         except Failed as failure:
-            answer = self._refusals.refuse(request, failure, route=route)
+            answer = serving.refusals.refuse(request, failure, route=route)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
-            answer = self._fault(request, error, route)
+            answer = _fault(request, error, route, serving.refusals)
         finally:
             if connection.begun is None:
-                self._leave()
+                serving.leave()
             else:  # nobody took it
                 connection.begun.abandon()
         if isinstance(answer, Answer):
@@ -106,21 +152,21 @@ class Boundary:
         count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
         count.inc()
         duration.observe(perf_counter() - started)
-        if self._log_access:
+        if serving.log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
         return answer
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The answer to what the HTTP parser refused before it was a request."""
-        answer = self._refusals.refuse_unparsed(failure)
+        answer = self._serving.refusals.refuse_unparsed(failure)
         self._requests.child("public", "none", str(answer.status)).inc()
         return answer
 
     async def idle(self) -> None:
         """Return once no request is being answered."""
         while self.in_flight:
-            self._idle = asyncio.Event()
-            await self._idle.wait()
+            for serving in tuple(self._all):
+                await serving.idle()
 
     def answer_at_once(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
         """The whole answer to a check whose credential is known and stands; None: it takes the usual way.
@@ -128,12 +174,13 @@ class Boundary:
         Most requests of a check endpoint end here, before aiohttp makes a request object and a task for them. Nothing
         but a 200 is decided here, by the same parts as there; whatever is unusual is left to :meth:`__call__`.
         """
-        if message.should_close or message.version != HttpVersion11 or connection.ends or self._log_access:
+        serving = self._serving_on(connection)
+        if message.should_close or message.version != HttpVersion11 or connection.ends or serving.log_access:
             return None
         started = perf_counter()
-        found = self._routes.find_check(message.path)
+        found = serving.routes.find_check(message.path)
         if found is None:
-            self._begin(message, connection)
+            self._begin(serving, message, connection)
             return None
         try:
             check_framing(message, message.path)
@@ -151,13 +198,13 @@ class Boundary:
         duration.observe(perf_counter() - started)
         return answer
 
-    def _begin(self, message: RawRequestMessage, connection: Connection) -> None:
+    def _begin(self, serving: Serving, message: RawRequestMessage, connection: Connection) -> None:
         """Begin what :attr:`Connection.begun` then names, if it can be begun without a task."""
-        beginner = self._routes.find_beginner(message.path)
-        if beginner is None or self.in_flight >= self._max_in_flight:
+        beginner = serving.routes.find_beginner(message.path)
+        if beginner is None or self.in_flight >= serving.max_in_flight:
             return
         connection.request_id = ""
-        begun = Begun(message, connection, self._ended)
+        begun = Begun(message, connection, serving, self._ended)
         try:
             check_framing(message, message.path)
             begun.work = beginner.begin(begun)
@@ -167,31 +214,19 @@ class Boundary:
             return
         if begun.work is not None:
             connection.begun = begun
-            self.in_flight += 1
+            serving.in_flight += 1
 
     def _ended(self, begun: Begun, status: int | None) -> None:
-        self._leave()
+        begun.serving.leave()
         if status is not None:
             count, duration = self._counted.get(("forward", status)) or self._learn("forward", status)
             count.inc()
             duration.observe(perf_counter() - begun.started)
 
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        if self._idle is not None and not self.in_flight:
-            self._idle.set()
-
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)
         self._counted[route, status] = children
         return children
-
-    def _fault(self, request: web.BaseRequest, error: Exception, route: str) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun; it can only be cut off") from error
-        seen = {"error": type(error).__name__, "places": places(error), "route": route}
-        _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
-        return self._refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
 
     @staticmethod
     def _log_answer(request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
@@ -206,3 +241,11 @@ class Boundary:
                 "milliseconds": round(seconds * 1000, 3),
             },
         )
+
+
+def _fault(request: web.BaseRequest, error: Exception, route: str, refusals: Refusals) -> web.StreamResponse:
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has begun; it can only be cut off") from error
+    seen = {"error": type(error).__name__, "places": places(error), "route": route}
+    _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
+    return refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)

@@ -1,7 +1,14 @@
 """Sockets: where the two listeners are bound, and how many connections there may be files for."""
 
+import asyncio
 import logging
+import os
 import resource
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -33,19 +40,108 @@ def affordable(limits: Limits, *, forwards: bool) -> Limits:
     return limits.model_copy(update={"max_connections": most})
 
 
-async def bind(runner: web.BaseRunner, address: str, setting: str) -> None:
-    """Listen with ``runner`` on ``address`` (``host:port``, ``[v6]:port`` or ``unix:/path``).
+def open_sockets(address: str, setting: str) -> list[socket.socket]:
+    """Sockets that listen on ``address`` (``host:port``, ``[v6]:port`` or ``unix:/path``), one for each it stands for.
 
     Raises Misconfigured naming ``setting`` when the address cannot be had.
     """
-    site: web.BaseSite
-    if address.startswith("unix:"):
-        site = web.UnixSite(runner, address.removeprefix("unix:"), backlog=_BACKLOG)
-    else:
+    with _named(address, setting):
+        if address.startswith("unix:"):
+            return [_unix_socket(address.removeprefix("unix:"))]
         host, _, port = address.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=_BACKLOG)
+        return _tcp_sockets(host.strip("[]"), int(port))
+
+
+def open_shared_sockets(address: str, setting: str, processes: int) -> list[list[socket.socket]]:
+    """The same for several processes: sockets for each of them, among which the kernel deals connections out evenly.
+
+    Of the family ``unix`` there is one, the same for all: whoever is first accepts.
+    """
+    found = open_sockets(address, setting)
+    if address.startswith("unix:"):
+        return [found] * processes
+    # an address that somebody else listens on would have been shared with him
+    places = [(listener.family, listener.getsockname()) for listener in found]
+    for listener in found:
+        listener.close()
+    with _named(address, setting):
+        return [[_listening(family, place, shared=True) for family, place in places] for _ in range(processes)]
+
+
+@contextmanager
+def _named(address: str, setting: str) -> Iterator[None]:
     try:
-        await site.start()
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Misconfigured([Problem(setting, f"cannot listen on {address}: {reason}")]) from error
+
+
+def _unix_socket(path: str) -> socket.socket:
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):  # left behind by a process that is gone
+            os.remove(path)
+    return _listening(socket.AF_UNIX, path)
+
+
+def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with ExitStack() as opened:
+        sockets = [
+            opened.enter_context(_listening(family, place))
+            for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found)
+        ]
+        opened.pop_all()
+        return sockets
+
+
+def _listening(family: int, place: Any, *, shared: bool = False) -> socket.socket:
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        if family != socket.AF_UNIX:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(place)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        opened.pop_all()
+        return listener
+
+
+async def close_after(delay: float, shares: Iterable[Iterable[socket.socket]]) -> None:
+    """Close ``shares`` in ``delay`` seconds. While one process has a socket open, callers are let in."""
+    await asyncio.sleep(delay)
+    for share in shares:
+        for listener in share:
+            listener.close()
+
+
+async def accept(runner: web.BaseRunner, sockets: Iterable[socket.socket]) -> list[web.BaseSite]:
+    """Serve with ``runner`` whoever connects to ``sockets``, which are closed when their sites are stopped."""
+    sites: list[web.BaseSite] = [_Site(runner, listener) for listener in sockets]
+    for site in sites:
+        await site.start()
+    return sites
+
+
+class _Site(web.BaseSite):
+    """aiohttp's own takes a listening socket too, but none of the family ``unix``."""
+
+    def __init__(self, runner: web.BaseRunner, listener: socket.socket) -> None:
+        super().__init__(runner, backlog=_BACKLOG)
+        self._listener = listener
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return str(self._listener.getsockname())
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        make: Any = loop.create_unix_server if self._listener.family == socket.AF_UNIX else loop.create_server
+        self._server = await make(self._runner.server, sock=self._listener, backlog=_BACKLOG)

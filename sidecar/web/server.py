@@ -29,6 +29,8 @@ AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
 class UnderWay(Protocol):
     """A request that was begun without a task; see :class:`sidecar.web.begun.Begun`."""
 
+    serving: Any
+
     def hand_over(self) -> None:
         """Let aiohttp's way go on with it."""
 
@@ -61,7 +63,10 @@ class Peers:
 
 
 class Connection(web.RequestHandler):
-    """One client connection. ``trusted``: its peer is a trusted proxy. ``peer``: its address, or ``unix``.
+    """One client connection. ``peer``: its address, or ``unix``.
+
+    ``serving`` is the configuration that answers its request, and ``trusted`` whether to that the peer is a trusted
+    proxy.
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
     somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
@@ -69,8 +74,8 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_answer_at_once", "_head_timer", "_parse_failure", "begun", "body", "ends", "peer", "request_id", "server",
-        "trusted",
+        "_answer_at_once", "_head_timer", "_parse_failure", "_peername", "begun", "body", "ends", "peer", "request_id",
+        "server", "serving", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
@@ -79,8 +84,10 @@ class Connection(web.RequestHandler):
         self._answer_at_once = server.answer_at_once
         self.server = server
         self.ends = server.draining
+        self.serving: object = None
         self.trusted = False
         self.peer = "unix"
+        self._peername: object = None
         self.request_id = ""
         self.body: StreamReader | None = None
         self.begun: UnderWay | None = None
@@ -89,13 +96,17 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
         server = self.server
-        peername = transport.get_extra_info("peername")
-        self.trusted = server.peers.trusts(peername)
+        self._peername = peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = str(peername[0])
         super().connection_made(transport)
         if len(server.connections) > server.limits.max_connections:
             self.force_close()
+
+    def meet(self, serving: object, peers: Peers) -> None:
+        """From the next request on ``serving`` answers, and ``peers`` are its trusted proxies."""
+        self.serving = serving
+        self.trusted = peers.trusts(self._peername)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wait for nothing any more, and tell who works for this caller."""
@@ -275,29 +286,25 @@ class PublicServer(web.Server):
         handler: Callable[[web.BaseRequest], Any],
         *,
         limits: Limits,
-        peers: Peers,
         parse_failure: ParseFailure,
         answer_at_once: AnswerAtOnce,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
-        self.limits = limits
-        self.peers = peers
         self.parse_failure = parse_failure
         self.answer_at_once = answer_at_once
         self.draining = False
         self.leaving = asyncio.Event()
-        self._options: dict[str, Any] = {
-            "keepalive_timeout": limits.idle_timeout,
-            "max_line_size": limits.max_header_bytes,
-            # One more than the line's bound, so that the two kinds of LineTooLong can be told apart.
-            "max_field_size": limits.max_header_bytes + 1,
-            "max_headers": limits.max_headers,
-            "auto_decompress": False,
-            "access_log": None,
-            "logger": _log,
-            "lingering_time": 5.0,
-        }
+        self.limits = limits
+        self._options = _options(limits)
         self()
+
+    def change_limits(self, limits: Limits) -> None:
+        """Hold new connections to ``limits``. Where they are others, those that are open end with their next answer."""
+        if limits != self.limits:
+            self.limits = limits
+            self._options = _options(limits)
+            for connection in self.connections:
+                connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
 
     def drain(self) -> None:
         """From now on every answer ends its connection."""
@@ -313,3 +320,17 @@ class PublicServer(web.Server):
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""
         return Connection(self, loop=self._loop, **self._options)
+
+
+def _options(limits: Limits) -> dict[str, Any]:
+    return {
+        "keepalive_timeout": limits.idle_timeout,
+        "max_line_size": limits.max_header_bytes,
+        # One more than the line's bound, so that the two kinds of LineTooLong can be told apart.
+        "max_field_size": limits.max_header_bytes + 1,
+        "max_headers": limits.max_headers,
+        "auto_decompress": False,
+        "access_log": None,
+        "logger": _log,
+        "lingering_time": 5.0,
+    }

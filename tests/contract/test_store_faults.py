@@ -156,6 +156,8 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     good_denial = server.ask("HGET", "{sidecar}:denials", denial().id)
     garbage = [b"", b"\xff\xfe\x00", b"{}", b"[" * 50_000, good_denial[:-3], good_record.replace(b"[1,", b"[2,")]
     garbage += [good_record.replace(b"personal", b"unheard"), good_denial.replace(b'"token"', b'"galaxy"')]
+    immense = b"1" + b"0" * 400  # which no float can hold
+    garbage += [good_denial[:16] + b'[1,"token","i","j",' + immense + b',null,null,"",""]']
     for kind in ("records", "denials"):
         order = "{sidecar}:order" if kind == "records" else "{sidecar}:denials:order"
         for number, value in enumerate(garbage):

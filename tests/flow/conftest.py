@@ -37,6 +37,14 @@ class Scene:
     sidecar: Sidecar
     keys: JwksServer
     clock: HandClock
+    config: Path
+
+    async def reload(self, **blocks: Any) -> None:
+        """Put its configuration in force anew, with ``blocks`` added to what it was started with."""
+        document = merged(yaml.safe_load(self.config.read_text(encoding="utf-8")), blocks)
+        changed = self.config.with_suffix(".changed.yaml")
+        changed.write_text(yaml.safe_dump(document), encoding="utf-8")
+        await self.sidecar.reload(load([str(changed)], {}))
 
     async def connect(self) -> Wire:
         """A new connection to the public listener."""
@@ -120,6 +128,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             sidecar = await stack.enter_async_context(running(load([str(config)], {}), clock))
             if published:
                 await eventually(lambda: sidecar.health.report()[0])
-            return Scene(address, admin_address, sidecar, keys, clock)
+            return Scene(address, admin_address, sidecar, keys, clock, config)
 
         yield begin

@@ -82,6 +82,7 @@ async def test_the_system_client_gives_sessions_to_people(start: Start, tmp_path
     assert (await call(scene, "GET", "/tokens", system)).json()["data"] == []
     for more, status in (
         ({"kind": "personal"}, 403),
+        ({"format": "openmetadata"}, 403),
         ({"kind": "bot"}, 403),
         ({"roles": ["all"]}, 403),
         ({"actor": {"id": CLIENT}}, 400),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.admin.health import Condition, Health, PartStatus
+from sidecar.admin.health import Condition, Health, PartStatus, together
 
 PENDING, USABLE, DEGRADED, UNUSABLE = Condition.PENDING, Condition.USABLE, Condition.DEGRADED, Condition.UNUSABLE
 
@@ -50,3 +50,42 @@ def test_draining_is_not_ready() -> None:
     drained.draining = True
     assert drained.report()[0] is False
     assert drained.report()[1]["draining"] is True
+
+
+def test_settled_means_that_all_have_been_tried() -> None:
+    assert health([USABLE, UNUSABLE], [DEGRADED]).is_settled
+    assert not health([USABLE, PENDING], [USABLE]).is_settled
+
+
+def reports(*healths: Health | None) -> list[dict[str, object] | None]:
+    return [None if one is None else {**one.report()[1], "pid": number} for number, one in enumerate(healths)]
+
+
+def test_several_workers_are_ready_when_all_who_answer_are() -> None:
+    """One that has ended is named, and missed only when nobody else is there."""
+    good, bad = health([USABLE], [USABLE]), health([USABLE], [UNUSABLE])
+    for healths, ready, failing in (
+        ([good, good], True, []),
+        ([good, None], True, ["worker 1"]),
+        ([good, bad], False, ["r0"]),
+        ([bad, bad], False, ["r0"]),
+        ([None, None], False, ["worker 0", "worker 1"]),
+    ):
+        is_ready, report = together(reports(*healths), is_complete=True, is_draining=False)
+        assert (is_ready, report["ready"], report["failing"]) == (ready, ready, failing)
+    assert not together(reports(good, good), is_complete=False, is_draining=False)[0]
+    assert not together(reports(good, good), is_complete=True, is_draining=True)[0]
+
+
+def test_of_several_workers_parts_the_worst_state_is_shown() -> None:
+    report = together(
+        reports(health([USABLE], [DEGRADED]), health([PENDING], [USABLE])), is_complete=True, is_draining=False
+    )[1]
+    assert report["parts"] == {
+        "c0": {"state": "pending", "text": "why"},
+        "r0": {"state": "degraded", "text": "why"},
+    }
+    assert report["workers"] == [
+        {"pid": 0, "ready": True, "failing": []},
+        {"pid": 1, "ready": False, "failing": ["c0"]},
+    ]

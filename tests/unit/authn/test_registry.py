@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from sidecar.authn.guest import Guest
-from sidecar.authn.registry import BUILT_IN, judge, load_member, plan
+from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, judge, load_member, plan
 from sidecar.config.decode import fields_by_name
 from sidecar.config.load import Loaded, load
 from sidecar.config.show import as_json, as_yaml
@@ -136,6 +137,12 @@ def test_two_members_need_two_names(read: Any) -> None:
 def test_no_member_has_a_name_that_stands_for_another(read: Any, name: str) -> None:
     member = {"type": "sample_plugin:Keys", "name": name, "configs": {"key": "k"}}
     assert f"cannot have the name {name}, which stands for another" in told(read, member)
+
+
+def test_no_package_offers_a_member_under_such_a_name(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = EntryPoint("none", "sample_plugin:Keys", ENTRY_POINTS)
+    monkeypatch.setattr("sidecar.authn.registry.entry_points", lambda group: [offered])
+    assert "cannot have the name none" in told(read, {"type": "none", "configs": {"key": "k"}})
 
 
 @pytest.mark.parametrize(

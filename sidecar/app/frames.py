@@ -1,0 +1,19 @@
+"""Messages on a stream: four octets of length (big-endian), then so many octets."""
+
+import asyncio
+
+_LENGTH_OCTETS = 4
+
+
+def frame(message: bytes) -> bytes:
+    """``message`` as it travels."""
+    return len(message).to_bytes(_LENGTH_OCTETS, "big") + message
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+    """The next message; None at the end of the stream."""
+    try:
+        length = int.from_bytes(await reader.readexactly(_LENGTH_OCTETS), "big")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

@@ -1,0 +1,18 @@
+"""What stays while configurations come and go."""
+
+from dataclasses import dataclass, field
+
+from sidecar.app.shares import Shares
+from sidecar.clock import Clock
+from sidecar.metrics import Metrics
+from sidecar.tokens.assertion import AssertionKey, new_assertion_key
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every configuration of one process is built on."""
+
+    metrics: Metrics
+    clock: Clock
+    shares: Shares = field(default_factory=Shares)
+    assertion_key: AssertionKey = field(default_factory=new_assertion_key, repr=False)

@@ -1,0 +1,72 @@
+"""Reloads: a changed configuration is taken up whole, or the present one stays and the reason is told."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+from sidecar.config.load import Loaded
+from sidecar.config.settings import ServerSettings
+from sidecar.errors import Failed, Misconfigured, Problem
+from sidecar.logs import AUDIT, places
+from sidecar.metrics import Metrics
+
+_log = logging.getLogger("sidecar.config")
+_audit = logging.getLogger(AUDIT)
+_FIXED = {"listen": "listen", "admin_listen": "adminListen", "workers": "workers"}
+
+
+class Reload:
+    """Call it to reload. ``reread`` reads the configuration again; ``apply`` puts it in force, or raises.
+
+    Either changes everything or nothing; neither outcome ends the process.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        reread: Callable[[], Loaded],
+        apply: Callable[[Loaded], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        self._loaded = loaded
+        self._reread = reread
+        self._apply = apply
+        self._counted = metrics.config_reloads
+
+    async def __call__(self) -> None:
+        """Reload; one audit line tells the outcome."""
+        try:
+            loaded = await asyncio.to_thread(self._reread)
+            problems = list(_fixed(self._loaded.settings.server, loaded.settings.server))
+            if problems:
+                raise Misconfigured(problems)
+            await self._apply(loaded)
+        except Misconfigured as error:
+            self._tell("refused", error.problems)
+        except Failed as error:
+            self._tell("refused", [Problem("", f"{error.message}: {error.detail}")])
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end what works
+            _log.error("fault while reloading", extra={"error": type(error).__name__, "places": places(error)})
+            self._tell("failed", [])
+        else:
+            self._loaded = loaded
+            warn(loaded)
+            self._tell("applied", [])
+
+    def _tell(self, outcome: str, problems: list[Problem]) -> None:
+        level = logging.INFO if outcome == "applied" else logging.ERROR
+        fatal = [str(problem) for problem in problems if problem.fatal]
+        _audit.log(level, "configuration reload", extra={"outcome": outcome, "problems": fatal})
+        self._counted.labels(outcome).inc()
+
+
+def warn(loaded: Loaded) -> None:
+    """Log what is questionable in ``loaded``."""
+    for warning in loaded.warnings:
+        _log.warning(str(warning))
+
+
+def _fixed(present: ServerSettings, wanted: ServerSettings) -> Iterator[Problem]:
+    for attribute, name in _FIXED.items():
+        if getattr(present, attribute) != getattr(wanted, attribute):
+            yield Problem(f"server.{name}", "cannot be changed by a reload; restart to change it")

@@ -1,0 +1,83 @@
+"""A service until it is told to stop: what each signal means."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from sidecar import logs
+from sidecar.app.reload import Reload, warn
+from sidecar.app.running import running
+from sidecar.app.supervisor import supervised
+from sidecar.config.load import Loaded
+from sidecar.metrics import Metrics
+
+_log = logging.getLogger("sidecar")
+
+
+class Service(Protocol):
+    """What runs: a sidecar in this process, or a supervisor of several."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration in force."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where reloads are counted."""
+
+    async def reload(self, loaded: Loaded) -> None:
+        """Work by ``loaded`` from now on. Raises Misconfigured and Unavailable, and nothing has changed then."""
+
+    async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
+        """Not ready from now on; accept for ``delay`` seconds more, then end what is under way in ``timeout``."""
+
+    def cut_all(self) -> None:
+        """End every client connection at once."""
+
+
+async def serve(loaded: Loaded, reread: Callable[[], Loaded]) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reloads what ``reread`` reads."""
+    gc.freeze()  # what was imported stays: no collection has to walk through it while callers wait
+    stop, at_once, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def on_stop() -> None:
+        (at_once if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, changed.set)
+    warn(loaded)
+    start: Callable[[Loaded], AbstractAsyncContextManager[Service]]
+    start = supervised if loaded.settings.server.workers > 1 else running
+    async with start(loaded) as service:
+        reloading = asyncio.create_task(_reload_on(changed, service, reread))
+        await stop.wait()
+        await _ended(reloading)
+        server = service.loaded.settings.server
+        _log.info("draining", extra={"seconds": server.drain_delay})
+        draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
+        hurried = asyncio.create_task(at_once.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await _ended(draining, hurried)
+        service.cut_all()
+    _log.info("stopped")
+
+
+async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[[], Loaded]) -> None:
+    reload = Reload(service.loaded, reread, service.reload, service.metrics)
+    while True:
+        await changed.wait()
+        changed.clear()
+        await reload()
+        logs.configure(service.loaded.settings.logging.level)
+
+
+async def _ended(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

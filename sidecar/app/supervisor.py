@@ -1,0 +1,278 @@
+"""Several worker processes as one service: one address, one set of metrics, one configuration.
+
+The supervisor holds the listening sockets, a share for each worker, and the operations listener. It answers no caller:
+a connection that a worker dies with is lost, one that nobody has accepted yet is not.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from sidecar import __version__
+from sidecar.admin.health import together
+from sidecar.app.running import listening_for_operators
+from sidecar.app.totals import Totals, families, value_of
+from sidecar.app.worker_process import WorkerProcess
+from sidecar.config.load import Loaded
+from sidecar.config.show import as_json
+from sidecar.errors import Misconfigured, Problem, SidecarError, Unavailable
+from sidecar.metrics import Metrics
+from sidecar.tokens.assertion import AssertionKey, new_assertion_key
+from sidecar.web.listeners import close_after, open_shared_sockets
+
+_log = logging.getLogger("sidecar.supervisor")
+_START_SECONDS = 60.0
+_PREPARE_SECONDS = 60.0
+_STATE_SECONDS = 2.0
+_OBEY_SECONDS = 5.0
+_END_SECONDS = 15.0
+_YOUNG_SECONDS = 10.0
+"""A worker that ends younger than this would end again at once: the next one has to wait."""
+_BACK_OFF = (0.5, 30.0)
+_MEMORY = "process_resident_memory_bytes"
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The place of one worker. ``process`` is there while it answers callers."""
+
+    number: int
+    process: WorkerProcess | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Supervisor:
+    """Keeps ``server.workers`` processes at work. Made by :func:`supervised`."""
+
+    def __init__(self, loaded: Loaded, listeners: Sequence[Sequence[socket.socket]]) -> None:
+        """``listeners`` are the sockets of each worker on the public address."""
+        self.loaded = loaded
+        self.metrics = Metrics()
+        self._listeners = listeners
+        self._assertion_key: AssertionKey = new_assertion_key()
+        self._slots = [_Slot(number) for number in range(loaded.settings.server.workers)]
+        self._totals = Totals(self.metrics.across)
+        self._acceptors: dict[int, WorkerProcess] = {}
+        self._dealing = asyncio.Lock()
+        # held while workers change their configuration, and while one begins to answer
+        self._changing = asyncio.Lock()
+        self._draining = False
+        self._keepers: list[asyncio.Task[None]] = []
+        self._processes: set[WorkerProcess] = set()
+        self.metrics.watch(self.metrics.workers, lambda: len(self._working()))
+
+    async def start(self) -> None:
+        """Return once every worker answers, or has ended trying.
+
+        Raises Misconfigured or Unavailable as the first of them that cannot be built does.
+        """
+        self._keepers = [asyncio.create_task(self._keep(slot), name=f"worker {slot.number}") for slot in self._slots]
+        all_begun = asyncio.create_task(self._all_begun())
+        await asyncio.wait({all_begun, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
+        all_begun.cancel()
+        for keeper in self._keepers:
+            if keeper.done():
+                keeper.result()
+
+    async def reload(self, loaded: Loaded) -> None:
+        """Let every worker work by ``loaded``, or none.
+
+        Raises Misconfigured and Unavailable as the first that cannot, and nothing has changed then.
+        """
+        async with self._changing:
+            workers = self._working()
+            calls = (worker.call("prepare", loaded, within=_PREPARE_SECONDS) for worker in workers)
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            if failures or not workers:
+                calls = (worker.call("discard", within=_STATE_SECONDS) for worker in workers)
+                await asyncio.gather(*calls, return_exceptions=True)
+                raise _why(failures)
+            self.loaded = loaded
+            await asyncio.gather(*(_must(worker, "take_up") for worker in workers))
+
+    async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
+        """See :meth:`sidecar.app.running.Sidecar.drain`; every worker does so."""
+        self._draining = True
+        await self._cease_keeping()
+        within = delay + timeout + _END_SECONDS
+        calls = (worker.call("drain", delay, timeout, within=within) for worker in self._working())
+        await asyncio.gather(close_after(delay, self._listeners), *calls, return_exceptions=True)
+
+    def cut_all(self) -> None:
+        """End every worker, and with it its connections."""
+        for process in self._processes:
+            process.release()
+
+    async def aclose(self) -> None:
+        """End every worker and wait for it; one that does not end is killed."""
+        await self._cease_keeping()
+        self.cut_all()
+        ends = [asyncio.create_task(process.ended()) for process in self._processes]
+        if ends:
+            await asyncio.wait(ends, timeout=_END_SECONDS)
+            for process in self._processes:
+                process.kill()
+            await asyncio.wait(ends)
+        await close_after(0, self._listeners)
+
+    async def readiness(self) -> tuple[bool, dict[str, object]]:
+        """See :class:`sidecar.admin.routes.Operations`.
+
+        Ready means: every worker has begun, some answer callers, and all who do are ready. One that has ended is not
+        missed: its callers go to the others.
+        """
+        reports = await asyncio.gather(*(_report(slot.process) for slot in self._slots))
+        all_begun = all(slot.started.is_set() for slot in self._slots)
+        return together(reports, is_complete=all_begun, is_draining=self._draining)
+
+    async def scrape(self) -> CollectorRegistry:
+        """See :class:`sidecar.admin.routes.Operations`. Of a worker that does not answer, what it last said counts."""
+        looks = asyncio.gather(*map(_look, self._working()))
+        self.metrics.ready.set((await self.readiness())[0])
+        await looks
+        # from here on without waiting: no worker may end between being counted as alive and as ended
+        self.metrics.worker_memory.clear()
+        for slot in self._slots:
+            if slot.process is not None:
+                memory = value_of(slot.process.last, _MEMORY)
+                self.metrics.worker_memory.labels(str(slot.number)).set(memory)
+        return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._working()])
+
+    def configuration(self) -> Any:
+        """See :class:`sidecar.admin.routes.Operations`."""
+        return as_json(self.loaded)
+
+    async def _all_begun(self) -> None:
+        for slot in self._slots:
+            await slot.started.wait()
+
+    def _working(self) -> list[WorkerProcess]:
+        return [slot.process for slot in self._slots if slot.process is not None]
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Start the worker of ``slot``, and another whenever it has ended.
+
+        Raises SidecarError when the very first does not start.
+        """
+        deaths = 0
+        while True:
+            begun = monotonic()
+            process = await WorkerProcess.spawn(slot.number, self._listeners)
+            self._processes.add(process)
+            try:
+                await self._begin(slot, process)
+            except SidecarError as error:
+                process.kill()
+                if not slot.started.is_set():
+                    raise
+                _log.error("a worker does not start", extra={"of": slot.number, "detail": str(error)})
+            code = await process.ended()
+            slot.process = None
+            self._processes.discard(process)
+            self._totals.end(process.last)
+            await self._deal_out()
+            self.metrics.worker_deaths.inc()
+            deaths = deaths + 1 if monotonic() - begun < _YOUNG_SECONDS else 0
+            pause = min(_BACK_OFF[0] * 2.0 ** min(deaths - 1, 10), _BACK_OFF[1]) if deaths else 0.0
+            _log.error(
+                "a worker has ended", extra={"of": slot.number, "pid": process.pid, "code": code, "pause": pause}
+            )
+            await asyncio.sleep(pause)
+
+    async def _begin(self, slot: _Slot, process: WorkerProcess) -> None:
+        """Let ``process`` answer callers by the configuration in force. Raises SidecarError."""
+        loaded, is_patient = self.loaded, slot.started.is_set()
+        await process.call("start", loaded, self._assertion_key, is_patient, within=_START_SECONDS)
+        async with self._changing:
+            if self.loaded is not loaded:
+                await process.call("prepare", self.loaded, within=_PREPARE_SECONDS)
+                await process.call("take_up", within=_OBEY_SECONDS)
+            slot.process = process
+        await self._deal_out()
+        slot.started.set()
+
+    async def _deal_out(self) -> None:
+        """Let each worker accept its own callers, and for one that is not there the next that is.
+
+        Its sockets stay open here: who waits to be accepted loses nothing but moments.
+        """
+        async with self._dealing:
+            count = len(self._slots)
+            for share in range(count):
+                by_turns = (self._slots[(share + further) % count].process for further in range(count))
+                wanted = next((process for process in by_turns if process is not None), None)
+                present = self._acceptors.pop(share, None)
+                if wanted is None:
+                    continue
+                self._acceptors[share] = wanted
+                if wanted is present:
+                    continue
+                await _must(wanted, "accept", share)
+                if present is not None:
+                    await _must(present, "cease", share)
+
+    async def _cease_keeping(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+
+async def _report(process: WorkerProcess | None) -> dict[str, object] | None:
+    """The health report of ``process``, with its id; None when there is no such worker."""
+    if process is None:
+        return None
+    try:
+        report = await process.call("readiness", within=_STATE_SECONDS)
+    except SidecarError:
+        report = {"ready": False, "failing": ["does not answer"], "parts": {}}
+    return {**report, "pid": process.pid}
+
+
+async def _must(process: WorkerProcess, name: str, *arguments: object) -> None:
+    """Let ``process`` do what it cannot refuse; where it does not, another one shall take its place."""
+    try:
+        await process.call(name, *arguments, within=_OBEY_SECONDS)
+    except SidecarError:
+        process.kill()
+
+
+async def _look(process: WorkerProcess) -> None:
+    """Ask ``process`` for its metrics."""
+    with suppress(SidecarError):
+        process.last = await process.call("metrics", within=_STATE_SECONDS)
+
+
+def _why(failures: Sequence[BaseException]) -> BaseException:
+    """The reason that says most."""
+    for failure in failures:
+        if isinstance(failure, Misconfigured | Unavailable):
+            return failure
+    detail = str(failures[0]) if failures else "no worker is at work"
+    return Misconfigured([Problem("server.workers", detail)])
+
+
+@asynccontextmanager
+async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
+    """All workers and the operations listener up while the context lasts.
+
+    Raises Misconfigured when the configuration cannot be served, and other SidecarErrors when a worker does not start.
+    """
+    server = loaded.settings.server
+    listeners = open_shared_sockets(server.listen, "server.listen", server.workers)
+    supervisor = Supervisor(loaded, listeners)
+    try:
+        async with listening_for_operators(supervisor, server.admin_listen, supervisor.metrics):
+            await supervisor.start()
+            extra = {"version": __version__, "public": server.listen, "admin": server.admin_listen}
+            _log.info("listening", extra={**extra, "workers": server.workers})
+            yield supervisor
+    finally:
+        await supervisor.aclose()

@@ -1,0 +1,118 @@
+"""One set of metrics out of several processes': counters add up, and each gauge has a rule."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from sidecar.metrics import Across
+
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+Family = Sequence[Any]
+"""Name, type, text, and samples as ``[name, labels, value]``: what JSON can carry."""
+
+# the process collector's; every process has its own
+_OF_PROCESSES: Mapping[str, Across] = {
+    "process_virtual_memory_bytes": Across.SUM,
+    "process_resident_memory_bytes": Across.SUM,
+    "process_open_fds": Across.SUM,
+    "process_start_time_seconds": Across.MIN,
+    "process_max_fds": Across.MIN,
+}
+
+
+def families(registry: CollectorRegistry) -> list[Family]:
+    """Every metric of ``registry`` as it stands now."""
+    return [
+        [metric.name, metric.type, metric.documentation, [[s.name, dict(s.labels), s.value] for s in metric.samples]]
+        for metric in registry.collect()
+    ]
+
+
+def value_of(found: Iterable[Family], sample: str) -> float:
+    """The value of a sample without labels; 0 while there is none."""
+    return next((value for family in found for name, labels, value in family[3] if name == sample), 0.0)
+
+
+class Totals:
+    """Adds processes up. ``across`` gives the rule of each gauge.
+
+    What a process had counted when it ended is kept, so that no total ever falls.
+    """
+
+    def __init__(self, across: Mapping[str, Across]) -> None:
+        self._across = {**across, **_OF_PROCESSES}
+        self._ended: dict[str, dict[_Key, float]] = {}
+
+    def end(self, last: Iterable[Family]) -> None:
+        """A process is gone, and these were its last words."""
+        for name, kind, _, samples in last:
+            if kind != "gauge":
+                _add(self._ended.setdefault(name, {}), samples)
+
+    def registry(self, own: Iterable[Family], workers: Sequence[Iterable[Family]]) -> CollectorRegistry:
+        """All of them as one, in the order of ``own``, the supervisor's, which knows every metric."""
+        by_name = [{family[0]: family[3] for family in worker} for worker in workers]
+        metrics = [self._total(family, [samples.get(family[0], ()) for samples in by_name]) for family in own]
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(metrics))
+        return registry
+
+    def _total(self, own: Family, workers: Sequence[Iterable[Any]]) -> Metric:
+        name, kind, text, samples = own
+        if kind == "gauge":
+            rule = self._across.get(name, Across.MAX)
+            if rule is Across.SUPERVISOR:
+                workers = [samples]
+            elif name in _OF_PROCESSES:
+                workers = [samples, *workers]
+            found = _gauges(workers, rule)
+        else:
+            found = dict(self._ended.get(name, {}))
+            for some in (samples, *workers):
+                _add(found, some)
+        metric = Metric(name, text, kind)
+        for (sample, labels), value in found.items():
+            metric.add_sample(sample, dict(labels), value)
+        return metric
+
+
+def _add(totals: dict[_Key, float], samples: Iterable[Any]) -> None:
+    for name, labels, value in samples:
+        key = (name, tuple(labels.items()))
+        totals[key] = totals.get(key, 0.0) + value
+
+
+def _gauges(processes: Iterable[Iterable[Any]], rule: Across) -> dict[_Key, float]:
+    values: dict[_Key, list[float]] = {}
+    for samples in processes:
+        for name, labels, value in samples:
+            values.setdefault((name, tuple(labels.items())), []).append(value)
+    return {key: _together([value for value in found if not math.isnan(value)], rule) for key, found in values.items()}
+
+
+def _together(values: Sequence[float], rule: Across) -> float:
+    """NaN stands for "there is none", and counts only where nobody has one."""
+    if not values:
+        return math.nan
+    if rule is Across.SUM:
+        return sum(values)
+    return min(values) if rule is Across.MIN else max(values)
+
+
+class _Snapshot(Collector):
+    """These metrics."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Sequence[Metric]:
+        """What it has."""
+        return self._metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """The samples."""
+        yield from self._metrics

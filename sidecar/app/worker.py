@@ -1,0 +1,165 @@
+"""One worker: a sidecar without an operations listener of its own, led by the supervisor that has started it.
+
+Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.handover`'s form; the answers are
+JSON, so that whoever should come to rule a worker rules no more than that. When the socket ends, so does the worker.
+"""
+
+import asyncio
+import gc
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from itertools import chain
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from sidecar import logs
+from sidecar.app.assembly import Parts
+from sidecar.app.frames import frame, read_frame
+from sidecar.app.ground import Ground
+from sidecar.app.handover import unpacked
+from sidecar.app.running import Sidecar, assembled
+from sidecar.app.totals import families
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
+from sidecar.errors import Misconfigured, Unavailable
+from sidecar.logs import places
+from sidecar.metrics import Metrics
+from sidecar.tokens.assertion import AssertionKey
+from sidecar.web.listeners import close_after
+
+_log = logging.getLogger("sidecar.worker")
+
+
+class Worker:
+    """Does what it is asked; each public coroutine is a call that the supervisor may make."""
+
+    def __init__(self, number: int, listeners: Sequence[Sequence[socket.socket]]) -> None:
+        self._number = number
+        self._listeners = listeners
+        self._sites: dict[int, list[web.BaseSite]] = {}
+        self._stack = AsyncExitStack()
+        self._sidecar: Sidecar | None = None
+        self._prepared: Parts | None = None
+
+    async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
+        """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
+        self._configure_logs(loaded)
+        ground = Ground(Metrics(), SystemClock(), assertion_key=assertion_key)
+        self._sidecar = await self._stack.enter_async_context(assembled(loaded, ground))
+        if is_patient:
+            await self._sidecar.settled()
+
+    async def accept(self, share: int) -> None:
+        """Answer the callers who are dealt out to the worker ``share``: itself, or one that is not there."""
+        listeners = [listener.dup() for listener in self._listeners[share]]
+        self._sites[share] = await self._running.accept(listeners)
+
+    async def cease(self, share: int) -> None:
+        """Leave them to others. Who has been accepted stays."""
+        for site in self._sites.pop(share):
+            await site.stop()
+
+    async def readiness(self) -> dict[str, object]:
+        """The health report."""
+        return (await self._running.readiness())[1]
+
+    async def metrics(self) -> list[Any]:
+        """Every metric of this process."""
+        return families(self._running.metrics.registry)
+
+    async def prepare(self, loaded: Loaded) -> None:
+        """Build what may take the place of the present configuration. Raises Misconfigured and Unavailable."""
+        self._prepared = await self._running.prepare(loaded)
+
+    async def take_up(self) -> None:
+        """Put in force what was prepared."""
+        parts, self._prepared = self._prepared, None
+        assert parts is not None  # noqa: S101 - asked after prepare only
+        self._running.take_up(parts)
+        self._configure_logs(parts.loaded)
+
+    async def discard(self) -> None:
+        """Close what was prepared."""
+        parts, self._prepared = self._prepared, None
+        if parts is not None:
+            await parts.stack.aclose()
+
+    async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
+        """See :meth:`sidecar.app.running.Sidecar.drain`."""
+        await asyncio.gather(close_after(delay, self._listeners), self._running.drain(delay, timeout))
+
+    async def aclose(self) -> None:
+        """Cut what is left, and close everything."""
+        if self._sidecar is not None:
+            self._sidecar.cut_all()
+        await self.discard()
+        await self._stack.aclose()
+
+    @property
+    def _running(self) -> Sidecar:
+        assert self._sidecar is not None  # noqa: S101 - asked after start only
+        return self._sidecar
+
+    def _configure_logs(self, loaded: Loaded) -> None:
+        logs.configure(loaded.settings.logging.level, worker=self._number)
+
+
+async def _answer(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+    """How the call ``name`` ended, as JSON can carry it."""
+    try:
+        return {"value": await getattr(worker, name)(*arguments)}
+    except Misconfigured as error:
+        return {"problems": [[p.path, p.message, p.file, p.line, p.fatal] for p in error.problems]}
+    except Unavailable as error:
+        return {"unavailable": [error.cause.value, error.detail]}
+    except Exception as error:  # noqa: BLE001 - the supervisor decides what becomes of a worker that has a fault
+        _log.error("fault in a worker", extra={"error": type(error).__name__, "places": places(error)})
+        return {"fault": type(error).__name__}
+
+
+async def _work(worker: Worker, control: socket.socket) -> None:
+    gc.freeze()  # as :func:`sidecar.app.serve.serve` does
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+
+    async def do(number: int, name: str, arguments: Sequence[Any]) -> None:
+        answer = await _answer(worker, name, arguments)
+        writer.write(frame(json.dumps([number, answer]).encode()))
+
+    tasks: set[asyncio.Task[None]] = set()
+    while (message := await read_frame(reader)) is not None:
+        task = asyncio.create_task(do(*unpacked(message)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await worker.aclose()
+    writer.close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run worker number ``arguments[0]``, led by the socket ``arguments[1]``.
+
+    The rest are the public listener's sockets, those of each worker separated by commas.
+    """
+    # a terminal and a service manager tell every process; what it means, the supervisor tells
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    own, control, *shares = arguments
+    numbers = [share.split(",") for share in shares]
+    # one object for each: the shares of a unix address are the same, and two would close it twice
+    listeners = {number: socket.socket(fileno=int(number)) for number in {*chain.from_iterable(numbers)}}
+    worker = Worker(int(own), [[listeners[number] for number in share] for share in numbers])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_work(worker, socket.socket(fileno=int(control))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
