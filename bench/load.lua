@@ -1,9 +1,12 @@
--- One request per token, in file order, round and round. Arguments: token file, path.
+-- One request per token, in file order, round and round. Arguments: token file, path, and how many milliseconds a
+-- connection waits before its next request (0: none).
 -- wrk itself counts every answer of 400 and above; done() prints what was measured as one line of JSON.
 local requests = {}
 local position = 0
+local pause = 0
 
 function init(arguments)
+  pause = tonumber(arguments[3])
   for token in io.lines(arguments[1]) do
     requests[#requests + 1] = wrk.format("GET", arguments[2], {
       ["Host"] = "metadata.example.com",
@@ -19,6 +22,10 @@ end
 function request()
   position = position % #requests + 1
   return requests[position]
+end
+
+function delay()
+  return pause
 end
 
 function done(summary, latency, _)

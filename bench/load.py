@@ -10,6 +10,8 @@ from pathlib import Path
 from bench.processes import BenchError, pin
 
 CONNECTIONS = 16
+PAUSE = 0.02
+"""Seconds that a connection waits before its next request where the rate is given."""
 _SCRIPT = Path(__file__).with_name("load.lua")
 
 
@@ -30,12 +32,20 @@ def find() -> str | None:
     return shutil.which("wrk")
 
 
-def run(wrk: str, port: int, path: str, tokens: Path, seconds: float, *, core: int) -> Measured:
-    """Ask for ``path`` with every token in turn for ``seconds``. Raises BenchError when an answer was not a success."""
+def run(
+    wrk: str, port: int, path: str, tokens: Path, seconds: float, *, core: int, rate: float | None = None
+) -> Measured:
+    """Ask for ``path`` with every token in turn for ``seconds``: as fast as it goes, or ``rate`` times a second.
+
+    Raises BenchError when an answer was not a success.
+    """
     whole = max(1, round(seconds))
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
+    # With a pause as long as that, what an answer takes hardly slows the next question down.
+    connections = CONNECTIONS if rate is None else max(CONNECTIONS, round(rate * PAUSE))
+    pause = 0 if rate is None else round(connections / rate * 1000)
+    command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
     done = subprocess.run(
-        [*command, str(tokens), path],
+        [*command, str(tokens), path, str(pause)],
         check=False,
         capture_output=True,
         text=True,

@@ -95,7 +95,7 @@ class Decider:
         ruling = self._ruling(view)
         if view.credential.scheme is not Scheme.BEARER or ruling.requirements or self._chain.presented(view) != 1:
             return None
-        return self._chain.recall_standing(view)
+        return self._chain.accept_at_once(view)
 
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""

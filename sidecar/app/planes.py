@@ -145,7 +145,7 @@ def _forwarder(
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None,
-) -> Handler | None:
+) -> Forwarder | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
         return None

@@ -10,7 +10,7 @@ from sidecar.app.ground import Ground
 from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.authn.datahub_setup import DataHubSetup, datahub_setup
 from sidecar.authn.guest import GuestOptions
-from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
@@ -184,14 +184,14 @@ def _provider_issuer(
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     bound = settings.server.client_certificates != "none"
     expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
-    accept = foreign_acceptor(
+    acceptor = ForeignAcceptor(
         policy,
         provider.clock_skew,
         is_own=provider.is_own,
         bots=bots,
         bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
     )
-    return Issuer(provider.name, keys, expectations, accept)
+    return Issuer(provider.name, keys, expectations, acceptor)
 
 
 def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
@@ -216,5 +216,5 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     claims = settings.authentication_configuration.jwt_principal_claims
     policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
     tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
-    accept = own_acceptor(tokens, configuration.clock_skew)
-    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), accept)
+    acceptor = OwnAcceptor(tokens, configuration.clock_skew)
+    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)

@@ -5,6 +5,7 @@ JSON, so that whoever should come to rule a worker rules no more than that. When
 """
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -124,6 +125,7 @@ async def _answer(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[s
 
 
 async def _work(worker: Worker, control: socket.socket) -> None:
+    gc.freeze()  # as :func:`sidecar.app.serve.serve` does
     reader, writer = await asyncio.open_unix_connection(sock=control)
 
     async def do(number: int, name: str, arguments: Sequence[Any]) -> None:

@@ -7,7 +7,7 @@ exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential d
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sidecar.clock import Clock
 from sidecar.config.providers import Provider
@@ -95,6 +95,14 @@ class Authenticator(Protocol):
 
     async def authenticate(self, view: RequestView) -> Outcome:
         """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """What an authenticator may be besides: able to tell at once of most credentials that are new to it."""
+
+    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
+        """Who it is, or that it is nothing to this one; None: :meth:`Authenticator.authenticate` has to say."""
 
 
 @dataclass(frozen=True, slots=True)

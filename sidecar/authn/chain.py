@@ -8,7 +8,7 @@ a broken one is accepted for a moment only: once it is back, it has to be asked.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from sidecar.authn.base import Accepted, Authenticator, Gate, Rejected
+from sidecar.authn.base import Abstained, Accepted, Authenticator, Gate, Prompt, Rejected
 from sidecar.clock import Clock, SystemClock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestView, Scheme
@@ -54,6 +54,11 @@ class Chain:
         self._skippable = frozenset(skippable)
         self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
+        self._prompt: list[Prompt] = []
+        for authenticator in authenticators:
+            if not isinstance(authenticator, Prompt):
+                break
+            self._prompt.append(authenticator)
         self._gates = tuple(gates)
         self._outcomes = metrics.authentications
 
@@ -77,12 +82,25 @@ class Chain:
                 return self._gated(accepted, view)
         return None
 
-    def recall_standing(self, view: RequestView) -> Accepted | None:
-        """The same, but only when the credential still stands; what does not is left, uncounted, to be asked."""
+    def accept_at_once(self, view: RequestView) -> Accepted | None:
+        """The same, but only who may pass, also on a credential that can be verified without waiting.
+
+        Whatever else it is, is left, uncounted, to be asked.
+        """
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                return self._counted(accepted) if self._obstacle(accepted, view) is None else None
+                break
+        else:
+            accepted = self._meet(view)
+        return None if accepted is None or self._obstacle(accepted, view) is not None else self._counted(accepted)
+
+    def _meet(self, view: RequestView) -> Accepted | None:
+        """Who presents a new credential, if those that come first can tell: nobody may be asked out of turn."""
+        for authenticator in self._prompt:
+            outcome = authenticator.authenticate_at_once(view)
+            if not isinstance(outcome, Abstained):
+                return outcome
         return None
 
     async def authenticate(self, view: RequestView) -> Accepted | Denied:

@@ -1,8 +1,9 @@
 """Bearer JWTs, of providers and of the own issuer. Every issuer has its own keys: one's key is nothing to another."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.bot_check import BotTokenCheck
@@ -11,73 +12,96 @@ from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestView, Scheme
-from sidecar.keys.keyset import KeySource
+from sidecar.keys.keyset import KeySource, VerificationKey
 from sidecar.store.deny_list import Facts, facts_of
 from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
 
-Accept = Callable[[Unverified, VerifiedClaims], Awaitable[Accepted]]
+
+class Acceptor(Protocol):
+    """Makes verified claims into an accepted caller."""
+
+    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        """The caller. Raises Refused for a bad principal or record, Unavailable when a record cannot be looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One issuer: whose keys, which expectations, and how verified claims become an accepted caller.
-
-    ``accept`` raises Refused for a bad principal or record, Unavailable when a record cannot be looked up.
-    """
+    """One issuer: whose keys, which expectations, and how verified claims become an accepted caller."""
 
     name: str
     keys: KeySource
     expectations: Expectations
-    accept: Accept
+    acceptor: Acceptor
 
 
-def foreign_acceptor(
-    policy: PrincipalPolicy,
-    leeway: float,
-    *,
-    is_own: bool = False,
-    bots: BotTokenCheck | None = None,
-    bots_may_impersonate: bool = False,
-) -> Accept:
+class ForeignAcceptor:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
-    ``is_own``: the provider is the metadata server itself, whose tokens count as the own issuer's. ``bots`` says
-    whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind says which of
-    them may.
+    ``leeway`` is in seconds. ``is_own``: the provider is the metadata server itself, whose tokens count as the own
+    issuer's. ``bots`` says whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind
+    says which of them may.
     """
 
-    async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
-        actor = make_actor(verified.claims, policy)
-        if actor.is_bot and bots_may_impersonate:
-            actor = replace(actor, may_impersonate=True)
-        accepted = _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=is_own)
-        if bots is not None and actor.is_bot:
-            accepted.ask_again_at = await bots.confirm(token.text, actor.id)
+    def __init__(
+        self,
+        policy: PrincipalPolicy,
+        leeway: float,
+        *,
+        is_own: bool = False,
+        bots: BotTokenCheck | None = None,
+        bots_may_impersonate: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._leeway = leeway
+        self._is_own = is_own
+        self._bots = bots
+        self._bots_may_impersonate = bots_may_impersonate
+
+    def accept_at_once(self, token: Unverified, verified: VerifiedClaims) -> Accepted | None:
+        """The caller; None for a bot that has to be asked about. Raises Refused for a bad principal."""
+        accepted = self._made(token, verified)
+        return None if self._bots is not None and accepted.actor.is_bot else accepted
+
+    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        """The caller. Raises as :class:`Acceptor` says."""
+        accepted = self._made(token, verified)
+        if self._bots is not None and accepted.actor.is_bot:
+            accepted.ask_again_at = await self._bots.confirm(token.text, accepted.actor.id)
         return accepted
 
-    return accept
+    def _made(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        actor = make_actor(verified.claims, self._policy)
+        if actor.is_bot and self._bots_may_impersonate:
+            actor = replace(actor, may_impersonate=True)
+        return _accepted(verified, actor, self._leeway, facts=_facts(token, actor), is_own=self._is_own)
 
 
-def own_acceptor(tokens: OwnTokens, leeway: float) -> Accept:
-    """Accepts own tokens: the Actor follows from the record."""
+class OwnAcceptor:
+    """Accepts own tokens: the Actor follows from the record. ``leeway`` is in seconds."""
 
-    async def accept(token: Unverified, verified: VerifiedClaims) -> Accepted:
-        identity = await tokens.identify(verified, token.text)
+    def __init__(self, tokens: OwnTokens, leeway: float) -> None:
+        self._tokens = tokens
+        self._leeway = leeway
+
+    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        """The caller. Raises as :class:`Acceptor` says."""
+        identity = await self._tokens.identify(verified, token.text)
         actor, record = identity.actor, identity.record
         if record is None:
-            return _accepted(verified, actor, leeway, facts=_facts(token, actor), is_own=True)
+            return _accepted(verified, actor, self._leeway, facts=_facts(token, actor), is_own=True)
         facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
-        return _accepted(verified, actor, leeway, facts=facts, record_id=record.id, is_own=True)
-
-    return accept
+        return _accepted(verified, actor, self._leeway, facts=facts, record_id=record.id, is_own=True)
 
 
-def _facts(token: Unverified, actor: Actor) -> Facts:
-    """What the deny list asks about: without ``jti`` the token is known by the digest of what was signed."""
-    return facts_of(actor, "" if actor.token_id else sha256(token.signing_input).hexdigest())
+def _facts(token: Unverified, actor: Actor) -> Facts | None:
+    """What the deny list asks about beside what the Actor tells.
+
+    Without ``jti`` the token is known by the digest of what was signed.
+    """
+    return None if actor.token_id else facts_of(actor, sha256(token.signing_input).hexdigest())
 
 
 def _accepted(
@@ -85,7 +109,7 @@ def _accepted(
     actor: Actor,
     leeway: float,
     *,
-    facts: Facts,
+    facts: Facts | None,
     record_id: str | None = None,
     is_own: bool,
 ) -> Accepted:
@@ -131,6 +155,26 @@ class JwtAuthenticator:
         credential = view.credential
         return self._cache.get(credential.value, self._now()) if credential.scheme is Scheme.BEARER else None
 
+    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
+        """Accept a token not seen before whose keys are in memory. None: :meth:`authenticate` has to say."""
+        credential = view.credential
+        if credential.scheme is not Scheme.BEARER:
+            return ABSTAINED
+        generation = self._cache.generation
+        try:
+            token = parse(credential.value, self._max_token_bytes)
+            issuer = self._issuers.get(token.issuer or "", self._unbound)
+            if issuer is None or not isinstance(issuer.acceptor, ForeignAcceptor) or token.algorithm.startswith("HS"):
+                return None
+            keys = self._candidates(issuer, token)
+            accepted = issuer.acceptor.accept_at_once(token, self._verified(issuer, token, keys)) if keys else None
+        except Refused:
+            return None
+        if accepted is not None:
+            self._cache.count_miss()
+            self._cache.put(credential.value, accepted, generation)
+        return accepted
+
     async def authenticate(self, view: RequestView) -> Outcome:
         """Verify a token not seen before. Raises Unavailable when its issuer's keys or its record cannot be had."""
         if view.credential.scheme is not Scheme.BEARER:
@@ -158,17 +202,22 @@ class JwtAuthenticator:
         return accepted
 
     async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
-        if self._refuse is not None:
-            self._refuse(token)
-        expectations = issuer.expectations
-        if token.algorithm not in expectations.algorithms:
-            # Before any look-up: a token that cannot be accepted must not cause a fetch.
-            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
-        keys = issuer.keys.candidates(token.kid, token.algorithm)
+        keys = self._candidates(issuer, token)
         if not keys:
             keys = await issuer.keys.refetch(token.kid, token.algorithm)
+        return await issuer.acceptor.accept(token, self._verified(issuer, token, keys))
+
+    def _candidates(self, issuer: Issuer, token: Unverified) -> tuple[VerificationKey, ...]:
+        if self._refuse is not None:
+            self._refuse(token)
+        if token.algorithm not in issuer.expectations.algorithms:
+            # Before any look-up: a token that cannot be accepted must not cause a fetch.
+            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        return issuer.keys.candidates(token.kid, token.algorithm)
+
+    def _verified(self, issuer: Issuer, token: Unverified, keys: tuple[VerificationKey, ...]) -> VerifiedClaims:
+        expectations = issuer.expectations
         exact = issuer.keys.issuer
         if exact is not None and expectations.issuers is not None and token.issuer != exact:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
-        verified = verify(token, keys, expectations, self._now())
-        return await issuer.accept(token, verified)
+        return verify(token, keys, expectations, self._now())

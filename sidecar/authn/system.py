@@ -6,7 +6,7 @@ The same in base64 (RFC 7617) is accepted too. Both are compared in constant tim
 import re
 from binascii import Error, a2b_base64
 
-from sidecar.authn.base import ABSTAINED, Accepted, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView, Scheme
@@ -40,6 +40,10 @@ class SystemAuthenticator:
         """The system client, where it is he: nothing has to be waited for."""
         pair = _pair(view)
         return self._accepted if pair is not None and self._matches(*pair) else None
+
+    def authenticate_at_once(self, view: RequestView) -> Abstained | None:
+        """Nothing to say of other credentials than ``Basic`` ones."""
+        return ABSTAINED if _pair(view) is None else None
 
     async def authenticate(self, view: RequestView) -> Outcome:
         """Judge a ``Basic`` credential."""

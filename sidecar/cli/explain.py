@@ -76,7 +76,7 @@ class _Walk:
         _show("signature", f"good, by key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
         with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
-            accepted = await issuer.accept(token, verified)
+            accepted = await issuer.acceptor.accept(token, verified)
         _show("principal", _actor_text(accepted.actor))
         if accepted.record_id is not None:
             _show("record", f"{accepted.record_id} stands")

@@ -16,6 +16,7 @@ from sidecar.web.view import Asked
 
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
+_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Dialect(Protocol):
@@ -51,8 +52,11 @@ class Nginx:
         """The original request, from a trusted nginx."""
         headers = asked.headers
         view = _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
-        if view.target is not None and (url := _single(headers, "X-Original-URL")) is not None:
-            _, absolute, behind = url.partition("://")
+        if view.target is not None and "X-Original-URL" in headers:
+            urls = headers.getall("X-Original-URL")
+            if len(urls) > 1:
+                raise _named_twice()
+            _, absolute, behind = urls[0].partition("://")
             if absolute and f"/{behind.partition('/')[2]}" != view.target:
                 message = "The original request is named in two ways"
                 raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message=message)
@@ -87,21 +91,20 @@ def _from_headers(
 ) -> RequestView:
     if not trusted:
         return _view(headers, "", None, trusted=False)
-    method = _single(headers, method_name)
-    target = _single(headers, target_name)
+    methods, targets = headers.getall(method_name, _NONE), headers.getall(target_name, _NONE)
+    if len(methods) > 1 or len(targets) > 1:
+        raise _named_twice()
+    method, target = methods[0] if methods else None, targets[0] if targets else None
     if (method is None) != (target is None) or (target is None and must_know):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
-    if method is not None and not _METHOD.fullmatch(method):
+    if method is not None and method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
         # "delete" is no DELETE to a rule, but may be one to the service behind.
         raise Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message="The original method is not valid")
     return _view(headers, method or "", target, trusted=True)
 
 
-def _single(headers: CIMultiDictProxy[str], name: str) -> str | None:
-    values = headers.getall(name, _NONE)
-    if len(values) > 1:
-        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
-    return values[0] if values else None
+def _named_twice() -> Refused:
+    return Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
 
 
 def _view(headers: CIMultiDictProxy[str], method: str, target: str | None, *, trusted: bool) -> RequestView:

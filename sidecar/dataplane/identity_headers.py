@@ -51,7 +51,7 @@ _KEEP_MINTED = 30.0
 # Visible ASCII but the percent sign stands for itself.
 _SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
 _SAFE_IN_LIST = _SAFE.replace(",", "")
-_NEEDS_ENCODING = re.compile(r"[^\x21-\x24\x26-\x7e]")
+_PLAIN = re.compile(r"[\x21-\x24\x26-\x7e]*+").fullmatch
 
 
 def normal_name(name: str) -> str:
@@ -61,12 +61,17 @@ def normal_name(name: str) -> str:
 
 def encode_value(value: str) -> str:
     """A header value in visible ASCII: all else percent-encoded as UTF-8, the percent sign too."""
-    return quote(value, safe=_SAFE, errors="replace") if _NEEDS_ENCODING.search(value) else value
+    return value if _PLAIN(value) else quote(value, safe=_SAFE, errors="replace")
 
 
 def encode_list(values: Iterable[str]) -> str:
     """A comma-separated header value; commas inside a member are percent-encoded."""
-    return ",".join(quote(value, safe=_SAFE_IN_LIST, errors="replace") for value in values)
+    return ",".join(
+        [
+            value if _PLAIN(value) and "," not in value else quote(value, safe=_SAFE_IN_LIST, errors="replace")
+            for value in values
+        ]
+    )
 
 
 class Minter(Protocol):
@@ -161,7 +166,7 @@ class IdentityHeaders:
         minted, renew_at = self._minted(accepted) if trusted else ({}, 0.0)
         if self._assertion:
             values[ASSERTION] = ""
-        return _encode(values | minted), renew_at
+        return _encode(values | minted if minted else values), renew_at
 
     def _make_forward_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
         minted, renew_at = self._minted(accepted)
@@ -170,28 +175,22 @@ class IdentityHeaders:
 
     def _values(self, actor: Actor) -> dict[str, str]:
         name = encode_value(actor.id)
-        values = dict(
-            zip(
-                NAMES,
-                (
-                    name,
-                    encode_value(actor.email),
-                    name,
-                    encode_list(actor.groups),
-                    actor.type.value,
-                    encode_value(actor.urn),
-                    encode_value(actor.issuer),
-                    encode_value(actor.token_id),
-                ),
-                strict=True,
-            )
-        )
+        values = {
+            "X-Auth-Request-User": name,
+            "X-Auth-Request-Email": encode_value(actor.email),
+            "X-Auth-Request-Preferred-Username": name,
+            _GROUPS: encode_list(actor.groups),
+            "X-Auth-Actor-Type": actor.type.value,
+            "X-Auth-Actor-Urn": encode_value(actor.urn),
+            "X-Auth-Issuer": encode_value(actor.issuer),
+            "X-Auth-Token-Id": encode_value(actor.token_id),
+        }
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)
             if actor.borrows(self._admin_names):
                 _log.warning("anonymous for a name that is an admin's", extra={"provider": actor.provider})
                 values |= _DATAHUB_NOBODY
-        if len(_encode(values)) > self._max_bytes:
+        if _size(values) > self._max_bytes:
             values[_GROUPS] = ""
             self._blanked.inc()
             _log.warning("groups left blank: identity headers too large", extra={"provider": actor.provider})
@@ -208,4 +207,9 @@ class IdentityHeaders:
 
 
 def _encode(values: dict[str, str]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in values.items()).encode("ascii")
+    return "".join([f"{name}: {value}\r\n" for name, value in values.items()]).encode("ascii")
+
+
+def _size(values: dict[str, str]) -> int:
+    """Length of what :func:`_encode` makes of ``values``."""
+    return sum(map(len, values)) + sum(map(len, values.values())) + 4 * len(values)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sidecar.dataplane.check import CheckEndpoint
+from sidecar.dataplane.proxy.forward import Forwarder
 from sidecar.errors import Reason, Refused
 from sidecar.web.boundary import Handler
 
@@ -21,7 +22,7 @@ class PublicRoutes:
         exact: Mapping[str, tuple[str, Handler]],
         below: Mapping[str, tuple[str, Handler]],
         envoy: CheckEndpoint,
-        upstream: Handler | None,
+        upstream: Forwarder | None,
     ) -> None:
         self._exact = dict(exact)
         self._below = dict(below)
@@ -39,6 +40,12 @@ class PublicRoutes:
         if check is not None:
             return check, ""
         return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None
+
+    def find_beginner(self, target: str) -> Forwarder | None:
+        """What forwards ``target``; None for what is not the upstream's."""
+        if target.startswith(self._prefix) or target.partition("?")[0] in self._exact:
+            return None
+        return self._upstream
 
     def find(self, target: str) -> tuple[str, Handler, str]:
         """The route's name, its handler and the rest of ``target``. Raises Refused(NOT_FOUND)."""

@@ -57,4 +57,6 @@ def _member(claims: Mapping[str, Any], name: str) -> Any:
     if value is not ABSENT:
         return value
     folded = name.casefold()
-    return next((item for key, item in claims.items() if key.casefold() == folded), ABSENT)
+    if folded not in map(str.casefold, claims):
+        return ABSENT
+    return next(item for key, item in claims.items() if key.casefold() == folded)

@@ -61,7 +61,7 @@ class PrincipalPolicy:
     authenticator: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Principal:
     name: str
     email: str
@@ -127,7 +127,11 @@ def _mapped_principal(claims: Mapping[str, Any], username: ClaimPath, email: Cla
 
 
 def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
-    deciding = next((value for path in policy.principal_claims if (value := path.find(claims)) is not ABSENT), ABSENT)
+    deciding: object = ABSENT
+    for path in policy.principal_claims:
+        deciding = path.find(claims)
+        if deciding is not ABSENT:
+            break
     name, domain, address = _parts(deciding)
     if domain:
         _check_email_verified(claims)
@@ -179,14 +183,16 @@ def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
     """Rules of ``adminPrincipals``: a bare name counts only where nobody else can hand out that name."""
-    if policy.own_issuer:
-        return principal.name in policy.admin_names
+    is_named = principal.name in policy.admin_names
+    is_named_with_provider = f"{policy.provider}/{principal.name}" in policy.admin_names
+    if policy.own_issuer or not (is_named or is_named_with_provider):
+        return is_named
     at_home = principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
     if _is_named_by_address(principal, policy) and not at_home and (policy.allowed_domains or policy.principal_domain):
         return False
-    if f"{policy.provider}/{principal.name}" in policy.admin_names:
+    if is_named_with_provider:
         return True
-    if principal.name not in policy.admin_names or "/" in principal.name:
+    if "/" in principal.name:
         return False
     if not principal.email_in_token:
         return policy.flat
@@ -226,7 +232,9 @@ def _scalar_text(value: str | float) -> str:
 
 
 def _names(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
-    value = [] if path is None else path.find(claims)
+    if path is None:
+        return ()
+    value = path.find(claims)
     found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return tuple(dict.fromkeys(name for name in found[:MAX_GROUPS] if isinstance(name, str) and name))
 

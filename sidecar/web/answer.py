@@ -11,7 +11,7 @@ import time
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
 
 _STATUS_LINES: Final = {
@@ -57,10 +57,10 @@ def request_id_line(identifier: str) -> bytes:
     return b"X-Request-Id: %b\r\n" % identifier.encode("ascii")
 
 
-def connection_line(request: web.BaseRequest, keep_alive: bool) -> bytes:
+def connection_line(version: HttpVersion, keep_alive: bool) -> bytes:
     """The ``Connection`` line that this client needs to hear (RFC 9112 section 9.3)."""
     if keep_alive:
-        return b"Connection: keep-alive\r\n" if request.version == HttpVersion10 else b""
+        return b"Connection: keep-alive\r\n" if version == HttpVersion10 else b""
     return b"Connection: close\r\n"
 
 
@@ -111,7 +111,7 @@ class Answer(web.StreamResponse):
                 self._headers_block,
                 length,
                 date_line(),
-                connection_line(request, keep_alive),
+                connection_line(request.version, keep_alive),
                 b"\r\n",
                 b"" if request.method == "HEAD" else body,
             )

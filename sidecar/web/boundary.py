@@ -14,6 +14,7 @@ from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
 from sidecar.web.answer import Answer, date_line, request_id_line, status_line
+from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
 from sidecar.web.server import Connection, Peers
 from sidecar.web.view import Asked, check_framing, connection_of, id_for, request_id
@@ -31,6 +32,16 @@ class Check(Protocol):
         """The header block of its 200, or None."""
 
 
+class Beginner(Protocol):
+    """Handles requests, of which it may begin some without a task."""
+
+    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
+        """The answer, also to one that was begun and handed over."""
+
+    def begin(self, begun: Begun) -> Work | None:
+        """Begin; None: it cannot be done without waiting."""
+
+
 class Routes(Protocol):
     """Finds who answers a raw request target."""
 
@@ -39,6 +50,9 @@ class Routes(Protocol):
 
     def find_check(self, target: str) -> tuple[Check, str] | None:
         """The same for check endpoints only."""
+
+    def find_beginner(self, target: str) -> Beginner | None:
+        """The same for those that begin requests without a task. Its route is ``forward``."""
 
 
 class Serving:
@@ -107,12 +121,16 @@ class Boundary:
         started = perf_counter()
         route = "none"
         connection = connection_of(request)
-        connection.request_id = ""
-        serving = self._serving_on(connection)
-        serving.in_flight += 1
+        begun = connection.begun
+        if begun is None:
+            connection.request_id = ""
+            serving = self._serving_on(connection)
+            serving.in_flight += 1
+        else:
+            serving = begun.serving
         try:
             check_framing(request, request.raw_path)
-            if self.in_flight > serving.max_in_flight:
+            if begun is None and self.in_flight > serving.max_in_flight:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = serving.routes.find(request.raw_path)
             answer = await handler(request, rest)
@@ -123,7 +141,10 @@ class Boundary:
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
             answer = _fault(request, error, route, serving.refusals)
         finally:
-            serving.leave()
+            if connection.begun is None:
+                serving.leave()
+            else:  # nobody took it
+                connection.begun.abandon()
         if isinstance(answer, Answer):
             answer.identify(request_id(request))
         if connection.ends and not answer.prepared:
@@ -159,6 +180,7 @@ class Boundary:
         started = perf_counter()
         found = serving.routes.find_check(message.path)
         if found is None:
+            self._begin(serving, message, connection)
             return None
         try:
             check_framing(message, message.path)
@@ -175,6 +197,31 @@ class Boundary:
         count.inc()
         duration.observe(perf_counter() - started)
         return answer
+
+    def _begin(self, serving: Serving, message: RawRequestMessage, connection: Connection) -> None:
+        """Begin what :attr:`Connection.begun` then names, if it can be begun without a task."""
+        beginner = serving.routes.find_beginner(message.path)
+        if beginner is None or self.in_flight >= serving.max_in_flight:
+            return
+        connection.request_id = ""
+        begun = Begun(message, connection, serving, self._ended)
+        try:
+            check_framing(message, message.path)
+            begun.work = beginner.begin(begun)
+        except Failed:
+            return
+        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
+            return
+        if begun.work is not None:
+            connection.begun = begun
+            serving.in_flight += 1
+
+    def _ended(self, begun: Begun, status: int | None) -> None:
+        begun.serving.leave()
+        if status is not None:
+            count, duration = self._counted.get(("forward", status)) or self._learn("forward", status)
+            count.inc()
+            duration.observe(perf_counter() - begun.started)
 
     def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)

@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -24,6 +24,21 @@ _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
+
+
+class UnderWay(Protocol):
+    """A request that was begun without a task; see :class:`sidecar.web.begun.Begun`."""
+
+    serving: Any
+
+    def hand_over(self) -> None:
+        """Let aiohttp's way go on with it."""
+
+    def abandon(self) -> None:
+        """The caller is gone."""
+
+    def take(self) -> Any:
+        """What has been done so far."""
 
 
 class Peers:
@@ -55,11 +70,12 @@ class Connection(web.RequestHandler):
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
     somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
+    ``begun`` is the request that is under way without a task, or was until a moment ago.
     """
 
     __slots__ = (
-        "_answer_at_once", "_head_timer", "_parse_failure", "_peername", "body", "ends", "peer", "request_id", "server",
-        "serving", "trusted",
+        "_answer_at_once", "_head_timer", "_parse_failure", "_peername", "begun", "body", "ends", "peer", "request_id",
+        "server", "serving", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
@@ -74,6 +90,7 @@ class Connection(web.RequestHandler):
         self._peername: object = None
         self.request_id = ""
         self.body: StreamReader | None = None
+        self.begun: UnderWay | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,8 +109,10 @@ class Connection(web.RequestHandler):
         self.trusted = peers.trusts(self._peername)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Wait for nothing any more."""
+        """Wait for nothing any more, and tell who works for this caller."""
         self._head_ends()
+        if self.begun is not None:
+            self.begun.abandon()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -101,8 +120,10 @@ class Connection(web.RequestHandler):
 
         Everything else goes aiohttp's way, which costs a request object, a task and two more turns of the loop.
         """
+        if self.begun is not None:
+            self.begun.hand_over()  # answers go out in the order of their requests
         waiter, parser = self._waiter, self._parser
-        if waiter is None or waiter.done() or self._messages or parser is None or self._is_occupied():
+        if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
             # The first octets may come before aiohttp waits for them.
             (self._head_ends if self._request_count else self._head_begins)()
@@ -121,12 +142,42 @@ class Connection(web.RequestHandler):
             self._head_ends()
         if len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD:
             answer = self._answer_at_once(messages[0][0], self)
-            if answer is not None and self.transport is not None:
-                parser.message_consumed()
+            if answer is not None:
+                self.answer_begun(answer)
+                return
+            if self.begun is not None:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                self.transport.write(answer)
                 return
         self._replay(_Parsed(parsed, None), data)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing may be written any more."""
+        transport = self.transport
+        return self._close or self._force_close or transport is None or transport.is_closing()
+
+    def answer_begun(self, answer: bytes) -> None:
+        """Write the whole answer to the one request that the parser has given out."""
+        if self._parser is not None and self.transport is not None:
+            self._parser.message_consumed()
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            self.transport.write(answer)
+
+    def resume(self, message: RawRequestMessage) -> bool:
+        """Let aiohttp make a request of ``message`` now. False: the connection is about to end."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self.is_closing:
+            return False
+        self._request_count += 1
+        self._messages.append((message, EMPTY_PAYLOAD))
+        waiter.set_result(None)
+        return True
+
+    def _process_keepalive(self) -> None:
+        """aiohttp takes a connection without a task for an idle one."""
+        if self.begun is not None:
+            self.begun.hand_over()
+        super()._process_keepalive()
 
     def _head_begins(self) -> None:
         """The parser wants more: it may wait for the rest of the head, but not for ever, however it trickles in."""
@@ -153,7 +204,7 @@ class Connection(web.RequestHandler):
             or self._buffer_paused
             or self._close
             or self._force_close
-            or self.writing_paused
+            or self._paused  # aiohttp's, behind its property writing_paused
         )
 
     def _replay(self, parsed: "_Parsed", data: bytes) -> None:

@@ -202,6 +202,9 @@ class TracedRoutes:
     def find_check(self, target: str) -> None:
         """None: such an answer would have no span."""
 
+    def find_beginner(self, target: str) -> None:
+        """None: such a request would have no span."""
+
 
 class TracedDecider(Decider):
     """Tells the current request's span what it has decided."""

@@ -3,9 +3,11 @@
 import itertools
 import os
 import re
+from functools import lru_cache
 from typing import Protocol
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.hdrs import EXPECT, HOST, TRANSFER_ENCODING
 from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
@@ -33,6 +35,10 @@ class Asked(Protocol):
     def headers(self) -> CIMultiDictProxy[str]:
         """Header lines."""
 
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The same, as they were received."""
+
 
 def check_framing(asked: Asked, target: str) -> None:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
@@ -50,19 +56,24 @@ def check_framing(asked: Asked, target: str) -> None:
     if not target.startswith("/"):
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The request target is not valid")
     headers = asked.headers
-    host = headers.get("Host")
+    host = headers.get(HOST)
     if host is None:
         if version == HttpVersion11:
             raise Refused(Reason.REQUEST_INVALID, message="The request has no Host")
-    elif not _HOST.fullmatch(host):
+    elif not _is_host(host):
         raise Refused(Reason.REQUEST_INVALID, message="The Host is not valid")
-    coding = headers.get("Transfer-Encoding")
+    coding = headers.get(TRANSFER_ENCODING)
     if coding is not None:
         _check_coding(coding, version)
-    expectation = headers.get("Expect")
+    expectation = headers.get(EXPECT)
     if expectation is not None and expectation.lower() != "100-continue":
         message = "The expectation cannot be met"
         raise Refused(Reason.REQUEST_INVALID, status=417, message=message, ends_connection=True)
+
+
+@lru_cache(maxsize=128)  # a listener has few names, and all requests name one
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 def _check_coding(coding: str, version: HttpVersion) -> None:
@@ -81,22 +92,25 @@ def connection_of(request: web.BaseRequest) -> Connection:
 
 def own_view(request: web.BaseRequest) -> RequestView:
     """The picture of a request that is itself what is asked for (forward mode, the API)."""
-    headers = request.headers
-    return RequestView(
-        request.method,
-        request.raw_path,
-        headers,
-        read_credential(headers),
-        connection_of(request).trusted,
-        is_preflight(request.method, headers) if request.method == "OPTIONS" else False,
-    )
+    return view_of(request, request.raw_path, trusted=connection_of(request).trusted)
+
+
+def view_of(asked: Asked, target: str, *, trusted: bool) -> RequestView:
+    """The same of what was asked for ``target``."""
+    method, headers = asked.method, asked.headers
+    preflight = method == "OPTIONS" and is_preflight(method, headers)
+    return RequestView(method, target, headers, read_credential(headers), trusted, preflight)
 
 
 def request_id(request: web.BaseRequest) -> str:
     """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
-    connection = connection_of(request)
+    return identifier_of(request, connection_of(request))
+
+
+def identifier_of(asked: Asked, connection: Connection) -> str:
+    """The same of what is being asked on ``connection``."""
     if not connection.request_id:
-        connection.request_id = id_for(request, trusted=connection.trusted)
+        connection.request_id = id_for(asked, trusted=connection.trusted)
     return connection.request_id
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ Start = Callable[..., Awaitable[Scene]]
 def bearer(**claims: Any) -> tuple[str, str]:
     """An ``Authorization`` header with a good token; ``claims`` replace the usual ones."""
     return "Authorization", f"Bearer {forge.token(forge.claims(**claims))}"
+
+
+@asynccontextmanager
+async def plainly(scene: Scene) -> AsyncIterator[Wire]:
+    """A connection on which nothing is answered at once."""
+    server = scene.sidecar._server
+    shortcut, server.answer_at_once = server.answer_at_once, lambda _message, _connection: None
+    async with await scene.connect() as wire:
+        await eventually(lambda: any(one._answer_at_once is not shortcut for one in server.connections))
+        server.answer_at_once = shortcut
+        yield wire
 
 
 def own_keys(folder: Path) -> dict[str, Any]:

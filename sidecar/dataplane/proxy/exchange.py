@@ -13,8 +13,6 @@ from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.web.view import connection_of
 
-_MAX_HEAD_BYTES = 64 * 1024
-_READ_BUFFER = 256 * 1024
 _UPSTREAM_ERRORS = (ClientError, HttpProcessingError, OSError)
 
 
@@ -112,25 +110,27 @@ class Exchange:
         refuses. Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body; the connection is not
         usable any more then.
         """
-        connection = self._connection
-        connection.set_response_params(
-            skip_payload=is_head,
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER,
-            max_line_size=_MAX_HEAD_BYTES,
-            max_field_size=_MAX_HEAD_BYTES,
-        )
         try:
+            self._connection.expect_answer(is_head=is_head)
             if body is None:
-                self._write(head)
+                self._connection.send(head)
                 return await self._bounded_head()
             if body.is_buffered and body.length is not None:
-                self._write(head + body.request.content.read_nowait())
+                self._connection.send(head + body.request.content.read_nowait())
                 return await self._bounded_head()
             await body.announce()
-            self._write(head)
+            self._connection.send(head)
             return await self._stream(body)
+        except TimeoutError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
+        except _UPSTREAM_ERRORS as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+
+    async def resume(self, waited: float) -> ResponseHead:
+        """The same for what has been sent already, without a body, ``waited`` seconds ago."""
+        self._response_timeout = max(0.0, self._response_timeout - waited)
+        try:
+            return await self._bounded_head()
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
         except _UPSTREAM_ERRORS as error:
@@ -141,12 +141,6 @@ class Exchange:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
-
-    def _write(self, data: bytes) -> None:
-        transport = self._connection.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("closed before the request was sent")
-        transport.write(data)
 
     async def _stream(self, body: RequestBody) -> ResponseHead:
         writer = StreamWriter(self._connection, asyncio.get_running_loop())

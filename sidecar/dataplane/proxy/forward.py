@@ -1,37 +1,43 @@
 """Forward mode: authenticate, then stream the request to the service behind and its answer back."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from sidecar.access.decide import Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
-from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.heads import (
+    BODILESS,
+    LAST_CHUNK,
+    MAX_LENGTH_DIGITS,
+    AnswerHeads,
+    RequestHeads,
+    framed_body,
+    framed_piece,
+)
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
+from sidecar.dataplane.proxy.relay import Relay, Relays
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, close_soon, connection_line, reset, status_line
+from sidecar.web.answer import Sent, close_soon, reset
+from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
-from sidecar.web.server import Connection
-from sidecar.web.view import connection_of, own_view, request_id
+from sidecar.web.view import connection_of, own_view
 
-_BODILESS = frozenset({204, 304})
 _NO_ORIGIN: list[str] = []
-_LAST_CHUNK = b"0\r\n\r\n"
-# What the parser counts with ends at 20 digits.
-_MAX_LENGTH_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,12 @@ class Forwarder:
     ) -> None:
         """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
         self._decider = decider
-        self._identity_headers = identity_headers
-        self._request_headers = request_headers
-        self._answer_headers = AnswerHeaders()
+        self._request_heads = RequestHeads(
+            request_headers, identity_headers, authority=pool.endpoint.authority, public_scheme=public_scheme
+        )
+        self._answer_heads = AnswerHeads()
         self._pool = pool
+        self._relays = Relays(decider, pool, self._request_heads, self._answer_heads, metrics)
         self._refusals = refusals
         self._answers = metrics.upstream_requests
         self._duration = metrics.upstream_duration.child()
@@ -85,10 +93,13 @@ class Forwarder:
         self._origins = websocket_origins
         self._watch = watch
         self._spans = spans
-        self._scheme = public_scheme.encode("ascii")
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
+        client = connection_of(request)
+        begun = None if client.begun is None else client.begun.take()
+        if isinstance(begun, Relay):
+            return await self._keeping(begun.pool, begun.connection, self._resume(request, begun))
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="forward")
@@ -96,10 +107,24 @@ class Forwarder:
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
             self._check_origin(request)
-        head = self._head(request, verdict.accepted, body, upgrade=upgrade)
+        framing = _framing(request, body, upgrade=upgrade)
+        if self._spans is not None:
+            framing += self._spans.forward(request.method)
+        head = self._request_heads.make(request, request.raw_path, client, verdict.accepted, framing)
         connection = await self._pool.acquire()
+        exchanging = self._exchange(request, connection, head, body, verdict.accepted, upgrade=upgrade)
+        return await self._keeping(self._pool, connection, exchanging)
+
+    def begin(self, begun: Begun) -> Work | None:
+        """Forward without a task; None: it has to be done by a call. Raises as a call does."""
+        return self._relays.begin(begun)
+
+    async def _keeping(
+        self, pool: UpstreamPool, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
+    ) -> web.StreamResponse:
+        """The outcome of ``exchanging``, after which ``connection`` is back in ``pool``, or cut."""
         try:
-            return await self._exchange(request, connection, head, body, verdict.accepted, upgrade=upgrade)
+            return await exchanging
         except BaseException as failure:
             # Whatever was left unread on it must not become the answer to somebody else's request.
             connection.cut()
@@ -107,7 +132,16 @@ class Forwarder:
                 self._answers.child(str(failure.status)).inc()
             raise
         finally:
-            self._pool.release(connection)
+            pool.release(connection)
+
+    async def _resume(self, request: web.BaseRequest, relay: Relay) -> web.StreamResponse:
+        """Answer what was begun without a task."""
+        exchange = Exchange(relay.connection, response_timeout=self._limits.response_timeout)
+        answer = await exchange.resume(perf_counter() - relay.started)
+        sent = await self._answer(request, relay.connection, answer, relay.accepted, relay.started, upgrade=False)
+        if answer.message.code in BODILESS:
+            relay.connection.cut()
+        return sent
 
     async def _exchange(
         self,
@@ -128,22 +162,35 @@ class Forwarder:
             else:
                 with self._watch.watching(accepted, partial(reset, request), ends_with_token=False):
                     answer = await exchange.run(head, body, is_head=is_head)
-            self._duration.observe(perf_counter() - started)
-            code = answer.message.code
-            if self._spans is not None:
-                self._spans.answered(code)
-            if code == 101:
-                sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
-            elif 200 <= code <= 599:
-                sent = await self._relay(request, answer, accepted)
-            else:
-                raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
+            sent = await self._answer(request, connection, answer, accepted, started, upgrade=upgrade)
         finally:
             await exchange.finish()
-        self._answers.child(str(code)).inc()
         # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
-        if is_head or code in _BODILESS or not answer.request_sent:
+        if is_head or answer.message.code in BODILESS or not answer.request_sent:
             connection.cut()
+        return sent
+
+    async def _answer(
+        self,
+        request: web.BaseRequest,
+        connection: UpstreamConnection,
+        answer: ResponseHead,
+        accepted: Accepted | None,
+        started: float,
+        *,
+        upgrade: bool,
+    ) -> web.StreamResponse:
+        self._duration.observe(perf_counter() - started)
+        code = answer.message.code
+        if self._spans is not None:
+            self._spans.answered(code)
+        if code == 101:
+            sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
+        elif 200 <= code <= 599:
+            sent = await self._relay(request, answer, accepted)
+        else:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
+        self._answers.child(str(code)).inc()
         return sent
 
     def _check_origin(self, request: web.BaseRequest) -> None:
@@ -156,7 +203,7 @@ class Forwarder:
 
     def _body(self, request: web.BaseRequest) -> RequestBody | None:
         length = request.headers.get("Content-Length")
-        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
+        if length is not None and len(length) > MAX_LENGTH_DIGITS:
             raise Refused(Reason.TOO_LARGE, ends_connection=True)
         if not request.body_exists:
             return None
@@ -171,92 +218,35 @@ class Forwarder:
             awaits_continue="Expect" in request.headers and request.version == HttpVersion11,
         )
 
-    def _head(
-        self, request: web.BaseRequest, accepted: Accepted | None, body: RequestBody | None, *, upgrade: bool
-    ) -> bytes:
-        client = connection_of(request)
-        may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
-        lines = [f"{request.method} {request.raw_path} HTTP/1.1\r\n".encode("ascii")]
-        lines += self._request_headers.select(
-            request.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate
-        )
-        if "Host" not in request.headers:
-            lines.append(b"Host: %b\r\n" % self._pool.endpoint.authority)
-        lines += self._forwarding_lines(request, client)
-        lines.append(self._identity_headers.forward_block(accepted))
-        if body is None:
-            if "Content-Length" in request.headers:
-                lines.append(b"Content-Length: 0\r\n")
-        elif body.length is None:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            lines.append(b"Content-Length: %d\r\n" % body.length)
-        if upgrade:
-            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
-        if self._spans is not None:
-            lines.append(self._spans.forward(request.method))
-        lines.append(b"\r\n")
-        return b"".join(lines)
-
-    def _forwarding_lines(self, request: web.BaseRequest, client: Connection) -> list[bytes]:
-        headers = request.headers
-        peer = client.peer
-        host = headers.get("Host", "")
-        if not client.trusted:
-            text = f"X-Forwarded-For: {peer}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: "
-            return [text.encode("ascii"), self._scheme, b"\r\n", b"X-Request-Id: ", _id_of(request), b"\r\n"]
-        chain = ", ".join([*headers.getall("X-Forwarded-For", []), peer])
-        lines = [b"X-Forwarded-For: ", chain.encode("latin-1", "replace"), b"\r\nX-Request-Id: ", _id_of(request)]
-        if "X-Forwarded-Host" not in headers:
-            lines.append(f"\r\nX-Forwarded-Host: {host}".encode("ascii"))
-        if "X-Forwarded-Proto" not in headers:
-            lines += [b"\r\nX-Forwarded-Proto: ", self._scheme]
-        lines.append(b"\r\n")
-        return lines
-
     async def _relay(
         self, request: web.BaseRequest, answer: ResponseHead, accepted: Accepted | None
     ) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
-        length = message.headers.get("Content-Length")
-        if length is not None and len(length) > _MAX_LENGTH_DIGITS:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer length")
-        lines = [self._answer_head(request, message)]
-        has_body = request.method != "HEAD" and message.code not in _BODILESS
-        chunked = has_body and length is None and request.version == HttpVersion11
-        framed = chunked or not has_body or length is not None
-        keep_alive = request.keep_alive and answer.request_sent and framed and not connection_of(request).ends
-        if chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        elif length is not None and message.code != 204:
-            lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
-        lines.append(connection_line(request, keep_alive))
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if not has_body:
-            await request.writer.write(head)
+        may_stay = request.keep_alive and answer.request_sent
+        head = self._answer_heads.make(message, request, connection_of(request), may_stay=may_stay)
+        if not head.has_body:
+            await request.writer.write(head.octets)
         elif payload.is_eof() and payload.exception() is None:
-            rest = payload.read_nowait()
-            await request.writer.write(head + (_chunk(rest) + _LAST_CHUNK if chunked else rest))
+            await request.writer.write(head.octets + framed_body(payload.read_nowait(), chunked=head.chunked))
         else:
             is_events = message.headers.get("Content-Type", "").lower().startswith("text/event-stream")
             # Events end properly; half of anything else must not look like the whole.
             end = partial(close_soon, request.transport) if is_events else partial(reset, request)
             with self._watch.watching(accepted, end, ends_with_token=is_events):
-                await self._stream(request, head, payload, chunked=chunked)
-        return Sent(message.code, keep_alive=keep_alive)
+                await self._stream(request, head.octets, payload, chunked=head.chunked)
+        return Sent(message.code, keep_alive=head.keep_alive)
 
     async def _stream(self, request: web.BaseRequest, head: bytes, payload: StreamReader, *, chunked: bool) -> None:
         """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset."""
         try:
             await self._write(request, head)
             while chunk := await payload.readany():
-                await self._write(request, _chunk(chunk) if chunked else chunk)
+                await self._write(request, framed_piece(chunk, chunked=chunked))
         except (ClientError, HttpProcessingError, TimeoutError) as error:
             reset(request)
             raise ConnectionError("the answer broke off") from error
         if chunked:
-            await request.writer.write(_LAST_CHUNK)
+            await request.writer.write(LAST_CHUNK)
 
     async def _write(self, request: web.BaseRequest, data: bytes) -> None:
         """Write to a caller that may be slow, but not stand still: raises TimeoutError."""
@@ -265,15 +255,6 @@ class Forwarder:
         if writer.protocol.writing_paused:
             async with asyncio.timeout(self._limits.body_timeout):
                 await writer.drain()
-
-    def _answer_head(self, request: web.BaseRequest, message: RawResponseMessage) -> bytes:
-        """Status line and header lines, without framing."""
-        line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
-        try:
-            block = self._answer_headers.select(message.raw_headers)
-        except ValueError as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
-        return b"%b%bX-Request-Id: %b\r\n" % (line, block, _id_of(request))
 
     async def _switch(
         self,
@@ -286,7 +267,7 @@ class Forwarder:
     ) -> web.StreamResponse:
         if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
-        head = self._answer_head(request, answer.message)
+        head = self._answer_heads.unframed(answer.message, request, connection_of(request))
         await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         client, over = connection_of(request), asyncio.Event()
         self._tunnels.inc()
@@ -298,18 +279,15 @@ class Forwarder:
         return Sent(101, keep_alive=False)
 
 
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-@lru_cache(maxsize=128)
-def _own_status_line(code: int, reason: str) -> bytes:
-    text = "".join(c for c in reason if c == "\t" or " " <= c <= "~")
-    return f"HTTP/1.1 {code:03d} {text}\r\n".encode("ascii")
-
-
-def _id_of(request: web.BaseRequest) -> bytes:
-    return request_id(request).encode("ascii")
+def _framing(request: web.BaseRequest, body: RequestBody | None, *, upgrade: bool) -> bytes:
+    """The lines that frame a request and say what becomes of the connection."""
+    if body is None:
+        length = b"Content-Length: 0\r\n" if "Content-Length" in request.headers else b""
+    elif body.length is None:
+        length = b"Transfer-Encoding: chunked\r\n"
+    else:
+        length = b"Content-Length: %d\r\n" % body.length
+    return length + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" if upgrade else length
 
 
 def _wants_websocket(request: web.BaseRequest) -> bool:

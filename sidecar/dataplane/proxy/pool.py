@@ -11,10 +11,13 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 
 from sidecar.errors import Cause, Reason, UpstreamFailed
 
@@ -48,8 +51,95 @@ def endpoint_of(url: str, ca_file: str = "") -> Endpoint:
     return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls)
 
 
+MAX_HEAD_BYTES = 64 * 1024
+READ_BUFFER = 256 * 1024
+
+
+class Reader(Protocol):
+    """Who reads an answer without a task."""
+
+    def receive(self, data: bytes) -> None:
+        """The service behind has sent something."""
+
+    def lose(self) -> None:
+        """The connection is about to end."""
+
+
+class _NoFlow:
+    """In place of the connection where a parser asks for one: nothing needs to be held back of what is there whole."""
+
+    _reading_paused = False
+
+    def pause_reading(self) -> None:
+        """Nothing."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing."""
+
+
 class UpstreamConnection(ResponseHandler):
-    """One connection to the service behind."""
+    """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does."""
+
+    reader: Reader | None = None
+    _whole: HttpResponseParser | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """To the reader, else to aiohttp's parser."""
+        if self.reader is None:
+            super().data_received(data)
+        else:
+            self.reader.receive(data)
+
+    def expect_answer(self, *, is_head: bool) -> None:
+        """Let aiohttp's protocol read the answer to what is sent next; ``is_head``: it has no body (RFC 9110 9.3.2)."""
+        self.set_response_params(
+            skip_payload=is_head,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+        )
+
+    def whole_answer(self, data: bytes) -> tuple[RawResponseMessage, bytes] | None:
+        """Head and body, where ``data`` is one whole answer to another request than HEAD; None: it is anything else.
+
+        Nothing of ``data`` is kept: what is not whole is read again by :meth:`data_received`. Whatever this takes for
+        an answer, that would, for it is the same parser.
+        """
+        parser, self._whole = self._whole, None
+        if parser is None:
+            parser = HttpResponseParser(
+                _NoFlow(),  # type: ignore[arg-type] # asked for these methods only
+                self._loop,
+                READ_BUFFER,
+                payload_exception=ClientPayloadError,
+                read_until_eof=True,
+                auto_decompress=False,
+                max_line_size=MAX_HEAD_BYTES,
+                max_field_size=MAX_HEAD_BYTES,
+            )
+        try:
+            messages, upgraded, _ = parser.feed_data(data)
+        except HttpProcessingError:
+            return None
+        if len(messages) != 1 or upgraded:
+            return None
+        message, payload = messages[0]
+        if not payload.is_eof() or payload.exception() is not None:
+            return None
+        if message.should_close:
+            self.force_close()
+        else:
+            self._whole = parser  # between two answers: it can read the next one
+        return message, payload.read_nowait()
+
+    def send(self, octets: bytes) -> None:
+        """Send without waiting. Raises ConnectionResetError when nothing can be sent."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("closed before the request was sent")
+        transport.write(octets)
 
     _arrivals: "select.poll | None" = None
 
@@ -78,6 +168,8 @@ class UpstreamConnection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A reset breaks a body off, also one that only the end of the connection ends (RFC 9112 section 8)."""
+        if self.reader is not None:
+            self.reader.lose()
         payload = self._payload
         if exc is not None:
             self._break_off()
@@ -105,13 +197,18 @@ class UpstreamPool:
 
     async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
+        idle = self.take()
+        return await self._connect() if idle is None else idle
+
+    def take(self) -> UpstreamConnection | None:
+        """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
         now = monotonic()
         while self._idle:
             connection, since = self._idle.pop()
             if now - since < self._keepalive_timeout and connection.is_clean:
                 return connection
             connection.close()
-        return await self._connect()
+        return None
 
     def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose exchange is over; one that is not clean is closed."""

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from sidecar.authn.base import Accepted, Rejected
 from sidecar.authn.bot_check import BotTokenCheck
-from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor
+from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
 from sidecar.config.providers import LOGGED_IN_USER, bot_check_url
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
@@ -151,7 +151,7 @@ def authenticator(bots: BotTokenCheck, clock: HandClock, **more: bool) -> JwtAut
 
     policy = PrincipalPolicy("openmetadata", (ClaimPath("sub"),), own_issuer=True)
     expectations = Expectations(frozenset({forge.ISSUER}), frozenset({"RS256"}), require_expiry=False)
-    accept = foreign_acceptor(policy, 0, is_own=True, bots=bots, **more)
+    accept = ForeignAcceptor(policy, 0, is_own=True, bots=bots, **more)
     issuer = Issuer("openmetadata", Keys(), expectations, accept)
     cache: VerifiedCache[Accepted] = VerifiedCache(10, Metrics())
     return JwtAuthenticator(

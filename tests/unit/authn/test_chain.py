@@ -192,7 +192,7 @@ async def test_what_is_accepted_past_a_broken_member_is_recalled_for_a_moment_on
     assert isinstance(of.recall(BEARER), Accepted)
     clock.advance(5)
     assert of.recall(BEARER) is None
-    assert of.recall_standing(BEARER) is None
+    assert of.accept_at_once(BEARER) is None
     first.what = lambda: Rejected(REFUSAL)
     assert await failure(of) is REFUSAL
 

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from sidecar.authn.base import Abstained, Accepted, Rejected
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.datahub_token import DataHubTokenAuthenticator, DataHubTrust, check_shared_secrets
-from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor
+from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
 from sidecar.config.settings import AuthorizerConfiguration
 from sidecar.errors import Cause, Misconfigured, Reason, Unavailable
 from sidecar.identity.actor import ActorType
@@ -200,7 +200,7 @@ def jwt_authenticator(cache: VerifiedCache[Accepted]) -> JwtAuthenticator:
             return ()
 
     policy = PrincipalPolicy("corp", (ClaimPath("sub"),))
-    corp = Issuer("corp", Keys(), Expectations(None, frozenset({"RS256"})), foreign_acceptor(policy, 0))
+    corp = Issuer("corp", Keys(), Expectations(None, frozenset({"RS256"})), ForeignAcceptor(policy, 0))
     return JwtAuthenticator(
         {OWN_ISSUER: corp}, unbound=corp, cache=cache, clock=HandClock(NOW), max_token_bytes=16_384, refuse=None
     )

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.gates import RevocationGate
-from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor, own_acceptor
+from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
 from sidecar.errors import Cause, Reason, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
@@ -200,14 +200,14 @@ class World:
             "corp",
             self.keys,  # type: ignore[arg-type] # as far as it is asked
             Expectations(frozenset({forge.ISSUER}), algorithms),
-            foreign_acceptor(policy, 30),
+            ForeignAcceptor(policy, 30),
         )
         tokens = OwnTokens(self.mirror, replace(policy, own_issuer=True), require_record=False)
         own = Issuer(
             "own",
             self.keys,  # type: ignore[arg-type] # likewise
             Expectations(frozenset({OWN_ISSUER}), algorithms, require_expiry=False),
-            own_acceptor(tokens, 0),
+            OwnAcceptor(tokens, 0),
         )
         self.cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
         authenticator = JwtAuthenticator(

@@ -6,7 +6,7 @@ import pytest
 from multidict import CIMultiDict
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
-from sidecar.authn.jwt import Issuer, JwtAuthenticator, foreign_acceptor
+from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
@@ -49,7 +49,7 @@ OTHER = forge.public(forge.OTHER_RSA, "RS256")
 def issuer(name: str, keys: Keys, *issuers: str, audiences: tuple[str, ...] = ("meta",)) -> Issuer:
     expectations = Expectations(frozenset(issuers) or None, ALGORITHMS, frozenset(audiences))
     policy = PrincipalPolicy(name, (ClaimPath("sub"),), principal_domain="example.com", authenticator="jwt")
-    return Issuer(name, keys, expectations, foreign_acceptor(policy, 0.0))
+    return Issuer(name, keys, expectations, ForeignAcceptor(policy, 0.0))
 
 
 class World:

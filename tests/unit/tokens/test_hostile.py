@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.errors import Cause, Reason, Refused
+from sidecar.tokens import compact
 from sidecar.tokens.compact import MAX_DEPTH, parse
 from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
 from tests.support import forge
@@ -347,3 +348,29 @@ def test_size_counts_before_anything_is_read() -> None:
 def test_base64_is_decoded_exactly() -> None:
     body = base64.urlsafe_b64decode(BODY + "==")
     assert parse(GOOD, 16_384).claims == json.loads(body)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(_VALUES, st.booleans(), st.binary(max_size=3), st.integers(0, 200))
+def test_the_faster_reader_of_json_is_as_strict(value: object, ascii_only: bool, noise: bytes, place: int) -> None:
+    """What it does not leave to the slower one is the same value, of the same types, and refused by neither."""
+    document = json.dumps(value, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    for octets in (document, document[:place] + noise + document[place:], document.replace(b'"a"', b'"b"')):
+        found = compact._compact_json(octets)
+        if found is not None:
+            slowly = compact._DECODER.decode(octets.decode())
+            assert repr(found) == repr(slowly)
+
+
+@pytest.mark.parametrize(
+    "members", [b'"a":1,"a":1', b'"a":1,"a":2', b'"a":1e400', b'"a":NaN', b'"a":"\\ud800"', b'"a":1' + b"0" * 40]
+)
+def test_compact_documents_are_refused_as_others_are(members: bytes) -> None:
+    with pytest.raises(Refused):
+        compact.json_object(b"{" + members + b"}", Cause.ENCODING)

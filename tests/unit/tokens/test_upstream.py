@@ -181,10 +181,10 @@ def test_assertion_says_everything_exactly() -> None:
 def test_assertion_verifies_with_the_published_key_set() -> None:
     assertions = Assertions("meta.example.com", "up", HandClock())
     (key,) = parse_jwks(assertions.jwks).keys
-    segments = split(assertions.token_for(SAM), 16_384)
-    assert has_signed(key.key, "ES256", segments)
+    signed, _, signature = assertions.token_for(SAM).rpartition(".")
+    assert has_signed(key.key, "ES256", signed.encode(), decode_segment(signature))
     (other,) = parse_jwks(Assertions("meta.example.com", "up", HandClock()).jwks).keys
-    assert not has_signed(other.key, "ES256", segments)
+    assert not has_signed(other.key, "ES256", signed.encode(), decode_segment(signature))
     assert b'"d"' not in assertions.jwks
     assert assertions.etag.strip('"').isalnum()
     assert assertions.etag != Assertions("meta.example.com", "up", HandClock()).etag
@@ -257,7 +257,8 @@ def test_datahub_credential_is_a_session_that_gms_looks_up_nowhere(actor: Actor)
 def test_datahub_credential_is_refused_when_a_caller_presents_it() -> None:
     clock = HandClock()
     token = datahub(clock).authorization_for(SAM).partition(" ")[2]
-    assert has_signed(KEY.key, "HS256", split(token, 16_384))
+    signed, _, signature = token.rpartition(".")
+    assert has_signed(KEY.key, "HS256", signed.encode(), decode_segment(signature))
     with pytest.raises(Refused) as caught:
         verify_datahub(parse(token, 16_384), KEY, clock.now())
     assert caught.value.cause is Cause.UPSTREAM_ONLY

@@ -1,0 +1,32 @@
+"""A result as a picture for the documentation."""
+
+from pathlib import Path
+from typing import Any
+
+import pygal  # type: ignore[import-untyped]  # the package has no types
+from pygal.style import Style  # type: ignore[import-untyped]  # as above
+
+_STYLE = Style(
+    background="white", plot_background="white", colors=("#1f6feb", "#8b949e", "#d29922"), label_font_size=12
+)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write an SVG: what the sidecar answers as a multiple of each Envoy, and the line where they are equal."""
+    chart = pygal.HorizontalBar(
+        style=_STYLE,
+        title="Requests per second of processor time, as a multiple of Envoy's",
+        x_title="higher is better; 1.0 is as many as Envoy",
+        print_values=True,
+        value_formatter=lambda value: f"{value:.2f}",
+        range=(0, 2.5),
+        height=320,
+        disable_xml_declaration=True,
+        js=(),
+    )
+    found = result["ratios_per_cpu_second"]
+    chart.x_labels = list(found)
+    for contestant in ("envoy", "envoy + cache"):
+        name = "without its token cache" if contestant == "envoy" else "with its token cache"
+        chart.add(name, [others.get(contestant) for others in found.values()])
+    path.write_text(chart.render(is_unicode=True) + "\n")

@@ -1,0 +1,122 @@
+"""Message heads as they cross the proxy: the request's for the service behind, its answer's for the caller."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aiohttp import HttpVersion11
+from aiohttp.http_parser import RawResponseMessage
+
+from sidecar.authn.base import Accepted
+from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.errors import Cause, Reason, UpstreamFailed
+from sidecar.web.answer import connection_line, status_line
+from sidecar.web.server import Connection
+from sidecar.web.view import Asked, identifier_of
+
+BODILESS = frozenset({204, 304})
+# What the parser counts with ends at 20 digits.
+MAX_LENGTH_DIGITS = 18
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class RequestHeads:
+    """Makes heads for the service behind. ``authority`` is for callers that name no host."""
+
+    def __init__(
+        self, headers: RequestHeaders, identity_headers: IdentityHeaders, *, authority: bytes, public_scheme: str
+    ) -> None:
+        self._headers = headers
+        self._identity_headers = identity_headers
+        self._authority = authority
+        self._scheme = public_scheme.encode("ascii")
+
+    def make(self, asked: Asked, target: str, client: Connection, accepted: Accepted | None, framing: bytes) -> bytes:
+        """The head of what ``client`` asked for ``target``. ``framing`` are the last header lines."""
+        may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
+        lines = [f"{asked.method} {target} HTTP/1.1\r\n".encode("ascii")]
+        lines += self._headers.select(asked.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate)
+        if "Host" not in asked.headers:
+            lines.append(b"Host: %b\r\n" % self._authority)
+        lines += self._forwarding_lines(asked, client)
+        lines += (self._identity_headers.forward_block(accepted), framing, b"\r\n")
+        return b"".join(lines)
+
+    def _forwarding_lines(self, asked: Asked, client: Connection) -> list[bytes]:
+        headers = asked.headers
+        peer = client.peer
+        host = headers.get("Host", "")
+        identifier = identifier_of(asked, client).encode("ascii")
+        if not client.trusted:
+            text = f"X-Forwarded-For: {peer}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: "
+            return [text.encode("ascii"), self._scheme, b"\r\nX-Request-Id: ", identifier, b"\r\n"]
+        chain = ", ".join([*headers.getall("X-Forwarded-For", []), peer])
+        lines = [b"X-Forwarded-For: ", chain.encode("latin-1", "replace"), b"\r\nX-Request-Id: ", identifier]
+        if "X-Forwarded-Host" not in headers:
+            lines.append(f"\r\nX-Forwarded-Host: {host}".encode("ascii"))
+        if "X-Forwarded-Proto" not in headers:
+            lines += [b"\r\nX-Forwarded-Proto: ", self._scheme]
+        lines.append(b"\r\n")
+        return lines
+
+
+@dataclass(slots=True)  # not frozen: made for every answer
+class AnswerHead:
+    """The head of an answer for the caller, and how its body is framed. ``keep_alive``: another request may follow."""
+
+    octets: bytes
+    has_body: bool
+    chunked: bool
+    keep_alive: bool
+
+
+class AnswerHeads:
+    """Makes heads for callers."""
+
+    def __init__(self) -> None:
+        self._headers = AnswerHeaders()
+
+    def make(self, message: RawResponseMessage, asked: Asked, client: Connection, *, may_stay: bool) -> AnswerHead:
+        """The head of ``message`` as it answers what ``client`` asked. ``may_stay``: the connection may go on.
+
+        Raises UpstreamFailed for what must not be passed on.
+        """
+        length = message.headers.get("Content-Length")
+        if length is not None and len(length) > MAX_LENGTH_DIGITS:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer length")
+        lines = [self.unframed(message, asked, client)]
+        has_body = asked.method != "HEAD" and message.code not in BODILESS
+        chunked = has_body and length is None and asked.version == HttpVersion11
+        framed = chunked or not has_body or length is not None
+        keep_alive = may_stay and framed and not client.ends
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is not None and message.code != 204:
+            lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
+        lines += (connection_line(asked.version, keep_alive), b"\r\n")
+        return AnswerHead(b"".join(lines), has_body, chunked, keep_alive)
+
+    def unframed(self, message: RawResponseMessage, asked: Asked, client: Connection) -> bytes:
+        """Status line and header lines, without framing. Raises UpstreamFailed for what must not be passed on."""
+        line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
+        try:
+            block = self._headers.select(message.raw_headers)
+        except ValueError as error:
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
+        return b"%b%bX-Request-Id: %b\r\n" % (line, block, identifier_of(asked, client).encode("ascii"))
+
+
+@lru_cache(maxsize=128)
+def _own_status_line(code: int, reason: str) -> bytes:
+    text = "".join(c for c in reason if c == "\t" or " " <= c <= "~")
+    return f"HTTP/1.1 {code:03d} {text}\r\n".encode("ascii")
+
+
+def framed_body(body: bytes, *, chunked: bool) -> bytes:
+    """A whole body as it goes out."""
+    return framed_piece(body, chunked=chunked) + (LAST_CHUNK if chunked else b"")
+
+
+def framed_piece(piece: bytes, *, chunked: bool) -> bytes:
+    """A piece of a body as it goes out; the last chunk is no piece."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
