@@ -373,6 +373,18 @@ def test_a_swapped_link_and_a_secret_in_a_file_are_taken_up(tmp_path: Path, idp:
         assert shown["settings"]["server"]["realm"] == "two"
 
 
+def test_a_changed_file_is_enough_where_that_is_wanted(tmp_path: Path, idp: IdentityProvider) -> None:
+    """A bad one is refused once, and the next change is looked at again."""
+    with running_sidecar(tmp_path, usual(idp, server={"reloadOnChange": True})) as sidecar:
+        good = sidecar.config.read_text(encoding="utf-8")
+        sidecar.config.write_text("server: [", encoding="utf-8")
+        sidecar.process.wait_until(lambda: outcome(sidecar, "refused") == 1, within=20, what="refused")
+        sidecar.config.write_text(good.replace("reloadOnChange: true", "realm: two"), encoding="utf-8")
+        sidecar.process.wait_until(lambda: outcome(sidecar, "applied") == 1, within=20, what="applied")
+        assert 'realm="two"' in request(f"{sidecar.url}/oauth2/auth").all("WWW-Authenticate")[0]
+        assert outcome(sidecar, "refused") == 1
+
+
 def test_the_level_of_the_log_changes_too(tmp_path: Path, idp: IdentityProvider) -> None:
     with running_sidecar(tmp_path, usual(idp)) as sidecar:
         rewrite(sidecar, lambda document: document.update(logging={"level": "error"}))
