@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _APPLICATION_ID = 0x61755363
 _BUSY_SECONDS = 2.0
+_BUSY_PAUSE_SECONDS = 0.01
 _DEADLINE_SECONDS = 4.0
 
 # One entry per schema version, never edited once released: a file is brought up by those it has not seen.
@@ -217,7 +218,7 @@ class Database:
             ) from error
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             _migrate(connection, self._path)
         except sqlite3.Error as error:
@@ -229,6 +230,20 @@ class Database:
             connection.close()
             raise
         self._connection, self._opened = connection, _identity(self._path)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the file to write-ahead logging. For this SQLite does not wait for others who open a new file too."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not _kind(error).startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                raise
+            time.sleep(_BUSY_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -34,6 +34,7 @@ from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.config.store_url import StoreAddress, StoreKind, parse_store_url
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
+from sidecar.tls import client_context
 
 Command = tuple[str | bytes | int | float, ...]
 Node = tuple[str, int]
@@ -350,7 +351,7 @@ def _prefix(written: str) -> str:
 
 def _tls(settings: StoreTls) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        context = client_context(settings.ca_file)
     except (OSError, ssl.SSLError):
         raise Misconfigured([Problem("store.tls.caFile", "cannot be read as certificates")]) from None
     if settings.cert_file:

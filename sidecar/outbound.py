@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sidecar.errors import Misconfigured, Problem, SidecarError
+from sidecar.tls import client_context
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -271,13 +272,10 @@ class _GuardedResolver(AbstractResolver):
 
 def _tls(ca_file: str) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        return client_context(ca_file)
     except (OSError, ValueError) as error:
         message = f"the CA bundle cannot be used ({type(error).__name__}); name a readable PEM file"
         raise Misconfigured([Problem("keys.caFile", message)]) from error
-    if ca_file:  # from Python 3.13 on key identifiers are asked for, which private CAs such as clusters' may not have
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 def _check_head(response: aiohttp.ClientResponse, max_bytes: int, good: Sequence[int]) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sidecar"
-BASICS = ("errors", "clock", "logs", "metrics", "tally")
+BASICS = ("errors", "clock", "logs", "metrics", "tally", "tls")
 
 # Whom each part may import besides itself and the basics. A name stands for the module and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "clock": (),
     "tally": (),
+    "tls": (),
     "metrics": ("tally",),
     "logs": ("errors",),
     "identity": ("errors",),

@@ -3,6 +3,7 @@
 import asyncio
 
 _LENGTH_OCTETS = 4
+_MOST_OCTETS = 64 * 1024 * 1024
 
 
 def frame(message: bytes) -> bytes:
@@ -11,9 +12,11 @@ def frame(message: bytes) -> bytes:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message; None at the end of the stream."""
+    """The next message; None at the end of the stream. Raises ValueError for one longer than any of ours."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_OCTETS), "big")
+        if length > _MOST_OCTETS:
+            raise ValueError("too long for a message")
         return await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None

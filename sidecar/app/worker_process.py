@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from sidecar.app.frames import frame, read_frame
@@ -100,15 +101,20 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it, whatever it does."""
-        if self._process.returncode is None:
+        with suppress(ProcessLookupError):
             self._process.kill()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while (message := await read_frame(reader)) is not None:
-            number, outcome = json.loads(message)
-            answer = self._answers.get(number)
-            if answer is not None and not answer.done():
-                answer.set_result(outcome)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(WorkerFailedError("a worker is gone"))
+        """Hand out answers until there will be no more. A worker that can no longer be led is not let go on."""
+        try:
+            while (message := await read_frame(reader)) is not None:
+                number, outcome = json.loads(message)
+                answer = self._answers.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_result(outcome)
+        except (ValueError, TypeError):
+            self.kill()
+        finally:
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(WorkerFailedError("a worker is gone"))

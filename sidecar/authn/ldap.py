@@ -6,7 +6,6 @@ The library is pure Python and blocks, so it runs in a few threads of its own. N
 import asyncio
 import queue
 import re
-import ssl
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
 from sidecar.outbound import is_loopback
 from sidecar.secrets.value import Secret
+from sidecar.tls import client_context
 
 T = TypeVar("T")
 _ATTRIBUTE = r"^[A-Za-z][A-Za-z0-9;-]{0,63}$"
@@ -122,7 +122,7 @@ class Directory:
         parts = urlsplit(options.url)
         secure = parts.scheme == "ldaps"
         self._start_tls = not secure and options.tls == "verify"
-        context = ssl.create_default_context(cafile=options.ca_file or None)
+        context = client_context(options.ca_file)
 
         class StrictTls(ldap3.Tls):  # type: ignore[misc] # ldap3 has no types
             """The library's own way leaves the name in the certificate to itself, and verifies nothing by default."""

@@ -3,13 +3,13 @@
 import argparse
 import asyncio
 import logging
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
+from sidecar.cli.problems import report
 from sidecar.config.tree import printable
 from sidecar.errors import Misconfigured, Problem
 
@@ -38,9 +38,9 @@ def run_check(options: argparse.Namespace) -> int:
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
-        _report(error.problems)
+        report(error.problems)
         return 2
-    _report([*loaded.warnings, *found])
+    report([*loaded.warnings, *found])
     failed = any(problem.fatal for problem in found)
     if not failed:
         print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")
@@ -85,8 +85,3 @@ async def _bounded(probe: Probe) -> list[Problem]:
             return await probe.run()
     except TimeoutError:
         return [Problem(probe.name, f"gave no answer within {_LONGEST_PROBE:g} s")]
-
-
-def _report(problems: Iterable[Problem]) -> None:
-    for problem in problems:
-        print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)

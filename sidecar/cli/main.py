@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 from sidecar import __version__
+from sidecar.cli.problems import report
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
@@ -29,15 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     # Other commands' modules would only delay the start of this one.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    options = build_parser(named).parse_args(words)
+    options = build_parser(named).parse_args(words or ["--help"])
     # what serves has a log of its own
     log = nullcontext() if words[:1] == ["serve"] else audit_lines(sys.stderr)
     try:
         with log:
             code: int = options.run(options)
     except Misconfigured as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
+        report(error.problems)
         return 2
     except Failed as error:
         print(f"{error.message} ({error.reason}{': ' + error.detail if error.detail else ''})", file=sys.stderr)

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.decode import nearest
 from sidecar.config.finding import Finding
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys
 from sidecar.config.references import misplaced_references
@@ -23,6 +24,8 @@ from sidecar.config.urls import is_loopback, split_url
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
+# Where Actors come from besides the providers and authenticators that are listed by name.
+_OTHER_SOURCES = frozenset({"own", "system", "datahub", "guest", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -279,6 +282,27 @@ def check_references(settings: Settings) -> Iterator[Finding]:
     return misplaced_references(settings)
 
 
+def check_named_sources(settings: Settings) -> Iterator[Finding]:
+    """Rules and ``adminPrincipals`` that name a provider or authenticator which nobody has: they never match."""
+    flat, members = settings.authentication_configuration, settings.authentication.authenticators
+    named = {provider.name for provider in flat.providers}
+    named |= {member.name or member.type.rpartition(":")[2] for member in members}
+    known = {*named, *_OTHER_SOURCES}
+    wanted: list[tuple[Path, str]] = [
+        (("rules", index, "require", "providers", place), name)
+        for index, rule in enumerate(settings.rules)
+        for place, name in enumerate(rule.require.providers)
+    ]
+    for index, principal in enumerate(settings.authorizer_configuration.admin_principals):
+        if "/" in principal:
+            wanted.append((("authorizerConfiguration", "adminPrincipals", index), principal.partition("/")[0]))
+    for path, name in wanted:
+        if name not in known and not name.startswith(f"{FLAT_NAME}-"):
+            hint = nearest(name, known)
+            message = f"no provider or authenticator is called {name}{'; ' if hint else ''}{hint}"
+            yield Finding(path, message, fatal=False)
+
+
 def check_authenticators(settings: Settings) -> Iterator[Finding]:
     """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
     providers = {provider.name for provider in settings.authentication_configuration.providers}
@@ -347,6 +371,7 @@ CHECKS: tuple[Check, ...] = (
     check_claim_paths,
     check_wildcards,
     check_references,
+    check_named_sources,
     check_authenticators,
     check_patience,
     check_datahub_root,

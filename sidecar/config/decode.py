@@ -35,6 +35,17 @@ _SENTENCES: Mapping[str, str] = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }
+# What a pattern of the settings asks for, in words; a plugin's is shown as it is.
+_PATTERNS: Mapping[str, str] = {
+    r"^/": "must begin with /",
+    r"^(/[A-Za-z0-9._~-]+)+$": "must be a path such as /oauth2: letters, digits and . _ ~ -, no / at its end",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$": (
+        "must be a name of at most 63 letters, digits and . _ -, the first a letter or digit"
+    ),
+    r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$": (
+        "must be a name of at most 63 letters, digits and . _ -, the first a letter or digit"
+    ),
+}
 
 
 def problem_at(tree: Node, path: Path, message: str, *, fatal: bool = True, at: Path = ()) -> Problem:
@@ -75,10 +86,13 @@ def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) ->
         else:
             return Decoded(value, tuple(problems), frozenset(broken))
         before = len(broken)
+        known = frozenset(broken)
         for detail in details:
             path = _path_in(tree, detail["loc"])
             is_gap = detail["type"] == "missing"
-            if not any(path[: len(other)] == other for other in broken) and not _follows(detail, details):
+            # a block is not judged by what its other faults have taken out of it
+            is_known = any(path[: len(other)] == other or other[: len(path)] == path for other in known)
+            if not is_known and not _follows(detail, details):
                 problems.append(problem_at(tree, path, _sentence(detail)))
             broken.add(_removable(path[:-1] if is_gap else path))
         if len(broken) == before:  # no progress: give up on all of it, never loop
@@ -165,7 +179,7 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "less_than_equal":
         return f"must be at most {context['le']}"
     if kind == "string_pattern_mismatch":
-        return f"must match {context['pattern']}"
+        return _PATTERNS.get(context["pattern"]) or f"must match {context['pattern']}"
     return _SENTENCES.get(kind) or detail["msg"][:1].lower() + detail["msg"][1:]
 
 

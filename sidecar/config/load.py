@@ -46,7 +46,7 @@ def load(
 
     ``judge_members`` tells what is wrong with the authenticators and their options, which only it can read.
     """
-    tree, problems = _read_all(paths, environ)
+    tree, problems, is_whole = _read_all(paths, environ)
     tree, more = openmetadata.with_variables(tree, environ)
     problems += more
     tree = datahub.with_variables(tree, environ)
@@ -61,7 +61,8 @@ def load(
     problems += [
         problem_at(known, finding.path, finding.message, fatal=finding.fatal)
         for finding in findings
-        if not decoded.concerns_broken(finding.path)
+        # what the rest means without a file says nothing about what it means with it
+        if is_whole and not decoded.concerns_broken(finding.path)
     ]
     members = written_members(decoded.value.authentication, known, partial(resolve, environ=environ))
     problems += judge_members(members)
@@ -72,15 +73,17 @@ def load(
     return Loaded(decoded.value, found, members, tuple(problems), sources)
 
 
-def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
-    """All files as one tree, below it what they import."""
+def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool]:
+    """All files as one tree, below it what they import; the problems; whether every one of ``paths`` could be read."""
     tree = Block({}, Origin())
     problems: list[Problem] = []
+    is_whole = True
     for path in paths:
         try:
             document = read(path)
         except SourceError as error:
             problems.append(Problem("", error.message, path, error.line))
+            is_whole = False
             continue
         block, more = document.resolve(environ, ignore=openmetadata.IGNORED)
         problems += more
@@ -92,7 +95,7 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
             imported, more = read_import(name.value, name.origin, environ)
             problems += more
             tree = _merged(imported, tree)
-    return tree, problems
+    return tree, problems, is_whole
 
 
 def _merged(lower: Block, upper: Block) -> Block:

@@ -139,7 +139,8 @@ class UpstreamSettings(Model):
     connect_timeout: Duration = 5.0
     """Time to open a connection."""
     response_timeout: Duration = 300.0
-    """Time from the end of the request to the first byte of the answer."""
+    """Time from the end of the request to the first byte of the answer, and from one piece of its body to the next;
+    event streams may be silent for longer."""
     keepalive_timeout: Duration = 15.0
     """How long an idle connection to the service is kept; less than the service's own."""
     ca_file: Text = ""

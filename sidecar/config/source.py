@@ -11,6 +11,17 @@ from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, dotted, 
 from sidecar.errors import Problem
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+# What the parser says of the mistakes that everybody makes, and what they are.
+_MEANT: Mapping[str, str] = {
+    "'\\t'": "there is a tab; indent with spaces",
+    "<block end>": "this line is indented otherwise than those it belongs to",
+    "mapping values are not allowed": (
+        "a second colon, or a line that is indented deeper than the one above allows; put text with a colon in quotes"
+    ),
+    "could not find expected ':'": "this line, or the one above, has no colon after its name",
+    "but got '<stream end>'": "a bracket or brace is never closed",
+    "unexpected end of stream": "a quote is never closed",
+}
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 40
 _MOST_NODES = 100_000
@@ -66,7 +77,9 @@ def compose(text: str, *, bare: bool = False) -> _Raw:
         return _Composer(yaml.parse(text, yaml.SafeLoader), bare=bare).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise SourceError(f"is not YAML: {error.problem or error.context}", mark.line + 1 if mark else 0) from None
+        said = str(error.problem or error.context)
+        why = next((meant for words, meant in _MEANT.items() if words in said), said)
+        raise SourceError(f"is not YAML: {why}", mark.line + 1 if mark else 0) from None
     except yaml.reader.ReaderError as error:
         raise SourceError("holds a control character", text.count("\n", 0, error.position) + 1) from None
 

@@ -721,6 +721,34 @@ async def test_a_caller_that_stops_reading_is_cut_off(start: Start) -> None:
             await eventually(lambda: scene.sidecar._boundary.in_flight == 0)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
+async def test_an_answer_that_stalls_is_broken_off(start: Start, framing: bytes) -> None:
+    """Visibly, and its late rest is nobody's answer. Events may be silent for as long as they like."""
+    seen = asyncio.Event()
+
+    async def script(connection: UpstreamConnection) -> None:
+        request = await connection.request()
+        kind = b"text/event-stream" if request.target == "/events" else b"text/plain"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n" + framing + b"\r\n\r\n"
+        await connection.send(head + (b"4\r\nhalf\r\n" if b"chunked" in framing else b"half"))
+        await seen.wait()
+        await connection.send(b"5\r\nwhole\r\n0\r\n\r\n" if b"chunked" in framing else b"whole")
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url, upstream={"responseTimeout": "200ms"})
+        async with await scene.connect() as events, await scene.connect() as wire:
+            await events.request("/events", [bearer()])
+            head = await events.head()
+            await wire.request("/stalls", [bearer()])
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                async with asyncio.timeout(TIMEOUT):
+                    await read_body(wire.reader, await wire.head(), until_eof=True)
+            seen.set()
+            async with asyncio.timeout(TIMEOUT):
+                assert await read_body(events.reader, head, until_eof=True) == b"halfwhole"
+        await after(scene, upstream)
+
+
 async def test_an_upload_under_way_ends_in_order_when_draining(start: Start) -> None:
     async with ScriptedUpstream(upload_digest) as upstream:
         scene = await start(upstream.url)

@@ -65,6 +65,33 @@ async def test_what_is_under_way_ends_as_it_began(start: Start) -> None:
             assert (await first.ask("/x", [bearer()])).body == b"new"
 
 
+async def test_draining_waits_for_what_an_earlier_configuration_is_at(start: Start) -> None:
+    """And for no longer; the parts of that one are closed all the same."""
+    go, closed = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: UpstreamConnection) -> None:
+        await connection.request()
+        await go.wait()
+        await connection.send(naming("old"))
+        await connection.ended()
+        closed.set()
+
+    async with ScriptedUpstream(slow) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            await wire.request("/x", [bearer()])
+            await eventually(lambda: bool(upstream.requests))
+            await scene.reload(server={"realm": "other"})
+            draining = asyncio.create_task(scene.sidecar.drain(0, 60))
+            await asyncio.wait({draining}, timeout=0.1)
+            assert not draining.done()
+            go.set()
+            assert (await wire.answer()).body == b"old"
+            async with asyncio.timeout(5):
+                await draining
+                await closed.wait()
+
+
 async def test_keys_outlast_a_reload_while_their_issuer_is_away(start: Start) -> None:
     """Without a copy on disk: whatever changes of a provider but where its keys come from."""
     scene = await start(keys={"cacheDir": "/dev/null/nowhere"})

@@ -1,20 +1,26 @@
 """Loopback ports for programs that cannot be told to choose one."""
 
+import fcntl
 import itertools
 import os
+import random
 import socket
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
-# Below the range from which the kernel takes the ports of outgoing connections, and another part for each test worker.
-_FIRST, _SPAN = 15000, 2000
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0) % 8
-_offsets = itertools.cycle(range(_SPAN))
-_start = os.getpid() * 37 % _SPAN
+# Below the range from which the kernel takes the ports of outgoing connections, also with the 10,000 that a node of a
+# Redis Cluster adds for its second port.
+_FIRST, _LAST, _BLOCK = 12000, 22000, 200
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on, and that no later call in this process gives out soon."""
-    for _ in range(_SPAN):
-        port = _FIRST + _worker * _SPAN + (_start + next(_offsets)) % _SPAN
+    """A TCP port on 127.0.0.1 that nothing listens on, from a block of ports that is this process's alone.
+
+    No later call in this process gives it out soon.
+    """
+    for port in itertools.islice(_mine(), _BLOCK):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -23,6 +29,24 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no port is free")
+
+
+@cache
+def _mine() -> Iterator[int]:
+    """The ports of a block that no other run of the tests on this machine has, again and again."""
+    folder = Path(tempfile.gettempdir()) / "auth-sidecar-test-ports"
+    folder.mkdir(exist_ok=True)
+    blocks = list(range(_FIRST, _LAST, _BLOCK))
+    random.shuffle(blocks)
+    for first in blocks:
+        lock = os.open(folder / str(first), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:  # held until this process ends, however it does
+            return itertools.cycle(range(first, first + _BLOCK))
+    raise AssertionError("every block of ports is taken")
 
 
 def answers_on(port: int) -> bool:

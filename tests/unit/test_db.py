@@ -1,6 +1,7 @@
 """The SQLite file: whole transactions, several processes, clear words when it cannot be used."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -154,6 +155,17 @@ async def test_file_that_is_locked_at_the_start_is_unavailable_and_no_fault_of_t
     with pytest.raises(Unavailable):
         await Database.open(tmp_path / "s.db", Metrics())
     other.close()
+
+
+async def test_a_new_file_that_another_process_is_at_is_waited_for(tmp_path: Path) -> None:
+    """Several workers open it at once, and SQLite itself does not wait when the journal is switched."""
+    path = tmp_path / "s.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(Database.open(path, Metrics()))
+        await asyncio.wait({opening}, timeout=0.2)
+        other.execute("COMMIT")
+        await (await opening).aclose()
 
 
 async def test_full_disk_is_unavailable_and_passes(tmp_path: Path) -> None:

@@ -259,29 +259,6 @@ async def test_certificate_must_be_trusted_by_the_ca_file(tmp_path: Path, client
     await trusting.aclose()
 
 
-async def test_a_private_ca_may_lack_key_identifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From Python 3.13 on contexts ask for them, and clusters' own CAs, such as those of EKS, have none."""
-    made = ssl.create_default_context
-
-    def as_python_3_13(**options: str | None) -> ssl.SSLContext:
-        context = made(cafile=options["cafile"])
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
-        return context
-
-    authority = certificate("ca")
-    public, private = certificate("leaf", authority)
-    for name, content in (("ca", authority[0]), ("leaf", public), ("key", private)):
-        (tmp_path / f"{name}.pem").write_bytes(content)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "leaf.pem", tmp_path / "key.pem")
-    monkeypatch.setattr(ssl, "create_default_context", as_python_3_13)
-    trusting = ControlClient(ca_file=str(tmp_path / "ca.pem"))
-    async with JwksServer(tls) as server:
-        server.answers["/jwks"] = document({})
-        assert (await fetch(trusting, server.url())).body == b"{}"
-    await trusting.aclose()
-
-
 async def test_unreadable_ca_file_is_a_configuration_problem(tmp_path: Path) -> None:
     for content in (None, b"no certificate"):
         path = tmp_path / "ca.pem"

@@ -233,14 +233,27 @@ class Forwarder:
             # Events end properly; half of anything else must not look like the whole.
             end = partial(close_soon, request.transport) if is_events else partial(reset, request)
             with self._watch.watching(accepted, end, ends_with_token=is_events):
-                await self._stream(request, head.octets, payload, chunked=head.chunked)
+                # Events come when they do, and a service may still be waiting for the rest of the request.
+                pause = None if is_events or not answer.request_sent else self._limits.response_timeout
+                await self._stream(request, head.octets, payload, chunked=head.chunked, pause=pause)
         return Sent(message.code, keep_alive=head.keep_alive)
 
-    async def _stream(self, request: web.BaseRequest, head: bytes, payload: StreamReader, *, chunked: bool) -> None:
-        """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset."""
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        head: bytes,
+        payload: StreamReader,
+        *,
+        chunked: bool,
+        pause: float | None,
+    ) -> None:
+        """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset.
+
+        So does one of which nothing comes for ``pause`` seconds; None: it may stay silent.
+        """
         try:
             await self._write(request, head)
-            while chunk := await payload.readany():
+            while chunk := await _next_piece(payload, pause):
                 await self._write(request, framed_piece(chunk, chunked=chunked))
         except (ClientError, HttpProcessingError, TimeoutError) as error:
             reset(request)
@@ -277,6 +290,11 @@ class Forwarder:
         finally:
             self._tunnels.dec()
         return Sent(101, keep_alive=False)
+
+
+async def _next_piece(payload: StreamReader, pause: float | None) -> bytes:
+    async with asyncio.timeout(pause):
+        return await payload.readany()
 
 
 def _framing(request: web.BaseRequest, body: RequestBody | None, *, upgrade: bool) -> bytes:

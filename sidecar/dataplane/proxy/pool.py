@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 
 from sidecar.errors import Cause, Reason, UpstreamFailed
+from sidecar.tls import client_context
 
 _CONNECT_ERRORS = (OSError, ssl.SSLError, ssl.CertificateError)
 
@@ -47,7 +48,7 @@ def endpoint_of(url: str, ca_file: str = "") -> Endpoint:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
         raise ValueError("must be http://host:port, https://host:port or unix:/path")
-    tls = ssl.create_default_context(cafile=ca_file or None) if parts.scheme == "https" else None
+    tls = client_context(ca_file) if parts.scheme == "https" else None
     return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls)
 
 

@@ -244,3 +244,17 @@ def test_members_that_are_passed_over_too_late_are_told(check: Any, folder: Path
     chain = [member, {**member, "name": "more"}, {"type": "jwt"}]
     code, text = check({"authentication": {"authenticators": chain}}, "--offline")
     assert (code, "and server.checkDeadline is 5 s" in text) == (0, warned), text
+
+
+def test_no_command_is_answered_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "revocations" in capsys.readouterr().out
+
+
+def test_every_command_tells_warnings_from_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody whose start is refused should not have to mend what is only advice."""
+    (folder / "c.yaml").write_text("server: {lisen: x}\n")
+    assert main(["token", "list", "--config", "c.yaml"]) == 2
+    kinds = {line.partition(":")[0] for line in capsys.readouterr().err.splitlines()}
+    assert kinds == {"error", "warning"}

@@ -273,3 +273,37 @@ def test_several_broken_files_are_all_named(folder: Path) -> None:
     with pytest.raises(Misconfigured) as caught:
         load(["a.yaml", "b.yaml", "none.yaml"], {})
     assert {problem.file for problem in caught.value.problems if problem.fatal} == {"a.yaml", "b.yaml", "none.yaml"}
+
+
+def test_a_file_that_cannot_be_read_is_not_judged_by_what_is_missing(folder: Path) -> None:
+    """Nobody is told that no issuer is configured because of a tab."""
+    (folder / "a.yaml").write_text("authenticationConfiguration:\n\tproviders: []\n")
+    with pytest.raises(Misconfigured) as caught:
+        load(["a.yaml"], {})
+    assert [problem.line for problem in caught.value.problems] == [2]
+
+
+def test_a_faulty_value_is_one_problem(folder: Path) -> None:
+    """A rule whose path is wrong does not lack one besides."""
+    (folder / "a.yaml").write_text("rules: [{path: api}]\n")
+    with pytest.raises(Misconfigured) as caught:
+        load(["a.yaml"], {})
+    assert [(p.path, p.message) for p in caught.value.problems if p.fatal] == [("rules[0].path", "must begin with /")]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("rules: [{path: /x/**, require: {providers: [corq]}}]", "rules[0].require.providers[0]"),
+        (
+            "authorizerConfiguration: {adminPrincipals: [admin, corq/alice]}",
+            "authorizerConfiguration.adminPrincipals[1]",
+        ),
+    ],
+)
+def test_names_of_nobody_are_told(text: str, place: str, folder: Path) -> None:
+    """What a rule asks for and no caller can have is a slip of the pen."""
+    provider = "authenticationConfiguration: {providers: [{name: corp, issuer: 'https://i.example', audiences: [a]}]}\n"
+    told = [warning for warning in load_text(provider + text).warnings if warning.path == place]
+    assert [warning.message for warning in told] == ["no provider or authenticator is called corq; did you mean corp?"]
+    assert not [w for w in load_text(provider + text.replace("corq", "corp")).warnings if w.path == place]

@@ -65,7 +65,12 @@ def test_aliases_may_be_used_but_not_to_blow_up() -> None:
     ("text", "line", "says"),
     [
         ("a: [1\nb: 2", 2, "is not YAML"),
-        ("a: 1\n b: 2", 2, "is not YAML"),
+        ("a: [1", 1, "never closed"),
+        ('a: "1', 1, "never closed"),
+        ("a: 1\n b: 2", 2, "deeper than the one above"),
+        ("a:\n  b: 1\n c: 2", 3, "indented otherwise"),
+        ("a:\n\tb: 1", 2, "indent with spaces"),
+        ("a:\n  b\n  c: 1", 3, "no colon|second colon"),
         ("a: 1\n---\nb: 2", 2, "more than one YAML document"),
         ("a: 1\nb: \x07", 2, "control character"),
         ("a: " + "[" * 60 + "]" * 60, 1, "nested too deeply"),

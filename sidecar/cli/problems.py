@@ -1,0 +1,12 @@
+"""How every command prints what is wrong with a configuration."""
+
+import sys
+from collections.abc import Iterable
+
+from sidecar.errors import Problem
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """One line each on standard error: what must be mended, and what is advice."""
+    for problem in problems:
+        print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
