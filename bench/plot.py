@@ -21,12 +21,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
         x_title="higher is better; 1.0 is as many as Envoy",
         print_values=True,
         value_formatter=lambda value: f"{value:.2f}",
-        range=(0, 2.5),
+        range=(0, 2),
         height=320,
+        legend_at_bottom=True,
+        truncate_legend=-1,
         disable_xml_declaration=True,
         js=(),
     )
-    found = result["ratios_per_cpu_second"]
+    found = dict(reversed(result["ratios_per_cpu_second"].items()))  # drawn from the bottom up
     chart.x_labels = list(found)
     for contestant in ("envoy", "envoy + cache"):
         name = "without its token cache" if contestant == "envoy" else "with its token cache"
