@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.complete
 UV     := 0.13.9
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate
@@ -16,17 +17,22 @@ help: ## This list
 
 venv: $(STAMP) ## The virtual environment, from the lock files
 
-$(STAMP): requirements-dev.lock pyproject.toml
+# What the program itself needs: a tenth of what its tests do.
+$(RUNS): requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	touch $@
+
+$(STAMP): requirements-dev.lock $(RUNS)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
 tools: $(STAMP) ## The real proxies and providers that the interop tests run (what cannot be had is named)
 	$(BIN)/python -m tests.support.tools
 
-demo: $(STAMP) ## A sidecar with two issuers and an upstream to play with
+demo: $(RUNS) ## A sidecar with two issuers and a service behind it, with lines to paste
 	$(BIN)/sidecar demo $(ARGS)
 
 test: tools ## All tests; with CI=true the heavy ones too

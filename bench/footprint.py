@@ -21,7 +21,7 @@ _STARTS = 5
 _IMPORTS = "aiohttp.web, cryptography.x509, joserfc.jwt, orjson, prometheus_client, pydantic, uvloop, yaml"
 
 
-class _Keys:
+class KeyServer:
     """A server of the issuer's keys, in a process of its own."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -76,7 +76,7 @@ def measure(tokens: int) -> bool:
     """Print the figures. Whether the targets are met."""
     with TemporaryDirectory(prefix="auth-sidecar-bench-") as text, ExitStack() as stack:
         folder = Path(text)
-        keys = _Keys(folder, stack)
+        keys = KeyServer(folder, stack)
         port, admin_port = free_ports(2)
         settings = _configuration(folder, keys.issuer.url, port, admin_port, tokens)
         command = [sys.executable, "-m", "sidecar", "serve", "--config", str(settings)]

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -62,6 +63,10 @@ class Program:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
+
+    def spread(self, cores: Collection[int]) -> None:
+        """Let it, and every process that it starts from now on, run on all of ``cores``."""
+        os.sched_setaffinity(self._process.pid, cores)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

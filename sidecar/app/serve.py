@@ -4,8 +4,9 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol
 
 from sidecar import logs
@@ -16,6 +17,7 @@ from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 
 _log = logging.getLogger("sidecar")
+_LOOK_SECONDS = 5.0
 
 
 class Service(Protocol):
@@ -39,8 +41,11 @@ class Service(Protocol):
         """End every client connection at once."""
 
 
-async def serve(loaded: Loaded, reread: Callable[[], Loaded]) -> None:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reloads what ``reread`` reads."""
+async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str]) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once.
+
+    SIGHUP reloads what ``reread`` reads, and so does a change of ``files`` where ``server.reloadOnChange`` says so.
+    """
     gc.freeze()  # what was imported stays: no collection has to walk through it while callers wait
     stop, at_once, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -56,8 +61,9 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded]) -> None:
     start = supervised if loaded.settings.server.workers > 1 else running
     async with start(loaded) as service:
         reloading = asyncio.create_task(_reload_on(changed, service, reread))
+        watching = asyncio.create_task(_watch(files, service, changed))
         await stop.wait()
-        await _ended(reloading)
+        await _ended(reloading, watching)
         server = service.loaded.settings.server
         _log.info("draining", extra={"seconds": server.drain_delay})
         draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
@@ -75,6 +81,28 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
         changed.clear()
         await reload()
         logs.configure(service.loaded.settings.logging.level)
+
+
+async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:
+    seen = _stamps(files)
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        before, seen = seen, await asyncio.to_thread(_stamps, files)
+        if seen != before and service.loaded.settings.server.reload_on_change:
+            changed.set()
+
+
+def _stamps(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
+    """What tells changed files from unchanged ones, also behind a swapped symbolic link."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for name in files:
+        try:
+            facts = Path(name).stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
+    return stamps
 
 
 async def _ended(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:

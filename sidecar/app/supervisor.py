@@ -69,10 +69,7 @@ class Supervisor:
         self.metrics.watch(self.metrics.workers, lambda: len(self._working()))
 
     async def start(self) -> None:
-        """Return once every worker answers, or has ended trying.
-
-        Raises Misconfigured or Unavailable as the first of them that cannot be built does.
-        """
+        """Return once every worker answers callers. Raises SidecarError when one of them does not start."""
         self._keepers = [asyncio.create_task(self._keep(slot), name=f"worker {slot.number}") for slot in self._slots]
         all_begun = asyncio.create_task(self._all_begun())
         await asyncio.wait({all_begun, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
@@ -158,34 +155,43 @@ class Supervisor:
         return [slot.process for slot in self._slots if slot.process is not None]
 
     async def _keep(self, slot: _Slot) -> None:
-        """Start the worker of ``slot``, and another whenever it has ended.
+        """Have a worker at ``slot``, and another whenever it has ended.
 
         Raises SidecarError when the very first does not start.
         """
         deaths = 0
         while True:
             begun = monotonic()
-            process = await WorkerProcess.spawn(slot.number, self._listeners)
-            self._processes.add(process)
             try:
-                await self._begin(slot, process)
+                detail = f"exit code {await self._work(slot)}"
             except SidecarError as error:
-                process.kill()
                 if not slot.started.is_set():
                     raise
-                _log.error("a worker does not start", extra={"of": slot.number, "detail": str(error)})
-            code = await process.ended()
-            slot.process = None
-            self._processes.discard(process)
-            self._totals.end(process.last)
-            await self._deal_out()
+                detail = str(error)
             self.metrics.worker_deaths.inc()
             deaths = deaths + 1 if monotonic() - begun < _YOUNG_SECONDS else 0
             pause = min(_BACK_OFF[0] * 2.0 ** min(deaths - 1, 10), _BACK_OFF[1]) if deaths else 0.0
-            _log.error(
-                "a worker has ended", extra={"of": slot.number, "pid": process.pid, "code": code, "pause": pause}
-            )
+            _log.error("a worker has ended", extra={"of": slot.number, "detail": detail, "pause": pause})
             await asyncio.sleep(pause)
+
+    async def _work(self, slot: _Slot) -> int:
+        """One worker from its start to its end; its exit code. Raises SidecarError when it does not start."""
+        process = await WorkerProcess.spawn(slot.number, self._listeners)
+        self._processes.add(process)
+        failure: SidecarError | None = None
+        try:
+            await self._begin(slot, process)
+        except SidecarError as error:
+            failure = error
+            process.kill()
+        code = await process.ended()
+        slot.process = None
+        self._processes.discard(process)
+        self._totals.end(process.last)
+        await self._deal_out()
+        if failure is not None:
+            raise failure
+        return code
 
     async def _begin(self, slot: _Slot, process: WorkerProcess) -> None:
         """Let ``process`` answer callers by the configuration in force. Raises SidecarError."""

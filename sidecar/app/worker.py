@@ -46,7 +46,7 @@ class Worker:
         self._sites: dict[int, list[web.BaseSite]] = {}
         self._stack = AsyncExitStack()
         self._sidecar: Sidecar | None = None
-        self._prepared: Parts | None = None
+        self._preparing: asyncio.Task[Parts] | None = None
 
     async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
         """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
@@ -76,20 +76,27 @@ class Worker:
 
     async def prepare(self, loaded: Loaded) -> None:
         """Build what may take the place of the present configuration. Raises Misconfigured and Unavailable."""
-        self._prepared = await self._running.prepare(loaded)
+        await self.discard()
+        self._preparing = asyncio.create_task(self._running.prepare(loaded))
+        await self._preparing
 
     async def take_up(self) -> None:
         """Put in force what was prepared."""
-        parts, self._prepared = self._prepared, None
-        assert parts is not None  # noqa: S101 - asked after prepare only
+        prepared, self._preparing = self._preparing, None
+        assert prepared is not None  # noqa: S101 - asked after prepare only
+        parts = prepared.result()
         self._running.take_up(parts)
         self._configure_logs(parts.loaded)
 
     async def discard(self) -> None:
-        """Close what was prepared."""
-        parts, self._prepared = self._prepared, None
-        if parts is not None:
-            await parts.stack.aclose()
+        """Close what was prepared, or is being prepared: nothing of it may be taken for what is prepared next."""
+        preparing, self._preparing = self._preparing, None
+        if preparing is None:
+            return
+        preparing.cancel()
+        (outcome,) = await asyncio.gather(preparing, return_exceptions=True)
+        if isinstance(outcome, Parts):
+            await outcome.stack.aclose()
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
         """See :meth:`sidecar.app.running.Sidecar.drain`."""

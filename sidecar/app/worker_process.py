@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 from sidecar.app.frames import frame, read_frame
@@ -34,28 +34,21 @@ class WorkerProcess:
 
     @classmethod
     async def spawn(cls, number: int, listeners: Sequence[Sequence[socket.socket]]) -> Self:
-        """A new process that is worker ``number``; it waits to be told to start.
+        """A new process that is worker ``number``; it waits to be told to start. Raises WorkerFailedError.
 
         ``listeners`` are the sockets of each worker on the public address.
         """
-        here, there = socket.socketpair()
-        shares = [[listener.fileno() for listener in share] for share in listeners]
-        with there:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "sidecar.app.worker",
-                str(number),
-                str(there.fileno()),
-                *(",".join(map(str, share)) for share in shares),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds={there.fileno(), *(number for share in shares for number in share)},
-                # the same modules as here, plugins too, however this process came by them
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-        here.setblocking(False)
-        return cls(process, *await asyncio.open_unix_connection(sock=here))
+        with ExitStack() as opened:
+            try:
+                here, there = map(opened.enter_context, socket.socketpair())
+                process = await _execute(number, there, listeners)
+            except OSError as error:
+                raise WorkerFailedError(f"a worker process cannot be made: {error.strerror}") from error
+            here.setblocking(False)
+            streams = await asyncio.open_unix_connection(sock=here)
+            there.close()
+            opened.pop_all()
+        return cls(process, *streams)
 
     @property
     def pid(self) -> int:
@@ -118,3 +111,22 @@ class WorkerProcess:
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(WorkerFailedError("a worker is gone"))
+
+
+async def _execute(
+    number: int, control: socket.socket, listeners: Sequence[Sequence[socket.socket]]
+) -> asyncio.subprocess.Process:
+    shares = [[listener.fileno() for listener in share] for share in listeners]
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "sidecar.app.worker",
+        str(number),
+        str(control.fileno()),
+        *(",".join(map(str, share)) for share in shares),
+        stdin=asyncio.subprocess.DEVNULL,
+        pass_fds={control.fileno(), *(listener for share in shares for listener in share)},
+        # the same modules as here, plugins too, however this process came by them
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )

@@ -2,18 +2,20 @@
 
 import argparse
 import asyncio
+import shlex
 import signal
 import sys
 from pathlib import Path
 
-from sidecar.demo.stage import Stage, set_up
+from sidecar.demo.acts import acts
+from sidecar.demo.stage import PORTS, Stage, set_up
 from sidecar.errors import SidecarError
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = subparsers.add_parser("demo", help="run a demonstration: identity provider, service and sidecar")
-    parser.add_argument("--port", type=_port, default=4180, help="public port; the next one is for operations")
+    parser.add_argument("--port", type=_port, default=4180, help="public port; the next three are taken, too")
     parser.set_defaults(run=run)
 
 
@@ -24,8 +26,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < 65535:
-        raise argparse.ArgumentTypeError("must be a port from 1 to 65534")
+    highest = 65536 - PORTS
+    if not text.isdecimal() or not 1 <= int(text) <= highest:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to {highest}")
     return int(text)
 
 
@@ -36,32 +39,32 @@ async def _demonstrate(port: int) -> None:
     print("Starting ...", file=sys.stderr)
     try:
         async with set_up(port) as stage:
-            print(_playbill(stage, port), flush=True)
+            print(_playbill(stage), flush=True)
             await asyncio.shield(stage.ended)
             raise SidecarError(f"the sidecar ended by itself:\n{stage.last_words()}")
     except asyncio.CancelledError:
         print("Stopped.", file=sys.stderr)
 
 
-def _playbill(stage: Stage, port: int) -> str:
-    program = sys.argv[0] if Path(sys.argv[0]).name == "sidecar" else f"{sys.executable} -m sidecar"
+def _playbill(stage: Stage) -> str:
     lines = [
         "",
-        f"The sidecar listens on http://127.0.0.1:{port}. The service behind it shows whom it is told is asking.",
-        f"Its operations listener: http://127.0.0.1:{port + 1}/metrics   /readyz   /config",
-        f"Its configuration: {stage.config}",
-        f"Its log: {stage.log}",
+        f"The sidecar listens on {stage.public_url}. Behind it is a service that answers with what it is told about",
+        f"whoever asks. Two companies issue tokens: {stage.provider_url}/acme and {stage.provider_url}/globex.",
         "",
-        "Paste these into another terminal:",
-    ]
-    for trial in stage.trials:
-        lines += ["", f"# {trial.status} {trial.shows}", trial.curl]
-    lines += ["", "# fresh tokens"]
-    lines += [f"curl -s -d grant_type=password -d username=alice {url}/token" for url in stage.issuer_urls]
-    lines += [
-        "# one more bot",
-        f"{program} token create --config {stage.config} --name my-bot",
+        "Paste what follows into another terminal. sidecar.yaml there is the configuration.",
         "",
-        "Ctrl-C ends it and removes its files.",
+        f"cd {stage.folder}",
     ]
+    for act in acts(stage.public_url, stage.admin_url, stage.provider_url, _program()):
+        lines += ["", f"## {act.title}"]
+        for trial in act.trials:
+            lines += ["", f"# {f'{trial.status} ' if trial.status else ''}{trial.shows}", trial.line]
+    lines += ["", "Ctrl-C ends it and removes its files."]
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """This very program, as a shell in any folder finds it."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called.absolute())) if called.name == "sidecar" else f"{sys.executable} -m sidecar"

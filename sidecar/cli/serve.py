@@ -8,7 +8,7 @@ import uvloop
 
 from sidecar import logs
 from sidecar.app.serve import serve
-from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.options import add_config_option, config_paths, load_settings
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,5 +24,5 @@ def _run(options: argparse.Namespace) -> int:
     loaded = load_settings(options)
     logs.configure(loaded.settings.logging.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loaded, partial(load_settings, options)))
+        runner.run(serve(loaded, partial(load_settings, options), config_paths(options)))
     return 0

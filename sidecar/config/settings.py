@@ -122,6 +122,8 @@ class ServerSettings(Model):
     """After SIGTERM: how long the listener still accepts while ``/readyz`` is already false."""
     drain_timeout: Duration = 30.0
     """After that: how long requests in flight may take to end."""
+    reload_on_change: bool = False
+    """Reload as on SIGHUP when a configuration file has changed; they are looked at every five seconds."""
     limits: Limits = Limits()
     """Bounds on connections, headers and bodies."""
 

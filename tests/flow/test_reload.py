@@ -269,8 +269,13 @@ def reload(sidecar: Sidecar, name: str) -> dict[str, Any]:
     before = outcome(sidecar, name)
     sidecar.process.popen.send_signal(signal.SIGHUP)
     sidecar.process.wait_until(lambda: outcome(sidecar, name) > before, within=20, what=f"reload {name}")
-    lines = [json.loads(line) for line in sidecar.process.output.splitlines()]
-    return [line for line in lines if line["message"] == "configuration reload"][-1]
+    return lines(sidecar, "configuration reload")[-1]
+
+
+def lines(sidecar: Sidecar, message: str) -> list[dict[str, Any]]:
+    """What was logged with that message; the last line of the log may still be being written."""
+    whole = sidecar.process.output.rpartition("\n")[0].splitlines()
+    return [json.loads(line) for line in whole if f'"message":"{message}"' in line]
 
 
 def rewrite(sidecar: Sidecar, change: Callable[[dict[str, Any]], object]) -> None:
@@ -366,6 +371,18 @@ def test_a_swapped_link_and_a_secret_in_a_file_are_taken_up(tmp_path: Path, idp:
         assert 'realm="two"' in request(f"{sidecar.url}/oauth2/auth").all("WWW-Authenticate")[0]
         shown = request(f"{sidecar.admin_url}/config").json()
         assert shown["settings"]["server"]["realm"] == "two"
+
+
+def test_a_changed_file_is_enough_where_that_is_wanted(tmp_path: Path, idp: IdentityProvider) -> None:
+    """A bad one is refused once, and the next change is looked at again."""
+    with running_sidecar(tmp_path, usual(idp, server={"reloadOnChange": True})) as sidecar:
+        good = sidecar.config.read_text(encoding="utf-8")
+        sidecar.config.write_text("server: [", encoding="utf-8")
+        sidecar.process.wait_until(lambda: outcome(sidecar, "refused") == 1, within=20, what="refused")
+        sidecar.config.write_text(good.replace("reloadOnChange: true", "realm: two"), encoding="utf-8")
+        sidecar.process.wait_until(lambda: outcome(sidecar, "applied") == 1, within=20, what="applied")
+        assert 'realm="two"' in request(f"{sidecar.url}/oauth2/auth").all("WWW-Authenticate")[0]
+        assert outcome(sidecar, "refused") == 1
 
 
 def test_the_level_of_the_log_changes_too(tmp_path: Path, idp: IdentityProvider) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from tests.flow.conftest import own_keys
 from tests.flow.test_operations import Pending, SlowService
-from tests.flow.test_reload import reload, rewrite, usual
+from tests.flow.test_reload import lines, reload, rewrite, usual
 from tests.support.http_client import request
 from tests.support.identity_provider import AUDIENCE, IdentityProvider
 from tests.support.jwks_server import eventually
@@ -179,8 +179,7 @@ def test_a_worker_that_dies_again_and_again_waits_longer(sidecar: Sidecar) -> No
     """Meanwhile the service is ready, and the gap is named."""
 
     def pauses() -> list[float]:
-        lines = map(json.loads, sidecar.process.output.splitlines())
-        return [line["pause"] for line in lines if line["message"] == "a worker has ended" and line["of"] == 0]
+        return [line["pause"] for line in lines(sidecar, "a worker has ended") if line["of"] == 0]
 
     before = len(pauses())
     for times in (1, 2):
