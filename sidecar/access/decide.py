@@ -13,6 +13,7 @@ from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import Credential, RequestView, Scheme
 
 _PUBLIC = Ruling(Access.PUBLIC)
+_BEARER = Scheme.BEARER
 
 
 @dataclass(slots=True)  # not frozen: made for every request
@@ -63,11 +64,8 @@ class Decider:
         self._deadline = deadline
         self._public_preflight = public_preflight
         self._guests = guests
-
-    @property
-    def rules_can_require(self) -> bool:
+        self.rules_can_require = rules.can_require
         """Whether any rule could refuse an authenticated caller, so that a question without a path is not enough."""
-        return self._rules.can_require
 
     async def decide(self, view: RequestView) -> Verdict:
         """The verdict. Raises Refused only for a request target that must not be read (400)."""
@@ -93,7 +91,7 @@ class Decider:
         Raises Refused as :meth:`decide` does.
         """
         ruling = self._ruling(view)
-        if view.credential.scheme is not Scheme.BEARER or ruling.requirements or self._chain.presented(view) != 1:
+        if view.credential.scheme is not _BEARER or ruling.requirements or self._chain.presented(view) != 1:
             return None
         return self._chain.accept_at_once(view)
 

@@ -17,6 +17,8 @@ from sidecar.metrics import Metrics
 # How long a verdict past a broken member is recalled: it may have waited for that member's time limit.
 _PAST_BROKEN_SECONDS = 5.0
 
+_BEARER = Scheme.BEARER
+
 
 @dataclass(frozen=True, slots=True)
 class Denied:
@@ -65,7 +67,7 @@ class Chain:
     def presented(self, view: RequestView) -> int:
         """How many credentials came with the request, each header line counted."""
         scheme = view.credential.scheme
-        own = 0 if scheme is Scheme.NOTHING else 2 if scheme is Scheme.SEVERAL else 1
+        own = 1 if scheme is _BEARER else 0 if scheme is Scheme.NOTHING else 2 if scheme is Scheme.SEVERAL else 1
         if self._headers:
             own += sum(len(view.headers.getall(name, [])) for name in self._headers)
         return own

@@ -19,6 +19,8 @@ from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
 
+_BEARER = Scheme.BEARER
+
 
 class Acceptor(Protocol):
     """Makes verified claims into an accepted caller."""
@@ -153,7 +155,7 @@ class JwtAuthenticator:
     def recall(self, view: RequestView) -> Accepted | None:
         """What was verified before and still holds."""
         credential = view.credential
-        return self._cache.get(credential.value, self._now()) if credential.scheme is Scheme.BEARER else None
+        return self._cache.get(credential.value, self._now()) if credential.scheme is _BEARER else None
 
     def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
         """Accept a token not seen before whose keys are in memory. None: :meth:`authenticate` has to say."""

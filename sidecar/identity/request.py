@@ -31,6 +31,7 @@ class Credential:
     word: str = ""
 
 
+_BEARER = Scheme.BEARER
 NOTHING_PRESENTED = Credential(Scheme.NOTHING)
 SEVERAL_PRESENTED = Credential(Scheme.SEVERAL)
 
@@ -44,7 +45,7 @@ def read_credential(headers: HeaderView) -> Credential:
         return SEVERAL_PRESENTED
     line = lines[0]
     if line[:7] == "Bearer ":  # the one spelling nearly everybody sends
-        return Credential(Scheme.BEARER, line[7:].strip(" "), "Bearer")
+        return Credential(_BEARER, line[7:].strip(" "), "Bearer")
     word, _, value = line.strip(" \t").partition(" ")
     if not word:
         return NOTHING_PRESENTED

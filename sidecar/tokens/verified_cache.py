@@ -69,7 +69,7 @@ class VerifiedCache(Generic[E]):
         entry = self._entries.get(digest)
         if entry is not None and self._holds(digest, entry, now):
             self._entries.move_to_end(digest)
-            self._hits.inc()
+            self._hits.value += 1
             return entry
         return None
 

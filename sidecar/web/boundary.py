@@ -22,6 +22,8 @@ from sidecar.web.view import Asked, check_framing, connection_of, id_for, reques
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
 
+_OK = status_line(200)
+
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
@@ -192,7 +194,7 @@ class Boundary:
         if block is None:
             return None
         identifier = request_id_line(id_for(message, trusted=connection.trusted))
-        answer = b"".join((status_line(200), block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
+        answer = b"".join((_OK, block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
         count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
         count.inc()
         duration.observe(perf_counter() - started)

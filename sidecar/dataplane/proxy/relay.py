@@ -107,11 +107,11 @@ class Relays:
                 return None
             head = self._request_heads.make(message, message.path, client, accepted, b"")
             relay = Relay(self, begun, accepted, connection, self._pool)
+            connection.send(head)
             connection.reader = relay
         finally:
             if connection.reader is None:
                 self._pool.release(connection)
-        connection.send(head)
         self._under_way.add(relay)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._hurry)
