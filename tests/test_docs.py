@@ -36,11 +36,11 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 def _commands(page: Path) -> Iterator[str]:
-    """The lines of shell blocks that call the program, without pipes, redirections and comments."""
+    """The lines of shell blocks that call the program, without pipes, redirections, comments and &."""
     for block in _blocks(page, "sh"):
         for line in block.splitlines():
             if line.startswith("sidecar "):
-                yield re.split(r"\s[|<>#]", line)[0]
+                yield re.split(r"\s[|<>#&]", line)[0]
 
 
 def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:

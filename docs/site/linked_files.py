@@ -12,7 +12,6 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-_DIAGRAM = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 _START = "start.md"
 
 
@@ -28,7 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted(linked - {"README.md"}):
         if not path.startswith("docs/") and (ROOT / path).is_file():
             files.append(File.generated(config, _place(path), abs_src_path=str(ROOT / path)))
-    files.append(File.generated(config, _START, content=_DIAGRAM.sub("", readme)))
+    files.append(File.generated(config, _START, content=readme))
     return files
 
 

@@ -35,8 +35,10 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
 
 def _member_status(member: Member) -> PartStatus:
     name = f"authenticator {member.name}"
-    problem = member.problem
-    return PartStatus(name, Condition.UNUSABLE if problem else Condition.USABLE, problem)
+    if problem := member.problem:
+        return PartStatus(name, Condition.UNUSABLE, problem)
+    outdated = member.outdated
+    return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
 
 
 def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:

@@ -159,7 +159,15 @@ class Member(ABC):
 
     @property
     def problem(self) -> str:
-        """What keeps it from judging at the moment, for the health report; empty: nothing known."""
+        """What keeps it from judging at the moment, for the health report; empty: nothing known.
+
+        It must go away without a request: who is not ready is sent none (:class:`sidecar.authn.recovery.Recovery`).
+        """
+        return ""
+
+    @property
+    def outdated(self) -> str:
+        """Why it judges by what it knew before, for the health report; empty: it does not."""
         return ""
 
     def recall(self, view: RequestView) -> Accepted | None:

@@ -47,7 +47,7 @@ class Basic(PasswordMember):
         self._path = Path(options.htpasswd or options.user_props)
         self._file: PasswordFile | None = None
         self._seen: tuple[int, int, int] | None = None
-        self._problem = ""
+        self._outdated = ""
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -57,9 +57,9 @@ class Basic(PasswordMember):
         return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
 
     @property
-    def problem(self) -> str:
+    def outdated(self) -> str:
         """Why the file as it is now is not in use; the one read before still is."""
-        return self._problem
+        return self._outdated
 
     async def check(self) -> Sequence[str]:
         """Whether the file can be used."""
@@ -129,17 +129,24 @@ class Basic(PasswordMember):
             await self.look()
 
     async def look(self) -> None:
-        """Read the file again when it has changed; a bad one leaves the users as they were, and is told."""
+        """Read the file again when it has changed, or could not be used; the users are then as before, and it is told.
+
+        What kept it from being read may go away without any trace on it.
+        """
         signature = await asyncio.to_thread(self._signature)
-        if signature == self._seen:
+        if signature == self._seen and not self._outdated:
             return
         self._seen = signature
         try:
             self._file = await asyncio.to_thread(self._read)
         except PasswordFileError as error:
-            self._problem = f"{self._path} {error}"
-            _log.error("the password file cannot be used", extra={"authenticator": self.name, "problem": self._problem})
+            self._tell(f"{self._path} {error}")
             return
-        self._problem = ""
+        self._outdated = ""
         self._memory.forget()
         _log.info("the password file has been read anew", extra={"authenticator": self.name})
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._outdated:
+            _log.error("the password file cannot be used", extra={"authenticator": self.name, "problem": problem})
+        self._outdated = problem

@@ -12,13 +12,13 @@ import orjson
 from authlib.oauth2.client import OAuth2Client
 from pydantic import Field
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
-from sidecar.authn.memory import Memory
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected, Surroundings
+from sidecar.authn.bearer_member import BearerMember
+from sidecar.authn.recovery import Recovery
 from sidecar.config.settings import Model
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.claims import make_actor
-from sidecar.identity.request import RequestView, Scheme
 from sidecar.outbound import Answer, ControlClient, OutboundError, check_url
 from sidecar.secrets.value import Secret
 from sidecar.store.deny_list import facts_of
@@ -78,7 +78,7 @@ def _basic(client: Any, method: str, uri: str, headers: dict[str, str], body: st
     return uri, {**headers, "Authorization": f"Basic {b64encode(pair.encode()).decode()}"}, body
 
 
-class Introspection(Member):
+class Introspection(BearerMember):
     """Decides on bearer tokens that the server calls active. Others may know those that it does not."""
 
     Options = IntrospectionOptions
@@ -99,8 +99,7 @@ class Introspection(Member):
         self._expected = replace(provider_expectations(provider, None), require_expiry=False)
         self._policy = surroundings.policies[options.provider]
         self._client = _Client(surroundings.client, options, allow_insecure=provider.allow_insecure_urls)
-        self._memory = Memory(surroundings.clock)
-        self._problem = ""
+        self._recovery = Recovery(self.name, self.check)
 
     def _fault(self, text: str) -> Problem:
         return Problem(f"authenticator {self.name}", text)
@@ -113,8 +112,8 @@ class Introspection(Member):
 
     @property
     def problem(self) -> str:
-        """Why the last question had no answer."""
-        return self._problem
+        """Why the endpoint does not answer, as the last look at it has shown."""
+        return self._recovery.problem
 
     async def check(self) -> list[str]:
         """Ask about a token that nobody has issued: a server that lets us ask calls it inactive."""
@@ -126,25 +125,16 @@ class Introspection(Member):
 
     async def stop(self) -> None:
         """Stop asking."""
-        await self._memory.aclose()
+        await super().stop()
+        await self._recovery.aclose()
 
-    def recall(self, view: RequestView) -> Accepted | None:
-        """Whose token was active a moment ago."""
-        if view.credential.scheme is not Scheme.BEARER:
-            return None
-        return self._memory.get(self._memory.digest(view.credential.value))
-
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def judge(self, token: str, digest: bytes) -> Outcome:
         """Ask the server. Raises Unavailable when it gives no answer."""
-        if view.credential.scheme is not Scheme.BEARER:
-            return ABSTAINED
-        token = view.credential.value
         if len(token) > self.surroundings.max_token_bytes or not _TOKEN.fullmatch(token):
             return Abstained(Refused(Reason.TOKEN_MALFORMED, Cause.ENCODING))
         if not self._is_mine(token):
             return ABSTAINED
-        digest = self._memory.digest(token)
-        return await self._memory.once(digest, lambda: self._judge(digest, token))
+        return await self._memory.once(digest, lambda: self._asked(token, digest))
 
     def _is_mine(self, token: str) -> bool:
         if token.count(".") != 2:
@@ -161,9 +151,13 @@ class Introspection(Member):
         except Refused:
             return None
 
-    async def _judge(self, digest: bytes, token: str) -> Outcome:
+    async def _asked(self, token: str, digest: bytes) -> Outcome:
         jwt = self._jwt(token)
-        answer = await self._ask(token)
+        try:
+            answer = await self._ask(token)
+        except Unavailable:
+            self._recovery.doubt()
+            raise
         if not answer["active"]:
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
             # a member after this one would find a revoked JWT's signature good
@@ -198,17 +192,16 @@ class Introspection(Member):
             answer = await self._client.introspect_token(self.options.url, token, "access_token")
             content = orjson.loads(answer.body)
         except OutboundError as error:
-            raise self._unavailable(f"the introspection endpoint: {error.detail}") from error
+            raise _no_answer(error.detail) from error
         except orjson.JSONDecodeError as error:
-            raise self._unavailable("the introspection endpoint: its answer is not JSON") from error
+            raise _no_answer("its answer is not JSON") from error
         if not isinstance(content, dict) or not isinstance(content.get("active"), bool):
-            raise self._unavailable("the introspection endpoint: its answer does not say whether the token is active")
-        self._problem = ""
+            raise _no_answer("its answer does not say whether the token is active")
         return content
 
-    def _unavailable(self, text: str) -> Unavailable:
-        self._problem = text
-        return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, text)
+
+def _no_answer(text: str) -> Unavailable:
+    return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, f"the introspection endpoint: {text}")
 
 
 def _denied_as(claims: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, Field
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected, Surroundings
-from sidecar.authn.memory import Memory
+from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
+from sidecar.authn.bearer_member import BearerMember
 from sidecar.config.providers import Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
@@ -26,7 +26,6 @@ from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unava
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
-from sidecar.identity.request import RequestView, Scheme
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
@@ -41,6 +40,7 @@ _JOINT = "[A-Za-z0-9:._-]*"
 _TEMPLATE = re.compile(rf"{_JOINT}\{{(namespace|name)\}}({_JOINT})\{{(?!\1}})(?:namespace|name)\}}{_JOINT}")
 _ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
 _REMEMBERED = 300.0
+_REFUSED = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
 _MAX_TOKEN_FILE = 64 * 1024
 _REVIEW_WITHIN = 3.0
 _MAX_REVIEW = 256 * 1024
@@ -83,7 +83,7 @@ class KubernetesOptions(Model):
     """How long its word is believed."""
 
 
-class Kubernetes(Member):
+class Kubernetes(BearerMember):
     """Decides on Bearer JWTs of the cluster's issuer. Their Actors are of type SERVICE."""
 
     Options = KubernetesOptions
@@ -94,7 +94,6 @@ class Kubernetes(Member):
         self._policy = replace(
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
         )
-        self._memory = Memory(surroundings.clock)
         self._issuers = frozenset({options.issuer} if options.issuer else ())
         self._own_token_read = float("-inf")
         self._api = options.api_server.rstrip("/")
@@ -114,6 +113,11 @@ class Kubernetes(Member):
             return "not started"
         status = self._keys.status()
         return "" if status.usable else status.problem or "no keys yet"
+
+    @property
+    def outdated(self) -> str:
+        """Why the keys are not fetched anew."""
+        return "" if self._keys is None else self._keys.status().problem
 
     async def check(self) -> Sequence[str]:
         """Whether the cluster's keys can be had, and its word on a token: here on none, to see whether we may ask."""
@@ -156,35 +160,28 @@ class Kubernetes(Member):
 
     async def stop(self) -> None:
         """Stop fetching."""
-        await self._memory.aclose()
+        await super().stop()
         if self._keys is not None:
             await self._keys.aclose()
         if self._client is not None:
             await self._client.aclose()
 
-    def recall(self, view: RequestView) -> Accepted | None:
-        """Whose token was verified a moment ago, while its key is still published."""
-        if view.credential.scheme is not Scheme.BEARER:
-            return None
-        return self._memory.get(self._memory.digest(view.credential.value))
-
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def judge(self, token: str, digest: bytes) -> Outcome:
         """Verify the token. Raises Unavailable when the keys cannot be had, or the API server's word."""
-        if view.credential.scheme is not Scheme.BEARER:
-            return ABSTAINED
         try:
-            token = parse(view.credential.value, self.surroundings.max_token_bytes)
+            parsed = parse(token, self.surroundings.max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
-        if not self._is_issuer(token.issuer):
+        if not self._is_issuer(parsed.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
-            accepted = self._accepted(token, await self._verified(token))
+            accepted = self._accepted(parsed, await self._verified(parsed))
         except Refused as refusal:
             return Rejected(refusal, self.name)
-        digest = self._memory.digest(token.text)
         if self.options.review:
-            return await self._memory.once(digest, lambda: self._reviewed(digest, token.text, accepted))
+            if self._memory.is_refused(digest):
+                return self._gone()
+            return await self._memory.once(digest, lambda: self._reviewed(token, digest, accepted))
         self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
@@ -197,12 +194,13 @@ class Kubernetes(Member):
         expected = replace(self._expected, issuers=self._issuers)
         return verify(token, candidates, expected, self.surroundings.clock.now())
 
-    async def _reviewed(self, digest: bytes, token: str, accepted: Accepted) -> Outcome:
+    async def _reviewed(self, token: str, digest: bytes, accepted: Accepted) -> Outcome:
         """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""
         audiences = self.options.audiences
         status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
+            self._memory.refuse(digest, _REFUSED)
+            return self._gone()
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
@@ -210,6 +208,9 @@ class Kubernetes(Member):
             raise _no_review("the answer is about somebody else, or about another audience")
         self._memory.put(digest, accepted, self.options.cache)
         return accepted
+
+    def _gone(self) -> Rejected:
+        return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""

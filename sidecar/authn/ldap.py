@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.password import wrong
 from sidecar.authn.password_member import PasswordMember, PasswordOptions
+from sidecar.authn.recovery import Recovery
 from sidecar.config.settings import Text
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
@@ -132,7 +133,8 @@ class Directory:
                     connection.socket, server_hostname=parts.hostname, do_handshake_on_connect=do_handshake
                 )
 
-        self._server = ldap3.Server(
+        # one for each connection: it remembers failures, of others too, and then does not connect for seconds
+        self._server: Callable[[], Any] = lambda: ldap3.Server(
             parts.hostname,
             port=parts.port or (636 if secure else 389),
             use_ssl=secure,
@@ -258,7 +260,7 @@ class Directory:
     def _opened(self, dn: str | None, password: str | None) -> Any:
         """A connection, encrypted where it has to be before anything is said on it."""
         connection = self._ldap.Connection(
-            self._server,
+            self._server(),
             user=dn,
             password=password,
             client_strategy=self._ldap.SAFE_SYNC,
@@ -316,7 +318,7 @@ class Ldap(PasswordMember):
             raise Misconfigured([self._fault(text)]) from error
         except OSError as error:
             raise Misconfigured([self._fault(f"caFile cannot be used: {error.strerror}")]) from error
-        self._problem = ""
+        self._recovery = Recovery(self.name, self._look)
 
     def _fault(self, text: str) -> Problem:
         return Problem(f"authenticator {self.name}", text)
@@ -328,22 +330,28 @@ class Ldap(PasswordMember):
 
     @property
     def problem(self) -> str:
-        """Why the directory did not answer last time."""
-        return self._problem
+        """Why the directory does not answer, as the last look at it has shown."""
+        return self._recovery.problem
 
     async def check(self) -> Sequence[str]:
         """Whether the directory lets the account search."""
         try:
+            return await self._look()
+        finally:
+            await self.stop()
+
+    async def _look(self) -> Sequence[str]:
+        try:
+            # not in a thread of the pool, where callers may be waiting in a row
             await asyncio.to_thread(self._directory.probe)
         except DirectoryError as error:
             return [f"{self.options.url} cannot be used: {error}"]
-        finally:
-            await self.stop()
         return []
 
     async def stop(self) -> None:
         """Close the connections; a question that is out is left to its time limit."""
         await super().stop()
+        await self._recovery.aclose()
         self._directory.close()
 
     async def compare(self, user: str, password: str) -> Outcome:
@@ -362,10 +370,9 @@ class Ldap(PasswordMember):
             return Rejected(wrong(), self.name)
         except DirectoryError as error:
             self._throttle.good(*names)
-            self._problem = f"{self.options.url}: {error}"
+            self._recovery.doubt()
             raise Unavailable(Cause.DIRECTORY_UNAVAILABLE, str(error)) from error
         self._throttle.good(*names)
-        self._problem = ""
         return self._accepted(person)
 
     def _accepted(self, person: Person) -> Accepted:

@@ -1,4 +1,4 @@
-"""Credentials that were found good a moment ago, and those that are being judged: one judgement for many who wait."""
+"""Credentials that were found good or bad a moment ago, and those being judged: one judgement for many who wait."""
 
 import asyncio
 from collections import OrderedDict
@@ -12,6 +12,7 @@ from sidecar.clock import Clock
 from sidecar.errors import Cause, Unavailable
 
 _MOST_RUNNING = 1000
+_MOST_REFUSED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class _Remembered:
 class Memory:
     """Keyed digest of a credential to whom it made known; at most ``size``, the least recently used leave first.
 
-    The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is not
-    remembered. ``generation`` counts how often all were forgotten: whoever judges by what may change reads it first.
+    The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is remembered
+    only where a member says so, and never takes the place of anybody who is not. ``generation`` counts how often all
+    were forgotten: whoever judges by what may change reads it first.
     """
 
     def __init__(self, clock: Clock, size: int = 10_000) -> None:
@@ -33,6 +35,7 @@ class Memory:
         self._size = size
         self._key = urandom(32)
         self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[Outcome]] = {}
 
     def digest(self, *parts: str) -> bytes:
@@ -67,10 +70,22 @@ class Memory:
         if len(self._known) > self._size:
             self._known.popitem(last=False)
 
+    def is_refused(self, digest: bytes) -> bool:
+        """Whether it was refused, while that is remembered."""
+        return self._clock.monotonic() < self._refused.get(digest, 0.0)
+
+    def refuse(self, digest: bytes, seconds: float) -> None:
+        """Remember for ``seconds`` that it was refused; at most 1,000 are, the oldest leave first."""
+        self._refused[digest] = self._clock.monotonic() + seconds
+        self._refused.move_to_end(digest)
+        if len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
+
     def forget(self) -> None:
         """Forget everybody, also who is being judged now."""
         self.generation += 1
         self._known.clear()
+        self._refused.clear()
 
     async def once(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The outcome of ``judge``, which runs once for all who ask at the same time, also when some stop waiting."""

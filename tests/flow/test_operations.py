@@ -166,6 +166,24 @@ def test_it_starts_without_its_identity_provider(tmp_path: Path, idp: IdentityPr
         sidecar.process.wait_until(lambda: ready(sidecar) == 503, within=10, what="judged")
 
 
+def test_users_that_were_read_before_are_enough_to_be_ready(tmp_path: Path) -> None:
+    """Or one slip in a file that all replicas read ends them all."""
+    users = tmp_path / "user.props"
+    users.write_text("alice: opensesame\n")
+    member = {"type": "basic", "name": "people", "configs": {"userProps": str(users)}}
+    with running_sidecar(tmp_path, {"authentication": {"authenticators": [member]}}) as sidecar:
+
+        def part() -> dict[str, str]:
+            told: dict[str, str] = request(f"{sidecar.admin_url}/readyz").json()["parts"]["authenticator people"]
+            return told
+
+        assert part() == {"state": "usable"}
+        users.write_text("alice\n")
+        sidecar.process.wait_until(lambda: part()["state"] == "degraded", within=10, what="read")
+        assert "line 1" in part()["text"]
+        assert ready(sidecar) == 200
+
+
 @pytest.mark.parametrize("setting", ["listen", "adminListen"])
 def test_a_taken_address_is_one_sentence_and_exit_code_2(tmp_path: Path, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -1,14 +1,15 @@
 """Opaque tokens of a real provider: active, revoked there, and never issued."""
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.interop.test_openid_providers import AUDIENCE, CLIENT, SECRET, form
 from tests.support.http_client import answers, request
 from tests.support.ports import free_port
 from tests.support.process import running
-from tests.support.sidecar_process import running_sidecar
+from tests.support.sidecar_process import Sidecar, running_sidecar
 from tests.support.tools import OIDC_PROVIDER
 
 
@@ -52,6 +53,43 @@ def test_an_opaque_token_is_what_its_provider_says(require_tool: Callable[[str],
             assert request(f"{url}/token/revocation", "POST", headers=[*headers, *basic], body=body).status == 200
             assert userinfo(sidecar.url, token) == (401, "token_invalid")
         assert userinfo(sidecar.url, token) == (503, "unavailable")
+
+
+def test_a_member_comes_back_with_its_provider(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """Nobody sends requests to what is not ready: it finds out by itself."""
+    node, port = require_tool("oidc-provider"), free_port()
+    url = f"http://127.0.0.1:{port}"
+    nowhere = f"http://127.0.0.1:{free_port()}/jwks"
+    options = {"provider": "corp", "url": f"{url}/token/introspection", "clientId": CLIENT, "clientSecret": SECRET}
+    configuration = {
+        "authenticationConfiguration": {
+            "providers": [{"name": "corp", "issuer": url, "audiences": [AUDIENCE], "publicKeyUrls": [nowhere]}]
+        },
+        "authentication": {"authenticators": [{"type": "introspection", "configs": options}]},
+    }
+
+    @contextmanager
+    def provider() -> Iterator[None]:
+        with running(
+            [node, "server.mjs", str(port)],
+            log=tmp_path / "provider.log",
+            ready=lambda: answers(f"{url}/.well-known/openid-configuration", 200),
+            directory=OIDC_PROVIDER,
+        ):
+            yield
+
+    with running_sidecar(tmp_path, configuration) as sidecar:
+        with provider():
+            assert userinfo(sidecar.url, "never-issued") == (401, "token_invalid")
+        assert userinfo(sidecar.url, "never-issued") == (503, "unavailable")
+        sidecar.process.wait_until(lambda: not is_ready(sidecar), within=10, what="not ready")
+        assert "authenticator introspection" in request(f"{sidecar.admin_url}/readyz").json()["failing"]
+        with provider():
+            sidecar.process.wait_until(lambda: is_ready(sidecar), within=30, what="ready again")
+
+
+def is_ready(sidecar: Sidecar) -> bool:
+    return request(f"{sidecar.admin_url}/readyz").status == 200
 
 
 def _basic() -> str:

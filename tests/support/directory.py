@@ -83,17 +83,41 @@ member: uid=Alice,ou=people,{base}
 
 @dataclass(frozen=True, slots=True)
 class SlapdDirectory:
-    """A directory that is up."""
+    """A directory with its files in ``folder``; it may be started and stopped again and again."""
 
-    url: str
-    tls_url: str
-    ca_file: Path
-    process: Process
+    slapd: Path
+    folder: Path
+    port: int
+    tls_port: int
+
+    @property
+    def url(self) -> str:
+        """For StartTLS, or none."""
+        return f"ldap://127.0.0.1:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        """For TLS from the beginning."""
+        return f"ldaps://127.0.0.1:{self.tls_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """Who vouches for its certificate."""
+        return self.folder / "cert.pem"
+
+    @contextmanager
+    def running(self) -> Iterator[Process]:
+        """Up as long as the block lasts."""
+        with running(
+            [self.slapd, "-h", f"{self.url}/ {self.tls_url}/", "-f", self.folder / "slapd.conf", "-d", "0"],
+            log=self.folder / "slapd.log",
+            ready=lambda: answers_on(self.port) and answers_on(self.tls_port),
+        ) as process:
+            yield process
 
 
-@contextmanager
-def running_slapd(slapd: Path, folder: Path) -> Iterator[SlapdDirectory]:
-    """Run it on free ports with its files in ``folder``."""
+def prepared_slapd(slapd: Path, folder: Path) -> SlapdDirectory:
+    """A directory on free ports, not started."""
     (folder / "db").mkdir()
     cert, key = certificate()
     (folder / "cert.pem").write_bytes(cert)
@@ -105,11 +129,4 @@ def running_slapd(slapd: Path, folder: Path) -> Iterator[SlapdDirectory]:
         [slapd.with_name("slapadd"), "-f", config, "-l", entries], capture_output=True, text=True, check=False
     )
     assert added.returncode == 0, added.stderr
-    port, tls_port = free_port(), free_port()
-    url, tls_url = f"ldap://127.0.0.1:{port}", f"ldaps://127.0.0.1:{tls_port}"
-    with running(
-        [slapd, "-h", f"{url}/ {tls_url}/", "-f", config, "-d", "0"],
-        log=folder / "slapd.log",
-        ready=lambda: answers_on(port) and answers_on(tls_port),
-    ) as process:
-        yield SlapdDirectory(url, tls_url, folder / "cert.pem", process)
+    return SlapdDirectory(slapd, folder, free_port(), free_port())

@@ -31,6 +31,19 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    for _ in range(_BLOCK):
+        first = free_port()
+        try:
+            for number in range(1, count):
+                socket.create_server(("127.0.0.1", first + number)).close()
+        except OSError:
+            continue
+        return first
+    raise AssertionError(f"no {count} ports in a row are free")
+
+
 @cache
 def _mine() -> Iterator[int]:
     """The ports of a block that no other run of the tests on this machine has, again and again."""

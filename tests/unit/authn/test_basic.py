@@ -182,13 +182,32 @@ async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
     await member.authenticate(view)
     path.write_text("Alice:nonsense\n")
     await member.look()
-    assert "line 1 is neither" in member.problem
+    assert "line 1 is neither" in member.outdated
     assert member.recall(view)
     path.write_text(f"bob:{hashed('new')}\n")
     await member.look()
-    assert member.problem == ""
+    assert member.outdated == ""
     assert member.recall(view) is None
     assert isinstance(await member.authenticate(view), Abstained)
+
+
+async def test_a_file_that_can_be_read_again_is_although_it_looks_the_same(
+    member: Basic, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rights given back, or a share that answers again, leave no trace on the file."""
+    path.write_text(f"bob:{hashed('new')}\n")
+    with monkeypatch.context() as away:
+        away.setattr(Path, "open", _refuse)
+        await member.look()
+        assert "Permission denied" in member.outdated
+        assert member.problem == ""  # the users are as before
+    await member.look()
+    assert member.outdated == ""
+    assert isinstance(await member.authenticate(asked(basic("bob", "new"))), Accepted)
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sidecar.store.denial import Scope, make_denial
 from sidecar.store.deny_list import DenyList, facts_of
 from tests.support.forge import ISSUER, claims, token
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.loopback_server import LoopbackServer
 from tests.support.members import POLICY, asked, options_of, surroundings
 
@@ -116,8 +117,10 @@ async def test_an_inactive_token_is_for_others_and_in_the_end_refused(make: Any,
 )
 async def test_an_answer_that_does_not_say_active_is_no_answer(make: Any, server: Server, answer: Any) -> None:
     server.answer = answer
+    member = make()
     with pytest.raises(Unavailable):
-        await make().authenticate(asked("Bearer opaque"))
+        await member.authenticate(asked("Bearer opaque"))
+    await eventually(lambda: member.problem)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 302, 500])
@@ -127,10 +130,27 @@ async def test_a_server_that_does_not_answer_is_a_broken_one(make: Any, server: 
     with pytest.raises(Unavailable) as caught:
         await member.authenticate(asked("Bearer opaque"))
     assert caught.value.cause is Cause.INTROSPECTION_UNAVAILABLE
-    assert f"status {status}" in member.problem
-    server.status = 200
-    assert isinstance(await member.authenticate(asked("Bearer opaque")), Accepted)
-    assert member.problem == ""
+    await eventually(lambda: f"status {status}" in member.problem)
+    server.status, server.answer = 200, {"active": False}
+    await eventually(lambda: not member.problem)
+    assert {question["token"][0] for question in server.asked[1:]} == {"auth-sidecar-check"}
+
+
+async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_all(make: Any, server: Server) -> None:
+    """Or whoever finds one keeps everybody out."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        server.asked.append(parse_qs((await request.read()).decode()))
+        asked_about = server.asked[-1]["token"][0]
+        return web.json_response({"active": False}, status=500 if asked_about == "odd" else 200)
+
+    with LoopbackServer(answer) as running:
+        member = make(url=running.url)
+        with pytest.raises(Unavailable):
+            await member.authenticate(asked("Bearer odd"))
+        await member._recovery._task
+        assert [question["token"] for question in server.asked] == [["odd"], ["auth-sidecar-check"]]
+        assert member.problem == ""
 
 
 @pytest.mark.parametrize(

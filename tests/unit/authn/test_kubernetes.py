@@ -243,6 +243,20 @@ async def test_what_the_server_does_not_vouch_for_is_refused(make: Any, api: Api
     assert cause(await member.authenticate(asked(f"Bearer {account_token()}"))) is Cause.INACTIVE
 
 
+async def test_a_refusal_is_remembered_for_a_moment(make: Any, api: ApiServer) -> None:
+    """Whoever holds a token of an account that is gone cannot keep the API server busy by it."""
+    member = await make(review=True)
+    api.review = {"authenticated": False}
+    view = asked(f"Bearer {account_token()}")
+    for _ in range(5):
+        assert cause(await member.authenticate(view)) is Cause.INACTIVE
+    assert len(api.reviewed) == 1
+    api.review = GOOD_REVIEW
+    assert isinstance(await member.authenticate(asked(f"Bearer {account_token(jti='other')}")), Accepted)
+    member.surroundings.clock.advance(10.0)
+    assert isinstance(await member.authenticate(view), Accepted)
+
+
 @pytest.mark.parametrize(
     "review",
     [

@@ -11,8 +11,9 @@ from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.ldap import Ldap
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from tests.support.certificates import certificate
-from tests.support.directory import ADMIN, ADMIN_PASSWORD, BASE, SlapdDirectory, running_slapd
+from tests.support.directory import ADMIN, ADMIN_PASSWORD, BASE, SlapdDirectory, prepared_slapd
 from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 from tests.support.members import asked, basic, options_of, surroundings
 
 
@@ -20,8 +21,9 @@ from tests.support.members import asked, basic, options_of, surroundings
 def _directory(
     require_tool: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SlapdDirectory]:
-    with running_slapd(require_tool("slapd"), tmp_path_factory.mktemp("slapd")) as running:
-        yield running
+    directory = prepared_slapd(require_tool("slapd"), tmp_path_factory.mktemp("slapd"))
+    with directory.running():
+        yield directory
 
 
 @pytest.fixture(name="make")
@@ -169,13 +171,25 @@ async def test_a_directory_that_does_not_let_us_search_is_broken(make: Any, opti
     assert (await make(**options).check())[0]
 
 
-async def test_a_directory_that_is_away_is_broken_until_it_is_back(make: Any) -> None:
+async def test_a_directory_that_does_not_answer_is_broken(make: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         member = make(url=f"ldaps://127.0.0.1:{silent.getsockname()[1]}", within="200ms")
         with pytest.raises(Unavailable):
             await ask(member, "alice", "opensesame")
-        assert member.problem
+        await eventually(lambda: member.problem)
     assert await make().check() == []
+
+
+async def test_a_directory_is_asked_as_soon_as_it_is_there(
+    make: Any, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The library itself would refuse for seconds to try a server again."""
+    directory = prepared_slapd(require_tool("slapd"), tmp_path)
+    member = make(url=directory.tls_url, caFile=str(directory.ca_file))
+    with pytest.raises(Unavailable):
+        await ask(member, "alice", "opensesame")
+    with directory.running():
+        assert isinstance(await ask(member, "alice", "opensesame"), Accepted)
 
 
 @pytest.mark.parametrize(
