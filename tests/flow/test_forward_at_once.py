@@ -179,6 +179,26 @@ async def test_answers_in_pieces_are_what_they_would_have_been(start: Start, beg
     assert begins.handed_over >= 5
 
 
+BEHIND = b"HTTP/1.1 200 OK\r\nX-Evil: 1\r\nX-Rest: "
+
+
+@pytest.mark.parametrize("kind", ["plain", "no body", "chunked", "chunked and empty"])
+async def test_what_came_behind_an_answer_is_part_of_no_other(start: Start, begins: Begins, kind: str) -> None:
+    """A service that can be made to send more than it says would let one caller write into another's answer."""
+    async with ScriptedUpstream(scripted(ANSWERS[kind] + BEHIND)) as upstream:
+        scene = await start(upstream.url)
+        async with both_ways(scene) as ways:
+            for wire in ways:
+                await make_ready(scene)
+                accepted = upstream.accepted
+                assert (await wire.ask("/x", [bearer()])).status == 200
+                async with await scene.connect() as other:
+                    answer = await other.ask("/again", [bearer()])
+                assert (answer.body, answer.all("X-Evil")) == (b"ok", [])
+                assert upstream.accepted == accepted + 1, "what had more to say is asked nothing again"
+    assert begins.answered >= 1
+
+
 async def test_every_request_is_sent_on_as_it_would_have_been(start: Start, begins: Begins) -> None:
     """Random requests, sound and hostile: the service sees the same octets, the caller the same answer."""
     chance = random.Random(20)

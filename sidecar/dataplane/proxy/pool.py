@@ -129,10 +129,10 @@ class UpstreamConnection(ResponseHandler):
         message, payload = messages[0]
         if not payload.is_eof() or payload.exception() is not None:
             return None
-        if message.should_close:
+        if message.should_close or not _is_between_answers(parser):
             self.force_close()
         else:
-            self._whole = parser  # between two answers: it can read the next one
+            self._whole = parser  # it can read the next one
         return message, payload.read_nowait()
 
     def send(self, octets: bytes) -> None:
@@ -163,9 +163,13 @@ class UpstreamConnection(ResponseHandler):
         self._break_off()
         self.abort()
 
-    def park(self) -> None:
-        """Expect nothing from now on: whatever comes while no request is under way makes it unclean."""
-        self._parser = None
+    def park(self) -> bool:
+        """Expect nothing from now on: whatever comes while no request is under way makes it unclean.
+
+        False: something has come already, with the answer and behind it. Nobody may get another answer from it.
+        """
+        parser, self._parser = self._parser, None
+        return parser is None or _is_between_answers(parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A reset breaks a body off, also one that only the end of the connection ends (RFC 9112 section 8)."""
@@ -184,6 +188,14 @@ class UpstreamConnection(ResponseHandler):
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(ClientPayloadError("the connection ended early"))
+
+
+def _is_between_answers(parser: HttpResponseParser) -> bool:
+    """Whether nothing but a whole answer was read; the beginning of another would become part of the next caller's."""
+    try:
+        return parser.feed_eof() is None
+    except Exception:  # noqa: BLE001 - whatever it makes of half a head
+        return False
 
 
 class UpstreamPool:
@@ -214,10 +226,9 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose exchange is over; one that is not clean is closed."""
         now = monotonic()
-        if self._closed or connection.should_close or not connection.is_connected():
+        if self._closed or connection.should_close or not connection.is_connected() or not connection.park():
             connection.close()
         else:
-            connection.park()
             self._idle.append((connection, now))
         while self._idle and now - self._idle[0][1] >= self._keepalive_timeout:
             self._idle.popleft()[0].close()
