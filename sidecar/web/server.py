@@ -23,6 +23,9 @@ from sidecar.web.answer import Answer
 _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
+HEAD_LINES = 4
+"""How many of its longest lines a head may be long while it is incomplete."""
+
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
 
 
@@ -74,8 +77,8 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_answer_at_once", "_head_timer", "_parse_failure", "_peername", "begun", "body", "ends", "peer", "request_id",
-        "server", "serving", "trusted",
+        "_answer_at_once", "_head_octets", "_head_timer", "_parse_failure", "_peername", "begun", "body", "ends",
+        "peer", "request_id", "server", "serving", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
@@ -92,6 +95,7 @@ class Connection(web.RequestHandler):
         self.body: StreamReader | None = None
         self.begun: UnderWay | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_octets = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
@@ -126,7 +130,10 @@ class Connection(web.RequestHandler):
         if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
             # The first octets may come before aiohttp waits for them.
-            (self._head_ends if self._request_count else self._head_begins)()
+            if self._request_count:
+                self._head_ends()
+            else:
+                self._head_goes_on(len(data))
             return
         try:
             parsed = parser.feed_data(data)
@@ -136,7 +143,7 @@ class Connection(web.RequestHandler):
             return
         messages, upgraded, _ = parsed
         if not messages:
-            self._head_begins()
+            self._head_goes_on(len(data))
             return
         if self._head_timer is not None:
             self._head_ends()
@@ -179,10 +186,18 @@ class Connection(web.RequestHandler):
             self.begun.hand_over()
         super()._process_keepalive()
 
-    def _head_begins(self) -> None:
-        """The parser wants more: it may wait for the rest of the head, but not for ever, however it trickles in."""
+    def _head_goes_on(self, octets: int) -> None:
+        """The parser wants more: it may wait for the rest of the head, but not for ever, however it trickles in.
+
+        Nor may it keep as many lines as it takes, each as long as it takes: ``octets`` more have come.
+        """
         if self._head_timer is None:
             self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
+            self._head_octets = 0
+        self._head_octets += octets
+        if self._head_octets > HEAD_LINES * self.max_line_size:
+            self._head_ends()
+            self._refuse_head(431, _HeadTooLarge())
 
     def _head_ends(self) -> None:
         if self._head_timer is not None:
@@ -190,11 +205,14 @@ class Connection(web.RequestHandler):
             self._head_timer = None
 
     def _head_is_late(self) -> None:
-        """Answer as what the parser refuses is answered."""
         self._head_timer = None
+        self._refuse_head(408, _HeadTooLate())
+
+    def _refuse_head(self, status: int, why: Exception) -> None:
+        """Answer as what the parser refuses is answered."""
         waiter = self._waiter
         if waiter is not None and not waiter.done() and not self._force_close and not self._close:
-            self._messages.append((_ErrInfo(status=408, exc=_HeadTooLate(), message=""), EMPTY_PAYLOAD))
+            self._messages.append((_ErrInfo(status=status, exc=why, message=""), EMPTY_PAYLOAD))
             waiter.set_result(None)
 
     def _is_occupied(self) -> bool:
@@ -247,6 +265,10 @@ class _HeadTooLate(Exception):
     """The head of a request has not come in time."""
 
 
+class _HeadTooLarge(Exception):
+    """What came of a head is more than a whole one may be."""
+
+
 class _Parsed:
     """Stands for the parser, with the outcome of parsing that has been done already."""
 
@@ -266,6 +288,8 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
     if isinstance(exc, _HeadTooLate):
         message = "The request did not arrive in time"
         return Refused(Reason.REQUEST_INVALID, Cause.DEADLINE, kind, status=408, message=message)
+    if isinstance(exc, _HeadTooLarge):
+        return Refused(Reason.TOO_LARGE, detail=kind, status=431, message="The request headers are too large")
     if isinstance(exc, LineTooLong):
         if exc.args[1:2] == (max_line,):
             return Refused(Reason.TOO_LARGE, detail=kind, status=414, message="The request line is too long")

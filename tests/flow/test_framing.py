@@ -227,6 +227,24 @@ async def test_a_head_that_comes_with_its_connection_is_bounded_too(start: Start
             assert (await wires[1].ask("/")).status == 404
 
 
+async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: Start) -> None:
+    """As many lines as may be, each as long as it may be, are megabytes for each connection of anybody."""
+    scene = await start()
+    async with await scene.connect() as wire:
+        assert (await wire.ask("/")).status == 404
+        await wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        for _ in range(5):
+            await wire.send(b"X-A: %b\r\n" % (b"a" * 15_000))
+        answer = await wire.answer()
+        assert_refusal(answer, 431)
+        assert answer.all("Connection") == ["close"]
+        assert await wire.ended() == b""
+    async with await scene.connect() as wire:
+        whole = [("X-A", "a" * 15_000)] * 3
+        assert (await wire.ask("/", whole)).status == 404
+        assert (await wire.ask("/", whole)).status == 404
+
+
 async def trickle(wire: Wire) -> None:
     await wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ")
     while True:

@@ -11,13 +11,13 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
+from aiohttp.http_parser import HttpParser, HttpResponseParser, RawResponseMessage
 
 from sidecar.errors import Cause, Reason, UpstreamFailed
 from sidecar.tls import client_context
@@ -190,7 +190,7 @@ class UpstreamConnection(ResponseHandler):
             payload.set_exception(ClientPayloadError("the connection ended early"))
 
 
-def _is_between_answers(parser: HttpResponseParser) -> bool:
+def _is_between_answers(parser: HttpParser[Any]) -> bool:
     """Whether nothing but a whole answer was read; the beginning of another would become part of the next caller's."""
     try:
         return parser.feed_eof() is None
