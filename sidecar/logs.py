@@ -101,12 +101,13 @@ def audit_lines(stream: TextIO) -> Iterator[None]:
 def configure(level: str = "info", stream: TextIO | None = None, **marks: object) -> None:
     """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON.
 
-    ``marks`` stand in every line.
+    Audit lines are sent at every level. ``marks`` stand in every line.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(**marks))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
+    logging.getLogger(AUDIT).setLevel(logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, _LEVELS[level]))

@@ -12,7 +12,7 @@ from typing import Protocol
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import running
-from sidecar.app.supervisor import supervised
+from sidecar.app.workers.supervisor import supervised
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 

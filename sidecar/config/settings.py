@@ -512,7 +512,7 @@ class LoggingSettings(Model):
     """JSON lines on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe line that is written."""
+    """Least severe line that is written. Audit lines are always written."""
     access: bool = False
     """Also one line per answered request."""
 

@@ -1,11 +1,12 @@
 """What a log line may hold, whatever somebody hands in."""
 
+import io
 import json
 import logging
 
 import pytest
 
-from sidecar.logs import JsonFormatter
+from sidecar.logs import AUDIT, JsonFormatter, configure
 from tests.support import forge
 
 
@@ -49,3 +50,19 @@ def test_no_value_can_break_a_line_or_the_formatter() -> None:
     told = line('a\n{"level":"forged"}', odd="\ud800", nul="\0", octets=b"x", number=2**70)
     assert told["level"] == "info"
     assert told["octets"] == "<bytes>"
+
+
+def test_audit_lines_are_written_at_every_level() -> None:
+    """Who wants less in the log does not give up who minted and revoked what."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    try:
+        configure("error", stream)
+        logging.getLogger(AUDIT).info("token minted")
+        logging.getLogger("sidecar.x").warning("left out")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
+    assert [json.loads(told)["message"] for told in stream.getvalue().splitlines()] == ["token minted"]

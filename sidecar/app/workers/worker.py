@@ -1,7 +1,8 @@
 """One worker: a sidecar without an operations listener of its own, led by the supervisor that has started it.
 
-Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.handover`'s form; the answers are
-JSON, so that whoever should come to rule a worker rules no more than that. When the socket ends, so does the worker.
+Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.workers.handover`'s form; the
+answers are JSON, so that whoever should come to rule a worker rules no more than that. When the socket ends, so does
+the worker.
 """
 
 import asyncio
@@ -21,11 +22,11 @@ from aiohttp import web
 
 from sidecar import logs
 from sidecar.app.assembly import Parts
-from sidecar.app.frames import frame, read_frame
 from sidecar.app.ground import Ground
-from sidecar.app.handover import unpacked
 from sidecar.app.running import Sidecar, assembled
-from sidecar.app.totals import families
+from sidecar.app.workers.frames import frame, read_frame
+from sidecar.app.workers.handover import unpacked
+from sidecar.app.workers.totals import families
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable

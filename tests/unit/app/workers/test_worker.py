@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.app.worker import Worker
+from sidecar.app.workers.worker import Worker
 from sidecar.config.load import Loaded, load
 from sidecar.tokens.assertion import new_assertion_key
 

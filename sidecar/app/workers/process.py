@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from sidecar.app.frames import frame, read_frame
-from sidecar.app.handover import packed
-from sidecar.app.totals import Family
+from sidecar.app.workers.frames import frame, read_frame
+from sidecar.app.workers.handover import packed
+from sidecar.app.workers.totals import Family
 from sidecar.errors import Cause, Misconfigured, Problem, SidecarError, Unavailable
 
 
@@ -121,7 +121,7 @@ async def _execute(
         sys.executable,
         "-P",
         "-m",
-        "sidecar.app.worker",
+        "sidecar.app.workers.worker",
         str(number),
         str(control.fileno()),
         *(",".join(map(str, share)) for share in shares),

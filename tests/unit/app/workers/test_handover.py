@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.app.handover import packed, unpacked
+from sidecar.app.workers.handover import packed, unpacked
 from sidecar.config.load import load
 from sidecar.secrets.value import Secret
 from sidecar.tokens.assertion import new_assertion_key

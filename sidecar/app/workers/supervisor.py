@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 from sidecar import __version__
 from sidecar.admin.health import together
 from sidecar.app.running import listening_for_operators
-from sidecar.app.totals import Totals, families, value_of
-from sidecar.app.worker_process import WorkerProcess
+from sidecar.app.workers.process import WorkerProcess
+from sidecar.app.workers.totals import Totals, families, value_of
 from sidecar.config.load import Loaded
 from sidecar.config.show import as_json
 from sidecar.errors import Misconfigured, Problem, SidecarError, Unavailable

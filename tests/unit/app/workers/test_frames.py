@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sidecar.app.frames import frame, read_frame
+from sidecar.app.workers.frames import frame, read_frame
 
 
 def stream(octets: bytes) -> asyncio.StreamReader:

@@ -5,7 +5,7 @@ import math
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.app.totals import Family, Totals, families
+from sidecar.app.workers.totals import Family, Totals, families
 from sidecar.metrics import Metrics
 
 
