@@ -347,10 +347,13 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
     if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"
         yield Finding(("authenticationConfiguration",), message, fatal=False)
-    if settings.upstream is None or not settings.upstream.url:
-        yield Finding(
-            ("upstream", "url"), "no upstream is configured: check mode only, nothing is forwarded", fatal=False
+    forwards = settings.upstream is not None and bool(settings.upstream.url)
+    if not forwards and not settings.server.trusted_proxies:
+        message = (
+            "no upstream is configured, and no proxy in server.trustedProxies: nothing is forwarded, and checks judge "
+            "the credential alone, without rules"
         )
+        yield Finding(("upstream", "url"), message, fatal=False)
     if settings.allow_published_secrets:
         message = "keys and secrets that anybody can read in the products' sources are accepted; never in production"
         yield Finding(("allowPublishedSecrets",), message, fatal=False)

@@ -307,3 +307,10 @@ def test_names_of_nobody_are_told(text: str, place: str, folder: Path) -> None:
     told = [warning for warning in load_text(provider + text).warnings if warning.path == place]
     assert [warning.message for warning in told] == ["no provider or authenticator is called corq; did you mean corp?"]
     assert not [w for w in load_text(provider + text.replace("corq", "corp")).warnings if w.path == place]
+
+
+def test_who_is_asked_by_a_proxy_needs_no_upstream(folder: Path) -> None:
+    """Neither an upstream nor a proxy is what somebody has forgotten."""
+    assert "no upstream is configured" in warnings("server: {realm: x}")
+    assert "no upstream" not in warnings("server: {trustedProxies: [127.0.0.1/32]}")
+    assert "no upstream" not in warnings("upstream: {url: 'http://127.0.0.1:1'}")
