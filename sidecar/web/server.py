@@ -77,8 +77,8 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_answer_at_once", "_head_octets", "_head_timer", "_parse_failure", "_peername", "begun", "body", "ends",
-        "peer", "request_id", "server", "serving", "trusted",
+        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_parse_failure", "_peername", "begun", "body",
+        "ends", "peer", "request_id", "server", "serving", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
@@ -96,6 +96,7 @@ class Connection(web.RequestHandler):
         self.begun: UnderWay | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_octets = 0
+        self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is there before the first request; over the limit, hang up at once."""
@@ -235,8 +236,14 @@ class Connection(web.RequestHandler):
             self._parser = parser
 
     def _take(self, data: bytes) -> None:
-        """aiohttp's way. It forgets the body it was reading when the parser gives up; whoever waits for it is told."""
+        """aiohttp's way. It forgets the body it was reading when the parser gives up; whoever waits for it is told.
+
+        Nothing behind that can be read, and it would keep every piece as a complaint of its own.
+        """
+        if self._given_up:
+            return
         web.RequestHandler.data_received(self, data)
+        self._given_up = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
         body = self.body
         # Whatever was found behind a body that has not ended is the parser's complaint.
         if body is not None and self._messages and not body.is_eof():

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.logs import JsonFormatter
 from tests.flow.conftest import Start, bearer
-from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection
 from tests.support.wire import Answer, Wire
 
 AUTH = ": ".join(bearer())
@@ -243,6 +243,30 @@ async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: St
         whole = [("X-A", "a" * 15_000)] * 3
         assert (await wire.ask("/", whole)).status == 404
         assert (await wire.ask("/", whole)).status == 404
+
+
+async def test_what_comes_behind_broken_framing_is_not_kept(start: Start) -> None:
+    """Anybody could fill the memory with it while his own request is still being answered."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.request()
+        asked.set()
+        await answer.wait()
+        await connection.send(OK)
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url)
+        async with await scene.connect() as wire:
+            await wire.request("/x", [bearer()])
+            await asked.wait()
+            for _ in range(100):  # far more than the sockets hold, so all of it is read
+                await wire.send(b"?" * 1_000_000)
+            (connection,) = scene.sidecar._server.connections
+            assert len(connection._messages) <= 1  # aiohttp's: there is no public way to see what it keeps
+            answer.set()
+            assert (await wire.answer()).status == 200
+            assert_refusal(await wire.answer(), 400)
 
 
 async def trickle(wire: Wire) -> None:
