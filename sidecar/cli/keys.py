@@ -148,7 +148,7 @@ def _tell(change: Change) -> int:
 def _folder(settings: Settings) -> Path:
     folder = settings.jwt_token_configuration.key_dir
     if not folder:
-        message = "names no folder; one key pair in two files cannot be rotated without ending its tokens"
+        message = "names no folder; only there can keys be rotated: one pair in two files ends with its tokens"
         raise Misconfigured([Problem("jwtTokenConfiguration.keyDir", message)])
     return Path(folder)
 

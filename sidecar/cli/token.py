@@ -114,7 +114,9 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     settings = loaded.settings
     configuration, authorizer = settings.jwt_token_configuration, settings.authorizer_configuration
     if not has_own_keys(configuration):
-        raise _misconfigured("jwtTokenConfiguration", "no own keys; make them with: sidecar keys generate")
+        raise _misconfigured(
+            "jwtTokenConfiguration", "no own keys; sidecar keys generate makes them, and prints the block to write here"
+        )
     if options.expiry is None and not settings.tokens.allow_never_expiring:
         raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or give --expiry")
     keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
