@@ -79,9 +79,13 @@ class _NoFlow:
 
 
 class UpstreamConnection(ResponseHandler):
-    """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does."""
+    """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does.
+
+    ``idle_since`` is a moment of :func:`time.monotonic`.
+    """
 
     reader: Reader | None = None
+    idle_since = 0.0
     _whole: HttpResponseParser | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -206,7 +210,7 @@ class UpstreamPool:
         self._connect_timeout = connect_timeout
         self._keepalive_timeout = keepalive_timeout
         self._closed = False
-        self._idle: deque[tuple[UpstreamConnection, float]] = deque()
+        self._idle: deque[UpstreamConnection] = deque()
 
     async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
@@ -217,11 +221,18 @@ class UpstreamPool:
         """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
         now = monotonic()
         while self._idle:
-            connection, since = self._idle.pop()
-            if now - since < self._keepalive_timeout and connection.is_clean:
+            connection = self._idle.pop()
+            if now - connection.idle_since < self._keepalive_timeout and connection.is_clean:
                 return connection
             connection.close()
         return None
+
+    def put_back(self, connection: UpstreamConnection) -> None:
+        """Give back what :meth:`take` has handed out and nobody used: to the service it was idle all the time."""
+        if self._closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose exchange is over; one that is not clean is closed."""
@@ -229,15 +240,16 @@ class UpstreamPool:
         if self._closed or connection.should_close or not connection.is_connected() or not connection.park():
             connection.close()
         else:
-            self._idle.append((connection, now))
-        while self._idle and now - self._idle[0][1] >= self._keepalive_timeout:
-            self._idle.popleft()[0].close()
+            connection.idle_since = now
+            self._idle.append(connection)
+        while self._idle and now - self._idle[0].idle_since >= self._keepalive_timeout:
+            self._idle.popleft().close()
 
     def close(self) -> None:
         """Close what is idle, and from now on what is given back."""
         self._closed = True
         while self._idle:
-            self._idle.pop()[0].close()
+            self._idle.pop().close()
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()

@@ -111,7 +111,7 @@ class Relays:
             connection.reader = relay
         finally:
             if connection.reader is None:
-                self._pool.release(connection)
+                self._pool.put_back(connection)
         self._under_way.add(relay)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._hurry)

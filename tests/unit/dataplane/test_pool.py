@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 import pytest
 
@@ -49,3 +50,19 @@ async def test_what_the_loop_has_not_heard_of_counts_already(
         second = await pool.acquire()
         assert second is not first
         second.close()
+
+
+async def test_what_was_not_used_stays_as_old_as_it_was(
+    pool: UpstreamPool, service: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else callers who are refused could keep a connection until the service ends it under somebody's request."""
+    first = await pool.acquire()
+    pool.release(first)
+    with service.accept()[0]:
+        began = monotonic()
+        for later in (30, 59):
+            monkeypatch.setattr("sidecar.dataplane.proxy.pool.monotonic", lambda later=later: began + later)
+            assert pool.take() is first
+            pool.put_back(first)
+        monkeypatch.setattr("sidecar.dataplane.proxy.pool.monotonic", lambda: began + 61)
+        assert pool.take() is None
