@@ -74,7 +74,7 @@ def load(
 
 
 def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool]:
-    """All files as one tree, below it what they import; the problems; whether every one of ``paths`` could be read."""
+    """All files as one tree, below it what they import; the problems; whether every one of them could be read."""
     tree = Block({}, Origin())
     problems: list[Problem] = []
     is_whole = True
@@ -94,6 +94,8 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         if isinstance(name, Leaf) and name.value:
             imported, more = read_import(name.value, name.origin, environ)
             problems += more
+            # an import that cannot be read is an empty block in the importer's place
+            is_whole = is_whole and imported.origin != name.origin
             tree = _merged(imported, tree)
     return tree, problems, is_whole
 

@@ -283,6 +283,14 @@ def test_a_file_that_cannot_be_read_is_not_judged_by_what_is_missing(folder: Pat
     assert [problem.line for problem in caught.value.problems] == [2]
 
 
+@pytest.mark.parametrize("product", ["openmetadata", "datahub"])
+def test_neither_is_one_whose_import_cannot_be_read(product: str, folder: Path) -> None:
+    (folder / "a.yaml").write_text(f"import: {{{product}: none.yaml}}\n")
+    with pytest.raises(Misconfigured) as caught:
+        load(["a.yaml"], {})
+    assert [problem.file for problem in caught.value.problems] == ["none.yaml"]
+
+
 def test_a_faulty_value_is_one_problem(folder: Path) -> None:
     """A rule whose path is wrong does not lack one besides."""
     (folder / "a.yaml").write_text("rules: [{path: api}]\n")
