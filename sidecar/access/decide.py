@@ -90,8 +90,7 @@ class Decider:
 
         Raises Refused as :meth:`decide` does.
         """
-        ruling = self._ruling(view)
-        if view.credential.scheme is not _BEARER or ruling.requirements or self._chain.presented(view) != 1:
+        if view.credential.scheme is not _BEARER or self._ruling(view).requirements or self._chain.presented(view) != 1:
             return None
         return self._chain.accept_at_once(view)
 

@@ -23,6 +23,8 @@ _DECODED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:;[^/]*)?(?:/|\Z)")
+# Characters in all readings together: a long path of nothing but such ambiguities would cost everybody else's time.
+_MOST_READ = 64 * 1024
 _UNDOING: tuple[Callable[[str], str], ...] = (
     partial(_PARAMETERS.sub, ""),
     lambda path: path.replace("%3B", ";"),
@@ -44,7 +46,8 @@ def read_target(target: str) -> Readings:
     """The path readings of a raw origin-form target; query ignored.
 
     Raises Refused(REQUEST_INVALID, PATH_AMBIGUOUS) with status 400 for what must not reach a rule: other forms than
-    origin-form, dot segments plain or encoded, NUL, backslash, fragment, control or non-ASCII bytes, broken escapes.
+    origin-form, dot segments plain or encoded, NUL, backslash, fragment, control or non-ASCII bytes, broken escapes,
+    more readings than a path of its length may have.
     """
     path = target.partition("?")[0]
     if _PLAIN.fullmatch(path):
@@ -69,6 +72,8 @@ def _readings(path: str) -> list[str]:
     """``path``, and all that services make of it which undo some of its ambiguity, in whatever order."""
     readings = [path]
     for reading in readings:  # grows while it is walked
+        if len(readings) * len(path) > _MOST_READ:
+            raise _refused()
         undone = dict.fromkeys(undo(reading) for undo in _UNDOING)
         readings.extend(other for other in undone if other not in readings)
     return readings

@@ -169,7 +169,9 @@ class JwtAuthenticator:
             if issuer is None or not isinstance(issuer.acceptor, ForeignAcceptor) or token.algorithm.startswith("HS"):
                 return None
             keys = self._candidates(issuer, token)
-            accepted = issuer.acceptor.accept_at_once(token, self._verified(issuer, token, keys)) if keys else None
+            if len(keys) != 1:  # what is refused is verified again: not by many keys, which anybody could ask for
+                return None
+            accepted = issuer.acceptor.accept_at_once(token, self._verified(issuer, token, keys))
         except Refused:
             return None
         if accepted is not None:

@@ -85,3 +85,11 @@ def test_long_plain_paths_are_read_in_linear_time() -> None:
     """A path made to confuse a backtracking pattern costs no more than another."""
     with pytest.raises(Refused):
         read_target("/" + "a" * 15_000 + "\\")
+
+
+def test_long_paths_have_few_readings() -> None:
+    """Every reading costs time in which nobody else is served; a name with encoded slashes has two, however long."""
+    assert len(read_target("/a" + "%2F" * 4_000).others) == 2
+    assert len(read_target("/a;%3B%2F%5C//").others) > 8
+    with pytest.raises(Refused):
+        read_target("/a;%3B%2F%5C//" * 1_000)

@@ -195,3 +195,13 @@ async def test_nothing_is_remembered_of_a_refused_token() -> None:
     asked = view(bearer(aud="other"))
     await world.authenticator.authenticate(asked)
     assert world.authenticator.recall(asked) is None
+
+
+async def test_only_one_verification_is_done_at_once() -> None:
+    """What is refused is verified once more in the usual way: with many keys without names that would be dear."""
+    token = view(f"Bearer {forge.token()}")
+    one = World({forge.ISSUER: issuer("corp", Keys(RSA), forge.ISSUER)})
+    two = World({forge.ISSUER: issuer("corp", Keys(OTHER, RSA), forge.ISSUER)})
+    assert isinstance(one.authenticator.authenticate_at_once(token), Accepted)
+    assert two.authenticator.authenticate_at_once(token) is None
+    assert isinstance(await two.authenticator.authenticate(token), Accepted)
