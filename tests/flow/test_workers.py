@@ -160,7 +160,8 @@ async def test_a_killed_worker_costs_its_own_connections_and_is_replaced(
                 assert (await survivor.ask("/oauth2/auth", [bearer(token)])).status == 200
                 async with await Wire.to(sidecar.address) as wire:
                     assert (await wire.ask("/oauth2/auth", [bearer(token)])).status == 200
-                return len(await asyncio.to_thread(workers_of, sidecar)) == 2
+                pids = [worker["pid"] for worker in await asyncio.to_thread(workers_of, sidecar)]
+                return len(pids) == 2 and first not in pids
 
             async with asyncio.timeout(60):
                 while not await healed():
