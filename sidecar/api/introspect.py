@@ -12,7 +12,9 @@ from sidecar.tokens.compact import Unverified
 from sidecar.tokens.service import Caller, TokenService
 from sidecar.web.respond import json_answer
 
-_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "client_id")
+_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti")
+# No verification has looked at what these are.
+_SHOWN_AS_TEXT = ("scope", "client_id")
 _INACTIVE = {"active": False}
 
 
@@ -48,4 +50,5 @@ def _describe(token: Unverified, bearer: Caller) -> dict[str, Any]:
         "token_type": "Bearer",
         "username": bearer.actor.id,
         **{name: claims[name] for name in _SHOWN if claims.get(name) is not None},
+        **{name: claims[name] for name in _SHOWN_AS_TEXT if isinstance(claims.get(name), str)},
     }

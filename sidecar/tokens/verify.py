@@ -19,6 +19,7 @@ from sidecar.tokens.jose import ED25519_NAMES, has_signed
 
 UPSTREAM_CLAIM = "auth_sidecar"
 """Claim of the credentials that we mint for the service behind; a token that carries it is never a caller's."""
+_EARLIEST, _LATEST = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +127,17 @@ def _check_types(claims: Mapping[str, Any]) -> None:
             raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
     for name in ("exp", "nbf", "iat"):
         moment = claims.get(name, 0)
-        # most are whole numbers, of which every one is finite
-        if type(moment) is not int and not _is_time(moment) and not (name == "exp" and moment is None):
-            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a finite number")
+        if not _is_time(moment) and not (name == "exp" and moment is None):
+            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a moment")
     if "aud" in claims and not _is_text_or_texts(claims["aud"]):
         raise _invalid(Cause.CLAIM_TYPE, "aud is neither a string nor a list of strings")
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number of seconds that every later reader can hold: JSON writers and stores end at 64 bits."""
+    if type(value) is int:
+        return _EARLIEST <= value <= _LATEST
+    return type(value) is float and math.isfinite(value)
 
 
 def _is_text_or_texts(value: object) -> bool:

@@ -408,6 +408,13 @@ async def test_introspection_tells_what_the_token_says(sidecar: ManagedSidecar) 
             assert answer == {"active": True, "token_type": "Bearer", "username": "sam", **shown}
 
 
+async def test_introspection_leaves_out_what_is_no_text(sidecar: ManagedSidecar) -> None:
+    """Nobody has checked these; a number of forty digits could not even be written."""
+    sam = sidecar.token_of("sam", scope="read", client_id=10**39)
+    answer = (await sidecar.call("POST", "/introspect", sam, form={"token": sam})).json()
+    assert (answer["scope"], "client_id" in answer) == ("read", False)
+
+
 async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidecar) -> None:
     root, sam, eve = (sidecar.token_of(name) for name in ("root", "sam", "eve"))
     gone = sidecar.token_of("gone")

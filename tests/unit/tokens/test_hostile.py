@@ -198,7 +198,7 @@ def hostile() -> Iterator[tuple[str, Any, Reason, Cause | None]]:
     yield "Ed25519 signature zero", replaced_signature(bytes(64), alg="EdDSA", kid="ed"), INVALID, Cause.SIGNATURE
     yield "Ed25519 signature short", replaced_signature(bytes(63), alg="Ed25519", kid="ed"), INVALID, Cause.SIGNATURE
 
-    for value in ("soon", True, [1], {"a": 1}, "1900000000"):
+    for value in ("soon", True, [1], {"a": 1}, "1900000000", 2**63):
         yield f"exp is {value}", with_claims(exp=value), INVALID, Cause.CLAIM_TYPE
         yield f"nbf is {value}", with_claims(nbf=value), INVALID, Cause.CLAIM_TYPE
         yield f"iat is {value}", with_claims(iat=value), INVALID, Cause.CLAIM_TYPE
