@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,13 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def containers(require_tool: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
+def containers(require_tool: Callable[[str], Path]) -> Iterator[Containers]:
     """An engine that has built the image."""
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make containers: run the tests as root with CAP_SYS_ADMIN")
     podman, base = require_tool("podman"), require_tool("container-base")
-    engine = Containers(podman, tmp_path_factory.mktemp("podman"))
+    # podman takes no path of more than 50 characters
+    engine = Containers(podman, Path(tempfile.mkdtemp(prefix="podman-")))
     try:
         engine.build(ROOT, base, IMAGE)
         yield engine
