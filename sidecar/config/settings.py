@@ -74,8 +74,8 @@ class Limits(Model):
     """Bounds on what one process accepts on the public listener."""
 
     max_header_bytes: Size = 16 * 1024
-    """Longest request line and longest single header line, in bytes. A head that is four times as long and not yet
-    complete is refused too."""
+    """Longest request line and longest single header line, in bytes. All header lines together may have four
+    times as much."""
     max_headers: Annotated[int, Field(ge=16)] = 128
     """Most header lines in a request."""
     max_token_bytes: Size = 16 * 1024

@@ -24,7 +24,7 @@ _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
 HEAD_LINES = 4
-"""How many of its longest lines a head may be long while it is incomplete."""
+"""How many of its longest lines a whole head may be long."""
 
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
 
@@ -77,8 +77,8 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_parse_failure", "_peername", "begun", "body",
-        "ends", "peer", "request_id", "server", "serving", "trusted",
+        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_longest_head", "_parse_failure", "_peername",
+        "begun", "body", "ends", "peer", "request_id", "server", "serving", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "PublicServer", **options: Any) -> None:
@@ -96,6 +96,7 @@ class Connection(web.RequestHandler):
         self.begun: UnderWay | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_octets = 0
+        self._longest_head = HEAD_LINES * self.max_line_size
         self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,9 +147,15 @@ class Connection(web.RequestHandler):
         if not messages:
             self._head_goes_on(len(data))
             return
-        if self._head_timer is not None:
+        is_short = self._head_timer is None and len(data) <= self._longest_head
+        if not is_short:
             self._head_ends()
-        if len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD:
+        if (
+            len(messages) == 1
+            and not upgraded
+            and messages[0][1] is EMPTY_PAYLOAD
+            and (is_short or not self._is_too_long(messages[0][0]))
+        ):
             answer = self._answer_at_once(messages[0][0], self)
             if answer is not None:
                 self.answer_begun(answer)
@@ -196,7 +203,7 @@ class Connection(web.RequestHandler):
             self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
             self._head_octets = 0
         self._head_octets += octets
-        if self._head_octets > HEAD_LINES * self.max_line_size:
+        if self._head_octets > self._longest_head:
             self._head_ends()
             self._refuse_head(431, _HeadTooLarge())
 
@@ -242,13 +249,30 @@ class Connection(web.RequestHandler):
         """
         if self._given_up:
             return
+        known = len(self._messages)
         web.RequestHandler.data_received(self, data)
+        self._refuse_long_heads(known)
         self._given_up = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
         body = self.body
         # Whatever was found behind a body that has not ended is the parser's complaint.
         if body is not None and self._messages and not body.is_eof():
             body.set_exception(web.RequestPayloadError("broken framing"))
             self.body = None
+
+    def _refuse_long_heads(self, known: int) -> None:
+        """Have the first of the messages after ``known`` ones that is too long be the last one, and refused."""
+        messages = self._messages
+        for position in range(known, len(messages)):
+            if self._is_too_long(messages[position][0]):
+                while len(messages) > position:
+                    messages.pop()
+                messages.append((_ErrInfo(status=431, exc=_HeadTooLarge(), message=""), EMPTY_PAYLOAD))
+                return
+
+    def _is_too_long(self, message: RawRequestMessage | _ErrInfo) -> bool:
+        if isinstance(message, _ErrInfo):
+            return False
+        return sum([len(name) + len(value) for name, value in message.raw_headers]) > self._longest_head
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A fault outside the handler, by its kind alone: its text may hold what the request carried."""

@@ -245,6 +245,23 @@ async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: St
         assert (await wire.ask("/", whole)).status == 404
 
 
+@pytest.mark.parametrize("in_turn", [True, False])
+async def test_a_whole_head_of_many_long_lines_is_refused_too(start: Start, *, in_turn: bool) -> None:
+    """However it comes, also while an earlier one is still being answered."""
+    octets = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X-A: %b\r\n" % (b"a" * 15_000) * 5)
+    first = f"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n{AUTH}\r\n\r\n".encode()
+    scene = await start()
+    async with await scene.connect() as wire:
+        await wire.send(first if in_turn else first + octets)
+        assert (await wire.answer()).status == 200
+        if in_turn:
+            await wire.send(octets)
+        answer = await wire.answer()
+        assert_refusal(answer, 431)
+        assert answer.all("Connection") == ["close"]
+        assert await wire.ended() == b""
+
+
 async def test_what_comes_behind_broken_framing_is_not_kept(start: Start) -> None:
     """Anybody could fill the memory with it while his own request is still being answered."""
     asked, answer = asyncio.Event(), asyncio.Event()
