@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
@@ -12,6 +14,7 @@ from sidecar.metrics import Metrics
 
 _log = logging.getLogger("sidecar.config")
 _audit = logging.getLogger(AUDIT)
+_READ_SECONDS = 30.0
 _FIXED = {"listen": "listen", "admin_listen": "adminListen", "workers": "workers"}
 
 
@@ -36,7 +39,7 @@ class Reload:
     async def __call__(self) -> None:
         """Reload; one audit line tells the outcome."""
         try:
-            loaded = await asyncio.to_thread(self._reread)
+            loaded = await _read(self._reread)
             problems = list(_fixed(self._loaded.settings.server, loaded.settings.server))
             if problems:
                 raise Misconfigured(problems)
@@ -58,6 +61,28 @@ class Reload:
         fatal = [str(problem) for problem in problems if problem.fatal]
         _audit.log(level, "configuration reload", extra={"outcome": outcome, "problems": fatal})
         self._counted.labels(outcome).inc()
+
+
+async def _read(reread: Callable[[], Loaded]) -> Loaded:
+    """What ``reread`` reads. Raises as it does, and Misconfigured when that takes too long.
+
+    In a thread that nobody has to wait for: a pipe without a writer or a dead mount would hold the exit up for ever.
+    """
+    done: Future[Loaded] = Future()
+    threading.Thread(target=_settle, args=(done, reread), name="reading configuration", daemon=True).start()
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            return await asyncio.wrap_future(done)
+    except TimeoutError:
+        raise Misconfigured([Problem("", f"could not be read within {_READ_SECONDS:g} seconds")]) from None
+
+
+def _settle(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
+    done.set_running_or_notify_cancel()
+    try:
+        done.set_result(reread())
+    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        done.set_exception(error)
 
 
 def warn(loaded: Loaded) -> None:

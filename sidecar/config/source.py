@@ -206,7 +206,8 @@ class Document:
 def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Document:
     """Open ``file``; the rest as for :class:`Document`. Raises SourceError."""
     try:
-        content = FilePath(file).read_bytes()
+        with FilePath(file).open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}") from None
     if len(content) > _MOST_BYTES:

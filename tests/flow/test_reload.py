@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +353,27 @@ def test_a_configuration_that_cannot_be_used_is_refused_in_words(
         assert request(f"{sidecar.admin_url}/readyz").status == 200
         assert request(f"{sidecar.admin_url}/config").json()["settings"]["rules"][0]["path"] == "/flag"
         assert "Traceback" not in sidecar.process.output
+
+
+def test_a_file_that_cannot_be_read_to_its_end_holds_up_no_exit(tmp_path: Path, idp: IdentityProvider) -> None:
+    with running_sidecar(tmp_path, usual(idp)) as sidecar:
+        sidecar.config.unlink()
+        os.mkfifo(sidecar.config)
+        sidecar.process.popen.send_signal(signal.SIGHUP)
+        writing: list[int] = []
+
+        def is_being_read() -> bool:
+            with suppress(OSError):
+                writing.append(os.open(sidecar.config, os.O_WRONLY | os.O_NONBLOCK))
+            return bool(writing)
+
+        try:
+            sidecar.process.wait_until(is_being_read, within=10, what="reading")
+            sidecar.process.popen.terminate()
+            assert sidecar.process.popen.wait(10) == 0
+        finally:
+            for number in writing:
+                os.close(number)
 
 
 def test_a_swapped_link_and_a_secret_in_a_file_are_taken_up(tmp_path: Path, idp: IdentityProvider) -> None:
