@@ -5,9 +5,9 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
@@ -56,22 +56,35 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     warn(loaded)
     start: Callable[[Loaded], AbstractAsyncContextManager[Service]]
     start = supervised if loaded.settings.server.workers > 1 else running
-    async with start(loaded) as service:
-        reloading = asyncio.create_task(_reload_on(changed, service, reread))
-        watching = asyncio.create_task(_watch(files, service, changed))
-        await stop.wait()
-        await _ended(reloading, watching)
-        server = service.loaded.settings.server
-        _log.info("draining", extra={"seconds": server.drain_delay})
-        draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
-        hurried = asyncio.create_task(at_once.wait())
-        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        await _ended(draining, hurried)
-        service.cut_all()
+    async with AsyncExitStack() as stack:
+        starting: asyncio.Task[Service] = asyncio.create_task(stack.enter_async_context(start(loaded)))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            service = await starting
+            reloading = asyncio.create_task(_reload_on(changed, service, reread))
+            watching = asyncio.create_task(_watch(files, service, changed))
+            await stopping
+            await _ended(reloading, watching)
+            await _drain(service, at_once)
+        else:
+            await _ended(starting)
     _log.info("stopped")
+
+
+async def _drain(service: Service, at_once: asyncio.Event) -> None:
+    """End what is under way; ``at_once``, when that is said meanwhile."""
+    server = service.loaded.settings.server
+    _log.info("draining", extra={"seconds": server.drain_delay})
+    draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
+    hurried = asyncio.create_task(at_once.wait())
+    await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    await _ended(draining, hurried)
+    service.cut_all()
 
 
 async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[[], Loaded]) -> None:
@@ -105,7 +118,7 @@ def _stamps(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
     return stamps
 
 
-async def _ended(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """Which commands there are, and what a failure prints: one sentence and the mend, no traceback."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -28,6 +29,9 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["serve"]:
+        # it would end what is about to start; :func:`sidecar.app.serve.serve` takes it up
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # Other commands' modules would only delay the start of this one.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
     options = build_parser(named).parse_args(words or ["--help"])
