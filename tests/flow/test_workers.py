@@ -269,8 +269,10 @@ def test_a_second_signal_ends_all_at_once(tmp_path: Path, idp: IdentityProvider)
 
 
 async def test_no_worker_outlives_its_supervisor(tmp_path: Path, idp: IdentityProvider) -> None:
+    """Not even one that stands still: it would keep the address."""
     with running_sidecar(tmp_path, usual(idp, server={"workers": 2})) as sidecar:
         pids = [worker["pid"] for worker in workers_of(sidecar)]
+        os.kill(pids[0], signal.SIGSTOP)
         sidecar.process.popen.kill()
         await eventually(lambda: not any(map(is_alive, pids)))
 

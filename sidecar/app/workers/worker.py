@@ -6,6 +6,7 @@ the worker.
 """
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
@@ -36,6 +37,8 @@ from sidecar.tokens.assertion import AssertionKey
 from sidecar.web.listeners import close_after
 
 _log = logging.getLogger("sidecar.worker")
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
 
 
 class Worker:
@@ -152,6 +155,15 @@ async def _work(worker: Worker, control: socket.socket) -> None:
     writer.close()
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its supervisor is gone, where it can.
+
+    One that stands still would not see its socket end, and keep the address from whoever starts next.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run worker number ``arguments[0]``, led by the socket ``arguments[1]``.
 
@@ -160,6 +172,7 @@ def main(arguments: Sequence[str]) -> None:
     # a terminal and a service manager tell every process; what it means, the supervisor tells
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     own, control, *shares = arguments
     numbers = [share.split(",") for share in shares]
     # one object for each: the shares of a unix address are the same, and two would close it twice
