@@ -1,6 +1,7 @@
 """Sockets: where the two listeners are bound, and how many connections there may be files for."""
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -73,15 +74,27 @@ def _named(address: str, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or str(error)
         raise Misconfigured([Problem(setting, f"cannot listen on {address}: {reason}")]) from error
 
 
 def _unix_socket(path: str) -> socket.socket:
     with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):  # left behind by a process that is gone
-            os.remove(path)
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            _remove_left_behind(path)
     return _listening(socket.AF_UNIX, path)
+
+
+def _remove_left_behind(path: str) -> None:
+    """Remove the socket of a process that is gone. Raises OSError when somebody still listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.remove(path)
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
