@@ -22,7 +22,7 @@ from sidecar.config.show import as_json
 from sidecar.errors import Misconfigured, Problem
 from sidecar.metrics import Metrics
 from sidecar.web.boundary import Boundary
-from sidecar.web.listeners import accept, affordable, open_sockets
+from sidecar.web.listeners import MOST_OPERATORS, accept, affordable, open_sockets
 from sidecar.web.server import PublicServer
 
 _log = logging.getLogger("sidecar")
@@ -190,7 +190,7 @@ async def listening_for_operators(operations: Operations, address: str, metrics:
     runner = operations_runner(operations_app(operations, metrics))
     await runner.setup()
     try:
-        await accept(runner, open_sockets(address, "server.adminListen"))
+        await accept(runner, open_sockets(address, "server.adminListen"), most=MOST_OPERATORS)
         yield
     finally:
         await runner.cleanup()

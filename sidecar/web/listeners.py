@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -18,6 +18,8 @@ from sidecar.errors import Misconfigured, Problem
 
 _log = logging.getLogger("sidecar")
 _BACKLOG = 1024
+MOST_OPERATORS = 32
+"""Connections to the operations listener: they come out of the files that are set aside below."""
 # Open files for everything but callers and what is forwarded for them: operations, store, keys, logs, libraries.
 _OTHER_FILES = 64
 
@@ -132,9 +134,14 @@ async def close_after(delay: float, shares: Iterable[Iterable[socket.socket]]) -
             listener.close()
 
 
-async def accept(runner: web.BaseRunner, sockets: Iterable[socket.socket]) -> list[web.BaseSite]:
-    """Serve with ``runner`` whoever connects to ``sockets``, which are closed when their sites are stopped."""
-    sites: list[web.BaseSite] = [_Site(runner, listener) for listener in sockets]
+async def accept(
+    runner: web.BaseRunner, sockets: Iterable[socket.socket], most: int | None = None
+) -> list[web.BaseSite]:
+    """Serve with ``runner`` whoever connects to ``sockets``, which are closed when their sites are stopped.
+
+    With more than ``most`` connections the oldest are cut, for those who come now.
+    """
+    sites: list[web.BaseSite] = [_Site(runner, listener, most) for listener in sockets]
     for site in sites:
         await site.start()
     return sites
@@ -143,9 +150,10 @@ async def accept(runner: web.BaseRunner, sockets: Iterable[socket.socket]) -> li
 class _Site(web.BaseSite):
     """aiohttp's own takes a listening socket too, but none of the family ``unix``."""
 
-    def __init__(self, runner: web.BaseRunner, listener: socket.socket) -> None:
+    def __init__(self, runner: web.BaseRunner, listener: socket.socket, most: int | None) -> None:
         super().__init__(runner, backlog=_BACKLOG)
         self._listener = listener
+        self._most = most
 
     @property
     def name(self) -> str:
@@ -157,4 +165,20 @@ class _Site(web.BaseSite):
         await super().start()
         loop = asyncio.get_running_loop()
         make: Any = loop.create_unix_server if self._listener.family == socket.AF_UNIX else loop.create_server
-        self._server = await make(self._runner.server, sock=self._listener, backlog=_BACKLOG)
+        server: Any = self._runner.server
+        protocols = server if self._most is None else _at_most(self._most, server)
+        self._server = await make(protocols, sock=self._listener, backlog=_BACKLOG)
+
+
+def _at_most(most: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
+    """Makes protocols as ``server`` does. Of more than ``most`` connections, or one more, the oldest are cut."""
+
+    def cut() -> None:
+        for connection in server.connections[:-most]:
+            connection.force_close()
+
+    def make() -> asyncio.BaseProtocol:
+        asyncio.get_running_loop().call_soon(cut)
+        return server()
+
+    return make

@@ -33,7 +33,11 @@ def open_files(sidecar: Sidecar) -> int:
 
 
 def connect(sidecar: Sidecar) -> socket.socket:
-    host, _, port = sidecar.address.partition(":")
+    return connect_to(sidecar.address)
+
+
+def connect_to(address: str) -> socket.socket:
+    host, _, port = address.partition(":")
     return socket.create_connection((host, int(port)), TIMEOUT)
 
 
@@ -64,6 +68,21 @@ def test_connections_never_take_the_files_that_health_and_service_need(
         sidecar.process.wait_until(lambda: open_files(sidecar) < FILES / 2, within=10, what="rid of the crowd")
         with ThreadPoolExecutor(8) as callers:
             assert all(reply.status == 200 for reply in callers.map(lambda _: ask(sidecar, token), range(50)))
+
+
+def test_connections_to_the_operations_listener_take_nothing_from_callers(
+    tmp_path: Path, idp: IdentityProvider, service: ServiceProcess
+) -> None:
+    """Left open and silent, as many as there may be files: the oldest have to go."""
+    under = ("sh", "-c", f'ulimit -n {FILES} && exec "$@"', "sh")
+    with service.up(), running_sidecar(tmp_path, configuration(idp, service.url), under=under) as sidecar:
+        token = idp.mint()
+        with ExitStack() as held:
+            for _ in range(2 * FILES):
+                held.enter_context(connect_to(sidecar.admin_address))
+            sidecar.process.wait_until(lambda: open_files(sidecar) < FILES / 2, within=10, what="rid of most")
+            assert request(f"{sidecar.admin_url}/readyz").status == 200
+            assert ask(sidecar, token).status == 200
 
 
 def test_without_files_left_it_waits_and_recovers(
