@@ -77,14 +77,16 @@ class Store:
         return request(f"{self.sidecar.admin_url}/readyz").status
 
 
-def redis_configuration(folder: Path, idp: IdentityProvider, redis: RedisServer, staleness: str) -> dict[str, Any]:
+def redis_configuration(
+    folder: Path, idp: IdentityProvider, redis: RedisServer, staleness: str, on_stale: str = "deny"
+) -> dict[str, Any]:
     keys = folder / "own"
     if not keys.exists():
         write_pair(keys, generate("ES256"))
     return configuration(
         idp,
         store={"url": f"redis://127.0.0.1:{redis.port}/0"},
-        revocation={"maxStaleness": staleness},
+        revocation={"maxStaleness": staleness, "onStale": on_stale},
         authorizerConfiguration={"adminPrincipals": ["corp/root"]},
         jwtTokenConfiguration={
             "rsaprivateKeyFilePath": str(keys / "private_key.der"),
@@ -95,9 +97,11 @@ def redis_configuration(folder: Path, idp: IdentityProvider, redis: RedisServer,
 
 
 @contextmanager
-def stored(folder: Path, program: Path, idp: IdentityProvider, staleness: str = "10m") -> Iterator[Store]:
+def stored(
+    folder: Path, program: Path, idp: IdentityProvider, staleness: str = "10m", on_stale: str = "deny"
+) -> Iterator[Store]:
     with running_redis(RedisServer(program, folder / "redis", ['save ""'])) as redis:
-        settings = redis_configuration(folder, idp, redis, staleness)
+        settings = redis_configuration(folder, idp, redis, staleness, on_stale)
         with running_sidecar(folder, settings) as sidecar:
             store = Store(sidecar, redis, idp, settings)
             eventually(sidecar, lambda: status(sidecar, store.root) == 200, "keys fetched")
@@ -154,6 +158,29 @@ def test_a_store_away_for_too_long_is_503_until_it_is_back(
             store.redis.signal(signal.SIGCONT)
         eventually(store.sidecar, lambda: status(store.sidecar, kept) == 200, "fresh again")
         assert store.ready() == 200
+
+
+def test_a_store_away_for_too_long_is_only_told_of_where_that_is_wanted(
+    tmp_path: Path, idp: IdentityProvider, require_tool: Callable[[str], Path]
+) -> None:
+    """With ``onStale: allow``: ready, with the degradation named, and what was known as revoked stays so."""
+    with stored(tmp_path, require_tool("redis-server"), idp, staleness="1s", on_stale="allow") as store:
+        revoked, kept = store.token("revoked"), store.token("kept")
+        assert store.revoke(revoked).status == 201
+
+        def condition() -> str:
+            parts = request(f"{store.sidecar.admin_url}/readyz").json()["parts"]
+            return str(parts["revocation state"]["state"])
+
+        assert condition() == "usable"
+        store.redis.signal(signal.SIGSTOP)
+        try:
+            eventually(store.sidecar, lambda: condition() == "degraded", "degraded")
+            assert store.ready() == 200
+            assert [status(store.sidecar, token) for token in (revoked, kept)] == [401, 200]
+        finally:
+            store.redis.signal(signal.SIGCONT)
+        eventually(store.sidecar, lambda: condition() == "usable", "fresh again")
 
 
 def test_a_start_without_the_store_is_not_ready_and_lets_nobody_in_until_it_is_there(
