@@ -9,11 +9,13 @@ from typing import Any
 
 import bcrypt
 import pytest
+import yaml
 
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.identity_provider import AUDIENCE, IdentityProvider
 from tests.support.members import basic
+from tests.support.ports import free_port
 from tests.support.sidecar_process import Sidecar, running_sidecar
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,32 @@ class Faulty(Member):
             raise SystemExit(3)
         return ABSTAINED
 """
+LIVELY = """
+from pathlib import Path
+from sidecar.authn.base import ABSTAINED, Member
+from sidecar.config.settings import Model
+
+class LivelyOptions(Model):
+    diary: Path
+    fails: bool = False
+
+class Lively(Member):
+    Options = LivelyOptions
+    def note(self, what):
+        with self.options.diary.open("a") as diary:
+            print(self.name, what, file=diary)
+        if self.options.fails:
+            raise RuntimeError("opensesame")
+    async def check(self):
+        self.note("checked")
+        return []
+    async def start(self):
+        self.note("started")
+    async def authenticate(self, view):
+        return ABSTAINED
+    async def stop(self):
+        self.note("stopped")
+"""
 
 
 @pytest.fixture(name="plugins", scope="module")
@@ -44,6 +72,7 @@ def _plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([*install, "--target", target, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (target / "faulty.py").write_text(FAULTY)
+    (target / "lively.py").write_text(LIVELY)
     return target
 
 
@@ -155,6 +184,47 @@ def test_a_broken_plugin_hurts_only_what_it_had_to_decide(sidecar: Sidecar) -> N
     ) or ('authenticator="faulty",provider="",outcome="broken",reason="member_broken"' in metrics)
     assert "RuntimeError" in sidecar.process.output
     assert "opensesame" not in sidecar.process.output
+
+
+def test_a_plugin_is_started_once_and_stopped_at_the_end(
+    plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``sidecar check`` asks it and starts nothing."""
+    monkeypatch.setenv("PYTHONPATH", f"{plugins}:{ROOT}")
+    diary = tmp_path / "diary"
+    chain = [{"type": "lively:Lively", "name": name, "configs": {"diary": str(diary)}} for name in ("one", "two")]
+    with running_sidecar(tmp_path, {"authentication": {"authenticators": chain}}) as sidecar:
+        assert diary.read_text().split() == ["one", "started", "two", "started"]
+        sidecar.process.popen.terminate()
+        assert sidecar.process.popen.wait(20) == 0
+    assert sorted(diary.read_text().splitlines()[2:]) == ["one stopped", "two stopped"]
+    diary.unlink()
+    subprocess.run([sys.executable, "-m", "sidecar", "check", "--config", sidecar.config], check=True)
+    assert sorted(diary.read_text().splitlines()) == ["one checked", "two checked"]
+
+
+def test_a_plugin_that_cannot_be_started_is_one_sentence(
+    plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the kind of the error and never its text."""
+    monkeypatch.setenv("PYTHONPATH", f"{plugins}:{ROOT}")
+    member = {"type": "lively:Lively", "configs": {"diary": str(tmp_path / "diary"), "fails": True}}
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "server": {"listen": f"127.0.0.1:{free_port()}", "adminListen": f"127.0.0.1:{free_port()}"},
+                "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
+                "authentication": {"authenticators": [member]},
+            }
+        )
+    )
+    command = [sys.executable, "-m", "sidecar", "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "authenticators[0]: Lively cannot be started: RuntimeError" in done.stderr
+    assert "opensesame" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_check_prints_the_chain_in_order(sidecar: Sidecar, plugins: Path) -> None:

@@ -166,6 +166,20 @@ def test_it_starts_without_its_identity_provider(tmp_path: Path, idp: IdentityPr
         sidecar.process.wait_until(lambda: ready(sidecar) == 503, within=10, what="judged")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_published_secrets_are_warned_of_at_every_start(tmp_path: Path, workers: int) -> None:
+    """Once, however many processes there are."""
+    configuration = {
+        "allowPublishedSecrets": True,
+        "server": {"workers": workers},
+        "authentication": {"authenticators": [{"type": "guest"}]},
+    }
+    with running_sidecar(tmp_path, configuration) as sidecar:
+        told = [line for line in logged(sidecar) if "allowPublishedSecrets" in line["message"]]
+        assert [line["level"] for line in told] == ["warning"]
+        assert "never in production" in told[0]["message"]
+
+
 def test_users_that_were_read_before_are_enough_to_be_ready(tmp_path: Path) -> None:
     """Or one slip in a file that all replicas read ends them all."""
     users = tmp_path / "user.props"
