@@ -36,6 +36,7 @@ class Parts:
     health: Health
     trust: Trust
     cache: VerifiedCache[Accepted]
+    watch: StreamWatch
     stack: AsyncExitStack
 
     def observe(self, metrics: Metrics) -> None:
@@ -99,4 +100,4 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
         max_in_flight=server.limits.max_in_flight,
         log_access=settings.logging.access,
     )
-    return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, stack)
+    return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, watch, stack)

@@ -45,7 +45,7 @@ class Sidecar:
             answer_at_once=self._boundary.answer_at_once,
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Parts] = {}
         ground.metrics.watch(ground.metrics.ready, lambda: self.health.report()[0])
 
     @property
@@ -108,8 +108,10 @@ class Sidecar:
         parts.observe(self._ground.metrics)
         old.cache.advance()
         task = asyncio.create_task(self._retire(old), name="last requests of an old configuration")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = old
+        task.add_done_callback(self._retiring.pop)
+        for earlier in self._retiring.values():
+            earlier.watch.heed(parts.watch.gate, parts.trust.mirror.changed)
 
     async def reload(self, loaded: Loaded) -> None:
         """Work by ``loaded`` from now on. Raises as :meth:`prepare`, and nothing has changed then."""

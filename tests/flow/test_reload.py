@@ -188,6 +188,28 @@ async def test_revocations_stay_and_reach_what_began_before(start: Start, tmp_pa
                 assert socket.close_code == 1008
 
 
+async def test_what_another_store_denies_ends_what_began_before(start: Start, tmp_path: Path) -> None:
+    """However many configurations ago: nobody writes to the store of those any more."""
+    blocks = {"authorizerConfiguration": {"adminPrincipals": ["corp/root"]}}
+    async with _echo_service() as service, ClientSession() as session:
+        scene = await start(service, **blocks)
+        name, value = bearer(jti="one")
+        async with (
+            await scene.connect() as wire,
+            session.ws_connect(f"http://{scene.address}/ws", headers={name: value}) as socket,
+        ):
+            for number in (1, 2):
+                await scene.reload(store={"url": f"sqlite:///{tmp_path}/other{number}.db"})
+            await socket.send_str("hello")
+            assert (await socket.receive(timeout=10)).data == "hello"
+            body = json.dumps({"issuer": forge.ISSUER, "jti": "one"}).encode()
+            kind = ("Content-Type", "application/json")
+            answer = await wire.ask("/oauth2/revocations", [bearer(sub="root"), kind], method="POST", body=body)
+            assert answer.status == 201
+            assert (await socket.receive(timeout=10)).type is WSMsgType.CLOSE
+            assert socket.close_code == 1008
+
+
 @asynccontextmanager
 async def _echo_service() -> AsyncIterator[str]:
     async def echo(request: web.BaseRequest) -> web.StreamResponse:

@@ -41,7 +41,9 @@ class StreamWatch:
         changed: Callable[[float], Awaitable[None]],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._gate = gate
+        self.gate = gate
+        """The one that it was made with."""
+        self._gates: tuple[Gate, ...] = (gate,)
         self._now = clock.now
         self._changed = changed
         self._wait = wait
@@ -57,6 +59,11 @@ class StreamWatch:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def heed(self, gate: Gate, changed: Callable[[float], Awaitable[None]]) -> None:
+        """Ask ``gate`` too, that of the latest configuration: its store may be another. ``changed`` as before."""
+        self._gates = (self.gate, gate)
+        self._changed = changed
 
     @contextmanager
     def watching(self, accepted: Accepted | None, end: Callable[[], None], *, ends_with_token: bool) -> Iterator[None]:
@@ -98,4 +105,4 @@ class StreamWatch:
             expires_at = accepted.expires_at
             if not accepted.key.live or (expires_at is not None and now >= expires_at):
                 return True
-        return isinstance(self._gate.check(accepted), Refused)
+        return any(isinstance(gate.check(accepted), Refused) for gate in self._gates)
