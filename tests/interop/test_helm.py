@@ -212,6 +212,20 @@ def test_many_pods_are_fine_with_redis(helm: Helm) -> None:
     assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
+def test_pods_are_scaled_and_spread_and_leave_one_by_one(helm: Helm) -> None:
+    """Who scales them says how many there are, not the Deployment beside it."""
+    objects = helm.render(REDIS)
+    deployment = only(objects, "Deployment", NAME)["spec"]
+    assert "replicas" not in deployment
+    scaler = only(objects, "HorizontalPodAutoscaler", NAME)["spec"]
+    assert (scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"]) == ("Deployment", NAME)
+    assert scaler["minReplicas"] > 1
+    assert only(objects, "PodDisruptionBudget", NAME)["spec"]["maxUnavailable"] == 1
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    assert all(one["labelSelector"]["matchLabels"] == deployment["selector"]["matchLabels"] for one in spread)
+
+
 def test_one_file_is_never_written_by_two_pods_and_outlives_them(helm: Helm) -> None:
     objects = helm.render()
     deployment = only(objects, "Deployment", NAME)

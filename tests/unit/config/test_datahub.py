@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar.authn.registry import judge, plan
+from sidecar.config.datahub import VARIABLES
 from sidecar.config.load import Loaded, load
 from sidecar.config.placeholders import PlaceholderError
 from sidecar.config.show import as_json, as_yaml
@@ -85,6 +87,17 @@ def test_no_secret_is_shown() -> None:
     shown = f"{as_yaml(loaded)}{as_json(loaded)}{loaded!r}"
     for secret in (KEY, SALT, SECRET):
         assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "variable"),
+    [(block, key, name) for block, names in VARIABLES.items() for key, name in names.items()],
+)
+def test_each_variable_is_the_one_that_the_file_names(block: str, key: str, variable: str) -> None:
+    found = yaml.load(FULL.read_text(encoding="utf-8"), yaml.BaseLoader)
+    for name in block.split("."):
+        found = found[name]
+    assert found[key].startswith(f"${{{variable}:")
 
 
 def test_variables_fill_what_the_block_leaves_out() -> None:

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar.config.load import Loaded, load
+from sidecar.config.openmetadata import VARIABLES
 from sidecar.errors import Misconfigured
 
 FULL = Path(__file__).parents[2] / "vectors/config/openmetadata.yaml"
+ALGORITHM = "tokenValidationAlgorithm"  # written out in the file; its variable came with a later version
 
 
 @pytest.fixture(name="folder", autouse=True)
@@ -68,6 +71,14 @@ def test_a_bad_value_in_an_imported_file_names_that_file() -> None:
     """With its line."""
     with pytest.raises(Misconfigured, match=r"openmetadata.yaml:\d+: authenticationConfiguration.publicKeyUrls"):
         load_text(IMPORT, {**NO_OWN_KEYS, "AUTHENTICATION_PUBLIC_KEYS": "https://a/k,https://b/k"})
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "variable"),
+    [(block, key, name) for block, names in VARIABLES.items() for key, name in names.items() if key != ALGORITHM],
+)
+def test_each_variable_is_the_one_that_the_file_names(block: str, key: str, variable: str) -> None:
+    assert yaml.load(FULL.read_text(encoding="utf-8"), yaml.BaseLoader)[block][key].startswith(f"${{{variable}:-")
 
 
 def test_a_variable_counts_for_a_key_that_the_file_omits() -> None:
