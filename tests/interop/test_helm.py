@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -83,6 +84,24 @@ def test_every_object_is_valid_in_every_kubernetes(helm: Helm, file: Path) -> No
                 assert CUSTOM[document["kind"]](document["spec"])
             else:
                 kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/guides/kubernetes.md", CHART / "README.md"], ids=lambda page: page.stem)
+def test_the_lines_of_the_pages_are_taken_as_they_are_printed(helm: Helm, page: Path) -> None:
+    """The chart is rendered instead of installed; each Secret that a page makes is one that a pod mounts."""
+    text = page.read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith(("helm ", "kubectl "))]
+    installs = [line[2:] for line in lines if line[:2] == ["helm", "install"]]
+    assert installs
+    mounted = "".join(file.read_text(encoding="utf-8") for file in (*VALUE_FILES, *OTHER_CHARTS))
+    for install in installs:
+        done = helm.run("template", *(ROOT / word if word.startswith("helm/") else word for word in install))
+        assert done.returncode == 0, done.stderr
+        mounted += done.stdout
+    for line in lines:
+        assert all((ROOT / word).exists() for word in line if line[0] == "helm" and word.startswith("helm/"))
+        if line[:4] == ["kubectl", "create", "secret", "generic"]:
+            assert re.search(rf"(secretName|existingSecret|Secret): {line[4]}\b", mounted), line
 
 
 @every_value_file
