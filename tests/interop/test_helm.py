@@ -95,7 +95,7 @@ def test_the_lines_of_the_pages_are_taken_as_they_are_printed(helm: Helm, page: 
     assert installs
     mounted = "".join(file.read_text(encoding="utf-8") for file in (*VALUE_FILES, *OTHER_CHARTS))
     for install in installs:
-        done = helm.run("template", *(ROOT / word if word.startswith("helm/") else word for word in install))
+        done = helm.run("template", *(str(ROOT / word) if word.startswith("helm/") else word for word in install))
         assert done.returncode == 0, done.stderr
         mounted += done.stdout
     for line in lines:
