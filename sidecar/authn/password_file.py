@@ -69,6 +69,8 @@ def _checked(users: dict[str, User]) -> PasswordFile:
 def _lines(path: Path, separators: str, comments: str) -> Iterator[tuple[int, str, str]]:
     """Line number, user and the rest; two users who would be one Actor are refused."""
     try:
+        if path.is_fifo():  # without a writer it would keep its reader, and the exit, waiting
+            raise PasswordFileError("is a pipe")
         with path.open("rb") as stream:
             octets = stream.read(_MAX_BYTES + 1)
         text = octets.decode("utf-8")

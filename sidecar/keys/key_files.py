@@ -116,8 +116,18 @@ def _encode(key: PrivateKey) -> dict[str, bytes]:
     return files
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raises KeyFileError for a pipe: without a writer it would keep its reader waiting, and all callers with him.
+
+    Raises OSError when ``path`` cannot be looked at.
+    """
+    if path.is_fifo():
+        raise KeyFileError(f"{path} is a pipe; name a file")
+
+
 def _read(path: Path) -> bytes:
     try:
+        refuse_pipe(path)
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.keys.key_files import KeyFileError, PrivateKey, read_private_key, read_public_key
+from sidecar.keys.key_files import KeyFileError, PrivateKey, read_private_key, read_public_key, refuse_pipe
 from sidecar.keys.keyset import PublicKey
 
 LIST_NAME = "keys.yaml"
@@ -53,6 +53,7 @@ def read_folder(folder: Path) -> list[ListedKey]:
 
 def _read_list(path: Path) -> list[Any]:
     try:
+        refuse_pipe(path)
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         document = yaml.safe_load(content) if len(content) <= _MAX_BYTES else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -264,3 +265,11 @@ async def test_user_props_are_read_with_their_roles_and_a_warning(
 def test_one_file_is_named(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="one of them"):
         options_of(Basic, options)
+
+
+@pytest.mark.parametrize("read", [read_htpasswd, read_user_props])
+def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """Its reader could not be ended, nor the process."""
+    os.mkfifo(tmp_path / "users")
+    with pytest.raises(PasswordFileError, match="is a pipe"):
+        read(tmp_path / "users")

@@ -137,6 +137,14 @@ def test_unusable_private_key_is_refused_with_the_mend(tmp_path: Path, make: str
     assert words in problem(configuration(tmp_path / "key"))
 
 
+def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    """Whoever watches the files would stand still with all callers."""
+    os.mkfifo(tmp_path / "key")
+    assert "is a pipe" in problem(configuration(tmp_path / "key"))
+    os.mkfifo(tmp_path / "keys.yaml")
+    assert "is a pipe" in problem(JwtTokenConfiguration(key_dir=str(tmp_path)))
+
+
 def test_missing_and_public_only_files_are_refused(tmp_path: Path) -> None:
     assert "cannot be read" in problem(configuration(tmp_path / "absent"))
     public = write_key(tmp_path / "public.pem", rsa_key(), private=False)
