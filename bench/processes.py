@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +35,9 @@ def pin(core: int) -> None:
 class Program:
     """A child process on one core, its output in a file."""
 
-    def __init__(self, name: str, command: list[str], *, core: int, log: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], *, core: int, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self._log = log
         with log.open("wb") as output:
@@ -45,6 +47,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=None if environment is None else {**os.environ, **environment},
                 preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has no threads
             )
 
@@ -93,6 +96,12 @@ class Program:
         """Processor time used so far by all its threads, in user and kernel mode."""
         threads = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+    def user_and_system_seconds(self) -> tuple[float, float]:
+        """Processor time used so far in user mode and in kernel mode, in steps of the kernel's clock tick."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = os.sysconf("SC_CLK_TCK")
+        return int(fields[11]) / ticks, int(fields[12]) / ticks
 
     def wait_for_200(self, port: int, path: str, token: str = "") -> None:
         """Ask until the answer is 200. Raises BenchError when the program ends or takes too long."""

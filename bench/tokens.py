@@ -4,11 +4,14 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 AUDIENCE = "bench"
+Fault = Literal["bad signature", "expired", "unknown issuer"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 _KID = "bench-1"
 
 
@@ -25,13 +28,16 @@ class Issuer:
         member = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": _KID}
         return json.dumps({"keys": [member | {"n": _number(numbers.n), "e": _number(numbers.e)}]}).encode()
 
-    def tokens(self, count: int) -> Iterator[str]:
-        """``count`` tokens of different people, good for an hour, with the claims an identity provider would send."""
-        now = int(time.time())
+    def tokens(self, count: int, fault: Fault | None = None) -> Iterator[str]:
+        """``count`` tokens of different people, good for an hour, with the claims an identity provider would send.
+
+        With ``fault`` each token has that fault and must be refused.
+        """
+        now = int(time.time()) - (7200 if fault == "expired" else 0)
         header = _segment({"alg": "RS256", "kid": _KID, "typ": "JWT"})
         for number in range(count):
             claims = {
-                "iss": self.url,
+                "iss": "https://unknown.example.com" if fault == "unknown issuer" else self.url,
                 "aud": AUDIENCE,
                 "sub": f"user-{number:06}",
                 "email": f"user-{number:06}@example.com",
@@ -43,6 +49,8 @@ class Issuer:
             }
             signed = f"{header}.{_segment(claims)}"
             signature = self._key.sign(signed.encode(), padding.PKCS1v15(), SHA256())
+            if fault == "bad signature":
+                signature = bytes((signature[0] ^ 1,)) + signature[1:]
             yield f"{signed}.{_encode(signature)}"
 
 
