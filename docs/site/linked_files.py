@@ -1,6 +1,6 @@
-"""A hook of mkdocs: what the pages link to outside ``docs/`` becomes part of the site.
+"""A hook of mkdocs: files outside ``docs/`` that a page links to become part of the site.
 
-The README is its first page. In the repository the links go on working as they are written.
+The README is the landing page, and ``docs/index.md`` the list of all pages. Links in the repository stay as written.
 """
 
 import posixpath
@@ -12,7 +12,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-_START = "start.md"
+_README = "index.md"
+_CONTENTS = "contents.md"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -27,28 +28,34 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted(linked - {"README.md"}):
         if not path.startswith("docs/") and (ROOT / path).is_file():
             files.append(File.generated(config, _place(path), abs_src_path=str(ROOT / path)))
-    files.append(File.generated(config, _START, content=readme))
+    index = files.get_file_from_path("index.md")
+    if index is not None:
+        files.remove(index)
+    files.append(File.generated(config, _CONTENTS, content=pages["index.md"]))
+    files.append(File.generated(config, _README, content=readme))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links go to where ``on_files`` has put things."""
+    """Point links to where ``on_files`` has put their targets."""
     source = page.file.src_uri
-    there = "README.md" if source == _START else posixpath.join("docs", source)
+    there = {_README: "README.md", _CONTENTS: "docs/index.md"}.get(source, posixpath.join("docs", source))
 
     def moved(match: re.Match[str]) -> str:
         text, target, fragment = match.groups()
         path = posixpath.normpath(posixpath.join(posixpath.dirname(there), target))
-        if (ROOT / path).is_dir():  # there is nothing to show for it
+        if (ROOT / path).is_dir():  # a folder has no page
             return text
-        place = _START if path == "README.md" else _place(path)
+        place = _place(path)
         return f"[{text}]({posixpath.relpath(place, posixpath.dirname(source) or '.')}{fragment or ''})"
 
     return _LINK.sub(moved, markdown)
 
 
 def _place(path: str) -> str:
-    """Where a file of the repository lies in the site. A page that is no page of the site is shown as it is."""
+    """The path in the site of a file of the repository. Markdown outside ``docs/`` is shown as plain text."""
+    if path in ("README.md", "docs/index.md"):
+        return _README if path == "README.md" else _CONTENTS
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return f"files/{path}" + (".txt" if path.endswith((".md", "Dockerfile")) else "")
