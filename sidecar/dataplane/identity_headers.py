@@ -1,6 +1,6 @@
 """The headers that tell the service behind who is asking: their names, their encoding, and what must be removed.
 
-Names are compared as a careless service might read them: without case, and with ``_`` and ``.`` as ``-``.
+Names are compared in a normal form, see :func:`normal_name`.
 """
 
 import logging
@@ -40,7 +40,7 @@ _ALWAYS_STRIPPED = frozenset(
         *NAMES, ASSERTION, "X-Auth-Status",
         "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
         "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
-        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR, "X-Original-URL", "X-Rewrite-URL",
+        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR,
     )
 )  # fmt: skip
 _STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
@@ -51,12 +51,17 @@ _KEEP_MINTED = 30.0
 # Visible ASCII but the percent sign stands for itself.
 _SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
 _SAFE_IN_LIST = _SAFE.replace(",", "")
+_NO_ALNUM = re.compile(r"[^0-9a-z]")
 _PLAIN = re.compile(r"[\x21-\x24\x26-\x7e]*+").fullmatch
 
 
 def normal_name(name: str) -> str:
-    """A header name as a careless service might read it."""
-    return name.lower().replace("_", "-").replace(".", "-")
+    """``name`` in lower case, with ``-`` for every character that is no ASCII letter or digit.
+
+    CGI and what follows it (RFC 3875 section 4.1.18; lighttpd, Apache httpd, WSGI) make one variable of all names that
+    have the same normal form, so ``X-Auth!Request!User`` is ``X-Auth-Request-User`` to them.
+    """
+    return _NO_ALNUM.sub("-", name.lower())
 
 
 def encode_value(value: str) -> str:

@@ -162,6 +162,8 @@ def test_members_of_lists_cannot_become_two() -> None:
         *NAMES, "x_auth_request_user", "X.Auth.Request.User", "X-AUTH_Request.User", "Remote-User", "remote_user",
         "X-WEBAUTH-USER", "x-webauth_user", "X-DataHub-Delegated-For-Anything", "X_DataHub_Delegated_For_Id",
         "X-Company-User", "x.company.user", "X-Auth-Assertion", "X-Auth-Status", "X-Auth-Request-Roles",
+        "X-Auth!Request!User", "Remote|User", "X#Auth$Actor%Urn", "x&company'user", "X*Remote+User", "X^WEBAUTH`USER",
+        "X~DataHub~Actor",
     ],
 )  # fmt: skip
 def test_identity_is_never_taken_from_a_caller(name: str) -> None:
