@@ -69,6 +69,9 @@ class Metrics:
         self.upstream_duration = time_tallies(
             "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
         )
+        self.upstream_repeats = counter(
+            "sidecar_upstream_repeats_total", "GET and HEAD sent again because an idle connection had ended."
+        )
         self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.", across=Across.SUPERVISOR)
         self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.", across=Across.SUM)
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")

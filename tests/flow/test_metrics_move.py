@@ -197,7 +197,7 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
         'sidecar_authentications_total{authenticator="jwt",outcome="rejected",provider="corp",reason="signature"}',
     )),
     (forwarded, ('sidecar_upstream_requests_total{code="200"}', "sidecar_upstream_duration_seconds_count")),
-    (hung_up, ('sidecar_upstream_requests_total{code="502"}',)),
+    (hung_up, ('sidecar_upstream_requests_total{code="502"}', "sidecar_upstream_repeats_total")),
     (waiting, ("sidecar_http_requests_in_flight",)),
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
