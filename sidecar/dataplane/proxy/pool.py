@@ -82,8 +82,8 @@ class _NoFlow:
 class UpstreamConnection(ResponseHandler):
     """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does.
 
-    ``idle_since`` is a moment of :func:`time.monotonic`, 0 before the first exchange on it is over. ``heard``: bytes have
-    come on it since the last :meth:`send`.
+    ``idle_since`` is a moment of :func:`time.monotonic`, 0 before the first exchange on it is over. ``heard``: bytes
+    have come on it since the last :meth:`send`.
     """
 
     reader: Reader | None = None
