@@ -83,6 +83,9 @@ class Metrics:
         self.token_cache_entries = gauge(
             "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=Across.SUM
         )
+        self.token_cache_bytes = gauge(
+            "sidecar_token_cache_bytes", "Memory of the tokens in the verified-token cache.", across=Across.SUM
+        )
         self.store_operations = counter(
             "sidecar_store_operations_total", "Operations on the store.", "operation", "outcome"
         )
@@ -106,7 +109,7 @@ class Metrics:
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
         self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
         self.headers_blanked = counter(
-            "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
+            "sidecar_identity_headers_blanked_total", "Groups left out of headers or assertions that grew too large."
         )
         self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
         self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=Across.SUPERVISOR)

@@ -189,6 +189,7 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
         'sidecar_authentications_total{authenticator="jwt",outcome="accepted",provider="corp",reason="none"}',
         'sidecar_token_cache_lookups_total{result="miss"}',
         "sidecar_token_cache_entries",
+        "sidecar_token_cache_bytes",
     )),
     (check, ('sidecar_token_cache_lookups_total{result="hit"}',)),
     (garbled, ('sidecar_http_requests_total{code="400",listener="public",route="none"}',)),
