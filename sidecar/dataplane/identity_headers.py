@@ -173,7 +173,7 @@ class IdentityHeaders:
         kept = accepted.memo.get(kind)
         if kept is None or (kept[1] and self._now() >= kept[1]):
             kept = accepted.memo[kind] = make(accepted, trusted)
-        if kept[0] == _DOES_NOT_FIT:
+        if not kept[0]:  # _DOES_NOT_FIT
             detail = f"identity headers over identityHeaders.maxTotalBytes ({self._max_total_bytes} bytes)"
             message = "The identity headers for this caller are too large"
             raise Refused(Reason.TOO_LARGE, Cause.HEADER, detail, status=503, message=message)
