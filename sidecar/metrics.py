@@ -69,6 +69,9 @@ class Metrics:
         self.upstream_duration = time_tallies(
             "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
         )
+        self.upstream_repeats = counter(
+            "sidecar_upstream_repeats_total", "GET and HEAD sent again because an idle connection had ended."
+        )
         self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.", across=Across.SUPERVISOR)
         self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.", across=Across.SUM)
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
@@ -79,6 +82,9 @@ class Metrics:
         )
         self.token_cache_entries = gauge(
             "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=Across.SUM
+        )
+        self.token_cache_bytes = gauge(
+            "sidecar_token_cache_bytes", "Memory of the tokens in the verified-token cache.", across=Across.SUM
         )
         self.store_operations = counter(
             "sidecar_store_operations_total", "Operations on the store.", "operation", "outcome"
@@ -103,7 +109,7 @@ class Metrics:
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
         self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
         self.headers_blanked = counter(
-            "sidecar_identity_headers_blanked_total", "Groups left blank because the headers grew too large."
+            "sidecar_identity_headers_blanked_total", "Groups left out of headers or assertions that grew too large."
         )
         self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
         self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=Across.SUPERVISOR)

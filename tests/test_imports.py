@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "clock": (),
     "tally": (),
     "tls": (),
+    "environment": (),
     "metrics": ("tally",),
     "logs": ("errors",),
     "identity": ("errors",),

@@ -94,6 +94,12 @@ class Decider:
             return None
         return self._chain.accept_at_once(view)
 
+    def may_repeat(self, view: RequestView, accepted: Accepted | None) -> bool:
+        """Whether what was allowed may be sent once more: not on a public path, and ``accepted`` could still pass."""
+        if self._ruling(view).access is Access.PUBLIC:
+            return False
+        return accepted is None or self._chain.stands(accepted, view)
+
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""
         return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))

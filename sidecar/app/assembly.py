@@ -71,7 +71,9 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
+    cache: VerifiedCache[Accepted] = VerifiedCache(
+        settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
+    )
     verifiers = build_verifiers(loaded, trust, cache, clock)
     surroundings = partial(
         member_surroundings,

@@ -50,6 +50,7 @@ def public_routes(
     identity_headers = IdentityHeaders(
         strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
         max_bytes=settings.identity_headers.max_bytes,
+        max_total_bytes=settings.identity_headers.total_bytes,
         assertion=assertions,
         credential=_upstream_credentials(settings, trust, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",

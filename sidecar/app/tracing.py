@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sidecar.access.decide import Decider
 from sidecar.config.settings import Settings
 from sidecar.dataplane.proxy.forward import ForwardSpans
+from sidecar.environment import without_tracing_variables
 from sidecar.errors import Misconfigured, Problem
 from sidecar.web.boundary import Routes
 
@@ -28,7 +29,8 @@ def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing:
     require_library()
     from sidecar.web.spans import Spans, TracedDecider, TracedRoutes
 
-    spans = Spans(settings.tracing, settings.upstream.url if settings.upstream else "")
+    with without_tracing_variables():
+        spans = Spans(settings.tracing, settings.upstream.url if settings.upstream else "")
     stack.push_async_callback(spans.aclose)
     return Tracing(spans, TracedDecider, lambda routes: TracedRoutes(routes, spans))
 
@@ -36,6 +38,7 @@ def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing:
 def require_library() -> None:
     """Raises Misconfigured when what makes spans is not installed."""
     try:
-        importlib.import_module("sidecar.web.spans")
+        with without_tracing_variables():
+            importlib.import_module("sidecar.web.spans")
     except ImportError as error:
         raise Misconfigured([Problem("tracing", "needs the extra otel: pip install auth-sidecar[otel]")]) from error

@@ -7,6 +7,7 @@ exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential d
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sidecar.clock import Clock
@@ -21,6 +22,11 @@ from sidecar.outbound import ControlClient
 from sidecar.store.deny_list import Facts
 from sidecar.tally import Tally
 from sidecar.tokens.verified_cache import Live
+
+# What an entry of a cache takes: without groups; for each member of a list; and for its headers, which have a budget.
+_BARE_BYTES = 2560
+_POINTER_BYTES = 8
+_MEMO_BYTES = 8192
 
 
 class _Configured:
@@ -43,6 +49,7 @@ class Accepted:
     ``certificate``: ``x5t#S256`` of the client certificate that every request with this credential must come with.
     ``cleared`` is the version of the deny list that it was last found clear of. ``memo`` holds what later stages
     derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
+    ``weight`` is what a cache counts for it, see :meth:`memory`.
     From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
     ``passed_on`` is the ``Authorization`` value for the service behind where that is to see the caller's own credential
     and not a minted one; empty: as configured.
@@ -61,6 +68,15 @@ class Accepted:
     cleared: int = 0
     tally: Tally | None = None
     memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    weight: int = 0
+
+    def memory(self) -> int:
+        """About how many bytes it takes, with the headers that will be kept in ``memo``: measured, rounded up."""
+        actor = self.actor
+        lists = sum(map(getsizeof, actor.groups)) + sum(map(getsizeof, actor.roles))
+        lists += _POINTER_BYTES * (len(actor.groups) + len(actor.roles))
+        names = len(actor.id) + len(actor.email) + len(actor.subject) + len(actor.token_id) + len(self.passed_on)
+        return _BARE_BYTES + lists + 4 * names + min(3 * lists, _MEMO_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,12 @@ class Chain:
             accepted = self._meet(view)
         return None if accepted is None or self._obstacle(accepted, view) is not None else self._counted(accepted)
 
+    def stands(self, accepted: Accepted, view: RequestView) -> bool:
+        """Whether somebody who was accepted before would be accepted now. Nothing is counted."""
+        until = accepted.expires_at
+        in_force = accepted.key.live and (until is None or self._now() < until)
+        return in_force and self._obstacle(accepted, view) is None
+
     def _meet(self, view: RequestView) -> Accepted | None:
         """Who presents a new credential, if those that come first can tell: nobody may be asked out of turn."""
         for authenticator in self._prompt:

@@ -13,26 +13,32 @@ from sidecar.errors import Cause, Unavailable
 
 _MOST_RUNNING = 1000
 _MOST_REFUSED = 1000
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     accepted: Accepted
     until: float
+    weight: int
 
 
 class Memory:
-    """Keyed digest of a credential to whom it made known; at most ``size``, the least recently used leave first.
+    """Keyed digest of a credential to whom it made known; at most ``size``, in about ``max_bytes`` of memory.
+
+    The least recently used leave first.
 
     The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is remembered
     only where a member says so, and never takes the place of anybody who is not. ``generation`` counts how often all
     were forgotten: whoever judges by what may change reads it first.
     """
 
-    def __init__(self, clock: Clock, size: int = 10_000) -> None:
+    def __init__(self, clock: Clock, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
         self.generation = 0
         self._clock = clock
         self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._key = urandom(32)
         self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._refused: OrderedDict[bytes, float] = OrderedDict()
@@ -52,7 +58,7 @@ class Memory:
         if found is None:
             return None
         if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._has_ended(found.accepted):
-            del self._known[digest]
+            self._drop(digest)
             return None
         self._known.move_to_end(digest)
         return found.accepted
@@ -65,10 +71,16 @@ class Memory:
         """Remember for ``seconds``, and never past its own end; not if all were forgotten since ``generation``."""
         if seconds <= 0 or generation not in (None, self.generation):
             return
-        self._known[digest] = _Remembered(accepted, self._clock.monotonic() + seconds)
-        self._known.move_to_end(digest)
-        if len(self._known) > self._size:
-            self._known.popitem(last=False)
+        if digest in self._known:
+            self._drop(digest)
+        remembered = _Remembered(accepted, self._clock.monotonic() + seconds, accepted.memory())
+        self._known[digest] = remembered
+        self._bytes += remembered.weight
+        while len(self._known) > self._size or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._known)))
+
+    def _drop(self, digest: bytes) -> None:
+        self._bytes -= self._known.pop(digest).weight
 
     def is_refused(self, digest: bytes) -> bool:
         """Whether it was refused, while that is remembered."""
@@ -85,6 +97,7 @@ class Memory:
         """Forget everybody, also who is being judged now."""
         self.generation += 1
         self._known.clear()
+        self._bytes = 0
         self._refused.clear()
 
     async def once(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:

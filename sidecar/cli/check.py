@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from sidecar import environment
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
@@ -40,7 +41,8 @@ def run_check(options: argparse.Namespace) -> int:
     except Misconfigured as error:
         report(error.problems)
         return 2
-    report([*loaded.warnings, *found])
+    about = [Problem("", finding, fatal=False) for finding in environment.findings]
+    report([*loaded.warnings, *about, *found])
     failed = any(problem.fatal for problem in found)
     if not failed:
         print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")

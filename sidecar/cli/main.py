@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 
-from sidecar import __version__
+from sidecar import __version__, environment
 from sidecar.cli.problems import report
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
@@ -29,6 +29,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    environment.clean()
     if words[:1] == ["serve"]:
         # it would end what is about to start; :func:`sidecar.app.serve.serve` takes it up
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

@@ -2,13 +2,16 @@
 
 import argparse
 import asyncio
+import logging
 from functools import partial
 
 import uvloop
 
-from sidecar import logs
+from sidecar import environment, logs
 from sidecar.app.serve import serve
 from sidecar.cli.options import add_config_option, config_paths, load_settings
+
+_log = logging.getLogger("sidecar.environment")
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,6 +26,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _run(options: argparse.Namespace) -> int:
     loaded = load_settings(options)
     logs.configure(loaded.settings.logging.level)
+    for finding in environment.findings:
+        _log.warning(finding)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(loaded, partial(load_settings, options), config_paths(options)))
     return 0

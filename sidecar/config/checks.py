@@ -26,6 +26,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
 # Where Actors come from besides the providers and authenticators that are listed by name.
 _OTHER_SOURCES = frozenset({"own", "system", "datahub", "guest", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
+_LEAST_WITH_ASSERTION = 1536
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -75,6 +76,20 @@ def check_times(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, "must be longer than nothing")
     if keys.retry_min > keys.retry_max:
         yield Finding(("keys", "retryMax"), "must not be less than retryMin")
+
+
+def check_header_budgets(settings: Settings) -> Iterator[Finding]:
+    """The budget of the whole holds the budget of its part."""
+    headers = settings.identity_headers
+    if headers.total_bytes < headers.max_bytes:
+        message = f"is {headers.total_bytes} bytes, less than identityHeaders.maxBytes ({headers.max_bytes}); raise it"
+        yield Finding(("identityHeaders", "maxTotalBytes"), message)
+    elif headers.assertion and headers.total_bytes < _LEAST_WITH_ASSERTION:
+        message = (
+            f"is {headers.total_bytes} bytes, and headers with an assertion take about {_LEAST_WITH_ASSERTION} without "
+            "groups: most requests are answered 503; raise it"
+        )
+        yield Finding(("identityHeaders", "maxTotalBytes"), message, fatal=False)
 
 
 def check_upstream(settings: Settings) -> Iterator[Finding]:
@@ -362,6 +377,7 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (
     check_listeners,
     check_times,
+    check_header_budgets,
     check_upstream,
     check_tracing,
     check_store,

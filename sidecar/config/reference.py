@@ -67,7 +67,8 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.NOT_FOUND: "there is nothing at this path, or nothing the caller may see",
     Reason.METHOD_NOT_ALLOWED: "the path exists, the method does not",
     Reason.CONFLICT: "the state does not permit it, such as a name that is taken",
-    Reason.TOO_LARGE: "the request is larger than the limits allow",
+    Reason.TOO_LARGE: "the request is larger than the limits allow; with status 503: the caller's identity headers are "
+    "larger than `identityHeaders.maxTotalBytes`",
     Reason.REQUEST_INVALID: "the request itself is not sound: path, headers or body",
     Reason.UNAVAILABLE: "a dependency is down and nothing cached can answer; `Retry-After` says when to come again",
     Reason.UPSTREAM_UNREACHABLE: "no connection to the service behind",

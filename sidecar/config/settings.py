@@ -439,6 +439,8 @@ class TokenSettings(Model):
     """A bot's new token leaves its older ones in force."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """Most verified tokens that are remembered."""
+    cache_bytes: Size = 64 * 1024 * 1024
+    """Most memory that these tokens may take, with their claims and headers. A token with many groups takes more."""
 
 
 class RequireSettings(Model):
@@ -494,9 +496,18 @@ class IdentityHeaderSettings(Model):
     assertion_audience: Text = ""
     """``aud`` of the assertion; absent: the upstream's URL."""
     max_bytes: Size = 3 * 1024
-    """Groups that would push the headers over this are left blank."""
+    """Groups that would push the identity headers over this are left blank. Without assertion and credential."""
+    max_total_bytes: Size | None = None
+    """Most bytes of identity headers, assertion and minted credential together; absent: 5 KiB more than ``maxBytes``,
+    which is 8 KiB by default. Over it, first the groups header is left blank, then the assertion has no groups but
+    ``groups_omitted``, and then the request is refused (503)."""
     strip: Names = ()
     """Further headers to remove from what callers send."""
+
+    @property
+    def total_bytes(self) -> int:
+        """``max_total_bytes``, or what stands for it."""
+        return self.max_bytes + 5 * 1024 if self.max_total_bytes is None else self.max_total_bytes
 
 
 class RevocationSettings(Model):

@@ -28,20 +28,21 @@ class CheckEndpoint:
         try:
             view = self._view(request, rest, trusted=connection_of(request).trusted)
             verdict = await self._decider.decide(view)
+            if isinstance(verdict, Deny):
+                return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
+            block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
             return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
-        if isinstance(verdict, Deny):
-            return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
-        return Answer(200, self._identity_headers.check_block(verdict.accepted, trusted=view.trusted))
+        return Answer(200, block)
 
     def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
         """The header block of the 200 for a credential that is known and stands, or None: ask in the usual way."""
         try:
             view = self._view(asked, rest, trusted=trusted)
             accepted = self._decider.accepted_at_once(view)
+            return None if accepted is None else self._identity_headers.check_block(accepted, trusted=trusted)
         except Refused:
             return None
-        return None if accepted is None else self._identity_headers.check_block(accepted, trusted=trusted)
 
     def _view(self, asked: Asked, rest: str, *, trusted: bool) -> RequestView:
         must_know = self._decider.rules_can_require

@@ -1,6 +1,6 @@
 """The headers that tell the service behind who is asking: their names, their encoding, and what must be removed.
 
-Names are compared as a careless service might read them: without case, and with ``_`` and ``.`` as ``-``.
+Names are compared in a normal form, see :func:`normal_name`.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from sidecar.authn.base import Accepted
+from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.metrics import Metrics
 
@@ -40,23 +41,30 @@ _ALWAYS_STRIPPED = frozenset(
         *NAMES, ASSERTION, "X-Auth-Status",
         "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
         "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
-        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR, "X-Original-URL", "X-Rewrite-URL",
+        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR,
     )
 )  # fmt: skip
 _STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
 
+# In place of a block that is over its budget. No block of a caller is empty: everyone has a name.
+_DOES_NOT_FIT = b""
 # How long a header block with minted tokens is kept, in seconds: far less than they live.
 _KEEP_MINTED = 30.0
 
 # Visible ASCII but the percent sign stands for itself.
 _SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
 _SAFE_IN_LIST = _SAFE.replace(",", "")
+_NO_ALNUM = re.compile(r"[^0-9a-z]")
 _PLAIN = re.compile(r"[\x21-\x24\x26-\x7e]*+").fullmatch
 
 
 def normal_name(name: str) -> str:
-    """A header name as a careless service might read it."""
-    return name.lower().replace("_", "-").replace(".", "-")
+    """``name`` in lower case, with ``-`` for every character that is no ASCII letter or digit.
+
+    CGI and what follows it (RFC 3875 section 4.1.18; lighttpd, Apache httpd, WSGI) make one variable of all names that
+    have the same normal form, so ``X-Auth!Request!User`` is ``X-Auth-Request-User`` to them.
+    """
+    return _NO_ALNUM.sub("-", name.lower())
 
 
 def encode_value(value: str) -> str:
@@ -74,11 +82,11 @@ def encode_list(values: Iterable[str]) -> str:
     )
 
 
-class Minter(Protocol):
-    """Makes short-lived bearer tokens about Actors for the service behind."""
+class Statements(Protocol):
+    """Makes short-lived signed statements about Actors for the service behind."""
 
-    def token_for(self, actor: Actor) -> str:
-        """A token with minutes left to live, often the same as last time; empty for whom none may be minted."""
+    def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
+        """A statement with minutes left to live, often the same as last time."""
 
 
 class Credentials(Protocol):
@@ -91,6 +99,7 @@ class Credentials(Protocol):
 class IdentityHeaders:
     """Encodes the complete header set of an Actor once, and keeps it with the verified token.
 
+    ``max_bytes`` bounds the identity headers, ``max_total_bytes`` these with assertion and credential.
     ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there, and so
     is who bears one of ``admin_names`` and is no admin, for that server knows its admins by their urn alone.
     """
@@ -100,7 +109,8 @@ class IdentityHeaders:
         *,
         strip: Iterable[str],
         max_bytes: int,
-        assertion: Minter | None,
+        max_total_bytes: int,
+        assertion: Statements | None,
         credential: Credentials | None,
         datahub_actor: bool = False,
         admin_names: frozenset[str] = frozenset(),
@@ -109,6 +119,7 @@ class IdentityHeaders:
     ) -> None:
         self._stripped = _ALWAYS_STRIPPED | {normal_name(name) for name in strip}
         self._max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
         self._assertion = assertion
         self._credential = credential
         self._datahub_actor = datahub_actor
@@ -135,13 +146,19 @@ class IdentityHeaders:
         )
 
     def check_block(self, accepted: Accepted | None, *, trusted: bool) -> bytes:
-        """The complete set for a check's 200, blank where there is no value. Bearer tokens go to trusted peers only."""
+        """The complete set for a check's 200, blank where there is no value. Bearer tokens go to trusted peers only.
+
+        Raises Refused (503) for what does not fit into its budget.
+        """
         if accepted is None:
             return self._blank_trusted if trusted else self._blank
         return self._block(accepted, "check-trusted" if trusted else "check", self._make_check_block, trusted)
 
     def forward_block(self, accepted: Accepted | None) -> bytes:
-        """The set for the service behind, without blank ones; the minted ``Authorization`` included."""
+        """The set for the service behind, without blank ones; the minted ``Authorization`` included.
+
+        Raises as :meth:`check_block` does.
+        """
         if accepted is None:
             return self._forwarded_blank
         return self._block(accepted, "forward", self._make_forward_block, True)
@@ -154,24 +171,45 @@ class IdentityHeaders:
         trusted: bool,
     ) -> bytes:
         kept = accepted.memo.get(kind)
-        if kept is not None:
-            block, renew_at = kept
-            if not renew_at or self._now() < renew_at:
-                return block
-        block, renew_at = accepted.memo[kind] = make(accepted, trusted)
-        return block
+        if kept is None or (kept[1] and self._now() >= kept[1]):
+            kept = accepted.memo[kind] = make(accepted, trusted)
+        if not kept[0]:  # _DOES_NOT_FIT
+            detail = f"identity headers over identityHeaders.maxTotalBytes ({self._max_total_bytes} bytes)"
+            message = "The identity headers for this caller are too large"
+            raise Refused(Reason.TOO_LARGE, Cause.HEADER, detail, status=503, message=message)
+        return kept[0]
 
     def _make_check_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
         values = self._values(accepted.actor)
-        minted, renew_at = self._minted(accepted) if trusted else ({}, 0.0)
         if self._assertion:
             values[ASSERTION] = ""
-        return _encode(values | minted if minted else values), renew_at
+        minted, renew_at = self._minted(accepted) if trusted else ({}, 0.0)
+        values |= minted
+        return (_encode(values) if self._fits(values, accepted.actor) else _DOES_NOT_FIT), renew_at
 
     def _make_forward_block(self, accepted: Accepted, trusted: bool) -> tuple[bytes, float]:
         minted, renew_at = self._minted(accepted)
-        values = self._values(accepted.actor) | minted
-        return _encode({name: value for name, value in values.items() if value}), renew_at
+        values = {name: value for name, value in (self._values(accepted.actor) | minted).items() if value}
+        return (_encode(values) if self._fits(values, accepted.actor) else _DOES_NOT_FIT), renew_at
+
+    def _fits(self, values: dict[str, str], actor: Actor) -> bool:
+        """Whether ``values`` are within the whole budget, once groups are left out where that is necessary.
+
+        A credential is never left out: without one the service behind may take the caller for its guest.
+        """
+        if _size(values) <= self._max_total_bytes:
+            return True
+        if values.get(_GROUPS):
+            values[_GROUPS] = ""
+            self._note_blanked(actor, "groups left blank: identity headers, assertion and credential too large")
+        if _size(values) > self._max_total_bytes and self._assertion and values.get(ASSERTION):
+            values[ASSERTION] = self._assertion.token_for(actor, with_groups=False)
+            self._note_blanked(actor, "groups left out of the assertion: identity headers too large")
+        return _size(values) <= self._max_total_bytes
+
+    def _note_blanked(self, actor: Actor, message: str) -> None:
+        self._blanked.inc()
+        _log.warning(message, extra={"provider": actor.provider})
 
     def _values(self, actor: Actor) -> dict[str, str]:
         name = encode_value(actor.id)
@@ -192,15 +230,18 @@ class IdentityHeaders:
                 values |= _DATAHUB_NOBODY
         if _size(values) > self._max_bytes:
             values[_GROUPS] = ""
-            self._blanked.inc()
-            _log.warning("groups left blank: identity headers too large", extra={"provider": actor.provider})
+            self._note_blanked(actor, "groups left blank: identity headers too large")
         return values
 
     def _minted(self, accepted: Accepted) -> tuple[dict[str, str], float]:
         actor = accepted.actor
         minted: dict[str, str] = {}
         if self._assertion:
-            minted[ASSERTION] = self._assertion.token_for(actor)
+            # base64url of their JSON is longer than the groups: what cannot fit is not signed first
+            may_fit = sum(map(len, actor.groups)) <= self._max_total_bytes
+            if not may_fit:
+                self._note_blanked(actor, "groups left out of the assertion: identity headers too large")
+            minted[ASSERTION] = self._assertion.token_for(actor, with_groups=may_fit)
         if self._credential:
             minted["Authorization"] = accepted.passed_on or self._credential.authorization_for(actor)
         return minted, self._now() + _KEEP_MINTED if minted else 0.0

@@ -42,17 +42,25 @@ class Assertions:
         """RFC 7517 key set to verify the statements with."""
         self.etag = f'"{sha256(self.jwks).hexdigest()[:32]}"'
 
-    def token_for(self, actor: Actor) -> str:
-        """A statement of five minutes about ``actor``, with at least half of them left."""
-        return self._tokens.get(actor, self._clock.now(), lambda issued: self._mint(actor, issued))
+    def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
+        """A statement of five minutes about ``actor``, with at least half of them left.
 
-    def _mint(self, actor: Actor, issued: int) -> str:
-        claims = {
-            "iss": self._issuer,
-            "aud": self._audience,
+        Without groups it says ``groups_omitted``, and has no member ``groups`` that could be taken for "in none".
+        """
+        said = self._said(actor, with_groups=with_groups)
+        # the digest of what is said, because an Actor with many groups would take more memory than its statement
+        carried = sha256(json.dumps(said).encode()).digest()
+        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(said, issued))
+
+    def _mint(self, said: dict[str, object], issued: int) -> str:
+        claims = {"iss": self._issuer, "aud": self._audience, **said, "iat": issued, "exp": issued + LIFETIME}
+        return sign({"alg": _ALGORITHM, "kid": self._kid, "typ": ASSERTION_TYPE}, claims, self._key)
+
+    @staticmethod
+    def _said(actor: Actor, *, with_groups: bool) -> dict[str, object]:
+        omitted = {} if with_groups else {"groups_omitted": True}
+        return {
             "sub": actor.id,
-            "iat": issued,
-            "exp": issued + LIFETIME,
             "actor": {
                 "type": actor.type.value,
                 "id": actor.id,
@@ -61,10 +69,10 @@ class Assertions:
                 "provider": actor.provider,
                 "subject": actor.subject,
                 "email": actor.email,
-                "groups": actor.groups,
+                **({"groups": actor.groups} if with_groups else {}),
                 "roles": actor.roles,
                 "isBot": actor.is_bot,
                 "tokenId": actor.token_id,
             },
+            **omitted,
         }
-        return sign({"alg": _ALGORITHM, "kid": self._kid, "typ": ASSERTION_TYPE}, claims, self._key)

@@ -7,11 +7,21 @@ LIFETIME = 300
 """Seconds; short, because nothing can revoke them."""
 
 
-class ShortLived:
-    """Token texts by what they carry. At most ``size`` are remembered, the least recently used leave first."""
+_MAX_BYTES = 16 * 1024 * 1024
+# What an entry takes beside its text.
+_ENTRY_BYTES = 400
 
-    def __init__(self, size: int = 10_000) -> None:
+
+class ShortLived:
+    """Token texts by what they carry. At most ``size`` are remembered, in about ``max_bytes`` of memory.
+
+    The least recently used leave first.
+    """
+
+    def __init__(self, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
         self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._tokens: OrderedDict[Hashable, tuple[float, str]] = OrderedDict()
 
     def get(self, carried: Hashable, now: float, mint: Callable[[int], str]) -> str:
@@ -19,9 +29,17 @@ class ShortLived:
         known = self._tokens.get(carried)
         # a clock that was set back must not keep a token that is not valid yet for others
         if known is None or not known[0] <= now < known[0] + LIFETIME / 2:
+            if known is not None:
+                self._bytes -= _bytes_of(known[1])
             known = (int(now), mint(int(now)))
             self._tokens[carried] = known
+            self._bytes += _bytes_of(known[1])
         self._tokens.move_to_end(carried)
-        if len(self._tokens) > self._size:
-            self._tokens.popitem(last=False)
+        while len(self._tokens) > self._size or self._bytes > self._max_bytes:
+            self._bytes -= _bytes_of(self._tokens.popitem(last=False)[1][1])
         return known[1]
+
+
+def _bytes_of(text: str) -> int:
+    """Memory of an entry: what it carries is in the text again, in base64url."""
+    return _ENTRY_BYTES + 2 * len(text)

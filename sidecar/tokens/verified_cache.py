@@ -20,7 +20,15 @@ class Live(Protocol):
 
 
 class CacheEntry(Protocol):
-    """What the cache re-checks. Times are seconds since the epoch, tolerance included; None sets no bound."""
+    """What the cache re-checks. Times are seconds since the epoch, tolerance included; None sets no bound.
+
+    ``weight`` is the cache's: the bytes of memory that it counts for the entry.
+    """
+
+    weight: int
+
+    def memory(self) -> int:
+        """About how many bytes it takes, with what will be derived from it."""
 
     @property
     def key(self) -> Live:
@@ -43,15 +51,19 @@ E = TypeVar("E", bound=CacheEntry)
 
 
 class VerifiedCache(Generic[E]):
-    """Digest of the token to what was learned from it; at most ``size`` entries, the least recently used leave first.
+    """Digest of the token to what was learned from it; at most ``size`` entries in about ``max_bytes`` of memory.
+
+    The least recently used leave first. What would fill half of it alone is not remembered.
 
     ``generation`` counts the policies that entries were made under. Whoever starts to verify reads it first and gives
     it to :meth:`put`, so that nothing judged under an old policy is remembered under a new one.
     """
 
-    def __init__(self, size: int, metrics: Metrics) -> None:
+    def __init__(self, size: int, metrics: Metrics, *, max_bytes: int = 64 * 1024 * 1024) -> None:
         self.generation = 0
         self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
         # not a dict: taking the oldest out of one slows down with every entry that has left before
         self._entries: OrderedDict[bytes, E] = OrderedDict()
         self._hits = metrics.cache_hits
@@ -62,6 +74,7 @@ class VerifiedCache(Generic[E]):
     def observe(self) -> None:
         """Be the one whose entries the metrics tell; so is every new one, until another is."""
         self._metrics.watch(self._metrics.token_cache_entries, self.__len__)
+        self._metrics.watch(self._metrics.token_cache_bytes, lambda: self._bytes)
 
     def get(self, token: str, now: float) -> E | None:
         """What is known of ``token`` and still holds at ``now``, or None."""
@@ -82,15 +95,22 @@ class VerifiedCache(Generic[E]):
         if generation != self.generation:
             return
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        before = self._entries.pop(digest, None)
+        if before is not None:
+            self._bytes -= before.weight
+        entry.weight = weight = entry.memory()
+        if weight > self._max_bytes / 2:
+            return
         self._entries[digest] = entry
-        self._entries.move_to_end(digest)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
+        self._bytes += weight
+        while len(self._entries) > self._size or self._bytes > self._max_bytes:
+            self._bytes -= self._entries.popitem(last=False)[1].weight
 
     def advance(self) -> None:
         """A new policy is in force: forget everything."""
         self.generation += 1
         self._entries.clear()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -102,4 +122,5 @@ class VerifiedCache(Generic[E]):
         if entry.key.live and (until is None or now < until) and (again is None or now < again):
             return True
         del self._entries[digest]
+        self._bytes -= entry.weight
         return False

@@ -40,11 +40,15 @@ IDENTITY = {
 CALLER = bearer(groups=["dev"], jti="t1")
 
 
+# All characters of a header name that are no letters or digits (RFC 9110 section 5.6.2).
+MARKS = "!#$%&'*+-.^_`|~"
+
+
 def spellings(name: str) -> list[str]:
-    """A name as a careless service might still read it."""
+    """A name in every form that an upstream may read as that name."""
     return [
-        name, name.upper(), name.lower(), name.replace("-", "_"), name.replace("-", "."),
-        name.lower().replace("-", "_", 1), ".".join(name.rsplit("-", 1)),
+        name.upper(), name.lower(), name.lower().replace("-", "_", 1), ".".join(name.rsplit("-", 1)),
+        "|".join(name.split("-", 1)), *(name.replace("-", mark) for mark in MARKS),
     ]  # fmt: skip
 
 
@@ -91,7 +95,8 @@ async def test_hop_by_hop_headers_and_those_that_connection_names_end_here(start
         ("Connection", "close, X-Private, TE"), ("connection", "x-other"), ("X-Private", "1"), ("X-Other", "2"),
         ("TE", "trailers"), ("Keep-Alive", "timeout=5"), ("Proxy-Connection", "keep-alive"), ("Trailer", "X-T"),
         ("Proxy-Authorization", "Basic x"), ("HTTP2-Settings", "AAMAAABk"), ("Upgrade", "h2c"), ("X-Kept", "yes"),
-        ("Transfer_Encoding", "chunked"), ("Content.Length", "7"),
+        *((f"Transfer{mark}Encoding", "chunked") for mark in MARKS if mark != "-"),
+        *((f"Content{mark}Length", "7") for mark in MARKS if mark != "-"), ("Keep!Alive", "1"),
     ]  # fmt: skip
     request = await passed_on(start, [*hop, CALLER])
     left = {folded(name) for name, _ in request.head.headers} & {folded(name) for name, _ in hop}
@@ -117,6 +122,22 @@ async def test_forged_identity_is_removed_in_every_spelling(start: Start, name: 
     assert b"forged" not in request.octets
 
 
+OVERRIDES = (
+    "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL", "SCRIPT-NAME",
+    "X-Script-Name", "PATH-INFO",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("server", [{}, {"trustedProxies": [LOOPBACK]}], ids=["any peer", "a trusted proxy"])
+async def test_headers_that_name_another_method_or_path_are_removed(start: Start, server: dict[str, Any]) -> None:
+    """The method and the path that the rules have judged are those that the upstream answers, whoever is the peer."""
+    sent = [(spelling, "DELETE") for name in OVERRIDES for spelling in (name, name.lower(), name.replace("-", "_"))]
+    sent += [(name.replace("-", "~"), "DELETE") for name in OVERRIDES]
+    request = await passed_on(start, [*sent, CALLER], server=server)
+    assert request.head.start == "GET /x HTTP/1.1"
+    assert b"DELETE" not in request.octets
+
+
 async def test_forged_identity_does_not_pass_a_public_path_either(start: Start) -> None:
     rules = {"rules": [{"path": "/x", "access": "public"}]}
     request = await passed_on(start, [("X-Auth-Request-User", "forged"), ("x_auth_request_user", "forged")], **rules)
@@ -128,9 +149,11 @@ async def test_untrusted_forwarding_headers_are_replaced(start: Start) -> None:
     sent = [
         ("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-Host", "evil"), ("X-Forwarded-Proto", "https"),
         ("X-Forwarded-Prefix", "/p"), ("X_Forwarded_Port", "1"), ("Forwarded", "for=1.2.3.4"), ("X-Real-IP", "1.2.3.4"),
-        ("X-Request-Id", "theirs"),
+        ("X-Request-Id", "theirs"), ("X-Real!IP", "1.2.3.4"), ("X|Request|Id", "theirs"),
+        *((f"X{mark}Forwarded{mark}For", "1.2.3.4") for mark in MARKS if mark != "-"),
     ]  # fmt: skip
     request = await passed_on(start, [*sent, CALLER])
+    assert folded_values(request, "X-Forwarded-For") == ["127.0.0.1"]
     assert request.all("X-Forwarded-For") == ["127.0.0.1"]
     assert request.all("X-Forwarded-Host") == ["api.example.com"]
     assert request.all("X-Forwarded-Proto") == ["http"]
@@ -144,6 +167,7 @@ async def test_trusted_forwarding_headers_are_kept_and_appended_to(start: Start)
         ("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-For", "5.6.7.8"), ("X-Forwarded-Host", "public.example.com"),
         ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p"), ("X-Real-IP", "1.2.3.4"),
         ("X-Request-Id", "theirs"), ("Forwarded", "for=9.9.9.9"), ("X_Forwarded_Host", "evil"),
+        ("X'Forwarded'Host", "evil"),
     ]  # fmt: skip
     request = await passed_on(start, [*sent, CALLER], server={"trustedProxies": [LOOPBACK]})
     assert request.all("X-Forwarded-For") == ["1.2.3.4, 5.6.7.8, 127.0.0.1"]

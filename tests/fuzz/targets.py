@@ -79,7 +79,9 @@ def loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def identity_headers() -> IdentityHeaders:
-    return IdentityHeaders(strip=("X-Own",), max_bytes=4096, assertion=None, credential=None, metrics=Metrics())
+    return IdentityHeaders(
+        strip=("X-Own",), max_bytes=4096, max_total_bytes=9216, assertion=None, credential=None, metrics=Metrics()
+    )
 
 
 def request_head(octets: bytes) -> None:

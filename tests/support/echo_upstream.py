@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,13 @@ class Received:
         return cls(document["method"], document["target"], headers, document["bodySha256"])
 
     def all(self, name: str) -> list[str]:
-        """Every value of a header, whatever spelling a careless service folds together: case, ``_``, ``.``, ``-``."""
+        """Every value of a header, in every spelling that CGI makes one variable of."""
         return [value for key, value in self.headers if folded(key) == folded(name)]
 
 
 def folded(name: str) -> str:
-    """A header name as a careless service reads it."""
-    return name.lower().replace("_", "-").replace(".", "-")
+    """A header name as CGI reads it: without case, every mark the same."""
+    return re.sub("[^0-9a-z]", "-", name.lower())
 
 
 async def _answer(request: web.BaseRequest) -> web.StreamResponse:

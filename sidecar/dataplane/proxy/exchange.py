@@ -126,9 +126,8 @@ class Exchange:
         except _UPSTREAM_ERRORS as error:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
 
-    async def resume(self, waited: float) -> ResponseHead:
-        """The same for what has been sent already, without a body, ``waited`` seconds ago."""
-        self._response_timeout = max(0.0, self._response_timeout - waited)
+    async def resume(self) -> ResponseHead:
+        """The same for what has been sent already, without a body."""
         try:
             return await self._bounded_head()
         except TimeoutError as error:

@@ -38,6 +38,7 @@ from sidecar.web.respond import Refusals
 from sidecar.web.view import connection_of, own_view
 
 _NO_ORIGIN: list[str] = []
+_REPEATABLE = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,19 @@ class ForwardLimits:
     response_timeout: float
     body_timeout: float
     max_body_bytes: int | None
+
+
+@dataclass(slots=True)  # not frozen: made for every request
+class _Sending:
+    """A request of ``accepted``, on its way since ``started`` (perf_counter). ``pool`` has connections for it."""
+
+    request: web.BaseRequest
+    head: bytes
+    body: RequestBody | None
+    accepted: Accepted | None
+    pool: UpstreamPool
+    upgrade: bool
+    started: float
 
 
 class ForwardSpans(Protocol):
@@ -87,6 +101,7 @@ class Forwarder:
         self._relays = Relays(decider, pool, self._request_heads, self._answer_heads, metrics)
         self._refusals = refusals
         self._answers = metrics.upstream_requests
+        self._repeats = metrics.upstream_repeats
         self._duration = metrics.upstream_duration.child()
         self._tunnels = metrics.websockets_open
         self._limits = limits
@@ -99,7 +114,10 @@ class Forwarder:
         client = connection_of(request)
         begun = None if client.begun is None else client.begun.take()
         if isinstance(begun, Relay):
-            return await self._keeping(begun.pool, begun.connection, self._resume(request, begun))
+            sending = _Sending(
+                request, begun.head, None, begun.accepted, begun.pool, upgrade=False, started=begun.started
+            )
+            return await self._send(sending, begun.connection, self._resume(sending, begun.connection))
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="forward")
@@ -112,12 +130,50 @@ class Forwarder:
             framing += self._spans.forward(request.method)
         head = self._request_heads.make(request, request.raw_path, client, verdict.accepted, framing)
         connection = await self._pool.acquire()
-        exchanging = self._exchange(request, connection, head, body, verdict.accepted, upgrade=upgrade)
-        return await self._keeping(self._pool, connection, exchanging)
+        sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
+        return await self._send(sending, connection, self._exchange(sending, connection))
 
     def begin(self, begun: Begun) -> Work | None:
         """Forward without a task; None: it has to be done by a call. Raises as a call does."""
         return self._relays.begin(begun)
+
+    async def _send(
+        self, sending: _Sending, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
+    ) -> web.StreamResponse:
+        """The outcome of ``exchanging``, which sends on ``connection``; or that of sending once more, on a new one."""
+        try:
+            try:
+                return await self._keeping(sending.pool, connection, exchanging)
+            except UpstreamFailed as failure:
+                if not self._may_repeat(sending, connection, failure):
+                    raise
+            self._repeats.inc()
+            fresh = await sending.pool.connect(within=self._time_left(sending))
+            return await self._keeping(sending.pool, fresh, self._exchange(sending, fresh))
+        except UpstreamFailed as failure:
+            self._answers.child(str(failure.status)).inc()
+            raise
+
+    def _may_repeat(self, sending: _Sending, connection: UpstreamConnection, failure: UpstreamFailed) -> bool:
+        """Whether a request may be sent once more, whose answer ``connection`` owes (RFC 9110 section 9.2.2).
+
+        An upstream closes idle connections when it likes, often just as a request is on its way. It may have acted on
+        the request all the same: on public paths a GET can be a login that works once. And the caller may have lost
+        his rights since.
+        """
+        request = sending.request
+        return (
+            request.method in _REPEATABLE
+            and sending.body is None
+            and not sending.upgrade
+            and failure.reason is Reason.UPSTREAM_UNREACHABLE
+            and connection.left_unanswered
+            and self._time_left(sending) > 0
+            and self._decider.may_repeat(own_view(request), sending.accepted)
+        )
+
+    def _time_left(self, sending: _Sending) -> float:
+        return self._limits.response_timeout - (perf_counter() - sending.started)
 
     async def _keeping(
         self, pool: UpstreamPool, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
@@ -125,44 +181,33 @@ class Forwarder:
         """The outcome of ``exchanging``, after which ``connection`` is back in ``pool``, or cut."""
         try:
             return await exchanging
-        except BaseException as failure:
+        except BaseException:
             # Whatever was left unread on it must not become the answer to somebody else's request.
             connection.cut()
-            if isinstance(failure, UpstreamFailed):
-                self._answers.child(str(failure.status)).inc()
             raise
         finally:
             pool.release(connection)
 
-    async def _resume(self, request: web.BaseRequest, relay: Relay) -> web.StreamResponse:
+    async def _resume(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
         """Answer what was begun without a task."""
-        exchange = Exchange(relay.connection, response_timeout=self._limits.response_timeout)
-        answer = await exchange.resume(perf_counter() - relay.started)
-        sent = await self._answer(request, relay.connection, answer, relay.accepted, relay.started, upgrade=False)
+        exchange = Exchange(connection, response_timeout=max(0.0, self._time_left(sending)))
+        answer = await exchange.resume()
+        sent = await self._answer(sending, connection, answer)
         if answer.message.code in BODILESS:
-            relay.connection.cut()
+            connection.cut()
         return sent
 
-    async def _exchange(
-        self,
-        request: web.BaseRequest,
-        connection: UpstreamConnection,
-        head: bytes,
-        body: RequestBody | None,
-        accepted: Accepted | None,
-        *,
-        upgrade: bool,
-    ) -> web.StreamResponse:
-        started = perf_counter()
-        exchange = Exchange(connection, response_timeout=self._limits.response_timeout)
+    async def _exchange(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
+        request, head, body = sending.request, sending.head, sending.body
+        exchange = Exchange(connection, response_timeout=self._time_left(sending))
         is_head = request.method == "HEAD"
         try:
             if body is None or body.is_buffered:
                 answer = await exchange.run(head, body, is_head=is_head)
             else:
-                with self._watch.watching(accepted, partial(reset, request), ends_with_token=False):
+                with self._watch.watching(sending.accepted, partial(reset, request), ends_with_token=False):
                     answer = await exchange.run(head, body, is_head=is_head)
-            sent = await self._answer(request, connection, answer, accepted, started, upgrade=upgrade)
+            sent = await self._answer(sending, connection, answer)
         finally:
             await exchange.finish()
         # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
@@ -171,23 +216,16 @@ class Forwarder:
         return sent
 
     async def _answer(
-        self,
-        request: web.BaseRequest,
-        connection: UpstreamConnection,
-        answer: ResponseHead,
-        accepted: Accepted | None,
-        started: float,
-        *,
-        upgrade: bool,
+        self, sending: _Sending, connection: UpstreamConnection, answer: ResponseHead
     ) -> web.StreamResponse:
-        self._duration.observe(perf_counter() - started)
+        self._duration.observe(perf_counter() - sending.started)
         code = answer.message.code
         if self._spans is not None:
             self._spans.answered(code)
         if code == 101:
-            sent = await self._switch(request, connection, answer, accepted, upgrade=upgrade)
+            sent = await self._switch(sending, connection, answer)
         elif 200 <= code <= 599:
-            sent = await self._relay(request, answer, accepted)
+            sent = await self._relay(sending.request, answer, sending.accepted)
         else:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "status")
         self._answers.child(str(code)).inc()
@@ -270,22 +308,17 @@ class Forwarder:
                 await writer.drain()
 
     async def _switch(
-        self,
-        request: web.BaseRequest,
-        connection: UpstreamConnection,
-        answer: ResponseHead,
-        accepted: Accepted | None,
-        *,
-        upgrade: bool,
+        self, sending: _Sending, connection: UpstreamConnection, answer: ResponseHead
     ) -> web.StreamResponse:
-        if not upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
+        request = sending.request
+        if not sending.upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "unasked upgrade")
         head = self._answer_heads.unframed(answer.message, request, connection_of(request))
         await request.writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         client, over = connection_of(request), asyncio.Event()
         self._tunnels.inc()
         try:
-            with self._watch.watching(accepted, over.set, ends_with_token=True):
+            with self._watch.watching(sending.accepted, over.set, ends_with_token=True):
                 await tunnel(client, connection, client.server.leaving, over)
         finally:
             self._tunnels.dec()

@@ -10,7 +10,7 @@ from sidecar.web.trace_context import read_trace_context
 RawHeaders = Iterable[tuple[bytes, bytes]]
 _V = TypeVar("_V")
 
-# Named as a careless service might read them, so that "Transfer_Encoding" does not pass either.
+# In normal form, as all sets of names here: "Transfer_Encoding" and "Transfer!Encoding" do not pass either.
 _HOP_BY_HOP = frozenset(
     {
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -20,6 +20,15 @@ _HOP_BY_HOP = frozenset(
 # Made anew from what the parser understood, never copied.
 _FRAMING = frozenset({"content-length", "expect", "http2-settings"})
 _REPLACED = frozenset({"forwarded", "x-forwarded-for", "x-request-id"})
+# They make frameworks answer another method (Express, Rails, Jersey) or another path (IIS, Symfony, gunicorn) than the
+# one that the rules have judged.
+_OVERRIDES = frozenset(
+    {
+        "x-http-method-override", "x-http-method", "x-method-override",
+        "x-original-url", "x-rewrite-url", "script-name", "x-script-name", "path-info",
+    }
+)  # fmt: skip
+_NEVER_SENT = _HOP_BY_HOP | _FRAMING | _REPLACED | _OVERRIDES
 _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 # Ours is sent instead, so that answer, log and service agree.
 _NOT_SENT_BACK = _HOP_BY_HOP | {"content-length", "x-request-id"}
@@ -90,7 +99,7 @@ class RequestHeaders:
 
     def _fate(self, name: bytes) -> _Fate:
         normal = normal_name(name.decode("latin-1"))
-        if normal in _HOP_BY_HOP or normal in _FRAMING or normal in _REPLACED or self._is_identity(normal):
+        if normal in _NEVER_SENT or self._is_identity(normal):
             return _Fate.DROP
         fate = _Fate.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
         if fate is None:
@@ -136,7 +145,7 @@ class AnswerHeaders:
         return b"".join(_without(lines, named)) if named else block
 
     def _learn(self, name: bytes) -> bool:
-        keep = name.decode("latin-1").lower() not in _NOT_SENT_BACK
+        keep = normal_name(name.decode("latin-1")) not in _NOT_SENT_BACK
         _remember(self._kept, name, keep)
         return keep
 

@@ -10,6 +10,7 @@ import select
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -81,15 +82,18 @@ class _NoFlow:
 class UpstreamConnection(ResponseHandler):
     """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does.
 
-    ``idle_since`` is a moment of :func:`time.monotonic`.
+    ``idle_since`` is a moment of :func:`time.monotonic`, 0 before the first exchange on it is over. ``heard``: bytes
+    have come on it since the last :meth:`send`.
     """
 
     reader: Reader | None = None
     idle_since = 0.0
+    heard = False
     _whole: HttpResponseParser | None = None
 
     def data_received(self, data: bytes) -> None:
         """To the reader, else to aiohttp's parser."""
+        self.heard = True
         if self.reader is None:
             super().data_received(data)
         else:
@@ -144,7 +148,13 @@ class UpstreamConnection(ResponseHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("closed before the request was sent")
+        self.heard = False
         transport.write(octets)
+
+    @property
+    def left_unanswered(self) -> bool:
+        """Whether it was used before, and nothing came on it for the last request. To be asked once it has ended."""
+        return self.idle_since > 0 and not self.heard
 
     _arrivals: "select.poll | None" = None
 
@@ -215,7 +225,7 @@ class UpstreamPool:
     async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
         idle = self.take()
-        return await self._connect() if idle is None else idle
+        return await self.connect() if idle is None else idle
 
     def take(self) -> UpstreamConnection | None:
         """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
@@ -251,11 +261,12 @@ class UpstreamPool:
         while self._idle:
             self._idle.pop().close()
 
-    async def _connect(self) -> UpstreamConnection:
+    async def connect(self, within: float = inf) -> UpstreamConnection:
+        """A new connection, ready after at most ``within`` seconds. Raises as :meth:`acquire` does."""
         loop = asyncio.get_running_loop()
         endpoint = self.endpoint
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(min(self._connect_timeout, within)):
                 if endpoint.path:
                     _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(loop), endpoint.path)
                 else:

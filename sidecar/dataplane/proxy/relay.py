@@ -23,15 +23,22 @@ PATIENCE = 0.5
 
 
 class Relay:
-    """One request of ``accepted`` that was sent on ``connection``; ``pool`` is where that belongs."""
+    """One request of ``accepted`` whose ``head`` was sent on ``connection``; ``pool`` is where that belongs."""
 
-    __slots__ = ("_begun", "_relays", "accepted", "connection", "pool")
+    __slots__ = ("_begun", "_relays", "accepted", "connection", "head", "pool")
 
     def __init__(
-        self, relays: "Relays", begun: Begun, accepted: Accepted, connection: UpstreamConnection, pool: UpstreamPool
+        self,
+        relays: "Relays",
+        begun: Begun,
+        head: bytes,
+        accepted: Accepted,
+        connection: UpstreamConnection,
+        pool: UpstreamPool,
     ) -> None:
         self._relays = relays
         self._begun = begun
+        self.head = head
         self.accepted = accepted
         self.connection = connection
         self.pool = pool
@@ -106,7 +113,7 @@ class Relays:
             if accepted is None:
                 return None
             head = self._request_heads.make(message, message.path, client, accepted, b"")
-            relay = Relay(self, begun, accepted, connection, self._pool)
+            relay = Relay(self, begun, head, accepted, connection, self._pool)
             connection.send(head)
             connection.reader = relay
         finally:

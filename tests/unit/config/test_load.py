@@ -322,3 +322,14 @@ def test_who_is_asked_by_a_proxy_needs_no_upstream(folder: Path) -> None:
     assert "no upstream is configured" in warnings("server: {realm: x}")
     assert "no upstream" not in warnings("server: {trustedProxies: [127.0.0.1/32]}")
     assert "no upstream" not in warnings("upstream: {url: 'http://127.0.0.1:1'}")
+
+
+def test_the_budget_of_all_headers_holds_that_of_the_identity_headers(folder: Path) -> None:
+    """Absent, it grows with that one, so that a file that raised ``maxBytes`` alone stays sound."""
+    (problem,) = problems("identityHeaders: {maxBytes: 4KiB, maxTotalBytes: 4095}\n")
+    assert "identityHeaders.maxTotalBytes: is 4095 bytes, less than identityHeaders.maxBytes (4096)" in problem
+    assert Settings().identity_headers.total_bytes == 8192
+    assert load_text("identityHeaders: {maxBytes: 16KiB}\n").settings.identity_headers.total_bytes == 21 * 1024
+    small = "identityHeaders: {maxBytes: 1KiB, maxTotalBytes: 1KiB, assertion: true}\n"
+    assert "identityHeaders.maxTotalBytes: is 1024 bytes, and headers with an assertion" in warnings(small)
+    assert "maxTotalBytes" not in warnings(small.replace("true", "false"))

@@ -20,7 +20,7 @@ class Credentials:
 
 
 def headers(**changes: Any) -> IdentityHeaders:
-    values = {"strip": (), "max_bytes": 3072, "assertion": None, "credential": None, **changes}
+    values = {"strip": (), "max_bytes": 3072, "max_total_bytes": 8192, "assertion": None, "credential": None, **changes}
     return IdentityHeaders(metrics=Metrics(), **values)
 
 

@@ -27,6 +27,8 @@ def test_lines_are_kept_byte_for_byte_and_in_order() -> None:
         b"Connection", b"KEEP-ALIVE", b"Keep_Alive", b"TE", b"Trailer", b"Transfer-Encoding", b"transfer.encoding",
         b"Upgrade", b"Proxy-Authorization", b"proxy_authorization", b"Content-Length", b"Content_Length", b"Expect",
         b"HTTP2-Settings", b"Forwarded", b"X-Forwarded-For", b"X_Forwarded_For", b"X-Request-Id",
+        b"Transfer!Encoding", b"Content|Length", b"X^Forwarded^For", b"X-HTTP-Method-Override", b"x_http*method",
+        b"X`Method`Override", b"SCRIPT_NAME", b"X-Original-URL",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("trusted", [True, False])
@@ -34,7 +36,13 @@ def test_what_is_between_two_neighbours_goes_no_further(name: bytes, trusted: bo
     assert select((name, b"x"), trusted=trusted) == []
 
 
-@pytest.mark.parametrize("name", [b"X_Forwarded_Host", b"x.real.ip", b"X_Impersonate_User", b"X-Impersonate.User"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X_Forwarded_Host", b"x.real.ip", b"X_Impersonate_User", b"X-Impersonate.User", b"X!Impersonate!User",
+        b"X#Forwarded$Proto", b"X%Real&IP",
+    ],
+)  # fmt: skip
 def test_aliases_pass_for_nobody(name: bytes) -> None:
     assert select((name, b"x"), trusted=True, may_impersonate=True) == []
 
@@ -92,6 +100,11 @@ def test_answers_keep_everything_else() -> None:
 def test_answers_with_control_octets_are_refused(octet: int) -> None:
     with pytest.raises(ValueError, match="control"):
         AnswerHeaders().select([(b"X", b"a%cb" % octet)])
+
+
+def test_answers_frame_themselves_under_no_other_name() -> None:
+    headers = [(b"Transfer_Encoding", b"chunked"), (b"Content!Length", b"1"), (b"X_Request.Id", b"1"), (b"X_A", b"1")]
+    assert AnswerHeaders().select(headers) == b"X_A: 1\r\n"
 
 
 def test_answers_in_another_coding_are_refused() -> None:

@@ -9,10 +9,12 @@ from sidecar.dataplane.identity_headers import (
     NAMES,
     Credentials,
     IdentityHeaders,
+    Statements,
     encode_list,
     encode_value,
     normal_name,
 )
+from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.metrics import Metrics
 from tests.support import forge
@@ -28,7 +30,7 @@ class Minter:
     def __init__(self) -> None:
         self.minted = 0
 
-    def token_for(self, actor: Actor) -> str:
+    def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
         self.minted += 1
         return f"{actor.id}.{self.minted}"
 
@@ -49,14 +51,16 @@ def accepted(actor: Actor = ANN) -> Accepted:
 
 def headers(
     *,
-    assertion: Minter | None = None,
+    assertion: Statements | None = None,
     credential: Credentials | None = None,
     max_bytes: int = 3072,
+    max_total_bytes: int = 8192,
     clock: Clock | None = None,
 ) -> IdentityHeaders:
     return IdentityHeaders(
         strip=("X_Company.User",),
         max_bytes=max_bytes,
+        max_total_bytes=max_total_bytes,
         assertion=assertion,
         credential=credential,
         now=clock or Clock(),
@@ -140,6 +144,74 @@ def test_too_many_groups_are_left_blank_for_the_service_too() -> None:
     assert lines(made.check_block(accepted(), trusted=False))["X-Auth-Request-Groups"] == "a,b"
 
 
+class Verbose:
+    """Statements of 400 bytes and 10 for each group, or credentials of ``size`` bytes."""
+
+    def __init__(self, size: int = 0) -> None:
+        self._size = size
+        self.asked: list[bool] = []
+
+    def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
+        self.asked.append(with_groups)
+        return "s" * (400 + (10 * len(actor.groups) if with_groups else 0))
+
+    def authorization_for(self, actor: Actor) -> str:
+        return "c" * self._size
+
+
+def in_groups(number: int) -> Actor:
+    return replace(ANN, groups=tuple(f"g{index:03}" for index in range(number)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "credential", "header", "assertion"),
+    [
+        (100, 100, 499, 1400),  # about 1,400 with all lines: everything fits
+        (100, 800, 0, 1400),  # the groups header is left out first
+        (100, 1300, 0, 400),  # then the assertion's groups
+        (0, 1900, 0, 400),
+    ],
+)
+@pytest.mark.parametrize("way", ["forward", "check"])
+def test_the_whole_budget_counts_assertion_and_credential(
+    groups: int, credential: int, header: int, assertion: int, way: str
+) -> None:
+    made = headers(assertion=Verbose(), credential=Verbose(credential), max_total_bytes=2800)
+    caller = accepted(in_groups(groups))
+    block = made.forward_block(caller) if way == "forward" else made.check_block(caller, trusted=True)
+    sent = lines(block)
+    assert len(block) <= 2800
+    assert len(sent.get("X-Auth-Request-Groups", "")) == header
+    assert len(sent["X-Auth-Assertion"]) == assertion
+    assert len(sent["Authorization"]) == credential, "a credential is never left out"
+
+
+@pytest.mark.parametrize("way", ["forward", "check"])
+def test_what_does_not_fit_without_groups_either_is_refused(way: str) -> None:
+    """And stays so without being minted again for every request."""
+    assertion = Verbose()
+    made, caller = headers(assertion=assertion, credential=Verbose(2500), max_total_bytes=2800), accepted(in_groups(9))
+    for _ in range(3):
+        with pytest.raises(Refused) as failure:
+            made.forward_block(caller) if way == "forward" else made.check_block(caller, trusted=True)
+        assert (failure.value.status, failure.value.reason) == (503, Reason.TOO_LARGE)
+        assert "2800" in failure.value.detail
+    assert assertion.asked == [True, False]
+
+
+def test_a_statement_that_cannot_fit_is_not_signed_first() -> None:
+    assertion = Verbose()
+    headers(assertion=assertion, max_total_bytes=2800).forward_block(accepted(in_groups(1000)))
+    assert assertion.asked == [False]
+
+
+def test_untrusted_peers_have_a_budget_for_what_they_get() -> None:
+    made = headers(credential=Verbose(2700), max_total_bytes=2800)
+    assert "Authorization" not in lines(made.check_block(accepted(in_groups(100)), trusted=False))
+    with pytest.raises(Refused):
+        made.check_block(accepted(replace(ANN, token_id="t" * 2700)), trusted=False)
+
+
 @pytest.mark.parametrize(
     ("value", "encoded"),
     [
@@ -162,6 +234,8 @@ def test_members_of_lists_cannot_become_two() -> None:
         *NAMES, "x_auth_request_user", "X.Auth.Request.User", "X-AUTH_Request.User", "Remote-User", "remote_user",
         "X-WEBAUTH-USER", "x-webauth_user", "X-DataHub-Delegated-For-Anything", "X_DataHub_Delegated_For_Id",
         "X-Company-User", "x.company.user", "X-Auth-Assertion", "X-Auth-Status", "X-Auth-Request-Roles",
+        "X-Auth!Request!User", "Remote|User", "X#Auth$Actor%Urn", "x&company'user", "X*Remote+User", "X^WEBAUTH`USER",
+        "X~DataHub~Actor",
     ],
 )  # fmt: skip
 def test_identity_is_never_taken_from_a_caller(name: str) -> None:

@@ -1,9 +1,17 @@
 """The memory of verified tokens holds facts that are asked again on every hit."""
 
+import gc
+import tracemalloc
 from dataclasses import dataclass, field
 
+import pytest
+
+from sidecar.authn.base import Accepted
+from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.identity.actor import Actor, ActorType
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
+from sidecar.store.deny_list import facts_of
 from sidecar.tokens.verified_cache import VerifiedCache
 from tests.support import forge
 
@@ -14,6 +22,11 @@ class Entry:
     not_before: float | None = None
     expires_at: float | None = None
     ask_again_at: float | None = None
+    size: int = 1
+    weight: int = 0
+
+    def memory(self) -> int:
+        return self.size
 
 
 def cache(size: int = 3) -> VerifiedCache[Entry]:
@@ -120,3 +133,79 @@ def test_counts_hits_misses_and_entries() -> None:
     memory.count_miss()
     assert value("sidecar_token_cache_lookups_total", result="miss") == 1
     assert value("sidecar_token_cache_entries") == 1
+
+
+def test_memory_is_bounded_whatever_the_number() -> None:
+    """The least recently used leave until the rest fits."""
+    metrics = Metrics()
+    memory: VerifiedCache[Entry] = VerifiedCache(100, metrics, max_bytes=1000)
+    for name in "abcdefghij":
+        memory.put(name, Entry(size=100), 0)
+    assert memory.get("a", 0) is not None
+    memory.put("large", Entry(size=450), 0)
+    assert [name for name in "abcdefghij" if memory.get(name, 0)] == ["a", "g", "h", "i", "j"]
+    assert metrics.registry.get_sample_value("sidecar_token_cache_bytes") == 950
+
+
+def test_memory_of_what_leaves_is_given_back() -> None:
+    """Whichever way it leaves: replaced, ended, withdrawn, forgotten."""
+    metrics = Metrics()
+    memory: VerifiedCache[Entry] = VerifiedCache(2, metrics, max_bytes=1000)
+
+    def counted() -> float | None:
+        return metrics.registry.get_sample_value("sidecar_token_cache_bytes")
+
+    memory.put("a", Entry(size=100, expires_at=10), 0)
+    memory.put("a", Entry(size=150, expires_at=10), 0)
+    assert counted() == 150
+    memory.put("b", Entry(size=20), 0)
+    memory.put("c", Entry(size=30), 0)
+    assert counted() == 50
+    memory.put("a", Entry(size=100, expires_at=10), 0)
+    assert (memory.get("a", 10), counted()) == (None, 30)
+    memory.advance()
+    assert counted() == 0
+
+
+def test_what_would_push_all_others_out_is_not_remembered() -> None:
+    memory: VerifiedCache[Entry] = VerifiedCache(100, Metrics(), max_bytes=1000)
+    memory.put("a", Entry(size=10), 0)
+    memory.put("large", Entry(size=501), 0)
+    assert memory.get("large", 0) is None
+    assert memory.get("a", 0) is not None
+
+
+@pytest.mark.parametrize("groups", [0, 5, 60, 300, 1000])
+def test_what_is_counted_is_no_less_than_what_is_taken(groups: int) -> None:
+    """Of a caller in many groups, with the headers that are kept for it; and not much more."""
+    made = IdentityHeaders(
+        strip=(), max_bytes=3072, max_total_bytes=8192, assertion=None, credential=None, metrics=Metrics()
+    )
+
+    def accepted(number: int) -> Accepted:
+        names = [f"{number * 7919 + group:08x}-0000-4000-8000-000000000000" for group in range(groups)]
+        actor = Actor(
+            ActorType.USER,
+            f"user-{number}",
+            issuer=forge.ISSUER,
+            subject=f"subject-{number}",
+            email=f"user-{number}@example.com",
+            groups=tuple(names),
+            token_id=f"token-{number}",
+        )
+        return Accepted(actor, facts=facts_of(actor))
+
+    number = 50
+    made.forward_block(accepted(0))
+    kept: list[Accepted] = []
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept.extend(accepted(index) for index in range(number))
+        for one in kept:
+            made.forward_block(one)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] / number
+    finally:
+        tracemalloc.stop()
+    assert taken <= kept[0].memory() <= 2 * taken + 2560
