@@ -48,10 +48,7 @@ class Guests:
 
     def welcome(self, view: RequestView, ruling: Ruling) -> bool:
         """Whether the guest may be here: never on public paths, nor where a rule asks for authenticated callers."""
-        if view.target is None or ruling.requirements:
-            return False
-        # no rule at all is this very object; a rule that says the same was written to keep guests out
-        if ruling.access is not Access.GUEST and ruling is not AUTHENTICATED:
+        if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
             return False
         readings = read_target(view.target)
         methods = (view.method, *view.other_methods)

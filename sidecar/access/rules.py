@@ -64,17 +64,27 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What holds for one request: how strict, and every requirement that applies."""
+    """What holds for one request: how strict, and every requirement that applies.
+
+    ``excludes_guests``: a rule that is written asks for authenticated callers, or the path is ambiguous; where no rule
+    matches, the guest of the chain may be.
+    """
 
     access: Access
     requirements: tuple[Condition, ...] = ()
+    excludes_guests: bool = False
 
     def and_also(self, other: "Ruling") -> "Ruling":
-        """The stricter access of both, and the requirements of both; this very object where ``other`` adds nothing."""
-        if other.access <= self.access and all(needed in self.requirements for needed in other.requirements):
+        """What is stricter of both, and the requirements of both; this very object where ``other`` adds nothing."""
+        excludes_guests = self.excludes_guests or other.excludes_guests
+        if (
+            other.access <= self.access
+            and excludes_guests == self.excludes_guests
+            and all(needed in self.requirements for needed in other.requirements)
+        ):
             return self
         requirements = dict.fromkeys((*self.requirements, *other.requirements))
-        return Ruling(max(self.access, other.access), tuple(requirements))
+        return Ruling(max(self.access, other.access), tuple(requirements), excludes_guests)
 
 
 AUTHENTICATED = Ruling(Access.AUTHENTICATED)
@@ -125,7 +135,7 @@ class Rules:
             return strict
         rulings = (strict, *(self._first(method, path) for path in readings.others))
         requirements = dict.fromkeys(needed for ruling in rulings for needed in ruling.requirements)
-        return Ruling(Access.AUTHENTICATED, tuple(requirements))
+        return Ruling(Access.AUTHENTICATED, tuple(requirements), excludes_guests=True)
 
     def may_require(self, readings: Readings) -> bool:
         """Whether any rule for this path, whatever its method and place, could refuse an authenticated caller."""
@@ -135,7 +145,8 @@ class Rules:
     def _add(self, order: int, settings: RouteRule) -> None:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
-        methods, ruling = _methods(settings), Ruling(Access[settings.access.upper()], requirements)
+        access = Access[settings.access.upper()]
+        methods, ruling = _methods(settings), Ruling(access, requirements, access is Access.AUTHENTICATED)
         rule = _Rule(order, methods, ruling, settings.without)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
