@@ -52,6 +52,16 @@ class Cause(StrEnum):
     PATH_AMBIGUOUS = "path_ambiguous"
     METHOD_AMBIGUOUS = "method_ambiguous"
     RULE = "rule"
+    RULE_ADMIN = "rule_admin"
+    RULE_GROUPS = "rule_groups"
+    RULE_ROLES = "rule_roles"
+    RULE_ACTOR_TYPE = "rule_actor_type"
+    RULE_PROVIDER = "rule_provider"
+    CONDITION_INVALID = "condition_invalid"
+    CONDITION_GROUPS = "condition_groups"
+    CONDITION_EMAILS = "condition_emails"
+    CONDITION_EMAIL_DOMAINS = "condition_email_domains"
+    PEER_UNTRUSTED = "peer_untrusted"
     # the token's form
     TOKEN_SIZE = "token_size"
     ENCODING = "encoding"
@@ -127,7 +137,7 @@ REASONS: dict[Reason, ReasonText] = {
     ),
     Reason.CREDENTIALS_INVALID: ReasonText(401, "Not authorized: the credentials are not valid"),
     Reason.CREDENTIALS_AMBIGUOUS: ReasonText(400, "The request carries more than one credential", "invalid_request"),
-    Reason.FORBIDDEN: ReasonText(403, "Forbidden", "insufficient_scope"),
+    Reason.FORBIDDEN: ReasonText(403, "Forbidden"),
     Reason.NOT_FOUND: ReasonText(404, "Not found"),
     Reason.METHOD_NOT_ALLOWED: ReasonText(405, "Method not allowed"),
     Reason.CONFLICT: ReasonText(409, "Conflict"),
@@ -196,13 +206,14 @@ class UpstreamFailed(Failed):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of a configuration: where it stands, what is wrong, and the mend."""
+    """One fault of a configuration: where it stands, what is wrong, what to do. ``id`` is stable where there is one."""
 
     path: str
     message: str
     file: str = ""
     line: int = 0
     fatal: bool = True
+    id: str = ""
 
     def __str__(self) -> str:
         where = ":".join(part for part in (self.file, str(self.line) if self.line else "") if part)

@@ -108,6 +108,9 @@ class Metrics:
         )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
         self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
+        self.untrusted_checks = counter(
+            "sidecar_untrusted_checks_total", "Checks refused because the peer is not in server.trustedProxies."
+        )
         self.headers_blanked = counter(
             "sidecar_identity_headers_blanked_total", "Groups left out of headers or assertions that grew too large."
         )

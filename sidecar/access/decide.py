@@ -1,6 +1,7 @@
 """The one decision: RequestView in, Verdict out. Check endpoints, the proxy and the API all come through here."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multidict import CIMultiDict
@@ -10,7 +11,8 @@ from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.identity.request import Credential, RequestView, Scheme
+from sidecar.identity.actor import Actor
+from sidecar.identity.request import Condition, Credential, Missing, RequestView, Scheme
 
 _PUBLIC = Ruling(Access.PUBLIC)
 _BEARER = Scheme.BEARER
@@ -34,6 +36,7 @@ class Deny:
 
 Verdict = Allow | Deny
 _ANONYMOUS = Allow(None)
+_WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
 
 
 class Guests:
@@ -45,12 +48,21 @@ class Guests:
 
     def welcome(self, view: RequestView, ruling: Ruling) -> bool:
         """Whether the guest may be here: never on public paths, nor where a rule asks for authenticated callers."""
-        if view.target is None or ruling.requirements:
+        if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
             return False
-        # no rule at all is this very object; a rule that says the same was written to keep guests out
-        if ruling.access is not Access.GUEST and ruling is not AUTHENTICATED:
-            return False
-        return self._limits.ruling(view.method, read_target(view.target)).access is Access.GUEST
+        readings = read_target(view.target)
+        methods = (view.method, *view.other_methods)
+        return all(self._limits.ruling(method, readings).access is Access.GUEST for method in methods)
+
+
+class _TrustedPeer:
+    """A condition that no caller can meet: that another peer had asked."""
+
+    def missing(self, _actor: Actor) -> Missing | None:
+        return Missing(Cause.PEER_UNTRUSTED, _WHY_UNTRUSTED)
+
+
+_UNTRUSTED = (_TrustedPeer(),)
 
 
 class Decider:
@@ -100,6 +112,28 @@ class Decider:
             return False
         return accepted is None or self._chain.stands(accepted, view)
 
+    def conditions_of_untrusted(self, targets: Iterable[str]) -> tuple[Condition, ...]:
+        """What a check of a peer outside ``server.trustedProxies`` must meet, which names ``targets`` as asked for.
+
+        The rules are not read for what such a peer says. Where they could refuse a caller with a good credential, it
+        is refused itself: raises Refused(403). Rules of presets are about the product's paths alone: what is named
+        decides whether it is one of them.
+        """
+        rules = self._rules
+        if not rules.can_require:
+            return ()
+        known = tuple(targets)
+        if rules.written_can_require or any(self._may_be_required(target) for target in known):
+            message = f"Forbidden: this requires {_WHY_UNTRUSTED}"
+            raise Refused(Reason.FORBIDDEN, Cause.PEER_UNTRUSTED, message=message)
+        return () if known else _UNTRUSTED
+
+    def _may_be_required(self, target: str) -> bool:
+        try:
+            return self._rules.may_require(read_target(target))
+        except Refused:
+            return True
+
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""
         return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
@@ -119,20 +153,23 @@ class Decider:
     def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:
         for requirement in ruling.requirements:
             missing = requirement.missing(outcome.actor)
-            if missing:
+            if missing is not None:
                 actor = outcome.actor
-                text = f"Forbidden: the rule for this path requires {missing}"
-                failure = Refused(Reason.FORBIDDEN, Cause.RULE, message=text)
+                failure = Refused(Reason.FORBIDDEN, missing.cause, message=f"Forbidden: this requires {missing.text}")
                 return Deny(failure, actor.provider, actor.authenticator)
         return Allow(outcome)
 
     def _ruling(self, view: RequestView) -> Ruling:
         if view.target is None:
-            return AUTHENTICATED
-        readings = read_target(view.target)
-        if view.preflight and self._public_preflight:
-            return _PUBLIC
-        return self._rules.ruling(view.method, readings)
+            ruling = AUTHENTICATED
+        else:
+            readings = read_target(view.target)
+            if view.preflight and self._public_preflight:
+                return _PUBLIC
+            ruling = self._rules.ruling(view.method, readings)
+            for method in view.other_methods:
+                ruling = ruling.and_also(self._rules.ruling(method, readings))
+        return ruling.and_also(Ruling(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
 
     async def _ask(self, view: RequestView) -> Accepted | Denied:
         try:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from sidecar.access.paths import Readings, plain_escapes
-from sidecar.config.presets import expanded
+from sidecar.config.presets import RouteRule, expanded
 from sidecar.config.settings import RequireSettings, RuleSettings
+from sidecar.errors import Cause
 from sidecar.identity.actor import Actor
+from sidecar.identity.request import Condition, Missing
 
 _TAIL = "**"
 _ONE = "*"
+_MAX_NAMED = 5
 
 
 class Access(IntEnum):
@@ -19,6 +22,19 @@ class Access(IntEnum):
     PUBLIC = 0
     GUEST = 1
     AUTHENTICATED = 2
+
+
+def named(kind: str, names: Iterable[str]) -> str:
+    """``the group a``, or ``one of the groups a, b``, for messages: sorted, and not all of very many."""
+    known = sorted(names)
+    if any("code" in name.lower() for name in known):
+        # No message may contain these letters: see REASONS.
+        return f"a {kind} that the caller does not have"
+    if len(known) == 1:
+        return f"the {kind} {known[0]}"
+    rest = len(known) - _MAX_NAMED
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"one of the {kind}s {', '.join(known[:_MAX_NAMED])}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +47,44 @@ class Requirement:
     providers: frozenset[str]
     admin: bool
 
-    def missing(self, actor: Actor) -> str:
-        """Name of the part that ``actor`` does not meet, or the empty string."""
+    def missing(self, actor: Actor) -> Missing | None:
+        """The first part that ``actor`` does not meet."""
         if self.admin and not actor.is_admin:
-            return "admin"
+            return Missing(Cause.RULE_ADMIN, "an admin")
         if self.groups and self.groups.isdisjoint(actor.groups):
-            return "groups"
+            return Missing(Cause.RULE_GROUPS, named("group", self.groups))
         if self.roles and self.roles.isdisjoint(actor.roles):
-            return "roles"
+            return Missing(Cause.RULE_ROLES, named("role", self.roles))
         if self.actor_types and actor.type not in self.actor_types:
-            return "actor type"
+            return Missing(Cause.RULE_ACTOR_TYPE, named("Actor type", self.actor_types))
         if self.providers and actor.provider not in self.providers:
-            return "provider"
-        return ""
+            return Missing(Cause.RULE_PROVIDER, named("provider", self.providers))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What holds for one request: how strict, and every requirement that applies."""
+    """What holds for one request: how strict, and every requirement that applies.
+
+    ``excludes_guests``: a rule that is written asks for authenticated callers, or the path is ambiguous; where no rule
+    matches, the guest of the chain may be.
+    """
 
     access: Access
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Condition, ...] = ()
+    excludes_guests: bool = False
+
+    def and_also(self, other: "Ruling") -> "Ruling":
+        """What is stricter of both, and the requirements of both; this very object where ``other`` adds nothing."""
+        excludes_guests = self.excludes_guests or other.excludes_guests
+        if (
+            other.access <= self.access
+            and excludes_guests == self.excludes_guests
+            and all(needed in self.requirements for needed in other.requirements)
+        ):
+            return self
+        requirements = dict.fromkeys((*self.requirements, *other.requirements))
+        return Ruling(max(self.access, other.access), tuple(requirements), excludes_guests)
 
 
 AUTHENTICATED = Ruling(Access.AUTHENTICATED)
@@ -59,9 +92,13 @@ AUTHENTICATED = Ruling(Access.AUTHENTICATED)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
+    """``by_slash``: stands where its path leads with a final slash more or less than is written."""
+
     order: int
     methods: frozenset[str]
     ruling: Ruling
+    without: frozenset[str]
+    by_slash: bool = False
 
 
 @dataclass(slots=True)
@@ -72,14 +109,22 @@ class _Node:
 
 
 class Rules:
-    """The configured rules. The first whose pattern and method match decides; none means authenticated."""
+    """The configured rules. The first whose pattern and method match decides; none means authenticated.
+
+    Many servers serve ``/a/`` as ``/a``. So an exact rule that is stricter than the rule that follows it for the other
+    of the two holds for that one as well; it never makes the other one less strict.
+
+    ``can_require``: whether any rule could refuse an authenticated caller; ``written_can_require``: whether one could
+    that is not a preset's.
+    """
 
     def __init__(self, settings: Iterable[RuleSettings]) -> None:
         self._root = _Node()
         self._empty = True
         self.can_require = False
+        self.written_can_require = False
         for order, rule in enumerate(expanded(settings)):
-            self._add(order, rule, rule.path or "/")
+            self._add(order, rule)
 
     def ruling(self, method: str, readings: Readings) -> Ruling:
         """What holds for ``method`` on a path. An ambiguous path gets the strictest verdict and every requirement."""
@@ -90,24 +135,55 @@ class Rules:
             return strict
         rulings = (strict, *(self._first(method, path) for path in readings.others))
         requirements = dict.fromkeys(needed for ruling in rulings for needed in ruling.requirements)
-        return Ruling(Access.AUTHENTICATED, tuple(requirements))
+        return Ruling(Access.AUTHENTICATED, tuple(requirements), excludes_guests=True)
 
-    def _add(self, order: int, settings: RuleSettings, path: str) -> None:
+    def may_require(self, readings: Readings) -> bool:
+        """Whether any rule for this path, whatever its method and place, could refuse an authenticated caller."""
+        paths = (readings.strict, *readings.others)
+        return any(rule.ruling.requirements for path in paths for rule in self._matching(path))
+
+    def _add(self, order: int, settings: RouteRule) -> None:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
-        rule = _Rule(order, _methods(settings), Ruling(Access[settings.access.upper()], requirements))
+        access = Access[settings.access.upper()]
+        methods, ruling = _methods(settings), Ruling(access, requirements, access is Access.AUTHENTICATED)
+        rule = _Rule(order, methods, ruling, settings.without)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
-        segments = plain_escapes(path).split("/")[1:]
-        tail = segments[-1] == _TAIL
+        self.written_can_require = self.written_can_require or (bool(requirements) and not settings.of_preset)
+        segments = plain_escapes(settings.path).split("/")[1:]
+        if segments[-1] == _TAIL:
+            self._node(segments[:-1]).below.append(rule)
+            return
+        self._node(segments).here.append(rule)
+        other = segments[:-1] if segments[-1] == "" else [*segments, ""]
+        if other:
+            self._node(other).here.append(_Rule(order, methods, ruling, settings.without, by_slash=True))
+
+    def _node(self, segments: Iterable[str]) -> _Node:
         node = self._root
-        for segment in segments[:-1] if tail else segments:
+        for segment in segments:
             node = node.children.setdefault(segment, _Node())
-        (node.below if tail else node.here).append(rule)
+        return node
 
     def _first(self, method: str, path: str) -> Ruling:
-        matches = [rule for rule in self._matching(path) if not rule.methods or method in rule.methods]
-        return min(matches, key=lambda rule: rule.order).ruling if matches else AUTHENTICATED
+        """The ruling of the first rule for ``path``, and of a stricter one before it for its other final slash."""
+        first: _Rule | None = None
+        by_slash: _Rule | None = None
+        for rule in self._matching(path):
+            if rule.methods and method not in rule.methods:
+                continue
+            if rule.without and not rule.without.isdisjoint(path.lower().split("/")):
+                continue
+            if rule.by_slash:
+                if by_slash is None or rule.order < by_slash.order:
+                    by_slash = rule
+            elif first is None or rule.order < first.order:
+                first = rule
+        ruling = AUTHENTICATED if first is None else first.ruling
+        if by_slash is not None and (first is None or by_slash.order < first.order):
+            return ruling.and_also(by_slash.ruling)
+        return ruling
 
     def _matching(self, path: str) -> Iterator[_Rule]:
         nodes = [self._root]
@@ -127,7 +203,7 @@ class Rules:
             yield from node.here
 
 
-def _methods(settings: RuleSettings) -> frozenset[str]:
+def _methods(settings: RouteRule) -> frozenset[str]:
     """Services answer HEAD as GET without its body (RFC 9110 9.3.2), so a rule for GET is one for HEAD."""
     methods = frozenset(settings.methods)
     return methods | {"HEAD"} if "GET" in methods else methods

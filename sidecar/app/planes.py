@@ -14,7 +14,7 @@ from sidecar.authn.system import SYSTEM
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.settings import Settings
-from sidecar.dataplane.check import CheckEndpoint
+from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
@@ -57,7 +57,13 @@ def public_routes(
         admin_names=_datahub_admins(settings),
         metrics=metrics,
     )
-    check = partial(CheckEndpoint, decider=decider, identity_headers=identity_headers, refusals=refusals)
+    check = partial(
+        CheckEndpoint,
+        decider=decider,
+        identity_headers=identity_headers,
+        refusals=refusals,
+        untrusted=UntrustedPeers(metrics),
+    )
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx())),
         f"{prefix}/forward_auth": ("check", check(ForwardAuth())),

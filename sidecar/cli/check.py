@@ -11,7 +11,9 @@ from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
+from sidecar.config.settings import Settings
 from sidecar.config.tree import printable
+from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
 
 _LONGEST_PROBE = 60.0
@@ -37,6 +39,7 @@ def run_check(options: argparse.Namespace) -> int:
         loaded = load_settings(options)
         planned = plan(loaded.members)
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
+        _print_base_paths(loaded.settings)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -62,6 +65,16 @@ def _print_chain(planned: Sequence[Planned], *, has_system_client: bool) -> None
                 f"  {number}. {member.name}{kind}: {member.recognises}{'; skipped when broken' if skipped else ''}"
             )
         )
+
+
+def _print_base_paths(settings: Settings) -> None:
+    """Which paths are below another one, and which is put in front."""
+    for rule in settings.rules:
+        if rule.base_path:
+            print(f"Preset {rule.preset}: its paths are below {rule.base_path}, and nothing outside it is public.")
+    path = upstream_base_path(settings.upstream.url) if settings.upstream is not None else ""
+    if path:
+        print(f"Forwarded to the upstream: {path} and behind it the path that was asked for; rules judge the latter.")
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

@@ -5,20 +5,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from sidecar.config.decode import nearest
-from sidecar.config.finding import Finding
+from sidecar.config.finding import Finding, FindingId, finding
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys
 from sidecar.config.references import misplaced_references
+from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
     ProviderSettings,
-    RequireSettings,
     RuleSettings,
     Settings,
     StoreTls,
 )
 from sidecar.config.store_url import StoreKind, parse_store_url
 from sidecar.config.tree import Path
+from sidecar.config.units import parse_base_path
 from sidecar.config.urls import is_loopback, split_url
 
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
@@ -27,6 +28,7 @@ _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
 # Where Actors come from besides the providers and authenticators that are listed by name.
 _OTHER_SOURCES = frozenset({"own", "system", "datahub", "guest", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
 _LEAST_WITH_ASSERTION = 1536
+_CREDENTIAL_ALONE = "judge the credential alone, without rules"
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -52,14 +54,6 @@ def _overlap(one: str, other: str) -> bool:
     both_local = is_loopback(host.strip("[]")) and is_loopback(other_host.strip("[]"))
     wild = {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
     return host == other_host or both_local or bool(wild & {host, other_host})
-
-
-def check_exact_rules(settings: Settings) -> Iterator[Finding]:
-    """Many services read ``/a/`` as ``/a``; a requirement on the one alone may be walked around."""
-    for index, rule in enumerate(settings.rules):
-        if rule.path and rule.require != RequireSettings() and not rule.path.endswith(("/**", "/")):
-            message = f"guards this one path only; write {rule.path}/** unless the service tells it from {rule.path}/"
-            yield Finding(("rules", index, "path"), message, fatal=False)
 
 
 def check_times(settings: Settings) -> Iterator[Finding]:
@@ -112,11 +106,17 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
         return
     parts = split_url(url)
     if parts is None:
-        yield Finding(path, "must be http://host:port, https://host:port or unix:/path")
+        yield finding(FindingId.UPSTREAM_URL, path, "must be http://host:port, https://host:port or unix:/path")
     elif parts.username is not None or parts.password is not None:
-        yield Finding(path, "must not hold a user name or password")
-    elif parts.path not in {"", "/"} or parts.query or parts.fragment:
-        yield Finding(path, "must end after host and port: paths are forwarded as they come")
+        yield finding(FindingId.UPSTREAM_URL, path, "must not hold a user name or password")
+    elif parts.query or parts.fragment:
+        message = "must not hold a query or fragment: what is put in front of the request's own path is a path"
+        yield finding(FindingId.UPSTREAM_URL, path, message)
+    else:
+        try:
+            parse_base_path(parts.path)
+        except ValueError as error:
+            yield finding(FindingId.UPSTREAM_URL, path, f"has a path that cannot be put in front: it {error}")
 
 
 def check_tracing(settings: Settings) -> Iterator[Finding]:
@@ -365,8 +365,8 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
     forwards = settings.upstream is not None and bool(settings.upstream.url)
     if not forwards and not settings.server.trusted_proxies:
         message = (
-            "no upstream is configured, and no proxy in server.trustedProxies: nothing is forwarded, and checks judge "
-            "the credential alone, without rules"
+            "no upstream is configured, and no proxy in server.trustedProxies: nothing is forwarded, and checks "
+            + ("are refused, because a rule has a require" if requires_something(settings) else _CREDENTIAL_ALONE)
         )
         yield Finding(("upstream", "url"), message, fatal=False)
     if settings.allow_published_secrets:
@@ -385,7 +385,9 @@ CHECKS: tuple[Check, ...] = (
     check_lifetimes,
     check_authorizer,
     check_rules,
-    check_exact_rules,
+    check_spellings,
+    check_untrusted_checks,
+    check_base_paths,
     check_headers,
     check_claim_paths,
     check_wildcards,

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 from sidecar.config.decode import problem_at, split_unknown
 from sidecar.config.settings import AuthenticationSettings
-from sidecar.config.source import SourceError, read
+from sidecar.config.source import Document, SourceError, read
 from sidecar.config.spring import Expander, expanded
-from sidecar.config.tree import Block, Leaf, Node, Origin
+from sidecar.config.tree import Block, Leaf, Node, Origin, child_of
 from sidecar.errors import Problem
 
 BLOCK = "authentication"
+_APPLICATION = "datahub"
+_BASE_PATH = "basePath"
 VARIABLES: Mapping[str, Mapping[str, str]] = {
     BLOCK: {
         "enabled": "METADATA_SERVICE_AUTH_ENABLED",
@@ -26,27 +28,43 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
-    """The block ``authentication`` of a full ``application.yaml``; a relative ``file`` lies beside the importing one.
+def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
+    """The block ``authentication`` of a full ``application.yaml``, and the base path of its metadata service.
 
-    All other sections are ignored. A name we do not know is a warning: it is DataHub's business.
+    A relative ``file`` lies beside the importing one. All other sections are ignored. A name we do not know is a
+    warning: it is DataHub's business.
     """
     file = os.path.join(os.path.dirname(importer.file), file)
     try:
         document = read(file, imported=True, placeholders=False)
     except SourceError as error:
-        return Block({}, importer), [Problem("" if error.line else "import.datahub", error.message, file, error.line)]
+        problem = Problem("" if error.line else "import.datahub", error.message, file, error.line)
+        return Block({}, importer), None, [problem]
     tree, problems = document.resolve({}, only={BLOCK})
     if not isinstance(tree.entries.get(BLOCK), Block):
         problems.append(Problem("import.datahub", f"has no block {BLOCK}", file))
-        return Block({}, importer), problems
-    filled = expanded(tree.entries[BLOCK], (BLOCK,), Expander(environ), problems)
+        return Block({}, importer), None, problems
+    expander = Expander(environ)
+    filled = expanded(tree.entries[BLOCK], (BLOCK,), expander, problems)
     known, unknown = split_unknown(AuthenticationSettings, filled, (BLOCK,))
     problems.extend(
         problem_at(tree, path, " ".join(("is not known here and ignored;", hint)).rstrip("; "), fatal=False)
         for path, hint in unknown
     )
-    return Block({BLOCK: known}, tree.origin), problems
+    return Block({BLOCK: known}, tree.origin), _base_path(document, expander, problems), problems
+
+
+def _base_path(document: Document, expander: Expander, problems: list[Problem]) -> Leaf | None:
+    """``datahub.gms.basePath``, or ``datahub.basePath`` where that is empty."""
+    section, _ = document.resolve({}, only={_APPLICATION})
+    for path in ((_APPLICATION, "gms", _BASE_PATH), (_APPLICATION, _BASE_PATH)):
+        node: Node | None = section
+        for part in path:
+            node = None if node is None else child_of(node, part)
+        found = expanded(node, path, expander, problems) if isinstance(node, Leaf) else None
+        if isinstance(found, Leaf) and found.value not in {None, "", "/"}:
+            return found
+    return None
 
 
 def with_variables(tree: Block, environ: Mapping[str, str]) -> Block:

@@ -48,13 +48,15 @@ _PATTERNS: Mapping[str, str] = {
 }
 
 
-def problem_at(tree: Node, path: Path, message: str, *, fatal: bool = True, at: Path = ()) -> Problem:
+def problem_at(
+    tree: Node, path: Path, message: str, *, fatal: bool = True, at: Path = (), identifier: str = ""
+) -> Problem:
     """A problem at ``path`` (file vocabulary) with the file and line where it, or what holds it, is written.
 
     ``at``: where ``tree`` itself stands in the whole.
     """
     origin = origin_of(tree, path)
-    return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal)
+    return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal, identifier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from sidecar.config.members import WrittenMember, written_members
 from sidecar.config.providers import Provider, providers
 from sidecar.config.settings import Settings
 from sidecar.config.source import SourceError, read
-from sidecar.config.tree import Block, Leaf, Origin, dotted, leaves, merge
+from sidecar.config.tree import Block, Items, Leaf, Node, Origin, child_of, dotted, leaves, merge
+from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
 from sidecar.secrets.resolve import resolve
 
@@ -59,7 +60,7 @@ def load(
     for check in CHECKS:
         findings.extend(check(decoded.value))
     problems += [
-        problem_at(known, finding.path, finding.message, fatal=finding.fatal)
+        problem_at(known, finding.path, finding.message, fatal=finding.fatal, identifier=finding.id)
         for finding in findings
         # what the rest means without a file says nothing about what it means with it
         if is_whole and not decoded.concerns_broken(finding.path)
@@ -89,15 +90,40 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         problems += more
         tree = _merged(tree, block)
     section = tree.entries.get("import")
+    base_paths: dict[str, Leaf] = {}
     for product, read_import in (("openmetadata", openmetadata.read_import), ("datahub", datahub.read_import)):
         name = section.entries.get(product) if isinstance(section, Block) else None
         if isinstance(name, Leaf) and name.value:
-            imported, more = read_import(name.value, name.origin, environ)
+            imported, base_path, more = read_import(name.value, name.origin, environ)
             problems += more
+            if base_path is not None and (base_path.value or "").rstrip("/"):
+                base_paths[product] = base_path
             # an import that cannot be read is an empty block in the importer's place
             is_whole = is_whole and imported.origin != name.origin
             tree = _merged(imported, tree)
-    return tree, problems, is_whole
+    return _with_base_paths(tree, base_paths), problems, is_whole
+
+
+def _with_base_paths(tree: Block, base_paths: Mapping[str, Leaf]) -> Block:
+    """``tree`` with the base paths of imported files as values of presets that name none.
+
+    Where ``upstream.url`` puts that very path in front of what is asked, callers do not write it.
+    """
+    rules = tree.entries.get("rules")
+    url = child_of(tree.entries.get("upstream", tree), "url")
+    upstream_path = upstream_base_path(url.value or "") if isinstance(url, Leaf) else ""
+    if not isinstance(rules, Items):
+        return tree
+    values: list[Node] = []
+    for written in rules.values:
+        preset = child_of(written, "preset")
+        base_path = base_paths.get(preset.value or "") if isinstance(preset, Leaf) else None
+        is_elsewhere = base_path is not None and (base_path.value or "").rstrip("/") != upstream_path
+        if base_path is not None and is_elsewhere and isinstance(written, Block) and "basePath" not in written.entries:
+            values.append(Block({**written.entries, "basePath": base_path}, written.origin))
+        else:
+            values.append(written)
+    return Block({**tree.entries, "rules": Items(tuple(values), rules.origin)}, tree.origin)
 
 
 def _merged(lower: Block, upper: Block) -> Block:

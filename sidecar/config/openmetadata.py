@@ -16,6 +16,7 @@ from sidecar.config.source import SourceError, parse_value, read
 from sidecar.config.tree import Block, Items, Leaf, Node, Origin
 from sidecar.errors import Problem
 
+BASE_PATH = "basePath"
 BLOCKS: Mapping[str, type[Model]] = {
     "authenticationConfiguration": AuthenticationConfiguration,
     "authorizerConfiguration": AuthorizerConfiguration,
@@ -54,27 +55,30 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
-    """The four blocks of a full ``openmetadata.yaml``; a relative ``file`` lies beside the importing one.
+def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
+    """The four blocks of a full ``openmetadata.yaml``, and its ``basePath``.
 
-    All other sections are ignored. A name we do not know is a warning: it is OpenMetadata's business.
+    A relative ``file`` lies beside the importing one. All other sections are ignored. A name we do not know is a
+    warning: it is OpenMetadata's business.
     """
     file = os.path.join(os.path.dirname(importer.file), file)
     try:
         document = read(file, imported=True)
     except SourceError as error:
-        return Block({}, importer), [
-            Problem("" if error.line else "import.openmetadata", error.message, file, error.line)
-        ]
-    tree, problems = document.resolve(environ, only=BLOCKS.keys(), ignore=IGNORED)
+        problem = Problem("" if error.line else "import.openmetadata", error.message, file, error.line)
+        return Block({}, importer), None, [problem]
+    tree, problems = document.resolve(environ, only={*BLOCKS, BASE_PATH}, ignore=IGNORED)
     entries: dict[str, Node] = {}
+    base_path = tree.entries.get(BASE_PATH)
     for name, block in tree.entries.items():
+        if name == BASE_PATH:
+            continue
         entries[name], unknown = split_unknown(BLOCKS[name], block, (name,))
         problems.extend(
             problem_at(tree, path, " ".join(("is not known here and ignored;", hint)).rstrip("; "), fatal=False)
             for path, hint in unknown
         )
-    return Block(entries, tree.origin), problems
+    return Block(entries, tree.origin), base_path if isinstance(base_path, Leaf) else None, problems
 
 
 def with_variables(tree: Block, environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:

@@ -1,17 +1,35 @@
 """Rules that the products themselves follow: which paths they leave open. Exact paths and whole segments, always."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from sidecar.config.settings import RequireSettings, RuleSettings
 
 _READ = ("GET", "HEAD")
+_NO_REQUIREMENT = RequireSettings()
 
 
-def _public(methods: tuple[str, ...], *paths: str) -> tuple[RuleSettings, ...]:
-    return tuple(RuleSettings(path=path, methods=methods, access="public") for path in paths)
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One rule as it is matched, written or of a preset.
+
+    A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
+    """
+
+    path: str
+    methods: tuple[str, ...] = ()
+    access: Literal["public", "guest", "authenticated"] = "authenticated"
+    require: RequireSettings = _NO_REQUIREMENT
+    without: frozenset[str] = frozenset()
+    of_preset: bool = True
 
 
-PRESETS: Mapping[str, tuple[RuleSettings, ...]] = {
+def _public(methods: tuple[str, ...], *paths: str) -> tuple[RouteRule, ...]:
+    return tuple(RouteRule(path, methods, "public") for path in paths)
+
+
+PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
     "openmetadata": (
         *_public(
             _READ,
@@ -34,9 +52,10 @@ PRESETS: Mapping[str, tuple[RuleSettings, ...]] = {
         ),
         *_public(("PUT",), "/api/v1/users/registrationConfirmation", "/api/v1/users/resendRegistrationToken"),
         # Its feed among it: without credentials everybody could name any user's id and read along.
-        RuleSettings(path="/api/**"),
-        # The single-page application.
-        *_public(_READ, "/**"),
+        RouteRule("/api/**"),
+        # The single-page application. A server that is mounted below a path which basePath does not name has its API
+        # there, and this rule would open it.
+        RouteRule("/**", _READ, "public", without=frozenset({"api", "mcp", "v1", "swagger.json"})),
     ),
     "datahub": (
         *_public(
@@ -53,15 +72,19 @@ PRESETS: Mapping[str, tuple[RuleSettings, ...]] = {
         *_public((), "/schema-registry/**", "/public-iceberg/**"),
         # DataHub's user interface asks these as the system client: sessions for anybody, whether a password is right,
         # the client secret of its identity provider. A GMS answers whoever has a good credential.
-        RuleSettings(path="/auth/**", require=RequireSettings(providers=("system",))),
+        RouteRule("/auth/**", require=RequireSettings(providers=("system",))),
     ),
 }
 
 
-def expanded(rules: Iterable[RuleSettings]) -> Iterator[RuleSettings]:
-    """``rules`` in order, each preset replaced by what it stands for."""
+def expanded(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
+    """``rules`` in order, each preset replaced by what it stands for, below its ``basePath``."""
     for rule in rules:
         if rule.preset is None:
-            yield rule
-        else:
-            yield from PRESETS[rule.preset]
+            yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False)
+            continue
+        for inner in PRESETS[rule.preset]:
+            yield replace(inner, path=f"{rule.base_path}{inner.path}")
+            if rule.base_path and inner.require != _NO_REQUIREMENT:
+                # What only some may ask stays theirs, should the server answer it beside the base path too.
+                yield inner

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.units import Address, Duration, Network, Size, WebOrigin
+from sidecar.config.units import Address, BasePath, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -133,7 +133,8 @@ class UpstreamSettings(Model):
     """The service behind."""
 
     url: Text = ""
-    """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only."""
+    """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only. A path behind the port is
+    put in front of the request's own when it is forwarded; rules judge the request's own."""
     credentials: Literal["passthrough", "none", "openmetadata", "datahub", "datahubHeader"] = "passthrough"
     """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for
     the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
@@ -463,8 +464,12 @@ class RuleSettings(Model):
 
     preset: Literal["openmetadata", "datahub"] | None = None
     """Instead of all else: the paths that the product leaves open, in this place of the list."""
+    base_path: BasePath = ""
+    """With a preset: the path below which the product is mounted, such as ``/metadata``. The preset's paths are below
+    it, and nothing outside it is public. Absent: what an imported file of the product says."""
     path: Annotated[str, Field(pattern=r"^/")] | None = None
-    """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself."""
+    """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself. Letter case
+    counts. An exact path holds with a final slash more or less too, where its rule is stricter than what follows."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
     """Methods it is for; empty: all. GET includes HEAD."""
     access: Literal["public", "guest", "authenticated"] = "authenticated"
@@ -476,8 +481,10 @@ class RuleSettings(Model):
     def _is_rule_or_preset(self) -> "RuleSettings":
         if self.preset is None and self.path is None:
             raise ValueError("needs a path, or a preset")
-        if self.preset is not None and self.model_fields_set != {"preset"}:
-            raise ValueError("a preset stands alone in its entry; write rules of your own before it")
+        if self.preset is not None and not self.model_fields_set <= {"preset", "base_path"}:
+            raise ValueError("a preset stands alone in its entry, or with basePath; write rules of your own before it")
+        if self.preset is None and self.base_path:
+            raise ValueError("basePath stands beside a preset only; write the whole path into path")
         return self
 
 

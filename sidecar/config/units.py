@@ -14,6 +14,7 @@ _ISO_DURATION = re.compile(
 )
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _WEB_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])((?::[0-9]{1,5})?)")
+_BASE_PATH = re.compile(r"(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9._~-]+)+")
 _OWN_PORTS = {"http": ":80", "https": ":443"}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -81,6 +82,14 @@ def parse_network(value: object) -> str:
     return text
 
 
+def parse_base_path(value: object) -> str:
+    """``/a`` or ``/a/b`` from a path that may end with a slash; empty for ``/`` and for nothing. Raises ValueError."""
+    text = str(value or "").rstrip("/")
+    if text and not _BASE_PATH.fullmatch(text):
+        raise ValueError("must be a path such as /metadata: segments of letters, digits and . _ ~ -, no dot segments")
+    return text
+
+
 def parse_web_origin(value: object) -> str:
     """``http`` or ``https`` with host and perhaps port, as browsers write it in ``Origin``. Raises ValueError."""
     match = _WEB_ORIGIN.fullmatch(str(value).lower())
@@ -97,4 +106,5 @@ Duration = Annotated[
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
 Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]
+BasePath = Annotated[str, BeforeValidator(parse_base_path, json_schema_input_type=str)]
 WebOrigin = Annotated[str, BeforeValidator(parse_web_origin, json_schema_input_type=str)]

@@ -29,6 +29,12 @@ def origin(url: str) -> tuple[str, str, int] | None:
     return parts.scheme, str(parts.hostname).rstrip("."), parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
+def upstream_base_path(url: str) -> str:
+    """The path of ``upstream.url`` without a final slash: what is put in front of every request's own."""
+    parts = split_url(url)
+    return "" if parts is None else parts.path.rstrip("/")
+
+
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine by its very spelling."""
     address = _address(host)

@@ -1,27 +1,67 @@
 """The check endpoint: a proxy asks, the verdict is the answer."""
 
+import logging
+from collections.abc import Callable
+from time import monotonic
+
 from aiohttp import web
 
 from sidecar.access.decide import Decider, Deny
 from sidecar.dataplane.dialects import Dialect
 from sidecar.dataplane.identity_headers import IdentityHeaders
-from sidecar.errors import Refused
+from sidecar.errors import Cause, Failed, Refused
 from sidecar.identity.request import RequestView
+from sidecar.metrics import Metrics
 from sidecar.web.answer import Answer
 from sidecar.web.respond import Refusals
 from sidecar.web.view import Asked, connection_of
+
+_log = logging.getLogger("sidecar.check")
+_LOG_INTERVAL = 60.0
+_MAX_PEERS = 1000
+
+
+class UntrustedPeers:
+    """Counts the checks that are refused because the peer is untrusted, and logs each peer once a minute."""
+
+    def __init__(self, metrics: Metrics, now: Callable[[], float] = monotonic) -> None:
+        self._refused = metrics.untrusted_checks
+        self._now = now
+        self._logged: dict[str, float] = {}
+
+    def note(self, peer: str) -> None:
+        """One more check of ``peer`` was refused."""
+        self._refused.inc()
+        now = self._now()
+        if now - self._logged.get(peer, -_LOG_INTERVAL) < _LOG_INTERVAL:
+            return
+        if len(self._logged) >= _MAX_PEERS:
+            self._logged = {other: last for other, last in self._logged.items() if now - last < _LOG_INTERVAL}
+            if len(self._logged) >= _MAX_PEERS:
+                return
+        self._logged[peer] = now
+        _log.warning(
+            "checks are refused: the peer is not in server.trustedProxies, and rules have a require; add its address",
+            extra={"peer": peer},
+        )
 
 
 class CheckEndpoint:
     """Answers 200 with the complete set of identity headers, or the refusal in a status that the proxy can carry."""
 
     def __init__(
-        self, dialect: Dialect, decider: Decider, identity_headers: IdentityHeaders, refusals: Refusals
+        self,
+        dialect: Dialect,
+        decider: Decider,
+        identity_headers: IdentityHeaders,
+        refusals: Refusals,
+        untrusted: UntrustedPeers,
     ) -> None:
         self._dialect = dialect
         self._decider = decider
         self._identity_headers = identity_headers
         self._refusals = refusals
+        self._untrusted = untrusted
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """Judge the original request that ``request`` asks about."""
@@ -29,10 +69,10 @@ class CheckEndpoint:
             view = self._view(request, rest, trusted=connection_of(request).trusted)
             verdict = await self._decider.decide(view)
             if isinstance(verdict, Deny):
-                return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
+                return self._refuse(request, verdict)
             block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
-            return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
+            return self._refuse(request, failure)
         return Answer(200, block)
 
     def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
@@ -45,5 +85,16 @@ class CheckEndpoint:
             return None
 
     def _view(self, asked: Asked, rest: str, *, trusted: bool) -> RequestView:
-        must_know = self._decider.rules_can_require
-        return self._dialect.view(asked, rest, trusted=trusted, must_know_target=must_know)
+        can_require = self._decider.rules_can_require
+        view = self._dialect.view(asked, rest, trusted=trusted, must_know_target=can_require)
+        if can_require and not trusted:
+            view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
+        return view
+
+    def _refuse(self, request: web.BaseRequest, refused: Failed | Deny) -> Answer:
+        failure = refused.failure if isinstance(refused, Deny) else refused
+        if failure.cause is Cause.PEER_UNTRUSTED:
+            peer = connection_of(request).peer
+            failure.detail = f"peer {peer} is not in server.trustedProxies"
+            self._untrusted.note(peer)
+        return self._refusals.refuse(request, refused, route="check", carry=self._dialect.carry)

@@ -2,21 +2,41 @@
 
 Each dialect reads only its own proxy's headers, by their exact names, and only from trusted peers. Where a trusted
 proxy says nothing about the original request, the question is answered as a plain "is this credential good", unless a
-rule could refuse an authenticated caller: then the question is incomplete and refused.
+rule could refuse an authenticated caller: then the question is incomplete and refused. The query of a question to
+``/auth`` and ``/forward_auth`` is a condition on the caller (:mod:`sidecar.access.conditions`).
 """
 
 import re
+from dataclasses import dataclass
 from typing import Protocol
 
 from multidict import CIMultiDictProxy
 
+from sidecar.access.conditions import read_conditions
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.identity.request import RequestView, is_preflight, read_credential
+from sidecar.identity.request import Condition, RequestView, is_preflight, read_credential
 from sidecar.web.view import Asked
 
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Headers by which a caller asks a server to take another method; any mark in them may be read as "-".
+_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+_OVERRIDE_LENGTHS = frozenset(map(len, _OVERRIDES))
+_MARK = re.compile(rb"[^a-z0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The headers that name the original request, and the endpoint that reads them."""
+
+    target: str
+    method: str
+    endpoint: str
+
+
+_NGINX = _Names("X-Original-URI", "X-Original-Method", "/auth")
+_FORWARD_AUTH = _Names("X-Forwarded-Uri", "X-Forwarded-Method", "/forward_auth")
 
 
 class Dialect(Protocol):
@@ -24,6 +44,9 @@ class Dialect(Protocol):
 
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
+
+    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+        """Every target that is named as asked for, whoever names it."""
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """The status that this proxy can carry for ``failure``, and further header lines."""
@@ -51,7 +74,7 @@ class Nginx:
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted nginx."""
         headers = asked.headers
-        view = _from_headers(headers, "X-Original-Method", "X-Original-URI", trusted, must_know_target)
+        view = _from_headers(asked, rest, _NGINX, trusted, must_know_target)
         if view.target is not None and "X-Original-URL" in headers:
             urls = headers.getall("X-Original-URL")
             if len(urls) > 1:
@@ -61,6 +84,10 @@ class Nginx:
                 message = "The original request is named in two ways"
                 raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message=message)
         return view
+
+    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+        """What ``X-Original-URI`` says."""
+        return asked.headers.getall(_NGINX.target, _NONE)
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""
@@ -73,8 +100,11 @@ class ForwardAuth(_AnyStatus):
 
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted Traefik or Caddy."""
-        headers = asked.headers
-        return _from_headers(headers, "X-Forwarded-Method", "X-Forwarded-Uri", trusted, must_know_target)
+        return _from_headers(asked, rest, _FORWARD_AUTH, trusted, must_know_target)
+
+    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+        """What ``X-Forwarded-Uri`` says."""
+        return asked.headers.getall(_FORWARD_AUTH.target, _NONE)
 
 
 class Envoy(_AnyStatus):
@@ -82,31 +112,73 @@ class Envoy(_AnyStatus):
 
     def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
         """The original request, from a trusted Envoy."""
-        target = rest if rest.startswith("/") else f"/{rest}"
-        return _view(asked.headers, asked.method, target if trusted else None, trusted=trusted)
+        target = self.named_targets(asked, rest)[0]
+        return _view(asked, asked.method, target if trusted else None, (), trusted=trusted)
+
+    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+        """What stands behind the prefix."""
+        return [rest if rest.startswith("/") else f"/{rest}"]
 
 
-def _from_headers(
-    headers: CIMultiDictProxy[str], method_name: str, target_name: str, trusted: bool, must_know: bool
-) -> RequestView:
+def _from_headers(asked: Asked, query: str, names: _Names, trusted: bool, must_know: bool) -> RequestView:
+    conditions = read_conditions(query)
+    headers = asked.headers
     if not trusted:
-        return _view(headers, "", None, trusted=False)
-    methods, targets = headers.getall(method_name, _NONE), headers.getall(target_name, _NONE)
+        return _view(asked, "", None, conditions, trusted=False)
+    methods, targets = headers.getall(names.method, _NONE), headers.getall(names.target, _NONE)
     if len(methods) > 1 or len(targets) > 1:
         raise _named_twice()
     method, target = methods[0] if methods else None, targets[0] if targets else None
     if (method is None) != (target is None) or (target is None and must_know):
-        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is not named")
+        detail = _what_is_missing(headers, names)
+        message = "The original request is not named"
+        raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, detail, message=message)
     if method is not None and method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
         # "delete" is no DELETE to a rule, but may be one to the service behind.
-        raise Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message="The original method is not valid")
-    return _view(headers, method or "", target, trusted=True)
+        raise _bad_method("The original method is not valid")
+    return _view(asked, method or "", target, conditions, trusted=True)
+
+
+def _what_is_missing(headers: CIMultiDictProxy[str], names: _Names) -> str:
+    """Which headers the question lacks, and the endpoint that reads those which came instead."""
+    missing = [name for name in (names.target, names.method) if name not in headers]
+    text = f"{' and '.join(missing)} did not come"
+    for others in (_NGINX, _FORWARD_AUTH):
+        if others is not names and others.target in headers:
+            return f"{text}; {others.target}, which did, is read at {others.endpoint}"
+    if names is _NGINX and names.target in missing and "X-Original-URL" in headers:
+        return f"{text}; X-Original-URL alone is not read"
+    return text
 
 
 def _named_twice() -> Refused:
     return Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
 
 
-def _view(headers: CIMultiDictProxy[str], method: str, target: str | None, *, trusted: bool) -> RequestView:
-    preflight = method == "OPTIONS" and is_preflight(method, headers)
-    return RequestView(method, target, headers, read_credential(headers), trusted, preflight)
+def _bad_method(message: str) -> Refused:
+    return Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message=message)
+
+
+def _view(
+    asked: Asked, method: str, target: str | None, conditions: tuple[Condition, ...], *, trusted: bool
+) -> RequestView:
+    headers = asked.headers
+    others = () if target is None else _other_methods(asked)
+    # With another method it is not the question that a browser asks.
+    preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
+    return RequestView(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+
+
+def _other_methods(asked: Asked) -> tuple[str, ...]:
+    """The methods that headers of the original request ask a server to take instead of its own.
+
+    Raises Refused(400) for what is no method: a server may make one of it.
+    """
+    found: list[str] = []
+    for name, value in asked.raw_headers:
+        if len(name) in _OVERRIDE_LENGTHS and _MARK.sub(b"-", name.lower()) in _OVERRIDES:
+            method = value.decode("latin-1").strip().upper()
+            if not _METHOD.fullmatch(method):
+                raise _bad_method(f"The method in {name.decode('latin-1')} is not valid")
+            found.append(method)
+    return tuple(found)

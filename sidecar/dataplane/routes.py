@@ -36,9 +36,10 @@ class PublicRoutes:
         """The check endpoint that ``target`` names, and what stands behind its path; None for all other targets."""
         if not target.startswith(self._prefix):
             return None
-        check = self._checks.get(target.partition("?")[0])
+        path, mark, query = target.partition("?")
+        check = self._checks.get(path)
         if check is not None:
-            return check, ""
+            return check, mark + query
         return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None
 
     def find_beginner(self, target: str) -> Forwarder | None:
@@ -48,11 +49,11 @@ class PublicRoutes:
         return self._upstream
 
     def find(self, target: str) -> tuple[str, Handler, str]:
-        """The route's name, its handler and the rest of ``target``. Raises Refused(NOT_FOUND)."""
-        path = target.partition("?")[0]
+        """The route's name, its handler and the rest of ``target``: of a check its query. Raises Refused(NOT_FOUND)."""
+        path, mark, query = target.partition("?")
         found = self._exact.get(path)
         if found is not None:
-            return found[0], found[1], ""
+            return found[0], found[1], mark + query if path in self._checks else ""
         if self._is_envoy(target):
             return "check", self._envoy, target[len(self._envoy_path) :]
         if path == self._prefix or path.startswith(f"{self._prefix}/"):

@@ -5,12 +5,30 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from sidecar.errors import Cause
+from sidecar.identity.actor import Actor
+
 
 class HeaderView(Protocol):
     """Header look-up without regard to case; a repeated header keeps all its values."""
 
     def getall(self, key: str, default: list[str]) -> list[str]:
         """All values of ``key`` in order, or ``default``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a caller lacks. ``text`` completes "requires ..." and names what is wanted, never who has it."""
+
+    cause: Cause
+    text: str
+
+
+class Condition(Protocol):
+    """Something that an authenticated caller must meet besides."""
+
+    def missing(self, actor: Actor) -> Missing | None:
+        """What ``actor`` lacks; None: the condition is met."""
 
 
 class Scheme(StrEnum):
@@ -60,6 +78,9 @@ class RequestView:
     ``target`` is the raw request target (path and query) of the original request, or None where none is known: a
     check request of a peer that is not trusted, for which no rule is read. ``trusted`` says whether the peer is a
     trusted proxy. ``headers`` are the headers of the request that carried the question.
+    ``other_methods`` are methods that a server may take instead of ``method``, because a header of the original
+    request names them. ``conditions`` are those of the question itself: the caller must meet them whatever the rules
+    say.
     """
 
     method: str
@@ -68,6 +89,8 @@ class RequestView:
     credential: Credential
     trusted: bool = False
     preflight: bool = False
+    other_methods: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:

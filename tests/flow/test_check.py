@@ -1,5 +1,6 @@
 """The check endpoints: what each proxy is told, from its own headers only, and only if it is trusted."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -80,11 +81,105 @@ async def test_rules_are_judged_on_the_original_request(start: Start, dialect: s
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_rules_are_not_read_for_an_untrusted_peer(start: Start, dialect: str) -> None:
     """200 for a good credential, 401 otherwise, whatever it says about the original request."""
-    scene = await start(**RULES)
+    scene = await start(rules=[RULES["rules"][0]])
     assert (await check(scene, dialect, "/public/x")).status == 401
     assert (await check(scene, dialect, "/admin/x", bearer())).status == 200
     assert (await check(scene, dialect, "/a/../b", bearer())).status == 200
     assert (await check(scene, dialect, "/public/x", ("Authorization", "Bearer bad"))).status == 401
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_an_untrusted_peer_is_refused_where_rules_require_something(
+    start: Start, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """403 whatever is asked and presented: no requirement is passed over because the proxy's address is not listed."""
+    caplog.set_level(logging.INFO)
+    scene = await start(**RULES)
+    good = bearer(groups=["admins"])
+    for target, headers in (("/admin/x", [good]), ("/public/x", []), ("/x", [good]), ("/x", [good]), ("/a/../b", [])):
+        answer = await check(scene, dialect, target, *headers)
+        assert (answer.status, answer.json()["reason"]) == (403, "forbidden")
+        assert "server.trustedProxies" in answer.json()["message"]
+        assert answer.all("WWW-Authenticate") == []
+    assert await scene.metric("sidecar_untrusted_checks_total") == 5
+    lines = [record for record in caplog.records if record.name == "sidecar.check"]
+    assert [record.__dict__["peer"] for record in lines] == ["127.0.0.1"], "once a minute for each peer"
+    refused = [record.__dict__ for record in caplog.records if record.message == "refused"]
+    assert {(line["cause"], line["detail"]) for line in refused} == {
+        ("peer_untrusted", "peer 127.0.0.1 is not in server.trustedProxies")
+    }
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_presets_requirement_refuses_an_untrusted_peer_on_its_own_paths_only(
+    start: Start, dialect: str
+) -> None:
+    """What is asked of the helpers of DataHub's user interface is not passed over; all else is answered as before."""
+    scene = await start(rules=[{"preset": "datahub"}])
+    assert (await check(scene, dialect, "/entities", bearer())).status == 200
+    assert (await check(scene, dialect, "/entities")).status == 401
+    for target in ("/auth/generateSessionTokenForUser", "/auth", "//auth/x", "/auth%2fx", "/a/../auth/x"):
+        answer = await check(scene, dialect, target, bearer())
+        assert (answer.status, answer.json()["reason"]) == (403, "forbidden"), target
+    if dialect != "envoy":
+        path = question(dialect, "/")[1]
+        async with await scene.connect() as wire:
+            assert (await wire.ask(path)).status == 401
+            assert (await wire.ask(path, [bearer()])).status == 403, "the path may be one of them"
+
+
+ALLOWED = "?allowed_groups=ops,admins"
+
+
+async def conditioned(scene: Scene, dialect: str, query: str, target: str, *headers: tuple[str, str]) -> Answer:
+    _, path, named = question(dialect, target)
+    async with await scene.connect() as wire:
+        return await wire.ask(path + query, [*named, *headers])
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("dialect", ["nginx", "traefik"])
+async def test_the_questions_own_conditions_hold(start: Start, dialect: str, trusted: bool) -> None:
+    """As oauth2-proxy's: for known tokens as for new ones, and on paths that a rule opens; whoever asks."""
+    scene = await start(rules=[{"path": "/public/**", "access": "public"}], **(TRUSTED if trusted else {}))
+    for _ in range(2):
+        for target in ("/x", "/public/x"):
+            refused = await conditioned(scene, dialect, ALLOWED, target, bearer(groups=["interns"]))
+            assert (refused.status, refused.json()["reason"]) == (403, "forbidden")
+            assert "one of the groups admins, ops" in refused.json()["message"]
+            assert (await conditioned(scene, dialect, ALLOWED, target, bearer(groups=["admins"]))).status == 200
+            assert (await conditioned(scene, dialect, ALLOWED, target)).status == 401
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["?", "?allowed_groups=", "?allowed_groups=a&allowed_groups=a", "?groups=a", "?x", "?allowed_groups=a&x=1"],
+)
+@pytest.mark.parametrize("dialect", ["nginx", "traefik"])
+async def test_a_condition_that_is_not_understood_is_refused(start: Start, dialect: str, query: str) -> None:
+    scene = await start(**TRUSTED)
+    answer = await conditioned(scene, dialect, query, "/x", bearer(groups=["a"]))
+    assert (answer.status, answer.json()["reason"]) == (403 if dialect == "nginx" else 400, "request_invalid")
+
+
+async def test_an_address_that_was_made_up_meets_no_condition(start: Start) -> None:
+    """Only one that stood in the token does: principalDomain gives everybody of every provider an address."""
+    scene = await start(**TRUSTED)
+    for query in ("?allowed_email_domains=example.com", "?allowed_emails=sam@example.com"):
+        answer = await conditioned(scene, "nginx", query, "/x", bearer())
+        assert (answer.status, answer.json()["reason"]) == (403, "forbidden")
+        assert "sam@" not in answer.json()["message"]
+        assert (await conditioned(scene, "nginx", query, "/x", bearer(sub="sam@example.com"))).status == 200
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_header_that_names_another_method_opens_nothing(start: Start, dialect: str) -> None:
+    """The path is public for GET: neither PUT with GET in the header, nor GET with PUT in it, is let through."""
+    scene = await start(**TRUSTED, **RULES)
+    for method, other in (("PUT", "GET"), ("GET", "PUT"), ("GET", "put")):
+        answer = await check(scene, dialect, "/read", ("X-HTTP-Method-Override", other), method=method)
+        assert (answer.status, answer.json()["reason"]) == (401, "token_missing")
+    assert (await check(scene, dialect, "/read", ("X-HTTP-Method-Override", "GET"))).status == 200
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -85,6 +85,13 @@ async def check(world: World) -> None:
     assert (await world.ask("/oauth2/auth", bearer())).status == 200
 
 
+async def asked_by_a_stranger(world: World) -> None:
+    """No proxy is trusted, and for a moment a rule requires something."""
+    await world.scene.reload(rules=[{"path": "/x", "require": {"admin": True}}])
+    assert (await world.ask("/oauth2/auth", bearer())).status == 403
+    await world.scene.reload(rules=[])
+
+
 async def garbled(world: World) -> None:
     async with await world.scene.connect() as wire:
         await wire.send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
@@ -202,6 +209,7 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (waiting, ("sidecar_http_requests_in_flight",)),
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
+    (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
     (away, (
         'sidecar_jwks_fetches_total{outcome="status",provider="corp"}',

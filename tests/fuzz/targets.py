@@ -18,6 +18,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
+from sidecar.access.conditions import read_conditions
 from sidecar.access.paths import read_target
 from sidecar.api.body import _fields
 from sidecar.api.tokens import read_wish
@@ -34,6 +35,7 @@ from sidecar.dataplane.proxy.exchange import Exchange
 from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Misconfigured, Refused, Unavailable, UpstreamFailed
+from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import make_actor
 from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.keys.discovery import read_metadata
@@ -101,7 +103,8 @@ def request_head(octets: bytes) -> None:
                 assert not identity_headers().is_stripped(name), line
                 assert name not in ("connection", "transfer-encoding", "content-length", "upgrade"), line
             for dialect in DIALECTS:
-                view = dialect.view(message, message.path, trusted=trusted, must_know_target=False)
+                rest = message.path if isinstance(dialect, Envoy) else ""
+                view = dialect.view(message, rest, trusted=trusted, must_know_target=False)
                 for kind in ("envoy", "nginx"):
                     certificate_thumbprint(view, kind)
                 if view.target is not None:
@@ -115,6 +118,14 @@ def forwarded_target(octets: bytes) -> None:
         assert reading.startswith("/"), reading
         assert not {".", ".."} & set(reading.split("/")), reading
         assert b"\0" not in unquote_to_bytes(reading), reading
+
+
+def conditions(octets: bytes) -> None:
+    """The query of a check: what is read of it keeps out who has nothing."""
+    query = octets.decode("latin-1")
+    read = read_conditions(query)
+    assert bool(read) is bool(query)
+    assert all(condition.missing(Actor(ActorType.USER, "nobody")) for condition in read)
 
 
 def compact_token(octets: bytes) -> None:
@@ -259,6 +270,7 @@ def password_file(octets: bytes) -> None:
 TARGETS: Mapping[str, Target] = {
     "request_head": Target(request_head, (Refused, HttpProcessingError)),
     "forwarded_target": Target(forwarded_target, (Refused,)),
+    "conditions": Target(conditions, (Refused,)),
     "compact_token": Target(compact_token, (Refused,)),
     "signed_claims": Target(signed_claims, (Refused,), is_json=True),
     "signed_header": Target(signed_header, (Refused,), is_json=True),

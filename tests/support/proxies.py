@@ -116,7 +116,9 @@ def envoy(
 
 
 @contextmanager
-def caddy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False) -> Iterator[str]:
+def caddy(
+    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+) -> Iterator[str]:
     """Caddy, its own state kept in ``folder``."""
     port = free_port()
     file = folder / "Caddyfile"
@@ -125,7 +127,7 @@ def caddy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = Fal
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    file.write_text(shipped("caddy/Caddyfile", replacements, mints=mints), encoding="utf-8")
+    file.write_text(shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
@@ -135,9 +137,18 @@ def caddy(binary: Path, folder: Path, addresses: Addresses, *, mints: bool = Fal
 
 @contextmanager
 def traefik(
-    binary: Path, folder: Path, addresses: Addresses, *, believes: bool = False, mints: bool = False
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    believes: bool = False,
+    mints: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
-    """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy."""
+    """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy.
+
+    ``changes`` are about the file of routers.
+    """
     port = free_port()
     listen = f"address: 127.0.0.1:{port}"
     if believes:
@@ -145,7 +156,9 @@ def traefik(
     static = {"address: :8080": listen, "filename: dynamic.yaml": f"filename: {folder}/dynamic.yaml"}
     (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
     dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
-    (folder / "dynamic.yaml").write_text(shipped("traefik/dynamic.yaml", dynamic, mints=mints), encoding="utf-8")
+    (folder / "dynamic.yaml").write_text(
+        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints), encoding="utf-8"
+    )
     url = f"http://127.0.0.1:{port}"
     command = [binary, f"--configFile={folder / 'traefik.yaml'}"]
     # Until its routers are read it answers 404 to everything.

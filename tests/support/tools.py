@@ -24,6 +24,7 @@ UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+EXPRESS = ROOT / "tests" / "interop" / "express"
 CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
@@ -157,11 +158,16 @@ def _find_node() -> Path | None:
     return own if own.is_file() else None
 
 
-def _find_oidc_provider() -> Path | None:
-    return _find_node() if (OIDC_PROVIDER / "node_modules" / "oidc-provider").is_dir() else None
+def _node_package(folder: Path, package: str) -> Tool:
+    """A package of npm's that a program in ``folder`` uses; what runs the program is Node.js."""
+
+    def find() -> Path | None:
+        return _find_node() if (folder / "node_modules" / package).is_dir() else None
+
+    return Tool(find, lambda: _bring_node_packages(folder), "run make tools")
 
 
-def _bring_oidc_provider() -> None:
+def _bring_node_packages(folder: Path) -> None:
     if _find_node() is None:
         lock = OIDC_PROVIDER / "node.lock"
         _run(
@@ -172,7 +178,7 @@ def _bring_oidc_provider() -> None:
         raise BringError("there is no node")
     npm = _own_node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node), str(npm)] if npm.is_file() else ["npm"]
-    _run(*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=OIDC_PROVIDER)
+    _run(*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)
 
 
 def _find_keycloak() -> Path | None:
@@ -353,7 +359,8 @@ CATALOGUE: dict[str, Tool] = {
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
-    "oidc-provider": Tool(_find_oidc_provider, _bring_oidc_provider, "run make tools"),
+    "oidc-provider": _node_package(OIDC_PROVIDER, "oidc-provider"),
+    "express": _node_package(EXPRESS, "express"),
     "datahub-client": _client("datahub", "datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", builds=True),
     "helm": Tool(

@@ -94,7 +94,11 @@ class Forwarder:
         """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
         self._decider = decider
         self._request_heads = RequestHeads(
-            request_headers, identity_headers, authority=pool.endpoint.authority, public_scheme=public_scheme
+            request_headers,
+            identity_headers,
+            authority=pool.endpoint.authority,
+            public_scheme=public_scheme,
+            base_path=pool.endpoint.base_path,
         )
         self._answer_heads = AnswerHeads()
         self._pool = pool

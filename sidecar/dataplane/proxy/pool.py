@@ -28,12 +28,16 @@ _CONNECT_ERRORS = (OSError, ssl.SSLError, ssl.CertificateError)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the service behind listens: a host and port, or a unix socket path."""
+    """Where the service behind listens: a host and port, or a unix socket path.
+
+    ``base_path`` is put in front of the target of every request.
+    """
 
     host: str
     port: int
     path: str
     tls: ssl.SSLContext | None
+    base_path: str = ""
 
     @property
     def authority(self) -> bytes:
@@ -43,14 +47,14 @@ class Endpoint:
 
 
 def endpoint_of(url: str, ca_file: str = "") -> Endpoint:
-    """Read ``upstream.url``. Raises ValueError for another form than http, https or unix, or with a path."""
+    """Read ``upstream.url``. Raises ValueError for another form than http, https or unix, or with a query."""
     if url.startswith("unix:/"):
         return Endpoint("", 0, url.removeprefix("unix:"), None)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError("must be http://host:port, https://host:port or unix:/path")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be http://host:port/path, https://host:port/path or unix:/path")
     tls = client_context(ca_file) if parts.scheme == "https" else None
-    return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls)
+    return Endpoint(parts.hostname, parts.port or (443 if tls else 80), "", tls, parts.path.rstrip("/"))
 
 
 MAX_HEAD_BYTES = 64 * 1024

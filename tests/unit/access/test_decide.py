@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from sidecar.access.conditions import read_conditions
 from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.access.rules import Rules
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
@@ -129,8 +130,30 @@ async def test_requirements_are_about_the_caller() -> None:
     denied = await decider().decide(view("/admin", "Bearer good"))
     assert isinstance(denied, Deny)
     assert (denied.failure.reason, denied.failure.status) == (Reason.FORBIDDEN, 403)
-    assert "groups" in denied.failure.message
-    assert "admins" not in denied.failure.message  # what is missing, never who has it
+    assert denied.failure.cause is Cause.RULE_GROUPS
+    assert denied.failure.message == "Forbidden: this requires the group admins"
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT"])
+async def test_the_method_that_a_header_names_is_judged_too(method: str) -> None:
+    """The stricter verdict of both methods counts, whichever of them is written in the request line."""
+    rules = Rules([RuleSettings(path="/**", methods=("GET",), access="public")])
+    asked = Decider(rules, Chain((Told(),), (), Metrics()), deadline=5.0, public_preflight=True)
+    assert await reason(asked, view("/x")) == "allow"
+    assert await reason(asked, view("/x", other_methods=(method,))) == "token_missing"
+    assert await reason(asked, view("/x", method=method, other_methods=("GET",))) == "token_missing"
+
+
+async def test_conditions_of_the_question_join_the_rules() -> None:
+    """On a public path too, where a caller without credentials is then asked for them."""
+    conditions = read_conditions("?allowed_groups=dev")
+    assert await reason(decider(), view("/public", "Bearer good", conditions=conditions)) == "allow"
+    assert await reason(decider(), view("/public", conditions=conditions)) == "token_missing"
+    assert await reason(decider(), view("/guest", conditions=conditions)) == "token_missing"
+    assert await reason(decider(), view(None, "Bearer good", conditions=conditions)) == "allow"
+    others = read_conditions("?allowed_groups=ops")
+    assert await reason(decider(), view("/public", "Bearer good", conditions=others)) == "forbidden"
+    assert await reason(decider(), view("/admin", "Bearer good", conditions=conditions)) == "forbidden"
 
 
 async def test_without_a_known_target_no_rule_is_read() -> None:

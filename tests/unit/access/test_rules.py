@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from sidecar.access.paths import Readings, read_target
-from sidecar.access.rules import Access, Rules
+from sidecar.access.rules import Access, Rules, named
 from sidecar.config.settings import RuleSettings
-from sidecar.errors import Refused
+from sidecar.errors import Cause, Refused
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.request import Missing
 
 
 def rules(*written: dict[str, Any]) -> Rules:
@@ -112,12 +113,56 @@ def test_requirement_names_what_is_missing() -> None:
         .ruling("GET", Readings("/a"))
         .requirements
     )
-    assert requirement.missing(Actor(ActorType.USER, "u", groups=("g", "h"))) == ""
-    assert requirement.missing(Actor(ActorType.USER, "u", groups=("h",))) == "groups"
-    assert requirement.missing(Actor(ActorType.SERVICE, "u", groups=("g",))) == "actor type"
+    assert requirement.missing(Actor(ActorType.USER, "u", groups=("g", "h"))) is None
+    assert requirement.missing(Actor(ActorType.USER, "u", groups=("h",))) == Missing(Cause.RULE_GROUPS, "the group g")
+    service = requirement.missing(Actor(ActorType.SERVICE, "u", groups=("g",)))
+    assert service == Missing(Cause.RULE_ACTOR_TYPE, "the Actor type USER")
     (admin,) = rules({"path": "/a", "require": {"admin": True}}).ruling("GET", Readings("/a")).requirements
-    assert admin.missing(Actor(ActorType.USER, "u")) == "admin"
-    assert admin.missing(Actor(ActorType.USER, "u", is_admin=True)) == ""
+    assert admin.missing(Actor(ActorType.USER, "u")) == Missing(Cause.RULE_ADMIN, "an admin")
+    assert admin.missing(Actor(ActorType.USER, "u", is_admin=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["b", "a"], "one of the groups a, b"),
+        ([f"g{n}" for n in range(9)], "one of the groups g0, g1, g2, g3, g4 and 4 more"),
+        (["a", "Decoders"], "a group that the caller does not have"),  # see the letters that no message may contain
+    ],
+)
+def test_a_message_names_what_is_missing_within_bounds(names: list[str], text: str) -> None:
+    assert named("group", names) == text
+
+
+@pytest.mark.parametrize(
+    ("strict", "target"),
+    [
+        ("/x", "/x/"), ("/x/", "/x"), ("/a/*/purge", "/a/b/purge/"), ("/a/*", "/a/b/"), ("/x", "/x//"),
+        ("/x", "/x%2f"), ("/x", "/x/;v"), ("/x", "/x;v/"), ("/x", "/x%2F%2f"), ("/x", "/x%5c"), ("/x", "//x/"),
+    ],
+)  # fmt: skip
+def test_a_final_slash_does_not_lead_around_a_stricter_rule(strict: str, target: str) -> None:
+    """Jersey, Spring and Express serve ``/x/`` as ``/x``: what is asked of the one is asked of the other."""
+    guarded = rules({"path": strict, "require": {"admin": True}}, {"path": "/**", "access": "public"})
+    ruling = guarded.ruling("POST", read_target(target))
+    assert (ruling.access, len(ruling.requirements)) == (Access.AUTHENTICATED, 1)
+    for later in ("public", "guest"):
+        before = rules({"path": strict}, {"path": "/**", "access": later})
+        assert access(before, target) is Access.AUTHENTICATED
+    kept = rules({"path": strict, "require": {"admin": True}})
+    assert len(kept.ruling("GET", read_target(target)).requirements) == 1
+
+
+def test_a_final_slash_makes_nothing_less_strict() -> None:
+    """The rule that stands first decides; a later one, and one that opens, are for the written path alone."""
+    assert access(rules({"path": "/x", "access": "public"}), "/x/") is Access.AUTHENTICATED
+    opened = rules({"path": "/x", "access": "public"}, {"path": "/**"})
+    assert (access(opened, "/x"), access(opened, "/x/")) == (Access.PUBLIC, Access.AUTHENTICATED)
+    first = rules({"path": "/x/", "access": "public"}, {"path": "/x", "require": {"admin": True}})
+    assert access(first, "/x/") is Access.PUBLIC
+    assert access(rules({"path": "/x", "methods": ["POST"]}, {"path": "/**", "access": "public"}), "/x/") is (
+        Access.PUBLIC
+    )
 
 
 OPEN, SHUT = Access.PUBLIC, Access.AUTHENTICATED
@@ -199,6 +244,51 @@ def _check_preset(preset: str, method: str, target: str, expected: Access | None
     assert access(rules({"preset": preset}), target, method) is expected
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["/om/api/v1/users", "/a/b/api/x", "/om/v1/tables", "/om/mcp", "/om/swagger.json", "/API/v1/users", "/om/Mcp/x",
+     "/om/%61pi/x", "/swagger.json", "/mcp", "/v1"],
+)  # fmt: skip
+def test_openmetadatas_preset_opens_no_api_below_a_path_that_nobody_told_it_of(target: str) -> None:
+    _check_preset("openmetadata", "GET", target, SHUT)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        ("GET", "/om/api/v1/system/version", OPEN),
+        ("POST", "/om/api/v1/users/login", OPEN),
+        ("GET", "/om/api/v1/tables", SHUT),
+        ("GET", "/om", OPEN),
+        ("GET", "/om/", OPEN),
+        ("GET", "/om/my-data", OPEN),
+        ("GET", "/om/x/api/v1/users", SHUT),
+        ("GET", "/", SHUT),
+        ("GET", "/my-data", SHUT),
+        ("GET", "/omx/my-data", SHUT),
+        ("GET", "/api/v1/system/version", SHUT),
+        ("POST", "/api/v1/users/login", SHUT),
+    ],
+)
+def test_a_base_path_moves_the_whole_preset(method: str, target: str, expected: Access) -> None:
+    """The catch-all among it: nothing outside is public."""
+    assert access(rules({"preset": "openmetadata", "basePath": "/om/"}), target, method) is expected
+
+
+def test_datahubs_helpers_stay_the_system_clients_below_a_base_path() -> None:
+    moved = rules({"preset": "datahub", "basePath": "/a/b"})
+    assert access(moved, "/a/b/health") is OPEN
+    assert access(moved, "/health") is SHUT
+    for target in ("/a/b/auth/x", "/a/b/auth/x/", "/auth/x", "//a/b/auth/x"):
+        (needed,) = moved.ruling("POST", read_target(target)).requirements
+        assert needed.missing(Actor(ActorType.USER, "alice", provider="corp")) is not None
+
+
+def test_rules_of_ones_own_do_not_move() -> None:
+    both = rules({"path": "/open", "access": "public"}, {"preset": "openmetadata", "basePath": "/om"})
+    assert (access(both, "/open"), access(both, "/om/open/api")) == (OPEN, SHUT)
+
+
 def test_rules_before_a_preset_win() -> None:
     feed = {"path": "/api/v1/push/feed/**", "access": "public"}
     assert access(rules(feed, {"preset": "openmetadata"}), "/api/v1/push/feed/") is OPEN
@@ -210,7 +300,9 @@ def test_rules_before_a_preset_win() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [{}, {"access": "public"}, *({"preset": "datahub", **more} for more in ({"path": "/x"}, {"preset": "airflow"}))],
+    [{}, {"access": "public"}, *({"preset": "datahub", **more} for more in ({"path": "/x"}, {"preset": "airflow"}))]
+    + [{"preset": "datahub", "basePath": path} for path in ("a", "/a/../b", "/a b", "/a//b", "/.", "/a;b", "/%61")]
+    + [{"path": "/x", "basePath": "/a"}],
 )
 def test_entry_is_a_rule_or_a_preset(entry: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -220,5 +312,6 @@ def test_entry_is_a_rule_or_a_preset(entry: dict[str, Any]) -> None:
 def test_preset_keeps_what_the_user_interface_asks_for_the_system_client() -> None:
     ruling = rules({"preset": "datahub"}).ruling("POST", read_target("/auth/verifyNativeUserCredentials"))
     (needed,) = ruling.requirements
-    assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="system")) == ""
-    assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="people", is_admin=True)) == "provider"
+    assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="system")) is None
+    missing = needed.missing(Actor(ActorType.USER, "__datahub_system", provider="people", is_admin=True))
+    assert missing == Missing(Cause.RULE_PROVIDER, "the provider system")

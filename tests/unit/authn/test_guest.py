@@ -1,5 +1,6 @@
 """Who is the guest, and where nobody ever is."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,10 +37,12 @@ class Tells(Member):
         return self.outcome
 
 
-def decider(*authenticators: Authenticator, skippable: tuple[str, ...] = (), **options: Any) -> Decider:
+def decider(
+    *authenticators: Authenticator, skippable: tuple[str, ...] = (), written: Any = RULES, **options: Any
+) -> Decider:
     guest = Guest(options_of(Guest, options), surroundings("guest"))
     limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
-    rules = Rules(RuleSettings.model_validate(rule) for rule in RULES)
+    rules = Rules(RuleSettings.model_validate(rule) for rule in written)
     chain = Chain((*authenticators, guest), (), Metrics(), skippable=skippable)
     return Decider(rules, chain, deadline=5.0, public_preflight=False, guests=Guests(guest.accepted, limits))
 
@@ -69,6 +72,22 @@ async def who(of: Decider, view: RequestView) -> str:
 )
 async def test_nothing_presented(target: str | None, expected: str) -> None:
     assert await who(decider(), asked(target=target)) == expected
+
+
+async def test_a_written_rule_keeps_the_guest_out_by_whatever_spelling() -> None:
+    """Neither a final slash nor a method in a header makes a path one that no rule was written for."""
+    of = decider(
+        written=[{"path": "/desk"}, {"path": "/tool", "methods": ["DELETE"]}, {"path": "/open", "access": "public"}]
+    )
+    assert await who(of, asked(target="/elsewhere/")) == "guest"
+    assert await who(of, asked(target="/open/")) == "guest"
+    for target in ("/desk", "/desk/", "/desk;x/", "/desk%2f"):
+        assert await who(of, asked(target=target)) == "token_missing"
+    assert await who(of, asked(target="/tool")) == "guest"
+    assert await who(of, replace(asked(target="/tool"), other_methods=("DELETE",))) == "token_missing"
+    limited = decider(written=[], methods=["GET"])
+    assert await who(limited, asked(target="/x")) == "guest"
+    assert await who(limited, replace(asked(target="/x"), other_methods=("POST",))) == "token_missing"
 
 
 async def test_a_limit_by_path_and_method() -> None:

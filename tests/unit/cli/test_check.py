@@ -258,3 +258,25 @@ def test_every_command_tells_warnings_from_errors(folder: Path, capsys: pytest.C
     assert main(["token", "list", "--config", "c.yaml"]) == 2
     kinds = {line.partition(":")[0] for line in capsys.readouterr().err.splitlines()}
     assert kinds == {"error", "warning"}
+
+
+def test_base_paths_are_told(check: Any) -> None:
+    """Where a preset's paths are, and what the upstream is asked for."""
+    rules = [{"preset": "openmetadata", "basePath": "/om/"}, {"preset": "datahub"}]
+    code, text = check({**listed("http://127.0.0.1:1"), "rules": rules}, "--offline")
+    assert (code, text.count("its paths are below")) == (0, 1)
+    assert "Preset openmetadata: its paths are below /om, and nothing outside it is public." in text
+    code, text = check({**listed("http://127.0.0.1:1"), "upstream": {"url": "http://127.0.0.1:1/om"}}, "--offline")
+    assert "Forwarded to the upstream: /om and behind it the path that was asked for" in text
+
+
+def test_findings_have_ids_and_exit_codes(check: Any) -> None:
+    """A warning changes no exit code, an error makes it 2; the id stands behind the sentence."""
+    code, text = check(
+        {**listed("http://127.0.0.1:1"), "rules": [{"path": "/a", "require": {"admin": True}}]}, "--offline"
+    )
+    assert code == 0
+    assert "[rule-letter-case]" in text
+    code, text = check({"upstream": {"url": "http://127.0.0.1:1/a?b"}}, "--offline")
+    assert code == 2
+    assert "[upstream-url]" in text

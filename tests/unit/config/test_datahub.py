@@ -187,3 +187,20 @@ def test_bad_placeholders_end_with_a_reason_and_without_the_value(
     with pytest.raises(PlaceholderError, match=said) as caught:
         Expander(environ).expand(text)
     assert "yyy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected", "source"),
+    [
+        ({}, "", ""),
+        ({"DATAHUB_BASE_PATH": "/dh"}, "/dh", "DATAHUB_BASE_PATH"),
+        ({"DATAHUB_GMS_BASE_PATH": "/gms/"}, "/gms", "DATAHUB_GMS_BASE_PATH"),
+        ({"DATAHUB_GMS_BASE_PATH": "/gms", "DATAHUB_BASE_PATH": "/dh"}, "/gms", "DATAHUB_GMS_BASE_PATH"),
+        ({"DATAHUB_GMS_BASE_PATH": "/", "DATAHUB_BASE_PATH": "/dh"}, "/dh", "DATAHUB_BASE_PATH"),
+    ],
+)
+def test_the_metadata_services_base_path_is_its_presets(environ: Mapping[str, str], expected: str, source: str) -> None:
+    """Its own one before that of the whole application; other presets are not moved by it."""
+    loaded = load_text(IMPORT + "rules: [{preset: datahub}, {preset: openmetadata}]", {**ENVIRON, **environ})
+    assert [rule.base_path for rule in loaded.settings.rules] == [expected, ""]
+    assert loaded.sources.get("rules[0].basePath", "").removeprefix("environment ") == source

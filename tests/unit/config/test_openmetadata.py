@@ -116,3 +116,39 @@ def test_a_variable_that_is_no_value_is_refused_by_name() -> None:
         load_text("authenticationConfiguration: {authority: 'https://a'}", {"AUTHENTICATION_CLIENT_ID": "hunter2: x"})
     assert "AUTHENTICATION_CLIENT_ID" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+PRESET = "rules: [{path: /mine, access: public}, {preset: openmetadata}, {preset: datahub}]\n"
+
+
+def base_paths(loaded: Loaded) -> list[str]:
+    return [rule.base_path for rule in loaded.settings.rules]
+
+
+def test_the_servers_base_path_is_its_presets() -> None:
+    """An imported file says where the server is mounted; rules and other presets stay where they are."""
+    loaded = load_text(IMPORT + PRESET, {**NO_OWN_KEYS, "BASE_PATH": "/om/"})
+    assert base_paths(loaded) == ["", "/om", ""]
+    assert loaded.sources["rules[1].basePath"] == "environment BASE_PATH"
+    assert base_paths(load_text(IMPORT + PRESET, NO_OWN_KEYS)) == ["", "", ""]
+    assert base_paths(load_text(PRESET, {"BASE_PATH": "/om"})) == ["", "", ""]
+
+
+def test_a_base_path_that_is_written_wins() -> None:
+    for written, expected in (("/here", "/here"), ("/", "")):
+        text = IMPORT + f"rules: [{{preset: openmetadata, basePath: {written}}}]"
+        assert base_paths(load_text(text, {**NO_OWN_KEYS, "BASE_PATH": "/om"})) == [expected]
+
+
+def test_a_base_path_that_upstream_url_adds_is_not_the_callers() -> None:
+    """Callers ask for /x, the server is asked for /om/x: the preset's paths are those of the callers."""
+    environ = {**NO_OWN_KEYS, "BASE_PATH": "/om"}
+    upstream = "upstream: {url: 'http://127.0.0.1:1/om/'}\n"
+    assert base_paths(load_text(IMPORT + PRESET + upstream, environ)) == ["", "", ""]
+    loaded = load_text("rules: [{preset: openmetadata, basePath: /om}]\n" + upstream)
+    assert [problem.id for problem in loaded.warnings if problem.id] == ["upstream-base-path"]
+
+
+def test_a_base_path_that_cannot_be_one_is_told_at_its_place() -> None:
+    with pytest.raises(Misconfigured, match=r"basePath: must be a path such as /metadata"):
+        load_text(IMPORT + PRESET, {**NO_OWN_KEYS, "BASE_PATH": "/a/../b"})

@@ -17,6 +17,10 @@ class Asked:
     method: str = "GET"
     version: HttpVersion = field(default=HttpVersion11)
 
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple((name.encode(), value.encode("latin-1")) for name, value in self.headers.items())
+
 
 def asked(*headers: tuple[str, str], method: str = "GET") -> Asked:
     return Asked(CIMultiDictProxy(CIMultiDict(headers)), method)
@@ -67,6 +71,47 @@ def test_a_caller_cannot_name_another_request_to_ingress_nginx(url: str) -> None
     with pytest.raises(Refused) as refusal:
         Nginx().view(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
     assert refusal.value.status == 400
+
+
+OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "x-method-override", "X_HTTP_Method_Override", "X.Http.Method")
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+@pytest.mark.parametrize(("dialect", "headers", "rest"), [
+    (Nginx(), NGINX, ""), (ForwardAuth(), TRAEFIK, ""), (Envoy(), (), "/x")
+])  # fmt: skip
+def test_a_method_that_a_header_names_is_judged_as_well(dialect: Dialect, headers: Any, rest: str, name: str) -> None:
+    """Some servers take it instead of the request's own; in whatever letters and with whatever marks."""
+    view = dialect.view(asked(*headers, (name, "delete "), (name, "PATCH")), rest, trusted=True, must_know_target=True)
+    assert view.other_methods == ("DELETE", "PATCH")
+    for value in ("", "GET, DELETE", "a b", "*", "DELETE\t,"):
+        with pytest.raises(Refused) as refusal:
+            dialect.view(asked(*headers, (name, value)), rest, trusted=True, must_know_target=True)
+        assert (refusal.value.status, refusal.value.cause) == (400, Cause.METHOD_AMBIGUOUS)
+
+
+def test_a_preflight_that_names_another_method_is_none() -> None:
+    question = (("Origin", "https://x"), ("Access-Control-Request-Method", "PUT"))
+    assert Envoy().view(asked(*question, method="OPTIONS"), "/x", trusted=True, must_know_target=True).preflight
+    override = asked(*question, ("X-HTTP-Method-Override", "DELETE"), method="OPTIONS")
+    assert not Envoy().view(override, "/x", trusted=True, must_know_target=True).preflight
+
+
+@pytest.mark.parametrize(
+    ("dialect", "headers", "detail"),
+    [
+        (ForwardAuth(), TRAEFIK[:1], "X-Forwarded-Method did not come"),
+        (Nginx(), NGINX[:1], "X-Original-Method did not come"),
+        (Nginx(), TRAEFIK, "X-Original-URI and X-Original-Method did not come; X-Forwarded-Uri, which did, is read at"),
+        (ForwardAuth(), NGINX, "X-Forwarded-Uri and X-Forwarded-Method did not come; X-Original-URI, which did, is"),
+        (Nginx(), (("X-Original-URL", "https://h/x"), NGINX[1]), "X-Original-URI did not come; X-Original-URL alone"),
+    ],
+)
+def test_the_log_says_which_header_is_missing(dialect: Dialect, headers: Any, detail: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+    assert refusal.value.detail.startswith(detail)
+    assert "X-" not in refusal.value.message
 
 
 def test_envoy_asks_by_the_request_itself() -> None:
