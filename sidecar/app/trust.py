@@ -147,7 +147,10 @@ async def _open_provider_keys(
         provider.issuer,
         key_urls=provider.key_urls,
         candidate_urls=provider.candidate_urls,
+        presumed_url=provider.presumed_url,
+        candidates_are_shared=provider.candidates_are_shared,
         discovery=provider.discovery,
+        algorithms=provider.algorithms,
         allow_insecure_urls=provider.allow_insecure_urls,
         is_flat=provider.is_flat,
     )
