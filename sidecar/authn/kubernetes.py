@@ -40,7 +40,7 @@ _JOINT = "[A-Za-z0-9:._-]*"
 _TEMPLATE = re.compile(rf"{_JOINT}\{{(namespace|name)\}}({_JOINT})\{{(?!\1}})(?:namespace|name)\}}{_JOINT}")
 _ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
 _REMEMBERED = 300.0
-_REFUSED = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
+_REFUSED_FOR = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
 _MAX_TOKEN_FILE = 64 * 1024
 _REVIEW_WITHIN = 3.0
 _MAX_REVIEW = 256 * 1024
@@ -90,7 +90,7 @@ class Kubernetes(BearerMember):
     options: KubernetesOptions
 
     def __init__(self, options: KubernetesOptions, surroundings: Surroundings) -> None:
-        super().__init__(options, surroundings)
+        super().__init__(options, surroundings, refused_for=_REFUSED_FOR)
         self._policy = replace(
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
         )
@@ -179,9 +179,7 @@ class Kubernetes(BearerMember):
         except Refused as refusal:
             return Rejected(refusal, self.name)
         if self.options.review:
-            if self._memory.is_refused(digest):
-                return self._gone()
-            return await self._memory.once(digest, lambda: self._reviewed(token, digest, accepted))
+            return await self.ask_once(digest, lambda: self._reviewed(token, digest, accepted))
         self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
@@ -199,8 +197,7 @@ class Kubernetes(BearerMember):
         audiences = self.options.audiences
         status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            self._memory.refuse(digest, _REFUSED)
-            return self._gone()
+            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
@@ -208,9 +205,6 @@ class Kubernetes(BearerMember):
             raise _no_review("the answer is about somebody else, or about another audience")
         self._memory.put(digest, accepted, self.options.cache)
         return accepted
-
-    def _gone(self) -> Rejected:
-        return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
