@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.bearer_member import BearerMember
-from sidecar.config.providers import Provider
+from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
@@ -95,6 +95,9 @@ class Kubernetes(BearerMember):
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
         )
         self._issuers = frozenset({options.issuer} if options.issuer else ())
+        self._fault = self._foreign(options.issuer) if options.issuer else ""
+        if self._fault:
+            raise Misconfigured([Problem(f"authenticator {self.name}", self._fault)])
         self._own_token_read = float("-inf")
         self._api = options.api_server.rstrip("/")
         self._client: ControlClient | None = None
@@ -140,7 +143,7 @@ class Kubernetes(BearerMember):
         if not self._issuers:
             self._learn_issuer()
         if not self._issuers:
-            text = f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
+            text = self._fault or f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
             raise Misconfigured([Problem(f"authenticator {self.name}", text)])
         self._client = ControlClient(options.ca_file, headers=self._credentials)
         provider = Provider(
@@ -260,10 +263,23 @@ class Kubernetes(BearerMember):
         return name in self._issuers
 
     def _learn_issuer(self) -> None:
+        """Take up the issuer of the pod's own token, unless it is another's: see :meth:`_foreign`."""
         self._own_token_read = self.surroundings.clock.monotonic()
         with suppress(OSError, Refused):
             issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
-            self._issuers |= {issuer} if issuer else set()
+            self._fault = self._foreign(issuer) if issuer else ""
+            self._issuers |= {issuer} if issuer and not self._fault else set()
+
+    def _foreign(self, issuer: str) -> str:
+        """Why ``issuer`` cannot be the cluster's: whose tokens they are would hang on the order of the chain."""
+        if issuer.lower().startswith(OUR_NAMESPACE):
+            return (
+                f"its issuer {issuer} is a name below {OUR_NAMESPACE}, which are the sidecar's own; write the cluster's"
+            )
+        for provider in self.surroundings.providers.values():
+            if issuer in (provider.issuer, *provider.issuer_aliases):
+                return f"its issuer {issuer} is that of the provider {provider.name} too; remove one of the two"
+        return ""
 
 
 def _no_review(text: str) -> Unavailable:

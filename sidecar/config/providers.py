@@ -34,6 +34,9 @@ _TAKEN_NAMES = {
     "datahub": "DataHub's own tokens",
     "guest": "the guest",
 }
+OUR_NAMESPACE = "urn:auth-sidecar:"
+NAMELESS = "auth-sidecar"
+"""What the sidecar is called in assertions where ``jwtissuer`` is not set."""
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
@@ -102,6 +105,34 @@ def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
     return bool(
         configuration.key_dir or configuration.rsapublic_key_file_path or configuration.rsaprivate_key_file_path
     )
+
+
+def member_issuer(name: str) -> str:
+    """Issuer of the Actors of the chain's member ``name``, where it takes them from no token."""
+    return f"{OUR_NAMESPACE}{name}"
+
+
+class OwnIssuers:
+    """Issuer names that stand for this sidecar, or for DataHub's tokens: no other key may sign in them.
+
+    Owners of tokens and entries of the deny list are known by their issuer's name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        jwt = settings.jwt_token_configuration
+        self._named = {
+            NAMELESS: "the name of the sidecar itself",
+            settings.authentication.token_service.issuer: "authentication.tokenService.issuer, of DataHub's own tokens",
+            f"{jwt.jwtissuer or NAMELESS}/assertion": "the issuer of the sidecar's assertions",
+            jwt.jwtissuer: "jwtTokenConfiguration.jwtissuer, the own issuer",
+        }
+        self._named.pop("", None)
+
+    def meaning(self, issuer: str) -> str:
+        """What ``issuer`` stands for; empty: it is free."""
+        if issuer.lower().startswith(OUR_NAMESPACE):  # schemes and namespaces of URNs have no case (RFC 8141 3.1)
+            return f"a name below {OUR_NAMESPACE}, which are the sidecar's own"
+        return self._named.get(issuer, "")
 
 
 def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
@@ -424,6 +455,10 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
     owners: dict[str, str] = {}
     issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
+    own = OwnIssuers(settings)
+    if jwt.jwtissuer.lower().startswith(OUR_NAMESPACE):
+        message = f"{jwt.jwtissuer} is {own.meaning(jwt.jwtissuer)}; write another"
+        yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     if has_own_keys(jwt) and jwt.jwtissuer:
         issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
     for index, provider in enumerate(found):
@@ -434,8 +469,20 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
         if taken_by:
             yield Finding((*path, "name"), f"is the name of {taken_by} too; each needs its own")
         owners.setdefault(provider.name, owner)
+        place = "issuer" if is_listed else "authority" if provider.is_flat else "publicKeyUrls"
         for issuer in filter(None, (provider.issuer, *provider.issuer_aliases)):
+            meaning = "" if provider.is_own or issuer in issuers else own.meaning(issuer)
+            if meaning:
+                yield Finding((*path, place), _taken(issuer, meaning, jwt))
             if issuer in issuers:
-                place = "issuer" if is_listed else "authority" if provider.is_flat else "publicKeyUrls"
                 yield Finding((*path, place), f"names an issuer that belongs to {issuers[issuer]}; it has one owner")
             issuers.setdefault(issuer, owner)
+
+
+def _taken(issuer: str, meaning: str, jwt: JwtTokenConfiguration) -> str:
+    if issuer != jwt.jwtissuer:
+        return f"{issuer} is {meaning}; name the issuer that the tokens have in iss"
+    return (
+        f"{issuer} is {meaning}; for the metadata server's own keys write {{url: ..., issuer: {issuer}}} in "
+        "authenticationConfiguration.publicKeyUrls, else give jwtissuer another name"
+    )

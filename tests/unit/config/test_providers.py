@@ -171,6 +171,36 @@ def test_nobody_else_signs_for_the_own_keys_issuer() -> None:
                                 jwtTokenConfiguration=jwt)[0]  # fmt: skip
 
 
+OUR_NAMES = [
+    "urn:auth-sidecar:basic",
+    "URN:Auth-Sidecar:people",
+    "om/assertion",
+    "om",
+    "datahub-metadata-service",
+    "auth-sidecar",
+]
+
+
+@pytest.mark.parametrize("name", OUR_NAMES)
+def test_names_of_our_own_making_are_no_providers_issuers(name: str) -> None:
+    """In no form; each fault names the issuer, whose it is, and what to write."""
+    jwt = {"jwtissuer": "om"}
+    flat = {"publicKeyUrls": [{"url": "https://k", "issuer": name}]}
+    forms: list[dict[str, Any]] = [{"providers": [{"name": "a", "issuer": name, "publicKeyUrls": ["https://k"]}]}]
+    if name != "om":  # the server's own key set may be named so
+        forms += [flat, {"authority": name, "publicKeyUrls": [{"url": "https://k", "issuer": name}]}]
+    for form in forms:
+        (fault,) = (text for text in faults(form, jwtTokenConfiguration=jwt) if text.startswith(f"{name} is "))
+        assert ("write {url: ..., issuer: om}" if name == "om" else "name the issuer") in fault
+
+
+def test_the_own_issuer_is_not_called_as_a_member_of_the_chain() -> None:
+    """Its tokens would belong to the people in a password file."""
+    assert any(
+        "urn:auth-sidecar:" in text for text in faults({}, jwtTokenConfiguration={"jwtissuer": "urn:auth-sidecar:x"})
+    )
+
+
 @pytest.mark.parametrize("authority", ["", "not-a-url"])
 def test_a_url_without_issuer_is_refused(authority: str) -> None:
     """Unless the operator accepts every issuer that it signs for."""
