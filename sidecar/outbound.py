@@ -1,8 +1,8 @@
 """The one HTTP client for control traffic: key sets, discovery documents, introspection, probes.
 
-Never used for callers' requests. Whatever is at the other end is hostile: time and size are bounded, redirects and
-compressed answers are refused, cookies are not kept, and no address of a cloud's metadata service is ever connected
-to, by whatever name it is asked.
+Never used for callers' requests. Whatever is at the other end is hostile: time and size are bounded, also of what
+unfolds from a compressed answer, redirects are refused, cookies are not kept, and no address of a cloud's metadata
+service is ever connected to, by whatever name it is asked.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 import ssl
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,11 @@ from yarl import URL
 from sidecar.errors import Misconfigured, Problem, SidecarError
 from sidecar.tls import client_context
 
+# Front doors add policies of many kilobytes to every answer.
+_MAX_HEADER_LINE = 64 * 1024
+_MAX_HEADER_LINES = 512
+_IDENTITY = frozenset({"", "identity"})
+_GZIP = frozenset({"gzip", "x-gzip"})
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _REFUSED_NETWORKS = tuple(
@@ -108,6 +114,8 @@ class ControlClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            max_field_size=_MAX_HEADER_LINE,
+            max_headers=_MAX_HEADER_LINES,
             timeout=aiohttp.ClientTimeout(total=None),
             headers={
                 "Accept": "application/json, */*;q=0.1",
@@ -283,10 +291,14 @@ def _check_head(response: aiohttp.ClientResponse, max_bytes: int, good: Sequence
         raise OutboundError(OutboundKind.REDIRECT, f"status {response.status}; redirects are not followed")
     if response.status not in good:
         raise OutboundError(OutboundKind.STATUS, f"status {response.status}", response.status)
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise OutboundError(OutboundKind.ENCODING, "compressed although identity was asked for")
+    if _encoding(response) not in _IDENTITY | _GZIP:
+        raise OutboundError(OutboundKind.ENCODING, "compressed, and not by gzip; identity was asked for")
     if response.content_length is not None and response.content_length > max_bytes:
         raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return ",".join(response.headers.getall("Content-Encoding", ())).strip().lower()
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -295,7 +307,24 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body += chunk
         if len(body) > max_bytes:
             raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
-    return bytes(body)
+    return _unfolded(bytes(body), max_bytes) if _encoding(response) in _GZIP else bytes(body)
+
+
+def _unfolded(body: bytes, max_bytes: int) -> bytes:
+    """What ``body``, one or more members of gzip (RFC 1952), holds; never more than ``max_bytes`` are unfolded."""
+    content = bytearray()
+    while body:
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            content += member.decompress(body, max_bytes + 1 - len(content))
+        except zlib.error as error:
+            raise OutboundError(OutboundKind.ENCODING, "not the gzip that it says it is") from error
+        if len(content) > max_bytes:
+            raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes when unfolded")
+        if not member.eof:
+            raise OutboundError(OutboundKind.ENCODING, "its gzip breaks off")
+        body = member.unused_data.lstrip(b"\0")  # RFC 1952 has no padding, but some writers add zeros
+    return bytes(content)
 
 
 def _etag(response: aiohttp.ClientResponse) -> str:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "outbound": BASICS,
     "db": BASICS,
     "config": (*BASICS, "secrets.value", "secrets.resolve"),
-    "keys": (*BASICS, "config.settings", "config.providers", "secrets", "outbound"),
+    "keys": (*BASICS, "config.settings", "config.providers", "config.urls", "secrets", "outbound"),
     "kv": (*BASICS, "config.settings", "config.store_url"),
     "store": (*BASICS, "identity", "db", "kv", "config.settings"),
     "tokens": (

@@ -38,7 +38,7 @@ class Introspect:
             return json_answer(200, _INACTIVE)
         token, bearer = found
         may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
-        if not may_know and not await self._tokens.may_manage(caller, token):
+        if not may_know and not await self._tokens.may_manage(caller, token, bearer.actor.provider):
             return json_answer(200, _INACTIVE)
         return json_answer(200, _describe(token, bearer))
 

@@ -37,13 +37,13 @@ class Revoke:
             return json_answer(200, {})
         token = found[0]
         is_bearer = caller is not None and credential.value == token.text
-        if not is_bearer and not await self._may_end(caller, token):
+        if not is_bearer and not await self._may_end(caller, token, found[1].actor.provider):
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: the token is another's")
         await self._revocations.end(token, by=_name(caller or found[1]))
         return json_answer(200, {})
 
-    async def _may_end(self, caller: Caller | None, token: Unverified) -> bool:
-        return caller is None or await self._tokens.may_manage(caller, token)
+    async def _may_end(self, caller: Caller | None, token: Unverified, provider: str = "") -> bool:
+        return caller is None or await self._tokens.may_manage(caller, token, provider)
 
 
 def _name(caller: Caller | None) -> str:

@@ -46,6 +46,7 @@ def management_routes(
         allow_never_expiring=settings.tokens.allow_never_expiring,
         max_lifetime=settings.tokens.max_lifetime,
         is_bot_name=trust.mirror.is_bot_name,
+        provider_of=trust.provider_of,
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)

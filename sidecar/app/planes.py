@@ -13,6 +13,7 @@ from sidecar.authn.members import Members
 from sidecar.authn.system import SYSTEM
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.providers import NAMELESS
 from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
@@ -97,7 +98,7 @@ def _assertions(settings: Settings, ground: Ground) -> Assertions | None:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
     audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
-    issuer = settings.jwt_token_configuration.jwtissuer or "auth-sidecar"
+    issuer = settings.jwt_token_configuration.jwtissuer or NAMELESS
     return Assertions(issuer, audience, ground.clock, ground.assertion_key)
 
 

@@ -51,6 +51,11 @@ class Trust:
     reserved: frozenset[str]
     datahub: DataHubSetup
 
+    def provider_of(self, issuer: str) -> str:
+        """Name of the provider whose keys decide on the tokens of ``issuer``; empty: none does."""
+        known = self.issuers.get(issuer) or self.unbound
+        return known.name if known is not None else ""
+
     def spellings(self, issuer: str) -> tuple[str, ...]:
         """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
         known = self.issuers.get(issuer)
@@ -147,7 +152,10 @@ async def _open_provider_keys(
         provider.issuer,
         key_urls=provider.key_urls,
         candidate_urls=provider.candidate_urls,
+        presumed_url=provider.presumed_url,
+        candidates_are_shared=provider.candidates_are_shared,
         discovery=provider.discovery,
+        algorithms=provider.algorithms,
         allow_insecure_urls=provider.allow_insecure_urls,
         is_flat=provider.is_flat,
     )

@@ -12,6 +12,7 @@ from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundi
 from sidecar.authn.password import wrong
 from sidecar.authn.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
 from sidecar.authn.password_member import PasswordMember, PasswordOptions
+from sidecar.config.providers import member_issuer
 from sidecar.config.settings import Text
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.identity.claims import make_actor
@@ -108,7 +109,7 @@ class Basic(PasswordMember):
 
     def _accepted(self, user: str, known: User) -> Accepted:
         policy = self.surroundings.policy
-        claims = {"iss": f"urn:auth-sidecar:{self.name}", "sub": user, "roles": list(known.roles)}
+        claims = {"iss": member_issuer(self.name), "sub": user, "roles": list(known.roles)}
         return Accepted(make_actor(claims, policy))
 
     def _read(self) -> PasswordFile:

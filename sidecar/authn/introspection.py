@@ -14,6 +14,7 @@ from pydantic import Field
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.bearer_member import BearerMember
+from sidecar.authn.memory import Questions
 from sidecar.authn.recovery import Recovery
 from sidecar.config.settings import Model
 from sidecar.config.units import Duration
@@ -28,6 +29,8 @@ from sidecar.tokens.verify import check_claims
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _MAX_BYTES = 64 * 1024
+_REFUSED_FOR = 60.0
+_MAX_UNKNOWN_PER_SECOND = 20
 # What a server may call an access token; a refresh token or a bound one is none that a caller may present here.
 _TOKEN_TYPES = frozenset({"bearer", "access_token", "access token"})
 
@@ -85,7 +88,8 @@ class Introspection(BearerMember):
     options: IntrospectionOptions
 
     def __init__(self, options: IntrospectionOptions, surroundings: Surroundings) -> None:
-        super().__init__(options, surroundings)
+        questions = Questions(surroundings.clock, _MAX_UNKNOWN_PER_SECOND)
+        super().__init__(options, surroundings, refused_for=_REFUSED_FOR, questions=questions)
         provider = surroundings.providers.get(options.provider)
         if provider is None or provider.issuer is None:
             known = ", ".join(sorted(surroundings.providers)) or "none"
@@ -129,12 +133,12 @@ class Introspection(BearerMember):
         await self._recovery.aclose()
 
     async def judge(self, token: str, digest: bytes) -> Outcome:
-        """Ask the server. Raises Unavailable when it gives no answer."""
+        """Ask the server. Raises Unavailable when it gives no answer, or was asked too often about unknown tokens."""
         if len(token) > self.surroundings.max_token_bytes or not _TOKEN.fullmatch(token):
             return Abstained(Refused(Reason.TOKEN_MALFORMED, Cause.ENCODING))
         if not self._is_mine(token):
             return ABSTAINED
-        return await self._memory.once(digest, lambda: self._asked(token, digest))
+        return await self.ask_once(digest, lambda: self._asked(token, digest))
 
     def _is_mine(self, token: str) -> bool:
         if token.count(".") != 2:

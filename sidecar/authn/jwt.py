@@ -8,6 +8,7 @@ from typing import Protocol
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.clock import Clock
+from sidecar.config.providers import OwnIssuers
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
@@ -139,14 +140,19 @@ class JwtAuthenticator:
         issuers: Mapping[str, Issuer],
         *,
         unbound: Issuer | None,
+        own_names: OwnIssuers | None = None,
         cache: VerifiedCache[Accepted],
         clock: Clock,
         max_token_bytes: int,
         refuse: Callable[[Unverified], None] | None,
     ) -> None:
-        """``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones)."""
+        """``unbound`` speaks for every issuer that is not among ``issuers``, except for ``own_names``.
+
+        ``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones).
+        """
         self._issuers = dict(issuers)
         self._unbound = unbound
+        self._own_names = own_names
         self._cache = cache
         self._now = clock.now
         self._max_token_bytes = max_token_bytes
@@ -165,7 +171,7 @@ class JwtAuthenticator:
         generation = self._cache.generation
         try:
             token = parse(credential.value, self._max_token_bytes)
-            issuer = self._issuers.get(token.issuer or "", self._unbound)
+            issuer = self._issuer_of(token)
             if issuer is None or not isinstance(issuer.acceptor, ForeignAcceptor) or token.algorithm.startswith("HS"):
                 return None
             keys = self._candidates(issuer, token)
@@ -192,7 +198,7 @@ class JwtAuthenticator:
         if token.algorithm.startswith("HS"):
             # Signed by a shared secret, whatever issuer it names: never one of ours.
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM))
-        issuer = self._issuers.get(token.issuer or "", self._unbound)
+        issuer = self._issuer_of(token)
         if issuer is None:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
@@ -204,6 +210,15 @@ class JwtAuthenticator:
             raise
         self._cache.put(view.credential.value, accepted, generation)
         return accepted
+
+    def _issuer_of(self, token: Unverified) -> Issuer | None:
+        name = token.issuer or ""
+        known = self._issuers.get(name)
+        if known is not None or self._unbound is None:
+            return known
+        if self._own_names is not None and self._own_names.meaning(name):
+            return None
+        return self._unbound
 
     async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
         keys = self._candidates(issuer, token)

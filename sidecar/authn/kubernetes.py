@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.bearer_member import BearerMember
-from sidecar.config.providers import Provider
+from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
@@ -40,7 +40,7 @@ _JOINT = "[A-Za-z0-9:._-]*"
 _TEMPLATE = re.compile(rf"{_JOINT}\{{(namespace|name)\}}({_JOINT})\{{(?!\1}})(?:namespace|name)\}}{_JOINT}")
 _ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
 _REMEMBERED = 300.0
-_REFUSED = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
+_REFUSED_FOR = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
 _MAX_TOKEN_FILE = 64 * 1024
 _REVIEW_WITHIN = 3.0
 _MAX_REVIEW = 256 * 1024
@@ -90,11 +90,14 @@ class Kubernetes(BearerMember):
     options: KubernetesOptions
 
     def __init__(self, options: KubernetesOptions, surroundings: Surroundings) -> None:
-        super().__init__(options, surroundings)
+        super().__init__(options, surroundings, refused_for=_REFUSED_FOR)
         self._policy = replace(
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
         )
         self._issuers = frozenset({options.issuer} if options.issuer else ())
+        self._fault = self._foreign(options.issuer) if options.issuer else ""
+        if self._fault:
+            raise Misconfigured([Problem(f"authenticator {self.name}", self._fault)])
         self._own_token_read = float("-inf")
         self._api = options.api_server.rstrip("/")
         self._client: ControlClient | None = None
@@ -140,7 +143,7 @@ class Kubernetes(BearerMember):
         if not self._issuers:
             self._learn_issuer()
         if not self._issuers:
-            text = f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
+            text = self._fault or f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
             raise Misconfigured([Problem(f"authenticator {self.name}", text)])
         self._client = ControlClient(options.ca_file, headers=self._credentials)
         provider = Provider(
@@ -179,9 +182,7 @@ class Kubernetes(BearerMember):
         except Refused as refusal:
             return Rejected(refusal, self.name)
         if self.options.review:
-            if self._memory.is_refused(digest):
-                return self._gone()
-            return await self._memory.once(digest, lambda: self._reviewed(token, digest, accepted))
+            return await self.ask_once(digest, lambda: self._reviewed(token, digest, accepted))
         self._memory.put(digest, accepted, _REMEMBERED)
         return accepted
 
@@ -199,8 +200,7 @@ class Kubernetes(BearerMember):
         audiences = self.options.audiences
         status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            self._memory.refuse(digest, _REFUSED)
-            return self._gone()
+            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
@@ -208,9 +208,6 @@ class Kubernetes(BearerMember):
             raise _no_review("the answer is about somebody else, or about another audience")
         self._memory.put(digest, accepted, self.options.cache)
         return accepted
-
-    def _gone(self) -> Rejected:
-        return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
@@ -266,10 +263,23 @@ class Kubernetes(BearerMember):
         return name in self._issuers
 
     def _learn_issuer(self) -> None:
+        """Take up the issuer of the pod's own token, unless it is another's: see :meth:`_foreign`."""
         self._own_token_read = self.surroundings.clock.monotonic()
         with suppress(OSError, Refused):
             issuer = parse(self._own_token(), _MAX_TOKEN_FILE).issuer
-            self._issuers |= {issuer} if issuer else set()
+            self._fault = self._foreign(issuer) if issuer else ""
+            self._issuers |= {issuer} if issuer and not self._fault else set()
+
+    def _foreign(self, issuer: str) -> str:
+        """Why ``issuer`` cannot be the cluster's: whose tokens they are would hang on the order of the chain."""
+        if issuer.lower().startswith(OUR_NAMESPACE):
+            return (
+                f"its issuer {issuer} is a name below {OUR_NAMESPACE}, which are the sidecar's own; write the cluster's"
+            )
+        for provider in self.surroundings.providers.values():
+            if issuer in (provider.issuer, *provider.issuer_aliases):
+                return f"its issuer {issuer} is that of the provider {provider.name} too; remove one of the two"
+        return ""
 
 
 def _no_review(text: str) -> Unavailable:

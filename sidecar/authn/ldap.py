@@ -20,6 +20,7 @@ from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundi
 from sidecar.authn.password import wrong
 from sidecar.authn.password_member import PasswordMember, PasswordOptions
 from sidecar.authn.recovery import Recovery
+from sidecar.config.providers import member_issuer
 from sidecar.config.settings import Text
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
@@ -377,7 +378,7 @@ class Ldap(PasswordMember):
 
     def _accepted(self, person: Person) -> Accepted:
         policy = self.surroundings.policy
-        claims = {"iss": f"urn:auth-sidecar:{self.name}", "sub": person.name, "groups": list(person.groups)}
+        claims = {"iss": member_issuer(self.name), "sub": person.name, "groups": list(person.groups)}
         if person.mail:
             claims["email"] = person.mail
             policy = replace(policy, username_claim=ClaimPath("sub"), email_claim=ClaimPath("email"))

@@ -1,7 +1,7 @@
 """Credentials that were found good or bad a moment ago, and those being judged: one judgement for many who wait."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,8 +12,8 @@ from sidecar.clock import Clock
 from sidecar.errors import Cause, Unavailable
 
 _MOST_RUNNING = 1000
-_MOST_REFUSED = 1000
 _MAX_BYTES = 64 * 1024 * 1024
+_MOST_REFUSED = 2000  # more than a minute of questions about unknown credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Memory:
 
     The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is remembered
     only where a member says so, and never takes the place of anybody who is not. ``generation`` counts how often all
-    were forgotten: whoever judges by what may change reads it first.
+    were forgotten: whoever judges by what may change reads it first. That a credential was accepted once is known for
+    longer than what it made known (:meth:`was_accepted`).
     """
 
     def __init__(self, clock: Clock, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
@@ -41,7 +42,8 @@ class Memory:
         self._bytes = 0
         self._key = urandom(32)
         self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
-        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[float, Outcome]] = OrderedDict()
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[Outcome]] = {}
 
     def digest(self, *parts: str) -> bytes:
@@ -82,16 +84,29 @@ class Memory:
     def _drop(self, digest: bytes) -> None:
         self._bytes -= self._known.pop(digest).weight
 
-    def is_refused(self, digest: bytes) -> bool:
-        """Whether it was refused, while that is remembered."""
-        return self._clock.monotonic() < self._refused.get(digest, 0.0)
+    def refused(self, digest: bytes) -> Outcome | None:
+        """How it was refused, while that is remembered."""
+        until, outcome = self._refused.get(digest, (0.0, None))
+        return outcome if self._clock.monotonic() < until else None
 
-    def refuse(self, digest: bytes, seconds: float) -> None:
-        """Remember for ``seconds`` that it was refused; at most 1,000 are, the oldest leave first."""
-        self._refused[digest] = self._clock.monotonic() + seconds
+    def refuse(self, digest: bytes, seconds: float, outcome: Outcome) -> None:
+        """Remember for ``seconds`` how it was refused; at most 2,000 are, the oldest leave first."""
+        self._accepted.pop(digest, None)
+        self._refused[digest] = (self._clock.monotonic() + seconds, outcome)
         self._refused.move_to_end(digest)
         if len(self._refused) > _MOST_REFUSED:
             self._refused.popitem(last=False)
+
+    def accept(self, digest: bytes) -> None:
+        """Remember that it was accepted, until it is refused or ``size`` others were accepted after it."""
+        self._accepted[digest] = None
+        self._accepted.move_to_end(digest)
+        if len(self._accepted) > self._size:
+            self._accepted.popitem(last=False)
+
+    def was_accepted(self, digest: bytes) -> bool:
+        """Whether it was accepted when it was judged last."""
+        return digest in self._accepted
 
     def forget(self) -> None:
         """Forget everybody, also who is being judged now."""
@@ -99,6 +114,7 @@ class Memory:
         self._known.clear()
         self._bytes = 0
         self._refused.clear()
+        self._accepted.clear()
 
     async def once(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The outcome of ``judge``, which runs once for all who ask at the same time, also when some stop waiting."""
@@ -122,6 +138,32 @@ class Memory:
         del self._running[digest]
         if not task.cancelled():
             task.exception()  # asked for, so that nobody complains when all have stopped waiting
+
+
+class Questions:
+    """How many questions about unknown credentials may be asked elsewhere: ``most`` in a second.
+
+    Those about credentials that turn out to be good are given back, so that only made-up ones, and those that wait for
+    their answer, use it up.
+    """
+
+    WINDOW = 1.0
+
+    def __init__(self, clock: Clock, most: int) -> None:
+        self._clock = clock
+        self._asked: deque[float] = deque(maxlen=most)
+
+    def take(self) -> None:
+        """Count a question. Raises Unavailable(THROTTLED) when there were too many."""
+        now = self._clock.monotonic()
+        if len(self._asked) == self._asked.maxlen and now - self._asked[0] < self.WINDOW:
+            raise Unavailable(Cause.THROTTLED, "too many unknown credentials", retry_after=1)
+        self._asked.append(now)
+
+    def give_back(self) -> None:
+        """One question that was counted was about a good credential."""
+        if self._asked:
+            self._asked.pop()
 
 
 async def _run(judge: Callable[[], Awaitable[Outcome]]) -> Outcome:

@@ -103,10 +103,22 @@ def _read(members: Sequence[WrittenMember]) -> tuple[tuple[Planned, ...], list[P
             problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
         if planned.word in ("guest", *_MADE_ELSEWHERE) and any(other.word == planned.word for other in found):
             problems.append(_problem(member, f"there can be one {planned.word} only"))
+        if planned.word == "kubernetes":
+            problems += [
+                _problem(
+                    member, f"has the issuer of {other.name}, which decides on all its tokens; write issuer for each"
+                )
+                for other in found
+                if other.word == planned.word and _issuer(other) == _issuer(planned)
+            ]
         found.append(planned)
     if not any(planned.word == JWT for planned in found):
         found.insert(0, Planned(JWT, JWT))
     return tuple(found), problems + _asked_in_vain(found)
+
+
+def _issuer(planned: Planned) -> str:
+    return str(getattr(planned.options, "issuer", ""))
 
 
 def _asked_in_vain(found: Sequence[Planned]) -> list[Problem]:

@@ -320,11 +320,12 @@ def check_named_sources(settings: Settings) -> Iterator[Finding]:
 
 def check_authenticators(settings: Settings) -> Iterator[Finding]:
     """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
-    providers = {provider.name for provider in settings.authentication_configuration.providers}
+    providers = {provider.name.lower() for provider in settings.authentication_configuration.providers}
     taken = {*providers, "own", "system", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
+    numbered = re.compile(rf"{FLAT_NAME}-\d+")
     for index, member in enumerate(settings.authentication.authenticators):
         name = member.name or member.type.rpartition(":")[2]
-        if name in taken:
+        if name.lower() in taken or numbered.fullmatch(name.lower()):
             path = ("authentication", "authenticators", index, "name" if member.name else "type")
             yield Finding(path, f"has the name of a provider, {name}; give it a name of its own")
 

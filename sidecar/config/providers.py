@@ -14,7 +14,15 @@ from sidecar.config.settings import (
     Settings,
 )
 from sidecar.config.tree import Path
-from sidecar.config.urls import fault_of_control_url, is_loopback, origin, split_url
+from sidecar.config.urls import (
+    address_of,
+    fault_of_control_url,
+    fault_of_key_url,
+    is_file,
+    is_loopback,
+    origin,
+    split_url,
+)
 
 FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
@@ -26,6 +34,9 @@ _TAKEN_NAMES = {
     "datahub": "DataHub's own tokens",
     "guest": "the guest",
 }
+OUR_NAMESPACE = "urn:auth-sidecar:"
+NAMELESS = "auth-sidecar"
+"""What the sidecar is called in assertions where ``jwtissuer`` is not set."""
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
@@ -39,7 +50,9 @@ class Provider:
     ``issuer`` is None only for the flat form with ``allowUnboundIssuers``: it then stands for every issuer that no
     other provider owns. ``issuer_aliases`` are further accepted spellings of ``iss`` (the flat form's ``authority``
     with and without its final slash) until discovery has told the exact one. ``key_urls`` are bound to the issuer;
-    ``candidate_urls`` only count once discovery names them as the issuer's ``jwks_uri``. ``discovery`` asks for
+    ``candidate_urls`` count only if the issuer's discovery document names them as its ``jwks_uri``. ``presumed_url`` is
+    the one of them that counts as well while there is no such document. ``candidates_are_shared``: they also count
+    elsewhere (for unbound issuers), so one that discovery does not name is no fault. ``discovery`` asks for
     discovery from ``issuer``. ``is_own`` marks the metadata server's own issuer read from its JWKS: its tokens
     count as the own issuer's and need no record. ``is_flat`` marks the flat form's ``authority``.
     """
@@ -49,6 +62,8 @@ class Provider:
     issuer_aliases: tuple[str, ...] = ()
     key_urls: tuple[str, ...] = ()
     candidate_urls: tuple[str, ...] = ()
+    presumed_url: str = ""
+    candidates_are_shared: bool = False
     discovery: bool = False
     audiences: frozenset[str] = frozenset()
     algorithms: frozenset[str] = frozenset()
@@ -90,6 +105,34 @@ def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
     return bool(
         configuration.key_dir or configuration.rsapublic_key_file_path or configuration.rsaprivate_key_file_path
     )
+
+
+def member_issuer(name: str) -> str:
+    """Issuer of the Actors of the chain's member ``name``, where it takes them from no token."""
+    return f"{OUR_NAMESPACE}{name}"
+
+
+class OwnIssuers:
+    """Issuer names that stand for this sidecar, or for DataHub's tokens: no other key may sign in them.
+
+    Owners of tokens and entries of the deny list are known by their issuer's name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        jwt = settings.jwt_token_configuration
+        self._named = {
+            NAMELESS: "the name of the sidecar itself",
+            settings.authentication.token_service.issuer: "authentication.tokenService.issuer, of DataHub's own tokens",
+            f"{jwt.jwtissuer or NAMELESS}/assertion": "the issuer of the sidecar's assertions",
+            jwt.jwtissuer: "jwtTokenConfiguration.jwtissuer, the own issuer",
+        }
+        self._named.pop("", None)
+
+    def meaning(self, issuer: str) -> str:
+        """What ``issuer`` stands for; empty: it is free."""
+        if issuer.lower().startswith(OUR_NAMESPACE):  # schemes and namespaces of URNs have no case (RFC 8141 3.1)
+            return f"a name below {OUR_NAMESPACE}, which are the sidecar's own"
+        return self._named.get(issuer, "")
 
 
 def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
@@ -140,7 +183,8 @@ def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Pro
 
 def _unsafe(urls: Iterable[tuple[Path, str]], *, allow_insecure: bool) -> Iterator[Finding]:
     for path, url in urls:
-        if fault := fault_of_control_url(url, allow_insecure=allow_insecure):
+        fault_of = fault_of_key_url if "publicKeyUrls" in path else fault_of_control_url
+        if fault := fault_of(url, allow_insecure=allow_insecure):
             if path[-1] == "issuer":
                 fault += " (for discovery; publicKeyUrls can stand instead)"
             yield Finding(path, fault)
@@ -236,7 +280,8 @@ def _authority(
 ) -> Iterator[Provider]:
     """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
     can_discover = origin(flat.authority) is not None
-    is_meant = not flat.public_key_urls or urls.near or (urls.far and can_discover)
+    loose = _addresses([*urls.near, *urls.far]) if can_discover else ()
+    is_meant = not flat.public_key_urls or urls.named or loose
     if not flat.authority or not is_meant:
         return
     if not flat.client_id:
@@ -246,8 +291,10 @@ def _authority(
         base,
         issuer=flat.authority,
         issuer_aliases=(alias,) if can_discover else (),
-        key_urls=_addresses(urls.near),
-        candidate_urls=_addresses(urls.far) if can_discover else (),
+        key_urls=_addresses(urls.named),
+        candidate_urls=loose,
+        presumed_url=urls.presumed(),
+        candidates_are_shared=flat.allow_unbound_issuers,
         discovery=can_discover,
         audiences=frozenset({flat.client_id} if flat.client_id else ()),
         is_flat=True,
@@ -270,17 +317,21 @@ def _addresses(urls: Iterable[Placed]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Urls:
-    """The flat form's key URLs by owner: the metadata server, the authority (``near``), a named issuer, nobody yet."""
+    """The flat form's key URLs by owner: the metadata server, ``authority`` (``named``), another issuer (``bound``).
+
+    URLs without an issuer are ``near``, on the origin of ``authority``, or ``far``.
+    """
 
     own: list[Placed] = field(default_factory=list)
-    near: list[Placed] = field(default_factory=list)
+    named: list[Placed] = field(default_factory=list)
     bound: dict[str, list[Placed]] = field(default_factory=dict)
+    near: list[Placed] = field(default_factory=list)
     far: list[Placed] = field(default_factory=list)
 
     @classmethod
     def sort(cls, settings: Settings) -> "_Urls":
         flat, jwt = settings.authentication_configuration, settings.jwt_token_configuration
-        own_issuer = "" if has_own_keys(jwt) else jwt.jwtissuer  # own keys: nobody else's may sign for the own issuer
+        own_issuer = "" if has_own_keys(jwt) else jwt.jwtissuer  # own keys: no other key may sign for the own issuer
         urls = cls()
         for index, entry in enumerate(flat.public_key_urls):
             path: Path = (_BLOCK, "publicKeyUrls", index)
@@ -289,34 +340,58 @@ class _Urls:
             placed = (path, url)
             if is_own_jwks(url, settings.server, jwt) if issuer is None else issuer == own_issuer:
                 urls.own.append(placed)
-            elif issuer is not None and issuer != flat.authority:
-                urls.bound.setdefault(issuer, []).append(placed)
-            elif issuer is not None or _same_origin(url, flat.authority):
-                urls.near.append(placed)
+            elif issuer is None:
+                (urls.near if _same_origin(url, flat.authority) else urls.far).append(placed)
+            elif issuer == flat.authority:
+                urls.named.append(placed)
             else:
-                urls.far.append(placed)
+                urls.bound.setdefault(issuer, []).append(placed)
         return urls
 
     def all(self, flat: AuthenticationConfiguration) -> Iterator[Placed]:
         """Every address that will be asked, discovery of ``authority`` included."""
-        yield from (*self.own, *self.near, *self.far)
+        yield from (*self.own, *self.named, *self.near, *self.far)
         for bound in self.bound.values():
             yield from bound
-        is_asked = not flat.public_key_urls or ((self.near or self.far) and origin(flat.authority))
+        is_asked = not flat.public_key_urls or ((self.named or self.near or self.far) and origin(flat.authority))
         if flat.authority and is_asked:
             yield (_BLOCK, "authority"), flat.authority
 
+    def presumed(self) -> str:
+        """The URL that is taken for the authority's own without a discovery document; empty: there is none.
+
+        It is the only one of the authority's origin: one host may serve many issuers, and of two URLs nothing but the
+        document tells whose keys each holds.
+        """
+        taken = {address_of(url) for bound in self.bound.values() for _, url in bound}
+        found = {address_of(url): url for _, url in self.near}
+        if len(found) != 1 or not taken.isdisjoint(found):
+            return ""
+        return next(iter(found.values()))
+
     def homeless(self, flat: AuthenticationConfiguration) -> Iterator[Finding]:
-        """URLs that no issuer can ever be found for."""
-        if flat.allow_unbound_issuers or origin(flat.authority):
+        """URLs for which no issuer can be found, or for all of which but one."""
+        if flat.allow_unbound_issuers:
             return
+        can_discover = origin(flat.authority) is not None
         for path, url in self.far:
-            parts = split_url(url)
-            hint = ""
-            if parts and parts.path.endswith(OPENMETADATA_JWKS_PATHS):
-                hint = " (an OpenMetadata server's: its issuer is that server's jwtissuer)"
-            message = f"belongs to no issuer; set authority, or write {{url: ..., issuer: ...}}{hint}"
-            yield Finding(path, message)
+            if is_file(url):
+                message = f"belongs to no issuer: write {{url: {url}, issuer: <iss of the tokens>}}"
+                yield Finding(path, message)
+            elif not can_discover:
+                parts = split_url(url)
+                hint = ""
+                if parts and parts.path.endswith(OPENMETADATA_JWKS_PATHS):
+                    hint = " (an OpenMetadata server's: its issuer is that server's jwtissuer)"
+                message = f"belongs to no issuer; set authority, or write {{url: ..., issuer: ...}}{hint}"
+                yield Finding(path, message)
+        loose = {address_of(url): url for _, url in (*self.near, *self.far) if not is_file(url)}
+        if can_discover and len(loose) > 1:
+            message = (
+                f"{', '.join(loose.values())}: the discovery document of {flat.authority} names one jwks_uri, so at "
+                "most one of these verifies tokens; give each other one its issuer, as {url: ..., issuer: ...}"
+            )
+            yield Finding((_BLOCK, "publicKeyUrls"), message, fatal=False)
 
 
 def _same_origin(url: str, authority: str) -> bool:
@@ -380,6 +455,10 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
     owners: dict[str, str] = {}
     issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
+    own = OwnIssuers(settings)
+    if jwt.jwtissuer.lower().startswith(OUR_NAMESPACE):
+        message = f"{jwt.jwtissuer} is {own.meaning(jwt.jwtissuer)}; write another"
+        yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     if has_own_keys(jwt) and jwt.jwtissuer:
         issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
     for index, provider in enumerate(found):
@@ -390,8 +469,20 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
         if taken_by:
             yield Finding((*path, "name"), f"is the name of {taken_by} too; each needs its own")
         owners.setdefault(provider.name, owner)
+        place = "issuer" if is_listed else "authority" if provider.is_flat else "publicKeyUrls"
         for issuer in filter(None, (provider.issuer, *provider.issuer_aliases)):
+            meaning = "" if provider.is_own or issuer in issuers else own.meaning(issuer)
+            if meaning:
+                yield Finding((*path, place), _taken(issuer, meaning, jwt))
             if issuer in issuers:
-                place = "issuer" if is_listed else "authority" if provider.is_flat else "publicKeyUrls"
                 yield Finding((*path, place), f"names an issuer that belongs to {issuers[issuer]}; it has one owner")
             issuers.setdefault(issuer, owner)
+
+
+def _taken(issuer: str, meaning: str, jwt: JwtTokenConfiguration) -> str:
+    if issuer != jwt.jwtissuer:
+        return f"{issuer} is {meaning}; name the issuer that the tokens have in iss"
+    return (
+        f"{issuer} is {meaning}; for the metadata server's own keys write {{url: ..., issuer: {issuer}}} in "
+        "authenticationConfiguration.publicKeyUrls, else give jwtissuer another name"
+    )

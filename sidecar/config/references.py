@@ -16,8 +16,13 @@ def misplaced_references(model: BaseModel, path: Path = ()) -> Iterator[Finding]
     for place, value in _texts(model.model_dump(by_alias=True), path):
         if value.startswith("secret:"):
             yield Finding(place, "names a secrets manager, which is not supported")
-        elif value.startswith(_REFERENCE):
+        elif value.startswith(_REFERENCE) and not _may_be_a_file(place, value):
             yield Finding(place, "is no secret, so env: and file: are not looked up here; use ${NAME}")
+
+
+def _may_be_a_file(place: Path, value: str) -> bool:
+    """Key sets may be files: ``publicKeyUrls[0]``, ``publicKeyUrls[0].url``."""
+    return value.startswith("file:") and "publicKeyUrls" in place and place[-1] != "issuer"
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

@@ -224,7 +224,7 @@ class KeyUrl(Model):
     """A key URL that says whose keys it holds."""
 
     url: str
-    """Address of the JWKS."""
+    """Address of the JWKS, or ``file:/path``."""
     issuer: Annotated[str, Field(min_length=1)]
     """Issuer whose tokens these keys may sign."""
 
@@ -249,7 +249,8 @@ class ProviderSettings(Model):
     issuer: Annotated[str, Field(min_length=1)]
     """Exact ``iss`` of its tokens."""
     public_key_urls: Names = ()
-    """Addresses of its JWKS; absent: by discovery from ``issuer`` (OpenID Connect, then RFC 8414)."""
+    """Addresses of its JWKS, or ``file:/path`` (watched); absent: by discovery from ``issuer`` (OpenID Connect, then
+    RFC 8414)."""
     audiences: Names = ()
     """Accepted ``aud`` values, any of them; empty: not checked, and ``sidecar check`` warns."""
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ASYMMETRIC_ALGORITHMS  # type: ignore[assignment]
@@ -293,7 +294,8 @@ class AuthenticationConfiguration(Model):
     """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
 
     public_key_urls: Annotated[tuple[BoundUrl, ...], BeforeValidator(_none_is_empty)] = ()
-    """JWKS addresses, each bound to its issuer: by ``authority``, or written as ``{url, issuer}``."""
+    """JWKS addresses, each bound to its issuer: named by the discovery document of ``authority``, or written as
+    ``{url, issuer}``. ``file:/path`` needs the latter."""
     authority: Text = ""
     """Issuer of the flat form."""
     client_id: Text = ""

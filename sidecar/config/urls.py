@@ -35,6 +35,25 @@ def upstream_base_path(url: str) -> str:
     return "" if parts is None else parts.path.rstrip("/")
 
 
+def address_of(url: str) -> tuple[object, ...]:
+    """What two spellings of one http(s) URL have in common; for other text that text."""
+    parts, where = split_url(url), origin(url)
+    return (url,) if parts is None or where is None else (*where, parts.path or "/", parts.query)
+
+
+def is_file(url: str) -> bool:
+    """Whether ``url`` names a file of this machine (RFC 8089)."""
+    return url[:5].lower() == "file:"
+
+
+def file_path(url: str) -> str:
+    """The path that a ``file:`` URL names; empty when it is not ``file:/path`` or ``file:///path``."""
+    rest = url[5:]
+    path = rest[2:] if rest.startswith("///") else rest
+    sound = path.startswith("/") and not path.startswith("//") and not path.endswith("/") and "\0" not in path
+    return path if is_file(url) and sound else ""
+
+
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine by its very spelling."""
     address = _address(host)
@@ -56,6 +75,13 @@ def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
     if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
         return "is http on another host: anyone on the way can swap the keys; use https, or allowInsecureUrls: true"
     return ""
+
+
+def fault_of_key_url(url: str, *, allow_insecure: bool) -> str:
+    """Why keys must not be read from ``url``, which may also name a file; empty when they may."""
+    if is_file(url):
+        return "" if file_path(url) else "must be file:/path, with the whole path of a file"
+    return fault_of_control_url(url, allow_insecure=allow_insecure)
 
 
 def _address(host: str) -> Address | None:

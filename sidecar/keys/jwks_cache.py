@@ -1,7 +1,6 @@
-"""The keys of one provider: fetched in the background, kept through outages, found without waiting.
+"""The keys of one provider: which URLs are the issuer's, and the keys of all of them, found without waiting.
 
-Each URL lives for itself, so that a dead one hurts only its own tokens. A key set that arrived is the whole truth:
-what it no longer lists is withdrawn at once. A fetch that failed changes nothing, until ``keys.maxStale`` has passed.
+Each URL lives for itself, so that a dead one hurts only its own tokens.
 """
 
 import asyncio
@@ -20,13 +19,12 @@ from sidecar.errors import Cause, Unavailable
 from sidecar.keys.discovery import Discovered, discover, read_metadata
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
-from sidecar.keys.keyset import KeyIndex, ParsedKeys, VerificationKey, parse_jwks, public_jwk, read_jwks, replace
+from sidecar.keys.keyset import KeyIndex, VerificationKey
 from sidecar.keys.refresher import Pace, Refresher
+from sidecar.keys.url_keys import Surroundings, UrlKeys, open_keys
 from sidecar.metrics import Metrics
-from sidecar.outbound import Answer, ControlClient, OutboundError
+from sidecar.outbound import ControlClient, OutboundError
 
-_SHORTEST_LIFETIME = 60.0
-_LONGEST_LIFETIME = 86400.0
 _DISCOVERY_LIFETIME = 3600.0
 
 logger = logging.getLogger(__name__)
@@ -48,142 +46,15 @@ class KeyStatus:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Surroundings:
-    """What every part of one provider needs."""
-
-    provider: Provider
-    settings: KeyFetchSettings
-    client: ControlClient
-    metrics: Metrics
-    pace: Pace
-    disk: DiskCopy
-    allow_published: bool
-
-    def count(self, outcome: str) -> None:
-        self.metrics.jwks_fetches.labels(self.provider.name, outcome).inc()
-
-    def tell(self, url: str, before: str, now: str) -> None:
-        """One line when a fetch begins or ceases to fail, none while nothing changes."""
-        if before != now:
-            level, text = (
-                (logging.WARNING, "keys cannot be fetched") if now else (logging.INFO, "keys are fetched again")
-            )
-            logger.log(level, text, extra={"provider": self.provider.name, "url": url, "detail": now})
-
-
-class UrlKeys:
-    """The key set behind one URL. ``changed`` is called whenever ``keys`` did."""
-
-    def __init__(self, url: str, around: _Surroundings, changed: Callable[[], None]) -> None:
-        self.url = url
-        self.keys: tuple[VerificationKey, ...] = ()
-        self.problem = "not fetched yet"
-        self._around = around
-        self._changed = changed
-        self._confirmed = float("-inf")
-        self._etag = ""
-        self.refresher = Refresher(self._fetch, around.settings, around.pace, self.expire)
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is a key to verify with."""
-        return bool(self.keys)
-
-    @property
-    def age(self) -> float:
-        """Seconds since the issuer last confirmed these keys."""
-        return self._around.pace.clock.monotonic() - self._confirmed
-
-    async def start(self) -> None:
-        """Take up the copy on disk, if it is young enough, and begin to fetch in the background."""
-        around = self._around
-        now = around.pace.clock.now()
-        kept = await asyncio.to_thread(around.disk.read, self.url, now, around.settings.max_stale)
-        if kept is not None:
-            content, age = kept
-            try:
-                parsed = read_jwks(content, allow_published=around.allow_published)
-            except DocumentError as error:
-                logger.warning("the copy on disk is not used", extra={"url": self.url, "detail": error.detail})
-            else:
-                self._adopt(parsed, age)
-        self.refresher.start()
-
-    async def aclose(self) -> None:
-        """End the background work. The keys are left as they are."""
-        await self.refresher.aclose()
-
-    def withdraw(self) -> None:
-        """Give up every key."""
-        self._etag = ""
-        if self.keys:
-            self.keys = replace(self.keys, ())
-            self._changed()
-
-    def expire(self) -> None:
-        """Give up keys that nobody has confirmed for ``keys.maxStale``."""
-        if self.keys and self.age > self._around.settings.max_stale:
-            logger.error("keys are too old to be used", extra={"provider": self._around.provider.name, "url": self.url})
-            self.withdraw()
-
-    async def _fetch(self) -> float | None:
-        around, before = self._around, self.problem if self.refresher.tried else ""
-        try:
-            outcome, lifetime = await self._fetch_once()
-        except (OutboundError, DocumentError) as error:
-            outcome, lifetime = str(error.kind), None
-            self.problem = f"{error.kind}: {error.detail}"
-        except Exception:  # a fault of ours must not end the background work
-            outcome, lifetime = "internal", None
-            self.problem = "internal: see the log"
-            logger.exception("fetching keys failed", extra={"provider": around.provider.name, "url": self.url})
-        around.count(outcome)
-        around.tell(self.url, before, self.problem)
-        self.expire()
-        return lifetime
-
-    async def _fetch_once(self) -> tuple[str, float | None]:
-        around = self._around
-        answer = await around.client.get(
-            self.url,
-            within=around.settings.timeout,
-            max_bytes=around.settings.max_bytes,
-            allow_insecure=around.provider.allow_insecure_urls,
-            etag=self._etag,
-        )
-        if answer.not_modified:
-            outcome, skipped = "not_modified", {}
-            self._confirmed = around.pace.clock.monotonic()
-        else:
-            parsed = parse_jwks(answer.body, allow_published=around.allow_published)
-            outcome, skipped = "ok", dict(parsed.skipped)
-            self._adopt(parsed, 0.0)
-        self._etag = answer.etag if self.keys else ""
-        self.problem = "" if self.keys else f"useless: the set has no usable key {skipped or ''}".rstrip()
-        content = {"keys": [public_jwk(key) for key in self.keys]}
-        await asyncio.to_thread(around.disk.write, self.url, content, around.pace.clock.now())
-        return (outcome, self._lifetime(answer)) if self.keys else ("useless", None)
-
-    def _adopt(self, parsed: ParsedKeys, age: float) -> None:
-        self._confirmed = self._around.pace.clock.monotonic() - age
-        self.keys = replace(self.keys, parsed.keys)
-        self._changed()
-
-    def _lifetime(self, answer: Answer) -> float:
-        """Seconds the answer is good for: what it says within bounds, and never so long that keys would go stale."""
-        settings = self._around.settings
-        if answer.max_age is None:
-            return min(settings.refresh, settings.max_stale)
-        shortest = min(_SHORTEST_LIFETIME, settings.refresh)
-        return min(max(answer.max_age, shortest), _LONGEST_LIFETIME, settings.max_stale)
-
-
 class IssuerDiscovery:
-    """What the issuer says of itself, asked hourly and kept on disk. ``changed`` is called when it says otherwise."""
+    """What the issuer says of itself, asked hourly and kept on disk.
 
-    def __init__(self, around: _Surroundings, changed: Callable[[], None]) -> None:
+    ``changed`` is called when it says otherwise, and once it is known that it says nothing. ``asked``: it was asked.
+    """
+
+    def __init__(self, around: Surroundings, changed: Callable[[], None]) -> None:
         self.found: Discovered | None = None
+        self.asked = False
         self.problem = "not asked yet"
         self._around = around
         self._changed = changed
@@ -222,6 +93,9 @@ class IssuerDiscovery:
             content = {"issuer": found.issuer, "jwks_uri": found.jwks_uri}
             await asyncio.to_thread(around.disk.write, self._subject, content, around.pace.clock.now())
         around.tell(around.provider.issuer or "", before, self.problem)
+        if not self.asked:
+            self.asked = True
+            self._changed()
         return lifetime
 
     def _adopt(self, found: Discovered) -> None:
@@ -252,12 +126,14 @@ class ProviderKeys:
     ) -> None:
         self.provider = provider
         self._clock = clock
-        self._around = _Surroundings(
+        self._around = Surroundings(
             provider, settings, client, metrics, pace or Pace(clock), DiskCopy(cache_dir), allow_published
         )
-        self._urls = [UrlKeys(url, self._around, self._reindex) for url in provider.key_urls]
+        self._urls = [open_keys(url, self._around, self._reindex) for url in provider.key_urls]
         self._discovery = IssuerDiscovery(self._around, self._follow) if provider.discovery else None
         self._found: list[UrlKeys] = []
+        self._presumed = UrlKeys(provider.presumed_url, self._around, self._reindex) if provider.presumed_url else None
+        self._unnamed: frozenset[str] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
         self._index = KeyIndex()
         self.observe()
@@ -276,6 +152,8 @@ class ProviderKeys:
 
     async def start(self) -> None:
         """Take up what is on disk and begin to fetch in the background; needs no issuer to be there."""
+        if self._presumed is not None:  # before discovery, which decides whether it is kept
+            await self._presumed.start()
         if self._discovery is not None:
             await self._discovery.start()
         for source in self._urls:
@@ -291,6 +169,8 @@ class ProviderKeys:
             await self._discovery.aclose()
         for source in self._sources():
             await source.aclose()
+        if self._presumed is not None:
+            await self._presumed.aclose()
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
         """Keys that may have made a signature, from memory alone; empty when none is known or all are too old."""
@@ -325,6 +205,7 @@ class ProviderKeys:
         discovery = [] if self._discovery is None else [self._discovery]
         problems = [f"{source.url}: {source.problem}" for source in sources if source.problem]
         problems += [item.problem for item in discovery if item.problem]
+        problems += self._useless()
         if not problems and self._awaits_discovery() and not sources:
             problems = ["discovery names a jwks_uri that publicKeyUrls does not list"]
         return KeyStatus(
@@ -347,26 +228,75 @@ class ProviderKeys:
         """Whether every URL that might have a key has told its keys."""
         sources = self._sources()
         unknown = self._awaits_discovery() and self._discovered() is None
-        return bool(sources) and not unknown and all(source.usable for source in sources)
+        return bool(sources) and not unknown and all(source.is_told for source in sources)
 
     def _awaits_discovery(self) -> bool:
         """Whether keys are expected from a URL that only discovery can name."""
         provider = self.provider
-        return self._discovery is not None and bool(provider.candidate_urls or not provider.key_urls)
+        if self._discovery is None:
+            return False
+        if not provider.candidate_urls:
+            return not provider.key_urls
+        used = {URL(source.url) for source in self._found}
+        return any(URL(url) not in used for url in provider.candidate_urls)
+
+    def _useless(self) -> list[str]:
+        """A sentence for each listed URL that verifies no token, because nothing says that it is the issuer's."""
+        provider, discovery = self.provider, self._discovery
+        if discovery is None or provider.candidates_are_shared or not (discovery.asked or discovery.found):
+            return []
+        found, used = self._discovered(), {URL(source.url) for source in self._found}
+        unused = [url for url in provider.candidate_urls if URL(url) not in used]
+        if found is None:
+            return [
+                f"{url}: verifies no token: there is no discovery document of {provider.issuer} to say whose keys "
+                f"these are; write {{url: {url}, issuer: <iss of the tokens>}}"
+                for url in unused
+            ]
+        listed = any(URL(url) == URL(found.jwks_uri) for url in provider.candidate_urls)
+        instead = "" if listed else ", which publicKeyUrls does not list: name it instead"
+        return [
+            f"{url}: verifies no token: the discovery document of {provider.issuer} names {found.jwks_uri}{instead}; "
+            f"for another issuer's keys write {{url: {url}, issuer: <iss of the tokens>}}, else remove it"
+            for url in unused
+        ]
 
     def _retry_after(self) -> int:
         due = min((fetched.due for fetched in self._refreshers()), default=0.0) - self._clock.monotonic()
         return math.ceil(max(1.0, min(due, self._around.settings.retry_max)))
 
     def _follow(self) -> None:
-        """Take up the ``jwks_uri`` that discovery named, unless it is known already or not listed."""
+        """Take up the ``jwks_uri`` that discovery named, unless it is known already or not listed.
+
+        What was only presumed to be the issuer's counts from now on if nothing was named, and no longer if another was.
+        """
         discovered = self._discovered()
-        if discovered is None or not self._may_use(discovered.jwks_uri):
-            return
-        self._forget([source for source in self._found if not source.usable])
-        source = UrlKeys(discovered.jwks_uri, self._around, self._reindex)
-        self._found.append(source)
-        self._spawn(source.start())
+        self._settle_presumed(None if discovered is None else URL(discovered.jwks_uri))
+        if discovered is not None and self._may_use(discovered.jwks_uri):
+            self._forget([source for source in self._found if not source.usable])
+            source = UrlKeys(discovered.jwks_uri, self._around, self._reindex)
+            self._found.append(source)
+            self._spawn(source.start())
+        self._tell_useless()
+
+    def _settle_presumed(self, named: URL | None) -> None:
+        """Decide about the presumed URL; of the listed ones only that which is ``named`` stays, if one is."""
+        presumed, self._presumed = self._presumed, None
+        if presumed is not None:
+            self._found.append(presumed)
+        if named is not None and self.provider.candidate_urls:
+            listed = any(URL(url) == named for url in self.provider.candidate_urls)
+            guessed = URL(self.provider.presumed_url) if self.provider.presumed_url else None
+            gone = (source for source in self._found if URL(source.url) != named)
+            self._forget([source for source in gone if not listed or URL(source.url) == guessed])
+        self._reindex()
+
+    def _tell_useless(self) -> None:
+        """One line for each listed URL that turns out to verify no token."""
+        useless = frozenset(self._useless())
+        for sentence in sorted(useless - self._unnamed):
+            logger.error("a key URL verifies no token", extra={"provider": self.provider.name, "detail": sentence})
+        self._unnamed = useless
 
     def _may_use(self, url: str) -> bool:
         """Whether a discovered URL counts and is new.

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from sidecar.errors import SidecarError
-from sidecar.keys.keyset import EC_CURVES, PublicKey, UnusableKeyError, check_rsa
+from sidecar.keys.keyset import EC_CURVES, PublicKey, is_sound_ed25519
+from sidecar.keys.weak_rsa import rsa_weakness
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -142,7 +143,7 @@ def _check(key: PublicKey, path: Path) -> None:
         raise KeyFileError(f"{path} is on curve {key.curve.name}; use P-256, P-384 or P-521")
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
-        try:
-            check_rsa(numbers.n, numbers.e)
-        except UnusableKeyError as error:
-            raise KeyFileError(f"{path} is too weak; use RSA of 2048 to 8192 bits with exponent 65537") from error
+        if weakness := rsa_weakness(numbers.n, numbers.e):
+            raise KeyFileError(f"{path} is too weak: the key {weakness}")
+    if isinstance(key, ed25519.Ed25519PublicKey) and not is_sound_ed25519(key.public_bytes_raw()):
+        raise KeyFileError(f"{path} is too weak: the key is no sound point of Ed25519; make a new key")

@@ -18,6 +18,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sidecar.keys.document import DocumentError, read_object
 from sidecar.keys.published import PUBLISHED_THUMBPRINTS
+from sidecar.keys.weak_rsa import rsa_weakness
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 JoseKey = RSAKey | ECKey | OKPKey
@@ -33,7 +34,10 @@ EC_CURVES: dict[str, tuple[ec.EllipticCurve, str]] = {
     "P-521": (ec.SECP521R1(), "ES512"),
 }
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+UNSAFE = frozenset({"weak", "private", "published"})
+"""Words for entries that are not used because whoever reads the set could sign with them, or nearly."""
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_STANDARD_TO_URL = str.maketrans("+/", "-_")
 _MAX_KID = 512
 
 
@@ -181,19 +185,9 @@ def _check_certificate(chain: object, public: PublicKey) -> None:
 
 def _read_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     modulus, exponent = _read_integer(entry, "n"), _read_integer(entry, "e")
-    check_rsa(modulus, exponent)
+    if rsa_weakness(modulus, exponent):
+        raise UnusableKeyError("weak")
     return rsa.RSAPublicNumbers(exponent, modulus).public_key(), RSA_ALGORITHMS
-
-
-def check_rsa(modulus: int, exponent: int) -> None:
-    """Refuse all but odd moduli of 2048 to 8192 bits and odd exponents from 65537 to 32 bits (RFC 7518 3.3).
-
-    Raises UnusableKeyError.
-    """
-    if not 2048 <= modulus.bit_length() <= 8192 or modulus % 2 == 0:
-        raise UnusableKeyError("weak")
-    if exponent < 65537 or exponent % 2 == 0 or exponent.bit_length() > 32:
-        raise UnusableKeyError("weak")
 
 
 def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
@@ -240,23 +234,21 @@ def is_sound_ed25519(encoded: bytes) -> bool:
 
 
 def _read_integer(entry: Mapping[str, Any], member: str) -> int:
-    """An unsigned integer; OpenMetadata's leading zero octet and ``=`` padding are read over."""
-    return int.from_bytes(_decode(entry, member, padding="="))
+    """An unsigned integer, also in base64 of the standard alphabet, padded, and with leading zeros (OpenMetadata's)."""
+    value = entry.get(member)
+    text = value.translate(_STANDARD_TO_URL).rstrip("=") if isinstance(value, str) else value
+    return int.from_bytes(_decode(text))
 
 
 def _read_octets(entry: Mapping[str, Any], member: str, length: int) -> bytes:
-    octets = _decode(entry, member)
+    octets = _decode(entry.get(member))
     if len(octets) != length:
         raise UnusableKeyError("malformed")
     return octets
 
 
-def _decode(entry: Mapping[str, Any], member: str, padding: str = "") -> bytes:
-    value = entry.get(member)
-    if not isinstance(value, str):
-        raise UnusableKeyError("malformed")
-    text = value.rstrip(padding) if padding else value
-    if not _BASE64URL.fullmatch(text):
+def _decode(text: object) -> bytes:
+    if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
         raise UnusableKeyError("malformed")
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

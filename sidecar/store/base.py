@@ -63,12 +63,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Which records: None asks for any. ``owner`` is (issuer, raw subject). ``active``: not ended at ``now``."""
+    """Which records: None asks for any. ``owner`` is (issuer, raw subject), of the provider ``owner_provider``.
+
+    ``active``: not ended at ``now``.
+    """
 
     actor_id: str | None = None
     kind: str | None = None
     active: bool | None = None
     owner: tuple[str, str] | None = None
+    owner_provider: str | None = None
     now: float = 0.0
 
     def matches(self, record: TokenRecord) -> bool:
@@ -79,6 +83,7 @@ class RecordQuery:
             and self.kind in (None, record.kind.value)
             and self.active in (None, active)
             and self.owner in (None, (record.owner.issuer, record.owner.subject))
+            and self.owner_provider in (None, record.owner.provider)
         )
 
 

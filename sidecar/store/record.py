@@ -29,6 +29,14 @@ class Owner:
     subject: str = ""
     id: str = ""
 
+    def is_same_as(self, other: "Owner") -> bool:
+        """Whether both are one person or program: ``id`` is only what it is called.
+
+        A provider vouches for its own subjects alone, also where two use the name of one issuer.
+        """
+        mine, others = (self.issuer, self.provider, self.subject), (other.issuer, other.provider, other.subject)
+        return mine == others
+
 
 NOBODY = Owner()
 """Owner of what the command line mints."""

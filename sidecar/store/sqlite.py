@@ -342,6 +342,9 @@ def _conditions(query: RecordQuery) -> tuple[list[str], list[Value]]:
     if query.owner is not None:
         where.append("owner_issuer = ? AND owner_subject = ?")
         values += query.owner
+    if query.owner_provider is not None:
+        where.append("owner_provider = ?")
+        values.append(query.owner_provider)
     if query.active is not None:
         is_active = "(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?))"
         where.append(is_active if query.active else f"NOT {is_active}")

@@ -64,7 +64,7 @@ class Caller:
         if self.actor.is_admin or (self.record is not None and self.record.id == record.id):
             return True
         origin = self.origin
-        return origin is not None and (origin.issuer, origin.subject) == (record.owner.issuer, record.owner.subject)
+        return origin is not None and origin.is_same_as(record.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class Wish:
 class Rules:
     """What configuration says of minting. Names in lower case, times in seconds.
 
-    ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's.
+    ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's. ``provider_of`` names the
+    provider whose keys decide on the tokens of an issuer.
     """
 
     issuer: str
@@ -95,6 +96,7 @@ class Rules:
     allow_never_expiring: bool = False
     max_lifetime: float | None = None
     is_bot_name: Callable[[str], bool] = field(default=lambda _name: False)
+    provider_of: Callable[[str], str] = field(default=lambda _issuer: "")
 
 
 class TokenService:
@@ -145,8 +147,11 @@ class TokenService:
             )
         )
 
-    async def may_manage(self, caller: Caller, token: Unverified) -> bool:
-        """Whether ``token``, whose signature is good, is the caller's to know of and to end."""
+    async def may_manage(self, caller: Caller, token: Unverified, provider: str = "") -> bool:
+        """Whether ``token``, whose signature is good, is the caller's to know of and to end.
+
+        ``provider`` is where its Actor comes from; empty: the token was refused, and its issuer alone tells.
+        """
         if caller.actor.is_admin:
             return True
         claims = token.claims
@@ -156,19 +161,22 @@ class TokenService:
             if record is not None:
                 return caller.may_manage(record)
         origin = caller.origin
-        return origin is not None and bool(subject) and (origin.issuer, origin.subject) == (token.issuer, subject)
+        if origin is None or not token.issuer or not isinstance(subject, str) or not subject:
+            return False
+        return origin.is_same_as(Owner(token.issuer, provider or self._rules.provider_of(token.issuer), subject))
 
     async def page(
         self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int
     ) -> Page:
         """A page of the tokens that ``caller`` may see. Raises ValueError for an ``after`` that is no mark."""
-        owner = None
+        owner = provider = None
         if not caller.actor.is_admin:
             origin = caller.origin
             if origin is None:
                 return Page()
-            owner = (origin.issuer, origin.subject)
-        return await self._store.records(RecordQuery(actor_id, kind, active, owner, self._clock.now()), after, limit)
+            owner, provider = (origin.issuer, origin.subject), origin.provider
+        query = RecordQuery(actor_id, kind, active, owner, provider, self._clock.now())
+        return await self._store.records(query, after, limit)
 
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
         """The record. Raises Refused(NOT_FOUND), also for other people's."""

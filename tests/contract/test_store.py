@@ -220,6 +220,8 @@ async def test_records_are_found_by_what_is_asked(store: Store) -> None:
     for query, expected in (
         (RecordQuery(owner=("iss", "sub")), "521"),
         (RecordQuery(owner=("iss", "sub"), actor_id="nobody"), ""),
+        (RecordQuery(owner=("iss", "sub"), owner_provider=mine.provider), "521"),
+        (RecordQuery(owner=("iss", "sub"), owner_provider="another"), ""),
         (RecordQuery(actor_id="crawler"), "4"),
         (RecordQuery(kind="session"), "2"),
         (RecordQuery(active=True, now=NOW + 9), "4321"),

@@ -170,6 +170,7 @@ def _matches(record: TokenRecord, query: RecordQuery) -> bool:
         and query.kind in (None, record.kind.value)
         and query.active in (None, active)
         and query.owner in (None, (record.owner.issuer, record.owner.subject))
+        and query.owner_provider in (None, record.owner.provider)
     )
 
 

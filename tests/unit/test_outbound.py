@@ -108,10 +108,43 @@ async def test_announced_and_unannounced_oversize_is_cut_off(server: JwksServer,
     assert (await refusal(client, server.url("/endless"))).kind is OutboundKind.TOO_LARGE
 
 
-async def test_compressed_answer_is_refused(server: JwksServer, client: ControlClient) -> None:
-    """A small compressed body may unfold to any size."""
-    server.answers["/jwks"] = body(gzip.compress(b" " * 10**6), Content_Encoding="gzip")
-    assert (await refusal(client, server.url())).kind is OutboundKind.ENCODING
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip"])
+async def test_gzip_is_read_though_nobody_asked_for_it(server: JwksServer, client: ControlClient, coding: str) -> None:
+    """Objects that are stored compressed are sent so; members one after the other are one text (RFC 1952 2.2)."""
+    content = gzip.compress(b'{"keys":') + gzip.compress(b" []}")
+    server.answers["/jwks"] = body(content, Content_Encoding=coding)
+    assert (await fetch(client, server.url())).body == b'{"keys": []}'
+
+
+@pytest.mark.parametrize(
+    ("content", "coding", "kind"),
+    [
+        (gzip.compress(b" " * 10**6), "gzip", OutboundKind.TOO_LARGE),
+        (gzip.compress(b" " * 600) * 2, "gzip", OutboundKind.TOO_LARGE),
+        (gzip.compress(b"{}")[:-3], "gzip", OutboundKind.ENCODING),
+        (gzip.compress(b"{}") + b"x", "gzip", OutboundKind.ENCODING),
+        (b"{}", "gzip", OutboundKind.ENCODING),
+        (gzip.compress(gzip.compress(b"{}")), "gzip, gzip", OutboundKind.ENCODING),
+        (b"{}", "br", OutboundKind.ENCODING),
+        (b"{}", "deflate", OutboundKind.ENCODING),
+    ],
+)
+async def test_compressed_answer_is_bounded_when_unfolded(
+    server: JwksServer, client: ControlClient, content: bytes, coding: str, kind: OutboundKind
+) -> None:
+    """A small compressed body may unfold to any size; what breaks off or is coded in another way is no answer."""
+    server.answers["/jwks"] = body(content, Content_Encoding=coding)
+    assert (await refusal(client, server.url())).kind is kind
+
+
+async def test_long_and_many_header_lines_are_read(server: JwksServer, client: ControlClient) -> None:
+    """Front doors add content security policies of many kilobytes, and traces of every hop."""
+    many = {f"X-Hop-{number}": "x" * 100 for number in range(200)}
+    policy = "frame-ancestors " + "https://a.example.com " * 1500
+    server.answers["/jwks"] = body(b"{}", Content_Security_Policy=policy, **many)
+    assert (await fetch(client, server.url())).body == b"{}"
+    server.answers["/jwks"] = body(b"{}", X="x" * 70_000)
+    assert (await refusal(client, server.url())).kind is OutboundKind.CONNECT
 
 
 async def test_hanging_server_costs_the_time_limit_only(server: JwksServer, client: ControlClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -281,3 +282,77 @@ async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
     denials = DenyList()
     denials.add(make_denial(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
     assert denials.match(outcome.facts, NOW) is Scope.SUBJECT
+
+
+async def test_refused_token_is_asked_about_once_a_minute(make: Any, server: Server, clock: HandClock) -> None:
+    """Whether it is not active, or active and not for us; then once more, because it may have become good."""
+    for answer, expected in (({"active": False}, Abstained), ({**ACTIVE, "aud": ["other"]}, Rejected)):
+        member = make()
+        server.asked.clear()
+        server.answer = answer
+        for _ in range(200):
+            assert isinstance(await member.authenticate(asked("Bearer made-up")), expected)
+        assert len(server.asked) == 1
+        server.answer = ACTIVE
+        clock.advance(59)
+        assert isinstance(await member.authenticate(asked("Bearer made-up")), expected)
+        clock.advance(1)
+        assert isinstance(await member.authenticate(asked("Bearer made-up")), Accepted)
+
+
+async def test_made_up_tokens_are_twenty_questions_a_second(make: Any, server: Server, clock: HandClock) -> None:
+    """Beyond that the member is broken for them, without having asked; it is not unready for that."""
+    member = make()
+    server.answer = {"active": False}
+    throttled: list[Unavailable] = []
+    for second in range(3):
+        for number in range(100):
+            try:
+                assert isinstance(await member.authenticate(asked(f"Bearer made-up-{second}-{number}")), Abstained)
+            except Unavailable as failure:
+                throttled.append(failure)
+        clock.advance(1)
+    assert (len(server.asked), len(throttled)) == (60, 240)
+    assert {(failure.cause, failure.retry_after) for failure in throttled} == {(Cause.THROTTLED, 1)}
+    assert not member.problem
+
+
+async def test_unanswered_questions_count_too(make: Any, server: Server) -> None:
+    """Or a server that is away would be asked all the more."""
+    member = make()
+    server.status = 500
+    for number in range(60):
+        with pytest.raises(Unavailable):
+            await member.authenticate(asked(f"Bearer made-up-{number}"))
+    assert len([question for question in server.asked if question["token"] != ["auth-sidecar-check"]]) == 20
+
+
+async def test_a_flood_keeps_nobody_out_who_was_in_before(make: Any, server: Server, clock: HandClock) -> None:
+    """Nor do good tokens count against each other, however many are new."""
+    member = make()
+    good = [f"Bearer good-{number}" for number in range(50)]
+    for text in good:
+        assert isinstance(await member.authenticate(asked(text)), Accepted)
+    clock.advance(61)
+    server.answer = {"active": False}
+    for number in range(30):
+        with contextlib.suppress(Unavailable):
+            await member.authenticate(asked(f"Bearer made-up-{number}"))
+    server.answer = ACTIVE
+    for text in good:
+        assert member.recall(asked(text)) is None
+        assert isinstance(await member.authenticate(asked(text)), Accepted)
+
+
+async def test_token_that_is_good_no_more_is_unknown_again(make: Any, server: Server, clock: HandClock) -> None:
+    """Its bearer is no better than any other then."""
+    member = make()
+    assert isinstance(await member.authenticate(asked("Bearer once")), Accepted)
+    server.answer = {"active": False}
+    clock.advance(61)
+    assert isinstance(await member.authenticate(asked("Bearer once")), Abstained)
+    clock.advance(61)
+    for number in range(20):
+        await member.authenticate(asked(f"Bearer made-up-{number}"))
+    with pytest.raises(Unavailable):
+        await member.authenticate(asked("Bearer once"))

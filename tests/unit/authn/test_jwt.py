@@ -7,6 +7,8 @@ from multidict import CIMultiDict
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
+from sidecar.config.providers import OwnIssuers
+from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
@@ -135,6 +137,17 @@ async def test_a_recognised_token_is_decided_on() -> None:
     outcome = await World(corp()).judge(bearer(aud="other"))
     assert isinstance(outcome, Rejected)
     assert (outcome.provider, outcome.failure.cause) == ("corp", Cause.AUDIENCE)
+
+
+@pytest.mark.parametrize("name", ["urn:auth-sidecar:basic", "om", "om/assertion", "datahub-metadata-service"])
+async def test_unbound_keys_never_speak_in_a_name_of_our_own_making(name: str) -> None:
+    """Owners of tokens are known by it."""
+    own_names = OwnIssuers(Settings.model_validate({"jwtTokenConfiguration": {"jwtissuer": "om"}}))
+    world = World(corp(), unbound=issuer("flat", Keys(OTHER)), own_names=own_names)
+    for text, expected in ((name, Abstained), ("https://anyone", Accepted)):
+        asked = view(f"Bearer {forge.token(forge.claims(iss=text), key=forge.OTHER_RSA)}")
+        assert isinstance(world.authenticator.authenticate_at_once(asked) or Abstained(), expected)
+        assert isinstance(await world.authenticator.authenticate(asked), expected)
 
 
 async def test_tokens_of_any_issuer_go_to_the_unbound_one_where_it_exists() -> None:

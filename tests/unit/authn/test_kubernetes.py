@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.kubernetes import Kubernetes
+from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.identity.actor import ActorType
@@ -77,12 +78,18 @@ async def _make(api: ApiServer, url: str, tmp_path: Path) -> AsyncIterator[Any]:
     (tmp_path / "token").write_text(account_token(name="sidecar"))
     api.pod_token = (tmp_path / "token").read_text()
 
-    async def make(*, ready: bool = True, start: bool = True, **options: Any) -> Kubernetes:
+    async def make(
+        *, ready: bool = True, start: bool = True, providers: Mapping[str, Provider] | None = None, **options: Any
+    ) -> Kubernetes:
         written = {
             "audiences": ["sidecar"], "apiServer": url, "caFile": "", "tokenFile": str(tmp_path / "token"), **options
         }  # fmt: skip
         around = surroundings(
-            "cluster", HandClock(float(NOW)), keys=KeyFetchSettings(unknown_kid_cooldown=0.0), metrics=Metrics()
+            "cluster",
+            HandClock(float(NOW)),
+            keys=KeyFetchSettings(unknown_kid_cooldown=0.0),
+            metrics=Metrics(),
+            providers=providers or {},
         )
         member = Kubernetes(options_of(Kubernetes, written), around)
         if not start:
@@ -301,3 +308,17 @@ async def test_the_issuer_is_that_of_the_pods_latest_token(make: Any, tmp_path: 
     assert isinstance(await member.authenticate(view), Accepted)
     assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
     assert isinstance(await fixed.authenticate(view), Abstained)
+
+
+@pytest.mark.parametrize("written", [{"issuer": ISSUER}, {}])
+async def test_the_clusters_issuer_has_one_owner(make: Any, written: dict[str, str]) -> None:
+    """Written, or that of the pod's token: a provider of that name makes the start an error, which names both."""
+    with pytest.raises(Misconfigured) as caught:
+        await make(providers={"corp": Provider("corp", ISSUER)}, **written)
+    assert f"its issuer {ISSUER} is that of the provider corp too" in str(caught.value)
+
+
+async def test_the_cluster_is_not_called_as_a_member_of_the_chain(make: Any) -> None:
+    """Its accounts would own the tokens of that member's people."""
+    with pytest.raises(Misconfigured, match="the sidecar's own"):
+        await make(issuer="URN:auth-sidecar:basic")

@@ -176,6 +176,18 @@ def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, aft
         assert [member.name for member in plan(read(*written).members)] == ["introspection", "jwt"]
 
 
+@pytest.mark.parametrize("issuer", ["", "https://cluster"])
+def test_two_clusters_of_one_issuer_are_refused(read: Any, issuer: str) -> None:
+    """The first would decide on all tokens of both."""
+    members: list[dict[str, Any]] = [
+        {"type": "kubernetes", "name": f"k{number}", "configs": {"audiences": ["a"], "issuer": issuer}}
+        for number in range(2)
+    ]
+    assert "has the issuer of k0, which decides on all its tokens" in told(read, *members)
+    members[1]["configs"]["issuer"] = "https://other"
+    read(*members)
+
+
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)

@@ -106,6 +106,29 @@ def test_a_useless_key_set_is_exit_1(check: Any, service: Service, url: str) -> 
     assert check(listed(url, algorithms=["ES256"]))[0] == 0
 
 
+def test_a_key_url_that_verifies_no_token_is_exit_1(check: Any, service: Service, url: str) -> None:
+    """Though the one beside it does: both issuers' URLs and what to write are told, offline as a warning."""
+    offer_keys(service, url)
+    service.documents["/partners"] = service.documents["/keys"]
+    flat = {"authority": url, "clientId": "om", "publicKeyUrls": [f"{url}/keys", f"{url}/partners"]}
+    code, text = check({"authenticationConfiguration": flat})
+    assert code == 1
+    assert f"error: provider default: {url}/partners: verifies no token: the discovery document of {url} names" in text
+    assert f"write {{url: {url}/partners, issuer: " in text
+    code, text = check({"authenticationConfiguration": flat}, "--offline")
+    assert code == 0
+    assert "at most one of these verifies tokens" in text
+    flat["publicKeyUrls"] = [f"{url}/keys", {"url": f"{url}/partners", "issuer": "https://partners"}]
+    assert check({"authenticationConfiguration": flat})[0] == 0
+
+
+def test_a_file_of_keys_that_is_missing_is_exit_2(check: Any, tmp_path: Path) -> None:
+    """As it is an error of the start."""
+    code, text = check(listed("https://a", publicKeyUrls=[f"file:{tmp_path}/keys.json"]))
+    assert code == 2
+    assert f"file:{tmp_path}/keys.json: unreadable: cannot be read: No such file" in text
+
+
 def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str) -> None:
     """The service behind, over TCP and over a socket."""
     offer_keys(service, url)

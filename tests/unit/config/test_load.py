@@ -151,12 +151,20 @@ def test_secrets_come_from_files_and_variables_and_print_nowhere(folder: Path) -
         "server: {realm: 'secret:/x'}",
         "authenticationConfiguration: {authority: 'https://a', clientId: env:X}",
         "jwtTokenConfiguration: {audience: 'file:/x'}",
+        "authenticationConfiguration: {publicKeyUrls: [{url: 'https://a/k', issuer: 'file:/x'}]}",
         "secretsManagerConfiguration: {secretsManager: managed-azure-kv}",
     ],
 )
 def test_secret_references_are_never_taken_at_their_word(text: str, folder: Path) -> None:
     """Where nothing would look them up they are an error."""
     assert len(problems(text)) == 1
+
+
+def test_key_sets_may_be_files(folder: Path) -> None:
+    """There ``file:`` is no reference to a secret."""
+    listed = "{name: a, issuer: 'https://a', audiences: [x], publicKeyUrls: ['file:/x']}"
+    text = f"authenticationConfiguration: {{publicKeyUrls: [{{url: 'file:/y', issuer: i}}], providers: [{listed}]}}"
+    assert [provider.key_urls for provider in load_text(text).providers] == [("file:/y",), ("file:/x",)]
 
 
 def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_variable_counts_for_a_key_that_the_file_omits() -> None:
     assert loaded.settings.authentication_configuration.authority == "https://idp.example.com"
     assert loaded.settings.jwt_token_configuration.jwtissuer == "mine"
     assert loaded.sources["authenticationConfiguration.authority"] == "environment AUTHENTICATION_AUTHORITY"
-    assert [provider.key_urls for provider in loaded.providers] == [("https://idp.example.com/keys",)]
+    assert [provider.candidate_urls for provider in loaded.providers] == [("https://idp.example.com/keys",)]
 
 
 def test_a_variable_never_counts_over_a_written_value() -> None:

@@ -23,19 +23,43 @@ def faults(flat: dict[str, Any], **sections: Any) -> list[str]:
     return [finding.message for finding in findings if finding.fatal]
 
 
-def test_the_authority_owns_urls_of_its_origin() -> None:
+def warnings(flat: dict[str, Any]) -> list[str]:
+    _, findings = providers(Settings.model_validate({"authenticationConfiguration": flat}))
+    return [finding.message for finding in findings if not finding.fatal]
+
+
+def test_the_only_url_of_the_authoritys_origin_is_presumed_to_be_its_own() -> None:
     """Scheme, host and port; case and default port do not matter. clientId is its audience, RS256 the default."""
-    urls = ["https://IDP.example.com/a", "https://idp.example.com:443/b"]
+    urls = ["https://IDP.example.com/a", "https://idp.example.com:443/a"]
     provider = found({"authority": "https://idp.example.com/realms/x", "publicKeyUrls": urls, "clientId": "om"})[
         "default"
     ]
     assert provider.issuer == "https://idp.example.com/realms/x"
     assert provider.issuer_aliases == ("https://idp.example.com/realms/x/",)
-    assert provider.key_urls == tuple(urls)
+    assert (provider.key_urls, provider.candidate_urls) == ((), tuple(urls))
+    assert provider.presumed_url in urls
     assert (provider.audiences, provider.algorithms) == ({"om"}, {"RS256"})
     assert provider.discovery
     assert provider.is_flat
     assert provider.require_expiry
+
+
+def test_of_two_urls_on_the_authoritys_origin_none_is_presumed_to_be_its_own() -> None:
+    """One host may serve many issuers; it is said that only one of the URLs can verify tokens."""
+    flat = {"authority": "https://idp/realms/a", "publicKeyUrls": ["https://idp/realms/a/k", "https://idp/realms/b/k"]}
+    provider = found(flat)["default"]
+    assert (provider.key_urls, provider.presumed_url) == ((), "")
+    assert provider.candidate_urls == tuple(flat["publicKeyUrls"])
+    (told,) = (message for message in warnings(flat) if "at most one" in message)
+    assert all(value in told for value in (*provider.candidate_urls, "https://idp/realms/a", "{url: ..., issuer: ...}"))
+
+
+def test_a_url_that_belongs_to_another_issuer_is_not_presumed_to_be_the_authoritys() -> None:
+    """Written twice, once with its issuer."""
+    urls = ["https://idp/realms/b/k", {"url": "https://IDP/realms/b/k", "issuer": "https://idp/realms/b"}]
+    result = found({"authority": "https://idp/realms/a", "publicKeyUrls": urls})
+    assert result["default"].presumed_url == ""
+    assert result["default-2"].key_urls == ("https://IDP/realms/b/k",)
 
 
 def test_other_urls_wait_for_discovery() -> None:
@@ -43,9 +67,31 @@ def test_other_urls_wait_for_discovery() -> None:
     provider = found({"authority": GOOGLE, "publicKeyUrls": [GOOGLE_KEYS, "https://accounts.google.com:444/x"]})[
         "default"
     ]
-    assert provider.key_urls == ()
+    assert (provider.key_urls, provider.presumed_url) == ((), "")
     assert provider.candidate_urls == (GOOGLE_KEYS, "https://accounts.google.com:444/x")
     assert provider.discovery
+
+
+def test_a_file_of_keys_needs_its_issuer() -> None:
+    """In the flat form; in a list entry the issuer is there."""
+    urls = [{"url": "file:/keys/corp.json", "issuer": "https://corp"}]
+    assert found({"publicKeyUrls": urls})["default-2"].key_urls == ("file:/keys/corp.json",)
+    listed = {"name": "a", "issuer": "https://a", "publicKeyUrls": ["file:///keys/a.json"]}
+    assert found({"providers": [listed]})["a"].key_urls == ("file:///keys/a.json",)
+    (fault,) = faults({"authority": GOOGLE, "publicKeyUrls": ["file:/keys/corp.json"]})
+    assert "write {url: file:/keys/corp.json, issuer:" in fault
+
+
+@pytest.mark.parametrize("url", ["file:", "file:/", "file:keys.json", "file://host/keys.json", "file:/keys/", "file:a"])
+def test_a_file_of_keys_has_a_whole_path(url: str) -> None:
+    """Nothing relative, no other host, no folder."""
+    listed = {"name": "a", "issuer": "https://a", "publicKeyUrls": [url]}
+    assert faults({"providers": [listed]}) == ["must be file:/path, with the whole path of a file"]
+
+
+def test_discovery_is_never_a_file() -> None:
+    """An issuer names a web server."""
+    assert any("http" in fault for fault in faults({"providers": [{"name": "a", "issuer": "file:/keys/a.json"}]}))
 
 
 def test_the_authority_alone_is_discovered() -> None:
@@ -125,6 +171,36 @@ def test_nobody_else_signs_for_the_own_keys_issuer() -> None:
                                 jwtTokenConfiguration=jwt)[0]  # fmt: skip
 
 
+OUR_NAMES = [
+    "urn:auth-sidecar:basic",
+    "URN:Auth-Sidecar:people",
+    "om/assertion",
+    "om",
+    "datahub-metadata-service",
+    "auth-sidecar",
+]
+
+
+@pytest.mark.parametrize("name", OUR_NAMES)
+def test_names_of_our_own_making_are_no_providers_issuers(name: str) -> None:
+    """In no form; each fault names the issuer, whose it is, and what to write."""
+    jwt = {"jwtissuer": "om"}
+    flat = {"publicKeyUrls": [{"url": "https://k", "issuer": name}]}
+    forms: list[dict[str, Any]] = [{"providers": [{"name": "a", "issuer": name, "publicKeyUrls": ["https://k"]}]}]
+    if name != "om":  # the server's own key set may be named so
+        forms += [flat, {"authority": name, "publicKeyUrls": [{"url": "https://k", "issuer": name}]}]
+    for form in forms:
+        (fault,) = (text for text in faults(form, jwtTokenConfiguration=jwt) if text.startswith(f"{name} is "))
+        assert ("write {url: ..., issuer: om}" if name == "om" else "name the issuer") in fault
+
+
+def test_the_own_issuer_is_not_called_as_a_member_of_the_chain() -> None:
+    """Its tokens would belong to the people in a password file."""
+    assert any(
+        "urn:auth-sidecar:" in text for text in faults({}, jwtTokenConfiguration={"jwtissuer": "urn:auth-sidecar:x"})
+    )
+
+
 @pytest.mark.parametrize("authority", ["", "not-a-url"])
 def test_a_url_without_issuer_is_refused(authority: str) -> None:
     """Unless the operator accepts every issuer that it signs for."""
@@ -138,7 +214,9 @@ def test_unbound_keys_do_not_become_the_authoritys() -> None:
     """allowUnboundIssuers opens a door beside the authority, which stays bound to its own keys."""
     flat = {"authority": "https://a", "publicKeyUrls": ["https://a/k", "https://b/k"], "allowUnboundIssuers": True}
     result = found(flat)
-    assert (result["default"].key_urls, result["default"].candidate_urls) == (("https://a/k",), ("https://b/k",))
+    assert (result["default"].key_urls, result["default"].presumed_url) == ((), "https://a/k")
+    assert result["default"].candidate_urls == ("https://a/k", "https://b/k")
+    assert result["default"].candidates_are_shared
     assert (result["unbound"].issuer, result["unbound"].key_urls) == (None, ("https://a/k", "https://b/k"))
     assert not result["unbound"].is_flat
 

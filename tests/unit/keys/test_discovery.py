@@ -1,5 +1,6 @@
 """Discovery over real sockets: whose document counts, and which URL of keys."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sidecar.config.providers import Provider
 from sidecar.keys.discovery import read_metadata, well_known_urls
 from sidecar.keys.document import DocumentError
 from sidecar.outbound import OutboundError
-from tests.support.jwks_server import document, eventually, status
+from tests.support.jwks_server import document, eventually, held, status
 from tests.support.key_world import B, C, World, kids, unavailable
 
 OPENID = "/realms/corp/.well-known/openid-configuration"
@@ -190,6 +191,130 @@ async def test_url_that_is_not_listed_is_not_asked_even_when_discovery_names_it(
     await unavailable(keys.refetch("a", "RS256"))
     assert world.asked == world.server.requests["/listed"] == 0
     assert "does not list" in keys.status().problem
+
+
+class TwoRealms:
+    """Two issuers on one host, whose key sets are both listed without an issuer; the second is the partners'."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.issuer = issuer
+        self.staff, self.partners = (issuer.world.server.url(path) for path in ("/jwks", "/partners"))
+        issuer.world.server.publish(B, path="/partners")
+
+    def provider(self, **members: Any) -> Provider:
+        return self.issuer.provider(is_flat=True, candidate_urls=(self.staff, self.partners), **members)
+
+
+async def test_another_realms_key_on_the_same_host_never_counts(world: World, issuer: Issuer) -> None:
+    """With the discovery document and without one; what to write is told."""
+    realms = TwoRealms(issuer)
+    world.server.answers[OPENID] = status(500)
+    keys = await world.provider(realms.provider())
+    await eventually(lambda: keys.status().tried)
+    await unavailable(keys.refetch("b", "RS256"))
+    assert keys.candidates("a", "RS256") == ()
+    assert f"write {{url: {realms.partners}, issuer:" in keys.status().problem
+    issuer.announce()
+    world.clock.advance(60)
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    assert await keys.refetch("b", "RS256") == ()
+    assert world.server.requests["/partners"] == 0
+
+
+async def test_url_that_verifies_no_token_is_a_problem_beside_one_that_does(
+    world: World, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It names both URLs and the issuer, once in the log and always in the report."""
+    realms = TwoRealms(issuer)
+    keys = await world.provider(realms.provider())
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    problem = keys.status().problem
+    assert keys.status().usable
+    assert problem.startswith(f"{realms.partners}: verifies no token")
+    assert all(text in problem for text in (issuer.name, realms.staff, f"write {{url: {realms.partners}, issuer:"))
+    world.clock.advance(3600)
+    await eventually(lambda: world.server.requests[OPENID] > 1)
+    assert [vars(record)["detail"] for record in caplog.records if record.levelname == "ERROR"] == [problem]
+
+
+async def test_shared_candidates_that_discovery_does_not_name_are_no_problem(world: World, issuer: Issuer) -> None:
+    """They count for unbound issuers."""
+    keys = await world.provider(TwoRealms(issuer).provider(candidates_are_shared=True))
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    assert keys.status().problem == ""
+
+
+async def test_whose_keys_they_are_is_remembered_over_a_restart(world: World, issuer: Issuer, tmp_path: Path) -> None:
+    realms = TwoRealms(issuer)
+    first = await world.provider(realms.provider(), tmp_path)
+    await eventually(lambda: first.candidates("a", "RS256") and len(list(tmp_path.glob("*.json"))) == 2)
+    await first.aclose()
+    world.server.answers.clear()
+    second = await world.provider(realms.provider(), tmp_path)
+    assert kids(second.candidates("a", "RS256")) == ["a"]
+    assert second.candidates("b", "RS256") == ()
+    await second.aclose()
+    world.clock.advance(86401)
+    third = await world.provider(realms.provider(), tmp_path)
+    await unavailable(third.refetch("a", "RS256"))
+
+
+def presuming(issuer: Issuer, path: str = "/jwks") -> Provider:
+    """A provider of the flat form with one URL on the issuer's own origin."""
+    url = issuer.world.server.url(path)
+    return issuer.provider(is_flat=True, candidate_urls=(url,), presumed_url=url)
+
+
+async def test_only_url_of_the_origin_counts_while_there_is_no_discovery_document(world: World, issuer: Issuer) -> None:
+    """An issuer without discovery is nothing to wait for: an unknown key id is a definite no."""
+    world.server.answers[OPENID] = status(404)
+    keys = await world.provider(presuming(issuer))
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    assert await keys.refetch("unknown", "RS256") == ()
+
+
+async def test_presumed_url_counts_only_after_discovery_was_asked(world: World, issuer: Issuer) -> None:
+    """Its keys have arrived by then; nobody gets in by them before it is known that no document says otherwise."""
+    gate = asyncio.Event()
+    world.server.publish(B, path="/partners")
+    world.server.answers[OPENID] = held(world.server.answers[OPENID], gate)
+    keys = await world.provider(presuming(issuer, "/partners"))
+    await eventually(lambda: world.server.requests["/partners"] and world.outcomes().get("ok"))
+    assert keys.candidates("b", "RS256") == ()
+    gate.set()
+    await eventually(lambda: keys.issuer)
+    await unavailable(keys.refetch("b", "RS256"))
+    assert world.server.url() in keys.status().problem
+
+
+async def test_presumed_url_is_given_up_when_the_document_names_another(world: World, issuer: Issuer) -> None:
+    world.server.publish(B, path="/partners")
+    announced, world.server.answers[OPENID] = world.server.answers[OPENID], status(500)
+    keys = await world.provider(presuming(issuer, "/partners"))
+    await eventually(lambda: keys.candidates("b", "RS256"))
+    (b,) = keys.candidates("b", "RS256")
+    world.server.answers[OPENID] = announced
+    world.clock.advance(60)
+    await eventually(lambda: keys.issuer)
+    assert not b.live
+    assert keys.candidates("b", "RS256") == ()
+
+
+async def test_presumed_url_that_the_document_names_is_fetched_once(world: World, issuer: Issuer) -> None:
+    keys = await world.provider(presuming(issuer))
+    await eventually(lambda: keys.issuer and keys.candidates("a", "RS256"))
+    assert world.asked == 1
+    assert keys.status().problem == ""
+
+
+async def test_listed_url_is_given_up_when_the_document_names_one_that_is_not(world: World, issuer: Issuer) -> None:
+    keys = await world.provider(TwoRealms(issuer).provider())
+    await eventually(lambda: keys.candidates("a", "RS256"))
+    issuer.announce(jwks_uri=world.server.url("/elsewhere"))
+    world.clock.advance(3600)
+    await eventually(lambda: not keys.candidates("a", "RS256"))
+    assert "publicKeyUrls does not list" in keys.status().problem
+    assert world.server.requests["/elsewhere"] == 0
 
 
 async def test_bound_url_works_while_discovery_is_dead(world: World, issuer: Issuer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.providers import Provider
 from sidecar.keys.jwks_cache import ProviderKeys
 from tests.support.jwks_server import (
     body,
@@ -117,7 +118,7 @@ async def test_unchanged_set_is_confirmed_without_a_body(world: World) -> None:
 async def test_background_work_outlives_a_fault_of_our_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = await world.fetched()
     with monkeypatch.context() as patched:
-        patched.setattr("sidecar.keys.jwks_cache.parse_jwks", lambda *_, **__: 1 / 0)
+        patched.setattr("sidecar.keys.url_keys.parse_jwks", lambda *_, **__: 1 / 0)
         world.clock.advance(600)
         await eventually(lambda: world.outcomes().get("internal"))
     world.clock.advance(60)
@@ -342,6 +343,30 @@ async def test_unusable_entries_do_not_hide_the_good_one(world: World) -> None:
     assert kids(keys.candidates("a", "RS256")) == ["a"]
 
 
+async def test_set_of_unsafe_keys_alone_is_a_definite_no(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Its tokens are refused, not waited for; what is wrong stands in the log and in the report."""
+    world.server.publish({"kty": "RSA", "kid": "w", "n": "_" * 171, "e": "AQAB"})
+    keys = await world.fetched()
+    assert await keys.refetch("w", "RS256") == ()
+    assert not keys.status().usable
+    assert "no usable key (1 weak)" in keys.status().problem
+    assert [vars(record)["skipped"] for record in caplog.records if "unsafe" in record.message] == [{"weak": 1}]
+
+
+async def test_set_without_a_key_for_the_accepted_algorithms_is_a_problem(world: World) -> None:
+    """Also beside a set that has one: each URL answers for itself."""
+    world.server.publish(jwk(ec_key(), "e"), path="/ec")
+    urls = (world.server.url(), world.server.url("/ec"))
+    keys = await world.provider(
+        Provider("corp", "https://idp.example.com", key_urls=urls, algorithms=frozenset({"RS256"}))
+    )
+    await eventually(lambda: keys.status().tried)
+    problem = keys.status().problem
+    assert problem.startswith(f"{urls[1]}: has keys, but none for the accepted algorithms")
+    assert "RS256" in problem
+    assert "ES256" in problem
+
+
 async def test_openmetadata_server_without_a_key_is_unavailable(world: World) -> None:
     world.server.publish({})
     keys = await world.fetched()
@@ -456,7 +481,7 @@ async def test_metrics_tell_fetches_keys_and_age(world: World) -> None:
 async def test_outage_is_logged_when_it_begins_and_ends_not_in_between(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "sidecar.keys.jwks_cache")
+    caplog.set_level(logging.INFO, "sidecar.keys")
     keys = await world.fetched()
     world.server.answers["/jwks"] = status(500)
     for number in range(1, 6):

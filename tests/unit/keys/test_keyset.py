@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+from itertools import count
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from sidecar.keys.keyset import (
     public_jwk,
     replace,
 )
+from sidecar.keys.weak_rsa import rsa_weakness
 from tests.support.certificates import certificate
 from tests.support.jwks_server import ec_key, ed_key, jwk, rsa_key
 
@@ -116,7 +118,7 @@ SKIPPED = {
     "RSA without n": ({"kty": "RSA", "e": "AQAB"}, "malformed"),
     "RSA n a number": ({"kty": "RSA", "e": "AQAB", "n": 5}, "malformed"),
     "RSA n with spaces": (jwk(rsa_key()) | {"n": "AQ AB"}, "malformed"),
-    "RSA n in plain base64": (jwk(rsa_key()) | {"n": "+/" + jwk(rsa_key())["n"]}, "malformed"),
+    "RSA n with a sign inside": (jwk(rsa_key()) | {"n": "AQ=AB"}, "malformed"),
     "EC unknown curve": (jwk(ec_key()) | {"crv": "secp256k1"}, "curve"),
     "EC curve a list": (jwk(ec_key()) | {"crv": ["P-256"]}, "curve"),
     "EC other curve's point": (jwk(ec_key("P-256")) | {"crv": "P-384"}, "malformed"),
@@ -145,6 +147,21 @@ def test_openmetadata_padded_modulus_is_the_same_key() -> None:
     assert padded.endswith("=")
     found = only(jwk(rsa_key(), "om", alg="RS256", use="sig") | {"n": padded})
     assert found.fingerprint == rsa_key().thumbprint()
+
+
+def test_numbers_in_standard_base64_are_the_same_key() -> None:
+    """``+``, ``/`` and padding in ``n`` and ``e``, as some gateways publish them."""
+    key = next(key for key in map(rsa_key, count()) if set("-_") & set(jwk(key)["n"]))
+    modulus = base64.b64encode(key.public_key.public_numbers().n.to_bytes(256)).decode()
+    assert set("+/") & set(modulus)
+    found = only(jwk(key, "a") | {"n": modulus, "e": base64.b64encode(b"\0\1\0\1").decode()})
+    assert found.fingerprint == key.thumbprint()
+
+
+def test_byte_order_mark_is_skipped() -> None:
+    """RFC 8259 section 8.1."""
+    document = b"\xef\xbb\xbf" + json.dumps({"keys": [jwk(rsa_key(), "a")]}).encode()
+    assert [key.kid for key in parse_jwks(document).keys] == ["a"]
 
 
 def test_duplicate_kids_are_all_candidates() -> None:
@@ -187,7 +204,7 @@ def test_published_key_is_passed_over_unless_allowed(monkeypatch: pytest.MonkeyP
         b'{"keys": []} x',
         b'{"keys": [NaN]}',
         b'{"keys": [], "keys": []}',
-        b'\xef\xbb\xbf{"keys": []}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"keys": []}',
         '{"keys": []}'.encode("utf-16"),
         b'{"keys": ["\xff"]}',
         b'{"keys": ' + b"[" * 100_000,
@@ -290,4 +307,6 @@ def test_public_members_are_all_that_is_ever_written() -> None:
 
 
 def test_largest_rsa_key_is_read() -> None:
-    assert len(parse(rsa_entry(8192, 65537)).keys) == 1
+    modulus = next(n for n in count(2**8191 + 1, 2) if not rsa_weakness(n, 65537))
+    entry = {"kty": "RSA", "n": encode(modulus.to_bytes(1024)), "e": "AQAB"}
+    assert len(parse(entry).keys) == 1

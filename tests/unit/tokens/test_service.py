@@ -233,6 +233,27 @@ async def test_another_persons_token_is_not_there(world: World) -> None:
     assert (await world.service.show(ADMIN, record.id)) == record
 
 
+async def test_the_same_issuer_and_subject_from_another_provider_is_another_person(world: World) -> None:
+    """Unbound keys and plugins choose the name of the issuer themselves."""
+    record = (await world.mint(SAM)).record
+    stranger = Caller(replace(SAM.actor, provider="unbound"))
+    assert await world.names(stranger) == []
+    for work in (world.service.show(stranger, record.id), world.service.revoke(stranger, record.id)):
+        assert (await refusal(work)).status == 404
+    assert not stranger.may_manage(record)
+    theirs = parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384)
+    assert await world.service.may_manage(SAM, theirs, "corp")
+    assert not await world.service.may_manage(stranger, theirs, "corp")
+    assert not await world.service.may_manage(SAM, theirs, "unbound")
+
+
+async def test_a_refused_tokens_provider_is_that_of_its_issuer(world: World) -> None:
+    owned = World(provider_of={CORP: "corp"}.get)
+    theirs = parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384)
+    assert await owned.service.may_manage(SAM, theirs)
+    assert not await owned.service.may_manage(Caller(replace(SAM.actor, provider="unbound")), theirs)
+
+
 async def test_revoking_twice_writes_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     minted = await world.mint(SAM)
     caplog.set_level(logging.INFO, "sidecar.audit")
