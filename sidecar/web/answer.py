@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import HttpVersion, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.hdrs import EXPECT
 
 _STATUS_LINES: Final = {
     int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
@@ -64,6 +65,25 @@ def connection_line(version: HttpVersion, keep_alive: bool) -> bytes:
     return b"Connection: close\r\n"
 
 
+def is_whole(request: web.BaseRequest) -> bool:
+    """Whether everything that ``request`` announced has arrived, so that what comes next is another request.
+
+    A caller that waits for ``100 Continue`` may send its body after the final answer or not (RFC 9110 section 10.1.1).
+    """
+    return request.content.is_eof() and (EXPECT not in request.headers or request.body_exists)
+
+
+def _end_sending(request: web.BaseRequest) -> None:
+    """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
+
+    The caller sees the end. aiohttp reads and drops what it still sends for some seconds: a reset, which unread bytes
+    would cause, could destroy the answer on its way.
+    """
+    transport = request.transport
+    if transport is not None and not transport.is_closing() and transport.can_write_eof():
+        transport.write_eof()
+
+
 def reset(request: web.BaseRequest) -> None:
     """Break off an answer that has begun, so that nobody takes what came so far for the whole (RFC 9112 section 8).
 
@@ -100,8 +120,12 @@ class Answer(web.StreamResponse):
         self._headers_block += request_id_line(identifier)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2)."""
-        keep_alive = request.keep_alive if self._keep_alive is None else False
+        """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2).
+
+        Every answer of ours is written here: one that comes before the end of its request ends the connection.
+        """
+        whole = is_whole(request)
+        keep_alive = whole and self._keep_alive is None and request.keep_alive
         self._keep_alive = keep_alive
         body = self._whole_body
         length = b"" if self._status in _BODILESS else b"Content-Length: %d\r\n" % len(body)
@@ -121,6 +145,8 @@ class Answer(web.StreamResponse):
         if connection.transport is None or connection.transport.is_closing():
             raise ConnectionResetError("the client is gone")
         connection.transport.write(head)
+        if not whole:
+            _end_sending(request)
         if connection.writing_paused:
             await request.writer.drain()
         return None
@@ -140,6 +166,8 @@ class Sent(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Nothing is left to write."""
+        if not self._keep_alive and not is_whole(request):
+            _end_sending(request)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -185,8 +185,8 @@ class Boundary:
             self._begin(serving, message, connection)
             return None
         try:
-            check_framing(message, message.path)
-            block = found[0].at_once(message, found[1], trusted=connection.trusted)
+            awaits_continue = check_framing(message, message.path)
+            block = None if awaits_continue else found[0].at_once(message, found[1], trusted=connection.trusted)
         except Failed:
             return None
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
@@ -208,8 +208,8 @@ class Boundary:
         connection.request_id = ""
         begun = Begun(message, connection, serving, self._ended)
         try:
-            check_framing(message, message.path)
-            begun.work = beginner.begin(begun)
+            if not check_framing(message, message.path):
+                begun.work = beginner.begin(begun)
         except Failed:
             return
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way

@@ -63,10 +63,8 @@ class Refusals:
                 "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
             },
         )
-        # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
-        waits = "Expect" in request.headers and not request.content.is_eof()
-        close = failure.ends_connection or waits
         others = b"" if _is_of_a_script(request) else self._others
+        close = failure.ends_connection
         return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:

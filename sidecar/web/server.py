@@ -7,7 +7,7 @@ such requests get the same JSON as every other refusal, and nothing of what they
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -23,6 +23,9 @@ from sidecar.web.answer import Answer
 _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
+_HEAD_END = b"\r\n\r\n"
+# As many requests as aiohttp takes before it stops reading, and their bodies.
+_MAX_PIECES = 64
 HEAD_LINES = 4
 """How many of its longest lines a whole head may be long."""
 
@@ -137,13 +140,7 @@ class Connection(web.RequestHandler):
             else:
                 self._head_goes_on(len(data))
             return
-        try:
-            parsed = parser.feed_data(data)
-        except HttpProcessingError as error:
-            self._head_ends()
-            self._replay(_Parsed(None, error), data)
-            return
-        messages, upgraded, _ = parsed
+        parsed = messages, upgraded, _ = _parse(parser, data)
         if not messages:
             self._head_goes_on(len(data))
             return
@@ -154,6 +151,7 @@ class Connection(web.RequestHandler):
             len(messages) == 1
             and not upgraded
             and messages[0][1] is EMPTY_PAYLOAD
+            and not isinstance(messages[0][0], _ErrInfo)
             and (is_short or not self._is_too_long(messages[0][0]))
         ):
             answer = self._answer_at_once(messages[0][0], self)
@@ -163,7 +161,7 @@ class Connection(web.RequestHandler):
             if self.begun is not None:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
-        self._replay(_Parsed(parsed, None), data)
+        self._replay(parsed, data)
 
     @property
     def is_closing(self) -> bool:
@@ -233,24 +231,29 @@ class Connection(web.RequestHandler):
             or self._paused  # aiohttp's, behind its property writing_paused
         )
 
-    def _replay(self, parsed: "_Parsed", data: bytes) -> None:
-        """Let aiohttp take ``data`` as it would have, with what the parser made of it already."""
-        parser = self._parser
-        self._parser = parsed  # type: ignore[assignment] # asked for feed_data only while this call lasts
-        try:
-            self._take(data)
-        finally:
-            self._parser = parser
-
     def _take(self, data: bytes) -> None:
-        """aiohttp's way. It forgets the body it was reading when the parser gives up; whoever waits for it is told.
-
-        Nothing behind that can be read, and it would keep every piece as a complaint of its own.
-        """
+        """aiohttp's way."""
         if self._given_up:
             return
+        parser = self._parser
+        if parser is None or self._upgraded or self._payload_parser is not None or self._close or self._force_close:
+            web.RequestHandler.data_received(self, data)
+        else:
+            self._replay(_parse(parser, data), data)
+
+    def _replay(self, parsed: "_Outcome", data: bytes) -> None:
+        """Let aiohttp take ``data`` as it would have, with what the parser made of it already.
+
+        It forgets the body it was reading when the parser gives up; the reader of that body gets an exception. Nothing
+        behind that can be read, and aiohttp would keep every piece as an error of its own.
+        """
+        parser = self._parser
         known = len(self._messages)
-        web.RequestHandler.data_received(self, data)
+        self._parser = _Parsed(parsed)  # type: ignore[assignment] # asked for feed_data only while this call lasts
+        try:
+            web.RequestHandler.data_received(self, data)
+        finally:
+            self._parser = parser
         self._refuse_long_heads(known)
         self._given_up = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
         body = self.body
@@ -300,18 +303,54 @@ class _HeadTooLarge(Exception):
     """What came of a head is more than a whole one may be."""
 
 
+_Message = tuple[RawRequestMessage | _ErrInfo, StreamReader]
+_Outcome = tuple[Sequence[_Message], bool, bytes]
+
+
 class _Parsed:
     """Stands for the parser, with the outcome of parsing that has been done already."""
 
-    def __init__(self, outcome: object, error: HttpProcessingError | None) -> None:
+    def __init__(self, outcome: _Outcome) -> None:
         self._outcome = outcome
-        self._error = error
 
-    def feed_data(self, data: bytes) -> object:
-        """The outcome. Raises the error that parsing ended in."""
-        if self._error is not None:
-            raise self._error
+    def feed_data(self, data: bytes) -> _Outcome:
+        """The outcome."""
         return self._outcome
+
+
+def _parse(parser: Any, data: bytes) -> _Outcome:
+    """What ``parser`` makes of ``data``: messages, the last of which may stand for an error; upgraded; the tail.
+
+    The parser forgets the messages that it has found in a piece when it then finds an error in it. So each head is a
+    piece of its own, and requests in front of a malformed one are answered. Where pieces end means nothing to it.
+    """
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    pieces = _pieces(data) if len(_HEAD_END) <= end < len(data) else (data,)  # most data is one head and no more
+    found: list[_Message] = []
+    taken = 0
+    for piece in pieces:
+        try:
+            messages, upgraded, tail = parser.feed_data(piece)
+        except HttpProcessingError as error:
+            found.append((_ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD))
+            break
+        taken += len(piece)
+        found += messages
+        if upgraded:
+            return found, True, tail + data[taken:]
+    return found, False, b""
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """``data`` cut behind the ends of heads, or what looks like one inside a body, at most so many times."""
+    start = 0
+    for _ in range(_MAX_PIECES):
+        end = data.find(_HEAD_END, start) + len(_HEAD_END)
+        if end < len(_HEAD_END) or end == len(data):
+            break
+        yield data[start:end]
+        start = end
+    yield data[start:]
 
 
 def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
