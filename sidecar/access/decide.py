@@ -9,6 +9,7 @@ from sidecar.access.paths import read_target
 from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
+from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import Credential, RequestView, Scheme
 
@@ -54,11 +55,23 @@ class Guests:
 
 
 class Decider:
-    """Rules and chain put together. ``deadline`` bounds one decision, in seconds."""
+    """Rules and chain put together. ``deadline`` bounds one decision, in seconds.
+
+    ``undecided``: places for requests that wait for a verdict. Callers choose what is asked about, and each question
+    may wait as long as ``deadline``; without a bound they could take every place that other requests need.
+    """
 
     def __init__(
-        self, rules: Rules, chain: Chain, *, deadline: float, public_preflight: bool, guests: Guests | None = None
+        self,
+        rules: Rules,
+        chain: Chain,
+        *,
+        deadline: float,
+        public_preflight: bool,
+        guests: Guests | None = None,
+        undecided: Budget | None = None,
     ) -> None:
+        self.undecided = undecided or Budget()
         self._rules = rules
         self._chain = chain
         self._deadline = deadline
@@ -129,8 +142,14 @@ class Decider:
         return self._rules.ruling(view.method, readings)
 
     async def _ask(self, view: RequestView) -> Accepted | Denied:
+        undecided = self.undecided
+        if undecided.is_full:  # a good credential that needs no waiting passes all the same
+            return self._chain.accept_at_once(view) or self._chain.unjudged(Cause.OVERLOAD, retry_after=1)
+        undecided.take()
         try:
             async with asyncio.timeout(self._deadline):
                 return await self._chain.authenticate(view)
         except TimeoutError:
-            return self._chain.timed_out()
+            return self._chain.unjudged(Cause.DEADLINE)
+        finally:
+            undecided.give_back()

@@ -8,7 +8,7 @@ from sidecar.access.decide import Decider, Deny
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.web.respond import Refusals, json_answer
-from sidecar.web.view import own_view
+from sidecar.web.view import connection_of, own_view
 
 
 class UserInfo:
@@ -29,6 +29,7 @@ class UserInfo:
             return self._refusals.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
+        connection_of(request).recognise()
         return json_answer(200, describe(verdict.accepted.actor))
 
 

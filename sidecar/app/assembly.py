@@ -15,6 +15,7 @@ from sidecar.authn.base import Accepted
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
+from sidecar.budget import Budget
 from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.metrics import Metrics
@@ -47,6 +48,7 @@ class Parts:
             keys.observe()
         self.trust.mirror.observe()
         self.cache.observe()
+        metrics.watch(metrics.http_undecided, lambda: self.serving.undecided.taken)
 
 
 async def assemble(loaded: Loaded, ground: Ground) -> Parts:
@@ -86,7 +88,8 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
     tracing = open_tracing(settings, stack)
-    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider)
+    undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
+    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
     refusals = Refusals(settings.server.realm, members.challenges)
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
@@ -98,6 +101,7 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
         refusals,
         Peers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
+        undecided=undecided,
         log_access=settings.logging.access,
     )
     return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, watch, stack)

@@ -12,6 +12,7 @@ from sidecar.authn.base import Abstained, Accepted, Authenticator, Outcome, Reje
 from sidecar.errors import Cause, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
+from sidecar.tasks import retrieve
 
 _log = logging.getLogger("sidecar.authn")
 _MOST_ABANDONED = 64
@@ -97,8 +98,7 @@ class Guarded:
 
     def _forget(self, task: "asyncio.Task[Outcome]") -> None:
         self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # asked for, so that nobody complains that nobody did
+        retrieve(task)
 
     def _complain(self, doing: str, error: BaseException) -> None:
         """The kind of error only: its text may hold the credential."""

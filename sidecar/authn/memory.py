@@ -10,6 +10,7 @@ from os import urandom
 from sidecar.authn.base import Accepted, Outcome
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Unavailable
+from sidecar.tasks import retrieve
 
 _MOST_RUNNING = 1000
 _MOST_REFUSED = 1000
@@ -107,8 +108,7 @@ class Memory:
 
     def _ended(self, digest: bytes, task: "asyncio.Task[Outcome]") -> None:
         del self._running[digest]
-        if not task.cancelled():
-            task.exception()  # asked for, so that nobody complains when all have stopped waiting
+        retrieve(task)
 
 
 async def _run(judge: Callable[[], Awaitable[Outcome]]) -> Outcome:

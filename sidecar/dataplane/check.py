@@ -32,6 +32,8 @@ class CheckEndpoint:
             return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
+        if verdict.accepted is not None:
+            connection_of(request).recognise()
         return Answer(200, self._identity_headers.check_block(verdict.accepted, trusted=view.trusted))
 
     def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:

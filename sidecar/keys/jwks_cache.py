@@ -24,6 +24,7 @@ from sidecar.keys.keyset import KeyIndex, ParsedKeys, VerificationKey, parse_jwk
 from sidecar.keys.refresher import Pace, Refresher
 from sidecar.metrics import Metrics
 from sidecar.outbound import Answer, ControlClient, OutboundError
+from sidecar.tasks import retrieve
 
 _SHORTEST_LIFETIME = 60.0
 _LONGEST_LIFETIME = 86400.0
@@ -396,6 +397,7 @@ class ProviderKeys:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(retrieve)
 
     async def _settle(self) -> None:
         """Wait for what :meth:`_spawn` began. A caller who is cancelled cancels none of it."""

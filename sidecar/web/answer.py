@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import HttpVersion, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
@@ -74,14 +74,8 @@ def is_whole(request: web.BaseRequest) -> bool:
 
 
 def _end_sending(request: web.BaseRequest) -> None:
-    """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
-
-    The caller sees the end. aiohttp reads and drops what it still sends for some seconds: a reset, which unread bytes
-    would cause, could destroy the answer on its way.
-    """
-    transport = request.transport
-    if transport is not None and not transport.is_closing() and transport.can_write_eof():
-        transport.write_eof()
+    connection: Any = request.protocol  # sidecar.web.server's, which imports this module
+    connection.end_sending()
 
 
 def reset(request: web.BaseRequest) -> None:

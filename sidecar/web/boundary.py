@@ -9,6 +9,7 @@ from typing import Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 
+from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
@@ -23,6 +24,7 @@ _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
 
 _OK = status_line(200)
+_CHECK = "check"
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
@@ -58,15 +60,28 @@ class Routes(Protocol):
 
 
 class Serving:
-    """What one configuration answers with, and how many requests it is at."""
+    """What one configuration answers with, and how many requests it is at.
+
+    Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, and those that were let through
+    without a credential half: what is left is for callers with a good one.
+    """
 
     def __init__(
-        self, routes: Routes, refusals: Refusals, peers: Peers, *, max_in_flight: int, log_access: bool
+        self,
+        routes: Routes,
+        refusals: Refusals,
+        peers: Peers,
+        *,
+        max_in_flight: int,
+        undecided: Budget,
+        log_access: bool,
     ) -> None:
         self.routes = routes
         self.refusals = refusals
         self.peers = peers
         self.max_in_flight = max_in_flight
+        self.undecided = undecided
+        self.anonymous = Budget(max(1, max_in_flight // 2))
         self.log_access = log_access
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
@@ -132,9 +147,10 @@ class Boundary:
             serving = begun.serving
         try:
             check_framing(request, request.raw_path)
-            if begun is None and self.in_flight > serving.max_in_flight:
-                raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = serving.routes.find(request.raw_path)
+            # A check waits for nothing but a verdict, which has its own budget.
+            if begun is None and self.in_flight > serving.max_in_flight and route != _CHECK:
+                raise Unavailable(Cause.OVERLOAD, retry_after=1)
             answer = await handler(request, rest)
         except Failed as failure:
             answer = serving.refusals.refuse(request, failure, route=route)
@@ -143,6 +159,7 @@ class Boundary:
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
             answer = _fault(request, error, route, serving.refusals)
         finally:
+            connection.leave()
             if connection.begun is None:
                 serving.leave()
             else:  # nobody took it
@@ -193,9 +210,11 @@ class Boundary:
             return None
         if block is None:
             return None
+        if not connection.is_known:
+            connection.recognise()
         identifier = request_id_line(id_for(message, trusted=connection.trusted))
         answer = b"".join((_OK, block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
-        count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
+        count, duration = self._counted.get((_CHECK, 200)) or self._learn(_CHECK, 200)
         count.inc()
         duration.observe(perf_counter() - started)
         return answer
@@ -215,6 +234,7 @@ class Boundary:
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
             return
         if begun.work is not None:
+            connection.recognise()
             connection.begun = begun
             serving.in_flight += 1
 

@@ -1,4 +1,4 @@
-"""The public listener's connections: aiohttp's low-level server with its defaults made safe.
+"""The connections of both listeners: aiohttp's low-level server with its defaults made safe.
 
 aiohttp answers what its parser refuses without asking anybody, quoting the request's bytes to client and log. Here
 such requests get the same JSON as every other refusal, and nothing of what they carried is kept.
@@ -16,6 +16,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
+from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.web.answer import Answer
@@ -30,6 +31,14 @@ HEAD_LINES = 4
 """How many of its longest lines a whole head may be long."""
 
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
+
+
+class Places(Protocol):
+    """What answers a connection's requests, as far as it counts them."""
+
+    @property
+    def anonymous(self) -> Budget:
+        """Places for requests that were let through without a credential."""
 
 
 class UnderWay(Protocol):
@@ -76,22 +85,27 @@ class Connection(web.RequestHandler):
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
     somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
-    ``begun`` is the request that is under way without a task, or was until a moment ago.
+    ``begun`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on it
+    carried a good credential.
     """
 
     __slots__ = (
-        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_longest_head", "_parse_failure", "_peername",
-        "begun", "body", "ends", "peer", "request_id", "server", "serving", "trusted",
+        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
+        "_peername", "_place", "begun", "body", "ends", "is_known", "peer", "request_id", "server", "serving",
+        "trusted",
     )  # fmt: skip
 
-    def __init__(self, server: "PublicServer", **options: Any) -> None:
+    def __init__(self, server: "HttpServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
         self._answer_at_once = server.answer_at_once
         self.server = server
         self.ends = server.draining
-        self.serving: object = None
+        self.serving: Places | None = None
         self.trusted = False
+        self.is_known = False
+        self._lingers = False
+        self._place: Budget | None = None
         self.peer = "unix"
         self._peername: object = None
         self.request_id = ""
@@ -103,16 +117,55 @@ class Connection(web.RequestHandler):
         self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Learn who is there before the first request; over the limit, hang up at once."""
+        """Learn who is there before the first request; over the limit, one connection has to go."""
         server = self.server
         self._peername = peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = str(peername[0])
         super().connection_made(transport)
-        if len(server.connections) > server.limits.max_connections:
-            self.force_close()
+        server.make_room(self)
 
-    def meet(self, serving: object, peers: Peers) -> None:
+    def recognise(self) -> None:
+        """A request on this connection carried a good credential: it is not cut to make room for others."""
+        if not self.is_known:
+            self.is_known = True
+            self.server.strangers.pop(self, None)
+
+    def admit(self, *, identified: bool) -> None:
+        """The request may pass. A caller without a credential takes a place of its own kind until :meth:`leave`.
+
+        Raises Unavailable when none is left.
+        """
+        if identified:
+            self.recognise()
+        elif self.serving is not None:
+            self.serving.anonymous.take()
+            self._place = self.serving.anonymous
+
+    def leave(self) -> None:
+        """The request has been answered."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.give_back()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered: it may be cut."""
+        waiter = self._waiter
+        return self._lingers or (waiter is not None and not waiter.done() and self.begun is None)
+
+    def end_sending(self) -> None:
+        """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
+
+        The caller sees the end. aiohttp reads and drops what it still sends for some seconds: a reset, which unread
+        bytes would cause, could destroy the answer on its way.
+        """
+        self._lingers = True
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and transport.can_write_eof():
+            transport.write_eof()
+
+    def meet(self, serving: "Places", peers: Peers) -> None:
         """From the next request on ``serving`` answers, and ``peers`` are its trusted proxies."""
         self.serving = serving
         self.trusted = peers.trusts(self._peername)
@@ -120,6 +173,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wait for nothing any more, and tell who works for this caller."""
         self._head_ends()
+        self.server.strangers.pop(self, None)
         if self.begun is not None:
             self.begun.abandon()
         super().connection_lost(exc)
@@ -369,9 +423,10 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
     return Refused(Reason.REQUEST_INVALID, Cause.NONE, detail=kind)
 
 
-class PublicServer(web.Server):
+class HttpServer(web.Server):
     """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
 
+    ``handler_cancellation``: an answer whose caller has left is given up.
     ``leaving`` is set when what has no end of its own, a WebSocket, should end.
     """
 
@@ -382,13 +437,16 @@ class PublicServer(web.Server):
         limits: Limits,
         parse_failure: ParseFailure,
         answer_at_once: AnswerAtOnce,
+        handler_cancellation: bool = True,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(handler, handler_cancellation=handler_cancellation)
         self.parse_failure = parse_failure
         self.answer_at_once = answer_at_once
         self.draining = False
         self.leaving = asyncio.Event()
         self.limits = limits
+        self.strangers: dict[Connection, None] = {}
+        """Connections on which no good credential was seen, the oldest first."""
         self._options = _options(limits)
         self()
 
@@ -399,6 +457,25 @@ class PublicServer(web.Server):
             self._options = _options(limits)
             for connection in self.connections:
                 connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+
+    def make_room(self, newcomer: Connection) -> None:
+        """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
+
+        Otherwise connections that say nothing would keep every caller out.
+        """
+        self.strangers[newcomer] = None
+        if len(self.connections) <= self.limits.max_connections:
+            return
+        cut = next((connection for connection in self.strangers if connection.is_idle), newcomer)
+        del self.strangers[cut]
+        cut.force_close()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a new connection would be closed: as many as may be are open, and none of them can be cut."""
+        if len(self.connections) < self.limits.max_connections:
+            return False
+        return not any(connection.is_idle for connection in self.strangers)
 
     def drain(self) -> None:
         """From now on every answer ends its connection."""

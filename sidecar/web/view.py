@@ -91,7 +91,7 @@ def _check_coding(coding: str, version: HttpVersion) -> None:
 
 def connection_of(request: web.BaseRequest) -> Connection:
     """The connection a request came on."""
-    return request.protocol  # type: ignore[return-value] # PublicServer makes no other; a cast costs a call each time
+    return request.protocol  # type: ignore[return-value] # HttpServer makes no other; a cast costs a call each time
 
 
 def own_view(request: web.BaseRequest) -> RequestView:
