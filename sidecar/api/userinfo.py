@@ -14,14 +14,16 @@ from sidecar.web.view import connection_of, own_view
 class UserInfo:
     """Answers who is asking, as the service behind would be told."""
 
+    methods = ("GET", "HEAD")
+
     def __init__(self, decider: Decider, refusals: Refusals) -> None:
         self._decider = decider
         self._refusals = refusals
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the Actor, or the refusal."""
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("GET", "HEAD")
+        if request.method not in self.methods:
+            raise MethodNotAllowed(*self.methods)
         view = own_view(request)
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)

@@ -48,7 +48,6 @@ class Parts:
             keys.observe()
         self.trust.mirror.observe()
         self.cache.observe()
-        metrics.watch(metrics.http_undecided, lambda: self.serving.undecided.taken)
 
 
 async def assemble(loaded: Loaded, ground: Ground) -> Parts:
@@ -90,7 +89,12 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     tracing = open_tracing(settings, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
-    refusals = Refusals(settings.server.realm, members.challenges)
+    refusals = Refusals(
+        settings.server.realm,
+        members.challenges,
+        lines_per_second=settings.logging.refusals_per_second,
+        left_out=metrics.log_lines_left_out.inc,
+    )
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)

@@ -27,21 +27,28 @@ _FLUSH_SECONDS = 0.2
 class _DateLine:
     """``Date`` and ``Server`` as bytes, made anew each second."""
 
-    __slots__ = ("_line", "_second")
+    __slots__ = ("_date", "_line", "_second")
 
     def __init__(self) -> None:
         self._second = -1
+        self._date = b""
         self._line = b""
+
+    def date(self) -> bytes:
+        """``Date`` alone, for an answer that another server has made."""
+        self()
+        return self._date
 
     def __call__(self) -> bytes:
         second = int(time.time())
         if second != self._second:
             moment = time.gmtime(second)
             self._second = second
-            self._line = (
+            self._date = (
                 f"Date: {_DAYS[moment.tm_wday]}, {moment.tm_mday:02d} {_MONTHS[moment.tm_mon - 1]} {moment.tm_year} "
-                f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT\r\nServer: auth-sidecar\r\n"
+                f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT\r\n"
             ).encode("ascii")
+            self._line = self._date + b"Server: auth-sidecar\r\n"
         return self._line
 
 

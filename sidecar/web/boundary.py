@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.budget import Budget
-from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.errors import Cause, Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
@@ -110,6 +110,7 @@ class Boundary:
         self._durations = metrics.http_request_duration
         self._counted: dict[tuple[str, int], tuple[Tally, TimeTally]] = {}
         metrics.http_in_flight.set_function(lambda: self.in_flight)
+        metrics.http_undecided.set_function(lambda: sum([serving.undecided.taken for serving in self._all]))
 
     @property
     def in_flight(self) -> int:
@@ -153,6 +154,8 @@ class Boundary:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             answer = await handler(request, rest)
         except Failed as failure:
+            if failure.status == 405 and not isinstance(failure, MethodNotAllowed):
+                failure = MethodNotAllowed(*_methods(serving.routes, request.raw_path), ends_connection=True)
             answer = serving.refusals.refuse(request, failure, route=route)
         except ConnectionError:
             raise
@@ -263,6 +266,16 @@ class Boundary:
                 "milliseconds": round(seconds * 1000, 3),
             },
         )
+
+
+def _methods(routes: Routes, target: str) -> Sequence[str]:
+    """The methods of what answers ``target``; empty where it takes any."""
+    try:
+        handler = routes.find(target)[1]
+    except Failed:
+        return ()
+    methods: Sequence[str] = getattr(handler, "methods", ())
+    return methods
 
 
 def _fault(request: web.BaseRequest, error: Exception, route: str, refusals: Refusals) -> web.StreamResponse:
