@@ -154,8 +154,7 @@ class Boundary:
                 raise Unavailable(Cause.OVERLOAD, retry_after=1)
             answer = await handler(request, rest)
         except Failed as failure:
-            if failure.status == 405 and not isinstance(failure, MethodNotAllowed):
-                failure = MethodNotAllowed(*_methods(serving.routes, request.raw_path), ends_connection=True)
+            failure = _with_methods(failure, serving.routes, request.raw_path)
             answer = serving.refusals.refuse(request, failure, route=route)
         except ConnectionError:
             raise
@@ -268,14 +267,15 @@ class Boundary:
         )
 
 
-def _methods(routes: Routes, target: str) -> Sequence[str]:
-    """The methods of what answers ``target``; empty where it takes any."""
+def _with_methods(failure: Failed, routes: Routes, target: str) -> Failed:
+    """``failure``; where it is about a method that no resource takes, with those that ``target`` does."""
+    if failure.status != 405 or isinstance(failure, MethodNotAllowed):
+        return failure
     try:
-        handler = routes.find(target)[1]
+        methods: Sequence[str] = getattr(routes.find(target)[1], "methods", ())
     except Failed:
-        return ()
-    methods: Sequence[str] = getattr(handler, "methods", ())
-    return methods
+        methods = ()
+    return MethodNotAllowed(*methods, ends_connection=True)
 
 
 def _fault(request: web.BaseRequest, error: Exception, route: str, refusals: Refusals) -> web.StreamResponse:
