@@ -28,8 +28,8 @@ def test_a_body_that_nginx_announces_and_keeps_spoils_no_other_question(
     token = scene.provider.mint()
     with start(require_tool(tool), tmp_path, addresses) as url:
         send = partial(request, url, headers=[("Authorization", f"Bearer {token}")])
-        for _ in range(5):
-            assert send("POST", target="/x", body=b"x" * 5000).status == 200
+        for size in (20, 20, 5000):  # so much of the next question was read as a body, and the rest as a request
+            assert send("POST", target="/x", body=b"x" * size).status == 200
             assert send(target="/x").status == 200
         host, _, port = url.removeprefix("http://").partition(":")
         question = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nX-Original-URI: /api/v1/system/version\r\n"
