@@ -107,6 +107,10 @@ class Decider:
             return None
         return self._chain.accept_at_once(view)
 
+    def is_identified(self, accepted: Accepted | None) -> bool:
+        """Whether ``accepted`` comes from a credential that was presented: the guest's does not."""
+        return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
+
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""
         return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))

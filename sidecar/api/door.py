@@ -49,7 +49,8 @@ class Door:
         accepted = verdict.accepted
         if accepted is None:
             raise Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT)
-        connection_of(request).recognise()
+        if self._decider.is_identified(accepted):
+            connection_of(request).recognise()
         return await self._tokens.caller(accepted.actor, is_own=accepted.is_own, record_id=accepted.record_id)
 
     async def accepted(self, token: str) -> tuple[Unverified, Caller] | Failed:

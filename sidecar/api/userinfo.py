@@ -31,7 +31,8 @@ class UserInfo:
             return self._refusals.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
-        connection_of(request).recognise()
+        if self._decider.is_identified(verdict.accepted):
+            connection_of(request).recognise()
         return json_answer(200, describe(verdict.accepted.actor))
 
 

@@ -32,7 +32,7 @@ class CheckEndpoint:
             return self._refusals.refuse(request, failure, route="check", carry=self._dialect.carry)
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="check", carry=self._dialect.carry)
-        if verdict.accepted is not None:
+        if self._decider.is_identified(verdict.accepted):
             connection_of(request).recognise()
         return Answer(200, self._identity_headers.check_block(verdict.accepted, trusted=view.trusted))
 

@@ -156,6 +156,25 @@ async def test_silent_connections_make_room_for_new_ones(start: Start) -> None:
             assert (await wire.ask("/x", [bearer()])).status == 200
 
 
+async def test_the_guest_is_a_caller_without_a_credential(start: Start) -> None:
+    """It has an Actor, but so has every caller who presents nothing."""
+    async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:
+        scene = await start(
+            upstream.url,
+            server={"trustedProxies": [LOOPBACK], "limits": {"maxInFlight": 2}},
+            authentication={"authenticators": [{"type": "jwt"}, {"type": "guest", "configs": {"paths": ["/**"]}}]},
+        )
+        asks = [("X-Original-URI", "/x"), ("X-Original-Method", "GET")]
+        for target, headers in (("/oauth2/auth", asks), ("/x", [])):
+            wire = await connected(scene, stack)
+            assert (await wire.ask(target, headers)).status == 200
+        assert len(scene.sidecar._server.strangers) == 2
+        await (await connected(scene, stack)).request("/wait")
+        await eventually(lambda: scene.sidecar._parts.serving.anonymous.is_full)
+        assert (await asked(scene, "/x")).status == 503
+        assert (await asked(scene, "/x", bearer())).status == 200
+
+
 @pytest.mark.parametrize("target", ["/oauth2/auth", "/oauth2/userinfo", "/oauth2/tokens", "/x"])
 async def test_a_connection_that_carried_a_good_credential_is_kept(start: Start, target: str) -> None:
     async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:

@@ -103,7 +103,7 @@ class Forwarder:
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="forward")
-        client.admit(identified=verdict.accepted is not None)
+        client.admit(identified=self._decider.is_identified(verdict.accepted))
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
