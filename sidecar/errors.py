@@ -187,8 +187,8 @@ class Refused(Failed):
 class MethodNotAllowed(Refused):
     """The path exists, the method does not (405). ``allowed`` are those that do."""
 
-    def __init__(self, *allowed: str) -> None:
-        super().__init__(Reason.METHOD_NOT_ALLOWED)
+    def __init__(self, *allowed: str, ends_connection: bool = False) -> None:
+        super().__init__(Reason.METHOD_NOT_ALLOWED, ends_connection=ends_connection)
         self.allowed = allowed
 
 

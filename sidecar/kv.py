@@ -34,6 +34,7 @@ from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.config.store_url import StoreAddress, StoreKind, parse_store_url
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
+from sidecar.tasks import retrieve
 from sidecar.tls import client_context
 
 Command = tuple[str | bytes | int | float, ...]
@@ -293,6 +294,7 @@ class _Servers:
         task = asyncio.create_task(client.aclose())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        task.add_done_callback(retrieve)
 
 
 class _TlsConnection(Connection):

@@ -5,13 +5,15 @@ character from outside cannot break a line or forge another. Whoever logs keeps 
 same, in a path or a library's message, is blotted out as a second net.
 """
 
+import asyncio
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from time import monotonic
 from traceback import extract_tb
 from typing import Any, TextIO
 
@@ -28,6 +30,7 @@ _TOKEN = re.compile(
     r"(?:(?<![A-Za-z0-9_-])|(?<=\\[bfnrt]))e[w-z0-9_-][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*"
 )
 _BLOT = "[token]"
+_LEFT_OUT_SECONDS = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,6 +78,57 @@ def _clean(value: Any) -> Any:
 
 def _by_type(value: object) -> str:
     return f"<{type(value).__name__}>"
+
+
+class LineLimit:
+    """Bounds the lines that callers can cause: ``per_second`` on average, and as many in one burst (a token bucket).
+
+    Ask :meth:`allows` before each line to ``log``. Where lines were left out, one line a second says how many, and
+    ``left_out`` is called for each. Belongs to the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        per_second: float,
+        left_out: Callable[[], None] = lambda: None,
+        *,
+        level: int = logging.INFO,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        self._log = log
+        self._rate = per_second
+        self._most = max(1.0, per_second)
+        self._left_out = left_out
+        self._level = level
+        self._now = now
+        self._tokens = self._most
+        self._at = now()
+        self._missing = 0
+
+    def allows(self) -> bool:
+        """Whether the line may be written; False is also the answer where no such line is written at all."""
+        if not self._log.isEnabledFor(self._level):
+            return False
+        now = self._now()
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return True
+        self._left_out()
+        if not self._missing:
+            asyncio.get_running_loop().call_later(_LEFT_OUT_SECONDS, self._tell)
+        self._missing += 1
+        return False
+
+    def _tell(self) -> None:
+        missing, self._missing = self._missing, 0
+        token = current_request.set("")
+        try:
+            self._log.log(self._level, "lines left out: more than the limit per second", extra={"lines": missing})
+        finally:
+            current_request.reset(token)
 
 
 def places(error: BaseException) -> list[str]:

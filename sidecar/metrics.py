@@ -57,6 +57,12 @@ class Metrics:
             "sidecar_http_request_duration_seconds", "Time from request to end of answer.", "route"
         )
         self.http_in_flight = gauge("sidecar_http_requests_in_flight", "Requests being answered.", across=Across.SUM)
+        self.http_undecided = gauge(
+            "sidecar_http_requests_undecided", "Requests that wait for a verdict.", across=Across.SUM
+        )
+        self.log_lines_left_out = counter(
+            "sidecar_log_lines_left_out_total", "Lines about refused requests that were not written."
+        )
         self.authentications = tallies(
             "sidecar_authentications_total",
             "Outcomes of authentication; reason is the exact cause.",

@@ -74,6 +74,7 @@ async def fail(world: World) -> None:
             (world.redis_stalled, 2.0),
             (world.service_stalled, RESPONSE_SECONDS + 1),
             (world.provider_stalled, 3.0),
+            (world.bodies_announced, 4.0),
             (world.redis_killed, 1.0),
         ):
             await asyncio.sleep(_BETWEEN_FAULTS)

@@ -37,7 +37,10 @@ class Ledger:
             allowed |= _BROKEN_SERVICE
         if forwards and person.ending < finished:
             allowed.add(NO_ANSWER)  # a revocation cuts what is under way
-        if person.kind == "unknown_kid" and self.faults.overlap("provider", started, finished):
+        # Its key has to be asked for: the provider may be away, and the places to wait for a verdict may be taken.
+        if person.kind == "unknown_kid" and any(
+            self.faults.overlap(n, started, finished) for n in ("provider", "bodies")
+        ):
             allowed.add(503)
         if status not in allowed:
             self.blame(traffic, f"{status} for {person.kind} {person.name}, deserved {sorted(allowed)}")

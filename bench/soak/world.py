@@ -23,7 +23,19 @@ RESPONSE_SECONDS = 3.0
 KEY_REFRESH = 2.0
 # Seconds in which what failed may still be felt: until a hung request has been given up, keys have been fetched again
 # (after a wait that doubles), and the store is asked again and filled.
-_AFTERMATH = {"service": RESPONSE_SECONDS + 1, "provider": 6.0, "store": 6.0}
+_AFTERMATH = {"service": RESPONSE_SECONDS + 1, "provider": 6.0, "store": 6.0, "bodies": 6.0}
+_SILENT = 200
+"""How many callers of each kind announce a body and send none of it."""
+_REVOKE = b"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+_ANNOUNCED = (
+    b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n",
+    b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n",
+    _REVOKE + b"Content-Length: 500\r\n\r\nt",
+    _REVOKE + b"Expect: 100-continue\r\nContent-Length: 500\r\n\r\n",
+)
+_ANSWERED = 2
+"""The first so many of them are answered without their body."""
 
 
 @dataclass
@@ -200,6 +212,30 @@ class World:
             self.redis.kill()
             yield
             self.redis = self._start_redis()
+
+    @asynccontextmanager
+    async def bodies_announced(self) -> AsyncIterator[None]:
+        """Callers announce bodies and send none, to endpoints of every kind. Raises BenchError for a wrong answer.
+
+        It excuses nothing but a refusal of who has to wait for a verdict.
+        """
+        host, _, port = self.address.partition(":")
+        opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        with self.faults.during("bodies"):
+            try:
+                for head in _ANNOUNCED:
+                    for _ in range(_SILENT):
+                        opened.append(await asyncio.open_connection(host, int(port)))
+                        opened[-1][1].write(head)
+                for reader, _ in opened[: _ANSWERED * _SILENT]:
+                    async with asyncio.timeout(RESPONSE_SECONDS):
+                        answer = await reader.read()
+                    if not answer.startswith(b"HTTP/1.1 401") or b"\r\nConnection: close\r\n" not in answer:
+                        raise BenchError(f"a body was announced and not sent: {answer!r}")
+                yield
+            finally:
+                for _, writer in opened:
+                    writer.transport.abort()
 
 
 @contextmanager

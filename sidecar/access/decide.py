@@ -10,6 +10,7 @@ from sidecar.access.paths import read_target
 from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
+from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, RequestView, Scheme
@@ -66,11 +67,23 @@ _UNTRUSTED = (_TrustedPeer(),)
 
 
 class Decider:
-    """Rules and chain put together. ``deadline`` bounds one decision, in seconds."""
+    """Rules and chain put together. ``deadline`` bounds one decision, in seconds.
+
+    ``undecided``: places for requests that wait for a verdict. Callers choose what is asked about, and each question
+    may wait as long as ``deadline``; without a bound they could take every place that other requests need.
+    """
 
     def __init__(
-        self, rules: Rules, chain: Chain, *, deadline: float, public_preflight: bool, guests: Guests | None = None
+        self,
+        rules: Rules,
+        chain: Chain,
+        *,
+        deadline: float,
+        public_preflight: bool,
+        guests: Guests | None = None,
+        undecided: Budget | None = None,
     ) -> None:
+        self.undecided = undecided or Budget()
         self._rules = rules
         self._chain = chain
         self._deadline = deadline
@@ -134,6 +147,10 @@ class Decider:
         except Refused:
             return True
 
+    def is_identified(self, accepted: Accepted | None) -> bool:
+        """Whether ``accepted`` comes from a credential that was presented: the guest's does not."""
+        return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
+
     async def judge(self, token: str) -> Verdict:
         """The verdict on a token that was handed over to be judged, not to let anybody in."""
         return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
@@ -172,8 +189,14 @@ class Decider:
         return ruling.and_also(Ruling(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
 
     async def _ask(self, view: RequestView) -> Accepted | Denied:
+        undecided = self.undecided
+        if undecided.is_full:  # a good credential that needs no waiting passes all the same
+            return self._chain.accept_at_once(view) or self._chain.unjudged(Cause.OVERLOAD, retry_after=1)
+        undecided.take()
         try:
             async with asyncio.timeout(self._deadline):
                 return await self._chain.authenticate(view)
         except TimeoutError:
-            return self._chain.timed_out()
+            return self._chain.unjudged(Cause.DEADLINE)
+        finally:
+            undecided.give_back()

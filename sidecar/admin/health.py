@@ -42,10 +42,10 @@ class Health:
         """Whether every part has had its first try."""
         return all(read().condition is not Condition.PENDING for read in (*self._credentials, *self._required))
 
-    def report(self) -> tuple[bool, dict[str, object]]:
-        """Whether the process is ready, and the state of every part."""
+    def report(self, *others: PartStatus) -> tuple[bool, dict[str, object]]:
+        """Whether the process is ready, and the state of every part; ``others`` are required too."""
         credentials = [read() for read in self._credentials]
-        required = [read() for read in self._required]
+        required = [*(read() for read in self._required), *others]
         tried = all(part.condition is not Condition.PENDING for part in credentials)
         usable = any(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in credentials)
         standing = all(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in required)

@@ -1,6 +1,7 @@
-"""The operations application: one small ``web.Application``."""
+"""What the operations listener answers: health, metrics, the configuration in force."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import orjson
@@ -8,18 +9,19 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from sidecar.config.settings import Limits
+from sidecar.errors import Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import places
 from sidecar.metrics import Metrics
+from sidecar.web.answer import Answer
+from sidecar.web.server import HttpServer
+from sidecar.web.view import check_framing
 
 _log = logging.getLogger("sidecar.admin")
-_JSON = "application/json"
-
-
-def operations_runner(app: web.Application) -> web.AppRunner:
-    """Serves ``app``. What the parser refuses is not logged: aiohttp quotes it, credentials and all."""
-    silent = logging.getLogger("sidecar.admin.parser")
-    silent.disabled = True
-    return web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=1.0)
+_JSON = b"Content-Type: application/json\r\n"
+_METHODS = ("GET", "HEAD")
+_ALLOW = f"Allow: {', '.join(_METHODS)}\r\n".encode("ascii")
+_COPIED = ("Content-Type", "Content-Encoding", "Vary")
 
 
 class Operations(Protocol):
@@ -35,51 +37,86 @@ class Operations(Protocol):
         """The effective configuration, JSON-ready, without secrets."""
 
 
-def operations_app(operations: Operations, metrics: Metrics) -> web.Application:
-    """The application. ``metrics`` counts what it answers."""
+def operations_server(operations: Operations, metrics: Metrics) -> HttpServer:
+    """The listener's connections. ``metrics`` counts what it answers.
 
-    async def livez(request: web.Request) -> web.Response:
-        return _json(200, {"alive": True})
+    They are held to the bounds that the public listener has by default; what the parser refuses is not logged.
+    """
+    handler = _Handler(operations, metrics)
+    return HttpServer(
+        handler,
+        limits=Limits(),
+        parse_failure=handler.refuse_unparsed,
+        answer_at_once=lambda _message, _connection: None,
+        handler_cancellation=False,
+    )
 
-    async def readyz(request: web.Request) -> web.Response:
-        ready, report = await operations.readiness()
-        return _json(200 if ready else 503, report)
 
-    async def config(request: web.Request) -> web.Response:
-        return _json(200, operations.configuration())
+class _Handler:
+    """Answers one request."""
 
-    async def scraped(request: web.Request) -> web.StreamResponse:
-        return await make_aiohttp_handler(await operations.scrape())(request)
+    def __init__(self, operations: Operations, metrics: Metrics) -> None:
+        self._operations = operations
+        self._counted = metrics.http_requests
+        self._calls: dict[str, Callable[[web.BaseRequest], Awaitable[Answer]]] = {
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/healthz": self._readyz,
+            "/config": self._config,
+        }
 
-    @web.middleware
-    async def counted(request: web.Request, handler: Any) -> web.StreamResponse:
-        answer = await _answer(request, handler)
-        resource = request.match_info.route.resource
-        route = resource.canonical.lstrip("/") if resource else "none"
-        metrics.http_requests.child("admin", route, str(answer.status)).inc()
+    async def __call__(self, request: web.BaseRequest) -> Answer:
+        """The answer of the call, or what went wrong as JSON."""
+        route = "none"
+        try:
+            check_framing(request, request.raw_path)
+            path = request.raw_path.partition("?")[0]
+            call = self._calls.get(path)
+            if call is None:
+                raise Refused(Reason.NOT_FOUND)
+            route = path.lstrip("/")
+            if request.method not in _METHODS:
+                raise MethodNotAllowed(*_METHODS)
+            answer = await call(request)
+        except Failed as failure:
+            answer = _refusal(failure)
+        except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
+            _log.error("fault while answering", extra={"error": type(error).__name__, "places": places(error)})
+            answer = _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
+        self._counted.child("admin", route, str(answer.status)).inc()
         return answer
 
-    app = web.Application(middlewares=[counted])
-    app.router.add_get("/metrics", scraped)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/healthz", readyz)
-    app.router.add_get("/config", config)
-    return app
+    def refuse_unparsed(self, failure: Failed) -> Answer:
+        """The answer to what the HTTP parser refused."""
+        answer = _refusal(failure, close=True)
+        self._counted.child("admin", "none", str(answer.status)).inc()
+        return answer
+
+    async def _livez(self, _request: web.BaseRequest) -> Answer:
+        return _json(200, {"alive": True})
+
+    async def _readyz(self, _request: web.BaseRequest) -> Answer:
+        ready, report = await self._operations.readiness()
+        return _json(200 if ready else 503, report)
+
+    async def _config(self, _request: web.BaseRequest) -> Answer:
+        return _json(200, self._operations.configuration())
+
+    async def _metrics(self, request: web.BaseRequest) -> Answer:
+        make = make_aiohttp_handler(await self._operations.scrape())
+        made = await make(request)  # type: ignore[arg-type] # reads headers and query only
+        headers = made.headers
+        lines = "".join(f"{name}: {headers[name]}\r\n" for name in _COPIED if name in headers)
+        body = made.body if isinstance(made, web.Response) else None
+        return Answer(made.status, lines.encode("ascii"), body if isinstance(body, bytes) else b"")
 
 
-async def _answer(request: web.Request, handler: Any) -> web.StreamResponse:
-    """The handler's answer, or what went wrong as JSON."""
-    try:
-        answer: web.StreamResponse = await handler(request)
-    except web.HTTPException as error:
-        reason = "not_found" if error.status == 404 else "method_not_allowed"
-        return _json(error.status, {"code": error.status, "message": error.reason, "reason": reason})
-    except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
-        _log.error("fault while answering", extra={"error": type(error).__name__, "places": places(error)})
-        return _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
-    return answer
+def _refusal(failure: Failed, *, close: bool = False) -> Answer:
+    document = {"code": failure.status, "message": failure.message, "reason": failure.reason.value}
+    lines = _JSON + _ALLOW if failure.status == 405 else _JSON
+    return Answer(failure.status, lines, orjson.dumps(document), close=close or failure.ends_connection)
 
 
-def _json(status: int, document: object) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(document), content_type=_JSON)
+def _json(status: int, document: object) -> Answer:
+    return Answer(status, _JSON, orjson.dumps(document))

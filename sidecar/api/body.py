@@ -2,22 +2,31 @@
 
 import asyncio
 from collections.abc import Collection
+from contextlib import nullcontext
 from urllib.parse import parse_qsl
 
 from aiohttp import HttpVersion11, web
 
+from sidecar.budget import Budget
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.tokens.compact import strict_json
 
 MOST_BYTES = 1024 * 1024
 _MOST_FIELDS = 16
+_UNDECIDED_BODY_TIMEOUT = 10.0
+"""Seconds that a body has before there is a verdict on its caller."""
 
 
 class Bodies:
-    """Reads whole bodies of at most ``most`` bytes that arrive within ``timeout`` seconds."""
+    """Reads whole bodies of at most ``most`` bytes that arrive within ``timeout`` seconds.
 
-    def __init__(self, timeout: float, most: int = MOST_BYTES) -> None:
+    A body that is waited for before there is a verdict on its caller (``is_decided`` False) has less time, and a place
+    in ``undecided``.
+    """
+
+    def __init__(self, timeout: float, undecided: Budget, most: int = MOST_BYTES) -> None:
         self._timeout = timeout
+        self._undecided = undecided
         self._most = most
 
     async def json(self, request: web.BaseRequest) -> object:
@@ -28,16 +37,19 @@ class Bodies:
         except ValueError as error:
             raise bad_request("The body is not one JSON value without repeated members") from error
 
-    async def form(self, request: web.BaseRequest) -> dict[str, str]:
-        """The fields of a form (RFC 6749 appendix B), none of them twice. Raises Refused (400, 408, 413)."""
+    async def form(self, request: web.BaseRequest, *, is_decided: bool = True) -> dict[str, str]:
+        """The fields of a form (RFC 6749 appendix B), none of them twice.
+
+        Raises Refused (400, 408, 413), and Unavailable when too many bodies are waited for before a verdict.
+        """
         _check_type(request, "application/x-www-form-urlencoded")
         try:
-            text = (await self._read(request)).decode("ascii")
+            text = (await self._read(request, is_decided=is_decided)).decode("ascii")
         except UnicodeDecodeError as error:
             raise bad_request("The body is not a form") from error
         return _fields(text, "The body is not a form of fields that come once")
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read(self, request: web.BaseRequest, *, is_decided: bool = True) -> bytes:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise bad_request("The body must not be compressed")
         if request.content_length is not None and request.content_length > self._most:
@@ -46,12 +58,15 @@ class Bodies:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         received = bytearray()
+        within = self._timeout if is_decided else min(self._timeout, _UNDECIDED_BODY_TIMEOUT)
+        place = nullcontext() if is_decided or request.content.is_eof() else self._undecided.place()
         try:
-            async with asyncio.timeout(self._timeout):
-                while chunk := await request.content.readany():
-                    received += chunk
-                    if len(received) > self._most:
-                        raise Refused(Reason.TOO_LARGE)
+            with place:
+                async with asyncio.timeout(within):
+                    while chunk := await request.content.readany():
+                        received += chunk
+                        if len(received) > self._most:
+                            raise Refused(Reason.TOO_LARGE)
         except TimeoutError as error:
             raise Refused(
                 Reason.REQUEST_INVALID, Cause.DEADLINE, status=408, message="The request body stalled"

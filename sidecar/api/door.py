@@ -6,7 +6,7 @@ from sidecar.access.decide import Decider, Deny
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.service import Caller, TokenService
-from sidecar.web.view import own_view
+from sidecar.web.view import connection_of, own_view
 
 # Refused, but only after the signature was found good.
 GENUINE = frozenset(
@@ -49,6 +49,8 @@ class Door:
         accepted = verdict.accepted
         if accepted is None:
             raise Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT)
+        if self._decider.is_identified(accepted):
+            connection_of(request).recognise()
         return await self._tokens.caller(accepted.actor, is_own=accepted.is_own, record_id=accepted.record_id)
 
     async def accepted(self, token: str) -> tuple[Unverified, Caller] | Failed:

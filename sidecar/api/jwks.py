@@ -13,13 +13,15 @@ _MAX_AGE_SECONDS = 300
 class PublishedKeys:
     """Answers with a key set. ``read`` returns the document's bytes and its entity tag, quotes included."""
 
+    methods = ("GET", "HEAD")
+
     def __init__(self, read: Callable[[], tuple[bytes, str]]) -> None:
         self._read = read
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the set, or 304 when the caller has it. Anybody may read it."""
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("GET", "HEAD")
+        if request.method not in self.methods:
+            raise MethodNotAllowed(*self.methods)
         document, tag = self._read()
         lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n".encode("ascii")
         given = request.headers.get("If-None-Match", "")

@@ -26,7 +26,7 @@ class Revoke:
         query(request, ())
         credential = read_credential(request.headers)
         caller = None if credential.scheme is Scheme.NOTHING else await self._door.enter(request)
-        form = await self._bodies.form(request)
+        form = await self._bodies.form(request, is_decided=caller is not None)
         if not form.get("token"):
             raise bad_request("token is missing")
         found = await self._door.accepted(form["token"])

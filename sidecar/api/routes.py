@@ -49,13 +49,14 @@ class Endpoint:
         self._door = door
         self._refusals = refusals
         self._calls = {**calls, **({"HEAD": calls["GET"]} if "GET" in calls else {})}
+        self.methods = tuple(self._calls)
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """The answer of the call, or the refusal."""
         current_request.set(request_id(request))
         call = self._calls.get(request.method)
         if call is None:
-            raise MethodNotAllowed(*self._calls)
+            raise MethodNotAllowed(*self.methods)
         try:
             caller = await self._door.enter(request)
         except NotAdmittedError as refused:
@@ -68,6 +69,8 @@ class Endpoint:
 class OAuthEndpoint:
     """A call of OAuth's: POST only, and refusals also say what RFC 6749 calls them."""
 
+    methods = ("POST",)
+
     def __init__(
         self, name: str, refusals: Refusals, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
     ) -> None:
@@ -79,8 +82,8 @@ class OAuthEndpoint:
         """The answer, or the refusal."""
         current_request.set(request_id(request))
         try:
-            if request.method != "POST":
-                raise MethodNotAllowed("POST")
+            if request.method not in self.methods:
+                raise MethodNotAllowed(*self.methods)
             return await self._answer(request)
         except NotAdmittedError as refused:
             verdict = refused.verdict

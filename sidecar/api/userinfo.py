@@ -8,11 +8,13 @@ from sidecar.access.decide import Decider, Deny
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.web.respond import Refusals, json_answer
-from sidecar.web.view import own_view
+from sidecar.web.view import connection_of, own_view
 
 
 class UserInfo:
     """Answers who is asking, as the service behind would be told."""
+
+    methods = ("GET", "HEAD")
 
     def __init__(self, decider: Decider, refusals: Refusals) -> None:
         self._decider = decider
@@ -20,8 +22,8 @@ class UserInfo:
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the Actor, or the refusal."""
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("GET", "HEAD")
+        if request.method not in self.methods:
+            raise MethodNotAllowed(*self.methods)
         view = own_view(request)
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)
@@ -29,6 +31,8 @@ class UserInfo:
             return self._refusals.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
+        if self._decider.is_identified(verdict.accepted):
+            connection_of(request).recognise()
         return json_answer(200, describe(verdict.accepted.actor))
 
 

@@ -15,6 +15,7 @@ from sidecar.authn.base import Accepted
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
+from sidecar.budget import Budget
 from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.metrics import Metrics
@@ -88,8 +89,14 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
     tracing = open_tracing(settings, stack)
-    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider)
-    refusals = Refusals(settings.server.realm, members.challenges)
+    undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
+    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
+    refusals = Refusals(
+        settings.server.realm,
+        members.challenges,
+        lines_per_second=settings.logging.refusals_per_second,
+        left_out=metrics.log_lines_left_out.inc,
+    )
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
@@ -100,6 +107,7 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
         refusals,
         Peers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
+        undecided=undecided,
         log_access=settings.logging.access,
     )
     return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, watch, stack)

@@ -16,6 +16,7 @@ from sidecar.authn.members import Members
 from sidecar.authn.registry import JWT
 from sidecar.authn.system import SYSTEM, SystemAuthenticator
 from sidecar.authn.usage_gate import UsageGate
+from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import OwnIssuers, Provider, member_issuer
@@ -121,10 +122,11 @@ def build_decider(
     clock: Clock,
     usage: Usage | None = None,
     kind: type[Decider] = Decider,
+    undecided: Budget | None = None,
 ) -> Decider:
     """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used.
 
-    ``kind`` is a decider, perhaps one that also tells others what it decides.
+    ``kind`` is a decider, perhaps one that also tells others what it decides. ``undecided``: see there.
     """
     gates: list[Gate] = [revocation_gate(settings, trust, clock)]
     if usage is not None:
@@ -144,6 +146,7 @@ def build_decider(
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
         guests=None if members.guest is None else _guests(members.guest),
+        undecided=undecided,
     )
 
 

@@ -51,7 +51,9 @@ def management_routes(
     tokens = TokenService(trust.store, write, minter, clock, rules)
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
     door = Door(decider, tokens, server.limits.max_token_bytes)
-    return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
+    return api_routes(
+        server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout, decider.undecided)
+    )
 
 
 def build_minter(

@@ -11,8 +11,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from sidecar import __version__
-from sidecar.admin.health import Health
-from sidecar.admin.routes import Operations, operations_app, operations_runner
+from sidecar.admin.health import Condition, Health, PartStatus
+from sidecar.admin.routes import Operations, operations_server
 from sidecar.app.assembly import Parts, assemble
 from sidecar.app.ground import Ground
 from sidecar.clock import Clock, SystemClock
@@ -20,15 +20,17 @@ from sidecar.config.load import Loaded
 from sidecar.config.settings import Limits, Settings
 from sidecar.config.show import as_json
 from sidecar.errors import Misconfigured, Problem
+from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.web.boundary import Boundary
 from sidecar.web.listeners import MOST_OPERATORS, accept, affordable, open_sockets
-from sidecar.web.server import PublicServer
+from sidecar.web.server import HttpServer
 
 _log = logging.getLogger("sidecar")
 _PATIENCE_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
 _LAST_STEPS_SECONDS = 10.0
+_CAPACITY = "capacity"
 
 
 class Sidecar:
@@ -38,7 +40,7 @@ class Sidecar:
         self._parts = parts
         self._ground = ground
         self._boundary = Boundary(parts.serving, ground.metrics)
-        self._server = PublicServer(
+        self._server = HttpServer(
             self._boundary,
             limits=_limits(parts.loaded.settings),
             parse_failure=self._boundary.refuse_unparsed,
@@ -46,7 +48,7 @@ class Sidecar:
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
         self._retiring: dict[asyncio.Task[None], Parts] = {}
-        ground.metrics.watch(ground.metrics.ready, lambda: self.health.report()[0])
+        ground.metrics.watch(ground.metrics.ready, lambda: self.health.report(self._capacity())[0])
 
     @property
     def loaded(self) -> Loaded:
@@ -146,7 +148,7 @@ class Sidecar:
 
     async def readiness(self) -> tuple[bool, dict[str, object]]:
         """See :class:`sidecar.admin.routes.Operations`."""
-        return self.health.report()
+        return self.health.report(self._capacity())
 
     async def scrape(self) -> CollectorRegistry:
         """See :class:`sidecar.admin.routes.Operations`."""
@@ -156,9 +158,32 @@ class Sidecar:
         """See :class:`sidecar.admin.routes.Operations`."""
         return as_json(self.loaded)
 
+    def _capacity(self) -> PartStatus:
+        """Whether callers with a good credential are answered: no load takes their places but their own."""
+        serving, server = self._parts.serving, self._server
+        if self._boundary.in_flight >= serving.max_in_flight:
+            text = f"{self._boundary.in_flight} requests in flight, as many as maxInFlight allows: others get 503"
+            return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
+        if server.is_full:
+            text = f"{len(server.connections)} connections in use, as many as maxConnections allows: others are closed"
+            return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
+        if serving.undecided.is_full:
+            text = f"{serving.undecided.taken} requests wait for a verdict, a quarter of maxInFlight: others get 503"
+            return PartStatus(_CAPACITY, Condition.DEGRADED, text)
+        if serving.anonymous.is_full:
+            text = f"{serving.anonymous.taken} requests have no credential, half of maxInFlight: others get 503"
+            return PartStatus(_CAPACITY, Condition.DEGRADED, text)
+        return PartStatus(_CAPACITY, Condition.USABLE)
+
     async def _retire(self, parts: Parts) -> None:
         await self._boundary.left(parts.serving)
-        await parts.stack.aclose()
+        try:
+            await parts.stack.aclose()
+        except Exception as error:  # noqa: BLE001 - the task has no caller
+            _log.error(
+                "fault while closing an old configuration",
+                extra={"error": type(error).__name__, "places": places(error)},
+            )
 
 
 def _limits(settings: Settings) -> Limits:
@@ -189,7 +214,7 @@ async def assembled(loaded: Loaded, ground: Ground) -> AsyncIterator[Sidecar]:
 @asynccontextmanager
 async def listening_for_operators(operations: Operations, address: str, metrics: Metrics) -> AsyncIterator[None]:
     """The operations listener, up while the context lasts. Raises Misconfigured when ``address`` cannot be had."""
-    runner = operations_runner(operations_app(operations, metrics))
+    runner = web.ServerRunner(operations_server(operations, metrics), shutdown_timeout=1.0)
     await runner.setup()
     try:
         await accept(runner, open_sockets(address, "server.adminListen"), most=MOST_OPERATORS)

@@ -11,6 +11,7 @@ from hashlib import sha256
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.outbound import ControlClient, OutboundError
+from sidecar.tasks import retrieve
 from sidecar.tokens.compact import json_object
 
 _WITHIN = 3.0
@@ -51,8 +52,7 @@ class BotTokenCheck:
 
     def _forget(self, digest: bytes, task: asyncio.Task[float]) -> None:
         self._asked.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # everybody who waited may have left
+        retrieve(task)
 
     async def _ask(self, digest: bytes, token: str, name: str) -> float:
         asked_at = self._clock.now()

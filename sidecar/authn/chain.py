@@ -133,9 +133,9 @@ class Chain:
             hint = outcome.hint or hint
         return skipped or self._denied(hint or _unrecognised(view), "", "none", "rejected")
 
-    def timed_out(self) -> Denied:
-        """The verdict when the deadline for checks has passed."""
-        return self._denied(Unavailable(Cause.DEADLINE), "", "none", "broken")
+    def unjudged(self, cause: Cause, *, retry_after: int = 5) -> Denied:
+        """The verdict on a credential that was not judged to the end, for ``cause``."""
+        return self._denied(Unavailable(cause, retry_after=retry_after), "", "none", "broken")
 
     def _soon_ask_again(self, accepted: Accepted) -> None:
         """Bound what is recalled of ``accepted``, which is the very object that its authenticator remembers."""

@@ -12,9 +12,12 @@ from sidecar.authn.base import Abstained, Accepted, Authenticator, Outcome, Reje
 from sidecar.errors import Cause, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestView
+from sidecar.logs import LineLimit
+from sidecar.tasks import retrieve
 
 _log = logging.getLogger("sidecar.authn")
 _MOST_ABANDONED = 64
+_LINES_PER_SECOND = 5.0
 
 
 class Guarded:
@@ -33,6 +36,7 @@ class Guarded:
         self._provider = provider
         self._recalls = recalls
         self._abandoned: set[asyncio.Task[Outcome]] = set()
+        self._lines = LineLimit(_log, _LINES_PER_SECOND, level=logging.ERROR)
 
     def recall(self, view: RequestView) -> Accepted | None:
         """What the member remembers; nothing when it fails to."""
@@ -97,13 +101,13 @@ class Guarded:
 
     def _forget(self, task: "asyncio.Task[Outcome]") -> None:
         self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # asked for, so that nobody complains that nobody did
+        retrieve(task)
 
     def _complain(self, doing: str, error: BaseException) -> None:
         """The kind of error only: its text may hold the credential."""
-        extra = {"authenticator": self.name, "doing": doing, "error": type(error).__name__}
-        _log.error("an authenticator is broken", extra=extra)
+        if self._lines.allows():
+            extra = {"authenticator": self.name, "doing": doing, "error": type(error).__name__}
+            _log.error("an authenticator is broken", extra=extra)
 
 
 def _is_whole(outcome: object) -> bool:

@@ -10,6 +10,7 @@ from os import urandom
 from sidecar.authn.base import Accepted, Outcome
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Unavailable
+from sidecar.tasks import retrieve
 
 _MOST_RUNNING = 1000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -136,8 +137,7 @@ class Memory:
 
     def _ended(self, digest: bytes, task: "asyncio.Task[Outcome]") -> None:
         del self._running[digest]
-        if not task.cancelled():
-            task.exception()  # asked for, so that nobody complains when all have stopped waiting
+        retrieve(task)
 
 
 class Questions:

@@ -83,9 +83,12 @@ class Limits(Model):
     max_body_bytes: Size | None = None
     """Largest request body that is forwarded; absent: no bound."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
-    """Most open connections; further ones are closed at once."""
+    """Most open connections. For a further one the oldest is closed that is idle and has carried no good credential;
+    where there is none, the further one is."""
     max_in_flight: Annotated[int, Field(ge=1)] = 1024
-    """Most requests being answered at once; further ones get 503."""
+    """Most requests being answered at once; further ones get 503. Of these places a quarter is for requests that wait
+    for a verdict, and half for those that a rule lets pass without a credential. Checks need a place only while they
+    wait for a verdict."""
     idle_timeout: Duration = 75.0
     """How long a kept-alive connection may wait for its next request."""
     header_timeout: Duration = 15.0
@@ -535,6 +538,9 @@ class LoggingSettings(Model):
     """Least severe line that is written. Audit lines are always written."""
     access: bool = False
     """Also one line per answered request."""
+    refusals_per_second: Annotated[int, Field(ge=1)] = 100
+    """Most lines about refused requests that a process writes in a second. Where there are more, one line a second says
+    how many were left out, and ``sidecar_log_lines_left_out_total`` counts them; answers are not affected."""
 
 
 class TracingSettings(Model):

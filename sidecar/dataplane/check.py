@@ -73,6 +73,8 @@ class CheckEndpoint:
             block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
             return self._refuse(request, failure)
+        if self._decider.is_identified(verdict.accepted):
+            connection_of(request).recognise()
         return Answer(200, block)
 
     def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:

@@ -24,6 +24,7 @@ from sidecar.keys.refresher import Pace, Refresher
 from sidecar.keys.url_keys import Surroundings, UrlKeys, open_keys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
+from sidecar.tasks import retrieve
 
 _DISCOVERY_LIFETIME = 3600.0
 
@@ -326,6 +327,7 @@ class ProviderKeys:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(retrieve)
 
     async def _settle(self) -> None:
         """Wait for what :meth:`_spawn` began. A caller who is cancelled cancels none of it."""

@@ -23,6 +23,7 @@ from sidecar.store.denial import Denial
 from sidecar.store.deny_list import DenyList
 from sidecar.store.picture import Picture
 from sidecar.store.record import TokenRecord
+from sidecar.tasks import retrieve
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -165,6 +166,7 @@ class Mirror:
         asked = self._unknown.get(token_id)
         if asked is None or now - asked[0] >= self.ASK_AGAIN:
             asked = (now, asyncio.create_task(self._ask(token_id)))
+            asked[1].add_done_callback(retrieve)
             self._unknown[token_id] = asked
             self._unknown.move_to_end(token_id)
             if len(self._unknown) > self._MOST_UNKNOWN:

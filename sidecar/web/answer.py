@@ -9,10 +9,11 @@ import socket
 import struct
 import time
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import HttpVersion, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.hdrs import EXPECT
 
 _STATUS_LINES: Final = {
     int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
@@ -26,21 +27,28 @@ _FLUSH_SECONDS = 0.2
 class _DateLine:
     """``Date`` and ``Server`` as bytes, made anew each second."""
 
-    __slots__ = ("_line", "_second")
+    __slots__ = ("_date", "_line", "_second")
 
     def __init__(self) -> None:
         self._second = -1
+        self._date = b""
         self._line = b""
+
+    def date(self) -> bytes:
+        """``Date`` alone, for an answer that another server has made."""
+        self()
+        return self._date
 
     def __call__(self) -> bytes:
         second = int(time.time())
         if second != self._second:
             moment = time.gmtime(second)
             self._second = second
-            self._line = (
+            self._date = (
                 f"Date: {_DAYS[moment.tm_wday]}, {moment.tm_mday:02d} {_MONTHS[moment.tm_mon - 1]} {moment.tm_year} "
-                f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT\r\nServer: auth-sidecar\r\n"
+                f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT\r\n"
             ).encode("ascii")
+            self._line = self._date + b"Server: auth-sidecar\r\n"
         return self._line
 
 
@@ -62,6 +70,19 @@ def connection_line(version: HttpVersion, keep_alive: bool) -> bytes:
     if keep_alive:
         return b"Connection: keep-alive\r\n" if version == HttpVersion10 else b""
     return b"Connection: close\r\n"
+
+
+def is_whole(request: web.BaseRequest) -> bool:
+    """Whether everything that ``request`` announced has arrived, so that what comes next is another request.
+
+    A caller that waits for ``100 Continue`` may send its body after the final answer or not (RFC 9110 section 10.1.1).
+    """
+    return request.content.is_eof() and (EXPECT not in request.headers or request.body_exists)
+
+
+def _end_sending(request: web.BaseRequest) -> None:
+    connection: Any = request.protocol  # sidecar.web.server's, which imports this module
+    connection.end_sending()
 
 
 def reset(request: web.BaseRequest) -> None:
@@ -100,8 +121,12 @@ class Answer(web.StreamResponse):
         self._headers_block += request_id_line(identifier)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2)."""
-        keep_alive = request.keep_alive if self._keep_alive is None else False
+        """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2).
+
+        Every answer of ours is written here: one that comes before the end of its request ends the connection.
+        """
+        whole = is_whole(request)
+        keep_alive = whole and self._keep_alive is None and request.keep_alive
         self._keep_alive = keep_alive
         body = self._whole_body
         length = b"" if self._status in _BODILESS else b"Content-Length: %d\r\n" % len(body)
@@ -121,6 +146,8 @@ class Answer(web.StreamResponse):
         if connection.transport is None or connection.transport.is_closing():
             raise ConnectionResetError("the client is gone")
         connection.transport.write(head)
+        if not whole:
+            _end_sending(request)
         if connection.writing_paused:
             await request.writer.drain()
         return None
@@ -140,6 +167,8 @@ class Sent(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Nothing is left to write."""
+        if not self._keep_alive and not is_whole(request):
+            _end_sending(request)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 
-from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.budget import Budget
+from sidecar.errors import Cause, Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
 from sidecar.tally import Tally, TimeTally
@@ -23,6 +24,7 @@ _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
 
 _OK = status_line(200)
+_CHECK = "check"
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
@@ -58,15 +60,28 @@ class Routes(Protocol):
 
 
 class Serving:
-    """What one configuration answers with, and how many requests it is at."""
+    """What one configuration answers with, and how many requests it is at.
+
+    Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, and those that were let through
+    without a credential half: what is left is for callers with a good one.
+    """
 
     def __init__(
-        self, routes: Routes, refusals: Refusals, peers: Peers, *, max_in_flight: int, log_access: bool
+        self,
+        routes: Routes,
+        refusals: Refusals,
+        peers: Peers,
+        *,
+        max_in_flight: int,
+        undecided: Budget,
+        log_access: bool,
     ) -> None:
         self.routes = routes
         self.refusals = refusals
         self.peers = peers
         self.max_in_flight = max_in_flight
+        self.undecided = undecided
+        self.anonymous = Budget(max(1, max_in_flight // 2))
         self.log_access = log_access
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
@@ -95,6 +110,7 @@ class Boundary:
         self._durations = metrics.http_request_duration
         self._counted: dict[tuple[str, int], tuple[Tally, TimeTally]] = {}
         metrics.http_in_flight.set_function(lambda: self.in_flight)
+        metrics.http_undecided.set_function(lambda: sum([serving.undecided.taken for serving in self._all]))
 
     @property
     def in_flight(self) -> int:
@@ -132,17 +148,20 @@ class Boundary:
             serving = begun.serving
         try:
             check_framing(request, request.raw_path)
-            if begun is None and self.in_flight > serving.max_in_flight:
-                raise Unavailable(Cause.OVERLOAD, retry_after=1)
             route, handler, rest = serving.routes.find(request.raw_path)
+            # A check waits for nothing but a verdict, which has its own budget.
+            if begun is None and self.in_flight > serving.max_in_flight and route != _CHECK:
+                raise Unavailable(Cause.OVERLOAD, retry_after=1)
             answer = await handler(request, rest)
         except Failed as failure:
+            failure = _with_methods(failure, serving.routes, request.raw_path)
             answer = serving.refusals.refuse(request, failure, route=route)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
             answer = _fault(request, error, route, serving.refusals)
         finally:
+            connection.leave()
             if connection.begun is None:
                 serving.leave()
             else:  # nobody took it
@@ -185,17 +204,19 @@ class Boundary:
             self._begin(serving, message, connection)
             return None
         try:
-            check_framing(message, message.path)
-            block = found[0].at_once(message, found[1], trusted=connection.trusted)
+            awaits_continue = check_framing(message, message.path)
+            block = None if awaits_continue else found[0].at_once(message, found[1], trusted=connection.trusted)
         except Failed:
             return None
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
             return None
         if block is None:
             return None
+        if not connection.is_known:
+            connection.recognise()
         identifier = request_id_line(id_for(message, trusted=connection.trusted))
         answer = b"".join((_OK, block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
-        count, duration = self._counted.get(("check", 200)) or self._learn("check", 200)
+        count, duration = self._counted.get((_CHECK, 200)) or self._learn(_CHECK, 200)
         count.inc()
         duration.observe(perf_counter() - started)
         return answer
@@ -208,13 +229,14 @@ class Boundary:
         connection.request_id = ""
         begun = Begun(message, connection, serving, self._ended)
         try:
-            check_framing(message, message.path)
-            begun.work = beginner.begin(begun)
+            if not check_framing(message, message.path):
+                begun.work = beginner.begin(begun)
         except Failed:
             return
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
             return
         if begun.work is not None:
+            connection.recognise()
             connection.begun = begun
             serving.in_flight += 1
 
@@ -243,6 +265,17 @@ class Boundary:
                 "milliseconds": round(seconds * 1000, 3),
             },
         )
+
+
+def _with_methods(failure: Failed, routes: Routes, target: str) -> Failed:
+    """``failure``; where it is about a method that no resource takes, with those that ``target`` does."""
+    if failure.status != 405 or isinstance(failure, MethodNotAllowed):
+        return failure
+    try:
+        methods: Sequence[str] = getattr(routes.find(target)[1], "methods", ())
+    except Failed:
+        methods = ()
+    return MethodNotAllowed(*methods, ends_connection=True)
 
 
 def _fault(request: web.BaseRequest, error: Exception, route: str, refusals: Refusals) -> web.StreamResponse:

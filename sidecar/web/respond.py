@@ -8,6 +8,7 @@ from aiohttp import web
 
 from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
+from sidecar.logs import LineLimit
 from sidecar.web.answer import Answer
 from sidecar.web.view import new_request_id, request_id
 
@@ -20,12 +21,21 @@ Carry = Callable[[Failed], tuple[int, bytes]]
 
 
 class Refusals:
-    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line.
+    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line, within bounds.
 
-    ``schemes`` are those that callers may answer 401 with besides ``Bearer``.
+    ``schemes`` are those that callers may answer 401 with besides ``Bearer``. At most ``lines_per_second`` log lines
+    are written; ``left_out`` is called for each that is not.
     """
 
-    def __init__(self, realm: str, schemes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        realm: str,
+        schemes: Sequence[str] = (),
+        *,
+        lines_per_second: float = 100,
+        left_out: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
         self._challenge = f'Bearer realm="{quoted}"'
         self._others = "".join(f'WWW-Authenticate: {scheme} realm="{quoted}"\r\n' for scheme in schemes).encode("ascii")
@@ -48,39 +58,39 @@ class Refusals:
         failure = verdict.failure
         status, extra = carry(failure) if carry else (failure.status, b"")
         identifier = request_id(request)
-        _log.info(
-            "refused",
-            extra={
-                "requestId": identifier,
-                "reason": failure.reason.value,
-                "cause": failure.cause.value,
-                "detail": failure.detail,
-                "status": status,
-                "provider": verdict.provider,
-                "authenticator": verdict.authenticator,
-                "route": route,
-                "method": request.method[:16],
-                "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
-            },
-        )
-        # A caller that waits for "100 Continue" may send its body now or not: what comes next is not certain.
-        waits = "Expect" in request.headers and not request.content.is_eof()
-        close = failure.ends_connection or waits
+        if self._lines.allows():
+            _log.info(
+                "refused",
+                extra={
+                    "requestId": identifier,
+                    "reason": failure.reason.value,
+                    "cause": failure.cause.value,
+                    "detail": failure.detail,
+                    "status": status,
+                    "provider": verdict.provider,
+                    "authenticator": verdict.authenticator,
+                    "route": route,
+                    "method": request.method[:16],
+                    "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
+                },
+            )
         others = b"" if _is_of_a_script(request) else self._others
+        close = failure.ends_connection
         return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Answer:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
         identifier = new_request_id()
-        _log.info(
-            "refused by the HTTP parser",
-            extra={
-                "requestId": identifier,
-                "reason": failure.reason.value,
-                "detail": failure.detail,
-                "status": failure.status,
-            },
-        )
+        if self._lines.allows():
+            _log.info(
+                "refused by the HTTP parser",
+                extra={
+                    "requestId": identifier,
+                    "reason": failure.reason.value,
+                    "detail": failure.detail,
+                    "status": failure.status,
+                },
+            )
         answer = self._answer(failure, identifier, failure.status, b"", close=True)
         answer.identify(identifier)
         return answer
@@ -110,7 +120,7 @@ class Refusals:
         if isinstance(failure, Unavailable):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
-            allowed = failure.allowed if isinstance(failure, MethodNotAllowed) else _ALL_METHODS
+            allowed = (isinstance(failure, MethodNotAllowed) and failure.allowed) or _ALL_METHODS
             lines.append(b"Allow: " + ", ".join(allowed).encode("ascii") + b"\r\n")
         document = {
             "code": status,

@@ -1,4 +1,4 @@
-"""The public listener's connections: aiohttp's low-level server with its defaults made safe.
+"""The connections of both listeners: aiohttp's low-level server with its defaults made safe.
 
 aiohttp answers what its parser refuses without asking anybody, quoting the request's bytes to client and log. Here
 such requests get the same JSON as every other refusal, and nothing of what they carried is kept.
@@ -7,7 +7,7 @@ such requests get the same JSON as every other refusal, and nothing of what they
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
+from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.web.answer import Answer
@@ -23,10 +24,21 @@ from sidecar.web.answer import Answer
 _log = logging.getLogger("sidecar.http")
 
 ParseFailure = Callable[[Failed], Answer]
+_HEAD_END = b"\r\n\r\n"
+# As many requests as aiohttp takes before it stops reading, and their bodies.
+_MAX_PIECES = 64
 HEAD_LINES = 4
 """How many of its longest lines a whole head may be long."""
 
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
+
+
+class Places(Protocol):
+    """What answers a connection's requests, as far as it counts them."""
+
+    @property
+    def anonymous(self) -> Budget:
+        """Places for requests that were let through without a credential."""
 
 
 class UnderWay(Protocol):
@@ -73,22 +85,27 @@ class Connection(web.RequestHandler):
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
     somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
-    ``begun`` is the request that is under way without a task, or was until a moment ago.
+    ``begun`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on it
+    carried a good credential.
     """
 
     __slots__ = (
-        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_longest_head", "_parse_failure", "_peername",
-        "begun", "body", "ends", "peer", "request_id", "server", "serving", "trusted",
+        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
+        "_peername", "_place", "begun", "body", "ends", "is_known", "peer", "request_id", "server", "serving",
+        "trusted",
     )  # fmt: skip
 
-    def __init__(self, server: "PublicServer", **options: Any) -> None:
+    def __init__(self, server: "HttpServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
         self._answer_at_once = server.answer_at_once
         self.server = server
         self.ends = server.draining
-        self.serving: object = None
+        self.serving: Places | None = None
         self.trusted = False
+        self.is_known = False
+        self._lingers = False
+        self._place: Budget | None = None
         self.peer = "unix"
         self._peername: object = None
         self.request_id = ""
@@ -100,16 +117,55 @@ class Connection(web.RequestHandler):
         self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Learn who is there before the first request; over the limit, hang up at once."""
+        """Learn who is there before the first request; over the limit, one connection has to go."""
         server = self.server
         self._peername = peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = str(peername[0])
         super().connection_made(transport)
-        if len(server.connections) > server.limits.max_connections:
-            self.force_close()
+        server.make_room(self)
 
-    def meet(self, serving: object, peers: Peers) -> None:
+    def recognise(self) -> None:
+        """A request on this connection carried a good credential: it is not cut to make room for others."""
+        if not self.is_known:
+            self.is_known = True
+            self.server.strangers.pop(self, None)
+
+    def admit(self, *, identified: bool) -> None:
+        """The request may pass. A caller without a credential takes a place of its own kind until :meth:`leave`.
+
+        Raises Unavailable when none is left.
+        """
+        if identified:
+            self.recognise()
+        elif self.serving is not None:
+            self.serving.anonymous.take()
+            self._place = self.serving.anonymous
+
+    def leave(self) -> None:
+        """The request has been answered."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.give_back()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered: it may be cut."""
+        waiter = self._waiter
+        return self._lingers or (waiter is not None and not waiter.done() and self.begun is None)
+
+    def end_sending(self) -> None:
+        """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
+
+        The caller sees the end. aiohttp reads and drops what it still sends for some seconds: a reset, which unread
+        bytes would cause, could destroy the answer on its way.
+        """
+        self._lingers = True
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and transport.can_write_eof():
+            transport.write_eof()
+
+    def meet(self, serving: "Places", peers: Peers) -> None:
         """From the next request on ``serving`` answers, and ``peers`` are its trusted proxies."""
         self.serving = serving
         self.trusted = peers.trusts(self._peername)
@@ -117,6 +173,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wait for nothing any more, and tell who works for this caller."""
         self._head_ends()
+        self.server.strangers.pop(self, None)
         if self.begun is not None:
             self.begun.abandon()
         super().connection_lost(exc)
@@ -137,13 +194,7 @@ class Connection(web.RequestHandler):
             else:
                 self._head_goes_on(len(data))
             return
-        try:
-            parsed = parser.feed_data(data)
-        except HttpProcessingError as error:
-            self._head_ends()
-            self._replay(_Parsed(None, error), data)
-            return
-        messages, upgraded, _ = parsed
+        parsed = messages, upgraded, _ = _parse(parser, data)
         if not messages:
             self._head_goes_on(len(data))
             return
@@ -154,6 +205,7 @@ class Connection(web.RequestHandler):
             len(messages) == 1
             and not upgraded
             and messages[0][1] is EMPTY_PAYLOAD
+            and not isinstance(messages[0][0], _ErrInfo)
             and (is_short or not self._is_too_long(messages[0][0]))
         ):
             answer = self._answer_at_once(messages[0][0], self)
@@ -163,7 +215,7 @@ class Connection(web.RequestHandler):
             if self.begun is not None:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
-        self._replay(_Parsed(parsed, None), data)
+        self._replay(parsed, data)
 
     @property
     def is_closing(self) -> bool:
@@ -233,24 +285,29 @@ class Connection(web.RequestHandler):
             or self._paused  # aiohttp's, behind its property writing_paused
         )
 
-    def _replay(self, parsed: "_Parsed", data: bytes) -> None:
-        """Let aiohttp take ``data`` as it would have, with what the parser made of it already."""
-        parser = self._parser
-        self._parser = parsed  # type: ignore[assignment] # asked for feed_data only while this call lasts
-        try:
-            self._take(data)
-        finally:
-            self._parser = parser
-
     def _take(self, data: bytes) -> None:
-        """aiohttp's way. It forgets the body it was reading when the parser gives up; whoever waits for it is told.
-
-        Nothing behind that can be read, and it would keep every piece as a complaint of its own.
-        """
+        """aiohttp's way."""
         if self._given_up:
             return
+        parser = self._parser
+        if parser is None or self._upgraded or self._payload_parser is not None or self._close or self._force_close:
+            web.RequestHandler.data_received(self, data)
+        else:
+            self._replay(_parse(parser, data), data)
+
+    def _replay(self, parsed: "_Outcome", data: bytes) -> None:
+        """Let aiohttp take ``data`` as it would have, with what the parser made of it already.
+
+        It forgets the body it was reading when the parser gives up; the reader of that body gets an exception. Nothing
+        behind that can be read, and aiohttp would keep every piece as an error of its own.
+        """
+        parser = self._parser
         known = len(self._messages)
-        web.RequestHandler.data_received(self, data)
+        self._parser = _Parsed(parsed)  # type: ignore[assignment] # asked for feed_data only while this call lasts
+        try:
+            web.RequestHandler.data_received(self, data)
+        finally:
+            self._parser = parser
         self._refuse_long_heads(known)
         self._given_up = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
         body = self.body
@@ -300,18 +357,54 @@ class _HeadTooLarge(Exception):
     """What came of a head is more than a whole one may be."""
 
 
+_Message = tuple[RawRequestMessage | _ErrInfo, StreamReader]
+_Outcome = tuple[Sequence[_Message], bool, bytes]
+
+
 class _Parsed:
     """Stands for the parser, with the outcome of parsing that has been done already."""
 
-    def __init__(self, outcome: object, error: HttpProcessingError | None) -> None:
+    def __init__(self, outcome: _Outcome) -> None:
         self._outcome = outcome
-        self._error = error
 
-    def feed_data(self, data: bytes) -> object:
-        """The outcome. Raises the error that parsing ended in."""
-        if self._error is not None:
-            raise self._error
+    def feed_data(self, data: bytes) -> _Outcome:
+        """The outcome."""
         return self._outcome
+
+
+def _parse(parser: Any, data: bytes) -> _Outcome:
+    """What ``parser`` makes of ``data``: messages, the last of which may stand for an error; upgraded; the tail.
+
+    The parser forgets the messages that it has found in a piece when it then finds an error in it. So each head is a
+    piece of its own, and requests in front of a malformed one are answered. Where pieces end means nothing to it.
+    """
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    pieces = _pieces(data) if len(_HEAD_END) <= end < len(data) else (data,)  # most data is one head and no more
+    found: list[_Message] = []
+    taken = 0
+    for piece in pieces:
+        try:
+            messages, upgraded, tail = parser.feed_data(piece)
+        except HttpProcessingError as error:
+            found.append((_ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD))
+            break
+        taken += len(piece)
+        found += messages
+        if upgraded:
+            return found, True, tail + data[taken:]
+    return found, False, b""
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """``data`` cut behind the ends of heads, or what looks like one inside a body, at most so many times."""
+    start = 0
+    for _ in range(_MAX_PIECES):
+        end = data.find(_HEAD_END, start) + len(_HEAD_END)
+        if end < len(_HEAD_END) or end == len(data):
+            break
+        yield data[start:end]
+        start = end
+    yield data[start:]
 
 
 def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
@@ -330,9 +423,10 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
     return Refused(Reason.REQUEST_INVALID, Cause.NONE, detail=kind)
 
 
-class PublicServer(web.Server):
+class HttpServer(web.Server):
     """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
 
+    ``handler_cancellation``: an answer whose caller has left is given up.
     ``leaving`` is set when what has no end of its own, a WebSocket, should end.
     """
 
@@ -343,13 +437,16 @@ class PublicServer(web.Server):
         limits: Limits,
         parse_failure: ParseFailure,
         answer_at_once: AnswerAtOnce,
+        handler_cancellation: bool = True,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(handler, handler_cancellation=handler_cancellation)
         self.parse_failure = parse_failure
         self.answer_at_once = answer_at_once
         self.draining = False
         self.leaving = asyncio.Event()
         self.limits = limits
+        self.strangers: dict[Connection, None] = {}
+        """Connections on which no good credential was seen, the oldest first."""
         self._options = _options(limits)
         self()
 
@@ -360,6 +457,25 @@ class PublicServer(web.Server):
             self._options = _options(limits)
             for connection in self.connections:
                 connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+
+    def make_room(self, newcomer: Connection) -> None:
+        """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
+
+        Otherwise connections that say nothing would keep every caller out.
+        """
+        self.strangers[newcomer] = None
+        if len(self.connections) <= self.limits.max_connections:
+            return
+        cut = next((connection for connection in self.strangers if connection.is_idle), newcomer)
+        del self.strangers[cut]
+        cut.force_close()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a new connection would be closed: as many as may be are open, and none of them can be cut."""
+        if len(self.connections) < self.limits.max_connections:
+            return False
+        return not any(connection.is_idle for connection in self.strangers)
 
     def drain(self) -> None:
         """From now on every answer ends its connection."""

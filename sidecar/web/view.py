@@ -40,10 +40,11 @@ class Asked(Protocol):
         """The same, as they were received."""
 
 
-def check_framing(asked: Asked, target: str) -> None:
+def check_framing(asked: Asked, target: str) -> bool:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
 
-    ``target`` is the raw request target.
+    ``target`` is the raw request target. Returns whether the caller may be waiting for ``100 Continue``: such a
+    request is not answered on a shortcut.
 
     Raises Refused with 400, 405, 417, 501 or 505. The parser has refused conflicting framing already.
     """
@@ -66,9 +67,12 @@ def check_framing(asked: Asked, target: str) -> None:
     if coding is not None:
         _check_coding(coding, version)
     expectation = headers.get(EXPECT)
-    if expectation is not None and expectation.lower() != "100-continue":
+    if expectation is None:
+        return False
+    if expectation.lower() != "100-continue":
         message = "The expectation cannot be met"
         raise Refused(Reason.REQUEST_INVALID, status=417, message=message, ends_connection=True)
+    return True
 
 
 @lru_cache(maxsize=128)  # a listener has few names, and all requests name one
@@ -87,7 +91,7 @@ def _check_coding(coding: str, version: HttpVersion) -> None:
 
 def connection_of(request: web.BaseRequest) -> Connection:
     """The connection a request came on."""
-    return request.protocol  # type: ignore[return-value] # PublicServer makes no other; a cast costs a call each time
+    return request.protocol  # type: ignore[return-value] # HttpServer makes no other; a cast costs a call each time
 
 
 def own_view(request: web.BaseRequest) -> RequestView:

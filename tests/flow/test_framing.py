@@ -293,16 +293,6 @@ async def trickle(wire: Wire) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_connections_over_the_limit_are_closed_and_those_below_go_on(start: Start) -> None:
-    scene = await start(server={"limits": {"maxConnections": 2}})
-    async with await scene.connect() as one, await scene.connect() as two:
-        assert (await one.ask("/")).status == 404
-        assert (await two.ask("/")).status == 404
-        async with await scene.connect() as three:
-            assert await three.ended() == b""
-        assert (await one.ask("/")).status == 404
-
-
 async def test_requests_over_the_limit_get_503(start: Start) -> None:
     begun = asyncio.Event()
 

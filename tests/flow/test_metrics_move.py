@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.conftest import Scene, Start, bearer, own_keys
@@ -120,6 +122,22 @@ async def waiting(world: World) -> None:
     await world.begin("/wait", bearer())
 
 
+async def stalled_body(world: World) -> None:
+    """It is waited for before anything is known of its caller."""
+    head = b"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    wire = await world.kept.enter_async_context(await world.scene.connect())
+    await wire.send(head + b"Content-Length: 9\r\n\r\n")
+
+
+async def flood(world: World) -> None:
+    """More refusals than lines are written about."""
+    async with await world.scene.connect() as wire:
+        for _ in range(3):
+            await wire.send(b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
+            for _ in range(60):
+                assert (await wire.answer()).status == 401
+
+
 async def in_a_socket(world: World) -> None:
     wire = await world.begin("/socket", bearer(), *UPGRADE)
     assert (await wire.head()).start.split()[1] == "101"
@@ -206,6 +224,8 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     )),
     (forwarded, ('sidecar_upstream_requests_total{code="200"}', "sidecar_upstream_duration_seconds_count")),
     (hung_up, ('sidecar_upstream_requests_total{code="502"}', "sidecar_upstream_repeats_total")),
+    (flood, ("sidecar_log_lines_left_out_total",)),
+    (stalled_body, ("sidecar_http_requests_undecided",)),
     (waiting, ("sidecar_http_requests_in_flight",)),
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
@@ -248,7 +268,10 @@ OF_THE_PROGRAM = {
 }
 
 
-async def test_every_metric_moves(start: Start, tmp_path: Path, require_tool: Callable[[str], Path]) -> None:
+async def test_every_metric_moves(
+    start: Start, tmp_path: Path, require_tool: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sidecar.refusals")  # lines that are not written at all are not left out
     redis = RedisServer(require_tool("redis-server"), tmp_path / "redis")
     with running(redis):
         async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as kept:

@@ -6,8 +6,11 @@ import logging
 
 import pytest
 
-from sidecar.logs import AUDIT, JsonFormatter, configure
+from sidecar import logs
+from sidecar.logs import AUDIT, JsonFormatter, LineLimit, configure
 from tests.support import forge
+from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
 
 
 def line(message: str, *arguments: object, **fields: object) -> dict[str, object]:
@@ -66,3 +69,32 @@ def test_audit_lines_are_written_at_every_level() -> None:
         root.setLevel(level)
         logging.captureWarnings(False)
     assert [json.loads(told)["message"] for told in stream.getvalue().splitlines()] == ["token minted"]
+
+
+async def test_lines_above_the_limit_are_left_out_and_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many a second, as many in one burst; the number of the others is one line."""
+    monkeypatch.setattr(logs, "_LEFT_OUT_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    clock, left_out = HandClock(), list[None]()
+    limit = LineLimit(logging.getLogger("limited"), 10, lambda: left_out.append(None), now=clock.monotonic)
+    assert [limit.allows() for _ in range(25)] == [True] * 10 + [False] * 15
+    assert len(left_out) == 15
+    await eventually(lambda: caplog.records)
+    assert [(record.getMessage(), record.__dict__["lines"]) for record in caplog.records] == [
+        ("lines left out: more than the limit per second", 15)
+    ]
+    clock.advance(0.5)
+    assert [limit.allows() for _ in range(7)] == [True] * 5 + [False] * 2
+    await eventually(lambda: len(caplog.records) == 2)
+    assert caplog.records[1].__dict__["lines"] == 2
+
+
+async def test_lines_that_the_level_leaves_out_are_not_counted() -> None:
+    log = logging.getLogger("limited.quiet")
+    log.setLevel(logging.WARNING)
+    left_out = list[None]()
+    limit = LineLimit(log, 1, lambda: left_out.append(None))
+    assert not any(limit.allows() for _ in range(5))
+    assert not left_out

@@ -32,7 +32,7 @@ from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, close_soon, reset
+from sidecar.web.answer import Sent, close_soon, is_whole, reset
 from sidecar.web.begun import Begun, Work
 from sidecar.web.respond import Refusals
 from sidecar.web.view import connection_of, own_view
@@ -125,6 +125,7 @@ class Forwarder:
         verdict = await self._decider.decide(own_view(request))
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="forward")
+        client.admit(identified=self._decider.is_identified(verdict.accepted))
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
@@ -264,7 +265,7 @@ class Forwarder:
         self, request: web.BaseRequest, answer: ResponseHead, accepted: Accepted | None
     ) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
-        may_stay = request.keep_alive and answer.request_sent
+        may_stay = request.keep_alive and answer.request_sent and is_whole(request)
         head = self._answer_heads.make(message, request, connection_of(request), may_stay=may_stay)
         if not head.has_body:
             await request.writer.write(head.octets)

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import HttpVersion11
+from aiohttp.hdrs import DATE
 from aiohttp.http_parser import RawResponseMessage
 
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
 from sidecar.errors import Cause, Reason, UpstreamFailed
-from sidecar.web.answer import connection_line, status_line
+from sidecar.web.answer import connection_line, date_line, status_line
 from sidecar.web.server import Connection
 from sidecar.web.view import Asked, identifier_of
 
@@ -103,17 +104,22 @@ class AnswerHeads:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif length is not None and message.code != 204:
             lines.append(b"Content-Length: %b\r\n" % length.encode("ascii"))
-        lines += (connection_line(asked.version, keep_alive), b"\r\n")
+        lines.append(connection_line(asked.version, keep_alive))
+        if message.code == 426 and "Upgrade" in message.headers:
+            lines.append(b"Connection: Upgrade\r\n")  # RFC 9110 section 7.8: it goes with the header Upgrade
+        lines.append(b"\r\n")
         return AnswerHead(b"".join(lines), has_body, chunked, keep_alive)
 
     def unframed(self, message: RawResponseMessage, asked: Asked, client: Connection) -> bytes:
         """Status line and header lines, without framing. Raises UpstreamFailed for what must not be passed on."""
         line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
         try:
-            block = self._headers.select(message.raw_headers)
+            block = self._headers.select(message.raw_headers, keep_upgrade=message.code == 426)
         except ValueError as error:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
-        return b"%b%bX-Request-Id: %b\r\n" % (line, block, identifier_of(asked, client).encode("ascii"))
+        # RFC 9110 section 6.6.1: who has a clock and forwards an answer without Date adds one.
+        date = b"" if DATE in message.headers else date_line.date()
+        return b"%b%b%bX-Request-Id: %b\r\n" % (line, block, date, identifier_of(asked, client).encode("ascii"))
 
 
 @lru_cache(maxsize=128)

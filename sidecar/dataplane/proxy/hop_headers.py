@@ -117,8 +117,10 @@ class AnswerHeaders:
     def __init__(self) -> None:
         self._kept: dict[bytes, bool] = {}
 
-    def select(self, headers: RawHeaders) -> bytes:
+    def select(self, headers: RawHeaders, *, keep_upgrade: bool = False) -> bytes:
         """The lines to send on, as one block. Framing headers are left out: they are made anew.
+
+        ``keep_upgrade``: ``Upgrade`` too, in an answer that says which protocols are asked for (426).
 
         Raises ValueError for what somebody behind us could read differently: control characters in a value, a
         transfer coding beside ``chunked``.
@@ -134,7 +136,9 @@ class AnswerHeaders:
                 lines.append(b"%b: %b\r\n" % (name, value))
                 continue
             lower = name.lower()
-            if lower == b"connection":
+            if lower == b"upgrade" and keep_upgrade:
+                lines.append(b"%b: %b\r\n" % (name, value))
+            elif lower == b"connection":
                 if value not in _PLAIN_CONNECTION:
                     named |= _connection_names(value)
             elif lower == b"transfer-encoding" and value.lower() != b"chunked":

@@ -9,8 +9,9 @@ from multidict import CIMultiDict
 from sidecar.access.conditions import read_conditions
 from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.access.rules import Rules
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Authenticator, Outcome, Rejected
 from sidecar.authn.chain import Chain
+from sidecar.budget import Budget
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
@@ -71,10 +72,16 @@ def view(target: str | None, *authorization: str, method: str = "GET", **more: A
     return RequestView(method, target, headers, read_credential(headers), **more)
 
 
-def decider(*members: Told, gate: Gate | None = None, deadline: float = 5.0, preflight: bool = False) -> Decider:
+def decider(
+    *members: Authenticator,
+    gate: Gate | None = None,
+    deadline: float = 5.0,
+    preflight: bool = False,
+    undecided: Budget | None = None,
+) -> Decider:
     chain = Chain(members or (Told(),), (gate,) if gate else (), Metrics())
     rules = Rules(RuleSettings.model_validate(rule) for rule in RULES)
-    return Decider(rules, chain, deadline=deadline, public_preflight=preflight)
+    return Decider(rules, chain, deadline=deadline, public_preflight=preflight, undecided=undecided)
 
 
 async def reason(of: Decider, asked: RequestView) -> str:
@@ -187,6 +194,32 @@ async def test_a_decision_has_a_deadline() -> None:
     assert isinstance(denied, Deny)
     assert denied.failure.cause is Cause.DEADLINE
     assert denied.failure.status == 503
+
+
+class Prompt(Told):
+    """One that can tell a good credential without waiting."""
+
+    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
+        return accepted() if view.credential.value == "good" else None
+
+
+async def test_so_many_may_wait_for_a_verdict_and_who_need_not_wait_is_not_refused_for_it() -> None:
+    budget = Budget(2)
+    judge = decider(Prompt(), undecided=budget)
+    waiting = [asyncio.create_task(judge.decide(view("/", "Bearer slow"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert budget.is_full
+    for credential, expected in (("good", "allow"), ("bad", "unavailable"), ("slow", "unavailable")):
+        assert await reason(judge, view("/", f"Bearer {credential}")) == expected
+    denied = await judge.decide(view("/", "Bearer slow"))
+    assert isinstance(denied, Deny)
+    assert isinstance(denied.failure, Unavailable)
+    assert (denied.failure.cause, denied.failure.retry_after) == (Cause.OVERLOAD, 1)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert budget.taken == 0
+    assert await reason(judge, view("/", "Bearer bad")) == "token_invalid"
 
 
 async def test_preflights_pass_only_where_configured() -> None:
