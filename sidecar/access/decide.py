@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 from sidecar.access.paths import read_target
 from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
-from sidecar.authn.chain import Chain, Denied
+from sidecar.authn.chain import Chain, Denied, Judged
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import Credential, RequestView, Scheme
 
@@ -94,9 +94,17 @@ class Decider:
             return None
         return self._chain.accept_at_once(view)
 
-    async def judge(self, token: str) -> Verdict:
-        """The verdict on a token that was handed over to be judged, not to let anybody in."""
-        return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
+    async def judge(self, token: str) -> Judged:
+        """The verdict on a token that was handed over to be judged, not to let anybody in.
+
+        What belongs to the request, such as a client certificate, is no part of it.
+        """
+        view = RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._chain.judge(view)
+        except TimeoutError:
+            return Judged(None, self._chain.timed_out().failure)
 
     def _without_credential(self, view: RequestView, ruling: Ruling) -> Verdict:
         """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""

@@ -5,7 +5,7 @@ from aiohttp import web
 from sidecar.api.body import Bodies, bad_request, query
 from sidecar.api.door import Door
 from sidecar.api.paging import NAMES, is_id, list_answer
-from sidecar.errors import Failed, Reason, Refused
+from sidecar.errors import Reason, Refused
 from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
 from sidecar.tokens.service import Caller
 from sidecar.web.respond import json_answer, no_content
@@ -55,8 +55,7 @@ class RevocationCalls:
             raise bad_request(f"The entry cannot be read: {error}") from error
         if not wish.token:
             return wish
-        found = await self._door.accepted(wish.token)
-        token = self._door.genuine(wish.token, found) if isinstance(found, Failed) else found[0]
+        token = (await self._door.judge(wish.token)).to_end()
         if token is None:
             raise bad_request("The token to revoke is not valid here, or has expired")
         return about_token(wish, token)

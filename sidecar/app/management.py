@@ -11,7 +11,7 @@ from sidecar.authn.datahub_setup import DataHubSetup
 from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import has_own_keys
+from sidecar.config.providers import has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
@@ -19,9 +19,7 @@ from sidecar.store.base import Store
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
 from sidecar.tokens.mint import Minter, Write
-from sidecar.tokens.policy import (
-    admin_names,
-)
+from sidecar.tokens.policy import admin_names
 from sidecar.tokens.revocations import Revocations
 from sidecar.tokens.service import Rules as MintingRules
 from sidecar.tokens.service import TokenService
@@ -51,6 +49,13 @@ def management_routes(
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
     door = Door(decider, tokens, server.limits.max_token_bytes)
     return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
+
+
+def build_door(settings: Settings, trust: Trust, decider: Decider, clock: Clock) -> Door:
+    """What judges tokens that are handed over, for commands: nothing is minted behind it."""
+    rules = MintingRules(settings.jwt_token_configuration.jwtissuer)
+    tokens = TokenService(trust.store, trust.mirror.write, None, clock, rules)
+    return Door(decider, tokens, settings.server.limits.max_token_bytes)
 
 
 def build_minter(
@@ -97,7 +102,7 @@ def build_revocations(
             accepted.update((name, (name, *(other for other in names if other != name))) for name in names)
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
-        bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, own.clock_skew)
+        bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, max(own_leeway(own), own_early(own)))
     rule = DenyRule(
         bounds,
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),

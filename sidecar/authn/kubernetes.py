@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from sidecar.authn.bearer_member import BearerMember
 from sidecar.config.providers import Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
@@ -31,6 +30,7 @@ from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.deny_list import facts_of
 from sidecar.tokens.compact import Unverified, json_object, parse
+from sidecar.tokens.genuine import jwt_digest
 from sidecar.tokens.policy import provider_expectations
 from sidecar.tokens.verify import VerifiedClaims, verify
 
@@ -175,7 +175,9 @@ class Kubernetes(BearerMember):
         if not self._is_issuer(parsed.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
-            accepted = self._accepted(parsed, await self._verified(parsed))
+            verified = await self._verified(parsed)
+            with AFTER_SIGNATURE:
+                accepted = self._accepted(parsed, verified)
         except Refused as refusal:
             return Rejected(refusal, self.name)
         if self.options.review:
@@ -210,7 +212,9 @@ class Kubernetes(BearerMember):
         return accepted
 
     def _gone(self) -> Rejected:
-        return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
+        failure = Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE)
+        failure.is_signed = True  # its signature was found good before the API server was asked
+        return Rejected(failure, self.name)
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
@@ -243,7 +247,7 @@ class Kubernetes(BearerMember):
         skew, ends = self.options.clock_skew, verified.expires_at
         ends = None if ends is None else ends + skew
         # without jti the deny list knows a token by the digest of what was signed
-        facts = facts_of(actor, "" if actor.token_id else sha256(token.signing_input).hexdigest())
+        facts = facts_of(actor, "" if actor.token_id else jwt_digest(token))
         return Accepted(actor, verified.key, expires_at=ends, facts=facts)
 
     def _credentials(self) -> Mapping[str, str]:

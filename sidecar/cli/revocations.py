@@ -9,11 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from sidecar.access.decide import Deny
-from sidecar.api.door import GENUINE, NOT_OURS
 from sidecar.app.ground import Ground
 from sidecar.app.judge import build_decider, build_verifiers
-from sidecar.app.management import build_revocations
+from sidecar.app.management import build_door, build_revocations
 from sidecar.app.trust import open_trust
 from sidecar.authn.members import Members
 from sidecar.cli.options import add_config_option, load_settings, read_token
@@ -24,7 +22,7 @@ from sidecar.errors import Refused, SidecarError
 from sidecar.metrics import Metrics
 from sidecar.store.denial import Denial
 from sidecar.store.open import open_store
-from sidecar.tokens.compact import parse, strict_json
+from sidecar.tokens.compact import strict_json
 from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
 from sidecar.tokens.verified_cache import VerifiedCache
 
@@ -104,12 +102,13 @@ async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
         trust = await open_trust(loaded, Ground(metrics, clock), stack)
         await trust.mirror.tried(_LOADING_SECONDS)
         members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
-        verdict = await build_decider(loaded.settings, trust, members, metrics, clock).judge(wish.token)
-    if isinstance(verdict, Deny):
-        failure = verdict.failure
-        if failure.reason not in GENUINE or failure.cause in NOT_OURS:
-            raise failure
-    return about_token(wish, parse(wish.token, loaded.settings.server.limits.max_token_bytes))
+        decider = build_decider(loaded.settings, trust, members, metrics, clock)
+        found = await build_door(loaded.settings, trust, decider, clock).judge(wish.token)
+    token = found.to_end()
+    if token is None:
+        assert found.failure is not None  # noqa: S101 - what passes is genuine
+        raise found.failure
+    return about_token(wish, token)
 
 
 def run_import(options: argparse.Namespace) -> int:

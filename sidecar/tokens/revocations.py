@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any
 
 from sidecar.clock import Clock
@@ -15,8 +14,8 @@ from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.denial import Denial, Scope, actor_name, make_denial
 from sidecar.store.moment import from_text, to_text
 from sidecar.store.record import TokenRecord
-from sidecar.tokens.compact import Unverified
 from sidecar.tokens.deny_rule import DenyRule
+from sidecar.tokens.genuine import Genuine
 from sidecar.tokens.mint import Write
 from sidecar.tokens.service import note_revoked
 
@@ -80,13 +79,9 @@ def read_wish(document: object) -> DenyWish:
     return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
 
 
-def about_token(wish: DenyWish, token: Unverified) -> DenyWish:
-    """``wish`` about ``token``, whose signature somebody has verified."""
-    said = token.claims
-    filled = replace(wish, token="", issuer=said.get("iss", ""), token_ends=said.get("exp"))
-    if said.get("jti"):
-        return replace(filled, scope=Scope.TOKEN, name=said["jti"])
-    return replace(filled, scope=Scope.DIGEST, name=sha256(token.signing_input).hexdigest())
+def about_token(wish: DenyWish, token: Genuine) -> DenyWish:
+    """``wish`` about ``token``."""
+    return replace(wish, token="", scope=token.scope, issuer=token.issuer, name=token.name, token_ends=token.ends)
 
 
 def describe(denial: Denial) -> dict[str, Any]:
@@ -145,8 +140,8 @@ class Revocations:
             _audit.info("denial added", extra={**_audited(denial), "by": by})
         return denials[: len(wishes)]
 
-    async def end(self, token: Unverified, *, by: str) -> None:
-        """End one token whose signature is good: on its record where it has one, else by an entry."""
+    async def end(self, token: Genuine, *, by: str) -> None:
+        """End one token: on its record where it has one, else by an entry."""
         wish = about_token(DenyWish(Scope.TOKEN), token)
         record = await self._store.record(wish.name) if self._may_be_own(wish) else None
         if record is None:
