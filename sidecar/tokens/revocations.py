@@ -215,9 +215,10 @@ class Revocations:
             if record is not None and record.revoked_at is None:
                 yield record
             return
+        assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
         for query in self._queries(wish, now):
             async for record in self._all(query):
-                if record.created_at < (wish.issued_before or now) and self._is_meant(wish, record):
+                if record.created_at < wish.issued_before and self._is_meant(wish, record):
                     yield record
 
     def _may_be_own(self, wish: DenyWish) -> bool:

@@ -177,6 +177,8 @@ async def test_own_token_ends_on_record(world: World, caplog: pytest.LogCaptureF
         ({"issuer": CORP, "subject": "s-1"}, {"hers", "late"}),
         ({"issuer": CORP, "subject": "s-1", "issuedBefore": at(NOW - 5)}, {"hers"}),
         ({"issuer": CORP, "issuedBefore": at(NOW)}, {"hers", "late", "other", "bot"}),
+        ({"issuer": CORP, "subject": "s-1", "issuedBefore": at(0.0)}, set()),
+        ({"issuer": OWN, "issuedBefore": at(0.0)}, set()),
         ({"issuer": OWN, "subject": "ingest"}, {"bot"}),
         ({"issuer": OWN, "issuedBefore": at(NOW)}, {"hers", "late", "other", "bot", "made"}),
         ({"actor": {"type": "USER", "id": "sam"}}, {"hers", "late"}),
