@@ -72,7 +72,7 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     await usage.start()
     stack.push_async_callback(usage.aclose)
     cache: VerifiedCache[Accepted] = VerifiedCache(settings.tokens.cache_entries, metrics)
-    verifiers = build_verifiers(loaded, trust, cache, clock)
+    verifiers = build_verifiers(loaded, trust, cache, clock, ground.issuers.note)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,

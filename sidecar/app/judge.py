@@ -33,9 +33,16 @@ from sidecar.tokens.verified_cache import VerifiedCache
 
 
 def build_verifiers(
-    loaded: Loaded, trust: Trust, cache: VerifiedCache[Accepted], clock: Clock
+    loaded: Loaded,
+    trust: Trust,
+    cache: VerifiedCache[Accepted],
+    clock: Clock,
+    seen: Callable[[tuple[str, ...]], None] | None = None,
 ) -> dict[str, Authenticator]:
-    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found."""
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found.
+
+    ``seen`` is told the issuers of accepted tokens that no configuration names.
+    """
     settings = loaded.settings
     longest = settings.server.limits.max_token_bytes
     made: dict[str, Authenticator] = {
@@ -46,6 +53,7 @@ def build_verifiers(
             clock=clock,
             max_token_bytes=longest,
             refuse=None if settings.allow_published_secrets else refuse_published,
+            seen=seen,
         )
     }
     datahub = _datahub_trust(loaded, trust)

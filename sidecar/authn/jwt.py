@@ -150,8 +150,13 @@ class JwtAuthenticator:
         clock: Clock,
         max_token_bytes: int,
         refuse: Callable[[Unverified], None] | None,
+        seen: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
-        """``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones)."""
+        """``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones).
+
+        ``seen`` is told the issuers of accepted tokens that no configuration names.
+        """
+        self._seen = seen
         self._issuers = dict(issuers)
         self._unbound = unbound
         self._cache = cache
@@ -182,6 +187,8 @@ class JwtAuthenticator:
         except Refused:
             return None
         if accepted is not None:
+            if issuer is self._unbound:
+                self._note(token)
             self._cache.count_miss()
             self._cache.put(credential.value, accepted, generation)
         return accepted
@@ -204,6 +211,8 @@ class JwtAuthenticator:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
             accepted = await self._judge(issuer, token)
+            if issuer is self._unbound:
+                self._note(token)
         except Refused as refusal:
             return Rejected(refusal, issuer.name)
         except Unavailable as failure:
@@ -211,6 +220,10 @@ class JwtAuthenticator:
             raise
         self._cache.put(view.credential.value, accepted, generation)
         return accepted
+
+    def _note(self, token: Unverified) -> None:
+        if self._seen is not None and token.issuer:
+            self._seen((token.issuer,))
 
     async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
         keys = self._candidates(issuer, token)

@@ -107,6 +107,11 @@ class Kubernetes(BearerMember):
         return f"Bearer tokens of Kubernetes service accounts {whose} for {', '.join(options.audiences)}"
 
     @property
+    def issuers(self) -> frozenset[str]:
+        """What the cluster calls itself, and has called itself."""
+        return self._issuers
+
+    @property
     def problem(self) -> str:
         """Why there are no keys."""
         if self._keys is None:

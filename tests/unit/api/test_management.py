@@ -85,11 +85,17 @@ async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[
         case "show own" | "revoke own":
             return await sidecar.call("GET" if name == "show own" else "DELETE", f"/tokens/{own['id']}", token)
         case "deny":
-            return await sidecar.call("POST", "/revocations", token, body={"issuer": "x", "jti": "y"})
+            return await sidecar.call(
+                "POST", "/revocations", token, body={"issuer": "x", "jti": "y", "unknownIssuer": True}
+            )
         case "list denials":
             return await sidecar.call("GET", "/revocations", token)
         case "remove denial":
-            entry = (await sidecar.call("POST", "/revocations", admin, body={"issuer": "x", "jti": "z"})).json()
+            entry = (
+                await sidecar.call(
+                    "POST", "/revocations", admin, body={"issuer": "x", "jti": "z", "unknownIssuer": True}
+                )
+            ).json()
             return await sidecar.call("DELETE", f"/revocations/{entry['id']}", token)
         case "RFC 7009 his":
             return await sidecar.call("POST", "/revoke", token, form={"token": eve})
@@ -281,6 +287,7 @@ async def test_foreign_tokens_are_refused_from_then_on(sidecar: ManagedSidecar, 
     made = reply.json()
     assert made["reason"] == "lost"
     assert made["createdBy"] == "USER:root"
+    assert made.pop("matches") == {"own": 0 if by in ("token", "jti") else 1, "foreign": "unknown"}
     everybody = by == "issuedBefore"
     also_own = by not in ("token", "jti")
     assert await sidecar.status(sam) == 401
@@ -308,7 +315,9 @@ async def test_own_token_on_the_deny_list_has_ended_on_record(sidecar: ManagedSi
 
 async def test_list_of_entries_is_taken_whole_or_not_at_all(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
-    entries: list[dict[str, Any]] = [{"issuer": "x", "jti": str(number)} for number in range(1000)]
+    entries: list[dict[str, Any]] = [
+        {"issuer": "x", "jti": str(number), "unknownIssuer": True} for number in range(1000)
+    ]
     for wrong in ([], [*entries, entries[0]], [*entries[:5], {"issuer": "x"}], [entries[0], {"token": "nonsense"}]):
         assert refusal(await sidecar.call("POST", "/revocations", root, body=wrong)) == (400, "request_invalid")
     assert (await sidecar.call("GET", "/revocations", root)).json()["paging"]["total"] == 0
@@ -316,6 +325,17 @@ async def test_list_of_entries_is_taken_whole_or_not_at_all(sidecar: ManagedSide
     assert (reply.status, len(reply.json()["data"])) == (201, 1000)
     assert (await sidecar.call("GET", "/revocations?issuer=x&limit=500", root)).json()["paging"]["total"] == 1000
     assert (await sidecar.call("GET", "/revocations?issuer=y", root)).json()["data"] == []
+
+
+async def test_issuer_that_nothing_has_is_400_unless_it_is_said_to_be_unknown(sidecar: ManagedSidecar) -> None:
+    root, issuer = sidecar.token_of("root"), sidecar.idp.issuer
+    reply = await sidecar.call("POST", "/revocations", root, body={"issuer": issuer + "/", "subject": "sub-sam"})
+    assert refusal(reply) == (400, "request_invalid")
+    assert f'There is "{issuer}"' in reply.json()["message"]
+    entry = {"issuer": issuer + "/", "subject": "sub-sam", "unknownIssuer": True}
+    assert (await sidecar.call("POST", "/revocations", root, body=entry)).status == 201
+    listed = (await sidecar.call("GET", "/revocations", root)).json()["data"]
+    assert [("matches" in shown, "unknownIssuer" in shown) for shown in listed] == [(False, False)]
 
 
 async def test_only_genuine_tokens_can_be_denied(sidecar: ManagedSidecar) -> None:
