@@ -203,7 +203,7 @@ class Database:
         self._problem, self._tried_at = sentence, now
 
     async def _look_again(self, *, is_written: bool) -> None:
-        """Whether the file can be written again, tried now and then: nobody might write for hours."""
+        """Whether the file can be written again, tried now and then: the next write may be hours away."""
         now = time.monotonic()
         if not is_written:
             if now - self._tried_at < _TRY_AGAIN_SECONDS:
@@ -369,7 +369,7 @@ def _write_nothing(connection: sqlite3.Connection) -> None:
 
 
 def _is_lasting(error: Exception) -> bool:
-    """Whether the next attempt fails as well, until somebody does something: it is not that another was at the file."""
+    """Whether the next attempt fails as well, until its cause is removed. A lock passes by itself."""
     kind = _kind(error)
     return isinstance(error, _MovedError) or (
         kind.startswith(tuple(_SENTENCES)) and not kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

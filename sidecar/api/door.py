@@ -47,7 +47,7 @@ class HandedOver:
     """What a handed-over token is worth: its signature and its claims count, the request that brought it does not.
 
     ``genuine``: the token as the deny list knows it; None: it has ended, or no issuer known here has made it.
-    ``failure``: why nobody passes with it now; None: whoever presents it is ``bearer``. ``jwt``: what it says, where it
+    ``failure``: why it does not pass now; None: it identifies ``bearer``. ``jwt``: what it says, where it
     can be read. ``obstacle``: why no entry could end it; empty: one can.
     """
 

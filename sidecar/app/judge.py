@@ -41,7 +41,7 @@ def build_verifiers(
 ) -> dict[str, Authenticator]:
     """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found.
 
-    ``seen`` is told the issuers of accepted tokens that no configuration names.
+    ``seen`` gets the issuers of accepted tokens that no configuration names.
     """
     settings = loaded.settings
     longest = settings.server.limits.max_token_bytes

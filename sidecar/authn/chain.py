@@ -34,7 +34,7 @@ class Judged:
     """What a token that was handed over is worth, whatever the request that brought it.
 
     ``accepted``: the verdict of the authenticator that recognises it, None where it was not accepted. ``failure``: why
-    nobody would pass with it now; None: whoever presents it does, with its certificate where it is bound to one.
+    it does not pass now; None: it passes, with its certificate where it is bound to one.
     """
 
     accepted: Accepted | None

@@ -154,7 +154,7 @@ class JwtAuthenticator:
     ) -> None:
         """``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones).
 
-        ``seen`` is told the issuers of accepted tokens that no configuration names.
+        ``seen`` gets the issuers of accepted tokens that no configuration names.
         """
         self._seen = seen
         self._issuers = dict(issuers)

@@ -52,7 +52,7 @@ class _Checked(io.TextIOBase):
         return self._open().fileno()
 
     def isatty(self) -> bool:
-        """Whether somebody looks on."""
+        """Whether it is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def _open(self) -> TextIO:

@@ -100,7 +100,7 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run_create(options: argparse.Namespace) -> int:
-    """Mint, and print the token only once its record is on disk. A token that nobody got ends again."""
+    """Mint, and print the token only once its record is on disk. A token that cannot be printed is revoked."""
     loaded = load_settings(options)
     minted = asyncio.run(_create(options, loaded))
     record = minted.record.as_json()

@@ -312,7 +312,7 @@ def check_admins(settings: Settings) -> Iterator[Finding]:
 
 
 def _useless_admin(principal: str, settings: Settings) -> str:
-    """Why nobody can be ``principal``; empty: somebody can, as far as can be told."""
+    """Why no caller can be ``principal``; empty: one can, as far as the configuration says."""
     head, slash, rest = principal.partition("/")
     name = rest if slash else head
     if not name or " " in name or not name.isprintable():

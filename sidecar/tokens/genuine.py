@@ -1,4 +1,4 @@
-"""A token that somebody handed over, to be ended or asked about, as the deny list knows it."""
+"""A token in the body of a request, to be revoked or introspected, as the deny list identifies it."""
 
 from dataclasses import dataclass
 from hashlib import sha256

@@ -140,7 +140,7 @@ def describe(denial: Denial) -> dict[str, Any]:
 
 
 def shown_with_matches(added: Added) -> dict[str, Any]:
-    """The entry as whoever writes it sees it: with how many known tokens it met. Others' tokens are not on record."""
+    """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
     return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
 
 
@@ -196,7 +196,7 @@ class Revocations:
         return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
 
     async def _check_issuers(self, wishes: Sequence[DenyWish]) -> None:
-        """Raises Refused(REQUEST_INVALID) for an entry that, by a slip of the pen, would concern no token."""
+        """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
         if self._others is None:
             return
         named = {wish.issuer for wish in wishes if wish.issuer and not wish.unknown_issuer}
@@ -404,7 +404,7 @@ def _text(document: Mapping[str, Any], name: str, longest: int = _LONGEST_NAME, 
 def _moment(document: Mapping[str, Any], name: str) -> float | None:
     text = _text(document, name)
     if not text or (text == NOW and name == "issuedBefore"):
-        return None  # whoever writes the entry takes the moment of its writing
+        return None  # absent and now are the same: the moment of writing
     try:
         return from_text(text)
     except ValueError as error:

@@ -61,7 +61,7 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
 def test_token_that_could_not_be_printed_ends(
     run: Run, output: Callable[..., subprocess.CompletedProcess[str]], form: tuple[str, ...]
 ) -> None:
-    """Its text is nowhere else: a record that stands would be of a token that nobody has, or somebody else."""
+    """The text is stored nowhere: a record that stands would belong to a token that may be in other hands."""
     said = complaint(output(run, "token", "create", "--name", "ingest", "--kind", "bot", *form))
     records = [json.loads(line) for line in run("token", "list", "--json", stdout=subprocess.PIPE).stdout.splitlines()]
     assert len(records) == 1

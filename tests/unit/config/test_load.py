@@ -215,7 +215,7 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         (FLAT + "jwtPrincipalClaimsMapping: ['username:u', 'email:e', 'e:x']}",
          "must be username:<claim> or email:<claim>"),
         ("identityHeaders: {strip: ['X-*']}", "must be one header name"),
-        ("server: {trustedProxies: [10.0.0.5/8]}", "write 10.0.0.0/8 for all of it, or 10.0.0.5 for that address alone"),
+        ("server: {trustedProxies: [10.0.0.5/8]}", "write 10.0.0.0/8 for all of it, or 10.0.0.5 for that address"),
         ("server: {publicUrl: example.com}", "publicUrl: must be an http or https URL"),
         ("server: []", "server: must be a block of keys and values"),
         ("upstream: {url: [a]}", "upstream.url: must be text"),
@@ -264,7 +264,7 @@ def test_dangers_are_told_but_not_refused(text: str, warning: str, folder: Path)
         "root]}\njwtTokenConfiguration: {keyDir: /k, jwtissuer: i}",
     ],
 )
-def test_admins_that_somebody_can_be_are_no_danger(text: str, folder: Path) -> None:
+def test_admins_that_a_caller_can_be_are_no_danger(text: str, folder: Path) -> None:
     said = warnings(f"{ADMINS}[{text}")
     assert "adminPrincipals" not in said
 

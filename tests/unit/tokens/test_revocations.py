@@ -1,14 +1,19 @@
 """What is denied, for how long, and which own tokens end with it."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.config.settings import StoreSettings
 from sidecar.errors import Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
+from sidecar.metrics import Metrics
+from sidecar.secrets.value import Secret
 from sidecar.store.denial import Scope
 from sidecar.store.moment import to_text
+from sidecar.store.open import open_store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.tokens.compact import parse as parse_jwt
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
@@ -285,6 +290,30 @@ async def test_entries_that_are_written_anew_are_not_missing_in_a_list_being_rea
         world.clock.advance(0.001)
     assert set(seen) == ids
     assert pages < 20
+
+
+async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(tmp_path: Path) -> None:
+    clock = HandClock()
+    store = await open_store(StoreSettings(url=Secret(f"sqlite:///{tmp_path}/s.db")), Metrics(), clock)
+    try:
+        entries = Revocations(store, store.write, clock, RULE, own_issuer=OWN)
+        wishes = [read_wish({"issuer": OPEN, "jti": str(number)}) for number in range(500)]
+        ids = {added.denial.id for added in await entries.add(wishes, by="x")}
+        seen: set[str] = set()
+        after, written = "", 0
+        while True:
+            clock.advance(0.01)
+            page = await entries.page(None, after, 100)
+            seen |= {denial.id for denial in page.denials}
+            clock.advance(0.01)
+            await entries.add(wishes[written : written + 200], by="x")
+            written += 200
+            after = page.after
+            if not after:
+                break
+        assert seen == ids
+    finally:
+        await store.aclose()
 
 
 async def test_entry_is_removed_once(world: World) -> None:
