@@ -267,31 +267,6 @@ async def test_a_cut_off_may_be_now(world: World, about: dict[str, str]) -> None
     assert (await world.deny(**about, issuedBefore="now"))["issuedBefore"] == at(NOW)
 
 
-async def test_entries_that_are_written_anew_are_not_missing_in_a_list_being_read(world: World) -> None:
-    """They move to its front, which has been read already."""
-    ids = set()
-    for number in range(10):
-        world.clock.advance(1)
-        ids.add((await world.deny(issuer=OPEN, jti=str(number)))["id"])
-    seen, after, pages = [], "", 0
-    while True:
-        page = await world.list.page(None, after, 3)
-        seen += [denial.id for denial in page.denials]
-        pages += 1
-        if pages in (2, 4):  # while the list, and then its front, is read
-            for _ in range(10):
-                world.store.all_denials.pop(next(iter(world.store.all_denials)))
-            for number in range(10):
-                world.clock.advance(1)
-                await world.deny(issuer=OPEN, jti=str(number))
-        after = page.after
-        if not after:
-            break
-        world.clock.advance(0.001)
-    assert set(seen) == ids
-    assert pages < 20
-
-
 async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(tmp_path: Path) -> None:
     clock = HandClock()
     store = await open_store(StoreSettings(url=Secret(f"sqlite:///{tmp_path}/s.db")), Metrics(), clock)
