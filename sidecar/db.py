@@ -6,6 +6,8 @@ kill or a power cut. Every SQLite error leaves here as one of ours.
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import sqlite3
 import time
@@ -18,11 +20,16 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
 
 T = TypeVar("T")
+_log = logging.getLogger("sidecar.db")
 
 _APPLICATION_ID = 0x61755363
 _BUSY_SECONDS = 2.0
 _BUSY_PAUSE_SECONDS = 0.01
 _DEADLINE_SECONDS = 4.0
+# While the file cannot be written: how often that is tried again, and how often it is said.
+_TRY_AGAIN_SECONDS = 2.0
+_SAY_AGAIN_SECONDS = 60.0
+_LEAST_ROOM = 64 * 1024  # less than the -wal and -shm of a file that is opened take up
 
 # One entry per schema version, never edited once released: a file is brought up by those it has not seen.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -112,7 +119,14 @@ class Database:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._problem = self._said = ""
+        self._said_at = self._tried_at = float("-inf")
         metrics.store_up.set(0)
+
+    @property
+    def problem(self) -> str:
+        """Why the file cannot be written, in one sentence; empty: as far as is known it can."""
+        return self._problem
 
     @classmethod
     async def open(cls, path: Path, metrics: Metrics) -> "Database":
@@ -144,7 +158,7 @@ class Database:
         while it was at it, it may still happen. ``operation`` is a metric label from a fixed set. Raises
         Unavailable(STORE_UNAVAILABLE).
         """
-        return await self._run(operation, "BEGIN IMMEDIATE", work)
+        return await self._run(operation, _WRITING, work)
 
     async def version(self) -> int:
         """A number that changes when another process has written. Cheap. Raises Unavailable(STORE_UNAVAILABLE)."""
@@ -152,7 +166,7 @@ class Database:
             return await asyncio.wait_for(self._in_thread(self._data_version), _DEADLINE_SECONDS)
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
-            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
+            raise Unavailable(Cause.STORE_UNAVAILABLE, _sentence(self._path, error)) from error
 
     async def aclose(self) -> None:
         """Close the file after the work that is under way."""
@@ -170,10 +184,40 @@ class Database:
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
             self._metrics.store_operations.labels(operation, "failed").inc()
-            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
-        self._metrics.store_up.set(1)
+            sentence = _sentence(self._path, error)
+            if _is_lasting(error):
+                self._fail(sentence)
+            raise Unavailable(Cause.STORE_UNAVAILABLE, sentence) from error
+        if self._problem:
+            await self._look_again(is_written=begin == _WRITING)
+        self._metrics.store_up.set(0 if self._problem else 1)
         self._metrics.store_operations.labels(operation, "done").inc()
         return result
+
+    def _fail(self, sentence: str) -> None:
+        """Remember, and say in the log, that the file cannot be used: reading may go on working meanwhile."""
+        now = time.monotonic()
+        if sentence != self._said or now - self._said_at >= _SAY_AGAIN_SECONDS:
+            self._said, self._said_at = sentence, now
+            _log.error("the store cannot be used", extra={"path": str(self._path), "detail": sentence})
+        self._problem, self._tried_at = sentence, now
+
+    async def _look_again(self, *, is_written: bool) -> None:
+        """Whether the file can be written again, tried now and then: the next write may be hours away."""
+        now = time.monotonic()
+        if not is_written:
+            if now - self._tried_at < _TRY_AGAIN_SECONDS:
+                return
+            self._tried_at = now
+            try:
+                until = now + _DEADLINE_SECONDS
+                await asyncio.wait_for(
+                    self._in_thread(lambda: self._transaction(_WRITING, _write_nothing, until)), _DEADLINE_SECONDS
+                )
+            except (sqlite3.Error, TimeoutError):
+                return
+        self._problem = ""
+        _log.info("the store can be used again", extra={"path": str(self._path)})
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         # shielded: a caller that gives up must not leave the next one with half a transaction
@@ -213,6 +257,8 @@ class Database:
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Unavailable(Cause.STORE_UNAVAILABLE, _FULL.format(path=self._path)) from error
             raise _misconfigured(
                 f"cannot open {self._path}: {error.strerror}; its folder must exist and be writable"
             ) from error
@@ -223,9 +269,9 @@ class Database:
             _migrate(connection, self._path)
         except sqlite3.Error as error:
             connection.close()
-            if _is_passing(error):
-                raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from error
-            raise _misconfigured(f"cannot use {self._path}: {_kind(error)}") from error
+            if _is_passing(error) or is_full(self._path):
+                raise Unavailable(Cause.STORE_UNAVAILABLE, _sentence(self._path, error)) from error
+            raise _misconfigured(_sentence(self._path, error)) from error
         except BaseException:
             connection.close()
             raise
@@ -274,6 +320,60 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def _number(connection: sqlite3.Connection, query: str) -> int:
     return int(connection.execute(query).fetchone()[0])
+
+
+_WRITING = "BEGIN IMMEDIATE"
+_FULL = "{path} cannot be written: the disk is full; free space on its volume"
+# What an error of SQLite's says, by the beginning of its name.
+_SENTENCES = {
+    "SQLITE_FULL": _FULL,
+    "SQLITE_BUSY": "{path} is locked by another process; end that process, or let it finish",
+    "SQLITE_LOCKED": "{path} is locked by another process; end that process, or let it finish",
+    "SQLITE_READONLY": "{path} is read-only; make the file, its -wal and -shm and their folder writable for this user",
+    "SQLITE_CANTOPEN": "{path} cannot be opened; its folder must exist and be writable, for -wal and -shm too",
+    "SQLITE_CORRUPT": "{path} is damaged; restore a copy of it, or move it away to begin with an empty store",
+    "SQLITE_NOTADB": "{path} is no SQLite file; name another file, or move it away to begin with an empty store",
+    "SQLITE_PERM": "{path} may not be used by this user; give it read and write permission",
+    "SQLITE_AUTH": "{path} may not be used by this user; give it read and write permission",
+    "SQLITE_IOERR": "{path} cannot be read or written: its disk reports an error; look at its volume",
+}
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    """What ``error`` means for the file at ``path``, and what to do; SQLite's name of the error beside it."""
+    kind = _kind(error)
+    if isinstance(error, _MovedError):
+        return f"{path} was removed or replaced while in use; restart the sidecar"
+    if isinstance(error, _ClosedError):
+        return f"{path} has been closed"
+    if isinstance(error, TimeoutError):
+        return f"{path} gave no answer within {_DEADLINE_SECONDS:g} s; another process may hold it, or its disk is slow"
+    # without room for its -shm, SQLite speaks of an input/output error, or that it cannot open a file
+    if kind.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and is_full(path):
+        return f"{_FULL.format(path=path)} ({kind})"
+    known = next((text for name, text in _SENTENCES.items() if kind.startswith(name)), "{path} cannot be used")
+    return f"{known.format(path=path)} ({kind})"
+
+
+def is_full(path: Path) -> bool:
+    """Whether the volume of ``path`` has no room left."""
+    try:
+        volume = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return volume.f_blocks > 0 and volume.f_bavail * volume.f_frsize < _LEAST_ROOM
+
+
+def _write_nothing(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE change_counter SET value = value")
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether the next attempt fails as well, until its cause is removed. A lock passes by itself."""
+    kind = _kind(error)
+    return isinstance(error, _MovedError) or (
+        kind.startswith(tuple(_SENTENCES)) and not kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    )
 
 
 def _is_passing(error: sqlite3.Error) -> bool:

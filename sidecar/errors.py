@@ -156,7 +156,8 @@ class SidecarError(Exception):
 class Failed(SidecarError):
     """A request ends here. ``detail`` is for the log only and never holds a token, secret or claim value.
 
-    ``ends_connection``: where the next request on the connection begins is not certain.
+    ``ends_connection``: where the next request on the connection begins is not certain. ``is_signed``: the token that
+    is refused was made by its issuer all the same, see :data:`AFTER_SIGNATURE`.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Failed(SidecarError):
         self.message = text.message if message is None else message
         self.bearer_error = text.bearer_error
         self.ends_connection = ends_connection
+        self.is_signed = False
 
 
 class Refused(Failed):
@@ -190,6 +192,21 @@ class MethodNotAllowed(Refused):
     def __init__(self, *allowed: str, ends_connection: bool = False) -> None:
         super().__init__(Reason.METHOD_NOT_ALLOWED, ends_connection=ends_connection)
         self.allowed = allowed
+
+
+class _AfterSignature:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Failed):
+            error.is_signed = True
+
+
+AFTER_SIGNATURE = _AfterSignature()
+"""``with AFTER_SIGNATURE:`` around what is asked of a token after its signature was found good: a failure says so."""
 
 
 class Unavailable(Failed):

@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "web": (*BASICS, "access.decide", "identity", "config.settings"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
-    "api": (*BASICS, "web", "access", "tokens", "store", "keys", "identity", "config.settings"),
+    # authn.base as above
+    "api": (*BASICS, "web", "access", "authn.base", "tokens", "store", "keys", "identity", "config.settings"),
     "admin": (*BASICS, "web", "config.settings"),
     "demo": (*BASICS,),
 }

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from sidecar.access.paths import read_target
 from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
 from sidecar.authn.base import Accepted
-from sidecar.authn.chain import Chain, Denied
+from sidecar.authn.chain import Chain, Denied, Judged
 from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.actor import Actor
@@ -151,9 +151,23 @@ class Decider:
         """Whether ``accepted`` comes from a credential that was presented: the guest's does not."""
         return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
 
-    async def judge(self, token: str) -> Verdict:
-        """The verdict on a token that was handed over to be judged, not to let anybody in."""
-        return await self.decide(RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer")))
+    async def judge(self, token: str) -> Judged:
+        """The verdict on a token that was handed over to be judged, not to let anybody in.
+
+        What belongs to the request, such as a client certificate, is no part of it.
+        """
+        view = RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
+        undecided = self.undecided
+        if undecided.is_full:
+            return Judged(None, self._chain.unjudged(Cause.OVERLOAD, retry_after=1).failure)
+        undecided.take()
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._chain.judge(view)
+        except TimeoutError:
+            return Judged(None, self._chain.unjudged(Cause.DEADLINE).failure)
+        finally:
+            undecided.give_back()
 
     def _without_credential(self, view: RequestView, ruling: Ruling) -> Verdict:
         """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""

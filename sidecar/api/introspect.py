@@ -1,18 +1,19 @@
 """``POST {prefix}/introspect`` (RFC 7662): is this token accepted here, and what does it say?"""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
 from sidecar.api.door import Door
-from sidecar.errors import Failed
-from sidecar.identity.actor import ActorType
+from sidecar.identity.actor import Actor, ActorType
 from sidecar.tokens.compact import Unverified
-from sidecar.tokens.service import Caller, TokenService
+from sidecar.tokens.service import TokenService
 from sidecar.web.respond import json_answer
 
-_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti")
+# cnf: without the certificate whose thumbprint it names the token is worth nothing (RFC 8705 section 3.2)
+_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "cnf")
 # No verification has looked at what these are.
 _SHOWN_AS_TEXT = ("scope", "client_id")
 _INACTIVE = {"active": False}
@@ -33,22 +34,28 @@ class Introspect:
         form = await self._bodies.form(request)
         if not form.get("token"):
             raise bad_request("token is missing")
-        found = await self._door.accepted(form["token"])
-        if isinstance(found, Failed):
+        found = await self._door.judge(form["token"])
+        if found.bearer is None or found.genuine is None:
             return json_answer(200, _INACTIVE)
-        token, bearer = found
         may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
-        if not may_know and not await self._tokens.may_manage(caller, token, bearer.actor.provider):
+        if not may_know and not await self._tokens.may_manage(caller, found.genuine):
             return json_answer(200, _INACTIVE)
-        return json_answer(200, _describe(token, bearer))
+        return json_answer(200, _describe(found.jwt, found.bearer.actor))
 
 
-def _describe(token: Unverified, bearer: Caller) -> dict[str, Any]:
-    claims = token.claims
+def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:
+    """What a JWT says, or of another token what its issuer has said of it."""
+    claims: Mapping[str, Any] = _said_of(actor) if token is None else token.claims
     return {
         "active": True,
         "token_type": "Bearer",
-        "username": bearer.actor.id,
+        "username": actor.id,
         **{name: claims[name] for name in _SHOWN if claims.get(name) is not None},
         **{name: claims[name] for name in _SHOWN_AS_TEXT if isinstance(claims.get(name), str)},
     }
+
+
+def _said_of(actor: Actor) -> dict[str, Any]:
+    said = {"iss": actor.issuer, "sub": actor.subject, "jti": actor.token_id}
+    times = {"exp": actor.expires_at, "iat": actor.issued_at}
+    return {name: value for name, value in (*said.items(), *times.items()) if value not in (None, "")}

@@ -5,8 +5,16 @@ from aiohttp import web
 from sidecar.api.body import Bodies, bad_request, query
 from sidecar.api.door import Door
 from sidecar.api.paging import NAMES, is_id, list_answer
-from sidecar.errors import Failed, Reason, Refused
-from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
+from sidecar.errors import Reason, Refused
+from sidecar.tokens.revocations import (
+    MOST_ENTRIES,
+    DenyWish,
+    Revocations,
+    about_token,
+    describe,
+    read_wish,
+    shown_with_matches,
+)
 from sidecar.tokens.service import Caller
 from sidecar.web.respond import json_answer, no_content
 
@@ -27,8 +35,8 @@ class RevocationCalls:
         if not 1 <= len(entries) <= MOST_ENTRIES:
             raise bad_request(f"The body is an entry, or a list of 1 to {MOST_ENTRIES}")
         wishes = [await self._wish(entry) for entry in entries]
-        denials = await self._revocations.add(wishes, by=caller.name)
-        shown = [describe(denial) for denial in denials]
+        added = await self._revocations.add(wishes, by=caller.name)
+        shown = [shown_with_matches(entry) for entry in added]
         return json_answer(201, {"data": shown} if isinstance(document, list) else shown[0])
 
     async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
@@ -55,8 +63,7 @@ class RevocationCalls:
             raise bad_request(f"The entry cannot be read: {error}") from error
         if not wish.token:
             return wish
-        found = await self._door.accepted(wish.token)
-        token = self._door.genuine(wish.token, found) if isinstance(found, Failed) else found[0]
+        token = (await self._door.judge(wish.token)).to_end()
         if token is None:
             raise bad_request("The token to revoke is not valid here, or has expired")
         return about_token(wish, token)

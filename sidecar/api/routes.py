@@ -7,7 +7,7 @@ from enum import Enum, auto
 from aiohttp import web
 
 from sidecar.api.body import Bodies
-from sidecar.api.door import Door, NotAdmittedError
+from sidecar.api.door import Door, NotAdmittedError, NotRevocableError
 from sidecar.api.introspect import Introspect
 from sidecar.api.revocations import RevocationCalls
 from sidecar.api.revoke import Revoke
@@ -89,6 +89,8 @@ class OAuthEndpoint:
             verdict = refused.verdict
             error = _oauth_error(verdict.failure.status)
             return self._refusals.refuse(request, verdict, route=self._name, oauth_error=error)
+        except NotRevocableError as refused:
+            return self._refusals.refuse(request, refused, route=self._name, oauth_error="unsupported_token_type")
         except Failed as failure:
             return self._refusals.refuse(request, failure, route=self._name, oauth_error=_oauth_error(failure.status))
 

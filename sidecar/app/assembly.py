@@ -75,7 +75,7 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     cache: VerifiedCache[Accepted] = VerifiedCache(
         settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
     )
-    verifiers = build_verifiers(loaded, trust, cache, clock)
+    verifiers = build_verifiers(loaded, trust, cache, clock, ground.issuers.note)
     surroundings = partial(
         member_surroundings,
         loaded=loaded,

@@ -6,6 +6,7 @@ from sidecar.app.shares import Shares
 from sidecar.clock import Clock
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import AssertionKey, new_assertion_key
+from sidecar.tokens.recent_issuers import RecentIssuers
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,7 @@ class Ground:
     clock: Clock
     shares: Shares = field(default_factory=Shares)
     assertion_key: AssertionKey = field(default_factory=new_assertion_key, repr=False)
+    issuers: RecentIssuers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "issuers", RecentIssuers(self.clock))

@@ -11,7 +11,7 @@ from sidecar.authn.members import Members
 from sidecar.authn.system import SYSTEM
 from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.store.mirror import Mirror
+from sidecar.store.sqlite import SqliteStore
 
 
 def health_of(trust: Trust, members: Members, settings: Settings) -> Health:
@@ -22,7 +22,7 @@ def health_of(trust: Trust, members: Members, settings: Settings) -> Health:
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_member_status, member) for member in members.started]
-    return Health(credentials, [partial(_mirror_status, trust.mirror, settings)])
+    return Health(credentials, [partial(_mirror_status, trust, settings)])
 
 
 def _provider_status(keys: ProviderKeys) -> PartStatus:
@@ -41,11 +41,12 @@ def _member_status(member: Member) -> PartStatus:
     return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
 
 
-def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:
-    name, revocation = "revocation state", settings.revocation
+def _mirror_status(trust: Trust, settings: Settings) -> PartStatus:
+    mirror, name, revocation = trust.mirror, "revocation state", settings.revocation
     if not mirror.is_loaded:
         return PartStatus(name, Condition.PENDING, "the store has not been read yet")
     if mirror.age <= revocation.max_staleness:
-        return PartStatus(name, Condition.USABLE)
+        problem = trust.store.problem if isinstance(trust.store, SqliteStore) else ""
+        return PartStatus(name, Condition.DEGRADED if problem else Condition.USABLE, problem)
     denied = revocation.on_stale == "deny"
     return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer")

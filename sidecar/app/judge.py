@@ -6,7 +6,7 @@ from functools import partial
 from sidecar.access.decide import Decider, Guests
 from sidecar.access.rules import Rules
 from sidecar.app.trust import RESERVED_NAMES, Trust
-from sidecar.authn.base import Accepted, Authenticator, Gate, Surroundings
+from sidecar.authn.base import Accepted, Authenticator, Surroundings
 from sidecar.authn.chain import Chain
 from sidecar.authn.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
 from sidecar.authn.gates import RevocationGate
@@ -19,7 +19,7 @@ from sidecar.authn.usage_gate import UsageGate
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import OwnIssuers, Provider, member_issuer
+from sidecar.config.providers import OwnIssuers, Provider, member_issuer, own_early, own_leeway
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.metrics import Metrics
@@ -34,9 +34,16 @@ from sidecar.tokens.verified_cache import VerifiedCache
 
 
 def build_verifiers(
-    loaded: Loaded, trust: Trust, cache: VerifiedCache[Accepted], clock: Clock
+    loaded: Loaded,
+    trust: Trust,
+    cache: VerifiedCache[Accepted],
+    clock: Clock,
+    seen: Callable[[tuple[str, ...]], None] | None = None,
 ) -> dict[str, Authenticator]:
-    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found."""
+    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found.
+
+    ``seen`` gets the issuers of accepted tokens that no configuration names.
+    """
     settings = loaded.settings
     longest = settings.server.limits.max_token_bytes
     made: dict[str, Authenticator] = {
@@ -48,6 +55,7 @@ def build_verifiers(
             clock=clock,
             max_token_bytes=longest,
             refuse=None if settings.allow_published_secrets else refuse_published,
+            seen=seen,
         )
     }
     datahub = _datahub_trust(loaded, trust)
@@ -72,6 +80,8 @@ def _datahub_trust(loaded: Loaded, trust: Trust) -> DataHubTrust | None:
         require_record=block.require_record,
         require_own_record=settings.tokens.require_record,
         max_own_lifetime=settings.tokens.max_lifetime,
+        own_leeway=own_leeway(settings.jwt_token_configuration),
+        own_early=own_early(settings.jwt_token_configuration),
         providers=frozenset(trust.issuers) - {block.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
         # the guest is DataHub's own to name: its user interface gives him a session
         reserved=frozenset({"anonymous", block.system_client_id.lower()}),
@@ -128,17 +138,15 @@ def build_decider(
 
     ``kind`` is a decider, perhaps one that also tells others what it decides. ``undecided``: see there.
     """
-    gates: list[Gate] = [revocation_gate(settings, trust, clock)]
-    if usage is not None:
-        gates.append(UsageGate(usage))
     chain = Chain(
         members.authenticators,
-        gates,
+        (revocation_gate(settings, trust, clock),),
         metrics,
         skippable=members.skippable,
         headers=members.headers,
         certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
         clock=clock,
+        use=None if usage is None else UsageGate(usage),
     )
     return kind(
         Rules(settings.rules),

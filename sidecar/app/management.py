@@ -1,39 +1,49 @@
 """How tokens and revocations are managed: what mints, what denies, and their routes."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.body import Bodies
 from sidecar.api.door import Door
 from sidecar.api.routes import api_routes
+from sidecar.app.ground import Ground
 from sidecar.app.trust import Trust
+from sidecar.authn.base import Member
 from sidecar.authn.datahub_setup import DataHubSetup
+from sidecar.authn.datahub_token import DATAHUB
+from sidecar.authn.kubernetes import KubernetesOptions
 from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import has_own_keys
+from sidecar.config.providers import has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
-from sidecar.store.base import Store
+from sidecar.store.base import RecordQuery, Store
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
 from sidecar.tokens.mint import Minter, Write
-from sidecar.tokens.policy import (
-    admin_names,
-)
+from sidecar.tokens.policy import admin_names
 from sidecar.tokens.revocations import Revocations
 from sidecar.tokens.service import Rules as MintingRules
 from sidecar.tokens.service import TokenService
 from sidecar.web.boundary import Handler
 from sidecar.web.respond import Refusals
 
+_PAGE = 500
+
 
 def management_routes(
-    loaded: Loaded, trust: Trust, decider: Decider, refusals: Refusals, metrics: Metrics, clock: Clock
+    loaded: Loaded,
+    trust: Trust,
+    decider: Decider,
+    refusals: Refusals,
+    ground: Ground,
+    started: Sequence[Member],
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
     """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
-    settings = loaded.settings
+    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
     server = settings.server
     write = trust.mirror.write
     minter = None
@@ -49,11 +59,23 @@ def management_routes(
         provider_of=trust.provider_of,
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
-    revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
+
+    async def others() -> frozenset[str]:
+        found = {record.owner.issuer for record in trust.mirror.records()}
+        return frozenset(found.union(ground.issuers.names(), *(member.issuers for member in started)))
+
+    revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings, others)
     door = Door(decider, tokens, server.limits.max_token_bytes)
     return api_routes(
         server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout, decider.undecided)
     )
+
+
+def build_door(settings: Settings, trust: Trust, decider: Decider, clock: Clock) -> Door:
+    """What judges tokens that are handed over, for commands: nothing is minted behind it."""
+    rules = MintingRules(settings.jwt_token_configuration.jwtissuer)
+    tokens = TokenService(trust.store, trust.mirror.write, None, clock, rules)
+    return Door(decider, tokens, settings.server.limits.max_token_bytes)
 
 
 def build_minter(
@@ -81,10 +103,12 @@ def build_revocations(
     write: Write,
     clock: Clock,
     spellings: Callable[[str], tuple[str, ...]] | None = None,
+    others: Callable[[], Awaitable[Collection[str]]] | None = None,
 ) -> Revocations:
     """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
 
-    ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts.
+    ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts. ``others``
+    gives the issuers that are known besides those that ``loaded`` names; None: those of the records in ``store``.
     """
     own = loaded.settings.jwt_token_configuration
     bounds: dict[str, IssuerBounds] = {}
@@ -100,14 +124,40 @@ def build_revocations(
             accepted.update((name, (name, *(other for other in names if other != name))) for name in names)
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
-        bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, own.clock_skew)
+        bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, max(own_leeway(own), own_early(own)))
     rule = DenyRule(
         bounds,
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
         unbound,
         has_endless=_has_endless(loaded),
     )
-    return Revocations(store, write, clock, rule, own_issuer=own_issuer)
+    named = _named_by_members(loaded)
+
+    async def known_issuers() -> frozenset[str]:
+        return named.union(await (others or partial(_owners, store))())
+
+    return Revocations(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers)
+
+
+def _named_by_members(loaded: Loaded) -> frozenset[str]:
+    """Issuers that are no provider's and no keys' of ours: DataHub's own, and a cluster's where it is written."""
+    planned = plan(loaded.members)
+    found = {item.options.issuer for item in planned if isinstance(item.options, KubernetesOptions)}
+    if any(item.word == DATAHUB for item in planned):
+        found.add(loaded.settings.authentication.token_service.issuer)
+    return frozenset(found - {""})
+
+
+async def _owners(store: Store) -> frozenset[str]:
+    """Where the owners of the tokens on record come from."""
+    found: set[str] = set()
+    after = ""
+    while True:
+        page = await store.records(RecordQuery(), after, _PAGE)
+        found.update(record.owner.issuer for record in page.records)
+        after = page.after
+        if not after:
+            return frozenset(found)
 
 
 def _has_endless(loaded: Loaded) -> bool:

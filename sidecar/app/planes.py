@@ -81,7 +81,7 @@ def public_routes(
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
     upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
-    managing, below = management_routes(loaded, trust, decider, refusals, metrics, clock)
+    managing, below = management_routes(loaded, trust, decider, refusals, ground, members.started)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
     )

@@ -105,6 +105,8 @@ class Sidecar:
     def take_up(self, parts: Parts) -> None:
         """Answer by ``parts`` from the next request on. What is under way ends as it began; then its parts close."""
         old, self._parts = self._parts, parts
+        # who is removed in an emergency is known for a while: revocations may still name it
+        self._ground.issuers.note(old.trust.issuers)
         self._server.change_limits(_limits(parts.loaded.settings))
         self._boundary.take_up(parts.serving)
         parts.observe(self._ground.metrics)

@@ -14,7 +14,7 @@ from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcce
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import Provider, bot_check_url, has_own_keys
+from sidecar.config.providers import Provider, bot_check_url, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.db import sqlite_path
 from sidecar.keys.jwks_cache import ProviderKeys
@@ -195,6 +195,7 @@ def _provider_issuer(
     acceptor = ForeignAcceptor(
         policy,
         provider.clock_skew,
+        provider.early,
         is_own=provider.is_own,
         bots=bots,
         bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
@@ -224,5 +225,5 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     claims = settings.authentication_configuration.jwt_principal_claims
     policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
     tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
-    acceptor = OwnAcceptor(tokens, configuration.clock_skew)
+    acceptor = OwnAcceptor(tokens, own_leeway(configuration), own_early(configuration))
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)

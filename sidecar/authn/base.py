@@ -174,6 +174,11 @@ class Member(ABC):
         return "credentials of its own kind"
 
     @property
+    def issuers(self) -> frozenset[str]:
+        """Issuers besides the providers' whose tokens it accepts, as far as it knows them."""
+        return frozenset()
+
+    @property
     def problem(self) -> str:
         """What keeps it from judging at the moment, for the health report; empty: nothing known.
 

@@ -29,6 +29,18 @@ class Denied:
     authenticator: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a token that was handed over is worth, whatever the request that brought it.
+
+    ``accepted``: the verdict of the authenticator that recognises it, None where it was not accepted. ``failure``: why
+    it does not pass now; None: it passes, with its certificate where it is bound to one.
+    """
+
+    accepted: Accepted | None
+    failure: Failed | None
+
+
 def _no_certificate(_: RequestView) -> None:
     return None
 
@@ -46,9 +58,11 @@ class Chain:
         headers: Sequence[str] = (),
         certificate: Callable[[RequestView], str | None] = _no_certificate,
         clock: Clock | None = None,
+        use: Gate | None = None,
     ) -> None:
         """``skippable`` are names of authenticators; ``headers`` are read for credentials besides Authorization.
 
+        ``use`` notes who passes the gates.
         ``certificate`` tells the ``x5t#S256`` of the certificate that a request came with.
         """
         self._certificate = certificate
@@ -61,7 +75,8 @@ class Chain:
             if not isinstance(authenticator, Prompt):
                 break
             self._prompt.append(authenticator)
-        self._gates = tuple(gates)
+        self._asked_of_all = tuple(gates)
+        self._gates = self._asked_of_all if use is None else (*self._asked_of_all, use)
         self._outcomes = metrics.authentications
 
     def presented(self, view: RequestView) -> int:
@@ -113,6 +128,23 @@ class Chain:
 
     async def authenticate(self, view: RequestView) -> Accepted | Denied:
         """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
+        outcome = await self._verified(view)
+        return outcome if isinstance(outcome, Denied) else self._gated(outcome, view)
+
+    async def judge(self, view: RequestView) -> Judged:
+        """What the credential of ``view`` is worth in the hands of whom it belongs to; that is no use of it."""
+        outcome = self._recalled(view) or await self._verified(view)
+        if isinstance(outcome, Denied):
+            return Judged(None, outcome.failure)
+        failures = (gate.check(outcome) for gate in self._asked_of_all)
+        return Judged(outcome, next((failure for failure in failures if failure is not None), None))
+
+    def _recalled(self, view: RequestView) -> Accepted | None:
+        known = (authenticator.recall(view) for authenticator in self._authenticators)
+        return next((accepted for accepted in known if accepted is not None), None)
+
+    async def _verified(self, view: RequestView) -> Accepted | Denied:
+        """Whom the credential identifies, before the gates are asked."""
         hint: Refused | None = None
         skipped: Denied | None = None
         for authenticator in self._authenticators:
@@ -127,7 +159,7 @@ class Chain:
             if isinstance(outcome, Accepted):
                 if skipped is not None:
                     self._soon_ask_again(outcome)
-                return self._gated(outcome, view)
+                return outcome
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
             hint = outcome.hint or hint

@@ -1,14 +1,13 @@
 """Bearer tokens of DataHub's: minted by its servers, or here in their form."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 from hmac import compare_digest
 from typing import Literal, Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.clock import Clock
 from sidecar.config.settings import Model
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView, Scheme
@@ -27,6 +26,7 @@ from sidecar.tokens.datahub import (
     is_datahub,
     verify_datahub,
 )
+from sidecar.tokens.genuine import jwt_digest
 from sidecar.tokens.own import recorded_actor
 from sidecar.tokens.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.verified_cache import VerifiedCache
@@ -59,9 +59,10 @@ class DataHubTrust:
     """What decides about DataHub tokens.
 
     ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
-    ``require_own_record`` and live ``max_own_lifetime`` seconds at most; ``require_record`` demands one of every
-    version 2 token. ``records`` None: there are none. ``providers`` are issuers that have keys of their own:
-    this one speaks for none of them.
+    ``require_own_record`` and live ``max_own_lifetime`` seconds at most; ``own_leeway`` is the tolerance for their
+    ``exp``, ``own_early`` that for ``iat`` and ``nbf``. ``require_record`` demands one of every version 2 token.
+    ``records`` None: there are none. ``providers`` are issuers that have keys of their own: this one speaks for none
+    of them.
     ``reserved`` ids are nobody's (in lower case), nor is what begins with one of ``namespaces`` (in lower case) and a
     slash: those are the Actors of other providers. ``admin_names`` are those of ``adminPrincipals``, as Actor ids are
     spelled. ``passes_on``: the DataHub behind gets to see the tokens that it has minted itself.
@@ -75,6 +76,8 @@ class DataHubTrust:
     require_record: bool = False
     require_own_record: bool = True
     max_own_lifetime: float | None = None
+    own_leeway: float = 0.0
+    own_early: float = 0.0
     providers: frozenset[str] = frozenset()
     reserved: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
@@ -120,7 +123,13 @@ class DataHubTokenAuthenticator:
 
     async def _judge(self, token: Unverified) -> Accepted:
         trust = self._trust
-        found = verify_datahub(token, trust.key, self._now())
+        skew = (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else ()
+        found = verify_datahub(token, trust.key, self._now(), *skew)
+        with AFTER_SIGNATURE:
+            return await self._identified(token, found)
+
+    async def _identified(self, token: Unverified, found: DataHubToken) -> Accepted:
+        trust = self._trust
         if found.verified.issuer in trust.providers:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         is_own = bool(trust.own_issuer) and found.verified.issuer == trust.own_issuer
@@ -135,9 +144,9 @@ class DataHubTokenAuthenticator:
             facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
             return self._accepted(found, actor, facts=facts, record_id=record.id, is_own=True)
         if must_be_on_record:
-            raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
+            raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
         actor = self._actor(found)
-        digest = "" if actor.token_id else sha256(token.signing_input).hexdigest()
+        digest = "" if actor.token_id else jwt_digest(token)
         accepted = self._accepted(found, actor, facts=facts_of(actor, digest))
         if trust.passes_on and not is_own:
             accepted.passed_on = f"Bearer {token.text}"
@@ -151,7 +160,7 @@ class DataHubTokenAuthenticator:
         if record is None:
             return None
         if record.format != FORMAT or not compare_digest(record.token_hash, datahub_hash(text, self._trust.salt)):
-            raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_MISMATCH)
+            raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
         if record.revoked_at is not None:
             raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
         return record

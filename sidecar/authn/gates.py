@@ -51,7 +51,7 @@ class RevocationGate:
         if accepted.record_id is not None:
             record = revocations.record(accepted.record_id)
             if record is None:
-                return Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
+                return Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
             if record.revoked_at is not None:
                 return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
         elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id.lower()):

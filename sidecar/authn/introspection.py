@@ -4,7 +4,6 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus
 
@@ -18,12 +17,13 @@ from sidecar.authn.memory import Questions
 from sidecar.authn.recovery import Recovery
 from sidecar.config.settings import Model
 from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.claims import make_actor
 from sidecar.outbound import Answer, ControlClient, OutboundError, check_url
 from sidecar.secrets.value import Secret
 from sidecar.store.deny_list import facts_of
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.genuine import jwt_digest, token_digest
 from sidecar.tokens.policy import provider_expectations
 from sidecar.tokens.verify import check_claims
 
@@ -172,9 +172,10 @@ class Introspection(BearerMember):
         if jwt is not None:  # the answer may leave out what the deny list goes by
             claims = {name: jwt.claims[name] for name in ("jti", "iat") if name in jwt.claims} | claims
         try:
-            _check_token_type(claims)
-            check_claims(claims, self._expected, now)
-            actor = make_actor(claims, self._policy)
+            with AFTER_SIGNATURE:  # the server's word stands for one
+                _check_token_type(claims)
+                check_claims(claims, self._expected, now)
+                actor = make_actor(claims, self._policy)
         except Refused as refusal:
             return Rejected(refusal, self.options.provider)
         leeway, starts, ends = self._expected.leeway, claims.get("nbf"), claims.get("exp")
@@ -183,7 +184,7 @@ class Introspection(BearerMember):
             not_before=None if starts is None else starts - leeway,
             expires_at=None if ends is None else ends + leeway,
             facts=facts_of(
-                replace(actor, subject=_denied_as(claims)), "" if jwt is None else sha256(jwt.signing_input).hexdigest()
+                replace(actor, subject=_denied_as(claims)), token_digest(token) if jwt is None else jwt_digest(jwt)
             ),
         )
         remaining = self.options.cache if ends is None else min(self.options.cache, ends - now)

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.bot_check import BotTokenCheck
 from sidecar.clock import Clock
 from sidecar.config.providers import OwnIssuers
-from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestView, Scheme
 from sidecar.keys.keyset import KeySource, VerificationKey
 from sidecar.store.deny_list import Facts, facts_of
 from sidecar.tokens.compact import Unverified, parse
+from sidecar.tokens.genuine import jwt_digest
 from sidecar.tokens.own import OwnTokens
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
@@ -43,15 +43,16 @@ class Issuer:
 class ForeignAcceptor:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
-    ``leeway`` is in seconds. ``is_own``: the provider is the metadata server itself, whose tokens count as the own
-    issuer's. ``bots`` says whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind
-    says which of them may.
+    ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same. ``is_own``: the
+    provider is the metadata server itself, whose tokens count as the own issuer's. ``bots`` says
+    whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind says which of them may.
     """
 
     def __init__(
         self,
         policy: PrincipalPolicy,
         leeway: float,
+        early: float | None = None,
         *,
         is_own: bool = False,
         bots: BotTokenCheck | None = None,
@@ -59,6 +60,7 @@ class ForeignAcceptor:
     ) -> None:
         self._policy = policy
         self._leeway = leeway
+        self._early = early
         self._is_own = is_own
         self._bots = bots
         self._bots_may_impersonate = bots_may_impersonate
@@ -79,24 +81,28 @@ class ForeignAcceptor:
         actor = make_actor(verified.claims, self._policy)
         if actor.is_bot and self._bots_may_impersonate:
             actor = replace(actor, may_impersonate=True)
-        return _accepted(verified, actor, self._leeway, facts=_facts(token, actor), is_own=self._is_own)
+        return _accepted(verified, actor, self._leeway, self._early, facts=_facts(token, actor), is_own=self._is_own)
 
 
 class OwnAcceptor:
-    """Accepts own tokens: the Actor follows from the record. ``leeway`` is in seconds."""
+    """Accepts own tokens: the Actor follows from the record.
 
-    def __init__(self, tokens: OwnTokens, leeway: float) -> None:
+    ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same.
+    """
+
+    def __init__(self, tokens: OwnTokens, leeway: float, early: float | None = None) -> None:
         self._tokens = tokens
         self._leeway = leeway
+        self._early = early
 
     async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         """The caller. Raises as :class:`Acceptor` says."""
         identity = await self._tokens.identify(verified, token.text)
         actor, record = identity.actor, identity.record
         if record is None:
-            return _accepted(verified, actor, self._leeway, facts=_facts(token, actor), is_own=True)
+            return _accepted(verified, actor, self._leeway, self._early, facts=_facts(token, actor), is_own=True)
         facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
-        return _accepted(verified, actor, self._leeway, facts=facts, record_id=record.id, is_own=True)
+        return _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
 
 
 def _facts(token: Unverified, actor: Actor) -> Facts | None:
@@ -104,24 +110,25 @@ def _facts(token: Unverified, actor: Actor) -> Facts | None:
 
     Without ``jti`` the token is known by the digest of what was signed.
     """
-    return None if actor.token_id else facts_of(actor, sha256(token.signing_input).hexdigest())
+    return None if actor.token_id else facts_of(actor, jwt_digest(token))
 
 
 def _accepted(
     verified: VerifiedClaims,
     actor: Actor,
     leeway: float,
+    early: float | None = None,
     *,
     facts: Facts | None,
     record_id: str | None = None,
     is_own: bool,
 ) -> Accepted:
-    """The facts to remember about a verified token, its times widened by ``leeway`` (seconds)."""
+    """The facts to remember about a verified token: ``exp`` widened by ``leeway`` seconds, ``nbf`` by ``early``."""
     starts, expires = verified.not_before, verified.expires_at
     return Accepted(
         actor,
         verified.key,
-        not_before=None if starts is None else starts - leeway,
+        not_before=None if starts is None else starts - (leeway if early is None else early),
         expires_at=None if expires is None else expires + leeway,
         record_id=record_id,
         is_own=is_own,
@@ -145,11 +152,14 @@ class JwtAuthenticator:
         clock: Clock,
         max_token_bytes: int,
         refuse: Callable[[Unverified], None] | None,
+        seen: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         """``unbound`` speaks for every issuer that is not among ``issuers``, except for ``own_names``.
 
-        ``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones).
+        ``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones). ``seen`` gets
+        the issuers of accepted tokens that no configuration names.
         """
+        self._seen = seen
         self._issuers = dict(issuers)
         self._unbound = unbound
         self._own_names = own_names
@@ -181,6 +191,8 @@ class JwtAuthenticator:
         except Refused:
             return None
         if accepted is not None:
+            if issuer is self._unbound:
+                self._note(token)
             self._cache.count_miss()
             self._cache.put(credential.value, accepted, generation)
         return accepted
@@ -203,6 +215,8 @@ class JwtAuthenticator:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
             accepted = await self._judge(issuer, token)
+            if issuer is self._unbound:
+                self._note(token)
         except Refused as refusal:
             return Rejected(refusal, issuer.name)
         except Unavailable as failure:
@@ -220,11 +234,17 @@ class JwtAuthenticator:
             return None
         return self._unbound
 
+    def _note(self, token: Unverified) -> None:
+        if self._seen is not None and token.issuer:
+            self._seen((token.issuer,))
+
     async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
         keys = self._candidates(issuer, token)
         if not keys:
             keys = await issuer.keys.refetch(token.kid, token.algorithm)
-        return await issuer.acceptor.accept(token, self._verified(issuer, token, keys))
+        verified = self._verified(issuer, token, keys)
+        with AFTER_SIGNATURE:
+            return await issuer.acceptor.accept(token, verified)
 
     def _candidates(self, issuer: Issuer, token: Unverified) -> tuple[VerificationKey, ...]:
         if self._refuse is not None:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from sidecar.authn.bearer_member import BearerMember
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
@@ -31,6 +30,7 @@ from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.deny_list import facts_of
 from sidecar.tokens.compact import Unverified, json_object, parse
+from sidecar.tokens.genuine import jwt_digest
 from sidecar.tokens.policy import provider_expectations
 from sidecar.tokens.verify import VerifiedClaims, verify
 
@@ -110,6 +110,11 @@ class Kubernetes(BearerMember):
         return f"Bearer tokens of Kubernetes service accounts {whose} for {', '.join(options.audiences)}"
 
     @property
+    def issuers(self) -> frozenset[str]:
+        """What the cluster calls itself, and has called itself."""
+        return self._issuers
+
+    @property
     def problem(self) -> str:
         """Why there are no keys."""
         if self._keys is None:
@@ -178,7 +183,9 @@ class Kubernetes(BearerMember):
         if not self._is_issuer(parsed.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
-            accepted = self._accepted(parsed, await self._verified(parsed))
+            verified = await self._verified(parsed)
+            with AFTER_SIGNATURE:
+                accepted = self._accepted(parsed, verified)
         except Refused as refusal:
             return Rejected(refusal, self.name)
         if self.options.review:
@@ -200,7 +207,7 @@ class Kubernetes(BearerMember):
         audiences = self.options.audiences
         status = await self._ask_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            return Rejected(Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE), self.name)
+            return self._gone()
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
@@ -208,6 +215,11 @@ class Kubernetes(BearerMember):
             raise _no_review("the answer is about somebody else, or about another audience")
         self._memory.put(digest, accepted, self.options.cache)
         return accepted
+
+    def _gone(self) -> Rejected:
+        failure = Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE)
+        failure.is_signed = True  # its signature was found good before the API server was asked
+        return Rejected(failure, self.name)
 
     async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
@@ -240,7 +252,7 @@ class Kubernetes(BearerMember):
         skew, ends = self.options.clock_skew, verified.expires_at
         ends = None if ends is None else ends + skew
         # without jti the deny list knows a token by the digest of what was signed
-        facts = facts_of(actor, "" if actor.token_id else sha256(token.signing_input).hexdigest())
+        facts = facts_of(actor, "" if actor.token_id else jwt_digest(token))
         return Accepted(actor, verified.key, expires_at=ends, facts=facts)
 
     def _credentials(self) -> Mapping[str, str]:

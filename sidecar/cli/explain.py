@@ -7,9 +7,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 
-from multidict import CIMultiDict
-
-from sidecar.access.decide import Allow
 from sidecar.app.ground import Ground
 from sidecar.app.judge import build_decider, build_verifiers
 from sidecar.app.trust import Trust, open_trust
@@ -19,7 +16,6 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
-from sidecar.identity.request import Credential, RequestView, Scheme
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.compact import Unverified, parse
@@ -45,14 +41,13 @@ async def explain(text: str, loaded: Loaded) -> int:
             _show("verdict", f"{_word(failure)}: {failure.reason}")
             return 1
         members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
-        decider = build_decider(loaded.settings, trust, members, metrics, clock)
-        credential = Credential(Scheme.BEARER, text, "Bearer")
-        verdict = await decider.decide(RequestView("GET", None, CIMultiDict(), credential))
-    if isinstance(verdict, Allow):
-        _show("verdict", "accepted")
-        return 0
-    _show("verdict", f"{_word(verdict.failure)}: {verdict.failure.reason} ({verdict.failure.cause})")
-    return 1
+        judged = await build_decider(loaded.settings, trust, members, metrics, clock).judge(text)
+    if judged.failure is not None:
+        _show("verdict", f"{_word(judged.failure)}: {judged.failure.reason} ({judged.failure.cause})")
+        return 1
+    bound = "" if judged.accepted is None else judged.accepted.certificate
+    _show("verdict", f"accepted, with the client certificate {_quoted(bound)} only" if bound else "accepted")
+    return 0
 
 
 class _Walk:
@@ -158,6 +153,8 @@ def _expected_text(token: Unverified, expectations: Expectations, now: float) ->
     claims = token.claims
     shown = {name: claims[name] for name in ("aud", "iat", "nbf", "exp") if name in claims}
     expected = f"now {now:.0f}, tolerance {expectations.leeway:g} s"
+    if expectations.early not in (None, expectations.leeway):
+        expected += f" for exp, {expectations.early:g} s for nbf and iat"
     if expectations.audiences:
         expected += f", audiences {_quoted(sorted(expectations.audiences))}"
     if expectations.max_lifetime is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.output import OutputError, print_for_good
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.settings import Settings
@@ -80,15 +81,19 @@ def run_generate(options: argparse.Namespace) -> int:
     """Write the four files. What is printed is YAML as a whole: the paths are comments, the block is to paste."""
     key = generate(options.type)
     paths = write_pair(options.dir.resolve(), key)
-    for path in paths.values():
-        print(f"# {path}")
-    print(
+    text = "".join(f"# {path}\n" for path in paths.values()) + (
         "jwtTokenConfiguration:\n"
         f"  rsapublicKeyFilePath: {json.dumps(str(paths['public_key.der']))}\n"
         f"  rsaprivateKeyFilePath: {json.dumps(str(paths['private_key.der']))}\n"
         '  jwtissuer: "auth-sidecar"   # iss of your tokens: choose a name of your own\n'
         f"  keyId: {json.dumps(options.kid or thumbprint(key.public_key()))}"
     )
+    try:
+        print_for_good(text)
+    except OutputError as error:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        raise OutputError(error.error, "; the keys were removed again, nothing was made") from error
     return 0
 
 
@@ -136,12 +141,15 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _tell(change: Change) -> int:
-    for step in change.steps:
-        print(step)
+    lines = [*change.steps, *([change.note] if change.note else [])]
     if not change.steps:
-        print(f"nothing was changed{': ' + change.note if change.note else ''}")
-    elif change.note:
-        print(change.note)
+        lines = [f"nothing was changed{': ' + change.note if change.note else ''}"]
+    try:
+        print("\n".join(lines), flush=True)
+    except OutputError as error:
+        if not change.steps:
+            raise
+        raise OutputError(error.error, "; the keys were changed: see sidecar keys list") from error
     return 0
 
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 from sidecar import __version__, environment
+from sidecar.cli.output import OutputError, checked_output
 from sidecar.cli.problems import report
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
@@ -35,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # Other commands' modules would only delay the start of this one.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    options = build_parser(named).parse_args(words or ["--help"])
     # what serves has a log of its own
-    log = nullcontext() if words[:1] == ["serve"] else audit_lines(sys.stderr)
+    serves = words[:1] == ["serve"]
+    log = nullcontext() if serves else audit_lines(sys.stderr)
     try:
-        with log:
+        with log, nullcontext() if serves else checked_output():
+            options = build_parser(named).parse_args(words or ["--help"])
             code: int = options.run(options)
     except Misconfigured as error:
         report(error.problems)
@@ -47,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as error:
         print(f"{error.message} ({error.reason}{': ' + error.detail if error.detail else ''})", file=sys.stderr)
         return 1
+    except OutputError as error:
+        if not error.is_harmless:
+            print(error, file=sys.stderr)
+        return 1
     except SidecarError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
     return code

@@ -17,7 +17,7 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
-from sidecar.db import sqlite_path
+from sidecar.db import is_full, sqlite_path
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys
@@ -172,8 +172,12 @@ def _fault_of_file(path: Path) -> str:
         return f"the folder {folder} does not exist; create it, writable for the sidecar's user"
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"the folder {folder} is not writable, which SQLite needs"
-    if not path.exists():
-        return ""
+    if is_full(path):
+        return f"the disk is full where {path} is: nothing can be revoked or minted; free space on that volume"
+    return _fault_of_present(path) if path.exists() else ""
+
+
+def _fault_of_present(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             head = stream.read(len(_SQLITE_HEAD))

@@ -3,17 +3,17 @@
 import argparse
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from sidecar.access.decide import Deny
-from sidecar.api.door import GENUINE, NOT_OURS
 from sidecar.app.ground import Ground
 from sidecar.app.judge import build_decider, build_verifiers
-from sidecar.app.management import build_revocations
+from sidecar.app.management import build_door, build_revocations
 from sidecar.app.trust import open_trust
 from sidecar.authn.members import Members
 from sidecar.cli.options import add_config_option, load_settings, read_token
@@ -21,12 +21,25 @@ from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Refused, SidecarError
+from sidecar.identity.actor import ActorType
+from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.store.denial import Denial
+from sidecar.store.denial import Denial, Scope
 from sidecar.store.open import open_store
-from sidecar.tokens.compact import parse, strict_json
-from sidecar.tokens.revocations import MOST_ENTRIES, DenyWish, Revocations, about_token, describe, read_wish
+from sidecar.tokens.compact import strict_json
+from sidecar.tokens.revocations import (
+    MOST_ENTRIES,
+    Added,
+    DenyWish,
+    Revocations,
+    about_token,
+    describe,
+    read_wish,
+    shown_with_matches,
+)
 from sidecar.tokens.verified_cache import VerifiedCache
+
+_audit = logging.getLogger(AUDIT)
 
 BY = "command line"
 _LONGEST_LINE = 64 * 1024
@@ -50,14 +63,21 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add.add_argument("--token", metavar="TOKEN", help="the token, or - for standard input; its signature is checked")
     add.add_argument("--issuer", metavar="ISS")
     add.add_argument("--jti", metavar="ID")
-    add.add_argument("--subject", metavar="SUB", help="the raw sub")
-    add.add_argument("--issued-before", metavar="TIME", help="such as 2026-11-21T12:00:00Z (default: now)")
+    add.add_argument("--subject", metavar="SUB", help="the raw sub, which need not be the user's name")
+    add.add_argument("--actor", metavar="TYPE:ID", type=_actor, help="such as USER:sam: tokens of every issuer")
+    add.add_argument(
+        "--issued-before",
+        metavar="TIME",
+        help="now, or such as 2026-11-21T12:00:00Z (default with --subject and --actor: now)",
+    )
+    _add_unknown_issuer(add)
     add.add_argument("--expires-at", metavar="TIME", help="until when to keep it (default: as long as it matters)")
     add.add_argument("--reason", metavar="TEXT")
     add.set_defaults(run=run_add)
     imports = actions.add_parser("import", help="deny what a file of JSON lines names, as POST revocations takes it")
     add_config_option(imports)
     imports.add_argument("file", metavar="FILE", help="the file, or - for standard input")
+    _add_unknown_issuer(imports)
     imports.set_defaults(run=run_import)
     lists = actions.add_parser("list", help="show the entries that stand")
     add_config_option(lists)
@@ -70,6 +90,21 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     remove.set_defaults(run=run_remove)
 
 
+def _add_unknown_issuer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unknown-issuer",
+        action="store_true",
+        help="take an issuer that no provider and no token on record has",
+    )
+
+
+def _actor(text: str) -> dict[str, str]:
+    kind, colon, actor_id = text.partition(":")
+    if not colon or kind not in tuple(ActorType):
+        raise argparse.ArgumentTypeError("must be USER:id or SERVICE:id")
+    return {"type": kind, "id": actor_id}
+
+
 def run_add(options: argparse.Namespace) -> int:
     """Print the entry once it is on disk."""
     named = {
@@ -77,24 +112,36 @@ def run_add(options: argparse.Namespace) -> int:
         "issuer": options.issuer,
         "jti": options.jti,
         "subject": options.subject,
+        "actor": options.actor,
         "issuedBefore": options.issued_before,
         "expiresAt": options.expires_at,
         "reason": options.reason,
+        "unknownIssuer": options.unknown_issuer or None,
     }
     try:
         wish = read_wish({name: value for name, value in named.items() if value is not None})
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
-    print(json.dumps(asyncio.run(_add(load_settings(options), wish))))
+    added = asyncio.run(_add(load_settings(options), wish))
+    print(json.dumps(shown_with_matches(added)))
+    print(_meets(added), file=sys.stderr)
     return 0
 
 
-async def _add(loaded: Loaded, wish: DenyWish) -> dict[str, Any]:
+def _meets(added: Added) -> str:
+    """How many known tokens the entry has met, for people."""
+    text = f"{added.own} own token{'' if added.own == 1 else 's'} on record ended"
+    if added.denial.scope is Scope.SUBJECT and not added.own:
+        return f"{text}; how many others' tokens it meets is not known here: make sure that the subject is the raw sub"
+    return f"{text}; how many others' tokens it meets is not known here"
+
+
+async def _add(loaded: Loaded, wish: DenyWish) -> Added:
     if wish.token:
         wish = await _verified(loaded, wish)
     async with _opened(loaded) as revocations:
-        (denial,) = await revocations.add([wish], by=BY)
-    return describe(denial)
+        (added,) = await revocations.add([wish], by=BY)
+    return added
 
 
 async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
@@ -104,59 +151,81 @@ async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
         trust = await open_trust(loaded, Ground(metrics, clock), stack)
         await trust.mirror.tried(_LOADING_SECONDS)
         members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
-        verdict = await build_decider(loaded.settings, trust, members, metrics, clock).judge(wish.token)
-    if isinstance(verdict, Deny):
-        failure = verdict.failure
-        if failure.reason not in GENUINE or failure.cause in NOT_OURS:
-            raise failure
-    return about_token(wish, parse(wish.token, loaded.settings.server.limits.max_token_bytes))
+        decider = build_decider(loaded.settings, trust, members, metrics, clock)
+        found = await build_door(loaded.settings, trust, decider, clock).judge(wish.token)
+    token = found.to_end()
+    if token is None:
+        assert found.failure is not None  # noqa: S101 - what passes is genuine
+        raise found.failure
+    return about_token(wish, token)
 
 
 def run_import(options: argparse.Namespace) -> int:
     """Print how many entries were taken. Lines that are no entries are named, and the rest is taken; then exit 1."""
     loaded = load_settings(options)
     if options.file == "-":
-        return asyncio.run(_import(loaded, sys.stdin.buffer))
+        return asyncio.run(_import(loaded, sys.stdin.buffer, unknown_issuer=options.unknown_issuer))
     try:
         with open(options.file, "rb") as file:
-            return asyncio.run(_import(loaded, file))
+            return asyncio.run(_import(loaded, file, unknown_issuer=options.unknown_issuer))
     except OSError as error:
         raise BadEntryError(f"{options.file} cannot be read: {error.strerror}") from error
 
 
-async def _import(loaded: Loaded, lines: Iterable[bytes]) -> int:
-    taken = refused = 0
+@dataclass(slots=True)
+class _Counts:
+    """What has become of the lines so far."""
 
-    def complain(number: int, problem: str) -> None:
-        nonlocal refused
-        refused += 1
-        if refused <= _SHOWN_MISTAKES:
+    taken: int = 0
+    refused: int = 0
+    ended: int = 0
+
+    def complain(self, number: int, problem: str) -> None:
+        """A line was refused; the first few are named."""
+        self.refused += 1
+        if self.refused <= _SHOWN_MISTAKES:
             print(f"line {number}: {problem}", file=sys.stderr)
 
-    async with _opened(loaded) as revocations:
-        for part in _parts(_wishes(lines, complain), MOST_ENTRIES):
-            taken += await _take(revocations, part, complain)
-    print(f"{taken} entries taken, {refused} refused")
-    return 1 if refused else 0
+    def take(self, added: list[Added]) -> None:
+        """Entries were written."""
+        self.taken += len(added)
+        self.ended += sum(entry.own for entry in added)
 
 
-async def _take(
-    revocations: Revocations, part: list[tuple[int, DenyWish]], complain: Callable[[int, str], None]
-) -> int:
+async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: bool) -> int:
+    counts = _Counts()
+    shows_progress = sys.stderr.isatty()
+    try:
+        async with _opened(loaded) as revocations:
+            for part in _parts(_wishes(lines, counts.complain, unknown_issuer=unknown_issuer), MOST_ENTRIES):
+                await _take(revocations, part, counts)
+                if shows_progress:
+                    print(f"\r{counts.taken} entries taken", end="", file=sys.stderr, flush=True)
+    finally:
+        if shows_progress:
+            print(file=sys.stderr)
+        # what was written stands, also when the rest could not be
+        about = {"taken": counts.taken, "refused": counts.refused, "tokens_revoked": counts.ended, "by": BY}
+        _audit.info("denials imported", extra=about)
+    print(f"{counts.taken} entries taken, {counts.refused} refused")
+    return 1 if counts.refused else 0
+
+
+async def _take(revocations: Revocations, part: list[tuple[int, DenyWish]], counts: _Counts) -> None:
     """Write them at once, or where one of them cannot be kept, one by one."""
     try:
-        return len(await revocations.add([wish for _, wish in part], by=BY))
+        counts.take(await revocations.add([wish for _, wish in part], by=BY, quiet=True))
     except Refused:
-        taken = 0
         for number, wish in part:
             try:
-                taken += len(await revocations.add([wish], by=BY))
+                counts.take(await revocations.add([wish], by=BY, quiet=True))
             except Refused as refusal:
-                complain(number, refusal.message)
-        return taken
+                counts.complain(number, refusal.message)
 
 
-def _wishes(lines: Iterable[bytes], complain: Callable[[int, str], None]) -> Iterator[tuple[int, DenyWish]]:
+def _wishes(
+    lines: Iterable[bytes], complain: Callable[[int, str], None], *, unknown_issuer: bool
+) -> Iterator[tuple[int, DenyWish]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -169,7 +238,7 @@ def _wishes(lines: Iterable[bytes], complain: Callable[[int, str], None]) -> Ite
         except ValueError as error:
             complain(number, str(error))
         else:
-            yield number, wish
+            yield number, replace(wish, unknown_issuer=wish.unknown_issuer or unknown_issuer)
 
 
 def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -192,7 +261,9 @@ def run_list(options: argparse.Namespace) -> int:
 
 async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
-        return [describe(denial) async for denial in _all(lambda after: _page(revocations, issuer, after))]
+        entries = _all(lambda after: _page(revocations, issuer, after))
+        # what is written anew meanwhile comes twice
+        return list({denial.id: describe(denial) async for denial in entries}.values())
 
 
 async def _page(revocations: Revocations, issuer: str | None, after: str) -> tuple[tuple[Denial, ...], str]:

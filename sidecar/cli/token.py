@@ -5,7 +5,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from sidecar.app.management import build_minter
@@ -14,12 +14,13 @@ from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import plan
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings, read_token
+from sidecar.cli.output import OutputError, print_for_good
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
-from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
+from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, SidecarError
 from sidecar.identity.actor import ActorType
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
@@ -99,15 +100,30 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run_create(options: argparse.Namespace) -> int:
-    """Mint, and print the token only once its record is on disk."""
-    minted = asyncio.run(_create(options, load_settings(options)))
+    """Mint, and print the token only once its record is on disk. A token that cannot be printed is revoked."""
+    loaded = load_settings(options)
+    minted = asyncio.run(_create(options, loaded))
     record = minted.record.as_json()
-    if options.json:
-        print(json.dumps({"token": minted.token, "record": record}))
-    else:
-        print(json.dumps(record), file=sys.stderr)
-        print(minted.token)
+    try:
+        print_for_good(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
+    except OutputError as error:
+        raise OutputError(error.error, _take_back(loaded.settings, minted.record.id)) from error
+    except BaseException:
+        _take_back(loaded.settings, minted.record.id)
+        raise
+    if not options.json:
+        with suppress(OSError):
+            print(json.dumps(record), file=sys.stderr)
     return 0
+
+
+def _take_back(settings: Settings, token_id: str) -> str:
+    """End the token that could not be handed over; what has become of it, for people."""
+    try:
+        asyncio.run(_revoke(settings, token_id))
+    except SidecarError:
+        return f"; the token {token_id} could not be revoked: run sidecar token revoke {token_id}"
+    return f"; the token {token_id} was revoked again"
 
 
 async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:

@@ -318,6 +318,47 @@ def check_named_sources(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, message, fatal=False)
 
 
+def check_admins(settings: Settings) -> Iterator[Finding]:
+    """``adminPrincipals`` that no caller can be: who believes to be an admin finds out when it matters."""
+    for index, principal in enumerate(settings.authorizer_configuration.admin_principals):
+        message = _useless_admin(principal, settings)
+        if message:
+            yield Finding(("authorizerConfiguration", "adminPrincipals", index), message, fatal=False)
+
+
+def _useless_admin(principal: str, settings: Settings) -> str:
+    """Why no caller can be ``principal``; empty: one can, as far as the configuration says."""
+    head, slash, rest = principal.partition("/")
+    name = rest if slash else head
+    if not name or " " in name or not name.isprintable():
+        return "is no name that an Actor can have: it is empty, or has white space"
+    reserved = {"anonymous", "__datahub_system", settings.authentication.system_client_id.lower()}
+    if not slash and name.lower() in reserved:
+        return f"names {name}, which is reserved: no caller can be it"
+    # DataHub calls its users by whole addresses
+    is_datahub = settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
+    if "@" in name and not is_datahub and head != "datahub":
+        local = name.partition("@")[0]
+        return f"names an address, and no Actor is called by one; write {head + '/' if slash else ''}{local}"
+    if slash or _bare_names_count(settings):
+        return ""
+    providers = settings.authentication_configuration.providers
+    example = f"{providers[0].name}/{name}" if providers else f"<provider>/{name}"
+    return (
+        f"names {name}, and no caller can be it: without a provider a name counts for own tokens, for the flat form, "
+        "and for providers with mayBeAdmin: true where principalDomain or allowedDomains is set; write "
+        f"{example} to name one of that provider"
+    )
+
+
+def _bare_names_count(settings: Settings) -> bool:
+    flat, authorizer = settings.authentication_configuration, settings.authorizer_configuration
+    if has_own_keys(settings.jwt_token_configuration) or flat.authority or flat.public_key_urls:
+        return True
+    has_domain = bool(authorizer.principal_domain or authorizer.allowed_domains)
+    return has_domain and any(provider.may_be_admin for provider in flat.providers)
+
+
 def check_authenticators(settings: Settings) -> Iterator[Finding]:
     """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
     providers = {provider.name.lower() for provider in settings.authentication_configuration.providers}
@@ -394,6 +435,7 @@ CHECKS: tuple[Check, ...] = (
     check_wildcards,
     check_references,
     check_named_sources,
+    check_admins,
     check_authenticators,
     check_patience,
     check_datahub_root,

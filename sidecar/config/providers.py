@@ -54,7 +54,8 @@ class Provider:
     the one of them that counts as well while there is no such document. ``candidates_are_shared``: they also count
     elsewhere (for unbound issuers), so one that discovery does not name is no fault. ``discovery`` asks for
     discovery from ``issuer``. ``is_own`` marks the metadata server's own issuer read from its JWKS: its tokens
-    count as the own issuer's and need no record. ``is_flat`` marks the flat form's ``authority``.
+    count as the own issuer's and need no record. ``clock_skew`` is the tolerance for ``exp``, and for ``nbf`` and
+    ``iat`` too unless ``early`` says what theirs is. ``is_flat`` marks the flat form's ``authority``.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Provider:
     required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
     max_token_lifetime: float | None = None
     clock_skew: float = 30.0
+    early: float | None = None
     service_claim: str = ""
     service_values: frozenset[str] = frozenset()
     actor_type: str = "USER"
@@ -84,6 +86,19 @@ class Provider:
     allow_insecure_urls: bool = False
     is_flat: bool = False
     is_own: bool = False
+
+
+_EARLY_SECONDS = 5.0
+
+
+def own_leeway(configuration: JwtTokenConfiguration) -> float:
+    """Tolerance for ``exp`` of own tokens, in seconds."""
+    return configuration.clock_skew or 0.0
+
+
+def own_early(configuration: JwtTokenConfiguration) -> float:
+    """Tolerance for ``nbf`` and ``iat`` of own tokens, in seconds: replicas' clocks differ, and clocks are set back."""
+    return _EARLY_SECONDS if configuration.clock_skew is None else configuration.clock_skew
 
 
 def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
@@ -269,7 +284,8 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
         issuer=jwt.jwtissuer,
         key_urls=_addresses(urls.own),
         audiences=frozenset({jwt.audience} if jwt.audience else ()),
-        clock_skew=jwt.clock_skew,
+        clock_skew=own_leeway(jwt),
+        early=own_early(jwt),
         require_expiry=False,
         is_own=True,
     )

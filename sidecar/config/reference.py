@@ -70,8 +70,11 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.TOKEN_MALFORMED: "what was presented cannot be parsed as a token",
     Reason.TOKEN_EXPIRED: "`exp` has passed",
     Reason.TOKEN_NOT_YET_VALID: "`nbf` or `iat` lies in the future",
-    Reason.TOKEN_INVALID: "signature, key, algorithm, type, issuer, audience, required claim, lifetime, missing `exp`",
-    Reason.TOKEN_REVOKED: "revoked, replaced by a newer one, or an own token that is not on record",
+    Reason.TOKEN_INVALID: (
+        "signature, key, algorithm, type, issuer, audience, required claim, lifetime, missing `exp`; "
+        "an own token that is not on record"
+    ),
+    Reason.TOKEN_REVOKED: "revoked, or replaced by a newer one",
     Reason.PRINCIPAL_INVALID: "the claim that should name the Actor is missing, empty, malformed or not verified",
     Reason.PRINCIPAL_RESERVED: "the name is kept for the guest, the system client, `anonymous` or a bot on record",
     Reason.DOMAIN_NOT_ALLOWED: "`enforcePrincipalDomain` is on and the domain is neither `principalDomain` nor allowed",

@@ -374,8 +374,8 @@ class JwtTokenConfiguration(Model):
     """Folder of several keys, instead of the two files."""
     audience: Text = ""
     """Minted into own tokens and then required of them."""
-    clock_skew: Duration = 0.0
-    """Tolerance for times in own tokens."""
+    clock_skew: Duration | None = None
+    """Tolerance for `exp`, `nbf` and `iat` of own tokens. Absent: 5 s for `nbf` and `iat`, none for `exp`."""
     jwks_paths: Names = ("/api/v1/config/jwks",)
     """Paths besides ``{prefix}/jwks`` that publish the own public keys."""
 

@@ -75,10 +75,15 @@ def parse_network(value: object) -> str:
     text = str(value)
     if text != "unix":
         try:
-            ipaddress.ip_network(text, strict=False)
+            network = ipaddress.ip_network(text, strict=False)
         except ValueError:
             # the library's own text repeats the value
             raise ValueError("must be an address, a network such as 10.0.0.0/8, or unix") from None
+        if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+            raise ValueError(
+                f"names {text}, an address inside the network {network}; write {network} for all of it, or "
+                f"{text.partition('/')[0]} for that address alone"
+            )
     return text
 
 

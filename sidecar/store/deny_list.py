@@ -5,7 +5,7 @@ A million entries have to be cheap, so an entry is no object: a digest of what i
 
 from collections.abc import Iterator
 from itertools import count
-from math import ceil, inf, isfinite
+from math import ceil, floor, inf, isfinite
 
 from sidecar.identity.actor import Actor
 from sidecar.store.archive import Archive
@@ -39,7 +39,8 @@ def facts_of(
 
     ``signing_digest`` is the SHA-256 (lower-case hex) of its signing input, asked about where it has no ``jti``.
     ``owner`` is where the owner of an own token comes from: what ends the tokens of that origin ends this one too.
-    ``recorded_at``: when its record was made, which stands in for a missing ``iat``.
+    ``recorded_at``: when its record was made, which stands in for a missing ``iat``, and for one of the same second,
+    because ``iat`` has whole seconds.
     """
     issuer = actor.issuer
     about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
@@ -51,7 +52,10 @@ def facts_of(
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
     probes = tuple((scope, denial_key(scope, named, name)) for scope, named, name in about)
-    return Facts(probes, recorded_at if actor.issued_at is None else actor.issued_at)
+    issued_at = actor.issued_at
+    if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
+        issued_at = recorded_at
+    return Facts(probes, issued_at)
 
 
 def _spellings(actor_id: str) -> tuple[str, ...]:

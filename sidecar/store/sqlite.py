@@ -158,6 +158,11 @@ class SqliteStore:
         found = await self._rows("status", "SELECT sqlite_version()", [])
         return StoreStatus(persistent=True, detail=f"SQLite {found[0][0]}")
 
+    @property
+    def problem(self) -> str:
+        """Why the file cannot be written, in one sentence; empty: as far as is known it can."""
+        return self._database.problem
+
     async def aclose(self) -> None:
         """See :class:`sidecar.store.base.Store`."""
         await self._database.aclose()

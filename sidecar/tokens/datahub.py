@@ -6,14 +6,14 @@ DataHub's store, under the hash that :func:`datahub_hash` makes.
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
 from joserfc.jwk import OctKey
 
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused
 from sidecar.identity.claims import MAX_PRINCIPAL
 from sidecar.keys.keyset import VerificationKey
 from sidecar.secrets.value import Secret
@@ -95,20 +95,26 @@ def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
     return token.algorithm.startswith("HS") and (has_claims or (bool(own_issuer) and token.issuer == own_issuer))
 
 
-def verify_datahub(token: Unverified, key: SharedKey, now: float) -> DataHubToken:
+def verify_datahub(
+    token: Unverified, key: SharedKey, now: float, leeway: float = 0.0, early: float = 0.0
+) -> DataHubToken:
     """Check signature, times and DataHub's claims. The issuer is not compared, an absent ``exp`` means for ever.
+
+    ``leeway`` is the tolerance for ``exp``, ``early`` that for ``nbf`` and ``iat``, in seconds.
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_INVALID or PRINCIPAL_INVALID.
     """
-    verified = verify(token, (key,), _EXPECTATIONS, now)
+    expected = replace(_EXPECTATIONS, leeway=leeway, early=early) if leeway or early else _EXPECTATIONS
+    verified = verify(token, (key,), expected, now)
     claims = verified.claims
-    if claims.get("actorType") != _ACTOR_TYPE:
-        raise Refused(Reason.TOKEN_INVALID, Cause.REQUIRED_CLAIM, "actorType")
-    try:
-        kind, version = DataHubKind(_text(claims, "type")), Version(_text(claims, "version"))
-    except ValueError:
-        raise Refused(Reason.TOKEN_INVALID, Cause.REQUIRED_CLAIM, "type or version") from None
-    return DataHubToken(_actor_id(claims.get("actorId")), kind, version, verified)
+    with AFTER_SIGNATURE:
+        if claims.get("actorType") != _ACTOR_TYPE:
+            raise Refused(Reason.TOKEN_INVALID, Cause.REQUIRED_CLAIM, "actorType")
+        try:
+            kind, version = DataHubKind(_text(claims, "type")), Version(_text(claims, "version"))
+        except ValueError:
+            raise Refused(Reason.TOKEN_INVALID, Cause.REQUIRED_CLAIM, "type or version") from None
+        return DataHubToken(_actor_id(claims.get("actorId")), kind, version, verified)
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

@@ -112,7 +112,8 @@ class Minter:
             )
         actor_id = actor_name(request.actor_id)
         token_id = self._new_id()
-        issued = int(self._clock.now())
+        now = self._clock.now()
+        issued = int(now)
         expires = None if request.lifetime is None else issued + int(request.lifetime)
         make = self._datahub_token if request.format == FORMAT else self._own_token
         token, token_hash = make(request, actor_id, token_id, issued, expires)
@@ -123,7 +124,7 @@ class Minter:
             kind=request.kind,
             actor_id=actor_id,
             actor_type=request.actor_type,
-            created_at=float(issued),
+            created_at=now,  # finer than iat: a cut-off of the same second tells which came first
             expires_at=None if expires is None else float(expires),
             format=request.format,
             description=request.description,

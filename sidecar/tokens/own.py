@@ -42,21 +42,22 @@ class OwnTokens:
     async def identify(self, verified: VerifiedClaims, text: str) -> OwnIdentity:
         """The Actor of the token ``text`` whose claims are ``verified``.
 
-        Raises Refused (TOKEN_REVOKED; PRINCIPAL_INVALID without a record) and Unavailable(STORE_UNAVAILABLE).
+        Raises Refused (TOKEN_REVOKED, TOKEN_INVALID; PRINCIPAL_INVALID without a record) and
+        Unavailable(STORE_UNAVAILABLE).
         """
         record = await self._records.lookup(verified.token_id) if verified.token_id else None
         if record is not None:
             check_record(record, text)
             return OwnIdentity(recorded_actor(record, verified, self._policy), record)
         if self._require_record:
-            raise Refused(Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD)
+            raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
         return OwnIdentity(make_actor(verified.claims, self._policy), None)
 
 
 def check_record(record: TokenRecord, text: str) -> None:
-    """Raise Refused(TOKEN_REVOKED) unless ``record`` is that of the token ``text`` and stands."""
+    """Raise Refused unless ``record`` is that of the token ``text`` (TOKEN_INVALID) and stands (TOKEN_REVOKED)."""
     if not compare_digest(record.token_hash, hash_token(text)):
-        raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_MISMATCH)
+        raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
     if record.revoked_at is not None:
         raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
 

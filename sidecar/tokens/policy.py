@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from sidecar.config.providers import Provider
+from sidecar.config.providers import Provider, own_early, own_leeway
 from sidecar.config.settings import ASYMMETRIC_ALGORITHMS, AuthorizerConfiguration, JwtTokenConfiguration
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.actor import ActorType
@@ -38,6 +38,7 @@ def provider_expectations(provider: Provider, issuer: str | None) -> Expectation
         ),
         max_lifetime=provider.max_token_lifetime,
         leeway=provider.clock_skew,
+        early=provider.early,
         require_expiry=provider.require_expiry,
     )
 
@@ -52,7 +53,8 @@ def own_expectations(configuration: JwtTokenConfiguration, max_lifetime: float |
         algorithms=frozenset(ASYMMETRIC_ALGORITHMS),
         audiences=frozenset({configuration.audience} if configuration.audience else ()),
         max_lifetime=max_lifetime,
-        leeway=configuration.clock_skew,
+        leeway=own_leeway(configuration),
+        early=own_early(configuration),
         require_expiry=False,
     )
 

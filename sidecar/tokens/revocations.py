@@ -1,10 +1,12 @@
 """The deny list, managed: which tokens of any issuer are refused from now on, and for how long that is kept."""
 
+import difflib
+import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 from sidecar.clock import Clock
 from sidecar.errors import Reason, Refused
@@ -15,8 +17,8 @@ from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.denial import Denial, Scope, actor_name, make_denial
 from sidecar.store.moment import from_text, to_text
 from sidecar.store.record import TokenRecord
-from sidecar.tokens.compact import Unverified
 from sidecar.tokens.deny_rule import DenyRule
+from sidecar.tokens.genuine import Genuine
 from sidecar.tokens.mint import Write
 from sidecar.tokens.service import note_revoked
 
@@ -27,6 +29,7 @@ MOST_ENTRIES = 1000
 _LONGEST_NAME = 2048
 _LONGEST_REASON = 512
 _PAGE = 500
+_OTHERS_SECONDS = 5.0
 # What an entry may be about: its members besides those that every entry may have.
 _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"token"}): Scope.TOKEN,
@@ -37,7 +40,11 @@ _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"actor"}): Scope.ACTOR,
     frozenset({"actor", "issuedBefore"}): Scope.ACTOR,
 }
-_ALWAYS_ALLOWED = frozenset({"reason", "expiresAt"})
+_ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
+NOW = "now"
+"""A moment that an entry may name beside RFC 3339 times: that of its writing."""
+_TIME = r"[0-9]{1,12}\.[0-9]{6}"
+_MARK = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class DenyWish:
     """What is to be denied. Times are seconds since the epoch, None: not said.
 
     ``token`` is a token's text that nobody has verified yet: :func:`about_token` then fills in the rest.
+    ``unknown_issuer``: the issuer may be one that nothing here has.
     """
 
     scope: Scope
@@ -55,6 +63,15 @@ class DenyWish:
     reason: str = ""
     token: str = ""
     token_ends: float | None = None
+    unknown_issuer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An entry that was written, and how many own tokens on record it has ended."""
+
+    denial: Denial
+    own: int = 0
 
 
 def read_wish(document: object) -> DenyWish:
@@ -65,8 +82,11 @@ def read_wish(document: object) -> DenyWish:
     if scope is None:
         raise ValueError(
             "an entry is one of token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
-            " the last three may have issuedBefore, all of them reason and expiresAt"
+            " the last three may have issuedBefore, all of them reason, expiresAt and unknownIssuer"
         )
+    unknown_issuer = document.get("unknownIssuer", False)
+    if not isinstance(unknown_issuer, bool):
+        raise ValueError("unknownIssuer is true or false")
     wish = DenyWish(
         scope,
         issuer=_text(document, "issuer"),
@@ -74,19 +94,24 @@ def read_wish(document: object) -> DenyWish:
         expires_at=_moment(document, "expiresAt"),
         reason=_text(document, "reason", _LONGEST_REASON, blank=True),
         token=_text(document, "token", 1024 * 1024),
+        unknown_issuer=unknown_issuer,
     )
     if scope is Scope.ACTOR:
         return replace(wish, name=_actor(document["actor"]))
     return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
 
 
-def about_token(wish: DenyWish, token: Unverified) -> DenyWish:
-    """``wish`` about ``token``, whose signature somebody has verified."""
-    said = token.claims
-    filled = replace(wish, token="", issuer=said.get("iss", ""), token_ends=said.get("exp"))
-    if said.get("jti"):
-        return replace(filled, scope=Scope.TOKEN, name=said["jti"])
-    return replace(filled, scope=Scope.DIGEST, name=sha256(token.signing_input).hexdigest())
+def about_token(wish: DenyWish, token: Genuine) -> DenyWish:
+    """``wish`` about ``token``, whose issuer has made it and so is known."""
+    return replace(
+        wish,
+        token="",
+        scope=token.scope,
+        issuer=token.issuer,
+        name=token.name,
+        token_ends=token.ends,
+        unknown_issuer=True,
+    )
 
 
 def describe(denial: Denial) -> dict[str, Any]:
@@ -114,39 +139,80 @@ def describe(denial: Denial) -> dict[str, Any]:
     }
 
 
+def shown_with_matches(added: Added) -> dict[str, Any]:
+    """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
+    return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
+
+
 class Revocations:
     """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
 
-    def __init__(self, store: Store, write: Write, clock: Clock, rule: DenyRule, *, own_issuer: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        write: Write,
+        clock: Clock,
+        rule: DenyRule,
+        *,
+        own_issuer: str,
+        others: Callable[[], Awaitable[Collection[str]]] | None = None,
+    ) -> None:
+        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any."""
+        self._others = others
+        self._known: frozenset[str] = frozenset()
+        self._asked_at: float | None = None
         self._store = store
         self._write = write
         self._clock = clock
         self._rule = rule
         self._own_issuer = own_issuer
 
-    async def add(self, wishes: Sequence[DenyWish], *, by: str) -> list[Denial]:
+    async def add(self, wishes: Sequence[DenyWish], *, by: str, quiet: bool = False) -> list[Added]:
         """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
+
+        ``quiet``: the caller leaves an audit line for all of them.
 
         While nobody knows how an issuer's tokens spell it, there are further entries for its other spellings.
         Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
-        Raises Refused(REQUEST_INVALID).
+        Raises Refused(REQUEST_INVALID), also for an issuer that nothing here has: its entry would end nothing.
         """
+        await self._check_issuers(wishes)
         now = self._clock.now()
         prepared = [await self._prepared(wish, now) for wish in wishes]
         prepared += [
             replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
         ]
         denials = [self._denial(wish, now, by) for wish in prepared]
-        await self._end(prepared, denials, now, by)
+        ended = await self._end(prepared, denials, now)
         if any(denial.issued_before is not None for denial in denials):
             # once more, for what was being minted while the cut-off was being written
-            await self._end(prepared, (), now, by)
-        for denial in denials:
-            _audit.info("denial added", extra={**_audited(denial), "by": by})
-        return denials[: len(wishes)]
+            later = await self._end(prepared, (), now)
+            ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
+        if not quiet:
+            for record in {record.id: record for records in ended for record in records.values()}.values():
+                note_revoked(record, by=by)
+            for denial in denials:
+                _audit.info("denial added", extra={**_audited(denial), "by": by})
+        return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
 
-    async def end(self, token: Unverified, *, by: str) -> None:
-        """End one token whose signature is good: on its record where it has one, else by an entry."""
+    async def _check_issuers(self, wishes: Sequence[DenyWish]) -> None:
+        """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
+        if self._others is None:
+            return
+        named = {wish.issuer for wish in wishes if wish.issuer and not wish.unknown_issuer}
+        unknown = {issuer for issuer in named if self._rule.spellings(issuer)[0] not in self._rule.issuers}
+        others = await self._other_issuers(self._others) if unknown else frozenset()
+        for issuer in sorted(unknown - others):
+            near = _nearest(issuer, {*self._rule.issuers, *others})
+            raise Refused(
+                Reason.REQUEST_INVALID,
+                message=f"No provider, record or token of the last 24 hours has the issuer {json.dumps(issuer)}: "
+                f"the entry would end nothing. {f'There is {json.dumps(near)}. ' if near else ''}"
+                "To write it all the same: unknownIssuer true, or --unknown-issuer",
+            )
+
+    async def end(self, token: Genuine, *, by: str) -> None:
+        """End one token: on its record where it has one, else by an entry."""
         wish = about_token(DenyWish(Scope.TOKEN), token)
         record = await self._store.record(wish.name) if self._may_be_own(wish) else None
         if record is None:
@@ -156,10 +222,35 @@ class Revocations:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
             note_revoked(record, by=by)
 
+    async def _other_issuers(self, ask: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
+        """As they were a moment ago: to look through all records for every line of a file would take hours."""
+        now = self._clock.monotonic()
+        if self._asked_at is None or now - self._asked_at >= _OTHERS_SECONDS:
+            self._known, self._asked_at = frozenset(await ask()), now
+        return self._known
+
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
-        """A page of the entries that stand. Raises ValueError for an ``after`` that is no mark."""
+        """A page of the entries that stand, newest first. Raises ValueError for an ``after`` that is no mark.
+
+        An entry that is written anew while the list is read moves to its front, which has been read: so behind the
+        last page come those that were written since the first, some of them for the second time.
+        """
         named = None if issuer is None else self._rule.spellings(issuer)[0]
-        return await self._store.denials(named, after, limit, self._clock.now())
+        now = self._clock.now()
+        mark = _Mark.read(after) if after else _Mark(now)
+        page = await self._store.denials(named, mark.place, limit, now)
+        is_over = not page.after
+        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.denials):
+            page = replace(page, denials=tuple(denial for denial in page.denials if denial.created_at > mark.since))
+            is_over = True
+        if not is_over:
+            return replace(page, after=str(replace(mark, place=page.after)))
+        if after:
+            since = mark.since if mark.begun is None else mark.begun
+            newest = (await self._store.denials(named, "", 1, now)).denials
+            if newest and newest[0].created_at > since:
+                return replace(page, after=str(_Mark(since, now)))
+        return replace(page, after="")
 
     async def remove(self, denial_id: str, *, by: str) -> None:
         """Take an entry off the list. Raises Refused(NOT_FOUND)."""
@@ -205,13 +296,15 @@ class Revocations:
             created_by=by,
         )
 
-    async def _end(self, wishes: Sequence[DenyWish], denials: Sequence[Denial], now: float, by: str) -> None:
-        """Write ``denials``, and with them the end of the records that ``wishes`` concern."""
-        ended = {record.id: record for wish in wishes async for record in self._concerned(wish, now)}
+    async def _end(
+        self, wishes: Sequence[DenyWish], denials: Sequence[Denial], now: float
+    ) -> list[dict[str, TokenRecord]]:
+        """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
+        concerned = [{record.id: record async for record in self._concerned(wish, now)} for wish in wishes]
+        ended = dict.fromkeys(token_id for records in concerned for token_id in records)
         if denials or ended:
             await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), deny=denials))
-        for record in ended.values():
-            note_revoked(record, by=by)
+        return concerned
 
     async def _concerned(self, wish: DenyWish, now: float) -> AsyncIterator[TokenRecord]:
         """Standing records of own tokens that ``wish`` is about."""
@@ -220,9 +313,10 @@ class Revocations:
             if record is not None and record.revoked_at is None:
                 yield record
             return
+        assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
         for query in self._queries(wish, now):
             async for record in self._all(query):
-                if record.created_at < (wish.issued_before or now) and self._is_meant(wish, record):
+                if record.created_at < wish.issued_before and self._is_meant(wish, record):
                     yield record
 
     def _may_be_own(self, wish: DenyWish) -> bool:
@@ -256,6 +350,43 @@ class Revocations:
                 return
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where the next page goes on: at ``place`` of the store's list.
+
+    ``begun`` None: that list is read for the first time, since ``since``. Else it was read to its end; since ``begun``
+    its front is read again, down to what was written at ``since``.
+    """
+
+    since: float
+    begun: float | None = None
+    place: str = ""
+
+    def __str__(self) -> str:
+        begun = "" if self.begun is None else f"{self.begun:.6f}"
+        return f"{self.since:.6f}+{begun}+{self.place}"
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Raises ValueError for what is no mark."""
+        found = _MARK.fullmatch(text)
+        if found is None:
+            raise ValueError("not the mark of a page")
+        return cls(float(found[1]), float(found[2]) if found[2] else None, found[3])
+
+
+def _nearest(issuer: str, known: Collection[str]) -> str:
+    """The known issuer that ``issuer`` was probably meant to be; empty when there is none."""
+    bare = {_bare(other): other for other in sorted(known) if other}
+    same = bare.get(_bare(issuer))
+    close = difflib.get_close_matches(_bare(issuer), bare, n=1, cutoff=0.8)
+    return same or (bare[close[0]] if close else "")
+
+
+def _bare(issuer: str) -> str:
+    return issuer.strip().lower().rstrip("/").removeprefix("https://").removeprefix("http://")
+
+
 def _audited(denial: Denial) -> dict[str, str]:
     return {"denial_id": denial.id, "scope": denial.scope.value, "issuer": denial.issuer}
 
@@ -272,8 +403,8 @@ def _text(document: Mapping[str, Any], name: str, longest: int = _LONGEST_NAME, 
 
 def _moment(document: Mapping[str, Any], name: str) -> float | None:
     text = _text(document, name)
-    if not text:
-        return None
+    if not text or (text == NOW and name == "issuedBefore"):
+        return None  # absent and now are the same: the moment of writing
     try:
         return from_text(text)
     except ValueError as error:

@@ -10,10 +10,10 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
-from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord
-from sidecar.tokens.compact import Unverified
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.expiry import parse_expiry
+from sidecar.tokens.genuine import Genuine
 from sidecar.tokens.mint import Minted, Minter, TokenRequest, Write
 from sidecar.tokens.policy import OWN_PROVIDER, SYSTEM_PROVIDER
 
@@ -147,23 +147,29 @@ class TokenService:
             )
         )
 
-    async def may_manage(self, caller: Caller, token: Unverified, provider: str = "") -> bool:
-        """Whether ``token``, whose signature is good, is the caller's to know of and to end.
-
-        ``provider`` is where its Actor comes from; empty: the token was refused, and its issuer alone tells.
-        """
+    async def may_manage(self, caller: Caller, token: Genuine) -> bool:
+        """Whether ``token`` is the caller's to know of and to end."""
         if caller.actor.is_admin:
             return True
-        claims = token.claims
-        token_id, subject = claims.get("jti"), claims.get("sub")
-        if token_id and token.issuer == self._rules.issuer:
-            record = await self._store.record(token_id)
-            if record is not None:
-                return caller.may_manage(record)
+        record = await self._recorded(token)
+        if record is not None:
+            return caller.may_manage(record)
         origin = caller.origin
-        if origin is None or not token.issuer or not isinstance(subject, str) or not subject:
+        if origin is None or not token.issuer or not token.subject:
             return False
-        return origin.is_same_as(Owner(token.issuer, provider or self._rules.provider_of(token.issuer), subject))
+        provider = token.provider or self._rules.provider_of(token.issuer)
+        return origin.is_same_as(Owner(token.issuer, provider, token.subject))
+
+    async def is_another(self, token: Genuine, text: str) -> bool:
+        """Whether ``token``, refused before its record was asked for, borrows the id of another that is on record."""
+        record = await self._recorded(token)
+        # of a DataHub token its own verifier compares the hash, which takes that product's salt
+        return record is not None and record.format != FORMAT and record.token_hash != hash_token(text)
+
+    async def _recorded(self, token: Genuine) -> TokenRecord | None:
+        if not token.token_id or token.issuer != self._rules.issuer:
+            return None
+        return await self._store.record(token.token_id)
 
     async def page(
         self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import claim_texts
 from sidecar.keys.keyset import VerificationKey
@@ -28,6 +28,7 @@ class Expectations:
 
     ``issuers`` None: any issuer (only for providers that are explicitly unbound). ``audiences`` empty: ``aud`` is not
     compared. ``required_claims``: each path must hold one of its values. ``max_lifetime``: longest ``exp - iat``.
+    ``leeway`` is the tolerance for ``exp``, and for ``nbf`` and ``iat`` too unless ``early`` says what theirs is.
     ``bound_to_certificates``: tokens that are bound to a certificate are accepted; who asks compares the certificate.
     """
 
@@ -37,6 +38,7 @@ class Expectations:
     required_claims: tuple[tuple[ClaimPath, frozenset[str]], ...] = ()
     max_lifetime: float | None = None
     leeway: float = 0.0
+    early: float | None = None
     require_expiry: bool = True
     bound_to_certificates: bool = False
 
@@ -72,7 +74,8 @@ def verify(
         raise _invalid(Cause.ALGORITHM)
     key = signing_key(token, keys)
     claims = token.claims
-    check_claims(claims, expectations, now)
+    with AFTER_SIGNATURE:
+        check_claims(claims, expectations, now)
     return VerifiedClaims(
         claims,
         key,
@@ -179,13 +182,14 @@ def _names_certificate(confirmation: object) -> bool:
 def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
     expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
     leeway = expectations.leeway
+    early = leeway if expectations.early is None else expectations.early
     if expires is None and expectations.require_expiry:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
         raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
-    if starts is not None and now + leeway < starts:
+    if starts is not None and now + early < starts:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
-    if issued is not None and now + leeway < issued:
+    if issued is not None and now + early < issued:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
     longest = expectations.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):

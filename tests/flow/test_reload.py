@@ -210,6 +210,28 @@ async def test_what_another_store_denies_ends_what_began_before(start: Start, tm
             assert socket.close_code == 1008
 
 
+async def test_an_issuer_that_a_reload_has_removed_can_still_be_denied(start: Start) -> None:
+    """Its provider was removed in an emergency; to come back some day, its tokens have to be refused then."""
+    other = "https://other.example.com"
+    scene = await start(authorizerConfiguration={"adminPrincipals": ["corp/root"]})
+    (corp,) = audiences(scene, "meta")["providers"]
+    removed = {"name": "other", "issuer": other, "audiences": ["meta"], "publicKeyUrls": [scene.keys.url("/other")]}
+    async with await scene.connect() as wire:
+
+        async def deny(issuer: str) -> int:
+            body = json.dumps({"issuer": issuer, "subject": "eve"}).encode()
+            kind = ("Content-Type", "application/json")
+            answer = await wire.ask("/oauth2/revocations", [bearer(sub="root"), kind], method="POST", body=body)
+            return answer.status
+
+        assert await deny(other) == 400
+        await scene.reload(authenticationConfiguration={"providers": [corp, removed]})
+        await scene.reload(authenticationConfiguration={"providers": [corp]})
+        scene.clock.advance(6)  # what was known is remembered for a moment
+        assert await deny(other) == 201
+        assert await deny("https://never.example.com") == 400
+
+
 @asynccontextmanager
 async def _echo_service() -> AsyncIterator[str]:
     async def echo(request: web.BaseRequest) -> web.StreamResponse:

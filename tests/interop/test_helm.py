@@ -521,7 +521,8 @@ def test_the_sidecar_uses_the_releases_redis(helm: Helm, own_redis: int, tmp_pat
     config = tmp_path / "config.yaml"
     moved = {"url": f"redis://127.0.0.1:{own_redis}/0", "password": f"file:{tmp_path}/password"}
     config.write_text(yaml.safe_dump({"store": moved}), encoding="utf-8")
-    _sidecar("revocations", "add", "--config", str(config), "--issuer", "https://idp.example.com", "--jti", "7")
+    named = ("--issuer", "https://idp.example.com", "--jti", "7", "--unknown-issuer")
+    _sidecar("revocations", "add", "--config", str(config), *named)
     assert "https://idp.example.com" in _sidecar("revocations", "list", "--config", str(config))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.support.http_client import Reply, request
 from tests.support.identity_provider import AUDIENCE, IdentityProvider
 
 ISSUER = "meta.example.com"
+LISTENERS = {"listen": "127.0.0.1:0", "adminListen": "127.0.0.1:0"}
 _PATIENCE = 15.0
 
 
@@ -68,13 +69,15 @@ class ManagedSidecar:
         return made
 
 
-def write_configuration(folder: Path, idp: IdentityProvider, **blocks: Any) -> Path:
+def write_configuration(
+    folder: Path, idp: IdentityProvider, more_providers: Sequence[Mapping[str, Any]] = (), **blocks: Any
+) -> Path:
     """A configuration with own keys, an identity provider and a store, all in ``folder``."""
     keys = folder / "keys"
     if not keys.exists():
         write_pair(keys, generate("ES256"))
     document = {
-        "server": {"listen": "127.0.0.1:0", "adminListen": "127.0.0.1:0"},
+        "server": LISTENERS,
         "store": {"url": f"sqlite:///{folder}/sidecar.db"},
         "jwtTokenConfiguration": {
             "rsaprivateKeyFilePath": str(keys / "private_key.der"),
@@ -91,7 +94,8 @@ def write_configuration(folder: Path, idp: IdentityProvider, **blocks: Any) -> P
                     "audiences": [AUDIENCE],
                     "mayBeAdmin": True,
                     "actorType": {"claim": "kind", "service": ["job"]},
-                }
+                },
+                *more_providers,
             ]
         },
         **blocks,

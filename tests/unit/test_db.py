@@ -139,7 +139,7 @@ async def test_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable) as failure:
         await database.write("w", bump)
-    assert failure.value.detail == "SQLITE_BUSY"
+    assert failure.value.detail.endswith("end that process, or let it finish (SQLITE_BUSY)")
     assert await database.read("r", count) == 0
     other.close()
     await database.write("w", bump)
@@ -179,7 +179,7 @@ async def test_full_disk_is_unavailable_and_passes(tmp_path: Path) -> None:
     await database.read("r", lambda c: c.execute(f"PRAGMA max_page_count = {pages}").fetchone())
     with pytest.raises(Unavailable) as failure:
         await database.write("w", grow)
-    assert failure.value.detail == "SQLITE_FULL"
+    assert failure.value.detail.endswith("the disk is full; free space on its volume (SQLITE_FULL)")
     await database.write("w", bump)
     await database.aclose()
 

@@ -126,7 +126,7 @@ def test_own_token_passes_while_its_record_stands() -> None:
     assert verdict(Picture(known={"1": record()}), known) is None
     ended = Picture(known={"1": record(revoked_at=NOW)})
     assert verdict(ended, known) == (Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED, "")
-    assert verdict(Picture(), known) == (Reason.TOKEN_REVOKED, Cause.NOT_ON_RECORD, "")
+    assert verdict(Picture(), known) == (Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD, "")
 
 
 def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:

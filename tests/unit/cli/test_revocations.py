@@ -1,7 +1,10 @@
 """``sidecar revocations`` and the managing ``sidecar token`` commands: on the store, without a running sidecar."""
 
+import contextlib
 import io
 import json
+import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +64,10 @@ def minted(run: Run, *arguments: str) -> tuple[str, str]:
     ],
 )
 def test_entry_is_added_listed_and_removed(run: Run, arguments: tuple[str, ...], about: dict[str, str]) -> None:
-    code, out, _ = run("revocations", "add", *arguments)
+    code, out, err = run("revocations", "add", *arguments, "--unknown-issuer")
     made = json.loads(out)
+    assert made.pop("matches") == {"own": 0, "foreign": "unknown"}
+    assert "0 own tokens on record ended" in err
     assert code == 0
     assert made.items() >= about.items()
     assert made["createdBy"] == "command line"
@@ -78,7 +83,7 @@ def test_entry_is_added_listed_and_removed(run: Run, arguments: tuple[str, ...],
 
 
 def test_table_of_entries_cannot_steer_a_terminal(run: Run) -> None:
-    run("revocations", "add", "--issuer", "i", "--jti", "\x1b[2J", "--reason", "r" * 80)
+    run("revocations", "add", "--unknown-issuer", "--issuer", "i", "--jti", "\x1b[2J", "--reason", "r" * 80)
     code, out, _ = run("revocations", "list")
     assert code == 0
     assert "ID" in out.splitlines()[0]
@@ -130,7 +135,7 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
     bad = ["{", '{"issuer":"i"}', '{"token":"t"}', '{"issuer":"i","jti":"old","expiresAt":"2020-01-01T00:00:00Z"}']
     file = tmp_path / "entries.jsonl"
     file.write_text("\n".join([*lines[:10], *bad, "", *lines[10:]]))
-    code, out, err = run("revocations", "import", str(file))
+    code, out, err = run("revocations", "import", "--unknown-issuer", str(file))
     assert code == 1
     assert out == "2500 entries taken, 4 refused\n"
     named = {line.partition(":")[0] for line in err.splitlines() if not line.startswith("{")}
@@ -138,12 +143,60 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
     assert len(entries(run)) == 2500
     standard_input = io.TextIOWrapper(io.BytesIO("\n".join(lines).encode()))
     monkeypatch.setattr("sys.stdin", standard_input)
-    code, out, err = run("revocations", "import", "-")
-    assert (code, out, len(err.splitlines())) == (0, "2500 entries taken, 0 refused\n", 2500)
+    code, out, err = run("revocations", "import", "--unknown-issuer", "-")
+    assert (code, out) == (0, "2500 entries taken, 0 refused\n")
+    (audited,) = map(json.loads, err.splitlines())
+    assert (audited["message"], audited["taken"], audited["refused"]) == ("denials imported", 2500, 0)
     assert len(entries(run)) == 2500
     code, _, err = run("revocations", "import", str(tmp_path / "none"))
     assert code == 1
     assert "cannot be read" in err
+
+
+def test_import_refuses_issuers_that_nothing_has_line_by_line(run: Run, idp: IdentityProvider, tmp_path: Path) -> None:
+    lines = [{"issuer": idp.issuer, "jti": "a"}, {"issuer": idp.issuer + "/", "jti": "b"}]
+    lines.append({"issuer": "i", "jti": "c", "unknownIssuer": True})
+    file = tmp_path / "entries.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    code, out, err = run("revocations", "import", str(file))
+    assert (code, out) == (1, "2 entries taken, 1 refused\n")
+    assert f'There is "{idp.issuer}"' in err.splitlines()[0]
+    assert {entry["jti"] for entry in entries(run)} == {"a", "c"}
+
+
+def test_import_shows_its_progress_on_a_terminal_only(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "entries.jsonl"
+    file.write_text("\n".join(json.dumps({"issuer": "i", "jti": str(number)}) for number in range(1500)))
+    for is_terminal in (True, False):
+        monkeypatch.setattr(type(sys.stderr), "isatty", lambda _, is_terminal=is_terminal: is_terminal)
+        _, _, err = run("revocations", "import", "--unknown-issuer", str(file))
+        assert ("\r1000 entries taken\r1500 entries taken\n" in err) is is_terminal
+
+
+def test_entry_about_a_person_ends_the_own_tokens(run: Run) -> None:
+    minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "sam")
+    for actor in ("sam", "GOD:sam", ":sam"):
+        with pytest.raises(SystemExit):
+            run("revocations", "add", "--actor", actor)
+    code, out, err = run("revocations", "add", "--actor", "USER:sam", "--issued-before", "2100-01-01T00:00:00Z")
+    assert (code, json.loads(out)["matches"]) == (0, {"own": 1, "foreign": "unknown"})
+    assert "1 own token on record ended" in err
+    code, out, _ = run("revocations", "add", "--issuer", ISSUER, "--issued-before", "now")
+    assert (code, json.loads(out)["matches"]["own"]) == (0, 0)
+
+
+def test_issuer_of_an_owner_on_record_is_known(tmp_path: Path, run: Run) -> None:
+    """Its provider may have been removed in an emergency."""
+    code, out, err = run("revocations", "add", "--issuer", "https://gone.example.com", "--subject", "s")
+    assert (code, out) == (1, "")
+    assert "--unknown-issuer" in err
+    minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "sam")
+    with contextlib.closing(sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)) as store:
+        store.execute("UPDATE token_records SET owner_issuer = 'https://gone.example.com', owner_subject = 's'")
+    code, out, _ = run("revocations", "add", "--issuer", "https://gone.example.com", "--subject", "s")
+    assert code == 0
 
 
 def test_tokens_are_listed_shown_and_revoked(run: Run) -> None:

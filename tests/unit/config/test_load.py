@@ -13,6 +13,10 @@ from sidecar.errors import Misconfigured
 FLAT = "authenticationConfiguration: {authority: 'https://a', "
 LISTED = "authenticationConfiguration: {providers: [{name: a, issuer: 'https://a', "
 CORP = "{name: corp, issuer: 'https://idp.example.com', audiences: [om]}"
+ADMINS = (
+    f"authenticationConfiguration: {{providers: [{CORP[:-1]}, mayBeAdmin: true}}]}}\n"
+    "authorizerConfiguration: {adminPrincipals: "
+)
 MARK = "s3cr3t-mark"
 
 
@@ -226,6 +230,7 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         (FLAT + "jwtPrincipalClaimsMapping: ['username:u', 'email:e', 'e:x']}",
          "must be username:<claim> or email:<claim>"),
         ("identityHeaders: {strip: ['X-*']}", "must be one header name"),
+        ("server: {trustedProxies: [10.0.0.5/8]}", "write 10.0.0.0/8 for all of it, or 10.0.0.5 for that address"),
         ("server: {publicUrl: example.com}", "publicUrl: must be an http or https URL"),
         ("server: []", "server: must be a block of keys and values"),
         ("upstream: {url: [a]}", "upstream.url: must be text"),
@@ -251,6 +256,10 @@ def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> No
         ("authenticationConfiguration: {allowUnboundIssuers: true, publicKeyUrls: ['https://a/k']}", "many tenants"),
         ("allowPublishedSecrets: true", "never in production"),
         ("server: {trustedProxies: [0.0.0.0/0]}", "trusts the whole network"),
+        (ADMINS + "[root]}", "write corp/root to name one of that provider"),
+        (ADMINS + "[sam@example.com], principalDomain: example.com}", "no Actor is called by one; write sam"),
+        (ADMINS + "[anonymous], principalDomain: example.com}", "reserved: no caller can be it"),
+        (ADMINS + "['the boss'], principalDomain: example.com}", "is no name that an Actor can have"),
         ("rules: [{path: /**}, {path: /a}]", "rules[1]: is never reached"),
         ("rules: [{path: /oauth2/auth}]", "where rules do not apply"),
         ("rules: [{path: /a, require: {admin: true}}]", "is compared letter by letter: /A gets access: authenticated"),
@@ -260,6 +269,19 @@ def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> No
 def test_dangers_are_told_but_not_refused(text: str, warning: str, folder: Path) -> None:
     """Each is explained in a warning."""
     assert warning in warnings(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "corp/root]}",
+        "root], principalDomain: example.com}",
+        "root]}\njwtTokenConfiguration: {keyDir: /k, jwtissuer: i}",
+    ],
+)
+def test_admins_that_a_caller_can_be_are_no_danger(text: str, folder: Path) -> None:
+    said = warnings(f"{ADMINS}[{text}")
+    assert "adminPrincipals" not in said
 
 
 def test_published_secrets_can_be_allowed_for_a_demonstration(folder: Path) -> None:

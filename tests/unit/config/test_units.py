@@ -52,11 +52,21 @@ def test_addresses() -> None:
 
 def test_networks() -> None:
     """A refused one is not repeated."""
-    for text in ("10.0.0.0/8", "10.1.2.3/8", "::1", "unix"):
+    for text in ("10.0.0.0/8", "10.1.2.3", "10.1.2.3/32", "::1", "fd00::/8", "unix"):
         assert parse_network(text) == text
     with pytest.raises(ValueError, match="must be an address") as caught:
         parse_network("hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"), [("10.0.0.5/8", "10.0.0.0/8"), ("fd00::1/64", "fd00::/64"), ("127.0.0.1/24", "127.0.0.0/24")]
+)
+def test_an_address_inside_a_network_trusts_neither(text: str, network: str) -> None:
+    """Who writes 10.0.0.5/8 means one of two things, and one of them trusts sixteen million callers."""
+    with pytest.raises(ValueError, match=f"write {network} for all of it, or {text.partition('/')[0]} for") as caught:
+        parse_network(text)
+    assert network in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sidecar.tokens.policy import (
     provider_policy,
 )
 from sidecar.tokens.published import PUBLISHED_TOKENS, refuse_published
+from sidecar.tokens.verify import check_claims
 from tests.support import forge
 
 CORP = Provider(
@@ -61,6 +62,22 @@ def test_expectations_of_own_tokens() -> None:
     assert "none" not in made.algorithms
     assert not any(name.startswith("HS") for name in made.algorithms)
     assert own_expectations(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("written", "early", "late"), [({}, 5.0, 0.0), ({"clock_skew": 0}, 0.0, 0.0), ({"clock_skew": 9}, 9.0, 9.0)]
+)
+def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
+    written: dict[str, float], early: float, late: float
+) -> None:
+    """5 s for ``nbf`` and ``iat`` and none for ``exp``; what is written counts for all three."""
+    expected = own_expectations(JwtTokenConfiguration(jwtissuer="me", **written))
+    good = {"iss": "me", "iat": 1000, "nbf": 1000, "exp": 2000}
+    check_claims(good, expected, 1000 - early)
+    check_claims(good, expected, 2000 + late - 0.1)
+    for now in (1000 - early - 0.1, 2000 + late):
+        with pytest.raises(Refused):
+            check_claims(good, expected, now)
 
 
 def test_names_and_domains_compare_without_case() -> None:

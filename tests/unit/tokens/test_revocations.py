@@ -1,18 +1,24 @@
 """What is denied, for how long, and which own tokens end with it."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.config.settings import StoreSettings
 from sidecar.errors import Reason, Refused, Unavailable
 from sidecar.identity.actor import ActorType
+from sidecar.metrics import Metrics
+from sidecar.secrets.value import Secret
 from sidecar.store.denial import Scope
 from sidecar.store.moment import to_text
+from sidecar.store.open import open_store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.tokens.compact import parse
+from sidecar.tokens.compact import parse as parse_jwt
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
-from sidecar.tokens.revocations import Revocations, about_token, describe, read_wish
+from sidecar.tokens.genuine import Genuine, genuine_jwt
+from sidecar.tokens.revocations import Revocations, about_token, describe, read_wish, shown_with_matches
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.memory_store import MemoryStore
@@ -28,6 +34,10 @@ RULE = DenyRule(
 NOW = HandClock().now()
 
 
+def parse(text: str, longest: int) -> Genuine:
+    return genuine_jwt(parse_jwt(text, longest))
+
+
 class World:
     """A deny list over a store in memory."""
 
@@ -37,8 +47,8 @@ class World:
         self.list = Revocations(self.store, self.store.write, self.clock, rule, own_issuer=OWN)
 
     async def deny(self, **document: Any) -> dict[str, Any]:
-        (denial,) = await self.list.add([read_wish(document)], by="USER:root")
-        return describe(denial)
+        (added,) = await self.list.add([read_wish(document)], by="USER:root")
+        return describe(added.denial)
 
     def record(self, token_id: str, **changes: Any) -> None:
         values = {
@@ -99,13 +109,14 @@ async def test_actor_entry_lasts_as_long_as_every_issuers_tokens() -> None:
 async def test_entry_about_a_token_lasts_until_its_exp_and_the_tolerance(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
     wish = about_token(read_wish({"token": "t"}), token)
-    (denial,) = await world.list.add([wish], by="x")
+    (added,) = await world.list.add([wish], by="x")
+    denial = added.denial
     assert (denial.scope, denial.issuer, denial.name, denial.expires_at) == (Scope.TOKEN, OPEN, "j", NOW + 160)
     early = about_token(read_wish({"token": "t", "expiresAt": at(NOW + 99)}), token)
     with pytest.raises(Refused):
         await world.list.add([early], by="x")
     exact = about_token(read_wish({"token": "t", "expiresAt": at(NOW + 100)}), token)
-    assert (await world.list.add([exact], by="x"))[0].expires_at == NOW + 160
+    assert (await world.list.add([exact], by="x"))[0].denial.expires_at == NOW + 160
 
 
 @pytest.mark.parametrize("jti", [..., ""])
@@ -172,6 +183,8 @@ async def test_own_token_ends_on_record(world: World, caplog: pytest.LogCaptureF
         ({"issuer": CORP, "subject": "s-1"}, {"hers", "late"}),
         ({"issuer": CORP, "subject": "s-1", "issuedBefore": at(NOW - 5)}, {"hers"}),
         ({"issuer": CORP, "issuedBefore": at(NOW)}, {"hers", "late", "other", "bot"}),
+        ({"issuer": CORP, "subject": "s-1", "issuedBefore": at(0.0)}, set()),
+        ({"issuer": OWN, "issuedBefore": at(0.0)}, set()),
         ({"issuer": OWN, "subject": "ingest"}, {"bot"}),
         ({"issuer": OWN, "issuedBefore": at(NOW)}, {"hers", "late", "other", "bot", "made"}),
         ({"actor": {"type": "USER", "id": "sam"}}, {"hers", "late"}),
@@ -216,6 +229,68 @@ async def test_more_than_a_page_of_records_ends(world: World) -> None:
     assert len(world.ended) == 1201
 
 
+@pytest.mark.parametrize(
+    ("issuer", "near"),
+    [(CORP + "/", CORP), (CORP.upper(), CORP), ("https://crop.example.com", CORP), ("https://far.off", "")],
+)
+async def test_issuer_that_nothing_has_is_refused_and_the_near_one_is_named(issuer: str, near: str) -> None:
+    """The entry would end nothing, and who has left would stay in."""
+    world = World()
+
+    async def others() -> set[str]:
+        return {"https://owner.example.com"}
+
+    strict = DenyRule({CORP: IssuerBounds(DAY, 30)})
+    world.list = Revocations(world.store, world.store.write, world.clock, strict, own_issuer=OWN, others=others)
+    with pytest.raises(Refused) as caught:
+        await world.deny(issuer=issuer, subject="s")
+    assert f'has the issuer "{issuer}"' in caught.value.message
+    assert (f'There is "{near}".' in caught.value.message) is bool(near)
+    assert world.store.batches == []
+    for known in ({"issuer": CORP}, {"issuer": "https://owner.example.com"}, {"issuer": issuer, "unknownIssuer": True}):
+        await world.deny(**known, subject="s")
+    assert len(world.store.all_denials) == 3
+
+
+async def test_entry_says_how_many_own_tokens_it_has_ended(world: World) -> None:
+    for number in range(3):
+        world.record(f"t{number}")
+    world.record("bot", kind=TokenKind.BOT, actor_type=ActorType.SERVICE, actor_id="ingest", owner=Owner())
+    wishes = [{"issuer": OWN, "jti": "bot"}, {"issuer": CORP, "subject": "s-1"}, {"issuer": CORP, "subject": "none"}]
+    added = await world.list.add([read_wish(wish) for wish in wishes], by="x")
+    assert [entry.own for entry in added] == [1, 3, 0]
+    assert shown_with_matches(added[1])["matches"] == {"own": 3, "foreign": "unknown"}
+
+
+@pytest.mark.parametrize("about", [{"issuer": CORP}, {"issuer": CORP, "subject": "s-1"}])
+async def test_a_cut_off_may_be_now(world: World, about: dict[str, str]) -> None:
+    assert (await world.deny(**about, issuedBefore="now"))["issuedBefore"] == at(NOW)
+
+
+async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(tmp_path: Path) -> None:
+    clock = HandClock()
+    store = await open_store(StoreSettings(url=Secret(f"sqlite:///{tmp_path}/s.db")), Metrics(), clock)
+    try:
+        entries = Revocations(store, store.write, clock, RULE, own_issuer=OWN)
+        wishes = [read_wish({"issuer": OPEN, "jti": str(number)}) for number in range(500)]
+        ids = {added.denial.id for added in await entries.add(wishes, by="x")}
+        seen: set[str] = set()
+        after, written = "", 0
+        while True:
+            clock.advance(0.01)
+            page = await entries.page(None, after, 100)
+            seen |= {denial.id for denial in page.denials}
+            clock.advance(0.01)
+            await entries.add(wishes[written : written + 200], by="x")
+            written += 200
+            after = page.after
+            if not after:
+                break
+        assert seen == ids
+    finally:
+        await store.aclose()
+
+
 async def test_entry_is_removed_once(world: World) -> None:
     entry = await world.deny(issuer=OPEN, jti="j")
     await world.list.remove(entry["id"], by="x")
@@ -256,6 +331,8 @@ async def test_without_a_store_nothing_is_denied(world: World) -> None:
         {"issuer": OPEN, "jti": "j", "reason": 1},
         {"issuer": OPEN, "jti": "j", "reason": "r" * 513},
         {"issuer": OPEN, "jti": "j", "expiresAt": 5},
+        {"issuer": OPEN, "jti": "j", "expiresAt": "now"},
+        {"issuer": OPEN, "jti": "j", "unknownIssuer": "yes"},
         {"issuer": OPEN, "issuedBefore": "2026-11-21"},
         {"issuer": OPEN, "issuedBefore": "2026-11-21T00:00:00"},
         {"issuer": OPEN, "issuedBefore": "2026-13-21T00:00:00Z"},
@@ -279,8 +356,8 @@ async def test_issuers_that_nobody_named_are_reckoned_with() -> None:
     token = parse(forge.token({**forge.claims(), "iss": "https://nobody.example", "exp": int(NOW) + 100}), 16_384)
     rule = DenyRule({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
     world = World(rule)
-    (denial,) = await world.list.add([about_token(read_wish({"token": token.text}), token)], by="USER:root")
-    assert denial.expires_at == int(NOW) + 160
+    (added,) = await world.list.add([about_token(read_wish({"token": "t"}), token)], by="USER:root")
+    assert added.denial.expires_at == int(NOW) + 160
     assert (await world.deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
 
 

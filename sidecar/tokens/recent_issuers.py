@@ -1,0 +1,30 @@
+"""Issuers whose tokens were accepted in the last 24 hours by this process, whatever the configuration says now."""
+
+from collections.abc import Iterable
+
+from sidecar.clock import Clock
+
+KEPT_SECONDS = 86_400.0
+_MAX_ISSUERS = 1000
+
+
+class RecentIssuers:
+    """Issuers by when they were last accepted; at most 1,000, the oldest leave first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def note(self, issuers: Iterable[str]) -> None:
+        """``issuers`` were accepted until now."""
+        now = self._clock.monotonic()
+        for issuer in issuers:
+            self._seen.pop(issuer, None)
+            self._seen[issuer] = now
+        while len(self._seen) > _MAX_ISSUERS:
+            del self._seen[next(iter(self._seen))]
+
+    def names(self) -> frozenset[str]:
+        """Those of the last 24 hours."""
+        since = self._clock.monotonic() - KEPT_SECONDS
+        return frozenset(issuer for issuer, seen in self._seen.items() if seen >= since)
