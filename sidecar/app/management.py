@@ -11,8 +11,7 @@ from sidecar.authn.datahub_setup import DataHubSetup
 from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import has_own_keys
-from sidecar.config.settings import Settings
+from sidecar.config.providers import has_own_keys, takes_verbatim_names
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Store
@@ -38,7 +37,7 @@ def management_routes(
     write = trust.mirror.write
     minter = None
     if trust.own_keys is not None:
-        minter = build_minter(settings, trust.own_keys, trust.datahub, write, clock, metrics)
+        minter = build_minter(loaded, trust.own_keys, trust.datahub, write, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -46,6 +45,7 @@ def management_routes(
         allow_never_expiring=settings.tokens.allow_never_expiring,
         max_lifetime=settings.tokens.max_lifetime,
         is_bot_name=trust.mirror.is_bot_name,
+        verbatim=takes_verbatim_names(settings, loaded.providers),
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
@@ -54,9 +54,10 @@ def management_routes(
 
 
 def build_minter(
-    settings: Settings, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+    loaded: Loaded, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
 ) -> Minter:
-    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``settings`` say; ``write`` writes the records."""
+    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``loaded`` says; ``write`` writes the records."""
+    settings = loaded.settings
     configuration = settings.jwt_token_configuration
     return Minter(
         lambda: own_keys.signing,
@@ -66,6 +67,7 @@ def build_minter(
         issuer=configuration.jwtissuer,
         audience=configuration.audience,
         principal_domain=settings.authorizer_configuration.principal_domain,
+        verbatim=takes_verbatim_names(settings, loaded.providers),
         keep_bot_tokens=settings.tokens.keep_bot_tokens,
         max_lifetime=settings.tokens.max_lifetime,
         datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
@@ -104,7 +106,8 @@ def build_revocations(
         unbound,
         has_endless=_has_endless(loaded),
     )
-    return Revocations(store, write, clock, rule, own_issuer=own_issuer)
+    verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
+    return Revocations(store, write, clock, rule, own_issuer=own_issuer, verbatim=verbatim)
 
 
 def _has_endless(loaded: Loaded) -> bool:

@@ -10,9 +10,11 @@ from sidecar.clock import Clock
 from sidecar.errors import Reason, Refused
 from sidecar.identity import claims
 from sidecar.identity.actor import ActorType
+from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.denial import Denial, Scope, actor_name, make_denial
+from sidecar.store.deny_list import spellings
 from sidecar.store.moment import from_text, to_text
 from sidecar.store.record import TokenRecord
 from sidecar.tokens.compact import Unverified
@@ -117,12 +119,16 @@ def describe(denial: Denial) -> dict[str, Any]:
 class Revocations:
     """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
 
-    def __init__(self, store: Store, write: Write, clock: Clock, rule: DenyRule, *, own_issuer: str) -> None:
+    def __init__(
+        self, store: Store, write: Write, clock: Clock, rule: DenyRule, *, own_issuer: str, verbatim: bool = False
+    ) -> None:
+        """``verbatim``: records may name people in capitals and by addresses, which entries do not."""
         self._store = store
         self._write = write
         self._clock = clock
         self._rule = rule
         self._own_issuer = own_issuer
+        self._verbatim = verbatim
 
     async def add(self, wishes: Sequence[DenyWish], *, by: str) -> list[Denial]:
         """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
@@ -232,7 +238,8 @@ class Revocations:
         if wish.scope is Scope.ISSUER:
             return [RecordQuery(active=True, now=now)]
         if wish.scope is Scope.ACTOR:
-            return [RecordQuery(actor_id=wish.name.partition(":")[2], active=True, now=now)]
+            actor_id = None if self._verbatim else wish.name.partition(":")[2]
+            return [RecordQuery(actor_id=actor_id, active=True, now=now)]
         queries = [RecordQuery(owner=(wish.issuer, wish.name), active=True, now=now)]
         if wish.issuer == self._own_issuer:
             queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
@@ -242,7 +249,8 @@ class Revocations:
         if wish.scope is Scope.ISSUER:
             return wish.issuer in (record.owner.issuer, self._own_issuer)
         if wish.scope is Scope.ACTOR:
-            return wish.name == actor_name(record.actor_type, record.actor_id)
+            kind = record.actor_type
+            return wish.name in {actor_name(kind, spelling) for spelling in spellings(record.actor_id)}
         return True
 
     async def _all(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
@@ -284,7 +292,7 @@ def _actor(value: object) -> str:
     if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
         raise ValueError("actor is type (USER or SERVICE) and id")
     try:
-        # as Actors are spelled: an entry under another spelling would concern nobody
-        return actor_name(value["type"], claims.actor_name(_text(value, "id")))
+        # folded, as the deny list asks: an entry under another spelling would concern no Actor
+        return actor_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
     except Refused as refusal:
-        raise ValueError("actor.id is a name without white space and without @") from refusal
+        raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal

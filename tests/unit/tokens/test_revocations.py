@@ -264,7 +264,7 @@ async def test_without_a_store_nothing_is_denied(world: World) -> None:
         {"actor": {"type": "USER"}},
         {"actor": {"type": "ROOT", "id": "sam"}},
         {"actor": {"type": "USER", "id": ""}},
-        {"actor": {"type": "USER", "id": "sam@example.com"}},
+        {"actor": {"type": "USER", "id": "(x)sam@example.com"}},
         {"actor": {"type": ["USER"], "id": "sam"}},
         {"actor": {"type": "USER", "id": "sam"}, "issuer": OPEN},
     ],
