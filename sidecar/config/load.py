@@ -14,9 +14,9 @@ from sidecar.config.decode import decode, fields_by_name, models_in, problem_at,
 from sidecar.config.finding import Finding
 from sidecar.config.members import WrittenMember, written_members
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
-from sidecar.config.settings import Settings
+from sidecar.config.settings import ProviderSettings, Settings
 from sidecar.config.source import SourceError, read
-from sidecar.config.tree import Block, Leaf, Origin, dotted, leaves, merge, origin_of
+from sidecar.config.tree import Block, Leaf, Origin, Path, dotted, leaves, merge, origin_of
 from sidecar.errors import Misconfigured, Problem
 from sidecar.secrets.resolve import resolve
 
@@ -70,7 +70,7 @@ def load(
     problems += more
     tree = datahub.with_variables(tree, environ)
     known, unknown = split_unknown(Settings, tree)
-    problems += [problem_at(tree, path, _about_unknown(str(path[-1]), hint)) for path, hint in unknown]
+    problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
     decoded = decode(Settings, known, lambda text: resolve(text, environ))
     problems += decoded.problems
@@ -132,12 +132,15 @@ def _is_fatal(tree: Block, finding: Finding) -> bool:
     return finding.fatal and bool(origin.file) and not origin.imported
 
 
-def _about_unknown(name: str, hint: str) -> str:
+def _about_unknown(path: Path, hint: str) -> str:
     if not hint:
+        name = str(path[-1])
         homes = [
             block
             for block, field_info in fields_by_name(Settings).items()
             if any(name in fields_by_name(model) for model in models_in(field_info.annotation))
         ]
+        if path[0] == "authenticationConfiguration" and name in fields_by_name(ProviderSettings):
+            homes = ["each entry of authenticationConfiguration.providers"]
         hint = f"it belongs below {' or '.join(homes)}" if homes else "remove it"
     return f"is not a known name; {hint}"

@@ -66,6 +66,8 @@ def check_record(record: TokenRecord, text: str) -> None:
 def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
     """The Actor of the verified token that ``record`` is about; of ``policy`` only the names count."""
     email = _text(verified.claims, "email")
+    namespace, slash, name = folded(record.actor_id).rpartition("/")
+    is_own = name == email.partition("@")[0]
     is_bot = record.kind is TokenKind.BOT
     return Actor(
         type=record.actor_type,
@@ -84,6 +86,8 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         is_admin=record.is_admin and _is_still_named(record, policy),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
+        # whoever was called by the part before the @ is denied by the address as well
+        full_id=f"{namespace}{slash}{email}" if is_own else "",
     )
 
 
