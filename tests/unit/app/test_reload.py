@@ -1,4 +1,4 @@
-"""What a reload does besides putting a configuration in force: it is bounded, and keeps since when names are read so."""
+"""A reload that reads for ever is given up, and one that reads names as before keeps since when."""
 
 import asyncio
 import logging
@@ -81,7 +81,9 @@ async def test_authenticators_of_the_chain_name_people_by_the_blocks_rule(
     path = tmp_path / "sidecar.yaml"
     upstream = {"url": "http://127.0.0.1:1", "credentials": "datahubHeader"}
     path.write_text(yaml.safe_dump({"upstream": upstream, "authenticationConfiguration": principal}), encoding="utf-8")
+    client = ControlClient()
     surroundings = member_surroundings(
-        "basic", loaded=load([str(path)], {}), client=ControlClient(), metrics=Metrics(), clock=HandClock()
+        "basic", loaded=load([str(path)], {}), client=client, metrics=Metrics(), clock=HandClock()
     )
+    await client.aclose()
     assert make_actor({"sub": "Jane.Doe@corp.test"}, surroundings.policy).id == name
