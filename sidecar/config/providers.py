@@ -106,7 +106,7 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
 
 
 def default_principal(settings: Settings) -> PrincipalRule:
-    """How names are read where no provider says it: by what is written, else as the server behind names its users."""
+    """How names are read where no provider says it: as written, else as the upstream names its users."""
     written = settings.authentication_configuration.principal
     if written is not None:
         return written
@@ -305,7 +305,7 @@ def _base(settings: Settings, findings: list[Finding]) -> Provider:
 
 
 def _namings(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
-    """Rules by which names are read that are left open, or do not fit the server behind."""
+    """Rules by which names are read that are left open, or do not fit the upstream."""
     if any(not provider.is_principal_written for provider in found):
         message = (
             "is not written: verbatim is in force, because of upstream.credentials; write localPart or verbatim now, "
@@ -370,7 +370,7 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
         clock_skew=jwt.clock_skew,
         require_expiry=False,
         is_own=True,
-        # its tokens are OpenMetadata's, whatever names the server behind reads
+        # its tokens are OpenMetadata's, whatever the upstream is
         principal="localPart",
         is_principal_written=True,
     )

@@ -26,7 +26,7 @@ _MAX_DOMAIN = 253
 class Name:
     """A text that may name an Actor.
 
-    ``local`` is the part before the ``@``, or all of it; ``domain`` the part behind it, or empty. Both are in lower
+    ``local`` is the part before the ``@``, or all of it; ``domain`` the part after it, or empty. Both are in lower
     case; ``text`` is as written.
     """
 
@@ -70,12 +70,12 @@ def folded(actor_id: str) -> str:
 
 
 def local_part(actor_id: str) -> str:
-    """``actor_id`` folded and without what stands behind an ``@``: what ``principal: localPart`` makes of it."""
+    """``actor_id`` folded and without the part after an ``@``: what ``principal: localPart`` makes of it."""
     return folded(actor_id).partition("@")[0]
 
 
 def malformed(detail: str) -> Refused:
-    """The refusal of a text that can name nobody. ``detail`` must not hold the text."""
+    """The refusal of a text that can name no Actor. ``detail`` must not hold the text."""
     return Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, detail)
 
 

@@ -86,7 +86,7 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         is_admin=record.is_admin and _is_still_named(record, policy),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
-        # whoever was called by the part before the @ is denied by the address as well
+        # an Actor called by the part before the @ is denied by the address as well
         full_id=f"{namespace}{slash}{email}" if is_own else "",
     )
 

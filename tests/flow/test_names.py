@@ -70,7 +70,7 @@ async def call(scene: Scene, target: str, credential: tuple[str, str], document:
 
 
 def seen(answer: Answer, credentials: str) -> str:
-    """The user that the DataHub behind sees."""
+    """The user that DataHub sees."""
     received = Received.of(answer.json())
     if credentials == "datahubHeader":
         return received.all("X-DataHub-Actor")[0].removeprefix("urn:li:corpuser:")
@@ -162,7 +162,7 @@ async def run(*arguments: str) -> int:
 async def test_the_rule_must_be_written_once_the_store_holds_names(
     tmp_path: Path, keys: JwksServer, entry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The default would call people otherwise than the entries do: a denied person would get in again."""
+    """The default would call people otherwise than the entries do: a denied person would pass again."""
     content = document(keys, tmp_path)
     path = written(tmp_path, content)
     async with running(load([path], {})):

@@ -46,7 +46,7 @@ def test_no_file_is_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("key", ["mayBeAdmin: true", "audiences: [om]"])
-def test_a_setting_of_a_provider_in_the_block_is_told_where_it_belongs(folder: Path, key: str) -> None:
+def test_a_setting_of_a_provider_in_the_block_is_refused_with_its_place(folder: Path, key: str) -> None:
     (problem,) = problems(f"authenticationConfiguration: {{{key}}}\n")
     assert "it belongs below each entry of authenticationConfiguration.providers" in problem
 

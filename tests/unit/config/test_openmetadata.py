@@ -70,13 +70,13 @@ def test_idle_settings_stop_the_start_only_where_they_are_ours(imported: Mapping
     """What a product's file or variable says without effect is one line of ``check``."""
     (variable,) = imported
     key = next(key for names in VARIABLES.values() for key, name in names.items() if name == variable)
-    told = [str(line) for line in load_text("authenticationConfiguration: {}", imported).warnings if key in line.path]
-    assert [f"{key}: has no effect" in line for line in told] == [True]
+    lines = [str(line) for line in load_text("authenticationConfiguration: {}", imported).warnings if key in line.path]
+    assert [f"{key}: has no effect" in line for line in lines] == [True]
     with pytest.raises(Misconfigured, match=f"c.yaml:1: authenticationConfiguration.{key}: has no effect"):
         load_text(f"authenticationConfiguration: {ours}", {})
 
 
-def test_a_client_id_that_is_imported_without_effect_is_told() -> None:
+def test_a_client_id_that_is_imported_without_effect_is_a_warning() -> None:
     loaded = load_text(IMPORT, {**NO_OWN_KEYS, "AUTHENTICATION_CLIENT_ID": "om"})
     assert any(line.path == "authenticationConfiguration.clientId" for line in loaded.warnings)
 

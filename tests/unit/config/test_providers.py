@@ -330,7 +330,7 @@ def test_what_is_never_inherited_cannot_be_written_in_the_block(key: str) -> Non
         Settings.model_validate({"authenticationConfiguration": {key: ["x"]}})
 
 
-def test_client_id_is_nobodys_audience_but_the_authoritys() -> None:
+def test_client_id_is_the_audience_of_the_authority_alone() -> None:
     result = found({"authority": GOOGLE, "clientId": "om", "providers": [CORP]})
     assert (result["default"].audiences, result["corp"].audiences) == ({"om"}, frozenset())
 
@@ -354,22 +354,22 @@ def test_names_are_read_as_the_server_behind_reads_them(credentials: str, rule: 
 
 
 def test_email_must_be_verified_where_it_may_make_an_admin() -> None:
-    """Unless it is written otherwise; who leaves it to the default is told what it asks of the provider."""
+    """Unless it is written otherwise; where it is left to the default, a warning says what the provider must send."""
     assert not corp({}).needs_verified
     assert corp({}, mayBeAdmin=True).needs_verified
     assert not corp({}, mayBeAdmin=True, emailVerified="absentIsVerified").needs_verified
     assert corp({}, emailVerified="required").needs_verified
 
-    def told(**entry: Any) -> list[str]:
+    def warned(**entry: Any) -> list[str]:
         sections = {"authorizerConfiguration": {"adminPrincipals": ["admin"], "principalDomain": "corp.test"}}
         _, findings = providers(
             Settings.model_validate({"authenticationConfiguration": {"providers": [{**CORP, **entry}]}, **sections})
         )
         return [finding.message for finding in findings if finding.path[-1] == "emailVerified"]
 
-    (message,) = told(mayBeAdmin=True)
+    (message,) = warned(mayBeAdmin=True)
     assert "write emailVerified: absentIsVerified" in message
-    assert told() == told(mayBeAdmin=True, emailVerified="required") == []
+    assert warned() == warned(mayBeAdmin=True, emailVerified="required") == []
 
 
 def test_domains_of_a_provider_replace_those_of_the_block() -> None:
@@ -410,7 +410,7 @@ def test_settings_without_effect_are_found(block: dict[str, Any], where: str) ->
     assert faults(block)
 
 
-def test_an_authority_that_is_no_issuer_is_told() -> None:
+def test_an_authority_that_is_no_issuer_is_a_warning() -> None:
     _, findings = providers(
         Settings.model_validate(
             {"authenticationConfiguration": {"authority": GOOGLE, "publicKeyUrls": [OWN_JWKS]}, **OWN_ISSUER}
@@ -419,7 +419,7 @@ def test_an_authority_that_is_no_issuer_is_told() -> None:
     assert any("is no issuer here" in finding.message and not finding.fatal for finding in findings)
 
 
-def test_admins_that_no_address_can_make_are_told() -> None:
+def test_admins_that_no_address_can_make_are_a_warning() -> None:
     """Without a domain no bare name in ``adminPrincipals`` ever counts."""
     _, findings = providers(
         Settings.model_validate({"authenticationConfiguration": {"providers": [{**CORP, "mayBeAdmin": True}]}})
@@ -427,7 +427,7 @@ def test_admins_that_no_address_can_make_are_told() -> None:
     assert any(finding.path[-1] == "mayBeAdmin" and not finding.fatal for finding in findings)
 
 
-def test_verbatim_names_for_an_openmetadata_server_are_told() -> None:
+def test_verbatim_names_for_an_openmetadata_server_are_a_warning() -> None:
     sections = {"upstream": {"url": "http://127.0.0.1:1", "credentials": "openmetadata"}}
     block = {"providers": [{**CORP, "principal": "verbatim"}]}
     _, findings = providers(Settings.model_validate({"authenticationConfiguration": block, **sections}))
