@@ -8,6 +8,7 @@ from sidecar.admin.health import Health
 from sidecar.app.ground import Ground
 from sidecar.app.health import health_of
 from sidecar.app.judge import build_decider, build_verifiers, member_surroundings, revocation_gate
+from sidecar.app.naming import check_names
 from sidecar.app.planes import public_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.trust import Trust, open_trust
@@ -67,6 +68,7 @@ async def assemble(loaded: Loaded, ground: Ground) -> Parts:
 async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Parts:
     settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
     trust = await open_trust(loaded, ground, stack)
+    await check_names(loaded, trust.store, clock.now())
     # most stores are read in a moment: whoever asks first is then not sent away
     await trust.mirror.tried(_FIRST_READING_SECONDS)
     usage = Usage(trust.store, clock)

@@ -19,7 +19,7 @@ from sidecar.authn.usage_gate import UsageGate
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import OwnIssuers, Provider, member_issuer, own_early, own_leeway
+from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.metrics import Metrics
@@ -108,7 +108,13 @@ def member_surroundings(
     """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
     settings = loaded.settings
     authorizer = settings.authorizer_configuration
-    own = Provider(name, member_issuer(name), principal_claims=("sub",), groups_claim="groups")
+    own = Provider(
+        name,
+        member_issuer(name),
+        principal_claims=("sub",),
+        principal=default_principal(settings),
+        groups_claim="groups",
+    )
     policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
     return Surroundings(
         name,

@@ -16,7 +16,7 @@ from sidecar.authn.kubernetes import KubernetesOptions
 from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import has_own_keys, own_early, own_leeway
+from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_verbatim_names
 from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
@@ -48,7 +48,7 @@ def management_routes(
     write = trust.mirror.write
     minter = None
     if trust.own_keys is not None:
-        minter = build_minter(settings, trust.own_keys, trust.datahub, write, clock, metrics)
+        minter = build_minter(loaded, trust.own_keys, trust.datahub, write, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -57,6 +57,7 @@ def management_routes(
         max_lifetime=settings.tokens.max_lifetime,
         is_bot_name=trust.mirror.is_bot_name,
         provider_of=trust.provider_of,
+        verbatim=takes_verbatim_names(settings, loaded.providers),
     )
     tokens = TokenService(trust.store, write, minter, clock, rules)
 
@@ -79,9 +80,10 @@ def build_door(settings: Settings, trust: Trust, decider: Decider, clock: Clock)
 
 
 def build_minter(
-    settings: Settings, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+    loaded: Loaded, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
 ) -> Minter:
-    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``settings`` say; ``write`` writes the records."""
+    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``loaded`` says; ``write`` writes the records."""
+    settings = loaded.settings
     configuration = settings.jwt_token_configuration
     return Minter(
         lambda: own_keys.signing,
@@ -91,6 +93,7 @@ def build_minter(
         issuer=configuration.jwtissuer,
         audience=configuration.audience,
         principal_domain=settings.authorizer_configuration.principal_domain,
+        verbatim=takes_verbatim_names(settings, loaded.providers),
         keep_bot_tokens=settings.tokens.keep_bot_tokens,
         max_lifetime=settings.tokens.max_lifetime,
         datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
@@ -131,12 +134,13 @@ def build_revocations(
         unbound,
         has_endless=_has_endless(loaded),
     )
+    verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
     named = _named_by_members(loaded)
 
     async def known_issuers() -> frozenset[str]:
         return named.union(await (others or partial(_owners, store))())
 
-    return Revocations(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers)
+    return Revocations(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers, verbatim=verbatim)
 
 
 def _named_by_members(loaded: Loaded) -> frozenset[str]:

@@ -5,7 +5,9 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
+from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
 from sidecar.errors import Failed, Misconfigured, Problem
@@ -43,6 +45,9 @@ class Reload:
             problems = list(_fixed(self._loaded.settings.server, loaded.settings.server))
             if problems:
                 raise Misconfigured(problems)
+            # what was written meanwhile bears the names of the rules in force, as long as they stay
+            since = self._loaded.since if loaded.names_as(self._loaded) else SystemClock().now()
+            loaded = replace(loaded, since=since)
             await self._apply(loaded)
         except Misconfigured as error:
             self._tell("refused", error.problems)

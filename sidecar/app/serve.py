@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import running
 from sidecar.app.workers.supervisor import supervised
+from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 
@@ -58,6 +60,7 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
     loop.add_signal_handler(signal.SIGHUP, changed.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     warn(loaded)
+    loaded = replace(loaded, since=SystemClock().now())
     start: Callable[[Loaded], AbstractAsyncContextManager[Service]]
     start = supervised if loaded.settings.server.workers > 1 else running
     async with AsyncExitStack() as stack:

@@ -14,7 +14,7 @@ from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcce
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import Provider, bot_check_url, has_own_keys, own_early, own_leeway
+from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.db import sqlite_path
 from sidecar.keys.jwks_cache import ProviderKeys
@@ -223,7 +223,8 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     ]
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
-    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins)
+    verbatim = default_principal(settings) == "verbatim"
+    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
     tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
     acceptor = OwnAcceptor(tokens, own_leeway(configuration), own_early(configuration))
     return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Sequence
 
 from sidecar import environment
+from sidecar.app.naming import EXAMPLE, reading
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
+from sidecar.config.load import Loaded
+from sidecar.config.providers import Provider
 from sidecar.config.settings import Settings
 from sidecar.config.tree import printable
 from sidecar.config.urls import upstream_base_path
@@ -40,6 +43,7 @@ def run_check(options: argparse.Namespace) -> int:
         planned = plan(loaded.members)
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         _print_base_paths(loaded.settings)
+        _print_names(loaded)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -75,6 +79,29 @@ def _print_base_paths(settings: Settings) -> None:
     path = upstream_base_path(settings.upstream.url) if settings.upstream is not None else ""
     if path:
         print(f"Forwarded to the upstream: {path} and behind it the path that was asked for; rules judge the latter.")
+
+
+def _print_names(loaded: Loaded) -> None:
+    """How each provider's callers are named, with an example."""
+    if loaded.providers:
+        print("How callers are named:")
+    for provider in loaded.providers:
+        print(printable(f"  {provider.name}: {_naming(provider)}"))
+
+
+def _naming(provider: Provider) -> str:
+    namespace = f"{provider.name}/" if provider.namespaced else ""
+    origin = "" if provider.is_principal_written else " (default with these upstream.credentials)"
+    if provider.username_claim:
+        named = f"by {provider.username_claim}; e-mail address in {provider.email_claim}"
+    else:
+        named = f"by the first present of {', '.join(provider.principal_claims)}; e-mail address in "
+        named += provider.address_claim
+    verified = "required" if provider.needs_verified else "absentIsVerified"
+    return (
+        f"principal: {provider.principal}{origin}: {EXAMPLE} is {namespace}{reading(provider.principal)}; "
+        f"{named}, emailVerified: {verified}"
+    )
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

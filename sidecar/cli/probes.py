@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from sidecar.app.judge import member_surroundings
+from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.members import make_member
 from sidecar.authn.registry import Planned, plan
@@ -24,6 +25,7 @@ from sidecar.keys.signing import OwnKeys
 from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
+from sidecar.store.open import open_store
 from sidecar.store.redis import RedisStore
 
 _SQLITE_HEAD = b"SQLite format 3\0"
@@ -46,6 +48,8 @@ def probes_for(loaded: Loaded) -> list[Probe]:
     probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
     probes += [MemberProbe(member, loaded) for member in plan(loaded.members) if member.factory is not None]
     probes.append(StoreProbe(settings))
+    if loaded.undecided:
+        probes.append(NamesProbe(loaded))
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
     if settings.upstream is not None and settings.upstream.url:
@@ -164,6 +168,32 @@ class StoreProbe:
         finally:
             await store.aclose()
         return [Problem(self.name, problem, fatal=False) for problem in status.problems]
+
+
+class NamesProbe:
+    """Whether the store holds entries that ``principal`` has to be written for, as the start asks it."""
+
+    name = "store"
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+
+    async def run(self) -> list[Problem]:
+        """Nothing to tell: what is wrong is a fault of the configuration. An SQLite file that is absent has none."""
+        settings = self._loaded.settings.store
+        url = settings.url.reveal()
+        if url.startswith("sqlite:") and not await asyncio.to_thread(sqlite_path(url).exists):
+            return []
+        clock = SystemClock()
+        try:
+            store = await open_store(settings, Metrics(), clock)
+        except Unavailable:
+            return []  # StoreProbe says so
+        try:
+            await check_names(self._loaded, store, clock.now())
+        finally:
+            await store.aclose()
+        return []
 
 
 def _fault_of_file(path: Path) -> str:

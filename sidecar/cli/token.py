@@ -22,6 +22,7 @@ from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, SidecarError
 from sidecar.identity.actor import ActorType
+from sidecar.identity.names import folded
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
@@ -140,7 +141,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
     planned = plan(loaded.members)
-    if actor_id.lower() in reserved_names(settings, planned):
+    if folded(actor_id) in reserved_names(settings, planned):
         message = "The actor's name is reserved; give another --actor-id"
         raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message=message)
     default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
@@ -152,13 +153,13 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         lifetime=options.expiry,
         description=options.description,
         roles=tuple(options.roles),
-        is_admin=actor_id.lower() in admin_names(authorizer),
+        is_admin=folded(actor_id) in admin_names(authorizer),
         format=options.format,
         minted_by=_BY,
     )
     datahub = datahub_setup(settings, planned)
     async with _opened(settings) as store:
-        return await build_minter(settings, keys, datahub, store.write, clock, metrics).mint(request)
+        return await build_minter(loaded, keys, datahub, store.write, clock, metrics).mint(request)
 
 
 def run_list(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sidecar.config.decode import nearest
 from sidecar.config.finding import Finding, FindingId, finding
-from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys
+from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
 from sidecar.config.references import misplaced_references
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.settings import (
@@ -189,6 +189,12 @@ def check_authorizer(settings: Settings) -> Iterator[Finding]:
     ]
     if authorizer.principal_domain:
         domains.append((("authorizerConfiguration", "principalDomain"), authorizer.principal_domain))
+    for number, provider in enumerate(settings.authentication_configuration.providers):
+        base: Path = ("authenticationConfiguration", "providers", number)
+        allowed = enumerate(provider.allowed_domains or ())
+        domains.extend(((*base, "allowedDomains", index), domain) for index, domain in allowed)
+        if provider.principal_domain:
+            domains.append(((*base, "principalDomain"), provider.principal_domain))
     for path, domain in domains:
         if not re.fullmatch(r"[^\s@,*/]+", domain):
             yield Finding(path, "must be one domain, such as example.com")
@@ -262,9 +268,11 @@ def _claim_paths(flat: AuthenticationConfiguration) -> Iterator[tuple[Path, str]
 def _principal_claims(
     place: Path, holder: AuthenticationConfiguration | ProviderSettings
 ) -> Iterator[tuple[Path, str]]:
-    for index, claim in enumerate(holder.jwt_principal_claims):
+    for index, claim in enumerate(holder.jwt_principal_claims or ()):
         yield (*place, "jwtPrincipalClaims", index), claim
-    for index, entry in enumerate(holder.jwt_principal_claims_mapping):
+    if holder.email_claim:
+        yield (*place, "emailClaim"), holder.email_claim
+    for index, entry in enumerate(holder.jwt_principal_claims_mapping or ()):
         claim = entry.partition(":")[2].strip()
         if claim:
             yield (*place, "jwtPrincipalClaimsMapping", index), claim
@@ -385,8 +393,7 @@ def check_patience(settings: Settings) -> Iterator[Finding]:
 
 def check_datahub_root(settings: Settings) -> Iterator[Finding]:
     """A DataHub behind takes whoever is called ``datahub`` for its root user."""
-    upstream = settings.upstream
-    if upstream is None or upstream.credentials not in {"datahub", "datahubHeader"}:
+    if not names_datahub_users(settings):
         return
     if "datahub" not in {name.lower() for name in settings.authorizer_configuration.admin_principals}:
         message = (

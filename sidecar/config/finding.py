@@ -49,12 +49,17 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong at ``path`` (file vocabulary) and what to do about it; not ``fatal``: a warning."""
+    """What is wrong at ``path`` (file vocabulary) and what to do; not ``fatal``: a warning.
+
+    ``idle``: the setting has no effect where it stands. That is a warning too where an imported file or a variable of
+    the product's supplies it: it was written for the product, not for the sidecar.
+    """
 
     path: Path
     message: str
     fatal: bool = True
     id: str = ""
+    idle: bool = False
 
 
 def finding(identifier: FindingId, path: Path, message: str) -> Finding:

@@ -6,15 +6,17 @@ source -> import -> variables -> decode -> providers and cross-checks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 from sidecar.config import datahub, openmetadata
 from sidecar.config.checks import CHECKS
 from sidecar.config.decode import decode, fields_by_name, models_in, problem_at, split_unknown
+from sidecar.config.finding import Finding
 from sidecar.config.members import WrittenMember, written_members
-from sidecar.config.providers import Provider, providers
-from sidecar.config.settings import Settings
+from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
+from sidecar.config.settings import ProviderSettings, Settings
 from sidecar.config.source import SourceError, read
-from sidecar.config.tree import Block, Items, Leaf, Node, Origin, child_of, dotted, leaves, merge
+from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, child_of, dotted, leaves, merge, origin_of
 from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
 from sidecar.secrets.resolve import resolve
@@ -24,7 +26,8 @@ from sidecar.secrets.resolve import resolve
 class Loaded:
     """A configuration that may be used; ``sources`` says of each written path where its value came from.
 
-    ``members`` are the authenticators as written: their options are for their own classes to read.
+    ``members`` are the authenticators as written: their options are for their own classes to read. ``since``: when the
+    rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
     """
 
     settings: Settings
@@ -32,6 +35,22 @@ class Loaded:
     members: tuple[WrittenMember, ...] = field(default=(), repr=False)
     warnings: tuple[Problem, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    since: float = inf
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Where ``principal`` is left to ``upstream.credentials``: names of providers, and the block of the chain."""
+        found = [f"provider {one.name}" for one in self.providers if not one.is_principal_written]
+        block = self.settings.authentication_configuration
+        if names_datahub_users(self.settings) and self.members and block.principal is None:
+            found.append("authentication.authenticators")
+        return tuple(found)
+
+    def names_as(self, other: "Loaded") -> bool:
+        """Whether both read names alike wherever this one leaves it to ``upstream.credentials``."""
+        rules = {provider.name: provider.principal for provider in other.providers}
+        same = all(rules.get(one.name, one.principal) == one.principal for one in self.providers)
+        return same and default_principal(self.settings) == default_principal(other.settings)
 
 
 def _unread(_: Sequence[WrittenMember]) -> Sequence[Problem]:
@@ -52,7 +71,7 @@ def load(
     problems += more
     tree = datahub.with_variables(tree, environ)
     known, unknown = split_unknown(Settings, tree)
-    problems += [problem_at(tree, path, _about_unknown(str(path[-1]), hint)) for path, hint in unknown]
+    problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
     decoded = decode(Settings, known, lambda text: resolve(text, environ))
     problems += decoded.problems
@@ -60,7 +79,7 @@ def load(
     for check in CHECKS:
         findings.extend(check(decoded.value))
     problems += [
-        problem_at(known, finding.path, finding.message, fatal=finding.fatal, identifier=finding.id)
+        problem_at(known, finding.path, finding.message, fatal=_is_fatal(known, finding), identifier=finding.id)
         for finding in findings
         # what the rest means without a file says nothing about what it means with it
         if is_whole and not decoded.concerns_broken(finding.path)
@@ -132,12 +151,22 @@ def _merged(lower: Block, upper: Block) -> Block:
     return merged
 
 
-def _about_unknown(name: str, hint: str) -> str:
+def _is_fatal(tree: Block, finding: Finding) -> bool:
+    if not finding.idle:
+        return finding.fatal
+    origin = origin_of(tree, finding.path)
+    return finding.fatal and bool(origin.file) and not origin.imported
+
+
+def _about_unknown(path: Path, hint: str) -> str:
     if not hint:
+        name = str(path[-1])
         homes = [
             block
             for block, field_info in fields_by_name(Settings).items()
             if any(name in fields_by_name(model) for model in models_in(field_info.annotation))
         ]
+        if path[0] == "authenticationConfiguration" and name in fields_by_name(ProviderSettings):
+            homes = ["each entry of authenticationConfiguration.providers"]
         hint = f"it belongs below {' or '.join(homes)}" if homes else "remove it"
     return f"is not a known name; {hint}"

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from sidecar.config.finding import Finding
 from sidecar.config.settings import (
+    DEFAULT_EMAIL_CLAIM,
     AuthenticationConfiguration,
     ClaimActorType,
     JwtTokenConfiguration,
     KeyUrl,
+    PrincipalRule,
     ProviderSettings,
     ServerSettings,
     Settings,
@@ -40,6 +42,7 @@ NAMELESS = "auth-sidecar"
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
+_NO_CLAIMS = "must not be empty; [email, preferred_username, sub]"
 _SAME_ALGORITHM = frozenset({"EdDSA", "Ed25519"})
 
 
@@ -56,6 +59,10 @@ class Provider:
     discovery from ``issuer``. ``is_own`` marks the metadata server's own issuer read from its JWKS: its tokens
     count as the own issuer's and need no record. ``clock_skew`` is the tolerance for ``exp``, and for ``nbf`` and
     ``iat`` too unless ``early`` says what theirs is. ``is_flat`` marks the flat form's ``authority``.
+
+    ``address_claim`` holds the caller's e-mail address where no mapping names it; ``needs_verified``: it counts only
+    beside ``email_verified: true``. ``is_principal_written``: the configuration says what ``principal`` is. Domains are
+    None where those of ``authorizerConfiguration`` hold.
     """
 
     name: str
@@ -71,6 +78,13 @@ class Provider:
     principal_claims: tuple[str, ...] = ()
     username_claim: str = ""
     email_claim: str = ""
+    address_claim: str = DEFAULT_EMAIL_CLAIM
+    needs_verified: bool = False
+    principal: PrincipalRule = "localPart"
+    is_principal_written: bool = True
+    principal_domain: str | None = None
+    enforce_domain: bool | None = None
+    allowed_domains: tuple[str, ...] | None = None
     groups_claim: str = ""
     roles_claim: str = "roles"
     required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -107,12 +121,36 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
     With a fatal finding the providers are of no use.
     """
     findings: list[Finding] = []
-    found = [*_flat_form(settings, findings)]
+    base = _base(settings, findings)
+    flat = [*_flat_form(settings, base, findings)]
+    findings.extend(_idle(settings, flat))
+    found = list(flat)
     for index, entry in enumerate(settings.authentication_configuration.providers):
-        found.append(_listed(entry, (_BLOCK, "providers", index), findings))
+        path: Path = (_BLOCK, "providers", index)
+        found.append(_listed(entry, base, path, findings))
+        findings.extend(_admins_and_domains(entry, settings, path))
+    findings.extend(_namings(found, settings))
     findings.extend(_clashes(found, settings))
     findings.extend(_bot_check(settings, found))
     return tuple(found), findings
+
+
+def default_principal(settings: Settings) -> PrincipalRule:
+    """How names are read where no provider says it: as written, else as the upstream names its users."""
+    written = settings.authentication_configuration.principal
+    if written is not None:
+        return written
+    return "verbatim" if names_datahub_users(settings) else "localPart"
+
+
+def takes_verbatim_names(settings: Settings, found: Iterable[Provider]) -> bool:
+    """Whether any of ``found``, or the authenticators of the chain, name Actors verbatim: an id may be an address."""
+    return default_principal(settings) == "verbatim" or any(provider.principal == "verbatim" for provider in found)
+
+
+def names_datahub_users(settings: Settings) -> bool:
+    """Whether ``upstream.credentials`` tell a DataHub server who asks."""
+    return settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
 
 
 def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
@@ -159,7 +197,8 @@ def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
 # --- the list form
 
 
-def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Provider:
+def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> Provider:
+    """``entry``, with ``base`` for what it leaves to the block."""
     urls = [((*path, "publicKeyUrls", index), url) for index, url in enumerate(entry.public_key_urls)]
     if not urls:
         urls = [((*path, "issuer"), entry.issuer)]
@@ -169,8 +208,9 @@ def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Pro
     if entry.allow_missing_expiry:
         message = "tokens without exp are good until their key is withdrawn"
         findings.append(Finding((*path, "allowMissingExpiry"), message, fatal=False))
-    username, email = _mapping(entry.jwt_principal_claims_mapping, (*path, "jwtPrincipalClaimsMapping"), findings)
+    username, email = _principal_mapping(entry, base, path, findings)
     kind = entry.actor_type
+    verified = entry.email_verified or ("required" if entry.may_be_admin else "absentIsVerified")
     return Provider(
         name=entry.name,
         issuer=entry.issuer,
@@ -178,9 +218,16 @@ def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Pro
         discovery=not entry.public_key_urls,
         audiences=frozenset(entry.audiences),
         algorithms=expand_algorithms(entry.algorithms),
-        principal_claims=entry.jwt_principal_claims,
+        principal_claims=entry.jwt_principal_claims or base.principal_claims,
         username_claim=username,
         email_claim=email,
+        address_claim=entry.email_claim or base.address_claim,
+        needs_verified=verified == "required",
+        principal=entry.principal or base.principal,
+        is_principal_written=entry.principal is not None or base.is_principal_written,
+        principal_domain=entry.principal_domain,
+        enforce_domain=entry.enforce_principal_domain,
+        allowed_domains=entry.allowed_domains,
         groups_claim=entry.groups_claim,
         roles_claim=entry.roles_claim,
         required_claims={claim: frozenset(values) for claim, values in entry.required_claims.items()},
@@ -194,6 +241,56 @@ def _listed(entry: ProviderSettings, path: Path, findings: list[Finding]) -> Pro
         require_expiry=not entry.allow_missing_expiry,
         allow_insecure_urls=entry.allow_insecure_urls,
     )
+
+
+def _principal_mapping(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> tuple[str, str]:
+    """The claims of the mapping in force; ``base`` has the block's. A list and a mapping exclude each other."""
+    listed, mapped = entry.jwt_principal_claims, entry.jwt_principal_claims_mapping
+    if mapped is not None:
+        username, email = _mapping(mapped, (*path, "jwtPrincipalClaimsMapping"), findings)
+    else:
+        username, email = (base.username_claim, base.email_claim) if listed is None else ("", "")
+    if listed is not None and mapped:
+        message = "has no effect beside jwtPrincipalClaimsMapping, which names the Actor alone; keep one of the two"
+        findings.append(Finding((*path, "jwtPrincipalClaims"), message, idle=True))
+    if listed is None and not username and not base.principal_claims:
+        findings.append(Finding((*path, "jwtPrincipalClaims"), _NO_CLAIMS))
+    if entry.email_claim is not None and email:
+        message = f"has no effect: jwtPrincipalClaimsMapping takes the address from {email}; keep one of the two"
+        findings.append(Finding((*path, "emailClaim"), message, idle=True))
+    return username, email
+
+
+def _admins_and_domains(entry: ProviderSettings, settings: Settings, path: Path) -> Iterator[Finding]:
+    """Whether the domains of ``entry`` let anyone in, and anyone be admin who should be."""
+    authorizer = settings.authorizer_configuration
+    domain = authorizer.principal_domain if entry.principal_domain is None else entry.principal_domain
+    allowed = authorizer.allowed_domains if entry.allowed_domains is None else entry.allowed_domains
+    enforced = entry.enforce_principal_domain
+    is_enforced = authorizer.enforce_principal_domain if enforced is None else enforced
+    # where the block has no domain and enforces one, check_authorizer says so
+    if (
+        is_enforced
+        and not (domain or allowed)
+        and (authorizer.principal_domain or authorizer.allowed_domains or enforced)
+    ):
+        message = "needs principalDomain or allowedDomains: without one every token is refused"
+        yield Finding((*path, "enforcePrincipalDomain"), message)
+    if not entry.may_be_admin:
+        return
+    if not (domain or allowed):
+        message = (
+            "makes no one an admin: a bare name in adminPrincipals counts only beside an address of principalDomain or "
+            "allowedDomains, and neither is set; set one, or write <provider>/<id> in adminPrincipals"
+        )
+        yield Finding((*path, "mayBeAdmin"), message, fatal=False)
+    if entry.email_verified is None and authorizer.admin_principals:
+        message = (
+            "is required, because of mayBeAdmin: a token without email_verified whose e-mail address names the caller "
+            "is refused (cause email_unverified), and its address makes no admin; for a provider that sends no "
+            "email_verified (Entra ID with a single tenant, AD FS) write emailVerified: absentIsVerified, else required"
+        )
+        yield Finding((*path, "emailVerified"), message, fatal=False)
 
 
 def _unsafe(urls: Iterable[tuple[Path, str]], *, allow_insecure: bool) -> Iterator[Finding]:
@@ -224,14 +321,13 @@ def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tup
 # --- the flat form
 
 
-def _flat_form(settings: Settings, findings: list[Finding]) -> Iterator[Provider]:
-    """OpenMetadata's one issuer and its key URLs, each URL bound to whom it belongs."""
+def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> Iterator[Provider]:
+    """OpenMetadata's one issuer and its key URLs, each URL bound to its issuer; ``base`` is what all of them share."""
     flat = settings.authentication_configuration
     if not flat.public_key_urls and not flat.authority:
-        if flat.client_id:
-            findings.append(Finding((_BLOCK, "clientId"), "is of no use without authority or publicKeyUrls", False))
         return
-    base = _flat_base(flat, findings)
+    if not base.principal_claims:
+        findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), _NO_CLAIMS))
     urls = _Urls.sort(settings)
     findings.extend(_unsafe(urls.all(flat), allow_insecure=flat.allow_insecure_urls))
     findings.extend(urls.homeless(flat))
@@ -240,21 +336,19 @@ def _flat_form(settings: Settings, findings: list[Finding]) -> Iterator[Provider
     for number, (issuer, bound) in enumerate(urls.bound.items(), 2):
         findings.append(_no_audience(bound[0][0]))
         yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
-    if flat.allow_unbound_issuers:
+    if flat.allow_unbound_issuers and (urls.near or urls.far):
         message = (
             "a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
             "often serves many tenants; bind each URL as {url: ..., issuer: ...} instead"
         )
         findings.append(Finding((_BLOCK, "allowUnboundIssuers"), message, fatal=False))
-        if urls.near or urls.far:
-            yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
+        yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
 
 
-def _flat_base(flat: AuthenticationConfiguration, findings: list[Finding]) -> Provider:
-    """What all providers of the flat form share."""
+def _base(settings: Settings, findings: list[Finding]) -> Provider:
+    """What all providers of the flat form share, and the defaults of the others."""
+    flat = settings.authentication_configuration
     username, email = _mapping(flat.jwt_principal_claims_mapping, (_BLOCK, "jwtPrincipalClaimsMapping"), findings)
-    if not flat.jwt_principal_claims:
-        findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), "must not be empty; [email, preferred_username, sub]"))
     return Provider(
         name=FLAT_NAME,
         issuer=None,
@@ -262,8 +356,56 @@ def _flat_base(flat: AuthenticationConfiguration, findings: list[Finding]) -> Pr
         principal_claims=flat.jwt_principal_claims,
         username_claim=username,
         email_claim=email,
+        address_claim=flat.email_claim or DEFAULT_EMAIL_CLAIM,
+        principal=default_principal(settings),
+        is_principal_written=flat.principal is not None or not names_datahub_users(settings),
         allow_insecure_urls=flat.allow_insecure_urls,
     )
+
+
+def _namings(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
+    """Rules by which names are read that are left open, or do not fit the upstream."""
+    if any(not provider.is_principal_written for provider in found):
+        message = (
+            "is not written: verbatim is in force, because of upstream.credentials; write localPart or verbatim now, "
+            "because the start demands it once the store holds token records or denials of Actors"
+        )
+        yield Finding((_BLOCK, "principal"), message, fatal=False)
+    if settings.upstream is None or settings.upstream.credentials != "openmetadata":
+        return
+    names = [provider.name for provider in found if provider.principal == "verbatim"]
+    if names:
+        message = (
+            f"openmetadata: the server names its users by the part before an @, and {', '.join(names)} by all of it "
+            "(principal: verbatim); callers with one name at two domains are one user there"
+        )
+        yield Finding(("upstream", "credentials"), message, fatal=False)
+
+
+def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
+    """Settings of the flat form that concern none of ``found``, which are its providers."""
+    flat = settings.authentication_configuration
+    has_authority = any(provider.is_flat for provider in found)
+    if flat.client_id and not has_authority:
+        message = (
+            "has no effect: it is the required audience of authority, and authority is no issuer here; entries of "
+            "providers have audiences of their own"
+        )
+        yield Finding((_BLOCK, "clientId"), message, idle=True)
+    if flat.authority and not has_authority:
+        message = (
+            "is no issuer here: every entry of publicKeyUrls belongs to another, so none of its tokens is accepted"
+        )
+        yield Finding((_BLOCK, "authority"), message, fatal=False)
+    if flat.token_validation_algorithm and not found:
+        message = "has no effect without authority or publicKeyUrls; entries of providers have algorithms of their own"
+        yield Finding((_BLOCK, "tokenValidationAlgorithm"), message, idle=True)
+    if flat.allow_unbound_issuers and not any(provider.name == UNBOUND_NAME for provider in found):
+        message = "has no effect: there is no entry of publicKeyUrls without an issuer of its own"
+        yield Finding((_BLOCK, "allowUnboundIssuers"), message, idle=True)
+    if flat.allow_insecure_urls and not found and flat.bot_token_check is None:
+        message = "has no effect without authority or publicKeyUrls; entries of providers have their own"
+        yield Finding((_BLOCK, "allowInsecureUrls"), message, idle=True)
 
 
 def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: list[Finding]) -> Iterator[Provider]:
@@ -288,6 +430,9 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
         early=own_early(jwt),
         require_expiry=False,
         is_own=True,
+        # its tokens are OpenMetadata's, whatever the upstream is
+        principal="localPart",
+        is_principal_written=True,
     )
 
 
@@ -462,7 +607,7 @@ def _bot_check(settings: Settings, found: Sequence[Provider]) -> Iterator[Findin
             "is never asked: it is about bots of the metadata server's own, whose key set stands in publicKeyUrls "
             "where there are no own keys here"
         )
-        yield Finding((_BLOCK, "botTokenCheck"), message, fatal=False)
+        yield Finding((_BLOCK, "botTokenCheck"), message, idle=True)
 
 
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:

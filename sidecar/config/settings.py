@@ -20,6 +20,8 @@ Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 ]  # fmt: skip
 DEFAULT_PRINCIPAL_CLAIMS = ("email", "preferred_username", "sub")
+DEFAULT_EMAIL_CLAIM = "email"
+PrincipalRule = Literal["localPart", "verbatim"]
 
 
 def _none_is_empty(value: object) -> object:
@@ -258,10 +260,29 @@ class ProviderSettings(Model):
     """Accepted ``aud`` values, any of them; empty: not checked, and ``sidecar check`` warns."""
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ASYMMETRIC_ALGORITHMS  # type: ignore[assignment]
     """Accepted signature algorithms."""
-    jwt_principal_claims: Annotated[Names, Field(min_length=1)] = DEFAULT_PRINCIPAL_CLAIMS
-    """Claims that may name the Actor; the first one present decides."""
-    jwt_principal_claims_mapping: Names = ()
-    """``username:<claim>`` and ``email:<claim>``, instead of the list."""
+    principal: PrincipalRule | None = None
+    """How the claim's text becomes the Actor's id. ``localPart``: the part before an ``@``, in lower case, as
+    OpenMetadata names its users. ``verbatim``: the text as it is written, as DataHub does. Absent: that of
+    ``authenticationConfiguration``."""
+    jwt_principal_claims: Annotated[Names, Field(min_length=1)] | None = None
+    """Claims that may name the Actor; the first one present decides. Absent, with no mapping beside it: those of
+    ``authenticationConfiguration``."""
+    jwt_principal_claims_mapping: Names | None = None
+    """``username:<claim>`` and ``email:<claim>``, instead of the list; both in one provider are an error. Absent, with
+    no list beside it: that of ``authenticationConfiguration``."""
+    email_claim: Annotated[str, Field(min_length=1)] | None = None
+    """Claim with the caller's e-mail address, whichever claim names the Actor. Absent: that of
+    ``authenticationConfiguration``, else ``email``."""
+    email_verified: Literal["required", "absentIsVerified"] | None = None
+    """``required``: an e-mail address counts only beside ``email_verified: true``, and a token whose address names the
+    Actor is refused without it. ``absentIsVerified``: a token without ``email_verified`` counts as verified. Absent:
+    ``required`` with ``mayBeAdmin: true``, else ``absentIsVerified``."""
+    principal_domain: Text | None = None
+    """Domain of people whose token names no e-mail address. Absent: that of ``authorizerConfiguration``."""
+    enforce_principal_domain: bool | None = None
+    """Refuse people of other domains. Absent: as in ``authorizerConfiguration``."""
+    allowed_domains: Names | None = None
+    """Domains that are accepted instead of ``principalDomain``. Absent: those of ``authorizerConfiguration``."""
     groups_claim: Text = ""
     """Path of the claim that lists groups."""
     roles_claim: str = "roles"
@@ -277,7 +298,8 @@ class ProviderSettings(Model):
     principal_namespace: Literal["none", "provider"] = "none"
     """``provider``: Actor ids are ``<provider>/<name>``, so that two providers cannot collide."""
     may_be_admin: bool = False
-    """Whether its Actors may match a bare name in ``adminPrincipals``."""
+    """Whether its Actors may match a bare name in ``adminPrincipals``: those whose token holds the e-mail address of
+    that very name, verified, with ``principalDomain`` or an allowed domain."""
     allow_missing_expiry: bool = False
     """Accept tokens without ``exp``. They are good for ever."""
     allow_insecure_urls: bool = False
@@ -303,10 +325,18 @@ class AuthenticationConfiguration(Model):
     """Issuer of the flat form."""
     client_id: Text = ""
     """Required audience of the flat form's issuer."""
+    principal: PrincipalRule | None = None
+    """How a claim's text becomes the Actor's id: for the flat form, for the authenticators of the chain, and the
+    default of ``providers``. ``localPart``: the part before an ``@``, in lower case, as OpenMetadata names its users.
+    ``verbatim``: the text as it is written, as DataHub does. Absent: ``verbatim`` with ``upstream.credentials``
+    ``datahub`` or ``datahubHeader``, else ``localPart``. With these credentials it must be written as soon as the store
+    holds records or denials of Actors."""
     jwt_principal_claims: Names = DEFAULT_PRINCIPAL_CLAIMS
-    """Claims that may name the Actor; the first one present decides."""
+    """Claims that may name the Actor; the first one present decides. The default of ``providers``."""
     jwt_principal_claims_mapping: Names = ()
-    """``username:<claim>`` and ``email:<claim>``, instead of the list."""
+    """``username:<claim>`` and ``email:<claim>``, instead of the list. The default of ``providers``."""
+    email_claim: Text = DEFAULT_EMAIL_CLAIM
+    """Claim with the caller's e-mail address, whichever claim names the Actor. The default of ``providers``."""
     token_validation_algorithm: Annotated[
         Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"] | None,
         BeforeValidator(lambda v: v or None),
@@ -332,7 +362,6 @@ class AuthenticationConfiguration(Model):
     session_expiry: Unused = Field(default=None, description=UNUSED)
     max_active_sessions_per_user: Unused = Field(default=None, description=UNUSED)
     additional_trusted_redirect_uris: Unused = Field(default=None, description=UNUSED)
-    email_claim: Unused = Field(default=None, description=UNUSED)
     display_name_claim: Unused = Field(default=None, description=UNUSED)
     oidc_configuration: Unused = Field(default=None, description=UNUSED)
     saml_configuration: Unused = Field(default=None, description=UNUSED)
@@ -345,11 +374,11 @@ class AuthorizerConfiguration(Model):
     admin_principals: Names = ()
     """Names of admins; ``<provider>/<id>`` names one of a certain provider."""
     principal_domain: Text = ""
-    """Domain of people whose token names no e-mail address."""
+    """Domain of people whose token names no e-mail address. The default of ``providers``."""
     enforce_principal_domain: bool = False
-    """Refuse people of other domains."""
+    """Refuse people of other domains. The default of ``providers``."""
     allowed_domains: Names = ()
-    """Domains that are accepted instead of ``principalDomain``."""
+    """Domains that are accepted instead of ``principalDomain``. The default of ``providers``."""
     class_name: Unused = Field(default=None, description=UNUSED)
     container_request_filter: Unused = Field(default=None, description=UNUSED)
     allowed_email_registration_domains: Unused = Field(default=None, description=UNUSED)

@@ -10,16 +10,14 @@ from typing import Any
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ABSENT, ClaimPath
+from sidecar.identity.names import Name, folded, malformed, read_address, read_name
 
-MAX_PRINCIPAL = 512
-"""Longest text of a principal claim; a Kubernetes service account's ``sub`` can reach 338 characters."""
 MAX_GROUPS = 1000
 """Most groups or roles that are read from one token."""
 
-# The one character outside ASCII whose lower case is an ASCII letter (k): it could imitate another's name.
-_KELVIN = "\u212a"
 _VERIFIED = ClaimPath("email_verified")
 _IS_BOT = ClaimPath("isBot")
+_EMAIL = ClaimPath("email")
 
 
 def _no_bots(_name: str) -> bool:
@@ -42,6 +40,9 @@ class PrincipalPolicy:
     principal_claims: tuple[ClaimPath, ...] = ()
     username_claim: ClaimPath | None = None
     email_claim: ClaimPath | None = None
+    address_claim: ClaimPath | None = _EMAIL
+    verbatim: bool = False
+    needs_verified: bool = False
     principal_domain: str = ""
     allowed_domains: frozenset[str] = frozenset()
     enforce_domain: bool = False
@@ -63,13 +64,19 @@ class PrincipalPolicy:
 
 @dataclass(slots=True)
 class _Principal:
-    name: str
-    email: str
-    email_in_token: bool
+    """``name`` as it is shown; ``full`` the whole text that named it, in lower case.
 
-    @property
-    def domain(self) -> str:
-        return self.email.partition("@")[2]
+    ``domain`` is that of the address which decides, or the configured one; ``domain_in_token`` tells which. ``address``
+    is the token's own e-mail address where it counts, ``email`` what is shown.
+    """
+
+    name: str
+    full: str
+    domain: str
+    email: str
+    address: str
+    domain_in_token: bool
+    email_in_token: bool
 
 
 def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
@@ -81,12 +88,15 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
     principal = _principal(claims, policy, is_bot=is_bot)
     if policy.enforce_domain and not policy.own_issuer:
         _check_domain(principal, policy)
-    actor_id = f"{policy.provider}/{principal.name}" if policy.namespaced else principal.name
-    if not policy.own_issuer and (actor_id in policy.reserved or policy.is_bot_name(actor_id)):
+    namespace = f"{policy.provider}/" if policy.namespaced else ""
+    actor_id = f"{namespace}{principal.name}"
+    compared = folded(actor_id)
+    if not policy.own_issuer and (compared in policy.reserved or policy.is_bot_name(compared)):
         raise Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
     return Actor(
         type=ActorType.SERVICE if is_bot else _actor_type(claims, policy),
         id=actor_id,
+        full_id=f"{namespace}{principal.full}",
         issuer=claims.get("iss", ""),
         provider=policy.provider,
         subject=claims.get("sub", ""),
@@ -106,24 +116,32 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
 
 def _principal(claims: Mapping[str, Any], policy: PrincipalPolicy, *, is_bot: bool) -> _Principal:
     if policy.username_claim is not None and policy.email_claim is not None and not is_bot:
-        principal = _mapped_principal(claims, policy.username_claim, policy.email_claim)
+        principal = _mapped_principal(claims, policy.username_claim, policy.email_claim, policy)
     else:
         principal = _listed_principal(claims, policy)
     if "/" in principal.name and not policy.namespaced:
         # Only a namespace of our own making may stand before a slash. A metadata server is no exception: who signs
         # up there as corp/sam@example.com is not the Sam of corp.
-        raise _malformed("a slash in the name")
+        raise malformed("a slash in the name")
     return principal
 
 
-def _mapped_principal(claims: Mapping[str, Any], username: ClaimPath, email: ClaimPath) -> _Principal:
-    name, _, _ = _parts(username.find(claims))
-    address = email.find(claims)
-    _, domain, address = _parts(address)
-    if not domain:
-        raise _malformed("the mapped e-mail is no address")
-    _check_email_verified(claims)
-    return _Principal(name, address, email_in_token=True)
+def _mapped_principal(
+    claims: Mapping[str, Any], username: ClaimPath, email: ClaimPath, policy: PrincipalPolicy
+) -> _Principal:
+    name, address = _name(username.find(claims)), _name(email.find(claims))
+    if not address.domain:
+        raise malformed("the mapped e-mail is no address")
+    _check_email_verified(claims, policy)
+    return _Principal(
+        name.text if policy.verbatim else name.local,
+        name.address or name.local,
+        address.domain,
+        email=address.address,
+        address=address.address,
+        domain_in_token=True,
+        email_in_token=True,
+    )
 
 
 def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
@@ -132,78 +150,107 @@ def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Pr
         deciding = path.find(claims)
         if deciding is not ABSENT:
             break
-    name, domain, address = _parts(deciding)
-    if domain:
-        _check_email_verified(claims)
-        return _Principal(name, address, email_in_token=True)
-    made_up = f"{name}@{policy.principal_domain}" if policy.principal_domain else ""
-    return _Principal(name, made_up, email_in_token=False)
+    name = _name(deciding)
+    if name.domain:
+        _check_email_verified(claims, policy)
+    stated = read_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
+    address = stated if _is_verified(claims, policy) else ""
+    email = address or name.address
+    if not stated and not name.domain and policy.principal_domain:
+        email = f"{name.local}@{policy.principal_domain}"
+    elif stated and not address:
+        email = ""
+    return _Principal(
+        name.text if policy.verbatim else name.local,
+        name.address or name.local,
+        name.domain or policy.principal_domain,
+        email=email,
+        address=address,
+        domain_in_token=bool(name.domain),
+        email_in_token=bool(address or (name.domain and not stated)),
+    )
 
 
-def actor_name(text: str) -> str:
-    """``text`` as an Actor id that a token can carry, in lower case but for a provider's name before a slash.
+def actor_name(text: str, *, verbatim: bool = False) -> str:
+    """``text`` as an Actor id that a token can carry. Raises Refused(PRINCIPAL_INVALID).
 
-    Raises Refused(PRINCIPAL_INVALID).
+    It is in lower case, but for a provider's name before a slash, and no address. ``verbatim``: as it is written.
     """
-    name, domain, _ = _parts(text)
-    if domain:
-        raise _malformed("an Actor id is a name, not an address")
-    namespace, slash, _ = text.partition("/")
-    return f"{namespace}/{name.partition('/')[2]}" if slash else name
+    namespace, slash, rest = text.partition("/")
+    if slash:
+        read_name(namespace)
+    name = read_name(rest if slash else text)
+    if verbatim:
+        return text
+    if name.domain or "@" in namespace:
+        raise malformed("an Actor id is a name, not an address")
+    return f"{namespace}/{name.local}" if slash else name.local
 
 
-def _parts(value: object) -> tuple[str, str, str]:
-    """Local part, domain (empty without ``@``) and whole of a principal, in lower case. Raises Refused."""
+def _name(value: object) -> Name:
     if value is ABSENT:
         raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MISSING)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_PRINCIPAL:
-        raise _malformed("not a string, empty or too long")
-    if " " in value or not value.isprintable() or _KELVIN in value:
-        # isprintable() is False for control, format and surrogate characters and for every other white space
-        raise _malformed("white space or a character that does not show")
-    whole = value.lower()
-    name, at, domain = whole.partition("@")
-    if not name or "@" in domain or (at and not domain):
-        raise _malformed("not one name, or one name at one domain")
-    return name, domain, whole
+    return read_name(value)
 
 
-def _check_email_verified(claims: Mapping[str, Any]) -> None:
-    verified = _VERIFIED.find(claims)
-    if verified is False or (isinstance(verified, str) and verified.strip().lower() == "false"):
-        raise Refused(Reason.PRINCIPAL_INVALID, Cause.EMAIL_UNVERIFIED)
+def _is_verified(claims: Mapping[str, Any], policy: PrincipalPolicy) -> bool:
+    """What ``email_verified`` says of the address; what it says in no known way is no yes."""
+    value = _VERIFIED.find(claims)
+    if value is ABSENT or value is None:
+        return not policy.needs_verified
+    if policy.needs_verified:
+        return value is True
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
+
+
+def _check_email_verified(claims: Mapping[str, Any], policy: PrincipalPolicy) -> None:
+    if _is_verified(claims, policy):
+        return
+    detail = "email_verified is not true"
+    if _VERIFIED.find(claims) in (ABSENT, None):
+        detail = (
+            f"the token has no email_verified, which provider {policy.provider} requires; for one that sends none "
+            "write emailVerified: absentIsVerified"
+        )
+    raise Refused(Reason.PRINCIPAL_INVALID, Cause.EMAIL_UNVERIFIED, detail)
 
 
 def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
     """OpenMetadata's rule: allowed domains replace the principal domain; a name without a domain belongs to none."""
-    domain = principal.domain if principal.email_in_token else ""
+    domain = principal.domain if principal.domain_in_token else ""
     if domain not in (policy.allowed_domains or {policy.principal_domain}) or not domain:
         raise Refused(Reason.DOMAIN_NOT_ALLOWED, Cause.DOMAIN)
 
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
-    """Rules of ``adminPrincipals``: a bare name counts only where nobody else can hand out that name."""
-    is_named = principal.name in policy.admin_names
-    is_named_with_provider = f"{policy.provider}/{principal.name}" in policy.admin_names
+    """Rules of ``adminPrincipals``: a bare name counts only where no other can hand out that name."""
+    name = principal.name.lower()
+    is_named = name in policy.admin_names
+    is_named_with_provider = f"{policy.provider}/{name}" in policy.admin_names
     if policy.own_issuer or not (is_named or is_named_with_provider):
         return is_named
-    at_home = principal.domain in policy.allowed_domains or principal.domain == policy.principal_domain
-    if _is_named_by_address(principal, policy) and not at_home and (policy.allowed_domains or policy.principal_domain):
+    has_home = bool(policy.allowed_domains or policy.principal_domain)
+    if _is_named_by_address(principal, policy) and has_home and not _is_at_home(principal.domain, policy):
         return False
     if is_named_with_provider:
         return True
     if "/" in principal.name:
         return False
-    if not principal.email_in_token:
-        return policy.flat
-    # Beside a mapped name stands an address of another name: it says nothing about who may be called so.
-    is_own_address = principal.email == f"{principal.name}@{principal.domain}"
-    return at_home and (policy.flat or (policy.may_be_admin and is_own_address))
+    if policy.flat:
+        return not principal.domain_in_token or _is_at_home(principal.domain, policy)
+    # An address beside another name says nothing about who may be called so: only the address of that very name does.
+    local, _, domain = principal.address.partition("@")
+    is_own_address = name == (principal.address if policy.verbatim else local)
+    return policy.may_be_admin and is_own_address and _is_at_home(domain, policy)
+
+
+def _is_at_home(domain: str, policy: PrincipalPolicy) -> bool:
+    return bool(domain) and (domain in policy.allowed_domains or domain == policy.principal_domain)
 
 
 def _is_named_by_address(principal: _Principal, policy: PrincipalPolicy) -> bool:
-    """Whether the name is the local part of an address, which is another person's at every other domain."""
-    return principal.email_in_token and policy.username_claim is None
+    """Whether the name is of an address, which is another person's at every other domain."""
+    return principal.domain_in_token and policy.username_claim is None
 
 
 def _actor_type(claims: Mapping[str, Any], policy: PrincipalPolicy) -> ActorType:
@@ -237,7 +284,3 @@ def _names(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]
     value = path.find(claims)
     found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return tuple(dict.fromkeys(name for name in found[:MAX_GROUPS] if isinstance(name, str) and name))
-
-
-def _malformed(detail: str) -> Refused:
-    return Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, detail)

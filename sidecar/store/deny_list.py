@@ -8,6 +8,7 @@ from itertools import count
 from math import ceil, floor, inf, isfinite
 
 from sidecar.identity.actor import Actor
+from sidecar.identity.names import folded, local_part
 from sidecar.store.archive import Archive
 from sidecar.store.denial import Denial, Scope, actor_name, denial_id, denial_key, read_denial_id
 from sidecar.store.expiries import MINUTE, Expiries
@@ -48,7 +49,7 @@ def facts_of(
         about.insert(0, (Scope.TOKEN, issuer, actor.token_id))
     elif signing_digest:
         about.insert(0, (Scope.DIGEST, issuer, signing_digest))
-    about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in _spellings(actor.id)]
+    about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)]
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
     probes = tuple((scope, denial_key(scope, named, name)) for scope, named, name in about)
@@ -58,14 +59,15 @@ def facts_of(
     return Facts(probes, issued_at)
 
 
-def _spellings(actor_id: str) -> tuple[str, ...]:
-    """``actor_id`` in each spelling that an entry may have: DataHub's ids come in capitals too, entries do not."""
-    lower = actor_id.lower()
-    if lower == actor_id:
-        return (actor_id,)
-    namespace, slash, _ = actor_id.partition("/")
-    _, _, name = lower.partition("/")
-    return tuple(dict.fromkeys((actor_id, lower, f"{namespace}/{name}" if slash else lower)))
+def spellings(*actor_ids: str) -> tuple[str, ...]:
+    """Each spelling under which an entry may name the Actor of ``actor_ids``, empty ones aside.
+
+    Entries are folded, older ones may be in lower case throughout. An Actor who is called by an address is denied by
+    the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
+    may change with the configuration, and must not undo a denial.
+    """
+    every = [spelling for one in actor_ids if one for spelling in (one, one.lower(), folded(one), local_part(one))]
+    return tuple(dict.fromkeys(every))
 
 
 class DenyList:

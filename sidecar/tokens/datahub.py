@@ -14,7 +14,7 @@ from typing import Any
 from joserfc.jwk import OctKey
 
 from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused
-from sidecar.identity.claims import MAX_PRINCIPAL
+from sidecar.identity.names import MAX_PRINCIPAL
 from sidecar.keys.keyset import VerificationKey
 from sidecar.secrets.value import Secret
 from sidecar.tokens.compact import Unverified

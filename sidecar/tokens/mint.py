@@ -9,6 +9,7 @@ from sidecar.clock import Clock
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
+from sidecar.identity.names import folded
 from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
@@ -67,8 +68,8 @@ class Minted:
 class Minter:
     """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
 
-    A bot's older tokens end with a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in
-    seconds.
+    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. A bot's older tokens end with a
+    new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Minter:
         issuer: str,
         audience: str,
         principal_domain: str,
+        verbatim: bool = False,
         keep_bot_tokens: bool = False,
         max_lifetime: float | None = None,
         datahub: DataHubSecrets | None = None,
@@ -93,6 +95,7 @@ class Minter:
         self._issuer = issuer
         self._audience = audience
         self._principal_domain = principal_domain.lower()
+        self._verbatim = verbatim
         self._keep_bot_tokens = keep_bot_tokens
         self._max_lifetime = max_lifetime
         self._datahub = datahub
@@ -110,7 +113,7 @@ class Minter:
             raise Refused(
                 Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
             )
-        actor_id = actor_name(request.actor_id)
+        actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
         token_id = self._new_id()
         now = self._clock.now()
         issued = int(now)
@@ -186,6 +189,8 @@ class Minter:
         return token, datahub_hash(token, self._datahub.salt)
 
     def _made_up_email(self, actor_id: str) -> str:
+        if "@" in actor_id:
+            return folded(actor_id)
         return f"{actor_id}@{self._principal_domain}" if self._principal_domain else ""
 
 

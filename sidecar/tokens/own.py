@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.identity.names import folded
 from sidecar.store.record import TokenKind, TokenRecord, hash_token
+from sidecar.tokens.policy import DATAHUB_PROVIDER
 from sidecar.tokens.verify import VerifiedClaims
 
 
@@ -65,6 +67,8 @@ def check_record(record: TokenRecord, text: str) -> None:
 def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
     """The Actor of the verified token that ``record`` is about; of ``policy`` only the names count."""
     email = _text(verified.claims, "email")
+    namespace, slash, name = folded(record.actor_id).rpartition("/")
+    is_own = name == email.partition("@")[0]
     is_bot = record.kind is TokenKind.BOT
     return Actor(
         type=record.actor_type,
@@ -83,13 +87,16 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         is_admin=record.is_admin and _is_still_named(record, policy),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
+        # an Actor called by the part before the @ is denied by the address as well
+        full_id=f"{namespace}{slash}{email}" if is_own else "",
     )
 
 
 def _is_still_named(record: TokenRecord, policy: PrincipalPolicy) -> bool:
     """Whether ``adminPrincipals`` name the owner today: who was admin when the token was minted may be one no more."""
-    provider, name = record.owner.provider, record.actor_id
-    if f"{provider}/{name}" in policy.admin_names:
+    provider, name = record.owner.provider, folded(record.actor_id)
+    # DataHub's own tokens name their users exactly: the same id in other letters is another user there
+    if f"{provider}/{record.actor_id if provider == DATAHUB_PROVIDER else name}" in policy.admin_names:
         return True
     if name not in policy.admin_names:
         return False

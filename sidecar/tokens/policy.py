@@ -75,14 +75,19 @@ def provider_policy(
     def path(key: str, text: str) -> ClaimPath | None:
         return _path(provider, key, text) if text else None
 
+    domain, allowed, enforced = provider.principal_domain, provider.allowed_domains, provider.enforce_domain
+
     return PrincipalPolicy(
         provider=provider.name,
         principal_claims=tuple(_path(provider, "jwtPrincipalClaims", text) for text in provider.principal_claims),
         username_claim=path("jwtPrincipalClaimsMapping", provider.username_claim),
         email_claim=path("jwtPrincipalClaimsMapping", provider.email_claim),
-        principal_domain=authorizer.principal_domain.lower(),
-        allowed_domains=_lower(authorizer.allowed_domains),
-        enforce_domain=authorizer.enforce_principal_domain,
+        address_claim=path("emailClaim", provider.address_claim),
+        verbatim=provider.principal == "verbatim",
+        needs_verified=provider.needs_verified,
+        principal_domain=(authorizer.principal_domain if domain is None else domain).lower(),
+        allowed_domains=_lower(authorizer.allowed_domains if allowed is None else allowed),
+        enforce_domain=authorizer.enforce_principal_domain if enforced is None else enforced,
         namespaced=provider.namespaced,
         groups_claim=path("groupsClaim", provider.groups_claim),
         roles_claim=path("rolesClaim", provider.roles_claim),
@@ -104,6 +109,8 @@ def own_policy(
     authorizer: AuthorizerConfiguration,
     authenticator: str,
     admin_providers: Iterable[str] = (),
+    *,
+    verbatim: bool = False,
 ) -> PrincipalPolicy:
     """How the claims of own tokens that are not on record name an Actor (``tokens.requireRecord: false``).
 
@@ -112,6 +119,7 @@ def own_policy(
     return PrincipalPolicy(
         provider=OWN_PROVIDER,
         principal_claims=tuple(map(ClaimPath, principal_claims)),
+        verbatim=verbatim,
         principal_domain=authorizer.principal_domain.lower(),
         roles_claim=ClaimPath("roles"),
         admin_names=admin_names(authorizer),

@@ -12,9 +12,11 @@ from sidecar.clock import Clock
 from sidecar.errors import Reason, Refused
 from sidecar.identity import claims
 from sidecar.identity.actor import ActorType
+from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.denial import Denial, Scope, actor_name, make_denial
+from sidecar.store.deny_list import spellings
 from sidecar.store.moment import from_text, to_text
 from sidecar.store.record import TokenRecord
 from sidecar.tokens.deny_rule import DenyRule
@@ -156,8 +158,12 @@ class Revocations:
         *,
         own_issuer: str,
         others: Callable[[], Awaitable[Collection[str]]] | None = None,
+        verbatim: bool = False,
     ) -> None:
-        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any."""
+        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any.
+
+        ``verbatim``: records may name people in capitals and by addresses, which entries do not.
+        """
         self._others = others
         self._known: frozenset[str] = frozenset()
         self._asked_at: float | None = None
@@ -166,6 +172,7 @@ class Revocations:
         self._clock = clock
         self._rule = rule
         self._own_issuer = own_issuer
+        self._verbatim = verbatim
 
     async def add(self, wishes: Sequence[DenyWish], *, by: str, quiet: bool = False) -> list[Added]:
         """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
@@ -326,7 +333,8 @@ class Revocations:
         if wish.scope is Scope.ISSUER:
             return [RecordQuery(active=True, now=now)]
         if wish.scope is Scope.ACTOR:
-            return [RecordQuery(actor_id=wish.name.partition(":")[2], active=True, now=now)]
+            actor_id = None if self._verbatim else wish.name.partition(":")[2]
+            return [RecordQuery(actor_id=actor_id, active=True, now=now)]
         queries = [RecordQuery(owner=(wish.issuer, wish.name), active=True, now=now)]
         if wish.issuer == self._own_issuer:
             queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
@@ -336,7 +344,8 @@ class Revocations:
         if wish.scope is Scope.ISSUER:
             return wish.issuer in (record.owner.issuer, self._own_issuer)
         if wish.scope is Scope.ACTOR:
-            return wish.name == actor_name(record.actor_type, record.actor_id)
+            kind = record.actor_type
+            return wish.name in {actor_name(kind, spelling) for spelling in spellings(record.actor_id)}
         return True
 
     async def _all(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
@@ -415,7 +424,7 @@ def _actor(value: object) -> str:
     if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
         raise ValueError("actor is type (USER or SERVICE) and id")
     try:
-        # as Actors are spelled: an entry under another spelling would concern nobody
-        return actor_name(value["type"], claims.actor_name(_text(value, "id")))
+        # folded, as the deny list asks: an entry under another spelling would concern no Actor
+        return actor_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
     except Refused as refusal:
-        raise ValueError("actor.id is a name without white space and without @") from refusal
+        raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal

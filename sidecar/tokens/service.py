@@ -8,6 +8,7 @@ from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
+from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
@@ -15,11 +16,14 @@ from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.genuine import Genuine
 from sidecar.tokens.mint import Minted, Minter, TokenRequest, Write
-from sidecar.tokens.policy import OWN_PROVIDER, SYSTEM_PROVIDER
+from sidecar.tokens.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
 
 _audit = logging.getLogger(AUDIT)
 
-_CAPITALS = "Tokens made here carry names in lower case without @; in DataHub that would be another user"
+_CAPITALS = (
+    "Tokens made here carry names in lower case without @ unless principal: verbatim is in force; in DataHub that "
+    "would be another user"
+)
 _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
 
 
@@ -87,7 +91,8 @@ class Rules:
     """What configuration says of minting. Names in lower case, times in seconds.
 
     ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's. ``provider_of`` names the
-    provider whose keys decide on the tokens of an issuer.
+    provider whose keys decide on the tokens of an issuer. ``verbatim``: ids of people
+    may be in capitals, and addresses.
     """
 
     issuer: str
@@ -97,6 +102,7 @@ class Rules:
     max_lifetime: float | None = None
     is_bot_name: Callable[[str], bool] = field(default=lambda _name: False)
     provider_of: Callable[[str], str] = field(default=lambda _issuer: "")
+    verbatim: bool = False
 
 
 class TokenService:
@@ -120,7 +126,7 @@ class TokenService:
     async def mint(self, caller: Caller, wish: Wish) -> Minted:
         """Mint what ``caller`` wishes. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
         origin = _minting_origin(caller)
-        _check_leave(caller, wish)
+        _check_leave(caller, wish, verbatim=self._rules.verbatim)
         if self._minter is None:
             raise Refused(Reason.CONFLICT, message="No tokens can be minted: there are no own keys")
         actor_id, actor_type = self._actor(caller, wish)
@@ -136,7 +142,8 @@ class TokenService:
                 actor_id=actor_id,
                 actor_type=actor_type,
                 lifetime=self._lifetime(wish),
-                email=actor.email if is_self and actor.email_in_token else "",
+                # a server that reads the token may take its name from the address: no other's may stand there
+                email=actor.own_address if is_self else "",
                 description=wish.description,
                 roles=_roles(caller, wish, is_self=is_self),
                 allow_impersonation=wish.allow_impersonation,
@@ -203,28 +210,32 @@ class TokenService:
         is_bot = wish.kind is TokenKind.BOT
         if wish.actor_id is None and not is_bot:
             return self._caller_himself(caller)
+        verbatim = self._rules.verbatim and not is_bot
         try:
-            actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id)
+            actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id, verbatim=verbatim)
         except Refused as refusal:
-            message = "The actor's id must be a name without white space and without @"
+            what = "a name, or a plain e-mail address" if verbatim else "a name without @"
+            message = f"The actor's id must be {what}, without white space"
             raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
-        if actor_id in self._rules.reserved:
+        compared = folded(actor_id)
+        if verbatim and compared == folded(caller.actor.id) and caller.actor.provider != DATAHUB_PROVIDER:
+            actor_id = caller.actor.id  # the caller under another spelling: the token gets the id as it is shown
+        if compared in self._rules.reserved:
             raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The actor's name is reserved")
         if wish.format == FORMAT and wish.actor_id not in (None, actor_id):
             raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
-        if is_bot and actor_id == caller.actor.id:
+        if is_bot and compared == folded(caller.actor.id):
             # people may not use a bot's name: the caller could never come in again
             raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
-        if not is_bot and self._rules.is_bot_name(actor_id):
+        if not is_bot and self._rules.is_bot_name(compared):
             raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
         return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
 
-    @staticmethod
-    def _caller_himself(caller: Caller) -> tuple[str, ActorType]:
+    def _caller_himself(self, caller: Caller) -> tuple[str, ActorType]:
         actor = caller.actor
         if caller.is_system_client:
             raise Refused(Reason.REQUEST_INVALID, message="The actor is missing: a session is for somebody else")
-        if not _is_spelled_so(actor.id):
+        if not _is_spelled_so(actor.id, verbatim=self._rules.verbatim):
             raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
         return actor.id, actor.type
 
@@ -270,7 +281,7 @@ def _minting_origin(caller: Caller) -> Owner:
     return origin
 
 
-def _check_leave(caller: Caller, wish: Wish) -> None:
+def _check_leave(caller: Caller, wish: Wish, *, verbatim: bool) -> None:
     """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
@@ -285,18 +296,23 @@ def _check_leave(caller: Caller, wish: Wish) -> None:
         return
     if wish.kind is not TokenKind.PERSONAL:
         raise _forbidden(f"kind {wish.kind} requires an admin")
-    if not _names_caller(wish, actor):
+    if not _names_caller(wish, actor, verbatim=verbatim):
         raise _forbidden("another actor requires an admin")
     if wish.roles is not None or wish.allow_impersonation:
         raise _forbidden("roles and allowImpersonation require an admin")
 
 
-def _names_caller(wish: Wish, actor: Actor) -> bool:
-    """Whether ``wish`` is for ``actor``, by the very id that the token would get."""
+def _names_caller(wish: Wish, actor: Actor, *, verbatim: bool) -> bool:
+    """Whether ``wish`` is for ``actor``: by the very id that the token would get, or by that id in other letters."""
     if wish.actor_type not in (None, actor.type):
         return False
     try:
-        return wish.actor_id is None or actor_name(wish.actor_id) == actor.id
+        if wish.actor_id is None:
+            return True
+        named = actor_name(wish.actor_id, verbatim=verbatim)
+        if verbatim and actor.provider != DATAHUB_PROVIDER:
+            return folded(named) == folded(actor.id)
+        return named == actor.id
     except Refused:
         return False
 
@@ -311,10 +327,10 @@ def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
     return wish.roles
 
 
-def _is_spelled_so(actor_id: str) -> bool:
+def _is_spelled_so(actor_id: str, *, verbatim: bool) -> bool:
     """Whether a token can carry ``actor_id`` as it is."""
     try:
-        return actor_name(actor_id) == actor_id
+        return actor_name(actor_id, verbatim=verbatim) == actor_id
     except Refused:
         return False
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from sidecar.clock import Clock
 from sidecar.identity.actor import Actor
+from sidecar.identity.names import folded
 from sidecar.keys.signing import SigningKey
 from sidecar.secrets.value import Secret
 from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
@@ -71,7 +72,8 @@ class UpstreamCredentials:
     def _mint(self, key: SigningKey, actor: Actor, issued: int) -> str:
         # OpenMetadata makes the name from whatever stands before the @: the Actor's address may have another there.
         domain = actor.domain or self._principal_domain
-        named = openmetadata_claims(actor.id, f"{actor.id}@{domain}" if domain else "", actor.roles)
+        address = f"{actor.id}@{domain}" if domain else ""
+        named = openmetadata_claims(actor.id, folded(actor.id) if "@" in actor.id else address, actor.roles)
         claims = {
             **dict.fromkeys(self._principal_claims, actor.id),
             **named,

@@ -426,3 +426,10 @@ async def test_what_is_long_over_goes_by_itself(open_store: Open) -> None:
 async def test_status_tells_what_it_is(store: Store) -> None:
     status = await store.status()
     assert status.detail.startswith(("SQLite 3.", "Redis "))
+
+
+async def test_denials_of_actors_are_those_without_issuer(store: Store) -> None:
+    """The start asks for them: whether names are on the list that the rule in force may read otherwise."""
+    about_actor = make_denial(Scope.ACTOR, "", "USER:sam", NOW - 1, issued_before=NOW)
+    await store.write(Batch(deny=(make_denial(Scope.SUBJECT, "iss", "s", NOW, issued_before=NOW), about_actor)))
+    assert (await store.denials("", "", 10, NOW)).denials == (about_actor,)

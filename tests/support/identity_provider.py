@@ -54,6 +54,7 @@ class IdentityProvider:
             "sub": "0b1c",
             "preferred_username": "alice",
             "email": "alice@example.com",
+            "email_verified": True,
             "groups": ["readers"],
             "jti": f"token-{next(_numbers)}",
             "iat": now + int(min(lifetime, 0)) - 60,

@@ -49,6 +49,12 @@ def test_no_file_is_the_defaults() -> None:
     assert "every token is refused" in "\n".join(map(str, loaded.warnings))
 
 
+@pytest.mark.parametrize("key", ["mayBeAdmin: true", "audiences: [om]"])
+def test_a_setting_of_a_provider_in_the_block_is_refused_with_its_place(folder: Path, key: str) -> None:
+    (problem,) = problems(f"authenticationConfiguration: {{{key}}}\n")
+    assert "it belongs below each entry of authenticationConfiguration.providers" in problem
+
+
 def test_later_files_win_key_by_key(folder: Path) -> None:
     """Mappings merge, lists and scalars are replaced, an empty section changes nothing."""
     text = "server: {realm: one, prefix: /auth}\nlogging: {level: debug}\nrules: [{path: /a}]\n"

@@ -52,11 +52,33 @@ def test_the_files_default_keys_are_refused() -> None:
 def test_the_importing_file_wins() -> None:
     """Key by key, also over what the imported file took from a variable."""
     loaded = load_text(
-        IMPORT + "authenticationConfiguration: {clientId: ours}\n",
-        {**NO_OWN_KEYS, "AUTHENTICATION_CLIENT_ID": "theirs"},
+        IMPORT + "authorizerConfiguration: {principalDomain: ours}\n",
+        {**NO_OWN_KEYS, "AUTHORIZER_PRINCIPAL_DOMAIN": "theirs"},
     )
-    assert loaded.settings.authentication_configuration.client_id == "ours"
-    assert loaded.settings.authorizer_configuration.principal_domain == "open-metadata.org"
+    assert loaded.settings.authorizer_configuration.principal_domain == "ours"
+    assert loaded.settings.jwt_token_configuration.jwtissuer == "open-metadata.org"
+
+
+@pytest.mark.parametrize(
+    ("imported", "ours"),
+    [
+        ({"AUTHENTICATION_CLIENT_ID": "om"}, "{clientId: om}"),
+        ({"AUTHENTICATION_TOKEN_VALIDATION_ALGORITHM": "RS512"}, "{tokenValidationAlgorithm: RS512}"),
+    ],
+)
+def test_idle_settings_stop_the_start_only_where_they_are_ours(imported: Mapping[str, str], ours: str) -> None:
+    """What a product's file or variable says without effect is one line of ``check``."""
+    (variable,) = imported
+    key = next(key for names in VARIABLES.values() for key, name in names.items() if name == variable)
+    lines = [str(line) for line in load_text("authenticationConfiguration: {}", imported).warnings if key in line.path]
+    assert [f"{key}: has no effect" in line for line in lines] == [True]
+    with pytest.raises(Misconfigured, match=f"c.yaml:1: authenticationConfiguration.{key}: has no effect"):
+        load_text(f"authenticationConfiguration: {ours}", {})
+
+
+def test_a_client_id_that_is_imported_without_effect_is_a_warning() -> None:
+    loaded = load_text(IMPORT, {**NO_OWN_KEYS, "AUTHENTICATION_CLIENT_ID": "om"})
+    assert any(line.path == "authenticationConfiguration.clientId" for line in loaded.warnings)
 
 
 def test_unknown_names_in_an_imported_file_are_told_not_refused() -> None:

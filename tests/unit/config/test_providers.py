@@ -268,6 +268,7 @@ def test_a_listed_provider() -> None:
         service_values=frozenset({"bot"}),
         namespaced=True,
         may_be_admin=True,
+        needs_verified=True,
         require_expiry=False,
     )
 
@@ -350,7 +351,7 @@ def test_bot_check_that_concerns_nobody_is_told() -> None:
             {"authenticationConfiguration": {"authority": GOOGLE, "botTokenCheck": {"url": "http://127.0.0.1:8585"}}}
         )
     )
-    assert any("is never asked" in finding.message and not finding.fatal for finding in findings)
+    assert any("is never asked" in finding.message and finding.idle for finding in findings)
 
 
 @pytest.mark.parametrize("cache", ["121s", "1h"])
@@ -365,3 +366,147 @@ def test_no_provider_has_the_name_of_another_origin(name: str) -> None:
     provider = {"name": name, "issuer": "https://idp.example.com", "audiences": ["om"]}
     (fault,) = faults({"providers": [provider]})
     assert fault.startswith("is the name of ")
+
+
+CORP = {"name": "corp", "issuer": "https://idp"}
+
+
+def corp(block: dict[str, Any], sections: dict[str, Any] | None = None, **entry: Any) -> Provider:
+    return found({"providers": [{**CORP, **entry}], **block}, **(sections or {}))["corp"]
+
+
+def idle(block: dict[str, Any], **sections: Any) -> list[str]:
+    _, findings = providers(Settings.model_validate({"authenticationConfiguration": block, **sections}))
+    return [".".join(map(str, finding.path[1:])) for finding in findings if finding.idle]
+
+
+def test_principal_settings_of_the_block_are_the_defaults_of_providers() -> None:
+    """Written once for all, as an operator reads them; what a provider writes itself wins."""
+    block = {"jwtPrincipalClaims": ["upn", "sub"], "emailClaim": "mail", "principal": "verbatim"}
+    taken = corp(block)
+    assert (taken.principal_claims, taken.address_claim, taken.principal) == (("upn", "sub"), "mail", "verbatim")
+    own = corp(block, jwtPrincipalClaims=["sub"], emailClaim="email", principal="localPart")
+    assert (own.principal_claims, own.address_claim, own.principal) == (("sub",), "email", "localPart")
+    assert corp({}).principal_claims == ("email", "preferred_username", "sub")
+
+
+def test_a_list_and_a_mapping_are_one_choice() -> None:
+    """A provider that writes either takes neither from the block; a mapping that is empty is none."""
+    block = {"jwtPrincipalClaimsMapping": ["username:upn", "email:mail"]}
+    assert (corp(block).username_claim, corp(block).email_claim) == ("upn", "mail")
+    assert corp(block, jwtPrincipalClaims=["sub"]).username_claim == ""
+    assert corp(block, jwtPrincipalClaimsMapping=[]).username_claim == ""
+    mapped = corp({"jwtPrincipalClaims": ["sub"]}, jwtPrincipalClaimsMapping=["username:a", "email:b"])
+    assert (mapped.username_claim, mapped.email_claim) == ("a", "b")
+    assert faults({"providers": [CORP], "jwtPrincipalClaimsMapping": ["username:upn"]})
+    assert faults({"providers": [CORP], "jwtPrincipalClaims": []})
+
+
+@pytest.mark.parametrize("key", ["mayBeAdmin", "audiences"])
+def test_what_is_never_inherited_cannot_be_written_in_the_block(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        Settings.model_validate({"authenticationConfiguration": {key: ["x"]}})
+
+
+def test_client_id_is_the_audience_of_the_authority_alone() -> None:
+    result = found({"authority": GOOGLE, "clientId": "om", "providers": [CORP]})
+    assert (result["default"].audiences, result["corp"].audiences) == ({"om"}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("credentials", "rule"),
+    [("passthrough", "localPart"), ("none", "localPart"), ("datahub", "verbatim"), ("datahubHeader", "verbatim")],
+)
+def test_names_are_read_as_the_server_behind_reads_them(credentials: str, rule: str) -> None:
+    """By default; the metadata server's own tokens name their users as OpenMetadata does in any case."""
+    sections = {"upstream": {"url": "http://127.0.0.1:1", "credentials": credentials}, **OWN_ISSUER}
+    result = found({"providers": [CORP], "authority": GOOGLE, "publicKeyUrls": [OWN_JWKS, GOOGLE_KEYS]}, **sections)
+    assert {name: provider.principal for name, provider in result.items()} == {
+        "corp": rule,
+        "default": rule,
+        "openmetadata": "localPart",
+    }
+    assert result["corp"].is_principal_written is (rule == "localPart")
+    assert corp({"principal": "localPart"}, sections).is_principal_written
+    assert corp({}, sections, principal="verbatim").is_principal_written
+
+
+def test_email_must_be_verified_where_it_may_make_an_admin() -> None:
+    """Unless it is written otherwise; where it is left to the default, a warning says what the provider must send."""
+    assert not corp({}).needs_verified
+    assert corp({}, mayBeAdmin=True).needs_verified
+    assert not corp({}, mayBeAdmin=True, emailVerified="absentIsVerified").needs_verified
+    assert corp({}, emailVerified="required").needs_verified
+
+    def warned(**entry: Any) -> list[str]:
+        sections = {"authorizerConfiguration": {"adminPrincipals": ["admin"], "principalDomain": "corp.test"}}
+        _, findings = providers(
+            Settings.model_validate({"authenticationConfiguration": {"providers": [{**CORP, **entry}]}, **sections})
+        )
+        return [finding.message for finding in findings if finding.path[-1] == "emailVerified"]
+
+    (message,) = warned(mayBeAdmin=True)
+    assert "write emailVerified: absentIsVerified" in message
+    assert warned() == warned(mayBeAdmin=True, emailVerified="required") == []
+
+
+def test_domains_of_a_provider_replace_those_of_the_block() -> None:
+    block = {"authorizerConfiguration": {"principalDomain": "corp.test", "enforcePrincipalDomain": True}}
+    inherited = corp({}, block)
+    assert (inherited.principal_domain, inherited.allowed_domains, inherited.enforce_domain) == (None, None, None)
+    own = corp({}, block, allowedDomains=["partner.test"], enforcePrincipalDomain=False)
+    assert (own.allowed_domains, own.enforce_domain) == (("partner.test",), False)
+    assert faults({"providers": [{**CORP, "enforcePrincipalDomain": True}]})
+    assert faults({"providers": [{**CORP, "principalDomain": ""}]}, **block)
+
+
+@pytest.mark.parametrize(
+    ("block", "where"),
+    [
+        ({"clientId": "om"}, "clientId"),
+        ({"clientId": "om", "publicKeyUrls": [{"url": "https://k/1", "issuer": "https://one"}]}, "clientId"),
+        ({"tokenValidationAlgorithm": "RS512"}, "tokenValidationAlgorithm"),
+        ({"allowInsecureUrls": True}, "allowInsecureUrls"),
+        ({"allowUnboundIssuers": True}, "allowUnboundIssuers"),
+        ({"botTokenCheck": {"url": "http://127.0.0.1:8585"}}, "botTokenCheck"),
+        (
+            {
+                "providers": [
+                    {**CORP, "jwtPrincipalClaims": ["sub"], "jwtPrincipalClaimsMapping": ["username:a", "email:b"]}
+                ]
+            },
+            "providers.0.jwtPrincipalClaims",
+        ),
+        (
+            {"providers": [{**CORP, "emailClaim": "mail"}], "jwtPrincipalClaimsMapping": ["username:a", "email:b"]},
+            "providers.0.emailClaim",
+        ),
+    ],
+)
+def test_settings_without_effect_are_found(block: dict[str, Any], where: str) -> None:
+    assert idle(block) == [where]
+    assert faults(block)
+
+
+def test_an_authority_that_is_no_issuer_is_a_warning() -> None:
+    _, findings = providers(
+        Settings.model_validate(
+            {"authenticationConfiguration": {"authority": GOOGLE, "publicKeyUrls": [OWN_JWKS]}, **OWN_ISSUER}
+        )
+    )
+    assert any("is no issuer here" in finding.message and not finding.fatal for finding in findings)
+
+
+def test_admins_that_no_address_can_make_are_a_warning() -> None:
+    """Without a domain no bare name in ``adminPrincipals`` ever counts."""
+    _, findings = providers(
+        Settings.model_validate({"authenticationConfiguration": {"providers": [{**CORP, "mayBeAdmin": True}]}})
+    )
+    assert any(finding.path[-1] == "mayBeAdmin" and not finding.fatal for finding in findings)
+
+
+def test_verbatim_names_for_an_openmetadata_server_are_a_warning() -> None:
+    sections = {"upstream": {"url": "http://127.0.0.1:1", "credentials": "openmetadata"}}
+    block = {"providers": [{**CORP, "principal": "verbatim"}]}
+    _, findings = providers(Settings.model_validate({"authenticationConfiguration": block, **sections}))
+    assert any(finding.path == ("upstream", "credentials") and not finding.fatal for finding in findings)

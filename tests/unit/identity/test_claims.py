@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
-from sidecar.identity.claims import MAX_GROUPS, MAX_PRINCIPAL, PrincipalPolicy, actor_name, make_actor
+from sidecar.identity.claims import MAX_GROUPS, PrincipalPolicy, actor_name, make_actor
+from sidecar.identity.names import MAX_PRINCIPAL
 
 VECTORS = yaml.safe_load(
     (Path(__file__).parents[2] / "vectors" / "tokens" / "principals.yaml").read_text(encoding="utf-8")
 )
-PATHS = {"username_claim", "email_claim"}
+PATHS = {"username_claim", "email_claim", "address_claim"}
 
 
 def policy(**changes: Any) -> PrincipalPolicy:
@@ -31,6 +32,7 @@ def policy(**changes: Any) -> PrincipalPolicy:
     }
     values["principal_claims"] = tuple(map(ClaimPath, values["principal_claims"]))
     values.update({name: ClaimPath(values[name]) for name in PATHS & values.keys()})
+    values["admin_names"] = frozenset(values["admin_names"])
     values["allowed_domains"] = frozenset(values.get("allowed_domains", ()))
     return PrincipalPolicy(**values)
 
@@ -128,6 +130,26 @@ def test_any_claims_end_in_a_sound_actor_or_a_refusal(claims: dict[str, Any], ow
     assert not set(made.id) & {" ", "@"}
     assert own or "/" not in made.id
     assert own or made.id not in {"anonymous", "robot"}
+
+
+def test_refusal_for_a_missing_email_verified_says_which_setting_asks_for_it() -> None:
+    """For the log: the provider, and what to write for one that sends none."""
+    with pytest.raises(Refused) as refusal:
+        actor({"email": "sam@acme.com"}, needs_verified=True)
+    assert "emailVerified: absentIsVerified" in refusal.value.detail
+    assert "corp" in refusal.value.detail
+    assert "acme" not in refusal.value.detail
+
+
+@pytest.mark.parametrize("text", ["Jane@Corp.com", "corp/Jane@Corp.com", "Sam"])
+def test_verbatim_actor_id_is_as_written(text: str) -> None:
+    assert actor_name(text, verbatim=True) == text
+
+
+@pytest.mark.parametrize("text", ["", "a b", "(x)sam@acme.com", "a@b@c", "@x/sam", "\u212aate"])
+def test_verbatim_actor_id_that_no_token_could_carry(text: str) -> None:
+    with pytest.raises(Refused):
+        actor_name(text, verbatim=True)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "sam@acme.com", "a\n", "@"])

@@ -148,3 +148,23 @@ def test_openmetadatas_published_admin_token_is_refused() -> None:
     with pytest.raises(Refused):
         refuse_published(sample)
     assert len(PUBLISHED_TOKENS) == 1
+
+
+def test_what_a_provider_says_of_names_and_domains_holds_for_its_claims() -> None:
+    own = Provider(
+        "corp",
+        "i",
+        principal_claims=("upn",),
+        principal="verbatim",
+        address_claim="mail",
+        needs_verified=True,
+        principal_domain="Z.com",
+        allowed_domains=(),
+        enforce_domain=True,
+    )
+    made = provider_policy(own, AUTHORIZER, (), lambda name: False, "jwt")
+    assert (made.principal_domain, made.allowed_domains, made.enforce_domain) == ("z.com", frozenset(), True)
+    actor = make_actor({"upn": "Jane@Z.com", "mail": "J@y.com", "email_verified": True}, made)
+    assert (actor.id, actor.email) == ("Jane@Z.com", "j@y.com")
+    with pytest.raises(Refused):
+        make_actor({"upn": "Jane@Y.com", "email_verified": True}, made)

@@ -41,10 +41,10 @@ def parse(text: str, longest: int) -> Genuine:
 class World:
     """A deny list over a store in memory."""
 
-    def __init__(self, rule: DenyRule = RULE) -> None:
+    def __init__(self, rule: DenyRule = RULE, *, verbatim: bool = False) -> None:
         self.store = MemoryStore()
         self.clock = HandClock()
-        self.list = Revocations(self.store, self.store.write, self.clock, rule, own_issuer=OWN)
+        self.list = Revocations(self.store, self.store.write, self.clock, rule, own_issuer=OWN, verbatim=verbatim)
 
     async def deny(self, **document: Any) -> dict[str, Any]:
         (added,) = await self.list.add([read_wish(document)], by="USER:root")
@@ -341,7 +341,7 @@ async def test_without_a_store_nothing_is_denied(world: World) -> None:
         {"actor": {"type": "USER"}},
         {"actor": {"type": "ROOT", "id": "sam"}},
         {"actor": {"type": "USER", "id": ""}},
-        {"actor": {"type": "USER", "id": "sam@example.com"}},
+        {"actor": {"type": "USER", "id": "(x)sam@example.com"}},
         {"actor": {"type": ["USER"], "id": "sam"}},
         {"actor": {"type": "USER", "id": "sam"}, "issuer": OPEN},
     ],
@@ -388,3 +388,14 @@ async def test_an_actors_entry_is_kept_where_he_comes_in_by_what_never_ends() ->
     assert (await World(DenyRule(bounds, has_endless=True)).deny(actor=actor))["expiresAt"] is None
     entry = await World(DenyRule(bounds, has_endless=True)).deny(issuer=CORP, subject="s")
     assert entry["expiresAt"] == at(NOW + DAY + 30)
+
+
+@pytest.mark.parametrize("named", ["sam@corp.test", "SAM@Corp.test", "sam"])
+async def test_records_of_people_who_are_called_by_addresses_end_with_the_actor(named: str) -> None:
+    """In any letters, and by the part before the ``@``; another person's stay."""
+    world = World(verbatim=True)
+    for token_id, actor_id in (("1", "Sam@Corp.test"), ("2", "sam@corp.test"), ("3", "pat@corp.test"), ("4", "Samuel")):
+        world.record(token_id, actor_id=actor_id)
+    entry = await world.deny(actor={"type": "USER", "id": named})
+    assert entry["actor"]["id"] == named.lower()
+    assert world.ended == {"1", "2"}

@@ -8,12 +8,16 @@ import pytest
 
 from sidecar.errors import Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.claims import PrincipalPolicy
+from sidecar.keys.keyset import VerificationKey
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.tokens.compact import parse
 from sidecar.tokens.mint import Minted, Minter
+from sidecar.tokens.own import recorded_actor
 from sidecar.tokens.service import Caller, Rules, TokenService, Wish
+from sidecar.tokens.verify import VerifiedClaims
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.memory_store import MemoryStore
@@ -29,7 +33,7 @@ JOB = Caller(Actor(ActorType.SERVICE, "job", CORP, "corp", "s-9"))
 class World:
     """A service over a store in memory."""
 
-    def __init__(self, **rules: Any) -> None:
+    def __init__(self, *, verbatim: bool = False, **rules: Any) -> None:
         self.store = MemoryStore()
         self.clock = HandClock()
         self.metrics = Metrics()
@@ -41,8 +45,13 @@ class World:
             issuer=ISSUER,
             audience="",
             principal_domain="",
+            verbatim=verbatim,
         )
-        defaults = {"admin_names": frozenset({"root", "chief"}), "reserved": frozenset({"anonymous"})}
+        defaults = {
+            "verbatim": verbatim,
+            "admin_names": frozenset({"root", "chief"}),
+            "reserved": frozenset({"anonymous"}),
+        }
         self.service = TokenService(
             self.store, self.store.write, minter, self.clock, Rules(ISSUER, **{**defaults, **rules})
         )
@@ -309,3 +318,60 @@ async def test_what_is_not_said_lives_no_longer_than_it_may() -> None:
     world = World(max_lifetime=3600.0)
     record = (await world.mint(SAM)).record
     assert record.expires_at == record.created_at + 3600
+
+
+JANE = Caller(
+    Actor(ActorType.USER, "Jane@Example.com", CORP, "corp", "s-3", "jane@example.com", True, is_admin=True),
+)
+
+
+async def test_address_in_an_own_token_is_that_of_its_name_or_made_up(world: World) -> None:
+    """A server may take the caller's name from it: beside the name from another claim it would name another person."""
+    other = replace(SAM, actor=replace(SAM.actor, email="s.smith@example.com"))
+    assert "email" not in parse((await world.mint(other)).token, 16_384).claims
+    made_up = await World(verbatim=True).mint(JANE, actor_id="Pat@Example.com")
+    claims = parse(made_up.token, 16_384).claims
+    assert (claims["sub"], claims["email"]) == ("Pat@Example.com", "pat@example.com")
+
+
+async def test_a_bot_never_has_its_makers_name_in_other_letters() -> None:
+    """People may not use a bot's name, and names compare without case: its maker could not come in again."""
+    world = World(verbatim=True)
+    maker = replace(JANE, actor=replace(JANE.actor, id="Ingest"))
+    assert (await refusal(world.bot(maker, name="ingest"))).reason is Reason.CONFLICT
+
+
+async def test_reserved_and_bot_names_are_no_persons_in_other_letters() -> None:
+    world = World(verbatim=True, is_bot_name=lambda name: name == "ingest")
+    for name, reason in (("Anonymous", Reason.REQUEST_INVALID), ("INGEST", Reason.CONFLICT)):
+        assert (await refusal(world.mint(JANE, actor_id=name))).reason is reason
+    assert (await world.bot(JANE, name="Reader")).record.actor_id == "reader"
+
+
+async def test_an_id_in_other_letters_is_the_caller_except_at_datahub() -> None:
+    world = World(verbatim=True)
+    assert (await world.mint(JANE, actor_id="JANE@example.com")).record.actor_id == "Jane@Example.com"
+    datahubs = replace(JANE, actor=replace(JANE.actor, id="Jane", provider="datahub"))
+    assert (await world.mint(datahubs, actor_id="jane")).record.actor_id == "jane"
+
+
+@pytest.mark.parametrize(
+    ("provider", "actor_id", "names", "is_admin"),
+    [
+        ("corp", "Jane@Corp.com", {"jane@corp.com"}, True),
+        ("corp", "Jane@Corp.com", {"corp/jane@corp.com"}, True),
+        ("corp", "Jane@Corp.com", {"jane"}, False),
+        ("datahub", "Sam", {"datahub/Sam"}, True),
+        ("datahub", "Sam", {"datahub/sam"}, False),
+    ],
+)
+def test_an_owner_is_compared_without_case_but_for_datahubs_users(
+    provider: str, actor_id: str, names: set[str], is_admin: bool
+) -> None:
+    record = TokenRecord(
+        "1", "h", "laptop", TokenKind.PERSONAL, actor_id, ActorType.USER, 0.0, is_admin=True,
+        owner=Owner(CORP, provider, "s", actor_id),
+    )  # fmt: skip
+    policy = PrincipalPolicy("own", admin_names=frozenset(names), admin_providers=frozenset({"corp"}))
+    verified = VerifiedClaims({}, VerificationKey("own1", frozenset({"RS256"}), forge.RSA), ISSUER, "s", "1")
+    assert recorded_actor(record, verified, policy).is_admin is is_admin
