@@ -23,6 +23,7 @@ from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import Assertions
@@ -127,7 +128,8 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
         algorithm=upstream.token_validation_algorithm,
         principal_domain=settings.authorizer_configuration.principal_domain,
         principal_claims=settings.authentication_configuration.jwt_principal_claims,
-        admin_names=admin_names(settings.authorizer_configuration),
+        # the server's default admin is one whatever is configured here
+        admin_names=admin_names(settings.authorizer_configuration) | {OPENMETADATA_ADMIN},
     )
 
 

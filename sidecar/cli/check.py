@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from sidecar.app.judge import server_names
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
@@ -12,6 +13,7 @@ from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
 from sidecar.config.tree import printable
 from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.server_names import ServerNames
 
 _LONGEST_PROBE = 60.0
 
@@ -36,6 +38,7 @@ def run_check(options: argparse.Namespace) -> int:
         loaded = load_settings(options)
         planned = plan(loaded.members)
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
+        _print_server_names(server_names(loaded.settings))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -60,6 +63,12 @@ def _print_chain(planned: Sequence[Planned], *, has_system_client: bool) -> None
                 f"  {number}. {member.name}{kind}: {member.recognises}{'; skipped when broken' if skipped else ''}"
             )
         )
+
+
+def _print_server_names(names: ServerNames) -> None:
+    """Whom the server behind would take for its own bots."""
+    if names.described:
+        print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.described)}"))
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

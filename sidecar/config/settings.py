@@ -139,6 +139,9 @@ class UpstreamSettings(Model):
     the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
+    server_bots: Names = ()
+    """With ``openmetadata``: names of the server's bots besides those that it creates by itself and those that end in
+    ``-bot``, ``ApplicationBot`` or ``AppBot``. A caller of that name is refused, unless the own issuer named it."""
     connect_timeout: Duration = 5.0
     """Time to open a connection."""
     response_timeout: Duration = 300.0

@@ -181,6 +181,8 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("jwtTokenConfiguration: {keyDir: /k, jwtissuer: i, keyId: Gb389a-9f76-gdjs-a92j-0242bk94356}",
          "keyId: is OpenMetadata's published default"),
         ("upstream: {url: 'http://h', credentials: openmetadata}", "credentials: openmetadata needs an own RSA key"),
+        ("upstream: {url: 'http://h', serverBots: [a]}", "serverBots: has no effect with credentials: passthrough"),
+        ("upstream: {credentials: datahub, serverBots: [a]}", "serverBots: has no effect with credentials: datahub"),
         ("upstream: {url: 'http://h/api'}", "upstream.url: must end after host and port"),
         ("upstream: {url: 'http://u:p@h'}", "upstream.url: must not hold a user name"),
         ("store: {url: 'mysql://h'}", "store.url: must be sqlite:////"),
@@ -322,3 +324,18 @@ def test_who_is_asked_by_a_proxy_needs_no_upstream(folder: Path) -> None:
     assert "no upstream is configured" in warnings("server: {realm: x}")
     assert "no upstream" not in warnings("server: {trustedProxies: [127.0.0.1/32]}")
     assert "no upstream" not in warnings("upstream: {url: 'http://127.0.0.1:1'}")
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\\n"])
+def test_a_name_of_the_servers_bots_is_a_name(name: str, folder: Path) -> None:
+    """One that no server shows would guard nothing."""
+    found = problems(f'upstream: {{credentials: openmetadata, serverBots: ["{name}"]}}')
+    assert any("upstream.serverBots[0]: must be the name of a bot" in problem for problem in found)
+
+
+def test_a_default_admin_of_the_server_that_is_not_named_is_told_of(folder: Path) -> None:
+    keys = "jwtTokenConfiguration: {keyDir: /keys, jwtissuer: me}\n"
+    written = keys + "upstream: {url: 'http://h', credentials: openmetadata}\n"
+    assert "does not name admin, an OpenMetadata server's default admin" in warnings(written)
+    named = written + "authorizerConfiguration: {adminPrincipals: [Admin]}\n"
+    assert "default admin" not in warnings(named)
