@@ -59,7 +59,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.TOKEN_INVALID: "signature, key, algorithm, type, issuer, audience, required claim, lifetime, missing `exp`",
     Reason.TOKEN_REVOKED: "revoked, replaced by a newer one, or an own token that is not on record",
     Reason.PRINCIPAL_INVALID: "the claim that should name the Actor is missing, empty, malformed or not verified",
-    Reason.PRINCIPAL_RESERVED: "the name is kept: the guest's, the system client's, `anonymous`, a bot's, or a bot's of the server",
+    Reason.PRINCIPAL_RESERVED: "the name belongs to the guest, the system client, `anonymous`, a bot or the server",
     Reason.DOMAIN_NOT_ALLOWED: "`enforcePrincipalDomain` is on and the domain is neither `principalDomain` nor allowed",
     Reason.CREDENTIALS_INVALID: "credentials other than a token were presented and are wrong",
     Reason.CREDENTIALS_AMBIGUOUS: "more than one credential was presented",
