@@ -1,5 +1,8 @@
 """What one configuration is made into: everything behind the listeners."""
 
+import asyncio
+import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +11,7 @@ from sidecar.admin.health import Health
 from sidecar.app.ground import Ground
 from sidecar.app.health import health_of
 from sidecar.app.judge import build_decider, build_verifiers, member_surroundings, revocation_gate
+from sidecar.app.management import build_bots
 from sidecar.app.planes import public_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.trust import Trust, open_trust
@@ -17,7 +21,11 @@ from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
 from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.watch import StreamWatch
+from sidecar.errors import Unavailable
+from sidecar.identity.server_names import folded
 from sidecar.metrics import Metrics
+from sidecar.store.mirror import Mirror
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.web.boundary import Serving
@@ -25,6 +33,31 @@ from sidecar.web.respond import Refusals
 from sidecar.web.server import Peers
 
 _FIRST_READING_SECONDS = 1.0
+_KEEP_NAMES_SECONDS = 300.0
+_log = logging.getLogger("sidecar")
+
+
+def _is_person(name: str) -> Callable[[Accepted], bool]:
+    wanted = folded(name)
+    return lambda accepted: not accepted.actor.is_bot and folded(accepted.actor.id) == wanted
+
+
+async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
+    """Register the names of bots that have tokens on record from before names were registered."""
+    while True:
+        if mirror.is_loaded and mirror.unregistered_bots():
+            try:
+                adopted = await bots.adopt(mirror.unregistered_bots())
+                _log.info("names of bots registered", extra={"names": adopted})
+            except Unavailable as failure:
+                _log.warning("names of bots cannot be registered now", extra={"cause": failure.cause})
+        # an older replica may mint for a bot at any time
+        await asyncio.sleep(_KEEP_NAMES_SECONDS if mirror.is_loaded else _FIRST_READING_SECONDS)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +124,12 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
-    routes = public_routes(loaded, trust, members, decider, refusals, ground, watch, stack, tracing.spans)
+    bots = build_bots(
+        settings, trust.store, trust.mirror.write, clock, trust.reserved, lambda name: cache.holds_any(_is_person(name))
+    )
+    keeper = asyncio.create_task(_keep_bot_names(trust.mirror, bots), name="names of bots")
+    stack.push_async_callback(_ended, keeper)
+    routes = public_routes(loaded, trust, bots, members, decider, refusals, ground, watch, stack, tracing.spans)
     server = settings.server
     serving = Serving(
         tracing.around(routes),

@@ -1,6 +1,6 @@
 """How tokens and revocations are managed: what mints, what denies, and their routes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sidecar.access.decide import Decider
 from sidecar.api.body import Bodies
@@ -16,6 +16,7 @@ from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Store
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
 from sidecar.tokens.mint import Minter, Write
@@ -29,8 +30,18 @@ from sidecar.web.boundary import Handler
 from sidecar.web.respond import Refusals
 
 
+def _never_seen(_name: str) -> bool:
+    return False
+
+
 def management_routes(
-    loaded: Loaded, trust: Trust, decider: Decider, refusals: Refusals, metrics: Metrics, clock: Clock
+    loaded: Loaded,
+    trust: Trust,
+    bots: Bots,
+    decider: Decider,
+    refusals: Refusals,
+    metrics: Metrics,
+    clock: Clock,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
     """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
     settings = loaded.settings
@@ -38,7 +49,7 @@ def management_routes(
     write = trust.mirror.write
     minter = None
     if trust.own_keys is not None:
-        minter = build_minter(settings, trust.own_keys, trust.datahub, write, clock, metrics)
+        minter = build_minter(settings, trust.own_keys, trust.datahub, write, bots, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -50,17 +61,37 @@ def management_routes(
     tokens = TokenService(trust.store, write, minter, clock, rules)
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings)
     door = Door(decider, tokens, server.limits.max_token_bytes)
-    return api_routes(server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout))
+    return api_routes(server.prefix, door, refusals, tokens, revocations, bots, Bodies(server.limits.body_timeout))
+
+
+def build_bots(
+    settings: Settings,
+    store: Store,
+    write: Write,
+    clock: Clock,
+    reserved: Iterable[str],
+    is_person_seen: Callable[[str], bool] = _never_seen,
+) -> Bots:
+    """The names that are kept for bots in ``store``; ``is_person_seen`` as in :class:`sidecar.tokens.bots.Bots`."""
+    names = admin_names(settings.authorizer_configuration)
+    return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
 
 
 def build_minter(
-    settings: Settings, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+    settings: Settings,
+    own_keys: OwnKeys,
+    datahub: DataHubSetup,
+    write: Write,
+    bots: Bots,
+    clock: Clock,
+    metrics: Metrics,
 ) -> Minter:
     """What mints with ``own_keys`` and ``datahub``'s secrets, as ``settings`` say; ``write`` writes the records."""
     configuration = settings.jwt_token_configuration
     return Minter(
         lambda: own_keys.signing,
         write,
+        bots.claim,
         clock,
         metrics,
         issuer=configuration.jwtissuer,

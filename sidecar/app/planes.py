@@ -27,6 +27,7 @@ from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.policy import admin_names
 from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
@@ -37,6 +38,7 @@ from sidecar.web.respond import Refusals
 def public_routes(
     loaded: Loaded,
     trust: Trust,
+    bots: Bots,
     members: Members,
     decider: Decider,
     refusals: Refusals,
@@ -74,7 +76,7 @@ def public_routes(
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
     upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
-    managing, below = management_routes(loaded, trust, decider, refusals, metrics, clock)
+    managing, below = management_routes(loaded, trust, bots, decider, refusals, metrics, clock)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.store.denial import Denial
-from sidecar.store.record import TokenRecord
+from sidecar.store.record import TokenKind, TokenRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Which records: None asks for any. ``owner`` is (issuer, raw subject). ``active``: not ended at ``now``."""
+    """Which records: None asks for any of tokens; a name that is kept for a bot has to be asked for by its ``kind``.
+
+    ``owner`` is (issuer, raw subject). ``active``: not ended at ``now``.
+    """
 
     actor_id: str | None = None
     kind: str | None = None
@@ -76,7 +79,7 @@ class RecordQuery:
         active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
         return (
             self.actor_id in (None, record.actor_id)
-            and self.kind in (None, record.kind.value)
+            and (record.kind is not TokenKind.BOT_NAME if self.kind is None else self.kind == record.kind.value)
             and self.active in (None, active)
             and self.owner in (None, (record.owner.issuer, record.owner.subject))
         )

@@ -5,6 +5,7 @@ asked by the caller. Only tokens with a good signature get in, so nobody outside
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Generic, Protocol, TypeVar
 
@@ -86,6 +87,10 @@ class VerifiedCache(Generic[E]):
         self._entries.move_to_end(digest)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
+
+    def holds_any(self, wanted: Callable[[E], bool]) -> bool:
+        """Whether ``wanted`` is true of something that is remembered. Looks through everything."""
+        return any(map(wanted, self._entries.values()))
 
     def advance(self) -> None:
         """A new policy is in force: forget everything."""
