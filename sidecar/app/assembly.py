@@ -15,11 +15,15 @@ from sidecar.app.management import build_bots
 from sidecar.app.planes import public_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.trust import Trust, open_trust
+from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.base import Accepted
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
+from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.settings import Settings
+from sidecar.dataplane.proxy.pool import endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.errors import Unavailable
 from sidecar.identity.server_names import folded
@@ -82,21 +86,21 @@ class Parts:
         self.cache.observe()
 
 
-async def assemble(loaded: Loaded, ground: Ground) -> Parts:
-    """The parts that ``loaded`` names, started.
+async def assemble(loaded: Loaded, ground: Ground, *, at_start: bool = False) -> Parts:
+    """The parts that ``loaded`` names, started. ``at_start``: they are the first of this process.
 
     Raises Misconfigured when the configuration cannot be served, and Unavailable when the store's file cannot be
     opened. Needs no identity provider to be there.
     """
     stack = AsyncExitStack()
     try:
-        return await _assemble(loaded, ground, stack)
+        return await _assemble(loaded, ground, stack, at_start=at_start)
     except BaseException:
         await stack.aclose()
         raise
 
 
-async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Parts:
+async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack, *, at_start: bool) -> Parts:
     settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
     trust = await open_trust(loaded, ground, stack)
     # most stores are read in a moment: whoever asks first is then not sent away
@@ -138,4 +142,18 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
         max_in_flight=server.limits.max_in_flight,
         log_access=settings.logging.access,
     )
-    return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, watch, stack)
+    upstream = await _awaited_upstream(settings, clock, stack) if at_start else None
+    health = health_of(trust, members, settings, None if upstream is None else upstream.status)
+    return Parts(loaded, serving, health, trust, cache, watch, stack)
+
+
+async def _awaited_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:
+    """What readiness waits for; a configuration that is reloaded waits for nothing, its upstream has been there."""
+    upstream = settings.upstream
+    if upstream is None or upstream.wait_at_start is None:
+        return None
+    endpoint = endpoint_of(upstream.url, upstream.ca_file)
+    awaited = UpstreamStart(endpoint, upstream.url, upstream.wait_at_start, clock)
+    await awaited.start()
+    stack.push_async_callback(awaited.aclose)
+    return awaited

@@ -94,6 +94,11 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
             f"has no effect with credentials: {upstream.credentials}; only openmetadata presents names to the server"
         )
         yield Finding(("upstream", "serverBots"), message)
+    if upstream.wait_at_start is not None:
+        if not upstream.url:
+            yield Finding(("upstream", "waitAtStart"), "has no effect without upstream.url")
+        elif upstream.wait_at_start <= 0:
+            yield Finding(("upstream", "waitAtStart"), "must be longer than nothing; leave it out to wait for nothing")
     for index, name in enumerate(upstream.server_bots):
         if not name or not name.isprintable() or name != name.strip():
             yield Finding(("upstream", "serverBots", index), "must be the name of a bot, as the server shows it")

@@ -147,6 +147,9 @@ class UpstreamSettings(Model):
     response_timeout: Duration = 300.0
     """Time from the end of the request to the first byte of the answer, and from one piece of its body to the next;
     event streams may be silent for longer."""
+    wait_at_start: Duration | None = None
+    """At the start: how long ``/readyz`` stays false at most, until the service has accepted a connection once; absent:
+    readiness does not depend on the service."""
     keepalive_timeout: Duration = 15.0
     """How long an idle connection to the service is kept; less than the service's own."""
     ca_file: Text = ""

@@ -181,6 +181,8 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("jwtTokenConfiguration: {keyDir: /k, jwtissuer: i, keyId: Gb389a-9f76-gdjs-a92j-0242bk94356}",
          "keyId: is OpenMetadata's published default"),
         ("upstream: {url: 'http://h', credentials: openmetadata}", "credentials: openmetadata needs an own RSA key"),
+        ("upstream: {waitAtStart: 1m}", "upstream.waitAtStart: has no effect without upstream.url"),
+        ("upstream: {url: 'http://h', waitAtStart: 0s}", "upstream.waitAtStart: must be longer than nothing"),
         ("upstream: {url: 'http://h', serverBots: [a]}", "serverBots: has no effect with credentials: passthrough"),
         ("upstream: {credentials: datahub, serverBots: [a]}", "serverBots: has no effect with credentials: datahub"),
         ("upstream: {url: 'http://h/api'}", "upstream.url: must end after host and port"),
