@@ -97,6 +97,7 @@ class Cause(StrEnum):
     PRINCIPAL_MALFORMED = "principal_malformed"
     EMAIL_UNVERIFIED = "email_unverified"
     RESERVED_NAME = "reserved_name"
+    SERVER_BOT = "server_bot"
     DOMAIN = "domain"
     NAMESPACE = "namespace"
     # dependencies

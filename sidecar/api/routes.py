@@ -7,6 +7,7 @@ from enum import Enum, auto
 from aiohttp import web
 
 from sidecar.api.body import Bodies
+from sidecar.api.bots import BotCalls
 from sidecar.api.door import Door, NotAdmittedError, NotRevocableError
 from sidecar.api.introspect import Introspect
 from sidecar.api.revocations import RevocationCalls
@@ -14,6 +15,7 @@ from sidecar.api.revoke import Revoke
 from sidecar.api.tokens import TokenCalls
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.revocations import Revocations
 from sidecar.tokens.service import Caller, TokenService
 from sidecar.web.respond import Refusals
@@ -96,10 +98,17 @@ class OAuthEndpoint:
 
 
 def api_routes(
-    prefix: str, door: Door, refusals: Refusals, tokens: TokenService, revocations: Revocations, bodies: Bodies
+    prefix: str,
+    door: Door,
+    refusals: Refusals,
+    tokens: TokenService,
+    revocations: Revocations,
+    bots: Bots,
+    bodies: Bodies,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
     """Handlers by exact path, and handlers by the path above the last segment, which is an id."""
     mine, denials = TokenCalls(tokens, bodies), RevocationCalls(revocations, door, bodies)
+    names = BotCalls(bots, bodies)
 
     def endpoint(name: str, calls: Mapping[str, Call]) -> tuple[str, Handler]:
         return name, Endpoint(name, door, refusals, calls)
@@ -114,6 +123,9 @@ def api_routes(
         f"{prefix}/revocations": endpoint(
             "revocations", {"GET": Call(Guard.ADMIN, denials.list), "POST": Call(Guard.ADMIN, denials.add)}
         ),
+        f"{prefix}/bots": endpoint(
+            "bots", {"GET": Call(Guard.ADMIN, names.list), "POST": Call(Guard.ADMIN, names.register)}
+        ),
         f"{prefix}/revoke": oauth("revoke", Revoke(door, tokens, revocations, bodies)),
         f"{prefix}/introspect": oauth("introspect", Introspect(door, tokens, bodies)),
     }
@@ -122,6 +134,7 @@ def api_routes(
             "tokens", {"GET": Call(Guard.CALLER, mine.show), "DELETE": Call(Guard.CALLER, mine.revoke)}
         ),
         f"{prefix}/revocations": endpoint("revocations", {"DELETE": Call(Guard.ADMIN, denials.remove)}),
+        f"{prefix}/bots": endpoint("bots", {"DELETE": Call(Guard.ADMIN, names.release)}),
     }
     return exact, below
 

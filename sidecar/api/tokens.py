@@ -9,11 +9,11 @@ from sidecar.api.body import Bodies, bad_request, query
 from sidecar.api.paging import NAMES, is_id, list_answer
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
-from sidecar.store.record import TokenKind
+from sidecar.store.record import MINTED_KINDS, TokenKind
 from sidecar.tokens.service import Caller, TokenService, Wish
 from sidecar.web.respond import json_answer, no_content
 
-_MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation")
+_MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation", "replacePerson")
 _LONGEST_NAME = 256
 _LONGEST_DESCRIPTION = 1024
 _MOST_ROLES = 100
@@ -36,7 +36,7 @@ class TokenCalls:
         """200 with a page of the records that the caller may see."""
         asked = query(request, ("actor", "kind", "active", *NAMES))
         kind, active = asked.get("kind"), asked.get("active")
-        if kind is not None and kind not in tuple(TokenKind):
+        if kind is not None and kind not in MINTED_KINDS:
             raise bad_request("kind is bot, personal or session")
         if active not in (None, "true", "false"):
             raise bad_request("active is true or false")
@@ -71,13 +71,14 @@ def read_wish(document: object) -> Wish:
         raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
     actor_type, actor_id = _actor(document.get("actor", {}))
     allow_impersonation = document.get("allowImpersonation", False)
-    if not isinstance(allow_impersonation, bool):
-        raise bad_request("allowImpersonation is true or false")
+    replace_person = document.get("replacePerson", False)
+    if not isinstance(allow_impersonation, bool) or not isinstance(replace_person, bool):
+        raise bad_request("allowImpersonation and replacePerson are true or false")
     if "name" not in document:
         raise bad_request("name is missing")
     return Wish(
         name=_text(document["name"], "name", _LONGEST_NAME),
-        kind=TokenKind(_choice(document, "kind", tuple(TokenKind), TokenKind.PERSONAL)),
+        kind=TokenKind(_choice(document, "kind", MINTED_KINDS, TokenKind.PERSONAL)),
         actor_id=actor_id,
         actor_type=actor_type,
         expiry=_expiry(document["expiry"]) if "expiry" in document else None,
@@ -87,6 +88,7 @@ def read_wish(document: object) -> Wish:
         roles=_roles(document["roles"]) if "roles" in document else None,
         allow_impersonation=allow_impersonation,
         format=_choice(document, "format", ("openmetadata", "datahub"), "openmetadata"),
+        replace_person=replace_person,
     )
 
 

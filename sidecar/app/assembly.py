@@ -1,5 +1,8 @@
 """What one configuration is made into: everything behind the listeners."""
 
+import asyncio
+import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,18 +11,27 @@ from sidecar.admin.health import Health
 from sidecar.app.ground import Ground
 from sidecar.app.health import health_of
 from sidecar.app.judge import build_decider, build_verifiers, member_surroundings, revocation_gate
+from sidecar.app.management import build_bots
 from sidecar.app.naming import check_names
 from sidecar.app.planes import public_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.trust import Trust, open_trust
+from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.base import Accepted
 from sidecar.authn.members import open_members
 from sidecar.authn.registry import plan
 from sidecar.authn.system import SYSTEM
 from sidecar.budget import Budget
+from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.settings import Settings
+from sidecar.dataplane.proxy.pool import endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
+from sidecar.errors import Unavailable
+from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
+from sidecar.store.mirror import Mirror
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.usage import Usage
 from sidecar.tokens.verified_cache import VerifiedCache
 from sidecar.web.boundary import Serving
@@ -27,6 +39,31 @@ from sidecar.web.respond import Refusals
 from sidecar.web.server import Peers
 
 _FIRST_READING_SECONDS = 1.0
+_KEEP_NAMES_SECONDS = 300.0
+_log = logging.getLogger("sidecar")
+
+
+def _is_person(name: str) -> Callable[[Accepted], bool]:
+    wanted = folded(name)
+    return lambda accepted: not accepted.actor.is_bot and folded(accepted.actor.id) == wanted
+
+
+async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
+    """Register the names of bots that have tokens on record from before names were registered."""
+    while True:
+        if mirror.is_loaded and mirror.unregistered_bots():
+            try:
+                adopted = await bots.adopt(mirror.unregistered_bots())
+                _log.info("names of bots registered", extra={"names": adopted})
+            except Unavailable as failure:
+                _log.warning("names of bots cannot be registered now", extra={"cause": failure.cause})
+        # an older replica may mint for a bot at any time
+        await asyncio.sleep(_KEEP_NAMES_SECONDS if mirror.is_loaded else _FIRST_READING_SECONDS)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +88,21 @@ class Parts:
         self.cache.observe()
 
 
-async def assemble(loaded: Loaded, ground: Ground) -> Parts:
-    """The parts that ``loaded`` names, started.
+async def assemble(loaded: Loaded, ground: Ground, *, at_start: bool = False) -> Parts:
+    """The parts that ``loaded`` names, started. ``at_start``: they are the first of this process.
 
     Raises Misconfigured when the configuration cannot be served, and Unavailable when the store's file cannot be
     opened. Needs no identity provider to be there.
     """
     stack = AsyncExitStack()
     try:
-        return await _assemble(loaded, ground, stack)
+        return await _assemble(loaded, ground, stack, at_start=at_start)
     except BaseException:
         await stack.aclose()
         raise
 
 
-async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Parts:
+async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack, *, at_start: bool) -> Parts:
     settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
     trust = await open_trust(loaded, ground, stack)
     await check_names(loaded, trust.store, clock.now())
@@ -102,7 +139,12 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
-    routes = public_routes(loaded, trust, members, decider, refusals, ground, watch, stack, tracing.spans)
+    bots = build_bots(
+        settings, trust.store, trust.mirror.write, clock, trust.reserved, lambda name: cache.holds_any(_is_person(name))
+    )
+    keeper = asyncio.create_task(_keep_bot_names(trust.mirror, bots), name="names of bots")
+    stack.push_async_callback(_ended, keeper)
+    routes = public_routes(loaded, trust, bots, members, decider, refusals, ground, watch, stack, tracing.spans)
     server = settings.server
     serving = Serving(
         tracing.around(routes),
@@ -112,4 +154,18 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Pa
         undecided=undecided,
         log_access=settings.logging.access,
     )
-    return Parts(loaded, serving, health_of(trust, members, settings), trust, cache, watch, stack)
+    upstream = await _awaited_upstream(settings, clock, stack) if at_start else None
+    health = health_of(trust, members, settings, None if upstream is None else upstream.status)
+    return Parts(loaded, serving, health, trust, cache, watch, stack)
+
+
+async def _awaited_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:
+    """What readiness waits for; a configuration that is reloaded waits for nothing, its upstream has been there."""
+    upstream = settings.upstream
+    if upstream is None or upstream.wait_at_start is None:
+        return None
+    endpoint = endpoint_of(upstream.url, upstream.ca_file)
+    awaited = UpstreamStart(endpoint, upstream.url, upstream.wait_at_start, clock)
+    await awaited.start()
+    stack.push_async_callback(awaited.aclose)
+    return awaited

@@ -14,7 +14,9 @@ from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.store.sqlite import SqliteStore
 
 
-def health_of(trust: Trust, members: Members, settings: Settings) -> Health:
+def health_of(
+    trust: Trust, members: Members, settings: Settings, upstream: Callable[[], PartStatus] | None = None
+) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
     names = {authenticator.name for authenticator in members.authenticators}
     if names & {DATAHUB, SYSTEM}:
@@ -22,7 +24,10 @@ def health_of(trust: Trust, members: Members, settings: Settings) -> Health:
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_member_status, member) for member in members.started]
-    return Health(credentials, [partial(_mirror_status, trust, settings)])
+    required: list[Callable[[], PartStatus]] = [partial(_mirror_status, trust, settings)]
+    if upstream is not None:
+        required.append(upstream)
+    return Health(credentials, required)
 
 
 def _provider_status(keys: ProviderKeys) -> PartStatus:

@@ -22,6 +22,13 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
+from sidecar.identity.server_names import (
+    DATAHUB_SYSTEM_CLIENT,
+    NO_SERVER_NAMES,
+    OPENMETADATA_BOT_SUFFIXES,
+    OPENMETADATA_BOTS,
+    ServerNames,
+)
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from sidecar.tokens.policy import (
@@ -172,7 +179,23 @@ def revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> Revocatio
         clock,
         max_staleness=revocation.max_staleness,
         deny_when_stale=revocation.on_stale == "deny",
+        server_names=server_names(settings),
     )
+
+
+def server_names(settings: Settings) -> ServerNames:
+    """Names that the server behind would take for its own bots or its system client, whoever issued the token.
+
+    With ``passthrough`` the server judges the caller's token itself, and with ``none`` it is presented nothing.
+    """
+    upstream = settings.upstream
+    if upstream is None:
+        return NO_SERVER_NAMES
+    if upstream.credentials == "openmetadata":
+        return ServerNames((*OPENMETADATA_BOTS, *upstream.server_bots), OPENMETADATA_BOT_SUFFIXES)
+    if upstream.credentials in ("datahub", "datahubHeader"):
+        return ServerNames((DATAHUB_SYSTEM_CLIENT, settings.authentication.system_client_id))
+    return NO_SERVER_NAMES
 
 
 def _guests(guest: Guest) -> Guests:

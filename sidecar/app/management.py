@@ -1,6 +1,6 @@
 """How tokens and revocations are managed: what mints, what denies, and their routes."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from sidecar.access.decide import Decider
@@ -21,6 +21,7 @@ from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
 from sidecar.tokens.mint import Minter, Write
@@ -34,9 +35,14 @@ from sidecar.web.respond import Refusals
 _PAGE = 500
 
 
+def _never_seen(_name: str) -> bool:
+    return False
+
+
 def management_routes(
     loaded: Loaded,
     trust: Trust,
+    bots: Bots,
     decider: Decider,
     refusals: Refusals,
     ground: Ground,
@@ -48,7 +54,7 @@ def management_routes(
     write = trust.mirror.write
     minter = None
     if trust.own_keys is not None:
-        minter = build_minter(loaded, trust.own_keys, trust.datahub, write, clock, metrics)
+        minter = build_minter(loaded, trust.own_keys, trust.datahub, write, bots, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -68,7 +74,7 @@ def management_routes(
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings, others)
     door = Door(decider, tokens, server.limits.max_token_bytes)
     return api_routes(
-        server.prefix, door, refusals, tokens, revocations, Bodies(server.limits.body_timeout, decider.undecided)
+        server.prefix, door, refusals, tokens, revocations, bots, Bodies(server.limits.body_timeout, decider.undecided)
     )
 
 
@@ -79,8 +85,27 @@ def build_door(settings: Settings, trust: Trust, decider: Decider, clock: Clock)
     return Door(decider, tokens, settings.server.limits.max_token_bytes)
 
 
+def build_bots(
+    settings: Settings,
+    store: Store,
+    write: Write,
+    clock: Clock,
+    reserved: Iterable[str],
+    is_person_seen: Callable[[str], bool] = _never_seen,
+) -> Bots:
+    """The names that are kept for bots in ``store``; ``is_person_seen`` as in :class:`sidecar.tokens.bots.Bots`."""
+    names = admin_names(settings.authorizer_configuration)
+    return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
+
+
 def build_minter(
-    loaded: Loaded, own_keys: OwnKeys, datahub: DataHubSetup, write: Write, clock: Clock, metrics: Metrics
+    loaded: Loaded,
+    own_keys: OwnKeys,
+    datahub: DataHubSetup,
+    write: Write,
+    bots: Bots,
+    clock: Clock,
+    metrics: Metrics,
 ) -> Minter:
     """What mints with ``own_keys`` and ``datahub``'s secrets, as ``loaded`` says; ``write`` writes the records."""
     settings = loaded.settings
@@ -88,6 +113,7 @@ def build_minter(
     return Minter(
         lambda: own_keys.signing,
         write,
+        bots.claim,
         clock,
         metrics,
         issuer=configuration.jwtissuer,

@@ -24,9 +24,11 @@ from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.dataplane.routes import PublicRoutes
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.assertion import Assertions
+from sidecar.tokens.bots import Bots
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.policy import admin_names
 from sidecar.tokens.upstream import DataHubCredentials, UpstreamCredentials
@@ -37,6 +39,7 @@ from sidecar.web.respond import Refusals
 def public_routes(
     loaded: Loaded,
     trust: Trust,
+    bots: Bots,
     members: Members,
     decider: Decider,
     refusals: Refusals,
@@ -81,7 +84,7 @@ def public_routes(
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
     upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
-    managing, below = management_routes(loaded, trust, decider, refusals, ground, members.started)
+    managing, below = management_routes(loaded, trust, bots, decider, refusals, ground, members.started)
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
     )
@@ -135,7 +138,8 @@ def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Cre
         algorithm=upstream.token_validation_algorithm,
         principal_domain=settings.authorizer_configuration.principal_domain,
         principal_claims=settings.authentication_configuration.jwt_principal_claims,
-        admin_names=admin_names(settings.authorizer_configuration),
+        # the server's default admin is one whatever is configured here
+        admin_names=admin_names(settings.authorizer_configuration) | {OPENMETADATA_ADMIN},
     )
 
 

@@ -205,7 +205,7 @@ async def assembled(loaded: Loaded, ground: Ground) -> AsyncIterator[Sidecar]:
 
     Raises Misconfigured when the configuration cannot be served. Needs no identity provider to be there.
     """
-    sidecar = Sidecar(await assemble(loaded, ground), ground)
+    sidecar = Sidecar(await assemble(loaded, ground, at_start=True), ground)
     try:
         await sidecar.setup()
         yield sidecar

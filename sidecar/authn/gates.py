@@ -5,6 +5,7 @@ from typing import Protocol
 from sidecar.authn.base import Accepted
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.identity.server_names import NO_SERVER_NAMES, ServerNames
 from sidecar.store.deny_list import DenyList, facts_of
 from sidecar.store.record import TokenRecord
 
@@ -24,16 +25,26 @@ class Revocations(Protocol):
         """The record, or None where none is known."""
 
     def is_bot_name(self, name: str) -> bool:
-        """Whether a bot of that name is on record."""
+        """Whether that name, in whatever letters, is kept for a bot."""
 
 
 class RevocationGate:
     """Nobody passes whom the deny list concerns or whose record has ended, nor anybody else under a bot's name.
 
     ``max_staleness`` is in seconds; with ``deny_when_stale`` an older picture lets no token pass, whoever issued it.
+    ``server_names`` are names of the server behind, which only the own issuer may give.
     """
 
-    def __init__(self, revocations: Revocations, clock: Clock, *, max_staleness: float, deny_when_stale: bool) -> None:
+    def __init__(
+        self,
+        revocations: Revocations,
+        clock: Clock,
+        *,
+        max_staleness: float,
+        deny_when_stale: bool,
+        server_names: ServerNames = NO_SERVER_NAMES,
+    ) -> None:
+        self._server_names = server_names
         self._revocations = revocations
         self._now = clock.now
         self._max_staleness = max_staleness
@@ -54,13 +65,16 @@ class RevocationGate:
                 return Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
             if record.revoked_at is not None:
                 return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
-        elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id.lower()):
+        elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id):
             return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         if self._deny_when_stale and revocations.age > self._max_staleness:
             return Unavailable(Cause.MIRROR_STALE)
         return None
 
     def _denied(self, accepted: Accepted, denials: DenyList) -> Failed | None:
+        # the names are as fixed as the gate: a look on the first use is enough
+        if not accepted.is_own and self._server_names.has(accepted.actor.id):
+            return Refused(Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
         if accepted.facts is None:
             accepted.facts = facts_of(accepted.actor)
         scope = denials.match(accepted.facts, self._now())

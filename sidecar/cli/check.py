@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from sidecar import environment
+from sidecar.app.judge import server_names
 from sidecar.app.naming import EXAMPLE, reading
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
@@ -18,6 +19,7 @@ from sidecar.config.settings import Settings
 from sidecar.config.tree import printable
 from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.server_names import ServerNames
 
 _LONGEST_PROBE = 60.0
 
@@ -44,6 +46,7 @@ def run_check(options: argparse.Namespace) -> int:
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         _print_base_paths(loaded.settings)
         _print_names(loaded)
+        _print_server_names(server_names(loaded.settings))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -102,6 +105,12 @@ def _naming(provider: Provider) -> str:
         f"principal: {provider.principal}{origin}: {EXAMPLE} is {namespace}{reading(provider.principal)}; "
         f"{named}, emailVerified: {verified}"
     )
+
+
+def _print_server_names(names: ServerNames) -> None:
+    """Whom the server behind would take for its own bots."""
+    if names.described:
+        print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.described)}"))
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

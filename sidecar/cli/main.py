@@ -14,7 +14,7 @@ from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
 # Each module offers ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on the parsers it makes.
-COMMANDS = ("serve", "check", "demo", "config", "token", "keys", "revocations", "health")
+COMMANDS = ("serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "health")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from sidecar.app.management import build_minter
+from sidecar.app.management import build_bots, build_minter
 from sidecar.app.trust import reserved_names
 from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import plan
+from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.output import OutputError, print_for_good
@@ -22,12 +23,13 @@ from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, SidecarError
 from sidecar.identity.actor import ActorType
+from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
-from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.compact import decode_segment, json_object, split
 from sidecar.tokens.expiry import parse_expiry
 from sidecar.tokens.mint import Minted, TokenRequest
@@ -35,6 +37,10 @@ from sidecar.tokens.policy import admin_names
 from sidecar.tokens.service import note_revoked
 
 _BY = "command line"
+_NO_KIND = (
+    "--kind is missing: write --kind bot for a program (its name is then kept for it, and people of that name are "
+    "refused) or --kind personal for a person"
+)
 _LONGEST_NAME = 256
 _LONGEST_TOKEN = 1024 * 1024
 
@@ -64,7 +70,11 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     add_config_option(parser)
     parser.add_argument("--name", required=True, type=_name, help="what the token is called in lists")
-    parser.add_argument("--kind", choices=[kind.value for kind in TokenKind], default=TokenKind.BOT.value)
+    parser.add_argument(
+        "--kind",
+        choices=[kind.value for kind in MINTED_KINDS],
+        help="bot for a program: its name is then kept for it; personal or session for a person",
+    )
     parser.add_argument("--actor-id", metavar="ID", help="whom it identifies (default: the name)")
     parser.add_argument(
         "--actor-type", choices=[item.value for item in ActorType], help="default: SERVICE for bots, else USER"
@@ -79,14 +89,15 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--description", default="", type=_description)
     parser.add_argument("--roles", metavar="ROLE", nargs="+", default=())
     parser.add_argument("--json", action="store_true", help="print token and record as one JSON object")
-    parser.set_defaults(run=run_create)
+    add_replace_person_option(parser)
+    parser.set_defaults(run=run_create, misused=parser.error)
 
 
 def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     lists = actions.add_parser("list", help="show the tokens on record")
     add_config_option(lists)
     lists.add_argument("--actor", metavar="ID", help="only those of this Actor")
-    lists.add_argument("--kind", choices=[kind.value for kind in TokenKind])
+    lists.add_argument("--kind", choices=[kind.value for kind in MINTED_KINDS])
     lists.add_argument("--active", action="store_true", help="only those that have not ended")
     lists.add_argument("--json", action="store_true", help="one JSON object per line")
     lists.set_defaults(run=run_list)
@@ -102,6 +113,10 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_create(options: argparse.Namespace) -> int:
     """Mint, and print the token only once its record is on disk. A token that cannot be printed is revoked."""
+    if options.kind is None:
+        options.misused(_NO_KIND)
+    if options.replace_person and options.kind != TokenKind.BOT:
+        options.misused("--replace-person is for --kind bot")
     loaded = load_settings(options)
     minted = asyncio.run(_create(options, loaded))
     record = minted.record.as_json()
@@ -141,7 +156,8 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
     planned = plan(loaded.members)
-    if folded(actor_id) in reserved_names(settings, planned):
+    reserved = reserved_names(settings, planned)
+    if folded(actor_id) in reserved:
         message = "The actor's name is reserved; give another --actor-id"
         raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message=message)
     default_type = ActorType.SERVICE if kind is TokenKind.BOT else ActorType.USER
@@ -156,10 +172,14 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         is_admin=folded(actor_id) in admin_names(authorizer),
         format=options.format,
         minted_by=_BY,
+        replace_person=options.replace_person,
     )
     datahub = datahub_setup(settings, planned)
     async with _opened(settings) as store:
-        return await build_minter(loaded, keys, datahub, store.write, clock, metrics).mint(request)
+        bots = build_bots(settings, store, store.write, clock, reserved)
+        if kind is not TokenKind.BOT and await bots.has(actor_name(actor_id)):
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+        return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics).mint(request)
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -219,7 +239,7 @@ async def _revoke(settings: Settings, token_id: str) -> None:
 
 async def _known(store: Store, token_id: str) -> TokenRecord:
     record = await store.record(token_id)
-    if record is None:
+    if record is None or record.kind is TokenKind.BOT_NAME:
         raise Refused(Reason.NOT_FOUND, message="There is no token of that id on record")
     return record
 

@@ -98,6 +98,19 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
             "jwtTokenConfiguration (sidecar keys generate makes them)"
         )
         yield Finding(("upstream", "credentials"), message)
+    if upstream.server_bots and upstream.credentials != "openmetadata":
+        message = (
+            f"has no effect with credentials: {upstream.credentials}; only openmetadata presents names to the server"
+        )
+        yield Finding(("upstream", "serverBots"), message)
+    if upstream.wait_at_start is not None:
+        if not upstream.url:
+            yield Finding(("upstream", "waitAtStart"), "has no effect without upstream.url")
+        elif upstream.wait_at_start <= 0:
+            yield Finding(("upstream", "waitAtStart"), "must be longer than nothing; leave it out to wait for nothing")
+    for index, name in enumerate(upstream.server_bots):
+        if not name or not name.isprintable() or name != name.strip():
+            yield Finding(("upstream", "serverBots", index), "must be the name of a bot, as the server shows it")
 
 
 def _check_upstream_url(url: str) -> Iterator[Finding]:
@@ -403,6 +416,20 @@ def check_datahub_root(settings: Settings) -> Iterator[Finding]:
         yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
 
 
+def check_openmetadata_admin(settings: Settings) -> Iterator[Finding]:
+    """An OpenMetadata behind has the admin ``admin`` unless its own ``adminPrincipals`` say otherwise."""
+    upstream = settings.upstream
+    if upstream is None or upstream.credentials != "openmetadata":
+        return
+    principals = settings.authorizer_configuration.admin_principals
+    if "admin" not in {name.rpartition("/")[2].lower() for name in principals}:
+        message = (
+            "does not name admin, an OpenMetadata server's default admin: a caller of that name gets no credential for "
+            "the server; name it if callers named admin are to be admins there"
+        )
+        yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
+
+
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
@@ -446,5 +473,6 @@ CHECKS: tuple[Check, ...] = (
     check_authenticators,
     check_patience,
     check_datahub_root,
+    check_openmetadata_admin,
     check_purpose,
 )

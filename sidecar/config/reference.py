@@ -76,7 +76,7 @@ _MEANINGS: Mapping[Reason, str] = {
     ),
     Reason.TOKEN_REVOKED: "revoked, or replaced by a newer one",
     Reason.PRINCIPAL_INVALID: "the claim that should name the Actor is missing, empty, malformed or not verified",
-    Reason.PRINCIPAL_RESERVED: "the name is kept for the guest, the system client, `anonymous` or a bot on record",
+    Reason.PRINCIPAL_RESERVED: "the name belongs to the guest, the system client, `anonymous`, a bot or the server",
     Reason.DOMAIN_NOT_ALLOWED: "`enforcePrincipalDomain` is on and the domain is neither `principalDomain` nor allowed",
     Reason.CREDENTIALS_INVALID: "credentials other than a token were presented and are wrong",
     Reason.CREDENTIALS_AMBIGUOUS: "more than one credential was presented",

@@ -145,11 +145,17 @@ class UpstreamSettings(Model):
     the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
+    server_bots: Names = ()
+    """With ``openmetadata``: names of the server's bots besides those that it creates by itself and those that end in
+    ``-bot``, ``ApplicationBot`` or ``AppBot``. A caller of that name is refused, unless the own issuer named it."""
     connect_timeout: Duration = 5.0
     """Time to open a connection."""
     response_timeout: Duration = 300.0
     """Time from the end of the request to the first byte of the answer, and from one piece of its body to the next;
     event streams may be silent for longer."""
+    wait_at_start: Duration | None = None
+    """At the start: how long ``/readyz`` stays false at most, until the service has accepted a connection once; absent:
+    readiness does not depend on the service."""
     keepalive_timeout: Duration = 15.0
     """How long an idle connection to the service is kept; less than the service's own."""
     ca_file: Text = ""

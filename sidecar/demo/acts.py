@@ -84,7 +84,9 @@ def acts(public: str, admin: str, provider: str, program: str) -> Iterator[Act]:
         (
             curl(201, "root mints one; it is shown this once", "root", "/oauth2/tokens", posted + bot),
             curl(200, "what has been minted, and for whom", "root", "/oauth2/tokens"),
-            Trial(0, "the same on the machine", f"{program} token create --config sidecar.yaml --name my-bot"),
+            Trial(
+                0, "the same on the machine", f"{program} token create --config sidecar.yaml --kind bot --name my-bot"
+            ),
         ),
     )
     yield Act(

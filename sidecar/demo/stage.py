@@ -62,7 +62,9 @@ async def set_up(port: int) -> AsyncIterator[Stage]:
             config = folder / "sidecar.yaml"
             own_keys = await _run("keys", "generate", "--dir", str(folder / "keys"), "--kid", "demo")
             config.write_text(_configuration(folder, port, upstream_url, provider_url) + _pasted(own_keys))
-            bot_token = await _run("token", "create", "--config", str(config), "--name", "ingestion-bot")
+            bot_token = await _run(
+                "token", "create", "--config", str(config), "--kind", "bot", "--name", "ingestion-bot"
+            )
             _write_headers(folder, issuers, bot_token.strip())
             log = folder / "sidecar.log"
             async with _sidecar(config, log, port + 1) as ended:

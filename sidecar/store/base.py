@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.store.denial import Denial
-from sidecar.store.record import TokenRecord
+from sidecar.store.record import TokenKind, TokenRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Which records: None asks for any. ``owner`` is (issuer, raw subject), of the provider ``owner_provider``.
+    """Which records: None asks for any of tokens; a name that is kept for a bot has to be asked for by its ``kind``.
 
-    ``active``: not ended at ``now``.
+    ``owner`` is (issuer, raw subject), of the provider ``owner_provider``. ``active``: not ended at ``now``.
     """
 
     actor_id: str | None = None
@@ -80,7 +80,7 @@ class RecordQuery:
         active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
         return (
             self.actor_id in (None, record.actor_id)
-            and self.kind in (None, record.kind.value)
+            and (record.kind is not TokenKind.BOT_NAME if self.kind is None else self.kind == record.kind.value)
             and self.active in (None, active)
             and self.owner in (None, (record.owner.issuer, record.owner.subject))
             and self.owner_provider in (None, record.owner.provider)

@@ -151,8 +151,12 @@ class Mirror:
         return self._picture.records()
 
     def is_bot_name(self, name: str) -> bool:
-        """Whether a bot of that name is on record, ended tokens included: nobody else may take its name."""
-        return self._picture.is_bot_name(name)
+        """Whether only a bot may be called ``name``, in whatever letters: until the name is released."""
+        return self._picture.bot_names.has(name)
+
+    def unregistered_bots(self) -> list[str]:
+        """Names that are kept by the records of tokens alone, which the store forgets one day."""
+        return self._picture.bot_names.unregistered()
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
         """The record, asked of the store when the copy has none.

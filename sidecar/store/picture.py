@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sidecar.store.base import Batch
+from sidecar.store.bot_names import BotNames
 from sidecar.store.denial import Denial
 from sidecar.store.deny_list import DenyList
 from sidecar.store.expiries import Expiries
@@ -20,6 +21,7 @@ class Picture:
         self.denials = DenyList()
         self._records: dict[str, TokenRecord] = {}
         self._standing_bots: dict[str, set[str]] = {}
+        self.bot_names = BotNames()
         self._expiries: Expiries[str] = Expiries()
 
     def record(self, token_id: str) -> TokenRecord | None:
@@ -30,10 +32,6 @@ class Picture:
         """All of them."""
         return list(self._records.values())
 
-    def is_bot_name(self, name: str) -> bool:
-        """Whether a bot of that name is on record, ended tokens included: nobody else may take its name."""
-        return name in self._standing_bots
-
     def learn(self, record: TokenRecord) -> None:
         """Take over what the store says of a record; one that has ended stays so."""
         known = self._records.get(record.id)
@@ -42,6 +40,7 @@ class Picture:
         elif known is None and record.expires_at is not None:
             self._expiries.put(record.id, record.expires_at + KEEP_EXPIRED)
         self._records[record.id] = record
+        self.bot_names.learn(record)
         if record.kind is TokenKind.BOT:
             standing = self._standing_bots.setdefault(record.actor_id, set())
             (standing.add if record.revoked_at is None else standing.discard)(record.id)
@@ -78,6 +77,7 @@ class Picture:
             gone = self._records.pop(token_id, None)
             if gone is not None and gone.kind is TokenKind.BOT:
                 self._standing_bots[gone.actor_id].discard(token_id)
+                self.bot_names.forget(gone)
 
     def unlike(self, other: "Picture") -> Batch:
         """What ``other``'s store must be told of records so that it refuses all that is refused here."""

@@ -13,11 +13,16 @@ from sidecar.store.moment import to_text
 
 
 class TokenKind(StrEnum):
-    """What a token is for."""
+    """What a record is about: a token, or with ``BOT_NAME`` a name that is kept for a bot."""
 
     BOT = "bot"
     PERSONAL = "personal"
     SESSION = "session"
+    BOT_NAME = "bot_name"
+
+
+MINTED_KINDS = (TokenKind.BOT, TokenKind.PERSONAL, TokenKind.SESSION)
+"""The kinds of tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,12 @@ class RedisStore:
         elif query.actor_id is not None:
             order, indexed = self._by_actor(query.actor_id), RecordQuery(actor_id=query.actor_id)
         whole = replace(query, now=0.0) == indexed
-        total = (await self._kv.read("list_records", ("ZCARD", order)))[0] if whole else 0
+        total = 0
+        if whole:
+            # names kept for bots have no Actor: where tokens are listed they are left out
+            names = self._by_actor("")
+            counted = await self._kv.read("list_records", ("ZCARD", order), ("ZCARD", names))
+            total = counted[0] - (counted[1] if indexed == RecordQuery() else 0)
         found: list[tuple[str, TokenRecord]] = []
         async for piece in self._pieces(self._kv.read, "list_records", order, _RECORDS, place if whole else ""):
             for at, record in zip(piece[0], map(_record_at, *piece), strict=True):

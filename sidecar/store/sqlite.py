@@ -341,9 +341,8 @@ def _conditions(query: RecordQuery) -> tuple[list[str], list[Value]]:
     if query.actor_id is not None:
         where.append("actor_id = ?")
         values.append(query.actor_id)
-    if query.kind is not None:
-        where.append("kind = ?")
-        values.append(query.kind)
+    where.append("kind != ?" if query.kind is None else "kind = ?")
+    values.append(TokenKind.BOT_NAME.value if query.kind is None else query.kind)
     if query.owner is not None:
         where.append("owner_issuer = ? AND owner_subject = ?")
         values += query.owner

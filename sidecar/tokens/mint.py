@@ -1,7 +1,7 @@
 """Make own tokens, in OpenMetadata's shape or DataHub's. The record is on disk before anyone sees the token."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -23,6 +23,9 @@ _audit = logging.getLogger(AUDIT)
 Write = Callable[[Batch], Awaitable[None]]
 """Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
+Claim = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
+"""See :meth:`sidecar.tokens.bots.Bots.claim`."""
+
 _TOKEN_TYPES = {
     TokenKind.BOT: "BOT",
     TokenKind.PERSONAL: "PERSONAL_ACCESS",
@@ -40,6 +43,7 @@ class TokenRequest:
     """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
 
     ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names who asked, for the audit log.
+    ``replace_person``: a bot may have the name of a person, who is refused from then on.
     """
 
     name: str
@@ -55,6 +59,7 @@ class TokenRequest:
     owner: Owner = NOBODY
     minted_by: str = ""
     format: str = "openmetadata"
+    replace_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,16 @@ class Minted:
 class Minter:
     """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
 
-    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. A bot's older tokens end with a
-    new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
+    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. ``claim`` says what is to be
+    written besides a bot's token, so that its name is kept. A bot's older tokens end with
+    a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
     """
 
     def __init__(
         self,
         signing: Callable[[], SigningKey],
         write: Write,
+        claim: Claim,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -90,6 +97,7 @@ class Minter:
     ) -> None:
         self._signing = signing
         self._write = write
+        self._claim = claim
         self._clock = clock
         self._metrics = metrics
         self._issuer = issuer
@@ -105,7 +113,7 @@ class Minter:
         """Mint what ``request`` says.
 
         Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
-        form without its secrets, Refused(REQUEST_INVALID) for a life that is too long, and
+        form without its secrets and for a person's name, Refused(REQUEST_INVALID) for a life that is too long, and
         Unavailable(STORE_UNAVAILABLE) when the record could not be written.
         """
         longest = self._max_lifetime
@@ -114,6 +122,9 @@ class Minter:
                 Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
             )
         actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
+        names: Sequence[TokenRecord] = ()
+        if request.kind is TokenKind.BOT:
+            names = await self._claim(actor_id, request.minted_by, request.replace_person)
         token_id = self._new_id()
         now = self._clock.now()
         issued = int(now)
@@ -136,7 +147,7 @@ class Minter:
             is_admin=request.is_admin,
             owner=request.owner,
         )
-        await self._write(Batch(add=(record,), keep_bot_tokens=self._keep_bot_tokens))
+        await self._write(Batch(add=(*names, record), keep_bot_tokens=self._keep_bot_tokens))
         self._metrics.tokens_issued.labels(request.kind.value).inc()
         _audit.info(
             "token minted",

@@ -58,7 +58,7 @@ class OwnTokens:
 
 def check_record(record: TokenRecord, text: str) -> None:
     """Raise Refused unless ``record`` is that of the token ``text`` (TOKEN_INVALID) and stands (TOKEN_REVOKED)."""
-    if not compare_digest(record.token_hash, hash_token(text)):
+    if record.kind is TokenKind.BOT_NAME or not compare_digest(record.token_hash, hash_token(text)):
         raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
     if record.revoked_at is not None:
         raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)

@@ -18,7 +18,7 @@ from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.denial import Denial, Scope, actor_name, make_denial
 from sidecar.store.deny_list import spellings
 from sidecar.store.moment import from_text, to_text
-from sidecar.store.record import TokenRecord
+from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.tokens.deny_rule import DenyRule
 from sidecar.tokens.genuine import Genuine
 from sidecar.tokens.mint import Write
@@ -317,7 +317,7 @@ class Revocations:
         """Standing records of own tokens that ``wish`` is about."""
         if wish.scope in (Scope.TOKEN, Scope.DIGEST):
             record = await self._store.record(wish.name) if self._may_be_own(wish) else None
-            if record is not None and record.revoked_at is None:
+            if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
                 yield record
             return
         assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too

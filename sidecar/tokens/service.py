@@ -84,6 +84,7 @@ class Wish:
     roles: tuple[str, ...] | None = None
     allow_impersonation: bool = False
     format: str = "openmetadata"
+    replace_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class TokenService:
                 owner=origin,
                 format=wish.format,
                 minted_by=caller.name,
+                replace_person=wish.replace_person,
             )
         )
 
@@ -194,7 +196,7 @@ class TokenService:
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
         """The record. Raises Refused(NOT_FOUND), also for other people's."""
         record = await self._store.record(token_id)
-        if record is None or not caller.may_manage(record):
+        if record is None or record.kind is TokenKind.BOT_NAME or not caller.may_manage(record):
             raise Refused(Reason.NOT_FOUND)
         return record
 
@@ -225,7 +227,7 @@ class TokenService:
         if wish.format == FORMAT and wish.actor_id not in (None, actor_id):
             raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
         if is_bot and compared == folded(caller.actor.id):
-            # people may not use a bot's name: the caller could never come in again
+            # people may not use a bot's name: the caller could never come in again, whatever was asked for
             raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
         if not is_bot and self._rules.is_bot_name(compared):
             raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
@@ -285,8 +287,8 @@ def _check_leave(caller: Caller, wish: Wish, *, verbatim: bool) -> None:
     """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
-        if wish.allow_impersonation and wish.kind is not TokenKind.BOT:
-            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation is for bots")
+        if wish.kind is not TokenKind.BOT and (wish.allow_impersonation or wish.replace_person):
+            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson are for bots")
         return
     if caller.is_system_client:
         # in another product's form it could be that product's admin, which is nothing for DataHub to decide

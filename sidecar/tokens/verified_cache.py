@@ -5,6 +5,7 @@ asked by the caller. Only tokens with a good signature get in, so nobody outside
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Generic, Protocol, TypeVar
 
@@ -105,6 +106,10 @@ class VerifiedCache(Generic[E]):
         self._bytes += weight
         while len(self._entries) > self._size or self._bytes > self._max_bytes:
             self._bytes -= self._entries.popitem(last=False)[1].weight
+
+    def holds_any(self, wanted: Callable[[E], bool]) -> bool:
+        """Whether ``wanted`` is true of something that is remembered. Looks through everything."""
+        return any(map(wanted, self._entries.values()))
 
     def advance(self) -> None:
         """A new policy is in force: forget everything."""

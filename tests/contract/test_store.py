@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.identity.actor import ActorType
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, Store
+from sidecar.store.bot_names import make_registration
 from sidecar.store.denial import Denial, Scope, make_denial
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from tests.support.hand_clock import HandClock
@@ -236,6 +237,28 @@ async def test_records_are_found_by_what_is_asked(store: Store) -> None:
             first = await store.records(query, "", 1)
             rest = await store.records(query, first.after, 10)
             assert (first.records + rest.records, rest.total) == (page.records, page.total)
+
+
+async def test_names_kept_for_bots_are_found_by_their_kind_alone(store: Store) -> None:
+    """They are carried with the records of tokens, counted among none of them, and end once."""
+    names = [make_registration(name, 0, NOW + place, "root") for place, name in enumerate(("one", "two"))]
+    await store.write(Batch(add=[*names, bot("1", "one"), record("2")]))
+    await store.write(Batch(add=names, revoke=[(names[0].id, NOW + 9)]))
+    for query in (
+        RecordQuery(),
+        RecordQuery(active=True, now=NOW),
+        RecordQuery(actor_id="one"),
+        RecordQuery(kind="bot"),
+    ):
+        page = await store.records(query, "", 10)
+        assert not [item for item in page.records if item.kind is TokenKind.BOT_NAME]
+        assert page.total == len(page.records)
+    every = RecordQuery(actor_id="", kind="bot_name")
+    assert (await store.records(every, "", 10)).total == 2
+    standing = await store.records(replace(every, active=True, now=NOW), "", 10)
+    assert standing == Page(records=(names[1],), total=1)
+    kept, _, _ = await stand(store)
+    assert kept[names[0].id] == replace(names[0], revoked_at=NOW + 9)
 
 
 async def test_denials_are_listed_newest_first_without_expired_ones(store: Store) -> None:

@@ -127,7 +127,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             clock = HandClock(forge.NOW)
             sidecar = await stack.enter_async_context(running(load([str(config)], {}), clock))
             if published:
-                await eventually(lambda: sidecar.health.report()[0])
+                await eventually(lambda: set(sidecar.health.report()[1]["failing"]) <= {"upstream"})
             return Scene(address, admin_address, sidecar, keys, clock, config)
 
         yield begin

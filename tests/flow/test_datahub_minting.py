@@ -57,7 +57,12 @@ async def test_the_command_line_mints_what_the_sidecar_accepts(
 ) -> None:
     await start_managed(start, tmp_path, authentication=AUTHENTICATION)
     (config,) = map(str, tmp_path.glob("*.yaml"))
-    assert await run("create", "--config", config, "--name", "etl", "--expiry", "7", "--format", "datahub") == 0
+    assert (
+        await run(
+            "create", "--config", config, "--kind", "bot", "--name", "etl", "--expiry", "7", "--format", "datahub"
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     assert KEY_TEXT not in printed.out + printed.err
     assert await run("explain", "--config", config, printed.out.strip()) == 0

@@ -76,9 +76,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def _replaced_bot(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Reply:
-    old = stage.created(capsys, "--name", "ingestion-bot")["token"]
+    old = stage.created(capsys, "--kind", "bot", "--name", "ingestion-bot")["token"]
     assert stage.bearer(old).status == 200
-    stage.created(capsys, "--name", "ingestion-bot")
+    stage.created(capsys, "--kind", "bot", "--name", "ingestion-bot")
     return stage.ended(old)
 
 

@@ -380,7 +380,7 @@ def test_beside_a_server_the_sidecar_starts_first_and_ends_last(helm: Helm, vers
     assert everything.keys() == {"server", "auth-sidecar"}
     assert [one["name"] for one in pod.get("initContainers", ())] == ([] if version == "1.28" else ["auth-sidecar"])
     assert everything["auth-sidecar"].get("restartPolicy") == (None if version == "1.28" else "Always")
-    sleep = {"preStop": {"sleep": {"seconds": 5}}}
+    sleep = {"preStop": {"sleep": {"seconds": 7}}}
     assert everything["server"].get("lifecycle") == (sleep if version == "1.30" else None)
     policy = only(objects, "NetworkPolicy", NAME)["spec"]
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [4180, 4181]
@@ -531,14 +531,87 @@ def test_the_helm_test_tells_a_sidecar_from_an_open_service(helm: Helm, tmp_path
     (pod,) = of_kind(helm.render(), "Pod")
     answers_container = next(one for one in pod["spec"]["containers"] if one["name"] == "answers")
     *command, url = answers_container["command"]
-    assert url == f"http://{NAME}:80/oauth2/auth"
+    assert url == f"http://{NAME}:80/oauth2/userinfo"
     command[0] = sys.executable
-    with running_sidecar(tmp_path, {}, wait_for="/livez") as sidecar:
-        assert subprocess.run([*command, f"{sidecar.url}/oauth2/auth"], timeout=30, check=False).returncode == 0
+
+    def run(base: str) -> subprocess.CompletedProcess[str]:
+        line = [*command, f"{base}/oauth2/userinfo"]
+        return subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+
+    # trusted, and with a rule that could refuse: a check that names no original request would be refused with 403
+    rules = [{"path": "/admin/**", "require": {"groups": ["admins"]}}]
+    configuration = {"server": {"trustedProxies": ["127.0.0.0/8"]}, "rules": rules}
+    with running_sidecar(tmp_path, configuration, wait_for="/livez") as sidecar:
+        done = run(sidecar.url)
+        assert (done.returncode, "401" in done.stdout, "token_missing" in done.stdout) == (0, True, True), done
     with echo_upstream() as upstream:
-        assert answers(f"{upstream.url}/oauth2/auth", 200)
-        done = subprocess.run([*command, f"{upstream.url}/oauth2/auth"], capture_output=True, timeout=30, check=False)
-        assert done.returncode == 1
+        assert answers(f"{upstream.url}/oauth2/userinfo", 200)
+        done = run(upstream.url)
+        assert (done.returncode, "200" in done.stdout, "expected 401" in done.stderr) == (1, True, True), done
+    done = run(f"http://127.0.0.1:{free_port()}")
+    assert (done.returncode, "no answer" in done.stderr, "Traceback" in done.stderr) == (1, True, False), done
+
+
+@every_value_file
+def test_the_pod_of_the_helm_test_is_let_in_and_can_be_made(helm: Helm, file: Path) -> None:
+    """By the release's own NetworkPolicy, and in a namespace whose quota counts resources."""
+    objects = helm.render(file)
+    (pod,) = of_kind(objects, "Pod")
+    assert all(one["resources"]["limits"] and one["resources"]["requests"] for one in pod["spec"]["containers"])
+    policies = [one for one in of_kind(objects, "NetworkPolicy") if not one["metadata"]["name"].endswith("-redis")]
+    for policy in policies:
+        rule = policy["spec"]["ingress"][0]
+        labels = [one["podSelector"]["matchLabels"] for one in rule.get("from", ()) if "podSelector" in one]
+        let_in = "from" not in rule or any(one.items() <= pod["metadata"]["labels"].items() for one in labels)
+        assert let_in, rule
+
+
+def test_the_drain_of_a_native_sidecar_starts_with_the_pods_end(helm: Helm, tmp_path: Path) -> None:
+    """Its hook sends the signal by which the program drains, and ends with it: kubelet's own comes after the server."""
+    objects = helm.render(BESIDE)
+    (sidecar,) = only(objects, "Deployment", NAME)["spec"]["template"]["spec"]["initContainers"]
+    command = sidecar["lifecycle"]["preStop"]["exec"]["command"]
+    assert (command[:2], "os.kill(1, signal.SIGTERM)" in command[2]) == (["python", "-c"], True)
+    compile(command[2], "preStop", "exec")
+    plain = only(helm.render(BESIDE, values={"beside": {"nativeSidecar": False}}), "Deployment", NAME)
+    (container, _) = plain["spec"]["template"]["spec"]["containers"]
+    assert "lifecycle" not in container
+    alone = only(helm.render(), "Deployment", NAME)["spec"]["template"]["spec"]["containers"]
+    assert all("lifecycle" not in one for one in alone)
+
+
+def test_a_pod_is_not_ready_before_its_server_listens(helm: Helm) -> None:
+    """The server's own probe says so, or the sidecar waits for its port; what is written stays."""
+
+    def waits(**values: Any) -> object:
+        return yaml.safe_load(_configuration(helm, BESIDE, values=values))["upstream"].get("waitAtStart")
+
+    probe = {"exec": {"command": ["true"]}}
+    assert waits() == "5m"
+    assert waits(beside={"container": {"readinessProbe": probe}}) is None
+    assert waits(config={"upstream": {"waitAtStart": "90s"}}) == "90s"
+    forwarding = {"config": {"upstream": {"url": "http://metadata:8585"}}}
+    assert "waitAtStart" not in _configuration(helm, values=forwarding)
+
+
+@every_other_chart
+def test_the_other_charts_server_outlasts_the_drain(helm: Helm, file: Path) -> None:
+    patch = yaml.safe_load((file.parent / "patches" / file.name).read_text(encoding="utf-8"))
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == {"openmetadata": "openmetadata", "datahub": "datahub-gms"}[file.stem]
+    assert "drainDelay" not in _configuration(helm, VALUES / file.name)  # the default, 5 s
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == 7
+
+
+def test_fixed_ids_can_be_taken_away(helm: Helm) -> None:
+    """OpenShift assigns its own, and refuses others."""
+    values = {
+        "securityContext": {"runAsUser": None, "runAsGroup": None},
+        "podSecurityContext": {"fsGroup": None},
+        "redis": {"enabled": True, "password": "x"},
+    }
+    text = yaml.safe_dump_all(helm.render(values=values))
+    assert not [word for word in ("runAsUser", "runAsGroup", "fsGroup:") if word in text]
 
 
 def test_notes_warn_of_what_is_left_open(helm: Helm, tmp_path: Path) -> None:

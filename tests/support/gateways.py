@@ -47,6 +47,7 @@ def envoy_gateway(binary: Path, folder: Path, addresses: Addresses) -> Iterator[
     manager = {
         "normalize_path": True,
         "merge_slashes": not takes["path"]["disableMergeSlashes"],
+        "stream_idle_timeout": takes["timeout"]["http"]["streamIdleTimeout"],
         "path_with_escaped_slashes_action": _SLASHES[takes["path"]["escapedSlashesAction"]],
         "common_http_protocol_options": {
             "headers_with_underscores_action": _UNDERSCORES[takes["headers"]["withUnderscoresAction"]]
@@ -121,6 +122,11 @@ def ingress_nginx(
             check="\n".join(check),
             upstream=addresses.upstream,
             url=f"http://{addresses.sidecar}{path}",
+            size=annotations["proxy-body-size"],
+            buffer=annotations["proxy-buffer-size"],
+            buffering=annotations["proxy-buffering"],
+            read=annotations["proxy-read-timeout"],
+            send=annotations["proxy-send-timeout"],
         ),
         encoding="utf-8",
     )
@@ -142,7 +148,12 @@ server {{
         proxy_set_header X-Forwarded-Proto $scheme;
         proxy_http_version 1.1;
         proxy_request_buffering off;
-        client_max_body_size 0;
+        proxy_buffering {buffering};
+        proxy_buffer_size {buffer};
+        proxy_buffers 4 {buffer};
+        proxy_read_timeout {read}s;
+        proxy_send_timeout {send}s;
+        client_max_body_size {size};
         proxy_pass http://{upstream};
     }}
     location = /_external-auth {{
@@ -152,7 +163,10 @@ server {{
         proxy_set_header X-Forwarded-Proto "";
         proxy_set_header X-Request-ID $request_id;
         {check}
-        client_max_body_size 0;
+        client_max_body_size {size};
+        proxy_buffering {buffering};
+        proxy_buffer_size {buffer};
+        proxy_buffers 4 {buffer};
         proxy_http_version 1.1;
         set $target {url};
         proxy_pass $target;

@@ -13,6 +13,7 @@ from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView, read_credential
+from sidecar.store.record import TokenRecord
 from tests.support.hand_clock import HandClock
 
 POLICY = PrincipalPolicy(
@@ -47,3 +48,8 @@ def basic(user: str, password: str | bytes) -> str:
 def options_of(kind: type[Member], written: Mapping[str, Any]) -> Any:
     """Sound options of ``kind``, as the configuration's words say."""
     return kind.Options.model_validate(written)
+
+
+async def unclaimed(_name: str, _by: str, _replace_person: bool) -> tuple[TokenRecord, ...]:
+    """Of a minter whose bots' names are nobody's concern."""
+    return ()

@@ -164,14 +164,7 @@ class MemoryStore:
 
 
 def _matches(record: TokenRecord, query: RecordQuery) -> bool:
-    active = record.revoked_at is None and (record.expires_at is None or record.expires_at > query.now)
-    return (
-        query.actor_id in (None, record.actor_id)
-        and query.kind in (None, record.kind.value)
-        and query.active in (None, active)
-        and query.owner in (None, (record.owner.issuer, record.owner.subject))
-        and query.owner_provider in (None, record.owner.provider)
-    )
+    return query.matches(record)
 
 
 def _start(after: str) -> int:

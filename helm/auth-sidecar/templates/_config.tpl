@@ -5,6 +5,13 @@
 {{- $store := dict "url" (printf "redis://%s-redis:6379/0" (include "auth-sidecar.fullname" .)) "password" "file:/run/sidecar/redis/password" -}}
 {{- $_ := set $config "store" (merge $store ($config.store | default dict)) -}}
 {{- end -}}
+{{- if and (eq .Values.shape "beside") (not (.Values.beside.container | default dict).readinessProbe) -}}
+{{- /* the pod would be ready, and get requests, before its server listens */ -}}
+{{- $upstream := $config.upstream | default dict -}}
+{{- if and $upstream.url (kindIs "invalid" $upstream.waitAtStart) -}}
+{{- $_ := set $upstream "waitAtStart" "5m" -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 

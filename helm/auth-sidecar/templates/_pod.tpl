@@ -33,6 +33,14 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
+{{- if include "auth-sidecar.isNative" . }}
+lifecycle:
+  # A native sidecar is sent SIGTERM only when the server has ended, and would answer 502 until then. So the drain starts
+  # here, at the same time as the server's own hook, which ends with the process.
+  preStop:
+    exec:
+      command: [python, -c, "import os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(86400)"]
+{{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
@@ -117,13 +125,14 @@ items:
 
 {{/*
 The server's container. The pod's address stays known to others for a moment after it is told to end, so a server
-without a hook of its own waits for the sidecar's drainDelay (the action needs Kubernetes 1.30).
+without a hook of its own waits for the sidecar's drainDelay, while the sidecar still accepts, and two seconds more (the action needs
+Kubernetes 1.30).
 */}}
 {{- define "auth-sidecar.besideContainer" -}}
 {{- $container := deepCopy .Values.beside.container -}}
 {{- $knowsSleep := semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version -}}
 {{- if and $knowsSleep (not $container.lifecycle) -}}
-{{- $sleep := dict "seconds" (include "auth-sidecar.drainDelay" . | int) -}}
+{{- $sleep := dict "seconds" (add 2 (include "auth-sidecar.drainDelay" . | int)) -}}
 {{- $_ := set $container "lifecycle" (dict "preStop" (dict "sleep" $sleep)) -}}
 {{- end -}}
 {{- toYaml $container -}}

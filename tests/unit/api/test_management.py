@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from joserfc.jwk import ECKey
 
+from sidecar.store.bot_names import registration_id
 from sidecar.tokens.compact import parse
 from tests.support import forge
 from tests.support.http_client import Reply
@@ -54,6 +55,9 @@ MATRIX: dict[str, tuple[int, ...]] = {
     "deny": (401, 403, 403, 201, 201, 403, 401, 403),
     "list denials": (401, 403, 403, 200, 200, 403, 401, 403),
     "remove denial": (401, 403, 403, 204, 204, 403, 401, 403),
+    "register a bot": (401, 403, 403, 201, 201, 403, 401, 403),
+    "list bots": (401, 403, 403, 200, 200, 403, 401, 403),
+    "release a bot": (401, 403, 403, 204, 204, 403, 401, 403),
     "RFC 7009 his": (200, 403, 403, 200, 200, 403, 401, 403),
     "RFC 7009 own": (200, 200, 200, 200, 200, 200, 401, 200),
     "introspect": (401, 200, 200, 200, 200, 200, 401, 200),
@@ -97,6 +101,14 @@ async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[
                 )
             ).json()
             return await sidecar.call("DELETE", f"/revocations/{entry['id']}", token)
+        case "register a bot":
+            # a name for each caller: whoever registers a second time is answered 200
+            return await sidecar.call("POST", "/bots", token, body={"name": f"new{len(token or '')}{hash(token)}"})
+        case "list bots":
+            return await sidecar.call("GET", "/bots", token)
+        case "release a bot":
+            await sidecar.call("POST", "/bots", admin, body={"name": "free"})
+            return await sidecar.call("DELETE", "/bots/free", token)
         case "RFC 7009 his":
             return await sidecar.call("POST", "/revoke", token, form={"token": eve})
         case "RFC 7009 own":
@@ -663,3 +675,80 @@ async def _check_last_use(sidecar: ManagedSidecar) -> None:
     async with asyncio.timeout(15):
         while not await used():
             await asyncio.sleep(0.02)
+
+
+async def test_a_bots_name_is_kept_until_it_is_released(sidecar: ManagedSidecar) -> None:
+    """Revoking its last token hands the name to nobody."""
+    root = sidecar.token_of("root")
+    made = await sidecar.mint(root, name="Ingest", kind="bot")
+    assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", root)).status == 204
+    assert await sidecar.status(sidecar.token_of("INGEST")) == 401
+    (listed,) = (await sidecar.call("GET", "/bots", root)).json()["data"]
+    assert (listed["name"], listed["registeredBy"]) == ("ingest", "USER:root")
+    assert (await sidecar.call("GET", "/tokens", root)).json()["paging"]["total"] == 1
+    assert (await sidecar.call("DELETE", "/bots/INGEST", root)).status == 204
+    assert await sidecar.status(sidecar.token_of("ingest")) == 200
+    assert refusal(await sidecar.call("DELETE", "/bots/ingest", root)) == (404, "not_found")
+    assert (await sidecar.call("GET", "/bots", root)).json() == {"data": [], "paging": {"after": None, "total": 0}}
+
+
+async def test_a_person_who_came_in_is_not_made_a_bot_by_accident(sidecar: ManagedSidecar) -> None:
+    """Nor is an admin; and who says that it is meant is told what was done."""
+    root, pat = sidecar.token_of("root"), sidecar.token_of("pat")
+    assert await sidecar.status(pat) == 200
+    for name in ("pat", "chief"):
+        wish = {"name": name, "kind": "bot"}
+        for path, body in (("/tokens", wish), ("/bots", {"name": name})):
+            reply = await sidecar.call("POST", path, root, body=body)
+            assert refusal(reply) == (409, "conflict")
+            assert "replacePerson" in reply.json()["message"]
+    assert await sidecar.status(pat) == 200
+    await sidecar.mint(root, name="pat", kind="bot", replacePerson=True)
+    assert await sidecar.status(pat) == 401
+
+
+async def test_registering_again_answers_what_stands(sidecar: ManagedSidecar) -> None:
+    root = sidecar.token_of("root")
+    first = await sidecar.call("POST", "/bots", root, body={"name": "corp/Nightly"})
+    again = await sidecar.call("POST", "/bots", root, body={"name": "CORP/nightly"})
+    assert (first.status, again.status, first.json()) == (201, 200, again.json())
+    assert first.json()["name"] == "corp/nightly"
+    assert (await sidecar.call("DELETE", "/bots/corp%2Fnightly", root)).status == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], {}, {"name": 1}, {"name": ""}, {"name": "a b"}, {"name": "a", "x": 1}, {"name": "a", "replacePerson": 1}],
+)
+async def test_bots_that_cannot_be_registered(sidecar: ManagedSidecar, body: object) -> None:
+    root = sidecar.token_of("root")
+    assert refusal(await sidecar.call("POST", "/bots", root, body=body)) == (400, "request_invalid")
+    assert refusal(await sidecar.call("DELETE", "/bots/%ff", root)) == (400, "request_invalid")
+
+
+async def test_no_call_about_tokens_ends_a_registration(sidecar: ManagedSidecar) -> None:
+    """Nor does a cut-off of the whole own issuer: the names are kept when every token has ended."""
+    root = sidecar.token_of("root")
+    await sidecar.call("POST", "/bots", root, body={"name": "ingest"})
+    token_id = registration_id("ingest", 0)
+    assert (await sidecar.call("GET", f"/tokens/{token_id}", root)).status == 404
+    assert (await sidecar.call("DELETE", f"/tokens/{token_id}", root)).status == 404
+    for entry in ({"issuer": ISSUER, "jti": token_id}, {"issuer": ISSUER, "issuedBefore": "2100-01-01T00:00:00Z"}):
+        await sidecar.call("POST", "/revocations", root, body=entry)
+    assert await sidecar.status(sidecar.token_of("ingest")) == 401
+    assert len((await sidecar.call("GET", "/bots", root)).json()["data"]) == 1
+
+
+async def test_names_of_bots_from_before_are_registered_at_the_start(tmp_path: Path) -> None:
+    """Their tokens' records are forgotten one day; the names are not."""
+    async with managed_sidecar(tmp_path) as running:
+        await running.mint(running.token_of("root"), name="ingest", kind="bot")
+    with sqlite3.connect(tmp_path / "sidecar.db") as database:
+        database.execute("DELETE FROM token_records WHERE kind = 'bot_name'")
+    database.close()
+    async with managed_sidecar(tmp_path) as running:
+        root = running.token_of("root")
+        async with asyncio.timeout(10):
+            while not (listed := (await running.call("GET", "/bots", root)).json()["data"]):
+                await asyncio.sleep(0.02)
+    assert [(item["name"], item["registeredBy"]) for item in listed] == [("ingest", "earlier tokens")]

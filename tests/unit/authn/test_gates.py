@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from sidecar.app.judge import server_names
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.gates import RevocationGate
 from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
+from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
@@ -33,6 +35,9 @@ from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
 
 NOW = forge.NOW
+SERVER_NAMES = server_names(
+    Settings.model_validate({"upstream": {"credentials": "datahubHeader"}, "authentication": {"systemClientId": "gms"}})
+)
 OWN_ISSUER = "open-metadata.org"
 SAM = Actor(ActorType.USER, "sam", issuer=forge.ISSUER, subject="sam", token_id="j1", issued_at=NOW - 60)
 
@@ -133,6 +138,20 @@ def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:
     picture = Picture(bots=("sam",))
     assert verdict(picture, accepted()) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")
     assert verdict(picture, accepted(is_own=True)) is None
+
+
+@pytest.mark.parametrize("actor_id", ["__datahub_system", "__DataHub_System", "gms"])
+def test_a_name_of_the_server_passes_for_the_own_issuer_only(actor_id: str) -> None:
+    """Also where an authenticator that checks no names itself, such as a plugin, has accepted it."""
+    guard = RevocationGate(
+        Picture(), HandClock(NOW), max_staleness=600, deny_when_stale=True, server_names=SERVER_NAMES
+    )
+    for _ in range(2):
+        failure = guard.check(accepted(replace(SAM, id=actor_id)))
+        assert failure is not None
+        assert (failure.reason, failure.cause) == (Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
+    assert guard.check(accepted(replace(SAM, id=actor_id), is_own=True)) is None
+    assert guard.check(accepted()) is None
 
 
 @pytest.mark.parametrize("more", [{}, {"is_own": True}, {"is_own": True, "record_id": "1"}])

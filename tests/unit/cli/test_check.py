@@ -303,3 +303,20 @@ def test_findings_have_ids_and_exit_codes(check: Any) -> None:
     code, text = check({"upstream": {"url": "http://127.0.0.1:1/a?b"}}, "--offline")
     assert code == 2
     assert "[upstream-url]" in text
+
+
+def test_names_of_the_server_are_told(check: Any, folder: Path) -> None:
+    """Which names no caller may bear can be read before anybody is refused for one."""
+    pair = generate("RS256")
+    write_pair(folder, pair)
+    own = {
+        "rsapublicKeyFilePath": str(folder / "public_key.der"),
+        "rsaprivateKeyFilePath": str(folder / "private_key.der"),
+        "jwtissuer": "meta.example.com",
+        "keyId": "own1",
+    }
+    upstream = {"credentials": "openmetadata", "serverBots": ["Nightly"]}
+    code, out = check({"upstream": upstream, "jwtTokenConfiguration": own}, "--offline")
+    assert code == 0, out
+    assert "as names of the server: hellopipelinesbot, nightly, *-bot, *applicationbot, *appbot" in out
+    assert "names of the server" not in check({"jwtTokenConfiguration": own}, "--offline")[1]

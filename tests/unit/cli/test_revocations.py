@@ -44,7 +44,7 @@ def entries(run: Run, *arguments: str) -> list[dict[str, Any]]:
 
 
 def minted(run: Run, *arguments: str) -> tuple[str, str]:
-    _, out, _ = run("token", "create", *arguments)
+    _, out, _ = run("token", "create", "--kind", "bot", *arguments)
     return out.strip(), parse(out.strip(), 16_384).claims["jti"]
 
 

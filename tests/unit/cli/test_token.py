@@ -52,6 +52,8 @@ def config(tmp_path: Path, key_folder: Path) -> Path:
 def run(config: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(action: str, *arguments: str) -> tuple[int, str, str]:
         configured = () if action == "inspect" else ("--config", str(config))
+        if action == "create" and "--kind" not in arguments:
+            configured = (*configured, "--kind", "bot")
         code = main(["token", action, *configured, *arguments])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
@@ -115,7 +117,7 @@ def test_created_token_is_accepted(run: Run) -> None:
 
 
 def test_name_among_the_admins_is_admin(run: Run) -> None:
-    _, out, _ = run("explain", minted(run, "--name", "x", "--actor-id", "Admin"))
+    _, out, _ = run("explain", minted(run, "--name", "x", "--actor-id", "Admin", "--replace-person"))
     assert '"admin" (bot, admin)' in out
 
 
@@ -300,3 +302,53 @@ async def test_explain_of_a_token_that_nobody_can_judge(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert "keys       cannot be judged now: keys_unavailable" in out
     assert out.endswith("verdict    cannot be judged now: unavailable\n")
+
+
+def test_a_token_of_no_kind_is_not_minted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bot's token takes its name from every person: nobody mints one without saying so."""
+    with pytest.raises(SystemExit) as ended:
+        main(["token", "create", "--config", str(config), "--name", "bob"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "--kind bot" in told
+    assert "--kind personal" in told
+
+
+def test_a_person_is_not_made_a_bot_by_accident(run: Run) -> None:
+    minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "bob")
+    code, out, err = run("create", "--name", "Bob")
+    assert (code, out) == (1, "")
+    assert "bob is a person who has tokens on record" in err
+    assert "--replace-person" in err
+    assert run("create", "--name", "admin")[0] == 1
+    minted(run, "--name", "bob", "--replace-person")
+    minted(run, "--name", "bob")
+    code, _, err = run("create", "--name", "laptop", "--kind", "personal", "--actor-id", "BOB")
+    assert (code, "The actor is a bot" in err) == (1, True)
+
+
+def test_names_of_bots_are_listed_registered_and_released(
+    run: Run, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bots(*arguments: str) -> tuple[int, str, str]:
+        code = main(["bots", arguments[0], "--config", str(config), *arguments[1:]])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    token = minted(run, "--name", "Ingest")
+    assert bots("register", "nightly")[0] == 0
+    listed = [json.loads(line)["name"] for line in bots("list", "--json")[1].splitlines()]
+    assert sorted(listed) == ["ingest", "nightly"]
+    assert "nightly" in bots("list")[1]
+    code, _, err = bots("release", "INGEST")
+    assert (code, "tokens in force" in err) == (1, True)
+    assert run("revoke", parse(token, 16_384).claims["jti"])[0] == 0
+    assert bots("release", "INGEST")[:2] == (0, "")
+    assert bots("release", "ingest")[0] == 1
+    assert bots("release", "never")[0] == 1
+    assert bots("register", "admin")[0] == 1
+    assert bots("register", "admin", "--replace-person")[0] == 0
+    assert bots("register", "guest")[0] == 1
+    assert [line.split()[0] for line in bots("list")[1].splitlines()[1:]] == ["admin", "nightly"]
+    assert '"ingest"' not in run("list", "--json", "--active")[1]
+    assert "nightly" not in run("list")[1]

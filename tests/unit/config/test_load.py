@@ -207,6 +207,10 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("upstream: {url: 'http://h/%61'}", "upstream.url: has a path that cannot be put in front"),
         ("rules: [{preset: datahub, basePath: /a/../b}]", "basePath: must be a path such as /metadata"),
         ("rules: [{path: /x, basePath: /a}]", "basePath stands beside a preset only"),
+        ("upstream: {waitAtStart: 1m}", "upstream.waitAtStart: has no effect without upstream.url"),
+        ("upstream: {url: 'http://h', waitAtStart: 0s}", "upstream.waitAtStart: must be longer than nothing"),
+        ("upstream: {url: 'http://h', serverBots: [a]}", "serverBots: has no effect with credentials: passthrough"),
+        ("upstream: {credentials: datahub, serverBots: [a]}", "serverBots: has no effect with credentials: datahub"),
         ("upstream: {url: 'http://u:p@h'}", "upstream.url: must not hold a user name"),
         ("store: {url: 'mysql://h'}", "store.url: must be sqlite:////"),
         ("store: {url: 'redis://h', tls: {caFile: /ca}}", "store.tls: has no effect on this URL"),
@@ -376,3 +380,18 @@ def test_the_budget_of_all_headers_holds_that_of_the_identity_headers(folder: Pa
     small = "identityHeaders: {maxBytes: 1KiB, maxTotalBytes: 1KiB, assertion: true}\n"
     assert "identityHeaders.maxTotalBytes: is 1024 bytes, and headers with an assertion" in warnings(small)
     assert "maxTotalBytes" not in warnings(small.replace("true", "false"))
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\\n"])
+def test_a_name_of_the_servers_bots_is_a_name(name: str, folder: Path) -> None:
+    """One that no server shows would guard nothing."""
+    found = problems(f'upstream: {{credentials: openmetadata, serverBots: ["{name}"]}}')
+    assert any("upstream.serverBots[0]: must be the name of a bot" in problem for problem in found)
+
+
+def test_a_default_admin_of_the_server_that_is_not_named_is_told_of(folder: Path) -> None:
+    keys = "jwtTokenConfiguration: {keyDir: /keys, jwtissuer: me}\n"
+    written = keys + "upstream: {url: 'http://h', credentials: openmetadata}\n"
+    assert "does not name admin, an OpenMetadata server's default admin" in warnings(written)
+    named = written + "authorizerConfiguration: {adminPrincipals: [Admin]}\n"
+    assert "default admin" not in warnings(named)

@@ -170,7 +170,7 @@ def listed(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
 
 
 def test_key_that_a_token_on_record_needs_is_kept(run: Callable[..., tuple[int, str, str]]) -> None:
-    _, token, _ = run("token", "create", "--name", "ingest", "--expiry", "7")
+    _, token, _ = run("token", "create", "--kind", "bot", "--name", "ingest", "--expiry", "7")
     code, out, _ = run("keys", "rotate", "--ahead", "0s")
     assert code == 0
     assert "signs from now on" in out

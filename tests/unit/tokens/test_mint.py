@@ -24,6 +24,7 @@ from sidecar.tokens.policy import own_expectations, own_policy
 from sidecar.tokens.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock
+from tests.support.members import unclaimed
 
 CONFIGURATION = JwtTokenConfiguration(jwtissuer="meta.example.com", audience="meta")
 AUTHORIZER = AuthorizerConfiguration(admin_principals=("admin", "corp/sam"), principal_domain="Example.com")
@@ -45,6 +46,7 @@ class Own:
         return Minter(
             lambda: SIGNING,
             lambda batch: self.store.write(batch),
+            unclaimed,
             self.clock,
             self.metrics,
             issuer=CONFIGURATION.jwtissuer,

@@ -15,6 +15,7 @@ from sidecar.tokens.datahub import DataHubSecrets, Version, datahub_hash, verify
 from sidecar.tokens.mint import Minted, Minter, TokenRequest
 from tests.support.datahub import KEY, SALT
 from tests.support.hand_clock import HandClock
+from tests.support.members import unclaimed
 
 SECRETS = DataHubSecrets(KEY, SALT)
 
@@ -32,7 +33,15 @@ async def mint(
         written.extend(batch.add)
 
     minter = Minter(
-        _no_own_keys, write, clock, Metrics(), issuer=issuer, audience="x", principal_domain="", datahub=datahub
+        _no_own_keys,
+        write,
+        unclaimed,
+        clock,
+        Metrics(),
+        issuer=issuer,
+        audience="x",
+        principal_domain="",
+        datahub=datahub,
     )
     values = {"name": "n", "kind": TokenKind.PERSONAL, "actor_id": "sam", "actor_type": ActorType.USER}
     minted = await minter.mint(TokenRequest(**{**values, "lifetime": 60.0, "format": "datahub", **more}))

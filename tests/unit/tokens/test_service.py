@@ -20,6 +20,7 @@ from sidecar.tokens.service import Caller, Rules, TokenService, Wish
 from sidecar.tokens.verify import VerifiedClaims
 from tests.support import forge
 from tests.support.hand_clock import HandClock
+from tests.support.members import unclaimed
 from tests.support.memory_store import MemoryStore
 
 ISSUER = "meta.example.com"
@@ -40,6 +41,7 @@ class World:
         minter = Minter(
             lambda: SigningKey("own1", "RS256", forge.RSA),
             self.store.write,
+            unclaimed,
             self.clock,
             self.metrics,
             issuer=ISSUER,

@@ -1,0 +1,55 @@
+"""``{prefix}/bots``: the names that are kept for bots, for admins."""
+
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.paging import NAMES, list_answer
+from sidecar.tokens.bots import Bots, describe
+from sidecar.tokens.service import Caller
+from sidecar.web.respond import json_answer, no_content
+
+_MEMBERS = ("name", "replacePerson")
+_LONGEST_NAME = 256
+
+
+class BotCalls:
+    """The calls, for admins who have been let in."""
+
+    def __init__(self, bots: Bots, bodies: Bodies) -> None:
+        self._bots = bots
+        self._bodies = bodies
+
+    async def register(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """201 with the name, or 200 where it was kept before."""
+        query(request, ())
+        name, replace_person = _read(await self._bodies.json(request))
+        registration, is_new = await self._bots.register(name, by=caller.name, replace_person=replace_person)
+        return json_answer(201 if is_new else 200, describe(registration))
+
+    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """200 with a page of the names."""
+        asked = query(request, NAMES)
+        return await list_answer(asked, self._bots.page, lambda page: map(describe, page.records))
+
+    async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """204: people may bear the name again."""
+        query(request, ())
+        try:
+            name = unquote(rest, errors="strict")
+        except UnicodeDecodeError as error:
+            raise bad_request("The name is not UTF-8") from error
+        await self._bots.release(name, by=caller.name)
+        return no_content()
+
+
+def _read(document: object) -> tuple[str, bool]:
+    if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
+        raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
+    name, replace_person = document.get("name"), document.get("replacePerson", False)
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        raise bad_request(f"name is a text of 1 to {_LONGEST_NAME} characters")
+    if not isinstance(replace_person, bool):
+        raise bad_request("replacePerson is true or false")
+    return name, replace_person

@@ -1,0 +1,110 @@
+"""``sidecar bots list|register|release``: the names that are kept for bots, on the store itself."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sidecar.app.management import build_bots
+from sidecar.app.trust import reserved_names
+from sidecar.authn.registry import plan
+from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.table import table
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
+from sidecar.metrics import Metrics
+from sidecar.store.open import open_store
+from sidecar.tokens.bots import Bots, describe
+
+_BY = "command line"
+_PAGE = 500
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    actions = subparsers.add_parser("bots", help="the names that are kept for bots").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    lists = actions.add_parser("list", help="show the names that are kept for bots")
+    add_config_option(lists)
+    lists.add_argument("--json", action="store_true", help="one JSON object per line")
+    lists.set_defaults(run=run_list)
+    registers = actions.add_parser(
+        "register", help="keep a name for a bot: people of that name are refused from then on"
+    )
+    add_config_option(registers)
+    registers.add_argument("name", metavar="NAME")
+    add_replace_person_option(registers)
+    registers.set_defaults(run=run_register)
+    releases = actions.add_parser("release", help="let people bear a bot's name; the bot's tokens must have ended")
+    add_config_option(releases)
+    releases.add_argument("name", metavar="NAME")
+    releases.set_defaults(run=run_release)
+
+
+def add_replace_person_option(parser: argparse.ArgumentParser) -> None:
+    """Let ``parser`` take ``--replace-person``."""
+    parser.add_argument(
+        "--replace-person",
+        action="store_true",
+        help="also when a person or an admin has the name, who is then refused until it is released",
+    )
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print every name, newest first."""
+    names = asyncio.run(_list(load_settings(options)))
+    if options.json:
+        for name in names:
+            print(json.dumps(name))
+    else:
+        print(table(("NAME", "REGISTERED", "BY"), (tuple(name.values()) for name in names)))
+    return 0
+
+
+async def _list(loaded: Loaded) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    after = ""
+    async with _opened(loaded) as bots:
+        while True:
+            page = await bots.page(after, _PAGE)
+            found += map(describe, page.records)
+            after = page.after
+            if not after:
+                return found
+
+
+def run_register(options: argparse.Namespace) -> int:
+    """Print the name once it is kept on disk."""
+    loaded = load_settings(options)
+    print(json.dumps(asyncio.run(_register(loaded, options.name, replace_person=options.replace_person))))
+    return 0
+
+
+async def _register(loaded: Loaded, name: str, *, replace_person: bool) -> dict[str, object]:
+    async with _opened(loaded) as bots:
+        registration, _ = await bots.register(name, by=_BY, replace_person=replace_person)
+    return describe(registration)
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """Release it, and print nothing."""
+    asyncio.run(_release(load_settings(options), options.name))
+    return 0
+
+
+async def _release(loaded: Loaded, name: str) -> None:
+    async with _opened(loaded) as bots:
+        await bots.release(name, by=_BY)
+
+
+@asynccontextmanager
+async def _opened(loaded: Loaded) -> AsyncIterator[Bots]:
+    clock = SystemClock()
+    store = await open_store(loaded.settings.store, Metrics(), clock)
+    try:
+        reserved = reserved_names(loaded.settings, plan(loaded.members))
+        yield build_bots(loaded.settings, store, store.write, clock, reserved)
+    finally:
+        await store.aclose()
