@@ -48,7 +48,8 @@ class Accepted:
     foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells.
     ``certificate``: ``x5t#S256`` of the client certificate that every request with this credential must come with.
     ``cleared`` is the version of the deny list that it was last found clear of; below 0: of none yet. ``memo`` holds
-    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die with these facts.
+    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die
+    with these facts.
     ``weight`` is what a cache counts for it, see :meth:`memory`.
     From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
     ``passed_on`` is the ``Authorization`` value for the service behind where that is to see the caller's own credential
