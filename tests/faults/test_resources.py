@@ -67,11 +67,12 @@ def test_connections_never_take_the_files_that_health_and_service_need(
         assert "fewer connections than maxConnections" in sidecar.process.output
         token = idp.mint()
         with crowd(sidecar, 2 * FILES) as held:
-            for connection in held[:10]:
+            for connection in held[-10:]:  # the oldest, which say nothing, made room for them
                 connection.sendall(f"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
-            for connection in held[:10]:
+            for connection in held[-10:]:
                 connection.settimeout(TIMEOUT)
                 assert connection.recv(12) == b"HTTP/1.1 200"
+            assert everybody_is_answered(sidecar, token), "while the crowd is there"
             assert request(f"{sidecar.admin_url}/readyz").status == 200
             assert open_files(sidecar) < FILES
         # those of the crowd who were still waiting to be let in are met, and counted, only now
