@@ -46,7 +46,7 @@ class Dialect(Protocol):
         """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
 
     def named_targets(self, asked: Asked, rest: str) -> list[str]:
-        """Every target that is named as asked for, whoever names it."""
+        """Every target that the question names as asked for, by a trusted peer or not."""
 
     def carry(self, failure: Failed) -> tuple[int, bytes]:
         """The status that this proxy can carry for ``failure``, and further header lines."""

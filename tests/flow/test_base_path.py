@@ -53,7 +53,7 @@ async def test_rules_judge_the_callers_path(start: Start) -> None:
 
 @pytest.mark.parametrize("rule", [{"preset": "openmetadata"}, {"preset": "openmetadata", "basePath": "/openmetadata"}])
 async def test_below_a_base_path_the_api_needs_credentials(start: Start, rule: dict[str, Any]) -> None:
-    """Whether the preset is told of the path or not; told, it opens what the product opens, and nothing outside."""
+    """With ``basePath`` or without; with it the preset opens what the product opens there, and nothing outside."""
     told = "basePath" in rule
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url, rules=[rule])

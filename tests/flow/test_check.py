@@ -140,7 +140,7 @@ async def conditioned(scene: Scene, dialect: str, query: str, target: str, *head
 @pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("dialect", ["nginx", "traefik"])
 async def test_the_questions_own_conditions_hold(start: Start, dialect: str, trusted: bool) -> None:
-    """As oauth2-proxy's: for known tokens as for new ones, and on paths that a rule opens; whoever asks."""
+    """As oauth2-proxy's: for known tokens as for new ones, and on paths that a rule opens; for every peer."""
     scene = await start(rules=[{"path": "/public/**", "access": "public"}], **(TRUSTED if trusted else {}))
     for _ in range(2):
         for target in ("/x", "/public/x"):

@@ -249,7 +249,7 @@ def _check_preset(preset: str, method: str, target: str, expected: Access | None
     ["/om/api/v1/users", "/a/b/api/x", "/om/v1/tables", "/om/mcp", "/om/swagger.json", "/API/v1/users", "/om/Mcp/x",
      "/om/%61pi/x", "/swagger.json", "/mcp", "/v1"],
 )  # fmt: skip
-def test_openmetadatas_preset_opens_no_api_below_a_path_that_nobody_told_it_of(target: str) -> None:
+def test_openmetadatas_preset_opens_no_api_below_an_unknown_base_path(target: str) -> None:
     _check_preset("openmetadata", "GET", target, SHUT)
 
 

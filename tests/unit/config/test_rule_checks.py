@@ -66,7 +66,7 @@ def test_an_encoded_path_is_told_where_the_decoded_one_gets_less(path: str, deco
 
 
 def test_a_final_slash_is_no_matter_for_a_warning() -> None:
-    """It leads around no rule, so nobody is told to write one."""
+    """It leads around no rule, so no rule for it is asked for."""
     Path("c.yaml").write_text(yaml.safe_dump({"rules": [{"path": "/1", **REQUIRED}]}), encoding="utf-8")
     assert not [problem for problem in load(["c.yaml"], {}).warnings if problem.path.startswith("rules")]
 

@@ -1,4 +1,4 @@
-"""Who is told of checks that are refused because nobody trusts the peer."""
+"""The log and the count of checks that are refused because their peer is not trusted."""
 
 import logging
 
