@@ -128,6 +128,8 @@ async def test_gzip_is_read_though_nobody_asked_for_it(server: JwksServer, clien
         (b"{}", "br", OutboundKind.ENCODING),
         (b"{}", "deflate", OutboundKind.ENCODING),
     ],
+    # compressed bytes hold the time at which they were made
+    ids=["long", "two members", "truncated", "trailing byte", "not compressed", "twice", "br", "deflate"],
 )
 async def test_compressed_answer_is_bounded_when_unfolded(
     server: JwksServer, client: ControlClient, content: bytes, coding: str, kind: OutboundKind
