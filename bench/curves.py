@@ -25,15 +25,15 @@ from joserfc.jwk import OKPKey
 from bench.deny_list import entries
 from bench.processes import BenchError, free_ports
 from bench.tokens import AUDIENCE
-from sidecar.app.ground import Ground
+from sidecar.app.process_context import Ground
 from sidecar.app.running import assembled
 from sidecar.clock import SystemClock
 from sidecar.config.load import load
 from sidecar.config.settings import StoreSettings
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.denial import Scope
 from sidecar.store.open import open_store
+from sidecar.store.revocation_entry import Scope
 
 FLAT = 1.5
 """What the last point of a curve may cost, as a multiple of its first: caches of the processor are only so large."""

@@ -21,10 +21,10 @@ from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch
-from sidecar.store.denial import Denial, Scope, make_denial
-from sidecar.store.deny_list import facts_of
-from sidecar.store.mirror import Mirror
 from sidecar.store.open import open_store
+from sidecar.store.replica.mirror import Mirror
+from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.revocation_entry import Denial, Scope, make_denial
 
 MOST_BYTES = 150e6
 MOST_SECONDS = 15.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.config.schema import json_schema
+from sidecar.config.output.schema import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "auth-sidecar"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from helm import generate
-from sidecar.config.decode import fields_by_name, models_in
+from sidecar.config.reading.decode import fields_by_name, models_in
 from sidecar.config.settings import Settings
 from sidecar.secrets.value import Secret
 

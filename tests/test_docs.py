@@ -15,7 +15,7 @@ from sidecar import __version__
 from sidecar.authn.registry import judge
 from sidecar.cli.main import build_parser
 from sidecar.config.load import load
-from sidecar.config.reference import PAGES as PAGES_BY_NAME
+from sidecar.config.output.reference import PAGES as PAGES_BY_NAME
 from sidecar.errors import Reason
 from tests.support.declared_metrics import Declared, declared_metrics
 
@@ -125,7 +125,7 @@ def test_security_names_reasons_that_exist_and_leaves_out_none_that_a_token_meet
 
 @pytest.mark.parametrize("name", sorted(PAGES_BY_NAME))
 def test_generated_references_are_up_to_date(name: str) -> None:
-    """``python -m sidecar.config.reference NAME`` prints the page that is kept."""
+    """``python -m sidecar.config.output.reference NAME`` prints the page that is kept."""
     assert (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8") == PAGES_BY_NAME[name]()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from sidecar.access.paths import Readings, plain_escapes
-from sidecar.config.presets import RouteRule, expanded
+from sidecar.config.products.presets import RouteRule, expanded
 from sidecar.config.settings import RequireSettings, RuleSettings
 from sidecar.errors import Cause
 from sidecar.identity.actor import Actor

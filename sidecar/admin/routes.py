@@ -13,9 +13,9 @@ from sidecar.config.settings import Limits
 from sidecar.errors import Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import places
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Answer
+from sidecar.web.request import check_framing
+from sidecar.web.response import Answer
 from sidecar.web.server import HttpServer
-from sidecar.web.view import check_framing
 
 _log = logging.getLogger("sidecar.admin")
 _JSON = b"Content-Type: application/json\r\n"

@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 
 from sidecar.budget import Budget
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.tokens.compact import strict_json
+from sidecar.tokens.jwt.compact import strict_json
 
 MOST_BYTES = 1024 * 1024
 _MOST_FIELDS = 16

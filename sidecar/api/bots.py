@@ -6,9 +6,9 @@ from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
 from sidecar.api.paging import NAMES, list_answer
-from sidecar.tokens.bots import Bots, describe
-from sidecar.tokens.service import Caller
-from sidecar.web.respond import json_answer, no_content
+from sidecar.tokens.issued.bots import Bots, describe
+from sidecar.tokens.issued.service import Caller
+from sidecar.web.error_responses import json_answer, no_content
 
 _MEMBERS = ("name", "replacePerson")
 _LONGEST_NAME = 256

@@ -6,11 +6,11 @@ from typing import Any
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.door import Door
+from sidecar.api.caller import Door
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.tokens.compact import Unverified
-from sidecar.tokens.service import TokenService
-from sidecar.web.respond import json_answer
+from sidecar.tokens.issued.service import TokenService
+from sidecar.tokens.jwt.compact import Unverified
+from sidecar.web.error_responses import json_answer
 
 # cnf: without the certificate whose thumbprint it names the token is worth nothing (RFC 8705 section 3.2)
 _SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "cnf")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from sidecar.errors import MethodNotAllowed
-from sidecar.web.answer import Answer
+from sidecar.web.response import Answer
 
 _MAX_AGE_SECONDS = 300
 

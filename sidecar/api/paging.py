@@ -7,7 +7,7 @@ from aiohttp import web
 
 from sidecar.api.body import bad_request
 from sidecar.store.base import Page
-from sidecar.web.respond import json_answer
+from sidecar.web.error_responses import json_answer
 
 NAMES = ("limit", "after")
 _MOST = 500

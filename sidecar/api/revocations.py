@@ -3,10 +3,11 @@
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.door import Door
+from sidecar.api.caller import Door
 from sidecar.api.paging import NAMES, is_id, list_answer
 from sidecar.errors import Reason, Refused
-from sidecar.tokens.revocations import (
+from sidecar.tokens.issued.service import Caller
+from sidecar.tokens.revocation.service import (
     MOST_ENTRIES,
     DenyWish,
     Revocations,
@@ -15,8 +16,7 @@ from sidecar.tokens.revocations import (
     read_wish,
     shown_with_matches,
 )
-from sidecar.tokens.service import Caller
-from sidecar.web.respond import json_answer, no_content
+from sidecar.web.error_responses import json_answer, no_content
 
 
 class RevocationCalls:

@@ -3,12 +3,12 @@
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.door import Door, NotRevocableError
+from sidecar.api.caller import Door, NotRevocableError
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.request import Scheme, read_credential
-from sidecar.tokens.revocations import Revocations
-from sidecar.tokens.service import Caller, TokenService
-from sidecar.web.respond import json_answer
+from sidecar.tokens.issued.service import Caller, TokenService
+from sidecar.tokens.revocation.service import Revocations
+from sidecar.web.error_responses import json_answer
 
 
 class Revoke:

@@ -8,18 +8,18 @@ from aiohttp import web
 
 from sidecar.api.body import Bodies
 from sidecar.api.bots import BotCalls
-from sidecar.api.door import Door, NotAdmittedError, NotRevocableError
+from sidecar.api.caller import Door, NotAdmittedError, NotRevocableError
 from sidecar.api.introspect import Introspect
 from sidecar.api.revocations import RevocationCalls
 from sidecar.api.revoke import Revoke
 from sidecar.api.tokens import TokenCalls
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
-from sidecar.tokens.bots import Bots
-from sidecar.tokens.revocations import Revocations
-from sidecar.tokens.service import Caller, TokenService
-from sidecar.web.respond import Refusals
-from sidecar.web.view import request_id
+from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.service import Caller, TokenService
+from sidecar.tokens.revocation.service import Revocations
+from sidecar.web.error_responses import Refusals
+from sidecar.web.request import request_id
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 Answer = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]

@@ -10,8 +10,8 @@ from sidecar.api.paging import NAMES, is_id, list_answer
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import MINTED_KINDS, TokenKind
-from sidecar.tokens.service import Caller, TokenService, Wish
-from sidecar.web.respond import json_answer, no_content
+from sidecar.tokens.issued.service import Caller, TokenService, Wish
+from sidecar.web.error_responses import json_answer, no_content
 
 _MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation", "replacePerson")
 _LONGEST_NAME = 256

@@ -7,8 +7,8 @@ from aiohttp import web
 from sidecar.access.decide import Decider, Deny
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
-from sidecar.web.respond import Refusals, json_answer
-from sidecar.web.view import connection_of, own_view
+from sidecar.web.error_responses import Refusals, json_answer
+from sidecar.web.request import connection_of, own_view
 
 
 class UserInfo:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from sidecar.admin.health import Condition, Health, PartStatus
-from sidecar.app.trust import Trust
+from sidecar.app.issuers import Trust
+from sidecar.authn.authenticators.datahub_system import SYSTEM
+from sidecar.authn.authenticators.datahub_token import DATAHUB
 from sidecar.authn.base import Member
-from sidecar.authn.datahub_token import DATAHUB
-from sidecar.authn.members import Members
-from sidecar.authn.system import SYSTEM
+from sidecar.authn.lifecycle import Members
 from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.sqlite.store import SqliteStore
 
 
 def health_of(

@@ -5,14 +5,14 @@ from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.body import Bodies
-from sidecar.api.door import Door
+from sidecar.api.caller import Door
 from sidecar.api.routes import api_routes
-from sidecar.app.ground import Ground
-from sidecar.app.trust import Trust
+from sidecar.app.datahub import DataHubSetup
+from sidecar.app.issuers import Trust
+from sidecar.app.process_context import Ground
+from sidecar.authn.authenticators.datahub_token import DATAHUB
+from sidecar.authn.authenticators.kubernetes import KubernetesOptions
 from sidecar.authn.base import Member
-from sidecar.authn.datahub_setup import DataHubSetup
-from sidecar.authn.datahub_token import DATAHUB
-from sidecar.authn.kubernetes import KubernetesOptions
 from sidecar.authn.registry import JWT, plan
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
@@ -21,16 +21,16 @@ from sidecar.config.settings import Settings
 from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store
-from sidecar.tokens.bots import Bots
 from sidecar.tokens.datahub import DataHubSecrets
-from sidecar.tokens.deny_rule import DenyRule, IssuerBounds
-from sidecar.tokens.mint import Minter, Write
-from sidecar.tokens.policy import admin_names
-from sidecar.tokens.revocations import Revocations
-from sidecar.tokens.service import Rules as MintingRules
-from sidecar.tokens.service import TokenService
-from sidecar.web.boundary import Handler
-from sidecar.web.respond import Refusals
+from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.mint import Minter, Write
+from sidecar.tokens.issued.service import Rules as MintingRules
+from sidecar.tokens.issued.service import TokenService
+from sidecar.tokens.jwt.policy import admin_names
+from sidecar.tokens.revocation.retention import DenyRule, IssuerBounds
+from sidecar.tokens.revocation.service import Revocations
+from sidecar.web.dispatcher import Handler
+from sidecar.web.error_responses import Refusals
 
 _PAGE = 500
 
@@ -93,7 +93,7 @@ def build_bots(
     reserved: Iterable[str],
     is_person_seen: Callable[[str], bool] = _never_seen,
 ) -> Bots:
-    """The names that are kept for bots in ``store``; ``is_person_seen`` as in :class:`sidecar.tokens.bots.Bots`."""
+    """The names that are kept for bots in ``store``; ``is_person_seen`` as in :class:`sidecar.tokens.issued.bots.Bots`."""
     names = admin_names(settings.authorizer_configuration)
     return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
 

@@ -13,16 +13,16 @@ from prometheus_client import CollectorRegistry
 from sidecar import __version__
 from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import Operations, operations_server
-from sidecar.app.assembly import Parts, assemble
-from sidecar.app.ground import Ground
+from sidecar.app.generation import Parts, assemble
+from sidecar.app.process_context import Ground
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.load import Loaded
+from sidecar.config.output.show import as_json
 from sidecar.config.settings import Limits, Settings
-from sidecar.config.show import as_json
 from sidecar.errors import Misconfigured, Problem
 from sidecar.logs import places
 from sidecar.metrics import Metrics
-from sidecar.web.boundary import Boundary
+from sidecar.web.dispatcher import Boundary
 from sidecar.web.listeners import MOST_OPERATORS, accept, affordable, open_sockets
 from sidecar.web.server import HttpServer
 

@@ -10,7 +10,7 @@ from sidecar.config.settings import Settings
 from sidecar.dataplane.proxy.forward import ForwardSpans
 from sidecar.environment import without_tracing_variables
 from sidecar.errors import Misconfigured, Problem
-from sidecar.web.boundary import Routes
+from sidecar.web.dispatcher import Routes
 
 
 @dataclass(frozen=True, slots=True)

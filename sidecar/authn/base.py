@@ -13,15 +13,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from sidecar.clock import Clock
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings, Model
+from sidecar.counters import Tally
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.request import RequestView
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
-from sidecar.store.deny_list import Facts
-from sidecar.tally import Tally
-from sidecar.tokens.verified_cache import Live
+from sidecar.store.replica.revocation_list import Facts
+from sidecar.tokens.jwt.verified_cache import Live
 
 # What an entry of a cache takes: without groups; for each member of a list; and for its headers, which have a budget.
 _BARE_BYTES = 2560
@@ -183,7 +183,7 @@ class Member(ABC):
     def problem(self) -> str:
         """What keeps it from judging at the moment, for the health report; empty: nothing known.
 
-        It must go away without a request: who is not ready is sent none (:class:`sidecar.authn.recovery.Recovery`).
+        It must go away without a request: who is not ready is sent none (:class:`sidecar.authn.support.dependency_probe.Recovery`).
         """
         return ""
 

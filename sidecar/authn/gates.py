@@ -6,8 +6,8 @@ from sidecar.authn.base import Accepted
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.server_names import NO_SERVER_NAMES, ServerNames
-from sidecar.store.deny_list import DenyList, facts_of
 from sidecar.store.record import TokenRecord
+from sidecar.store.replica.revocation_list import DenyList, facts_of
 
 
 class Revocations(Protocol):

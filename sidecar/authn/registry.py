@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
+from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions
 from sidecar.authn.base import Member
-from sidecar.authn.datahub_token import DATAHUB, DataHubTokenOptions
-from sidecar.config.decode import decode_options, nearest, problem_at
-from sidecar.config.members import WrittenMember
-from sidecar.config.references import misplaced_references
+from sidecar.config.authenticators import WrittenMember
+from sidecar.config.reading.decode import decode_options, nearest, problem_at
+from sidecar.config.reading.references import misplaced_references
+from sidecar.config.reading.tree import Block, Leaf, dotted, merge
 from sidecar.config.settings import Model
-from sidecar.config.tree import Block, Leaf, dotted, merge
 from sidecar.errors import Misconfigured, Problem
 
 ENTRY_POINTS = "auth_sidecar.authenticators"
@@ -31,11 +31,11 @@ _MADE_ELSEWHERE: Mapping[str, str] = {
 }
 _THEIR_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
 BUILT_IN: Mapping[str, str] = {
-    "basic": "sidecar.authn.basic:Basic",
-    "guest": "sidecar.authn.guest:Guest",
-    "introspection": "sidecar.authn.introspection:Introspection",
-    "ldap": "sidecar.authn.ldap:Ldap",
-    "kubernetes": "sidecar.authn.kubernetes:Kubernetes",
+    "basic": "sidecar.authn.authenticators.basic:Basic",
+    "guest": "sidecar.authn.authenticators.guest:Guest",
+    "introspection": "sidecar.authn.authenticators.introspection:Introspection",
+    "ldap": "sidecar.authn.authenticators.ldap:Ldap",
+    "kubernetes": "sidecar.authn.authenticators.kubernetes:Kubernetes",
 }
 _DATAHUB = "com.datahub.authentication.authenticator."
 # The word that a Java class name stands for, and what DataHub takes for granted where we do not.

@@ -2,7 +2,7 @@
 
 from sidecar.authn.base import Accepted
 from sidecar.errors import Failed
-from sidecar.tokens.usage import Usage
+from sidecar.tokens.issued.usage import Usage
 
 
 class UsageGate:

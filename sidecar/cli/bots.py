@@ -6,8 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots
-from sidecar.app.trust import reserved_names
 from sidecar.authn.registry import plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.table import table
@@ -15,7 +15,7 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
-from sidecar.tokens.bots import Bots, describe
+from sidecar.tokens.issued.bots import Bots, describe
 
 _BY = "command line"
 _PAGE = 500

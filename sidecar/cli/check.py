@@ -6,18 +6,18 @@ import logging
 from collections.abc import Sequence
 
 from sidecar import environment
-from sidecar.app.judge import server_names
+from sidecar.app.authentication import server_names
+from sidecar.app.datahub import datahub_setup
 from sidecar.app.naming import EXAMPLE, reading
-from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import Planned, plan
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider
+from sidecar.config.reading.tree import printable
+from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import Settings
-from sidecar.config.tree import printable
-from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.server_names import ServerNames
 

@@ -4,8 +4,8 @@ import argparse
 import json
 
 from sidecar.cli.options import add_config_option, load_settings
-from sidecar.config.schema import json_schema
-from sidecar.config.show import as_yaml
+from sidecar.config.output.schema import json_schema
+from sidecar.config.output.show import as_yaml
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from sidecar.demo.acts import acts
-from sidecar.demo.stage import PORTS, Stage, set_up
+from sidecar.demo.environment import PORTS, Stage, set_up
+from sidecar.demo.script import acts
 from sidecar.errors import SidecarError
 
 

@@ -7,23 +7,23 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 
-from sidecar.app.ground import Ground
-from sidecar.app.judge import build_decider, build_verifiers
-from sidecar.app.trust import Trust, open_trust
-from sidecar.authn.jwt import Issuer
-from sidecar.authn.members import Members
+from sidecar.app.authentication import build_decider, build_verifiers
+from sidecar.app.issuers import Trust, open_trust
+from sidecar.app.process_context import Ground
+from sidecar.authn.authenticators.jwt import Issuer
+from sidecar.authn.lifecycle import Members
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
-from sidecar.tokens.compact import Unverified, parse
 from sidecar.tokens.datahub import is_datahub
-from sidecar.tokens.policy import OWN_PROVIDER
-from sidecar.tokens.published import refuse_published
-from sidecar.tokens.verified_cache import VerifiedCache
-from sidecar.tokens.verify import Expectations, VerifiedClaims, signing_key, verify
+from sidecar.tokens.jwt.compact import Unverified, parse
+from sidecar.tokens.jwt.policy import OWN_PROVIDER
+from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, signing_key, verify
+from sidecar.tokens.jwt.well_known import refuse_published
 
 _LOADING_SECONDS = 15.0
 

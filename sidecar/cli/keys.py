@@ -13,8 +13,8 @@ from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.output import OutputError, print_for_good
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
+from sidecar.config.reading.units import parse_duration
 from sidecar.config.settings import Settings
-from sidecar.config.units import parse_duration
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
@@ -22,8 +22,8 @@ from sidecar.keys.rotation import Change, remove, remove_ended, retire, rotate, 
 from sidecar.keys.signing import thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
-from sidecar.store.moment import to_text
 from sidecar.store.open import open_store
+from sidecar.store.timestamps import to_text
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
 # How long verifiers may keep our key set (its Cache-Control), and how long sidecars take to see a changed folder.

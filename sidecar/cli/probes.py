@@ -9,24 +9,24 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from sidecar.app.judge import member_surroundings
+from sidecar.app.authentication import member_surroundings
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
-from sidecar.authn.members import make_member
+from sidecar.authn.lifecycle import make_member
 from sidecar.authn.registry import Planned, plan
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
-from sidecar.db import is_full, sqlite_path
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import OwnKeys
-from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.open import open_store
-from sidecar.store.redis import RedisStore
+from sidecar.store.redis.client import Kv
+from sidecar.store.redis.store import RedisStore
+from sidecar.store.sqlite.database import is_full, sqlite_path
 
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MOST_BYTES = 256 * 1024

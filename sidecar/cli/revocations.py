@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from sidecar.app.ground import Ground
-from sidecar.app.judge import build_decider, build_verifiers
+from sidecar.app.authentication import build_decider, build_verifiers
+from sidecar.app.issuers import open_trust
 from sidecar.app.management import build_door, build_revocations
-from sidecar.app.trust import open_trust
-from sidecar.authn.members import Members
+from sidecar.app.process_context import Ground
+from sidecar.authn.lifecycle import Members
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
@@ -24,10 +24,11 @@ from sidecar.errors import Refused, SidecarError
 from sidecar.identity.actor import ActorType
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.store.denial import Denial, Scope
 from sidecar.store.open import open_store
-from sidecar.tokens.compact import strict_json
-from sidecar.tokens.revocations import (
+from sidecar.store.revocation_entry import Denial, Scope
+from sidecar.tokens.jwt.compact import strict_json
+from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.tokens.revocation.service import (
     MOST_ENTRIES,
     Added,
     DenyWish,
@@ -37,7 +38,6 @@ from sidecar.tokens.revocations import (
     read_wish,
     shown_with_matches,
 )
-from sidecar.tokens.verified_cache import VerifiedCache
 
 _audit = logging.getLogger(AUDIT)
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from sidecar.app.datahub import datahub_setup
+from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots, build_minter
-from sidecar.app.trust import reserved_names
-from sidecar.authn.datahub_setup import datahub_setup
 from sidecar.authn.registry import plan
 from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
@@ -30,11 +30,11 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
-from sidecar.tokens.compact import decode_segment, json_object, split
-from sidecar.tokens.expiry import parse_expiry
-from sidecar.tokens.mint import Minted, TokenRequest
-from sidecar.tokens.policy import admin_names
-from sidecar.tokens.service import note_revoked
+from sidecar.tokens.issued.lifetime import parse_expiry
+from sidecar.tokens.issued.mint import Minted, TokenRequest
+from sidecar.tokens.issued.service import note_revoked
+from sidecar.tokens.jwt.compact import decode_segment, json_object, split
+from sidecar.tokens.jwt.policy import admin_names
 
 _BY = "command line"
 _NO_KIND = (

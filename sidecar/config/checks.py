@@ -4,10 +4,14 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from sidecar.config.decode import nearest
-from sidecar.config.finding import Finding, FindingId, finding
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
-from sidecar.config.references import misplaced_references
+from sidecar.config.reading.decode import nearest
+from sidecar.config.reading.finding import Finding, FindingId, finding
+from sidecar.config.reading.references import misplaced_references
+from sidecar.config.reading.store_url import StoreKind, parse_store_url
+from sidecar.config.reading.tree import Path
+from sidecar.config.reading.units import parse_base_path
+from sidecar.config.reading.urls import is_loopback, split_url
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.settings import (
     AuthenticationConfiguration,
@@ -17,10 +21,6 @@ from sidecar.config.settings import (
     Settings,
     StoreTls,
 )
-from sidecar.config.store_url import StoreKind, parse_store_url
-from sidecar.config.tree import Path
-from sidecar.config.units import parse_base_path
-from sidecar.config.urls import is_loopback, split_url
 
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -8,16 +8,28 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
-from sidecar.config import datahub, openmetadata
+from sidecar.config.authenticators import WrittenMember, written_members
 from sidecar.config.checks import CHECKS
-from sidecar.config.decode import decode, fields_by_name, models_in, problem_at, split_unknown
-from sidecar.config.finding import Finding
-from sidecar.config.members import WrittenMember, written_members
+from sidecar.config.products import datahub, openmetadata
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
+from sidecar.config.reading.decode import decode, fields_by_name, models_in, problem_at, split_unknown
+from sidecar.config.reading.finding import Finding
+from sidecar.config.reading.source import SourceError, read
+from sidecar.config.reading.tree import (
+    Block,
+    Items,
+    Leaf,
+    Node,
+    Origin,
+    Path,
+    child_of,
+    dotted,
+    leaves,
+    merge,
+    origin_of,
+)
+from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import ProviderSettings, Settings
-from sidecar.config.source import SourceError, read
-from sidecar.config.tree import Block, Items, Leaf, Node, Origin, Path, child_of, dotted, leaves, merge, origin_of
-from sidecar.config.urls import upstream_base_path
 from sidecar.errors import Misconfigured, Problem
 from sidecar.secrets.resolve import resolve
 

@@ -3,7 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sidecar.config.finding import Finding
+from sidecar.config.reading.finding import Finding
+from sidecar.config.reading.tree import Path
+from sidecar.config.reading.urls import (
+    address_of,
+    fault_of_control_url,
+    fault_of_key_url,
+    is_file,
+    is_loopback,
+    origin,
+    split_url,
+)
 from sidecar.config.settings import (
     DEFAULT_EMAIL_CLAIM,
     AuthenticationConfiguration,
@@ -14,16 +24,6 @@ from sidecar.config.settings import (
     ProviderSettings,
     ServerSettings,
     Settings,
-)
-from sidecar.config.tree import Path
-from sidecar.config.urls import (
-    address_of,
-    fault_of_control_url,
-    fault_of_key_url,
-    is_file,
-    is_loopback,
-    origin,
-    split_url,
 )
 
 FLAT_NAME = "default"

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
-from sidecar.config.finding import Finding, FindingId, finding
-from sidecar.config.presets import RouteRule, expanded
+from sidecar.config.products.presets import RouteRule, expanded
+from sidecar.config.reading.finding import Finding, FindingId, finding
+from sidecar.config.reading.urls import is_loopback, upstream_base_path
 from sidecar.config.settings import RequireSettings, Settings
-from sidecar.config.urls import is_loopback, upstream_base_path
 
 _PARAMETERS = re.compile(r";[^/]*")
 _STRICTNESS = {"public": 0, "guest": 1, "authenticated": 2}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.units import Address, BasePath, Duration, Network, Size, WebOrigin
+from sidecar.config.reading.units import Address, BasePath, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -178,7 +178,7 @@ class StoreTls(Model):
 class StoreSettings(Model):
     """Where token records and revocations live."""
 
-    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
+    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.store.sqlite.database")
     """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
     ``redis+sentinel://host:port,host:port/service/db``; with ``rediss`` instead of ``redis``: the same by TLS."""
     username: Text = ""

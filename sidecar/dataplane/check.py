@@ -12,9 +12,9 @@ from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.errors import Cause, Failed, Refused
 from sidecar.identity.request import RequestView
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Answer
-from sidecar.web.respond import Refusals
-from sidecar.web.view import Asked, connection_of
+from sidecar.web.error_responses import Refusals
+from sidecar.web.request import Asked, connection_of
+from sidecar.web.response import Answer
 
 _log = logging.getLogger("sidecar.check")
 _LOG_INTERVAL = 60.0

@@ -15,7 +15,7 @@ from multidict import CIMultiDictProxy
 from sidecar.access.conditions import read_conditions
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.request import Condition, RequestView, is_preflight, read_credential
-from sidecar.web.view import Asked
+from sidecar.web.request import Asked
 
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.proxy.forward import Forwarder
 from sidecar.errors import Reason, Refused
-from sidecar.web.boundary import Handler
+from sidecar.web.dispatcher import Handler
 
 
 class PublicRoutes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from yarl import URL
 
 from sidecar.clock import Clock
+from sidecar.concurrency import retrieve
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
@@ -24,7 +25,6 @@ from sidecar.keys.refresher import Pace, Refresher
 from sidecar.keys.url_keys import Surroundings, UrlKeys, open_keys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
-from sidecar.tasks import retrieve
 
 _DISCOVERY_LIFETIME = 3600.0
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sidecar.keys.document import DocumentError, read_object
-from sidecar.keys.published import PUBLISHED_THUMBPRINTS
 from sidecar.keys.weak_rsa import rsa_weakness
+from sidecar.keys.well_known import PUBLISHED_THUMBPRINTS
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 JoseKey = RSAKey | ECKey | OKPKey

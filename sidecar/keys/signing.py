@@ -26,8 +26,8 @@ from sidecar.keys.keyset import (
     replace,
     wrap,
 )
-from sidecar.keys.published import PUBLISHED_KIDS, PUBLISHED_THUMBPRINTS
 from sidecar.keys.refresher import Wait
+from sidecar.keys.well_known import PUBLISHED_KIDS, PUBLISHED_THUMBPRINTS
 
 _LOOK_EVERY = 5.0
 _BLOCK = "jwtTokenConfiguration"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.config.providers import Provider
+from sidecar.config.reading.urls import file_path, is_file
 from sidecar.config.settings import KeyFetchSettings
-from sidecar.config.urls import file_path, is_file
 from sidecar.errors import Misconfigured, Problem
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.store.denial import Denial
 from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.revocation_entry import Denial
 
 
 @dataclass(frozen=True, slots=True)

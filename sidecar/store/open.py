@@ -4,12 +4,12 @@ from contextlib import suppress
 
 from sidecar.clock import Clock
 from sidecar.config.settings import StoreSettings
-from sidecar.db import Database, sqlite_path
-from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.store.base import Store
-from sidecar.store.redis import RedisStore
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.redis.client import Kv
+from sidecar.store.redis.store import RedisStore
+from sidecar.store.sqlite.database import Database, sqlite_path
+from sidecar.store.sqlite.store import SqliteStore
 
 
 async def open_store(settings: StoreSettings, metrics: Metrics, clock: Clock) -> Store:

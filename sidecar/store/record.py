@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from sidecar.identity.actor import ActorType
-from sidecar.store.moment import to_text
+from sidecar.store.timestamps import to_text
 
 
 class TokenKind(StrEnum):

@@ -17,9 +17,9 @@ from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused
 from sidecar.identity.names import MAX_PRINCIPAL
 from sidecar.keys.keyset import VerificationKey
 from sidecar.secrets.value import Secret
-from sidecar.tokens.compact import Unverified
-from sidecar.tokens.jose import sign
-from sidecar.tokens.verify import UPSTREAM_CLAIM, Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt.compact import Unverified
+from sidecar.tokens.jwt.jose import sign
+from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM, Expectations, VerifiedClaims, verify
 
 ALGORITHM = "HS256"
 DEFAULT_ISSUER = "datahub-metadata-service"

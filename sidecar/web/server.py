@@ -19,7 +19,7 @@ from aiohttp.web_protocol import _ErrInfo
 from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.web.answer import Answer
+from sidecar.web.response import Answer
 
 _log = logging.getLogger("sidecar.http")
 
@@ -42,7 +42,7 @@ class Places(Protocol):
 
 
 class UnderWay(Protocol):
-    """A request that was begun without a task; see :class:`sidecar.web.begun.Begun`."""
+    """A request that was begun without a task; see :class:`sidecar.web.in_flight.Begun`."""
 
     serving: Any
 

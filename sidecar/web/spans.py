@@ -36,9 +36,9 @@ from sidecar.access.decide import Decider, Deny, Verdict
 from sidecar.config.settings import TracingSettings
 from sidecar.errors import Failed
 from sidecar.identity.request import RequestView
-from sidecar.web.boundary import Handler, Routes
+from sidecar.web.dispatcher import Handler, Routes
+from sidecar.web.request import connection_of, request_id
 from sidecar.web.trace_context import read_trace_context
-from sidecar.web.view import connection_of, request_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _EXPORT_SECONDS = 5.0
@@ -181,7 +181,7 @@ class TracedRoutes:
         self._spans = spans
 
     def find(self, target: str) -> tuple[str, Handler, str]:
-        """See :class:`sidecar.web.boundary.Routes`."""
+        """See :class:`sidecar.web.dispatcher.Routes`."""
         route, handler, rest = self._routes.find(target)
 
         async def traced(request: web.BaseRequest, rest: str) -> web.StreamResponse:

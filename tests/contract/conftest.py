@@ -9,13 +9,13 @@ import pytest
 
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.settings import StoreSettings, StoreTls
-from sidecar.db import Database
-from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Store
-from sidecar.store.redis import RedisStore
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.redis.client import Kv
+from sidecar.store.redis.store import RedisStore
+from sidecar.store.sqlite.database import Database
+from sidecar.store.sqlite.store import SqliteStore
 from tests.support.certificates import certificate
 from tests.support.redis_servers import RedisServer, cluster, running, watched
 
@@ -32,7 +32,7 @@ class World:
 
 
 def _sqlite(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:
-    path = folder / "sidecar.db"
+    path = folder / "sidecar.store.sqlite.database"
 
     def empty() -> None:
         for old in folder.iterdir():

@@ -11,7 +11,7 @@ from sidecar.clock import SystemClock
 from sidecar.errors import Unavailable
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.mirror import Mirror
+from sidecar.store.replica.mirror import Mirror
 from tests.contract.conftest import Open
 from tests.contract.test_store import bot, denial, record
 from tests.support.jwks_server import eventually

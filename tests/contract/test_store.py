@@ -9,9 +9,9 @@ import pytest
 
 from sidecar.identity.actor import ActorType
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, Store
-from sidecar.store.bot_names import make_registration
-from sidecar.store.denial import Denial, Scope, make_denial
 from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.store.replica.bot_names import make_registration
+from sidecar.store.revocation_entry import Denial, Scope, make_denial
 from tests.support.hand_clock import HandClock
 
 Open = Callable[..., Awaitable[Store]]

@@ -16,14 +16,14 @@ import pytest
 
 from sidecar.cli.probes import StoreProbe
 from sidecar.config.settings import Settings, StoreSettings
-from sidecar.db import _APPLICATION_ID, _MIGRATIONS, Database
 from sidecar.errors import Cause, Misconfigured, Unavailable
-from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch, Changes, GapError, LossError, RecordQuery, Store
-from sidecar.store.redis import RedisStore
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.redis.client import Kv
+from sidecar.store.redis.store import RedisStore
+from sidecar.store.sqlite.database import _APPLICATION_ID, _MIGRATIONS, Database
+from sidecar.store.sqlite.store import SqliteStore
 from tests.contract.conftest import store_of
 from tests.contract.test_store import bot, denial, record, stand
 from tests.support.cutting_proxy import CuttingProxy
@@ -217,7 +217,7 @@ async def test_log_that_lost_its_end_is_a_loss(server: RedisServer, store: Store
 async def test_log_does_not_grow_without_end(
     server: RedisServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.redis.LOG_BYTES", 20_000)
+    monkeypatch.setattr("sidecar.store.redis.store.LOG_BYTES", 20_000)
     for start in range(0, 2000, 20):
         await store.write(Batch(deny=[denial(str(number)) for number in range(start, start + 20)]))
     assert server.ask("XLEN", "{sidecar}:log") < 20
@@ -358,11 +358,11 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from sidecar.clock import SystemClock
-from sidecar.db import Database
+from sidecar.store.sqlite.database import Database
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.denial import Scope, make_denial
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.sqlite.store import SqliteStore
 
 async def main():
     store = SqliteStore(await Database.open(Path(sys.argv[1]), Metrics()), SystemClock())
@@ -435,7 +435,7 @@ async def test_file_that_turns_read_only_is_no_success(tmp_path: Path) -> None:
 
 
 async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.LOG_CHANGES", 5)
+    monkeypatch.setattr("sidecar.store.sqlite.store.LOG_CHANGES", 5)
     store = await sqlite_store(tmp_path / "s.db")
     _, _, position = await stand(store)
     for number in range(4):

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
+from sidecar.authn.authenticators.jwt import JwtAuthenticator
 from sidecar.authn.base import Accepted, Member, Outcome
-from sidecar.authn.jwt import JwtAuthenticator
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.tokens.compact import decode_segment
+from sidecar.tokens.jwt.compact import decode_segment
 from tests.support.datahub import KEY_TEXT, PUBLISHED_KEY, PUBLISHED_SALT, SALT_TEXT, token
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.forge import hs256
@@ -232,7 +232,7 @@ def test_foreign_issuer_cannot_name_the_system_client(stage: Stage, provider: Id
 
 def _check(folder: Path, authentication: Mapping[str, Any], **more: Any) -> tuple[int, str, str]:
     config = folder / "sidecar.yaml"
-    store = {"url": f"sqlite:///{folder}/sidecar.db"}
+    store = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
     config.write_text(yaml.safe_dump({"authentication": authentication, "store": store, **more}), encoding="utf-8")
     command = [sys.executable, "-m", "sidecar", "check", "--offline", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

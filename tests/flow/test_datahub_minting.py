@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli import main
-from sidecar.tokens.compact import parse
+from sidecar.tokens.jwt.compact import parse
 from tests.flow.conftest import Scene, Start, bearer, own_keys
 from tests.flow.test_datahub import AUTHENTICATION, CLIENT, SECRET
 from tests.support.datahub import KEY_TEXT, token

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.dataplane.proxy import relay
-from sidecar.web.begun import Begun
+from sidecar.web.in_flight import Begun
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection, answering

@@ -13,7 +13,7 @@ from sidecar.app.running import running
 from sidecar.cli.main import main
 from sidecar.config.load import load
 from sidecar.errors import Misconfigured
-from sidecar.tokens.compact import decode_segment
+from sidecar.tokens.jwt.compact import decode_segment
 from tests.flow.conftest import Scene, Start, bearer, own_keys
 from tests.support import forge
 from tests.support.datahub import KEY_TEXT, SALT_TEXT
@@ -143,7 +143,7 @@ async def test_a_denied_actor_stays_denied_by_either_rule(
 def document(keys: JwksServer, folder: Path, **principal: str) -> dict[str, Any]:
     made = blocks(keys, folder, **principal)
     made["upstream"]["url"] = "http://127.0.0.1:9"
-    made["store"] = {"url": f"sqlite:///{folder}/sidecar.db"}
+    made["store"] = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
     made["server"] = {"listen": f"127.0.0.1:{free_port()}", "adminListen": f"127.0.0.1:{free_port()}"}
     return made
 

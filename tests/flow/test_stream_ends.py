@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.db import Database
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.denial import Scope, make_denial
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.sqlite.database import Database
+from sidecar.store.sqlite.store import SqliteStore
 from tests.flow.conftest import Scene, Start, bearer
 from tests.flow.test_forward_bodies import transports
 from tests.flow.test_websocket import SWITCHED, UPGRADE
@@ -37,7 +37,7 @@ def revoke(tmp_path: Path) -> Revoke:
 
     async def write() -> None:
         clock = HandClock(forge.NOW)
-        store = SqliteStore(await Database.open(tmp_path / "sidecar.db", Metrics()), clock)
+        store = SqliteStore(await Database.open(tmp_path / "sidecar.store.sqlite.database", Metrics()), clock)
         denial = make_denial(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
         await store.write(Batch(deny=[denial]))
         await store.aclose()

@@ -22,13 +22,13 @@ from sidecar.access.conditions import read_conditions
 from sidecar.access.paths import read_target
 from sidecar.api.body import _fields
 from sidecar.api.tokens import read_wish
+from sidecar.authn.authenticators.introspection import Introspection
 from sidecar.authn.base import Accepted
-from sidecar.authn.introspection import Introspection
-from sidecar.authn.password_file import PasswordFileError, read_htpasswd, read_user_props
+from sidecar.authn.support.password_file import PasswordFileError, read_htpasswd, read_user_props
 from sidecar.config.load import load
-from sidecar.config.placeholders import PlaceholderError
+from sidecar.config.products.spring import Expander
 from sidecar.config.providers import Provider
-from sidecar.config.spring import Expander
+from sidecar.config.reading.placeholders import PlaceholderError
 from sidecar.dataplane.dialects import Dialect, Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import IdentityHeaders, normal_name
 from sidecar.dataplane.proxy.exchange import Exchange
@@ -44,12 +44,12 @@ from sidecar.keys.keyset import parse_jwks
 from sidecar.metrics import Metrics
 from sidecar.outbound import OutboundError
 from sidecar.secrets.value import Secret
-from sidecar.store import wire
-from sidecar.store.deny_list import DenyList
-from sidecar.tokens.compact import parse, strict_json
+from sidecar.store.redis import codec as wire
+from sidecar.store.replica.revocation_list import DenyList
 from sidecar.tokens.datahub import SharedKey, verify_datahub
-from sidecar.tokens.verify import Expectations, verify
-from sidecar.web.view import check_framing
+from sidecar.tokens.jwt.compact import parse, strict_json
+from sidecar.tokens.jwt.verify import Expectations, verify
+from sidecar.web.request import check_framing
 from tests.support import forge
 from tests.support.members import POLICY, asked, options_of, surroundings
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.keys.key_files import generate, write_pair
-from sidecar.tokens.compact import decode_segment
+from sidecar.tokens.jwt.compact import decode_segment
 from tests.interop.test_proxies import GATEWAYS, PROXIES, received
 from tests.support.echo_upstream import echo_upstream
 from tests.support.http_client import request

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from sidecar.counters import Tallies, TimeTallies
 from sidecar.metrics import Metrics
-from sidecar.tally import Tallies, TimeTallies
 
 
 @dataclass(frozen=True, slots=True)

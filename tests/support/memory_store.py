@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from sidecar.errors import Cause, Unavailable
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, StoreStatus
-from sidecar.store.denial import Denial
 from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.revocation_entry import Denial
 
 
 @dataclass(slots=True)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from sidecar.authn.ldap import Ldap
+from sidecar.authn.authenticators.ldap import Ldap
 from sidecar.clock import SystemClock
 from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.errors import Unavailable
-from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.secrets.value import Secret
+from sidecar.store.redis.client import Kv
 from sidecar.tls import client_context
 from tests.support.certificates import certificate
 from tests.support.members import options_of, surroundings

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from sidecar.app.workers.frames import frame, read_frame
-from sidecar.app.workers.handover import packed
+from sidecar.app.workers.framing import frame, read_frame
+from sidecar.app.workers.rpc import packed
 from sidecar.app.workers.totals import Family
 from sidecar.errors import Cause, Misconfigured, Problem, SidecarError, Unavailable
 

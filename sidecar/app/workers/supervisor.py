@@ -21,10 +21,10 @@ from sidecar.app.running import listening_for_operators
 from sidecar.app.workers.process import WorkerProcess
 from sidecar.app.workers.totals import Totals, families, value_of
 from sidecar.config.load import Loaded
-from sidecar.config.show import as_json
+from sidecar.config.output.show import as_json
 from sidecar.errors import Misconfigured, Problem, SidecarError, Unavailable
 from sidecar.metrics import Metrics
-from sidecar.tokens.assertion import AssertionKey, new_assertion_key
+from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
 from sidecar.web.listeners import close_after, open_shared_sockets
 
 _log = logging.getLogger("sidecar.supervisor")

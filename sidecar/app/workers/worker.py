@@ -1,6 +1,6 @@
 """One worker: a sidecar without an operations listener of its own, led by the supervisor that has started it.
 
-Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.workers.handover`'s form; the
+Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.workers.rpc`'s form; the
 answers are JSON, so that whoever should come to rule a worker rules no more than that. When the socket ends, so does
 the worker.
 """
@@ -22,18 +22,18 @@ import uvloop
 from aiohttp import web
 
 from sidecar import logs
-from sidecar.app.assembly import Parts
-from sidecar.app.ground import Ground
+from sidecar.app.generation import Parts
+from sidecar.app.process_context import Ground
 from sidecar.app.running import Sidecar, assembled
-from sidecar.app.workers.frames import frame, read_frame
-from sidecar.app.workers.handover import unpacked
+from sidecar.app.workers.framing import frame, read_frame
+from sidecar.app.workers.rpc import unpacked
 from sidecar.app.workers.totals import families
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable
 from sidecar.logs import places
 from sidecar.metrics import Metrics
-from sidecar.tokens.assertion import AssertionKey
+from sidecar.tokens.upstream.assertion import AssertionKey
 from sidecar.web.listeners import close_after
 
 _log = logging.getLogger("sidecar.worker")

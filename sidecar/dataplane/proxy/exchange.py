@@ -11,7 +11,7 @@ from aiohttp.streams import StreamReader
 
 from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
-from sidecar.web.view import connection_of
+from sidecar.web.request import connection_of
 
 _UPSTREAM_ERRORS = (ClientError, HttpProcessingError, OSError)
 

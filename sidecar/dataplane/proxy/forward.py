@@ -28,14 +28,14 @@ from sidecar.dataplane.proxy.heads import (
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.dataplane.proxy.relay import Relay, Relays
+from sidecar.dataplane.proxy.stream_watch import StreamWatch
 from sidecar.dataplane.proxy.tunnel import tunnel
-from sidecar.dataplane.proxy.watch import StreamWatch
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.answer import Sent, close_soon, is_whole, reset
-from sidecar.web.begun import Begun, Work
-from sidecar.web.respond import Refusals
-from sidecar.web.view import connection_of, own_view
+from sidecar.web.error_responses import Refusals
+from sidecar.web.in_flight import Begun, Work
+from sidecar.web.request import connection_of, own_view
+from sidecar.web.response import Sent, close_soon, is_whole, reset
 
 _NO_ORIGIN: list[str] = []
 _REPEATABLE = frozenset({"GET", "HEAD"})

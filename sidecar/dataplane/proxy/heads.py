@@ -11,9 +11,9 @@ from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
 from sidecar.errors import Cause, Reason, UpstreamFailed
-from sidecar.web.answer import connection_line, date_line, status_line
+from sidecar.web.request import Asked, identifier_of
+from sidecar.web.response import connection_line, date_line, status_line
 from sidecar.web.server import Connection
-from sidecar.web.view import Asked, identifier_of
 
 BODILESS = frozenset({204, 304})
 # What the parser counts with ends at 20 digits.

@@ -15,8 +15,8 @@ from sidecar.dataplane.proxy.heads import BODILESS, AnswerHeads, RequestHeads, f
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.errors import UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.begun import Begun
-from sidecar.web.view import view_of
+from sidecar.web.in_flight import Begun
+from sidecar.web.request import view_of
 
 PATIENCE = 0.5
 """How long an answer may take, in seconds, before somebody waits for it who has a timer of his own."""

@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 
-from sidecar.web.answer import close_soon
+from sidecar.web.response import close_soon
 
 # Close frames with status 1001, "going away", and 1008, "policy violation" (RFC 6455 sections 5.5.1 and 7.4.1).
 _GOING_AWAY = b"\x88\x02\x03\xe9"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.app.judge import member_surroundings
+from sidecar.app.authentication import member_surroundings
 from sidecar.app.reload import Reload
 from sidecar.config.load import Loaded, load
 from sidecar.identity.claims import make_actor

@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected
 from sidecar.authn.chain import Chain, Denied
-from sidecar.authn.guarded import Guarded
-from sidecar.authn.memory import Memory
+from sidecar.authn.isolation import Guarded
+from sidecar.authn.support.credential_cache import Memory
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestView

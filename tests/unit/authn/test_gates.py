@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from sidecar.app.judge import server_names
+from sidecar.app.authentication import server_names
+from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.gates import RevocationGate
-from sidecar.authn.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Unavailable
 from sidecar.identity.actor import Actor, ActorType
@@ -22,13 +22,13 @@ from sidecar.identity.request import RequestView, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.denial import Denial, Scope, actor_name, make_denial
-from sidecar.store.deny_list import DenyList
-from sidecar.store.mirror import Mirror
 from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
-from sidecar.tokens.own import OwnTokens
-from sidecar.tokens.verified_cache import VerifiedCache
-from sidecar.tokens.verify import Expectations
+from sidecar.store.replica.mirror import Mirror
+from sidecar.store.replica.revocation_list import DenyList
+from sidecar.store.revocation_entry import Denial, Scope, actor_name, make_denial
+from sidecar.tokens.issued.records import OwnTokens
+from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.tokens.jwt.verify import Expectations
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually

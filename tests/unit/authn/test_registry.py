@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.authn.guest import Guest
+from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, judge, load_member, plan
-from sidecar.config.decode import fields_by_name
 from sidecar.config.load import Loaded, load
-from sidecar.config.show import as_json, as_yaml
+from sidecar.config.output.show import as_json, as_yaml
+from sidecar.config.reading.decode import fields_by_name
 from sidecar.errors import Misconfigured
 
 GUEST = "com.datahub.authentication.authenticator.DataHubGuestAuthenticator"

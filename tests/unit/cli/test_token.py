@@ -14,7 +14,7 @@ from sidecar.cli.explain import explain
 from sidecar.cli.main import main
 from sidecar.config.load import Loaded, load
 from sidecar.keys.key_files import generate, write_pair
-from sidecar.tokens.compact import parse
+from sidecar.tokens.jwt.compact import parse
 from tests.support import forge
 from tests.support.jwks_server import JwksServer, jwk
 

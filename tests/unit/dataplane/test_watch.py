@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from sidecar.authn.base import Accepted
-from sidecar.dataplane.proxy.watch import StreamWatch
+from sidecar.dataplane.proxy.stream_watch import StreamWatch
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from tests.support import forge

@@ -16,8 +16,8 @@ from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured
 from sidecar.keys import signing
-from sidecar.keys.published import OPENMETADATA_DEFAULT_KID, PUBLISHED_THUMBPRINTS
 from sidecar.keys.signing import OwnKeys
+from sidecar.keys.well_known import OPENMETADATA_DEFAULT_KID, PUBLISHED_THUMBPRINTS
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import ec_key, ed_key, eventually, rsa_key
 

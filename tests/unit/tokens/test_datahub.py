@@ -7,7 +7,6 @@ import pytest
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.secrets.value import Secret
-from sidecar.tokens.compact import decode_segment, parse
 from sidecar.tokens.datahub import (
     DataHubKind,
     DataHubToken,
@@ -18,6 +17,7 @@ from sidecar.tokens.datahub import (
     is_datahub,
     verify_datahub,
 )
+from sidecar.tokens.jwt.compact import decode_segment, parse
 from tests.support import forge
 from tests.support.datahub import KEY, KEY_TEXT, NOW, PUBLISHED_KEY, PUBLISHED_SALT, V1, V2, V2_HASH, claims, token
 

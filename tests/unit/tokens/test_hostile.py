@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.tokens import compact
-from sidecar.tokens.compact import MAX_DEPTH, parse
-from sidecar.tokens.verify import Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt import compact
+from sidecar.tokens.jwt.compact import MAX_DEPTH, parse
+from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, verify
 from tests.support import forge
 from tests.support.forge import EC, ED, NOW, OTHER_RSA, RSA, b64, claims, header, token
 

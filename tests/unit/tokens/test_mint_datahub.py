@@ -10,9 +10,9 @@ from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
 from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.tokens.compact import parse
 from sidecar.tokens.datahub import DataHubSecrets, Version, datahub_hash, verify_datahub
-from sidecar.tokens.mint import Minted, Minter, TokenRequest
+from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
+from sidecar.tokens.jwt.compact import parse
 from tests.support.datahub import KEY, SALT
 from tests.support.hand_clock import HandClock
 from tests.support.members import unclaimed

@@ -9,7 +9,7 @@ import yaml
 
 from sidecar.app.workers.worker import Worker
 from sidecar.config.load import Loaded, load
-from sidecar.tokens.assertion import new_assertion_key
+from sidecar.tokens.upstream.assertion import new_assertion_key
 
 
 def configuration(folder: Path, realm: str) -> Loaded:

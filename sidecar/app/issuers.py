@@ -1,0 +1,230 @@
+"""Whose tokens are accepted: keys, records and revocations, opened as the configuration names them."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from sidecar.app.datahub import DataHubSetup, datahub_setup
+from sidecar.app.process_context import Ground
+from sidecar.authn.authenticators.guest import GuestOptions
+from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
+from sidecar.authn.registry import Planned, plan
+from sidecar.authn.support.openmetadata_bot import BotTokenCheck
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
+from sidecar.config.settings import Settings, StoreSettings
+from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.keys.signing import OwnKeys
+from sidecar.outbound import ControlClient
+from sidecar.store.base import Store
+from sidecar.store.open import open_store
+from sidecar.store.replica.mirror import Mirror
+from sidecar.store.sqlite.database import sqlite_path
+from sidecar.tokens.issued.records import OwnTokens
+from sidecar.tokens.jwt.policy import (
+    OWN_PROVIDER,
+    own_expectations,
+    own_policy,
+    provider_expectations,
+    provider_policy,
+)
+
+_AUTHENTICATOR = JwtAuthenticator.name
+RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
+"""Names that stand for nobody in particular: no credential of others may carry them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose tokens are accepted: everything that judging a credential needs."""
+
+    provider_keys: tuple[ProviderKeys, ...]
+    own_keys: OwnKeys | None
+    store: Store
+    mirror: Mirror
+    issuers: dict[str, Issuer]
+    unbound: Issuer | None
+    client: ControlClient
+    reserved: frozenset[str]
+    datahub: DataHubSetup
+
+    def provider_of(self, issuer: str) -> str:
+        """Name of the provider whose keys decide on the tokens of ``issuer``; empty: none does."""
+        known = self.issuers.get(issuer) or self.unbound
+        return known.name if known is not None else ""
+
+    def spellings(self, issuer: str) -> tuple[str, ...]:
+        """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
+        known = self.issuers.get(issuer)
+        if known is None:
+            return (issuer,)
+        exact = known.keys.issuer
+        return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
+
+
+async def open_trust(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Trust:
+    """Keys, records and revocations as ``loaded`` names them; ``stack`` gives them back.
+
+    Raises Misconfigured, and Unavailable when the store's file cannot be opened.
+    """
+    settings, shares = loaded.settings, ground.shares
+    planned = plan(loaded.members)
+    datahub = datahub_setup(settings, planned)
+    reserved = reserved_names(settings, planned)
+    own_keys = await _open_own_keys(settings, stack)
+    store, mirror = await shares.take(settings.store, partial(_open_records, settings.store, ground), stack)
+    client = await _open_client(settings, ground, stack)
+    issuers: dict[str, Issuer] = {}
+    unbound: Issuer | None = None
+    provider_keys: list[ProviderKeys] = []
+    for provider in loaded.providers:
+        keys = await _open_provider_keys(provider, settings, ground, stack)
+        provider_keys.append(keys)
+        bots = _bot_check(settings, client, ground.clock) if provider.is_own else None
+        issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
+        if provider.issuer is None:
+            unbound = issuer
+        else:
+            issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
+    if own_keys is not None:
+        issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, loaded)
+    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
+
+
+def reserved_names(settings: Settings, planned: Iterable[Planned]) -> frozenset[str]:
+    """Names that no credential of others may carry, as claims and as the configuration spell them.
+
+    The guest's own name is one of them.
+    """
+    guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
+    client_id = settings.authentication.system_client_id
+    return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
+
+
+async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
+    configuration = settings.jwt_token_configuration
+    if not has_own_keys(configuration):
+        return None
+    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    await keys.start()
+    stack.push_async_callback(keys.aclose)
+    return keys
+
+
+async def _open_records(settings: StoreSettings, ground: Ground, stack: AsyncExitStack) -> tuple[Store, Mirror]:
+    store = await open_store(settings, ground.metrics, ground.clock)
+    stack.push_async_callback(store.aclose)
+    mirror = Mirror(store, ground.clock, ground.metrics)
+    await mirror.start()
+    stack.push_async_callback(mirror.aclose)
+    return store, mirror
+
+
+async def _open_client(settings: Settings, ground: Ground, stack: AsyncExitStack) -> ControlClient:
+    file = settings.keys.ca_file
+
+    async def make(stack: AsyncExitStack) -> ControlClient:
+        client = ControlClient(file)
+        stack.push_async_callback(client.aclose)
+        return client
+
+    return await ground.shares.take(("client", _bundle(file)), make, stack)
+
+
+def _bundle(file: str) -> tuple[str, bytes]:
+    """A CA bundle with what stands in it: behind the same name there may be another by now."""
+    try:
+        return file, Path(file).read_bytes() if file else b""
+    except OSError:
+        return file, b""
+
+
+async def _open_provider_keys(
+    provider: Provider, settings: Settings, ground: Ground, stack: AsyncExitStack
+) -> ProviderKeys:
+    """The keys of ``provider``; those that are known already, unless they would be fetched in another way now."""
+    # nothing else of a provider concerns its keys
+    source = Provider(
+        provider.name,
+        provider.issuer,
+        key_urls=provider.key_urls,
+        candidate_urls=provider.candidate_urls,
+        presumed_url=provider.presumed_url,
+        candidates_are_shared=provider.candidates_are_shared,
+        discovery=provider.discovery,
+        algorithms=provider.algorithms,
+        allow_insecure_urls=provider.allow_insecure_urls,
+        is_flat=provider.is_flat,
+    )
+    cache_dir, allow_published = _cache_dir(settings), settings.allow_published_secrets
+
+    async def make(stack: AsyncExitStack) -> ProviderKeys:
+        client = await _open_client(settings, ground, stack)
+        keys = ProviderKeys(
+            source, settings.keys, client, ground.metrics, ground.clock, cache_dir, allow_published=allow_published
+        )
+        stack.push_async_callback(keys.aclose)
+        await keys.start()
+        return keys
+
+    made_from = (source, settings.keys, _bundle(settings.keys.ca_file), cache_dir, allow_published)
+    return await ground.shares.take(made_from, make, stack)
+
+
+def _cache_dir(settings: Settings) -> Path | None:
+    if settings.keys.cache_dir:
+        return Path(settings.keys.cache_dir)
+    url = settings.store.url.reveal()
+    return sqlite_path(url).parent / "keys" if url.startswith("sqlite:") else None
+
+
+def _provider_issuer(
+    provider: Provider,
+    keys: ProviderKeys,
+    settings: Settings,
+    reserved: frozenset[str],
+    is_bot_name: Callable[[str], bool],
+    bots: BotTokenCheck | None,
+) -> Issuer:
+    policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
+    bound = settings.server.client_certificates != "none"
+    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
+    acceptor = ForeignAcceptor(
+        policy,
+        provider.clock_skew,
+        provider.early,
+        is_own=provider.is_own,
+        bots=bots,
+        bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
+    )
+    return Issuer(provider.name, keys, expectations, acceptor)
+
+
+def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
+    flat = settings.authentication_configuration
+    if flat.bot_token_check is None:
+        return None
+    return BotTokenCheck(
+        client,
+        bot_check_url(flat.bot_token_check.url),
+        clock,
+        cache=flat.bot_token_check.cache,
+        allow_insecure=flat.allow_insecure_urls,
+    )
+
+
+def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    may_name_admins = [
+        item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
+    ]
+    configuration = settings.jwt_token_configuration
+    claims = settings.authentication_configuration.jwt_principal_claims
+    verbatim = default_principal(settings) == "verbatim"
+    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
+    tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
+    acceptor = OwnAcceptor(tokens, own_leeway(configuration), own_early(configuration))
+    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)

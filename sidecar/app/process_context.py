@@ -1,0 +1,23 @@
+"""What stays while configurations come and go."""
+
+from dataclasses import dataclass, field
+
+from sidecar.app.shared_resources import Shares
+from sidecar.clock import Clock
+from sidecar.metrics import Metrics
+from sidecar.tokens.revocation.recent_issuers import RecentIssuers
+from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every configuration of one process is built on."""
+
+    metrics: Metrics
+    clock: Clock
+    shares: Shares = field(default_factory=Shares)
+    assertion_key: AssertionKey = field(default_factory=new_assertion_key, repr=False)
+    issuers: RecentIssuers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "issuers", RecentIssuers(self.clock))

@@ -1,0 +1,189 @@
+"""The routes of the public listener: checks, forwarding, published keys, the API."""
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+from sidecar.access.decide import Decider
+from sidecar.api.jwks import PublishedKeys
+from sidecar.api.userinfo import UserInfo
+from sidecar.app.issuers import Trust
+from sidecar.app.management import management_routes
+from sidecar.app.process_context import Ground
+from sidecar.authn.authenticators.datahub_system import SYSTEM
+from sidecar.authn.lifecycle import Members
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.providers import NAMELESS
+from sidecar.config.settings import Settings
+from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
+from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
+from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
+from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders
+from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
+from sidecar.dataplane.proxy.stream_watch import StreamWatch
+from sidecar.dataplane.routes import PublicRoutes
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.server_names import OPENMETADATA_ADMIN
+from sidecar.keys.signing import SigningKey
+from sidecar.metrics import Metrics
+from sidecar.tokens.datahub import ROOT_USER
+from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.jwt.policy import admin_names
+from sidecar.tokens.upstream.assertion import Assertions
+from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
+from sidecar.web.dispatcher import Handler
+from sidecar.web.error_responses import Refusals
+
+
+def public_routes(
+    loaded: Loaded,
+    trust: Trust,
+    bots: Bots,
+    members: Members,
+    decider: Decider,
+    refusals: Refusals,
+    ground: Ground,
+    watch: StreamWatch,
+    stack: AsyncExitStack,
+    spans: ForwardSpans | None = None,
+) -> PublicRoutes:
+    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
+    prefix = settings.server.prefix
+    assertions = _assertions(settings, ground)
+    identity_headers = IdentityHeaders(
+        strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
+        max_bytes=settings.identity_headers.max_bytes,
+        max_total_bytes=settings.identity_headers.total_bytes,
+        assertion=assertions,
+        credential=_upstream_credentials(settings, trust, clock),
+        datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
+        admin_names=_datahub_admins(settings),
+        metrics=metrics,
+    )
+    check = partial(
+        CheckEndpoint,
+        decider=decider,
+        identity_headers=identity_headers,
+        refusals=refusals,
+        untrusted=UntrustedPeers(metrics),
+    )
+    exact: dict[str, tuple[str, Handler]] = {
+        f"{prefix}/auth": ("check", check(Nginx())),
+        f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
+        f"{prefix}/userinfo": ("userinfo", UserInfo(decider, refusals)),
+    }
+    own_keys = trust.own_keys
+    if own_keys is not None:
+        published = PublishedKeys(own_keys.published)
+        for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
+            exact[path] = ("jwks", published)
+    if assertions is not None:
+        exact[f"{prefix}/assertion/jwks"] = (
+            "jwks",
+            PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
+        )
+    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
+    managing, below = management_routes(loaded, trust, bots, decider, refusals, ground, members.started)
+    return PublicRoutes(
+        prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
+    )
+
+
+def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
+    """Headers of credentials that are for the sidecar only."""
+    passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
+    return () if passes else members.headers
+
+
+def _assertions(settings: Settings, ground: Ground) -> Assertions | None:
+    if not settings.identity_headers.assertion:
+        return None
+    upstream_url = settings.upstream.url if settings.upstream else ""
+    audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
+    issuer = settings.jwt_token_configuration.jwtissuer or NAMELESS
+    return Assertions(issuer, audience, ground.clock, ground.assertion_key)
+
+
+def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
+    upstream = settings.upstream
+    client_id = settings.authentication.system_client_id
+    if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
+        return DataHubCredentials(
+            trust.datahub.key,
+            clock,
+            issuer=settings.authentication.token_service.issuer,
+            authenticator=SYSTEM,
+            system_client=trust.datahub.system_client,
+            # to the server whoever bears his name is the system client, be it in a session
+            admin_names=_datahub_admins(settings) | {client_id, client_id.lower()},
+        )
+    if upstream is None or upstream.credentials != "openmetadata":
+        return None
+    own_keys = trust.own_keys
+    if own_keys is None or own_keys.signing_rsa is None:
+        text = "openmetadata needs an own RSA key: see jwtTokenConfiguration"
+        raise Misconfigured([Problem("upstream.credentials", text)])
+
+    def signing() -> SigningKey:
+        key = own_keys.signing_rsa
+        if key is None:  # a reload took the last RSA key away
+            raise Unavailable(Cause.KEYS_UNAVAILABLE, "no own RSA key")
+        return key
+
+    return UpstreamCredentials(
+        signing,
+        clock,
+        issuer=settings.jwt_token_configuration.jwtissuer,
+        algorithm=upstream.token_validation_algorithm,
+        principal_domain=settings.authorizer_configuration.principal_domain,
+        principal_claims=settings.authentication_configuration.jwt_principal_claims,
+        # the server's default admin is one whatever is configured here
+        admin_names=admin_names(settings.authorizer_configuration) | {OPENMETADATA_ADMIN},
+    )
+
+
+def _datahub_admins(settings: Settings) -> frozenset[str]:
+    """Names that make admins of a DataHub behind: there the root user is one whatever is configured here."""
+    return admin_names(settings.authorizer_configuration) | {ROOT_USER}
+
+
+def _forwarder(
+    settings: Settings,
+    decider: Decider,
+    identity_headers: IdentityHeaders,
+    refusals: Refusals,
+    metrics: Metrics,
+    watch: StreamWatch,
+    stack: AsyncExitStack,
+    spans: ForwardSpans | None,
+) -> Forwarder | None:
+    upstream = settings.upstream
+    if upstream is None or not upstream.url:
+        return None
+    try:
+        endpoint = endpoint_of(upstream.url, upstream.ca_file)
+    except (ValueError, OSError) as error:
+        raise Misconfigured([Problem("upstream", f"cannot be used: {error}")]) from error
+    pool = UpstreamPool(
+        endpoint, connect_timeout=upstream.connect_timeout, keepalive_timeout=upstream.keepalive_timeout
+    )
+    stack.callback(pool.close)
+    limits = settings.server.limits
+    return Forwarder(
+        decider=decider,
+        identity_headers=identity_headers,
+        request_headers=RequestHeaders(
+            is_identity=identity_headers.is_stripped,
+            keep_authorization=upstream.credentials == "passthrough",
+            keep_trace=spans is None,
+        ),
+        pool=pool,
+        refusals=refusals,
+        metrics=metrics,
+        limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
+        public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
+        websocket_origins=settings.server.websocket_origins,
+        watch=watch,
+        spans=spans,
+    )

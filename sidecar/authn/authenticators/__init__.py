@@ -1,0 +1,1 @@
+"""The authenticators: one file for each kind of credential."""

@@ -1,0 +1,153 @@
+"""HTTP Basic (RFC 7617) against a file of users. Hashing is slow on purpose, so it runs off the event loop."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import model_validator
+
+from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
+from sidecar.authn.support.basic_credential import wrong
+from sidecar.authn.support.password import PasswordMember, PasswordOptions
+from sidecar.authn.support.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
+from sidecar.config.providers import member_issuer
+from sidecar.config.settings import Text
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.identity.claims import make_actor
+
+_log = logging.getLogger("sidecar.authn")
+_THREADS = 2
+_LOOK_EVERY = 2.0
+
+
+class BasicOptions(PasswordOptions):
+    """Where the users are."""
+
+    htpasswd: Text = ""
+    """File of ``user:hash`` lines, bcrypt or argon2 (``htpasswd -B``)."""
+    user_props: Text = ""
+    """Instead: a JAAS ``user.props`` of plain passwords, as DataHub's."""
+
+    @model_validator(mode="after")
+    def _one_file(self) -> "BasicOptions":
+        if bool(self.htpasswd) == bool(self.user_props):
+            raise ValueError("needs htpasswd or userProps, one of them")
+        return self
+
+
+class Basic(PasswordMember):
+    """Knows the users in its file."""
+
+    Options = BasicOptions
+    options: BasicOptions
+
+    def __init__(self, options: BasicOptions, surroundings: Surroundings) -> None:
+        super().__init__(options, surroundings, threads=_THREADS)
+        self._path = Path(options.htpasswd or options.user_props)
+        self._file: PasswordFile | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._outdated = ""
+        self._watch: asyncio.Task[None] | None = None
+
+    @classmethod
+    def recognises(cls, options: BasicOptions) -> str:
+        """Which credentials it decides on."""
+        plain = " (plain passwords)" if options.user_props else ""
+        return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
+
+    @property
+    def outdated(self) -> str:
+        """Why the file as it is now is not in use; the one read before still is."""
+        return self._outdated
+
+    async def check(self) -> Sequence[str]:
+        """Whether the file can be used."""
+        try:
+            await asyncio.to_thread(self._read)
+        except PasswordFileError as error:
+            return [f"{self._path} {error}"]
+        return []
+
+    async def start(self) -> None:
+        """Read the file and watch it."""
+        try:
+            self._seen = self._signature()
+            self._file = await asyncio.to_thread(self._read)
+        except PasswordFileError as error:
+            raise Misconfigured([Problem(f"authenticator {self.name}", f"{self._path} {error}")]) from error
+        if self.options.user_props:
+            _log.warning(
+                "passwords are kept in plain text", extra={"authenticator": self.name, "file": str(self._path)}
+            )
+        self._watch = asyncio.create_task(self._keep_reading())
+
+    async def stop(self) -> None:
+        """Stop watching; a password that is being compared is left to its end."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await super().stop()
+
+    async def compare(self, user: str, password: str) -> Outcome:
+        """Look ``user`` up and compare; a stranger takes as long."""
+        file = self._file
+        if file is None:
+            raise Unavailable(Cause.MEMBER_BROKEN, "not started")
+        self._throttle.begin(user)
+        known = file.users.get(user)
+        matches = file.stranger if known is None else known.matches
+        is_right = await self.in_thread(lambda: matches(password))
+        if known is None:
+            return Abstained(wrong())
+        if not is_right:
+            return Rejected(wrong(), self.name)
+        self._throttle.good(user)
+        return self._accepted(user, known)
+
+    def _accepted(self, user: str, known: User) -> Accepted:
+        policy = self.surroundings.policy
+        claims = {"iss": member_issuer(self.name), "sub": user, "roles": list(known.roles)}
+        return Accepted(make_actor(claims, policy))
+
+    def _read(self) -> PasswordFile:
+        if self.options.htpasswd:
+            return read_htpasswd(self._path)
+        return read_user_props(self._path, allow_published=self.surroundings.allow_published)
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    async def _keep_reading(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the file again when it has changed, or could not be used; the users are then as before, and it is told.
+
+        What kept it from being read may go away without any trace on it.
+        """
+        signature = await asyncio.to_thread(self._signature)
+        if signature == self._seen and not self._outdated:
+            return
+        self._seen = signature
+        try:
+            self._file = await asyncio.to_thread(self._read)
+        except PasswordFileError as error:
+            self._tell(f"{self._path} {error}")
+            return
+        self._outdated = ""
+        self._memory.forget()
+        _log.info("the password file has been read anew", extra={"authenticator": self.name})
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._outdated:
+            _log.error("the password file cannot be used", extra={"authenticator": self.name, "problem": problem})
+        self._outdated = problem

@@ -1,0 +1,1 @@
+"""What several authenticators share: credential caches, dependency probes, password checks, token parsing."""

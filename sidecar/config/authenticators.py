@@ -1,0 +1,47 @@
+"""The authenticators as they are written. What their options mean is for the authenticators to say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sidecar.config.reading.tree import Block, Node, Origin, Path, child_of, origin_of
+from sidecar.config.settings import AuthenticationSettings, AuthenticatorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMember:
+    """One entry of ``authentication.authenticators``.
+
+    ``options`` is its ``configs`` block as read; ``path`` and ``origin`` say where it stands; ``resolve_secret`` opens
+    a secret's text and raises ValueError.
+    """
+
+    settings: AuthenticatorSettings
+    options: Block = field(repr=False)
+    path: Path
+    origin: Origin
+    resolve_secret: Callable[[str], str]
+
+
+def written_members(
+    settings: AuthenticationSettings, tree: Block, resolve_secret: Callable[[str], str]
+) -> tuple[WrittenMember, ...]:
+    """The entries in order; none when the block is switched off. ``tree`` is the whole configuration as read."""
+    if not settings.enabled:
+        return ()
+    base: Path = ("authentication", "authenticators")
+    return tuple(
+        _written(member, (*base, index), tree, resolve_secret) for index, member in enumerate(settings.authenticators)
+    )
+
+
+def _written(
+    settings: AuthenticatorSettings, path: Path, tree: Block, resolve_secret: Callable[[str], str]
+) -> WrittenMember:
+    return WrittenMember(settings, _options(tree, path), path, origin_of(tree, path), resolve_secret)
+
+
+def _options(tree: Block, path: Path) -> Block:
+    node: Node | None = tree
+    for part in (*path, "configs"):
+        node = None if node is None else child_of(node, part)
+    return node if isinstance(node, Block) else Block({}, tree.origin)

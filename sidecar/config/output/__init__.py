@@ -1,0 +1,1 @@
+"""The configuration for people and tools: effective values, JSON Schema, reference pages."""

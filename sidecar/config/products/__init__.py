@@ -1,0 +1,1 @@
+"""OpenMetadata's and DataHub's own configuration files, variables and rule presets."""

@@ -1,0 +1,96 @@
+"""``${NAME:default}`` as Spring reads it: after the YAML, inside texts, with defaults that may hold placeholders.
+
+A value is never more than text, whatever it holds. A variable that is set, even to nothing, beats the default;
+placeholders inside a value are followed, as Spring follows them.
+"""
+
+from collections.abc import Mapping
+
+from sidecar.config.reading.placeholders import PlaceholderError
+from sidecar.config.reading.tree import Block, Items, Leaf, Node, Origin, Path, dotted
+from sidecar.errors import Problem
+
+_OPEN, _CLOSE = "${", "}"
+_MOST_DEPTH = 10
+_MOST_EXPANSIONS = 200
+_MOST_CHARACTERS = 1 << 16
+
+
+class Expander:
+    """Looks placeholders up in one environment. ``used`` are the names that were found there, since the last reset."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._left = _MOST_EXPANSIONS
+        self.used: list[str] = []
+
+    def expand(self, text: str) -> str:
+        """``text`` with its placeholders replaced.
+
+        Raises PlaceholderError for one that is not closed, has neither value nor default, or refers to itself.
+        """
+        self._left = _MOST_EXPANSIONS
+        self.used = []
+        return self._text(text, ())
+
+    def _text(self, text: str, above: tuple[str, ...]) -> str:
+        parts: list[str] = []
+        position = 0
+        while (start := text.find(_OPEN, position)) >= 0:
+            end = _closing(text, start + len(_OPEN))
+            parts += (text[position:start], self._value(text[start + len(_OPEN) : end], above))
+            position = end + len(_CLOSE)
+        expanded = "".join((*parts, text[position:]))
+        if len(expanded) > _MOST_CHARACTERS:
+            raise PlaceholderError("is too long once its placeholders are replaced")
+        return expanded
+
+    def _value(self, expression: str, above: tuple[str, ...]) -> str:
+        self._left -= 1
+        if self._left < 0 or len(above) > _MOST_DEPTH:
+            raise PlaceholderError("has too many placeholders in each other")
+        name, colon, default = expression.partition(":")
+        if _OPEN in name:
+            raise PlaceholderError("has a placeholder whose name is made of others")
+        if name in above:
+            raise PlaceholderError(f"the variable {name} refers to itself")
+        inside = (*above, name)
+        if name in self._environ:
+            self.used.append(name)
+            return self._text(self._environ[name], inside)
+        if not colon:
+            raise PlaceholderError(f"the variable {name} is not set and has no default")
+        return self._text(default, inside)
+
+
+def _closing(text: str, position: int) -> int:
+    """Where the placeholder that opened before ``position`` ends: braces inside it come in pairs."""
+    depth = 1
+    for index in range(position, len(text)):
+        if text.startswith("{", index):
+            depth += 1
+        elif text.startswith(_CLOSE, index):
+            depth -= 1
+            if not depth:
+                return index
+    raise PlaceholderError("has a placeholder that is not closed")
+
+
+def expanded(node: Node, path: Path, expander: Expander, problems: list[Problem]) -> Node:
+    """``node`` with the placeholders of its texts replaced; a text that comes to nothing is null."""
+    if isinstance(node, Block):
+        entries = {name: expanded(child, (*path, name), expander, problems) for name, child in node.entries.items()}
+        return Block(entries, node.origin)
+    if isinstance(node, Items):
+        values = (expanded(child, (*path, index), expander, problems) for index, child in enumerate(node.values))
+        return Items(tuple(values), node.origin)
+    if node.value is None or _OPEN not in node.value:
+        return node
+    origin = node.origin
+    try:
+        text = expander.expand(node.value)
+    except PlaceholderError as error:
+        problems.append(Problem(dotted(path), str(error), origin.file, origin.line))
+        return Leaf(None, origin)
+    variables = ", ".join(dict.fromkeys(expander.used))
+    return Leaf(text or None, Origin(origin.file, origin.line, variables, origin.imported))

@@ -1,0 +1,1 @@
+"""From files and environment variables to typed values: YAML, placeholders, units, URLs."""

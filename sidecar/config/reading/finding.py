@@ -1,0 +1,67 @@
+"""A fault of meaning, before it is known in which file and line it stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sidecar.config.reading.tree import Path
+
+
+class FindingId(StrEnum):
+    """Stable ids of findings, for those who filter what ``sidecar check`` prints."""
+
+    UPSTREAM_URL = "upstream-url"
+    UPSTREAM_BASE_PATH = "upstream-base-path"
+    CHECKS_UNTRUSTED = "checks-untrusted"
+    RULE_LETTER_CASE = "rule-letter-case"
+    RULE_ENCODED = "rule-encoded"
+
+
+FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
+    FindingId.UPSTREAM_URL: (
+        True,
+        "`upstream.url` is not an address that can be forwarded to",
+        "write scheme, host and port, and if the server is mounted below a path, that path",
+    ),
+    FindingId.UPSTREAM_BASE_PATH: (
+        False,
+        "a preset's `basePath` is also the path of `upstream.url`, so the server is asked with the path twice",
+        "keep it in one place: in `basePath` if callers write it, in `upstream.url` if they do not",
+    ),
+    FindingId.CHECKS_UNTRUSTED: (
+        False,
+        "`server.listen` is not loopback, `server.trustedProxies` is empty and a rule has a `require`: checks get 403",
+        "list the addresses that the proxies ask from in `server.trustedProxies`",
+    ),
+    FindingId.RULE_LETTER_CASE: (
+        False,
+        "a rule is stricter than what its path gets in other letters",
+        "nothing for OpenMetadata and DataHub, which compare letters; for other servers make the later rule as strict",
+    ),
+    FindingId.RULE_ENCODED: (
+        False,
+        "a rule with an encoded slash, backslash or semicolon is stricter than what the decoded path gets",
+        "write a rule for the decoded path as well, as strict as this one",
+    ),
+}
+"""For each id: whether it is an error, what was found, what to do. Errors are exit code 2, warnings change none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong at ``path`` (file vocabulary) and what to do; not ``fatal``: a warning.
+
+    ``idle``: the setting has no effect where it stands. That is a warning too where an imported file or a variable of
+    the product's supplies it: it was written for the product, not for the sidecar.
+    """
+
+    path: Path
+    message: str
+    fatal: bool = True
+    id: str = ""
+    idle: bool = False
+
+
+def finding(identifier: FindingId, path: Path, message: str) -> Finding:
+    """The finding of that id, an error or a warning as :data:`FINDINGS` has it."""
+    return Finding(path, message, fatal=FINDINGS[identifier][0], id=identifier.value)

@@ -1,0 +1,36 @@
+"""``secret:``, ``env:`` and ``file:`` are for secrets; anywhere else they would be taken at their word."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from sidecar.config.reading.finding import Finding
+from sidecar.config.reading.tree import Path
+
+_REFERENCE = ("secret:", "env:", "file:")
+
+
+def misplaced_references(model: BaseModel, path: Path = ()) -> Iterator[Finding]:
+    """Every text of ``model`` that looks like the place of a secret; ``path`` is where the model stands."""
+    for place, value in _texts(model.model_dump(by_alias=True), path):
+        if value.startswith("secret:"):
+            yield Finding(place, "names a secrets manager, which is not supported")
+        elif value.startswith(_REFERENCE) and not _may_be_a_file(place, value):
+            yield Finding(place, "is no secret, so env: and file: are not looked up here; use ${NAME}")
+
+
+def _may_be_a_file(place: Path, value: str) -> bool:
+    """Key sets may be files: ``publicKeyUrls[0]``, ``publicKeyUrls[0].url``."""
+    return value.startswith("file:") and "publicKeyUrls" in place and place[-1] != "issuer"
+
+
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, (*path, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))

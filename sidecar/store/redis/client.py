@@ -1,0 +1,371 @@
+"""The one Redis connection: where the server is, time limits, one retry, a circuit breaker, the key prefix.
+
+All our keys lie in one slot, so one server has all of them: the only one there is, the master that the sentinels name,
+or the cluster's owner of the slot. Every error of Redis leaves here as Unavailable, named by its kind only.
+"""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from sidecar.clock import Clock
+from sidecar.concurrency import retrieve
+from sidecar.config.reading.store_url import StoreAddress, StoreKind, parse_store_url
+from sidecar.config.settings import StoreSettings, StoreTls
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.metrics import Metrics
+from sidecar.tls import client_context
+
+Command = tuple[str | bytes | int | float, ...]
+Node = tuple[str, int]
+
+DEADLINE = 2.0
+"""Seconds that one operation may take, its retry included."""
+_CONNECT_SECONDS = 0.5
+_SOCKET_SECONDS = 0.9
+_SENTINEL_SECONDS = 0.3
+_MOST_CONNECTIONS = 32
+
+# The server that was asked is not, or no longer, the one to ask.
+_ELSEWHERE = (AskError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError, BusyLoadingError)
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+
+
+class Breaker:
+    """Stops asking a server that does not answer: after a failure nobody asks for a while, then one asks for all."""
+
+    FIRST = 0.25
+    LONGEST = 2.0
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._pause = 0.0
+        self._closed_until = 0.0
+        self._is_trying = False
+
+    def enter(self) -> bool:
+        """Whether to ask. Who asks after a pause does so alone; the others are refused until that has an end."""
+        if not self._pause:
+            return True
+        now = self._monotonic()
+        if now < self._closed_until:
+            return False
+        self._closed_until = now + DEADLINE
+        self._is_trying = True
+        return True
+
+    def succeeded(self) -> None:
+        """The server answered."""
+        self._pause = 0.0
+        self._is_trying = False
+
+    def failed(self) -> None:
+        """The server did not answer. Many who were under way at once count as one."""
+        if self._monotonic() < self._closed_until and not self._is_trying:
+            return
+        self._is_trying = False
+        self._pause = min(max(self._pause * 2, self.FIRST), self.LONGEST)
+        self._closed_until = self._monotonic() + self._pause
+
+
+class Kv:
+    """Commands for the server that has our keys.
+
+    Operations share one breaker; those that follow the log have connections of their own, which may block, and are not
+    counted by the breaker. ``operation`` is a metric label from a fixed set. Every method raises
+    Unavailable(STORE_UNAVAILABLE) within its deadline.
+    """
+
+    def __init__(self, settings: StoreSettings, metrics: Metrics, clock: Clock, *, deadline: float = DEADLINE) -> None:
+        """Raises Misconfigured; connects to nothing."""
+        self.prefix = _prefix(settings.key_prefix)
+        self._metrics = metrics
+        self._deadline = deadline
+        self._wait_replicas = settings.wait_replicas
+        self._wait_seconds = settings.wait_timeout
+        self._breaker = Breaker(clock.monotonic)
+        self._turn = asyncio.Semaphore(_MOST_CONNECTIONS)
+        dial = _Dial(settings, _address(settings))
+        self._quick = _Servers(dial, self.prefix, _SOCKET_SECONDS)
+        self._writing = _Servers(dial, self.prefix, _SOCKET_SECONDS + settings.wait_timeout * bool(self._wait_replicas))
+        self._patient = _Servers(dial, self.prefix, deadline)
+        metrics.store_up.set(0)
+
+    def key(self, name: str) -> bytes:
+        """The full key of ``name``."""
+        return (self.prefix + name).encode("utf-8")
+
+    async def read(self, operation: str, *commands: Command) -> list[Any]:
+        """The answers to ``commands``, sent at once."""
+        return await self._guarded(operation, self._quick, commands, self._deadline)
+
+    async def write(self, operation: str, script: str, keys: Sequence[bytes], arguments: Sequence[str | bytes]) -> Any:
+        """The result of ``script``, once as many replicas have what it wrote as the configuration asks for.
+
+        The script may run twice when an answer is lost, and has to write something even when it has nothing to do:
+        what replicas acknowledge is counted from a connection's last write.
+        """
+        commands: list[Command] = [("EVAL", script, len(keys), *keys, *arguments)]
+        deadline = self._deadline
+        if self._wait_replicas:
+            commands.append(("WAIT", self._wait_replicas, int(self._wait_seconds * 1000)))
+            deadline += self._wait_seconds
+        result, *acknowledged = await self._guarded(operation, self._writing, commands, deadline)
+        if acknowledged and acknowledged[0] < self._wait_replicas:
+            self._metrics.store_operations.labels(operation, "failed").inc()
+            raise Unavailable(Cause.STORE_UNAVAILABLE, "too few replicas have it")
+        return result
+
+    async def follow(self, operation: str, *commands: Command, block: float = 0.0) -> list[Any]:
+        """As :meth:`read`, for background work: past the breaker, and ``block`` seconds more for commands that wait."""
+        return await self._counted(operation, self._patient, commands, self._deadline + block)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for servers in (self._quick, self._writing, self._patient):
+            await servers.aclose()
+
+    async def _guarded(
+        self, operation: str, servers: "_Servers", commands: Sequence[Command], deadline: float
+    ) -> list[Any]:
+        if not self._breaker.enter():
+            self._metrics.store_operations.labels(operation, "refused").inc()
+            raise Unavailable(Cause.STORE_UNAVAILABLE, "it did not answer a moment ago")
+        return await self._counted(operation, servers, commands, deadline, self._breaker)
+
+    async def _counted(
+        self,
+        operation: str,
+        servers: "_Servers",
+        commands: Sequence[Command],
+        deadline: float,
+        breaker: Breaker | None = None,
+    ) -> list[Any]:
+        try:
+            async with asyncio.timeout(deadline):
+                if breaker is None:
+                    results = await servers.run(commands)
+                else:
+                    async with self._turn:
+                        results = await servers.run(commands)
+        except (RedisError, TimeoutError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                servers.doubt()
+            if breaker is not None:
+                (breaker.failed if isinstance(error, (*_LOST, TimeoutError)) else breaker.succeeded)()
+            self._metrics.store_up.set(0)
+            self._metrics.store_operations.labels(operation, "failed").inc()
+            # not chained: the error may quote the server's address or what was written
+            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from None
+        if breaker is not None:
+            breaker.succeeded()
+        self._metrics.store_up.set(1)
+        self._metrics.store_operations.labels(operation, "done").inc()
+        return results
+
+
+class _Dial:
+    """How to reach servers: credentials and TLS, and where the server for a slot is."""
+
+    def __init__(self, settings: StoreSettings, address: StoreAddress) -> None:
+        self._address = address
+        self._tls = {"context": _tls(settings.tls), "server_name": settings.tls.server_name} if address.tls else {}
+        password = address.password or (settings.password.reveal() if settings.password else "")
+        sentinel_password = settings.sentinel_password.reveal() if settings.sentinel_password else ""
+        self._user = {"username": address.username or settings.username or None, "password": password or None}
+        self._sentinel_user = {"username": settings.sentinel_username or None, "password": sentinel_password or None}
+        self._learned: tuple[Node, ...] = ()
+
+    def client(self, node: Node, socket_seconds: float) -> Redis:
+        """A client of ``node``; it connects when it is used."""
+        return self._client(node, socket_seconds, {**self._user, "db": self._address.database})
+
+    async def locate(self, slot: int) -> Node:
+        """The server to ask for the keys of ``slot``. Raises RedisError or OSError when nobody knows."""
+        if self._address.kind is StoreKind.SINGLE:
+            return self._address.nodes[0]
+        fault: Exception = RedisConnectionError("nobody knows")
+        for node in dict.fromkeys((*self._address.nodes, *self._learned)):
+            try:
+                return await self._ask(node, slot)
+            except (RedisError, OSError) as error:
+                fault = error
+        raise fault
+
+    async def _ask(self, node: Node, slot: int) -> Node:
+        if self._address.kind is StoreKind.SENTINEL:
+            question: Command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
+            return _master(await self._answer(node, self._sentinel_user, question))
+        owners = _owners(await self._answer(node, self._user, ("CLUSTER", "SLOTS")), node)
+        self._learned = tuple(owner for _, _, owner in owners)
+        for first, last, owner in owners:
+            if first <= slot <= last:
+                return owner
+        raise ClusterDownError("nobody has the slot")
+
+    async def _answer(self, node: Node, user: Mapping[str, Any], question: Command) -> Any:
+        client = self._client(node, _SENTINEL_SECONDS, user)
+        try:
+            return (await _run(client, [question]))[0]
+        finally:
+            await client.aclose()
+
+    def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
+        pool = ConnectionPool(
+            connection_class=_TlsConnection if self._tls else Connection,
+            max_connections=2 * _MOST_CONNECTIONS,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            host=node[0],
+            port=node[1],
+            socket_timeout=socket_seconds,
+            socket_connect_timeout=min(_CONNECT_SECONDS, socket_seconds),
+            retry=Retry(NoBackoff(), 0),
+            driver_info=None,
+            protocol=2,
+            **self._tls,
+            **more,
+        )
+        return Redis.from_pool(pool)
+
+
+class _Servers:
+    """Asks the server that has our keys, and finds it again when it has moved or does not answer."""
+
+    def __init__(self, dial: _Dial, prefix: str, socket_seconds: float) -> None:
+        self._dial = dial
+        self._slot = key_slot(prefix.encode("utf-8"))
+        self._socket_seconds = socket_seconds
+        self._client: Redis | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers, after one more try when the server was lost. Raises RedisError and OSError."""
+        try:
+            return await self._try(commands)
+        except (*_LOST, *_ELSEWHERE):
+            return await self._try(commands)
+
+    def doubt(self) -> None:
+        """Look for the server anew next time."""
+        self._forget(self._client)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        self._forget(self._client)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _try(self, commands: Sequence[Command]) -> list[Any]:
+        client = self._client
+        if client is None:
+            node = await self._dial.locate(self._slot)
+            # another caller may have been faster
+            client = self._client = self._client or self._dial.client(node, self._socket_seconds)
+        try:
+            return await _run(client, commands)
+        except (*_LOST, *_ELSEWHERE):
+            self._forget(client)
+            raise
+
+    def _forget(self, client: Redis | None) -> None:
+        if client is None or client is not self._client:
+            return
+        self._client = None
+        task = asyncio.create_task(client.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(retrieve)
+
+
+class _TlsConnection(Connection):
+    """TLS by a context that was checked at the start; the name to verify may differ from the host's."""
+
+    def __init__(self, *, context: ssl.SSLContext, server_name: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._context = context
+        self._server_name = server_name
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self._context, "server_hostname": self._server_name or None}
+
+
+async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    # raised here, because the library would write the whole command into the error
+    results = await pipeline.execute(raise_on_error=False)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def _master(answer: Any) -> Node:
+    """The address in a sentinel's answer. Raises RedisConnectionError when it knows no such service."""
+    if not isinstance(answer, list | tuple) or len(answer) != 2:
+        raise RedisConnectionError("no such service")
+    return _text(answer[0]), int(answer[1])
+
+
+def _owners(answer: Any, asked: Node) -> list[tuple[int, int, Node]]:
+    """First slot, last slot and owner in the answer to CLUSTER SLOTS; a node that leaves out its host is ``asked``."""
+    return [(int(first), int(last), (_text(node[0]) or asked[0], int(node[1]))) for first, last, node, *_ in answer]
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
+
+
+def _address(settings: StoreSettings) -> StoreAddress:
+    try:
+        return parse_store_url(settings.url.reveal())
+    except ValueError as error:
+        raise Misconfigured([Problem("store.url", str(error))]) from None
+
+
+def _prefix(written: str) -> str:
+    start = written.find("{")
+    if start >= 0 and written.find("}", start + 1) > start + 1:
+        return written
+    return f"{{{written.strip('{}:') or 'sidecar'}}}:"
+
+
+def _tls(settings: StoreTls) -> ssl.SSLContext:
+    try:
+        context = client_context(settings.ca_file)
+    except (OSError, ssl.SSLError):
+        raise Misconfigured([Problem("store.tls.caFile", "cannot be read as certificates")]) from None
+    if settings.cert_file:
+        try:
+            context.load_cert_chain(settings.cert_file, settings.key_file or None)
+        except (OSError, ssl.SSLError):
+            message = "cannot be read as a certificate with its key in keyFile"
+            raise Misconfigured([Problem("store.tls.certFile", message)]) from None
+    return context
+
+
+def _kind(error: Exception) -> str:
+    """The error's kind: its text may quote what was written, or an address."""
+    word = str(error).partition(" ")[0]
+    return word if type(error) is ResponseError and re.fullmatch(r"[A-Z]{3,20}", word) else type(error).__name__

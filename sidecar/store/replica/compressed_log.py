@@ -1,0 +1,65 @@
+"""Denials in full, compressed: for the day on which the store has lost them.
+
+Judging needs digests only; whoever puts entries back has to know what they were made of.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator
+from math import inf
+from operator import attrgetter
+from typing import Any
+
+import orjson
+
+from sidecar.store.revocation_entry import Denial, Scope, denial_id, denial_key
+
+_BLOCK = 512
+_fields = attrgetter(
+    "scope", "issuer", "name", "created_at", "issued_before", "expires_at", "reason", "created_by"
+)  # fmt: skip
+
+
+class Archive:
+    """Denials in the order in which they came. One that was forgiven or replaced stays until its block has ended."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, Denial]] = []
+        self._blocks: list[tuple[float, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._open) + _BLOCK * len(self._blocks)
+
+    def __iter__(self) -> Iterator[Denial]:
+        for _, packed in self._blocks:
+            for name, *fields in zip(*json.loads(zlib.decompress(packed)), strict=True):
+                yield _denial(name, fields)
+        for _, denial in self._open:
+            yield denial
+
+    def add(self, denial: Denial, *, has_proper_id: bool) -> None:
+        """Keep ``denial``. A proper id is made of the rest, and would not compress."""
+        self._open.append(("" if has_proper_id else denial.id, denial))
+        if len(self._open) == _BLOCK:
+            until = max(inf if denial.expires_at is None else denial.expires_at for _, denial in self._open)
+            columns = [[name for name, _ in self._open], *zip(*(_fields(item) for _, item in self._open), strict=True)]
+            # level 1: the higher ones take twice the time for a twentieth less
+            self._blocks.append((until, zlib.compress(_encode(columns), 1)))
+            self._open = []
+
+    def prune(self, now: float) -> None:
+        """Let go of blocks in which nothing stands any more at ``now``."""
+        self._blocks = [block for block in self._blocks if block[0] > now]
+
+
+def _encode(columns: list[Any]) -> bytes:
+    try:
+        return orjson.dumps(columns)
+    except TypeError:  # a lone surrogate, which it takes for no text
+        return json.dumps(columns).encode("ascii")
+
+
+def _denial(name: str, fields: list[Any]) -> Denial:
+    scope, issuer, about, created_at, issued_before, *rest = fields
+    proper = name or denial_id(denial_key(scope, issuer, about), issued_before)
+    return Denial(proper, Scope(scope), issuer, about, created_at, issued_before, *rest)

@@ -1,0 +1,217 @@
+"""The deny list in memory: is this token refused although it verifies? No I/O, a look-up is a few dictionary probes.
+
+A million entries have to be cheap, so an entry is no object: a digest of what it is about, and one number.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from math import ceil, floor, inf, isfinite
+
+from sidecar.identity.actor import Actor
+from sidecar.identity.names import folded, local_part
+from sidecar.store.record import NOBODY, Owner
+from sidecar.store.replica.compressed_log import Archive
+from sidecar.store.replica.expiry_index import MINUTE, Expiries
+from sidecar.store.revocation_entry import Denial, Scope, actor_name, denial_id, denial_key, read_denial_id
+
+_versions = count(1)
+_TOLERATED_WASTE = 50_000
+
+# What is remembered of an entry, in the smallest object that holds two floats (32 bytes). ``real``: it concerns tokens
+# issued before then (infinite: whenever issued). ``imag``: it stands until then (infinite: for ever).
+_Span = complex
+
+
+class Facts:
+    """What the deny list has to know of one verified token, worked out once."""
+
+    __slots__ = ("issued_at", "probes")
+
+    def __init__(self, probes: tuple[tuple[Scope, bytes], ...], issued_at: float | None) -> None:
+        self.probes = probes
+        # without a time of issue every cut-off concerns it
+        self.issued_at = -inf if issued_at is None else issued_at
+
+
+def facts_of(
+    actor: Actor, signing_digest: str = "", *, owner: Owner = NOBODY, recorded_at: float | None = None
+) -> Facts:
+    """The facts about the token that made ``actor``.
+
+    ``signing_digest`` is the SHA-256 (lower-case hex) of its signing input, asked about where it has no ``jti``.
+    ``owner`` is where the owner of an own token comes from: what ends the tokens of that origin ends this one too.
+    ``recorded_at``: when its record was made, which stands in for a missing ``iat``, and for one of the same second,
+    because ``iat`` has whole seconds.
+    """
+    issuer = actor.issuer
+    about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
+    if actor.token_id:
+        about.insert(0, (Scope.TOKEN, issuer, actor.token_id))
+    elif signing_digest:
+        about.insert(0, (Scope.DIGEST, issuer, signing_digest))
+    about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)]
+    if owner.issuer:
+        about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
+    probes = tuple((scope, denial_key(scope, named, name)) for scope, named, name in about)
+    issued_at = actor.issued_at
+    if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
+        issued_at = recorded_at
+    return Facts(probes, issued_at)
+
+
+def spellings(*actor_ids: str) -> tuple[str, ...]:
+    """Each spelling under which an entry may name the Actor of ``actor_ids``, empty ones aside.
+
+    Entries are folded, older ones may be in lower case throughout. An Actor who is called by an address is denied by
+    the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
+    may change with the configuration, and must not undo a denial.
+    """
+    every = [spelling for one in actor_ids if one for spelling in (one, one.lower(), folded(one), local_part(one))]
+    return tuple(dict.fromkeys(every))
+
+
+class DenyList:
+    """Every denial that stands. ``version`` changes, to a number that no list has had, whenever more may be refused.
+
+    ``endless`` counts the entries that never expire.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.endless = 0
+        self._size = 0
+        # a number where one entry with its proper id stands, else entries by id
+        self._entries: dict[bytes, _Span | dict[str, _Span]] = {}
+        self._strange_ids: dict[str, bytes] = {}
+        self._shared: dict[float, _Span] = {}
+        self._expiries: Expiries[bytes] = Expiries()
+        self._archive = Archive()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def match(self, facts: Facts, now: float) -> Scope | None:
+        """What the denial is about that concerns the token at ``now`` (seconds since the epoch), None: no denial."""
+        entries, issued_at = self._entries, facts.issued_at
+        for scope, key in facts.probes:
+            found = entries.get(key)
+            if found is None:
+                continue
+            for span in (found,) if isinstance(found, _Span) else found.values():
+                if issued_at < span.real and now < span.imag:
+                    return scope
+        return None
+
+    def add(self, denial: Denial) -> bool:
+        """Let ``denial`` stand, in place of one with the same id. False: its times are none."""
+        if not _is_time(denial.issued_before) or not _is_time(denial.expires_at):
+            return False
+        key = denial_key(denial.scope, denial.issuer, denial.name)
+        is_proper = denial.id == denial_id(key, denial.issued_before)
+        if not is_proper or denial.id in self._strange_ids:
+            self.discard(denial.id)  # the same id may have been about something else
+        if not is_proper:
+            self._strange_ids[denial.id] = key
+        span = self._span(denial)
+        if self._replace(key, denial.id, span, is_proper=is_proper):
+            self._expiries.put(key, span.imag)
+            self._archive.add(denial, has_proper_id=is_proper)
+            self.version = next(_versions)
+        return True
+
+    def discard(self, denial_id_: str) -> bool:
+        """End the denial of that id. False: there is none."""
+        proper = read_denial_id(denial_id_)
+        key = self._strange_ids.pop(denial_id_, None) or (proper[0] if proper else None)
+        found = self._entries.get(key) if key else None
+        if key is None or found is None:
+            return False
+        if isinstance(found, _Span):
+            if proper is None or denial_id_ != _id_of(key, found):
+                return False
+            del self._entries[key]
+            self._forget(found)
+            return True
+        span = found.pop(denial_id_, None)
+        if span is not None:
+            self._forget(span)
+        if not found:
+            del self._entries[key]
+        return span is not None
+
+    def has(self, denial: Denial) -> bool:
+        """Whether a denial of that id stands."""
+        key = denial_key(denial.scope, denial.issuer, denial.name)
+        found = self._entries.get(key)
+        if isinstance(found, _Span):
+            return denial.id == _id_of(key, found)
+        return found is not None and denial.id in found
+
+    def standing(self, now: float) -> Iterator[Denial]:
+        """Every entry that stands at ``now``, in full. One id may come twice; the later one counts."""
+        for denial in self._archive:
+            if (denial.expires_at is None or denial.expires_at > now) and self.has(denial):
+                yield denial
+
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether forgiven and replaced entries take more room than standing ones: a list made anew is smaller."""
+        return len(self._archive) > 2 * self._size + _TOLERATED_WASTE
+
+    def prune(self, now: float, most: int) -> None:
+        """Forget entries that ended before ``now``, looking at no more than ``most``."""
+        due = self._expiries.take(now, most)
+        if due:
+            self._archive.prune(now)
+        for key in due:
+            found = self._entries.get(key)
+            if isinstance(found, _Span):
+                if found.imag <= now:
+                    self._shared.pop(found.imag, None)
+                    self.discard(_id_of(key, found))
+            elif found is not None:
+                for ended in [name for name, span in found.items() if span.imag <= now]:
+                    self.discard(ended)
+
+    def _replace(self, key: bytes, name: str, span: _Span, *, is_proper: bool) -> bool:
+        """Remember ``span``. False: exactly that is remembered already."""
+        found = self._entries.get(key)
+        if isinstance(found, _Span):
+            held = _id_of(key, found)
+            if held != name:
+                self._entries[key] = {held: found, name: span}
+                found = None
+            else:
+                self._entries[key] = span
+        elif found is None:
+            self._entries[key] = span if is_proper else {name: span}
+        else:
+            entries, found = found, found.get(name)
+            entries[name] = span
+        if found == span:
+            return False
+        if found is not None:
+            self._forget(found)
+        self._size += 1
+        self.endless += span.imag == inf
+        return True
+
+    def _forget(self, span: _Span) -> None:
+        self._size -= 1
+        self.endless -= span.imag == inf
+
+    def _span(self, denial: Denial) -> _Span:
+        """The number to remember. Entries about single tokens share those that end in the same minute."""
+        until = inf if denial.expires_at is None else denial.expires_at
+        if denial.issued_before is not None:
+            return complex(denial.issued_before, until)
+        minute = inf if until == inf else ceil(until / MINUTE) * MINUTE
+        return self._shared.setdefault(minute, complex(inf, minute))
+
+
+def _is_time(value: float | None) -> bool:
+    return value is None or isfinite(value)
+
+
+def _id_of(key: bytes, span: _Span) -> str:
+    return denial_id(key, None if span.real == inf else span.real)

@@ -1,0 +1,1 @@
+"""Tokens that this sidecar issues: mint, records, lifetimes, usage, bots."""

@@ -1,0 +1,218 @@
+"""Make own tokens, in OpenMetadata's shape or DataHub's. The record is on disk before anyone sees the token."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from sidecar.clock import Clock
+from sidecar.errors import Reason, Refused
+from sidecar.identity.actor import ActorType
+from sidecar.identity.claims import actor_name
+from sidecar.identity.names import folded
+from sidecar.keys.signing import SigningKey
+from sidecar.logs import AUDIT
+from sidecar.metrics import Metrics
+from sidecar.store.base import Batch
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, datahub_token
+from sidecar.tokens.jwt.jose import sign
+
+_audit = logging.getLogger(AUDIT)
+
+Write = Callable[[Batch], Awaitable[None]]
+"""Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
+
+Claim = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
+"""See :meth:`sidecar.tokens.issued.bots.Bots.claim`."""
+
+_TOKEN_TYPES = {
+    TokenKind.BOT: "BOT",
+    TokenKind.PERSONAL: "PERSONAL_ACCESS",
+    TokenKind.SESSION: "OM_USER",
+}
+_DATAHUB_KINDS = {
+    TokenKind.BOT: DataHubKind.SERVICE_ACCOUNT,
+    TokenKind.PERSONAL: DataHubKind.PERSONAL,
+    TokenKind.SESSION: DataHubKind.SESSION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
+
+    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names who asked, for the audit log.
+    ``replace_person``: a bot may have the name of a person, who is refused from then on.
+    """
+
+    name: str
+    kind: TokenKind
+    actor_id: str
+    actor_type: ActorType
+    lifetime: float | None
+    email: str = ""
+    description: str = ""
+    roles: tuple[str, ...] = ()
+    allow_impersonation: bool = False
+    is_admin: bool = False
+    owner: Owner = NOBODY
+    minted_by: str = ""
+    format: str = "openmetadata"
+    replace_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new token: its text, which nobody can show again, and its record."""
+
+    token: str
+    record: TokenRecord
+
+
+class Minter:
+    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
+
+    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. ``claim`` says what is to be
+    written besides a bot's token, so that its name is kept. A bot's older tokens end with
+    a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
+    """
+
+    def __init__(
+        self,
+        signing: Callable[[], SigningKey],
+        write: Write,
+        claim: Claim,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        issuer: str,
+        audience: str,
+        principal_domain: str,
+        verbatim: bool = False,
+        keep_bot_tokens: bool = False,
+        max_lifetime: float | None = None,
+        datahub: DataHubSecrets | None = None,
+        new_id: Callable[[], str] = lambda: str(uuid4()),
+    ) -> None:
+        self._signing = signing
+        self._write = write
+        self._claim = claim
+        self._clock = clock
+        self._metrics = metrics
+        self._issuer = issuer
+        self._audience = audience
+        self._principal_domain = principal_domain.lower()
+        self._verbatim = verbatim
+        self._keep_bot_tokens = keep_bot_tokens
+        self._max_lifetime = max_lifetime
+        self._datahub = datahub
+        self._new_id = new_id
+
+    async def mint(self, request: TokenRequest) -> Minted:
+        """Mint what ``request`` says.
+
+        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
+        form without its secrets and for a person's name, Refused(REQUEST_INVALID) for a life that is too long, and
+        Unavailable(STORE_UNAVAILABLE) when the record could not be written.
+        """
+        longest = self._max_lifetime
+        if longest is not None and (request.lifetime is None or request.lifetime > longest):
+            raise Refused(
+                Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
+            )
+        actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
+        names: Sequence[TokenRecord] = ()
+        if request.kind is TokenKind.BOT:
+            names = await self._claim(actor_id, request.minted_by, request.replace_person)
+        token_id = self._new_id()
+        now = self._clock.now()
+        issued = int(now)
+        expires = None if request.lifetime is None else issued + int(request.lifetime)
+        make = self._datahub_token if request.format == FORMAT else self._own_token
+        token, token_hash = make(request, actor_id, token_id, issued, expires)
+        record = TokenRecord(
+            id=token_id,
+            token_hash=token_hash,
+            name=request.name,
+            kind=request.kind,
+            actor_id=actor_id,
+            actor_type=request.actor_type,
+            created_at=now,  # finer than iat: a cut-off of the same second tells which came first
+            expires_at=None if expires is None else float(expires),
+            format=request.format,
+            description=request.description,
+            roles=request.roles,
+            allow_impersonation=request.allow_impersonation,
+            is_admin=request.is_admin,
+            owner=request.owner,
+        )
+        await self._write(Batch(add=(*names, record), keep_bot_tokens=self._keep_bot_tokens))
+        self._metrics.tokens_issued.labels(request.kind.value).inc()
+        _audit.info(
+            "token minted",
+            extra={
+                "token_id": token_id,
+                "kind": request.kind.value,
+                "actor": actor_id,
+                "admin": request.is_admin,
+                "by": request.minted_by,
+            },
+        )
+        return Minted(token, record)
+
+    def _own_token(
+        self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
+    ) -> tuple[str, str]:
+        """The token and what its record keeps of it."""
+        claims = {
+            **openmetadata_claims(actor_id, request.email or self._made_up_email(actor_id), request.roles),
+            "iss": self._issuer,
+            "isBot": request.kind is TokenKind.BOT,
+            "tokenType": _TOKEN_TYPES[request.kind],
+            "jti": token_id,
+            "iat": issued,
+        }
+        if self._audience:
+            claims["aud"] = self._audience
+        if expires is not None:
+            claims["exp"] = expires
+        key = self._signing()
+        token = sign({"alg": key.algorithm, "kid": key.kid, "typ": "JWT"}, claims, key.key)
+        return token, hash_token(token)
+
+    def _datahub_token(
+        self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
+    ) -> tuple[str, str]:
+        """The same in DataHub's form: the record keeps what DataHub's store would."""
+        if self._datahub is None or not self._issuer:
+            text = "DataHub tokens need authentication.tokenService and jwtTokenConfiguration.jwtissuer"
+            raise Refused(Reason.CONFLICT, message=f"No such tokens can be minted: {text}")
+        token = datahub_token(
+            self._datahub.key,
+            actor_id=actor_id,
+            kind=_DATAHUB_KINDS[request.kind],
+            token_id=token_id,
+            issuer=self._issuer,
+            issued_at=issued,
+            expires_at=expires,
+        )
+        return token, datahub_hash(token, self._datahub.salt)
+
+    def _made_up_email(self, actor_id: str) -> str:
+        if "@" in actor_id:
+            return folded(actor_id)
+        return f"{actor_id}@{self._principal_domain}" if self._principal_domain else ""
+
+
+def openmetadata_claims(actor_id: str, email: str, roles: tuple[str, ...]) -> dict[str, object]:
+    """The claims by which an OpenMetadata server finds ``actor_id``, whichever of its usual claims it asks first."""
+    claims: dict[str, object] = {
+        "sub": actor_id,
+        "username": actor_id,
+        "preferred_username": actor_id,
+        "roles": list(roles),
+    }
+    if email:
+        claims["email"] = email
+    return claims

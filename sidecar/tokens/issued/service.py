@@ -1,0 +1,341 @@
+"""Own tokens, managed: mint, list, show, revoke, and who may do which of it. Whoever asks comes through here."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sidecar.clock import Clock
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.identity.claims import actor_name
+from sidecar.identity.names import folded
+from sidecar.logs import AUDIT
+from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.datahub import FORMAT
+from sidecar.tokens.issued.lifetime import parse_expiry
+from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, Write
+from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
+from sidecar.tokens.submitted import Genuine
+
+_audit = logging.getLogger(AUDIT)
+
+_CAPITALS = (
+    "Tokens made here carry names in lower case without @ unless principal: verbatim is in force; in DataHub that "
+    "would be another user"
+)
+_DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, by a credential that came with the request.
+
+    ``is_own`` marks own tokens, of which ``record`` is the record where there is one.
+    """
+
+    actor: Actor
+    is_own: bool = False
+    record: TokenRecord | None = None
+
+    @property
+    def is_system_client(self) -> bool:
+        """Whether this is DataHub's system client, which gives sessions to the people that it has let in."""
+        return self.is_own and self.actor.provider == SYSTEM_PROVIDER
+
+    @property
+    def name(self) -> str:
+        """How logs and entries name the caller."""
+        return f"{self.actor.type}:{self.actor.id}"
+
+    @property
+    def origin(self) -> Owner | None:
+        """Where the caller comes from, which is what its tokens are found by. None: they cannot be told from others'.
+
+        A bot has none: it manages no tokens, and those that created it are no part of it.
+        """
+        actor, record = self.actor, self.record
+        if actor.is_bot:
+            return None
+        if record is not None and record.owner.issuer:
+            return record.owner
+        if not actor.issuer or not actor.subject:
+            return None
+        return Owner(actor.issuer, actor.provider, actor.subject, actor.id)
+
+    def may_manage(self, record: TokenRecord) -> bool:
+        """Whether the token of ``record`` is the caller's to see and to revoke."""
+        if self.actor.is_admin or (self.record is not None and self.record.id == record.id):
+            return True
+        origin = self.origin
+        return origin is not None and origin.is_same_as(record.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller asks to be minted. None and empty: not said."""
+
+    name: str
+    kind: TokenKind
+    actor_id: str | None = None
+    actor_type: ActorType | None = None
+    expiry: str | None = None
+    description: str = ""
+    roles: tuple[str, ...] | None = None
+    allow_impersonation: bool = False
+    format: str = "openmetadata"
+    replace_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What configuration says of minting. Names in lower case, times in seconds.
+
+    ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's. ``provider_of`` names the
+    provider whose keys decide on the tokens of an issuer. ``verbatim``: ids of people
+    may be in capitals, and addresses.
+    """
+
+    issuer: str
+    admin_names: frozenset[str] = frozenset()
+    reserved: frozenset[str] = frozenset()
+    allow_never_expiring: bool = False
+    max_lifetime: float | None = None
+    is_bot_name: Callable[[str], bool] = field(default=lambda _name: False)
+    provider_of: Callable[[str], str] = field(default=lambda _issuer: "")
+    verbatim: bool = False
+
+
+class TokenService:
+    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer; nothing is half done then.
+
+    ``minter`` None: there are no own keys, nothing can be minted.
+    """
+
+    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: Rules) -> None:
+        self._store = store
+        self._write = write
+        self._minter = minter
+        self._clock = clock
+        self._rules = rules
+
+    async def caller(self, actor: Actor, *, is_own: bool, record_id: str | None) -> Caller:
+        """The caller behind an accepted credential, with the record of its token."""
+        record = await self._store.record(record_id) if record_id is not None else None
+        return Caller(actor, is_own, record)
+
+    async def mint(self, caller: Caller, wish: Wish) -> Minted:
+        """Mint what ``caller`` wishes. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
+        origin = _minting_origin(caller)
+        _check_leave(caller, wish, verbatim=self._rules.verbatim)
+        if self._minter is None:
+            raise Refused(Reason.CONFLICT, message="No tokens can be minted: there are no own keys")
+        actor_id, actor_type = self._actor(caller, wish)
+        is_self = wish.kind is not TokenKind.BOT and (actor_id, actor_type) == (caller.actor.id, caller.actor.type)
+        if not is_self and wish.kind is not TokenKind.BOT:
+            # whoever it is for: by this origin its bearer finds it, and none of the minter's tokens
+            origin = Owner(self._rules.issuer, OWN_PROVIDER, actor_id, actor_id)
+        actor = caller.actor
+        return await self._minter.mint(
+            TokenRequest(
+                name=wish.name,
+                kind=wish.kind,
+                actor_id=actor_id,
+                actor_type=actor_type,
+                lifetime=self._lifetime(wish),
+                # a server that reads the token may take its name from the address: no other's may stand there
+                email=actor.own_address if is_self else "",
+                description=wish.description,
+                roles=_roles(caller, wish, is_self=is_self),
+                allow_impersonation=wish.allow_impersonation,
+                is_admin=actor.is_admin if is_self else self._is_admin_bot(wish.kind, actor_id),
+                owner=origin,
+                format=wish.format,
+                minted_by=caller.name,
+                replace_person=wish.replace_person,
+            )
+        )
+
+    async def may_manage(self, caller: Caller, token: Genuine) -> bool:
+        """Whether ``token`` is the caller's to know of and to end."""
+        if caller.actor.is_admin:
+            return True
+        record = await self._recorded(token)
+        if record is not None:
+            return caller.may_manage(record)
+        origin = caller.origin
+        if origin is None or not token.issuer or not token.subject:
+            return False
+        provider = token.provider or self._rules.provider_of(token.issuer)
+        return origin.is_same_as(Owner(token.issuer, provider, token.subject))
+
+    async def is_another(self, token: Genuine, text: str) -> bool:
+        """Whether ``token``, refused before its record was asked for, borrows the id of another that is on record."""
+        record = await self._recorded(token)
+        # of a DataHub token its own verifier compares the hash, which takes that product's salt
+        return record is not None and record.format != FORMAT and record.token_hash != hash_token(text)
+
+    async def _recorded(self, token: Genuine) -> TokenRecord | None:
+        if not token.token_id or token.issuer != self._rules.issuer:
+            return None
+        return await self._store.record(token.token_id)
+
+    async def page(
+        self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int
+    ) -> Page:
+        """A page of the tokens that ``caller`` may see. Raises ValueError for an ``after`` that is no mark."""
+        owner = provider = None
+        if not caller.actor.is_admin:
+            origin = caller.origin
+            if origin is None:
+                return Page()
+            owner, provider = (origin.issuer, origin.subject), origin.provider
+        query = RecordQuery(actor_id, kind, active, owner, provider, self._clock.now())
+        return await self._store.records(query, after, limit)
+
+    async def show(self, caller: Caller, token_id: str) -> TokenRecord:
+        """The record. Raises Refused(NOT_FOUND), also for other people's."""
+        record = await self._store.record(token_id)
+        if record is None or record.kind is TokenKind.BOT_NAME or not caller.may_manage(record):
+            raise Refused(Reason.NOT_FOUND)
+        return record
+
+    async def revoke(self, caller: Caller, token_id: str) -> None:
+        """End a token for good; one that has ended stays so. Raises Refused(NOT_FOUND) as :meth:`show` does."""
+        record = await self.show(caller, token_id)
+        if record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            note_revoked(record, by=caller.name)
+
+    def _actor(self, caller: Caller, wish: Wish) -> tuple[str, ActorType]:
+        """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
+        is_bot = wish.kind is TokenKind.BOT
+        if wish.actor_id is None and not is_bot:
+            return self._caller_himself(caller)
+        verbatim = self._rules.verbatim and not is_bot
+        try:
+            actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id, verbatim=verbatim)
+        except Refused as refusal:
+            what = "a name, or a plain e-mail address" if verbatim else "a name without @"
+            message = f"The actor's id must be {what}, without white space"
+            raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
+        compared = folded(actor_id)
+        if verbatim and compared == folded(caller.actor.id) and caller.actor.provider != DATAHUB_PROVIDER:
+            actor_id = caller.actor.id  # the caller under another spelling: the token gets the id as it is shown
+        if compared in self._rules.reserved:
+            raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The actor's name is reserved")
+        if wish.format == FORMAT and wish.actor_id not in (None, actor_id):
+            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
+        if is_bot and compared == folded(caller.actor.id):
+            # people may not use a bot's name: the caller could never come in again, whatever was asked for
+            raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
+        if not is_bot and self._rules.is_bot_name(compared):
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+        return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
+
+    def _caller_himself(self, caller: Caller) -> tuple[str, ActorType]:
+        actor = caller.actor
+        if caller.is_system_client:
+            raise Refused(Reason.REQUEST_INVALID, message="The actor is missing: a session is for somebody else")
+        if not _is_spelled_so(actor.id, verbatim=self._rules.verbatim):
+            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
+        return actor.id, actor.type
+
+    def _lifetime(self, wish: Wish) -> float | None:
+        try:
+            lifetime = parse_expiry(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
+        except ValueError as error:
+            raise Refused(Reason.REQUEST_INVALID, message=f"expiry {error}") from error
+        longest = self._rules.max_lifetime
+        if longest is not None and lifetime is not None and wish.expiry is None:
+            return min(lifetime, longest)
+        if lifetime is None and not self._rules.allow_never_expiring:
+            raise Refused(Reason.REQUEST_INVALID, message="Tokens that never expire are not allowed here")
+        return lifetime
+
+    def _is_admin_bot(self, kind: TokenKind, actor_id: str) -> bool:
+        """What an admin mints for another person is never admin; a bot is where ``adminPrincipals`` names it."""
+        return kind is TokenKind.BOT and actor_id in self._rules.admin_names
+
+
+def note_revoked(record: TokenRecord, *, by: str) -> None:
+    """Leave the audit line of a token's end."""
+    _audit.info(
+        "token revoked",
+        extra={"token_id": record.id, "kind": record.kind.value, "actor": record.actor_id, "by": by},
+    )
+
+
+def _minting_origin(caller: Caller) -> Owner:
+    """Raises Refused(FORBIDDEN) for those who mint nothing whatever they ask for."""
+    actor = caller.actor
+    if caller.is_system_client:
+        return NOBODY  # what it mints is never its own
+    if actor.is_bot:
+        raise _forbidden("bots mint no tokens")
+    if caller.is_own and not actor.is_admin:
+        raise _forbidden("a token that was minted here mints no others")
+    if actor.type is not ActorType.USER and not actor.is_admin:
+        raise _forbidden("personal tokens are for people")
+    origin = caller.origin
+    if origin is None:
+        raise _forbidden("a token with iss and sub is required")
+    return origin
+
+
+def _check_leave(caller: Caller, wish: Wish, *, verbatim: bool) -> None:
+    """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
+    actor = caller.actor
+    if actor.is_admin:
+        if wish.kind is not TokenKind.BOT and (wish.allow_impersonation or wish.replace_person):
+            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson are for bots")
+        return
+    if caller.is_system_client:
+        # in another product's form it could be that product's admin, which is nothing for DataHub to decide
+        is_session = wish.kind is TokenKind.SESSION and wish.format == FORMAT
+        if not is_session or wish.roles is not None or wish.allow_impersonation:
+            raise _forbidden("the system client mints sessions of format datahub, without roles")
+        return
+    if wish.kind is not TokenKind.PERSONAL:
+        raise _forbidden(f"kind {wish.kind} requires an admin")
+    if not _names_caller(wish, actor, verbatim=verbatim):
+        raise _forbidden("another actor requires an admin")
+    if wish.roles is not None or wish.allow_impersonation:
+        raise _forbidden("roles and allowImpersonation require an admin")
+
+
+def _names_caller(wish: Wish, actor: Actor, *, verbatim: bool) -> bool:
+    """Whether ``wish`` is for ``actor``: by the very id that the token would get, or by that id in other letters."""
+    if wish.actor_type not in (None, actor.type):
+        return False
+    try:
+        if wish.actor_id is None:
+            return True
+        named = actor_name(wish.actor_id, verbatim=verbatim)
+        if verbatim and actor.provider != DATAHUB_PROVIDER:
+            return folded(named) == folded(actor.id)
+        return named == actor.id
+    except Refused:
+        return False
+
+
+def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
+    """A personal token has at most its owner's roles; another person's are not known here, so it gets none."""
+    owned = caller.actor.roles if is_self else ()
+    if wish.roles is None:
+        return owned
+    if wish.kind is TokenKind.PERSONAL and not set(wish.roles) <= set(owned):
+        raise _forbidden("a personal token has at most its owner's roles")
+    return wish.roles
+
+
+def _is_spelled_so(actor_id: str, *, verbatim: bool) -> bool:
+    """Whether a token can carry ``actor_id`` as it is."""
+    try:
+        return actor_name(actor_id, verbatim=verbatim) == actor_id
+    except Refused:
+        return False
+
+
+def _forbidden(what: str) -> Refused:
+    return Refused(Reason.FORBIDDEN, Cause.RULE, message=f"Forbidden: {what}")

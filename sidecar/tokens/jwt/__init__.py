@@ -1,0 +1,1 @@
+"""Any JWT: parse, verify, cache. Pure: no I/O, no store."""

@@ -1,0 +1,158 @@
+"""From the configuration to what a token must be and how its claims name an Actor. Start-up only."""
+
+from collections.abc import Callable, Iterable
+
+from sidecar.config.providers import Provider, own_early, own_leeway
+from sidecar.config.settings import ASYMMETRIC_ALGORITHMS, AuthorizerConfiguration, JwtTokenConfiguration
+from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.actor import ActorType
+from sidecar.identity.claim_path import ClaimPath
+from sidecar.identity.claims import PrincipalPolicy
+from sidecar.tokens.jwt.jose import ED25519_NAMES
+from sidecar.tokens.jwt.verify import Expectations
+
+OWN_PROVIDER = "own"
+"""Name of the own issuer in logs, metrics and Actors."""
+SYSTEM_PROVIDER = "system"
+"""Name of where DataHub's system client comes from, likewise."""
+DATAHUB_PROVIDER = "datahub"
+"""Name of where the users of DataHub's own tokens come from, likewise."""
+
+
+def provider_expectations(provider: Provider, issuer: str | None) -> Expectations:
+    """What ``provider``'s tokens must be; ``issuer`` is the exact spelling once discovery has told it, else None.
+
+    Raises Misconfigured for a claim path that cannot be read.
+    """
+    issuers: frozenset[str] | None = None
+    if issuer is not None:
+        issuers = frozenset({issuer})
+    elif provider.issuer is not None:
+        issuers = frozenset({provider.issuer, *provider.issuer_aliases})
+    return Expectations(
+        issuers=issuers,
+        algorithms=_both_names(provider.algorithms),
+        audiences=provider.audiences,
+        required_claims=tuple(
+            (_path(provider, "requiredClaims", text), values) for text, values in provider.required_claims.items()
+        ),
+        max_lifetime=provider.max_token_lifetime,
+        leeway=provider.clock_skew,
+        early=provider.early,
+        require_expiry=provider.require_expiry,
+    )
+
+
+def own_expectations(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> Expectations:
+    """What own tokens must be; ``max_lifetime`` is in seconds.
+
+    Without it ``exp`` may be absent: whether that is accepted is for the record to say.
+    """
+    return Expectations(
+        issuers=frozenset({configuration.jwtissuer}),
+        algorithms=frozenset(ASYMMETRIC_ALGORITHMS),
+        audiences=frozenset({configuration.audience} if configuration.audience else ()),
+        max_lifetime=max_lifetime,
+        leeway=own_leeway(configuration),
+        early=own_early(configuration),
+        require_expiry=False,
+    )
+
+
+def provider_policy(
+    provider: Provider,
+    authorizer: AuthorizerConfiguration,
+    reserved: Iterable[str],
+    is_bot_name: Callable[[str], bool],
+    authenticator: str,
+) -> PrincipalPolicy:
+    """How ``provider``'s claims name an Actor.
+
+    ``reserved`` are the names that no foreign token may take; ``is_bot_name`` tells those of bots on record.
+    Raises Misconfigured for a claim path that cannot be read.
+    """
+
+    def path(key: str, text: str) -> ClaimPath | None:
+        return _path(provider, key, text) if text else None
+
+    domain, allowed, enforced = provider.principal_domain, provider.allowed_domains, provider.enforce_domain
+
+    return PrincipalPolicy(
+        provider=provider.name,
+        principal_claims=tuple(_path(provider, "jwtPrincipalClaims", text) for text in provider.principal_claims),
+        username_claim=path("jwtPrincipalClaimsMapping", provider.username_claim),
+        email_claim=path("jwtPrincipalClaimsMapping", provider.email_claim),
+        address_claim=path("emailClaim", provider.address_claim),
+        verbatim=provider.principal == "verbatim",
+        needs_verified=provider.needs_verified,
+        principal_domain=(authorizer.principal_domain if domain is None else domain).lower(),
+        allowed_domains=_lower(authorizer.allowed_domains if allowed is None else allowed),
+        enforce_domain=authorizer.enforce_principal_domain if enforced is None else enforced,
+        namespaced=provider.namespaced,
+        groups_claim=path("groupsClaim", provider.groups_claim),
+        roles_claim=path("rolesClaim", provider.roles_claim),
+        actor_type=ActorType(provider.actor_type),
+        service_claim=path("actorType", provider.service_claim),
+        service_values=provider.service_values,
+        reserved=_lower(reserved),
+        is_bot_name=is_bot_name,
+        admin_names=admin_names(authorizer),
+        flat=provider.is_flat and provider.issuer is not None,
+        may_be_admin=provider.may_be_admin,
+        own_issuer=provider.is_own,
+        authenticator=authenticator,
+    )
+
+
+def own_policy(
+    principal_claims: Iterable[str],
+    authorizer: AuthorizerConfiguration,
+    authenticator: str,
+    admin_providers: Iterable[str] = (),
+    *,
+    verbatim: bool = False,
+) -> PrincipalPolicy:
+    """How the claims of own tokens that are not on record name an Actor (``tokens.requireRecord: false``).
+
+    ``admin_providers`` names the providers whose Actors may match a bare name in ``adminPrincipals``.
+    """
+    return PrincipalPolicy(
+        provider=OWN_PROVIDER,
+        principal_claims=tuple(map(ClaimPath, principal_claims)),
+        verbatim=verbatim,
+        principal_domain=authorizer.principal_domain.lower(),
+        roles_claim=ClaimPath("roles"),
+        admin_names=admin_names(authorizer),
+        admin_providers=frozenset({OWN_PROVIDER, *admin_providers}),
+        own_issuer=True,
+        authenticator=authenticator,
+    )
+
+
+def admin_names(authorizer: AuthorizerConfiguration) -> frozenset[str]:
+    """Names in ``adminPrincipals``, as Actor ids are spelled.
+
+    A provider's name before the slash keeps its case, and so does all of a DataHub user's: the same id in other
+    letters is another user there.
+    """
+    parted = (name.partition("/") for name in authorizer.admin_principals)
+    return frozenset(
+        f"{head}/{rest if head == DATAHUB_PROVIDER else rest.lower()}" if slash else head.lower()
+        for head, slash, rest in parted
+    )
+
+
+def _both_names(algorithms: frozenset[str]) -> frozenset[str]:
+    return algorithms if ED25519_NAMES.isdisjoint(algorithms) else algorithms | ED25519_NAMES
+
+
+def _lower(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
+
+
+def _path(provider: Provider, key: str, text: str) -> ClaimPath:
+    try:
+        return ClaimPath(text)
+    except ValueError:
+        where = f"authenticationConfiguration.providers[{provider.name}].{key}"
+        raise Misconfigured([Problem(where, "a claim path is names joined by dots; quote names with dots")]) from None

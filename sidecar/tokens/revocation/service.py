@@ -1,0 +1,430 @@
+"""The deny list, managed: which tokens of any issuer are refused from now on, and for how long that is kept."""
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from sidecar.clock import Clock
+from sidecar.errors import Reason, Refused
+from sidecar.identity import claims
+from sidecar.identity.actor import ActorType
+from sidecar.identity.names import folded
+from sidecar.logs import AUDIT
+from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.replica.revocation_list import spellings
+from sidecar.store.revocation_entry import Denial, Scope, actor_name, make_denial
+from sidecar.store.timestamps import from_text, to_text
+from sidecar.tokens.issued.mint import Write
+from sidecar.tokens.issued.service import note_revoked
+from sidecar.tokens.revocation.retention import DenyRule
+from sidecar.tokens.submitted import Genuine
+
+_audit = logging.getLogger(AUDIT)
+
+MOST_ENTRIES = 1000
+"""Most entries that are written at once."""
+_LONGEST_NAME = 2048
+_LONGEST_REASON = 512
+_PAGE = 500
+_OTHERS_SECONDS = 5.0
+# What an entry may be about: its members besides those that every entry may have.
+_SHAPES: Mapping[frozenset[str], Scope] = {
+    frozenset({"token"}): Scope.TOKEN,
+    frozenset({"issuer", "jti"}): Scope.TOKEN,
+    frozenset({"issuer", "subject"}): Scope.SUBJECT,
+    frozenset({"issuer", "subject", "issuedBefore"}): Scope.SUBJECT,
+    frozenset({"issuer", "issuedBefore"}): Scope.ISSUER,
+    frozenset({"actor"}): Scope.ACTOR,
+    frozenset({"actor", "issuedBefore"}): Scope.ACTOR,
+}
+_ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
+NOW = "now"
+"""A moment that an entry may name beside RFC 3339 times: that of its writing."""
+_TIME = r"[0-9]{1,12}\.[0-9]{6}"
+_MARK = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class DenyWish:
+    """What is to be denied. Times are seconds since the epoch, None: not said.
+
+    ``token`` is a token's text that nobody has verified yet: :func:`about_token` then fills in the rest.
+    ``unknown_issuer``: the issuer may be one that nothing here has.
+    """
+
+    scope: Scope
+    issuer: str = ""
+    name: str = ""
+    issued_before: float | None = None
+    expires_at: float | None = None
+    reason: str = ""
+    token: str = ""
+    token_ends: float | None = None
+    unknown_issuer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An entry that was written, and how many own tokens on record it has ended."""
+
+    denial: Denial
+    own: int = 0
+
+
+def read_wish(document: object) -> DenyWish:
+    """What one entry in JSON asks for. Raises ValueError with a text that repeats none of its values."""
+    if not isinstance(document, dict):
+        raise ValueError("an entry is an object")
+    scope = _SHAPES.get(frozenset(document) - _ALWAYS_ALLOWED)
+    if scope is None:
+        raise ValueError(
+            "an entry is one of token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
+            " the last three may have issuedBefore, all of them reason, expiresAt and unknownIssuer"
+        )
+    unknown_issuer = document.get("unknownIssuer", False)
+    if not isinstance(unknown_issuer, bool):
+        raise ValueError("unknownIssuer is true or false")
+    wish = DenyWish(
+        scope,
+        issuer=_text(document, "issuer"),
+        issued_before=_moment(document, "issuedBefore"),
+        expires_at=_moment(document, "expiresAt"),
+        reason=_text(document, "reason", _LONGEST_REASON, blank=True),
+        token=_text(document, "token", 1024 * 1024),
+        unknown_issuer=unknown_issuer,
+    )
+    if scope is Scope.ACTOR:
+        return replace(wish, name=_actor(document["actor"]))
+    return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
+
+
+def about_token(wish: DenyWish, token: Genuine) -> DenyWish:
+    """``wish`` about ``token``, whose issuer has made it and so is known."""
+    return replace(
+        wish,
+        token="",
+        scope=token.scope,
+        issuer=token.issuer,
+        name=token.name,
+        token_ends=token.ends,
+        unknown_issuer=True,
+    )
+
+
+def describe(denial: Denial) -> dict[str, Any]:
+    """The entry as it is shown: times RFC 3339 UTC."""
+    about: dict[str, Any] = {} if denial.scope is Scope.ACTOR else {"issuer": denial.issuer}
+    match denial.scope:
+        case Scope.TOKEN:
+            about["jti"] = denial.name
+        case Scope.DIGEST:
+            about["digest"] = denial.name
+        case Scope.SUBJECT:
+            about["subject"] = denial.name
+        case Scope.ACTOR:
+            kind, _, actor_id = denial.name.partition(":")
+            about["actor"] = {"type": kind, "id": actor_id}
+    if denial.issued_before is not None:
+        about["issuedBefore"] = to_text(denial.issued_before)
+    return {
+        "id": denial.id,
+        **about,
+        "reason": denial.reason,
+        "createdAt": to_text(denial.created_at),
+        "createdBy": denial.created_by,
+        "expiresAt": to_text(denial.expires_at),
+    }
+
+
+def shown_with_matches(added: Added) -> dict[str, Any]:
+    """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
+    return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
+
+
+class Revocations:
+    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
+
+    def __init__(
+        self,
+        store: Store,
+        write: Write,
+        clock: Clock,
+        rule: DenyRule,
+        *,
+        own_issuer: str,
+        others: Callable[[], Awaitable[Collection[str]]] | None = None,
+        verbatim: bool = False,
+    ) -> None:
+        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any.
+
+        ``verbatim``: records may name people in capitals and by addresses, which entries do not.
+        """
+        self._others = others
+        self._known: frozenset[str] = frozenset()
+        self._asked_at: float | None = None
+        self._store = store
+        self._write = write
+        self._clock = clock
+        self._rule = rule
+        self._own_issuer = own_issuer
+        self._verbatim = verbatim
+
+    async def add(self, wishes: Sequence[DenyWish], *, by: str, quiet: bool = False) -> list[Added]:
+        """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
+
+        ``quiet``: the caller leaves an audit line for all of them.
+
+        While nobody knows how an issuer's tokens spell it, there are further entries for its other spellings.
+        Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
+        Raises Refused(REQUEST_INVALID), also for an issuer that nothing here has: its entry would end nothing.
+        """
+        await self._check_issuers(wishes)
+        now = self._clock.now()
+        prepared = [await self._prepared(wish, now) for wish in wishes]
+        prepared += [
+            replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
+        ]
+        denials = [self._denial(wish, now, by) for wish in prepared]
+        ended = await self._end(prepared, denials, now)
+        if any(denial.issued_before is not None for denial in denials):
+            # once more, for what was being minted while the cut-off was being written
+            later = await self._end(prepared, (), now)
+            ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
+        if not quiet:
+            for record in {record.id: record for records in ended for record in records.values()}.values():
+                note_revoked(record, by=by)
+            for denial in denials:
+                _audit.info("denial added", extra={**_audited(denial), "by": by})
+        return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
+
+    async def _check_issuers(self, wishes: Sequence[DenyWish]) -> None:
+        """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
+        if self._others is None:
+            return
+        named = {wish.issuer for wish in wishes if wish.issuer and not wish.unknown_issuer}
+        unknown = {issuer for issuer in named if self._rule.spellings(issuer)[0] not in self._rule.issuers}
+        others = await self._other_issuers(self._others) if unknown else frozenset()
+        for issuer in sorted(unknown - others):
+            near = _nearest(issuer, {*self._rule.issuers, *others})
+            raise Refused(
+                Reason.REQUEST_INVALID,
+                message=f"No provider, record or token of the last 24 hours has the issuer {json.dumps(issuer)}: "
+                f"the entry would end nothing. {f'There is {json.dumps(near)}. ' if near else ''}"
+                "To write it all the same: unknownIssuer true, or --unknown-issuer",
+            )
+
+    async def end(self, token: Genuine, *, by: str) -> None:
+        """End one token: on its record where it has one, else by an entry."""
+        wish = about_token(DenyWish(Scope.TOKEN), token)
+        record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+        if record is None:
+            if not await self._stands(wish):
+                await self.add([wish], by=by)
+        elif record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            note_revoked(record, by=by)
+
+    async def _other_issuers(self, ask: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
+        """As they were a moment ago: to look through all records for every line of a file would take hours."""
+        now = self._clock.monotonic()
+        if self._asked_at is None or now - self._asked_at >= _OTHERS_SECONDS:
+            self._known, self._asked_at = frozenset(await ask()), now
+        return self._known
+
+    async def page(self, issuer: str | None, after: str, limit: int) -> Page:
+        """A page of the entries that stand, newest first. Raises ValueError for an ``after`` that is no mark.
+
+        An entry that is written anew while the list is read moves to its front, which has been read: so behind the
+        last page come those that were written since the first, some of them for the second time.
+        """
+        named = None if issuer is None else self._rule.spellings(issuer)[0]
+        now = self._clock.now()
+        mark = _Mark.read(after) if after else _Mark(now)
+        page = await self._store.denials(named, mark.place, limit, now)
+        is_over = not page.after
+        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.denials):
+            page = replace(page, denials=tuple(denial for denial in page.denials if denial.created_at > mark.since))
+            is_over = True
+        if not is_over:
+            return replace(page, after=str(replace(mark, place=page.after)))
+        if after:
+            since = mark.since if mark.begun is None else mark.begun
+            newest = (await self._store.denials(named, "", 1, now)).denials
+            if newest and newest[0].created_at > since:
+                return replace(page, after=str(_Mark(since, now)))
+        return replace(page, after="")
+
+    async def remove(self, denial_id: str, *, by: str) -> None:
+        """Take an entry off the list. Raises Refused(NOT_FOUND)."""
+        denial = await self._store.denial(denial_id)
+        if denial is None:
+            raise Refused(Reason.NOT_FOUND)
+        await self._write(Batch(forgive=(denial_id,)))
+        _audit.info("denial removed", extra={**_audited(denial), "by": by})
+
+    async def _prepared(self, wish: DenyWish, now: float) -> DenyWish:
+        """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
+        wish = replace(wish, issuer=self._rule.spellings(wish.issuer)[0])
+        if wish.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
+            return replace(wish, issued_before=now) if wish.issued_before is None else wish
+        if wish.token_ends is None and self._may_be_own(wish):
+            record = await self._store.record(wish.name)
+            return wish if record is None else replace(wish, token_ends=record.expires_at)
+        return wish
+
+    async def _stands(self, wish: DenyWish) -> bool:
+        """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
+        now = self._clock.now()
+        wanted = self._denial(await self._prepared(wish, now), now, "")
+        found = await self._store.denial(wanted.id)
+        if found is None or found.expires_at is None:
+            return found is not None
+        return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
+
+    def _denial(self, wish: DenyWish, now: float, by: str) -> Denial:
+        end = self._rule.end(wish.scope, wish.issuer, now, issued_before=wish.issued_before, token_ends=wish.token_ends)
+        try:
+            end = self._rule.chosen_end(end, wish.expires_at, now, token_ends=wish.token_ends)
+        except ValueError as error:
+            raise Refused(Reason.REQUEST_INVALID, message=f"The entry cannot be kept so: {error}") from error
+        return make_denial(
+            wish.scope,
+            wish.issuer,
+            wish.name,
+            now,
+            issued_before=wish.issued_before,
+            expires_at=end,
+            reason=wish.reason,
+            created_by=by,
+        )
+
+    async def _end(
+        self, wishes: Sequence[DenyWish], denials: Sequence[Denial], now: float
+    ) -> list[dict[str, TokenRecord]]:
+        """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
+        concerned = [{record.id: record async for record in self._concerned(wish, now)} for wish in wishes]
+        ended = dict.fromkeys(token_id for records in concerned for token_id in records)
+        if denials or ended:
+            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), deny=denials))
+        return concerned
+
+    async def _concerned(self, wish: DenyWish, now: float) -> AsyncIterator[TokenRecord]:
+        """Standing records of own tokens that ``wish`` is about."""
+        if wish.scope in (Scope.TOKEN, Scope.DIGEST):
+            record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+            if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
+                yield record
+            return
+        assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
+        for query in self._queries(wish, now):
+            async for record in self._all(query):
+                if record.created_at < wish.issued_before and self._is_meant(wish, record):
+                    yield record
+
+    def _may_be_own(self, wish: DenyWish) -> bool:
+        return wish.scope is Scope.TOKEN and bool(self._own_issuer) and wish.issuer == self._own_issuer
+
+    def _queries(self, wish: DenyWish, now: float) -> list[RecordQuery]:
+        if wish.scope is Scope.ISSUER:
+            return [RecordQuery(active=True, now=now)]
+        if wish.scope is Scope.ACTOR:
+            actor_id = None if self._verbatim else wish.name.partition(":")[2]
+            return [RecordQuery(actor_id=actor_id, active=True, now=now)]
+        queries = [RecordQuery(owner=(wish.issuer, wish.name), active=True, now=now)]
+        if wish.issuer == self._own_issuer:
+            queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
+        return queries
+
+    def _is_meant(self, wish: DenyWish, record: TokenRecord) -> bool:
+        if wish.scope is Scope.ISSUER:
+            return wish.issuer in (record.owner.issuer, self._own_issuer)
+        if wish.scope is Scope.ACTOR:
+            kind = record.actor_type
+            return wish.name in {actor_name(kind, spelling) for spelling in spellings(record.actor_id)}
+        return True
+
+    async def _all(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
+        after = ""
+        while True:
+            page = await self._store.records(query, after, _PAGE)
+            for record in page.records:
+                yield record
+            after = page.after
+            if not after:
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where the next page goes on: at ``place`` of the store's list.
+
+    ``begun`` None: that list is read for the first time, since ``since``. Else it was read to its end; since ``begun``
+    its front is read again, down to what was written at ``since``.
+    """
+
+    since: float
+    begun: float | None = None
+    place: str = ""
+
+    def __str__(self) -> str:
+        begun = "" if self.begun is None else f"{self.begun:.6f}"
+        return f"{self.since:.6f}+{begun}+{self.place}"
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Raises ValueError for what is no mark."""
+        found = _MARK.fullmatch(text)
+        if found is None:
+            raise ValueError("not the mark of a page")
+        return cls(float(found[1]), float(found[2]) if found[2] else None, found[3])
+
+
+def _nearest(issuer: str, known: Collection[str]) -> str:
+    """The known issuer that ``issuer`` was probably meant to be; empty when there is none."""
+    bare = {_bare(other): other for other in sorted(known) if other}
+    same = bare.get(_bare(issuer))
+    close = difflib.get_close_matches(_bare(issuer), bare, n=1, cutoff=0.8)
+    return same or (bare[close[0]] if close else "")
+
+
+def _bare(issuer: str) -> str:
+    return issuer.strip().lower().rstrip("/").removeprefix("https://").removeprefix("http://")
+
+
+def _audited(denial: Denial) -> dict[str, str]:
+    return {"denial_id": denial.id, "scope": denial.scope.value, "issuer": denial.issuer}
+
+
+def _text(document: Mapping[str, Any], name: str, longest: int = _LONGEST_NAME, *, blank: bool = False) -> str:
+    """A member's text; empty where it is absent, which the entry's shape has allowed."""
+    value = document.get(name, ...)
+    if value is ...:
+        return ""
+    if not isinstance(value, str) or not (value or blank) or len(value) > longest:
+        raise ValueError(f"{name} is a text of {0 if blank else 1} to {longest} characters")
+    return value
+
+
+def _moment(document: Mapping[str, Any], name: str) -> float | None:
+    text = _text(document, name)
+    if not text or (text == NOW and name == "issuedBefore"):
+        return None  # absent and now are the same: the moment of writing
+    try:
+        return from_text(text)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
+
+
+def _actor(value: object) -> str:
+    if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
+        raise ValueError("actor is type (USER or SERVICE) and id")
+    try:
+        # folded, as the deny list asks: an entry under another spelling would concern no Actor
+        return actor_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
+    except Refused as refusal:
+        raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal

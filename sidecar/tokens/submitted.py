@@ -1,0 +1,53 @@
+"""A token in the body of a request, to be revoked or introspected, as the deny list identifies it."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sidecar.identity.actor import Actor
+from sidecar.store.revocation_entry import Scope
+from sidecar.tokens.jwt.compact import Unverified
+
+
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """A token that its issuer has made, whether or not it may pass now.
+
+    ``scope`` is TOKEN with the ``jti`` as ``name``, or DIGEST with the digest. ``ends`` is its ``exp``, in seconds
+    since the epoch; None: it has none. ``provider``
+    is where its Actor comes from; empty: it was refused, and its issuer decides.
+    """
+
+    scope: Scope
+    issuer: str
+    name: str
+    subject: str = ""
+    ends: float | None = None
+    provider: str = ""
+
+    @property
+    def token_id(self) -> str:
+        """Its ``jti``; empty: it has none."""
+        return self.name if self.scope is Scope.TOKEN else ""
+
+
+def genuine_jwt(token: Unverified) -> Genuine:
+    """``token``, whose signature and the types of whose claims were found good."""
+    said = token.claims
+    scope, name = (Scope.TOKEN, said["jti"]) if said.get("jti") else (Scope.DIGEST, jwt_digest(token))
+    return Genuine(scope, said.get("iss", ""), name, said.get("sub", ""), said.get("exp"))
+
+
+def genuine_of(actor: Actor, digest: str) -> Genuine:
+    """The token that made ``actor``; ``digest`` stands for it where it has no id."""
+    scope, name = (Scope.TOKEN, actor.token_id) if actor.token_id else (Scope.DIGEST, digest)
+    return Genuine(scope, actor.issuer, name, actor.subject, actor.expires_at, actor.provider)
+
+
+def jwt_digest(token: Unverified) -> str:
+    """The name of a denial about a JWT without ``jti``: SHA-256 of what was signed, lower-case hex."""
+    return sha256(token.signing_input).hexdigest()
+
+
+def token_digest(text: str) -> str:
+    """The same of a token that is no JWT: SHA-256 of its text."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,1 @@
+"""Tokens for the upstream: credentials in its own format, and the identity assertion."""

@@ -1,0 +1,138 @@
+"""``upstream.credentials``: a JWT that tells an OpenMetadata or DataHub server who the Actor is.
+
+It is a bearer token, so it says of itself that it is meant for the service behind, and callers who present it are
+refused.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from uuid import uuid4
+
+from sidecar.clock import Clock
+from sidecar.identity.actor import Actor
+from sidecar.identity.names import folded
+from sidecar.keys.signing import SigningKey
+from sidecar.secrets.value import Secret
+from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
+from sidecar.tokens.issued.mint import openmetadata_claims
+from sidecar.tokens.jwt.jose import sign
+from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM
+from sidecar.tokens.upstream.token_cache import LIFETIME, ShortLived
+
+UPSTREAM_MARK = "upstream"
+_log = logging.getLogger("sidecar.upstream_credentials")
+
+
+class UpstreamCredentials:
+    """``openmetadata``: the server accepts it when its ``publicKeyUrls`` lists our JWKS.
+
+    ``signing`` gives the own RSA key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
+    RS512). ``principal_claims`` are the claims that the server asks for the user's name; ``admin_names`` are the names
+    of its admins, in lower case.
+    """
+
+    def __init__(
+        self,
+        signing: Callable[[], SigningKey],
+        clock: Clock,
+        *,
+        issuer: str,
+        algorithm: str,
+        principal_domain: str,
+        principal_claims: Sequence[str] = (),
+        admin_names: frozenset[str] = frozenset(),
+    ) -> None:
+        self._signing = signing
+        self._clock = clock
+        self._issuer = issuer
+        self._algorithm = algorithm
+        self._principal_domain = principal_domain.lower()
+        self._principal_claims = tuple(principal_claims)
+        self._admin_names = admin_names
+        self._tokens = ShortLived()
+
+    def authorization_for(self, actor: Actor) -> str:
+        """The header's value for ``actor``."""
+        token = self.token_for(actor)
+        return f"Bearer {token}" if token else ""
+
+    def token_for(self, actor: Actor) -> str:
+        """A token of five minutes for ``actor``, with at least half of them left.
+
+        Empty for an Actor who bears an admin's name and is none: the server behind knows its admins by name alone.
+        """
+        # DataHub's ids may be addresses; the server reads what stands before the first @
+        if actor.borrows(self._admin_names, actor.id.partition("@")[0]):
+            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            return ""
+        key = self._signing()
+        carried = (key.kid, actor.id, actor.domain, actor.roles)
+        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(key, actor, issued))
+
+    def _mint(self, key: SigningKey, actor: Actor, issued: int) -> str:
+        # OpenMetadata makes the name from whatever stands before the @: the Actor's address may have another there.
+        domain = actor.domain or self._principal_domain
+        address = f"{actor.id}@{domain}" if domain else ""
+        named = openmetadata_claims(actor.id, folded(actor.id) if "@" in actor.id else address, actor.roles)
+        claims = {
+            **dict.fromkeys(self._principal_claims, actor.id),
+            **named,
+            "iss": self._issuer,
+            "isBot": False,
+            "tokenType": "OM_USER",
+            UPSTREAM_CLAIM: UPSTREAM_MARK,
+            "iat": issued,
+            "exp": issued + LIFETIME,
+        }
+        return sign({"alg": self._algorithm, "kid": key.kid, "typ": "JWT"}, claims, key.key)
+
+
+class DataHubCredentials:
+    """``datahub``: a session of the Actor's, which a GMS accepts by the shared ``key`` and looks up nowhere.
+
+    The system credential is never presented for anybody but ``system_client`` himself (his id, as an Actor whom his
+    own ``authenticator`` has made, and his secret), who is passed on as he came. ``admin_names`` are the names of the
+    server's admins: it knows them by their urn alone.
+    """
+
+    def __init__(
+        self,
+        key: SharedKey,
+        clock: Clock,
+        *,
+        issuer: str,
+        authenticator: str,
+        system_client: tuple[str, Secret] | None,
+        admin_names: frozenset[str] = frozenset(),
+    ) -> None:
+        self._key = key
+        self._clock = clock
+        self._issuer = issuer
+        self._authenticator = authenticator
+        self._system_client = system_client
+        self._admin_names = admin_names
+        self._tokens = ShortLived()
+
+    def authorization_for(self, actor: Actor) -> str:
+        """The header's value for ``actor``; empty for one who bears an admin's name and is none."""
+        if self._system_client is not None and actor.authenticator == self._authenticator:
+            client_id, secret = self._system_client
+            if actor.id == client_id:  # another member of the chain may be called as his authenticator is
+                return f"Basic {client_id}:{secret.reveal()}"
+        if actor.borrows(self._admin_names):
+            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            return ""
+        token = self._tokens.get(actor.id, self._clock.now(), lambda issued: self._mint(actor, issued))
+        return f"Bearer {token}"
+
+    def _mint(self, actor: Actor, issued: int) -> str:
+        return datahub_token(
+            self._key,
+            actor_id=actor.id,
+            kind=DataHubKind.SESSION,
+            token_id=str(uuid4()),
+            issuer=self._issuer,
+            issued_at=issued,
+            expires_at=issued + LIFETIME,
+            mark=UPSTREAM_MARK,
+        )

@@ -1,0 +1,148 @@
+"""Failures become answers and log lines here, and nowhere else: status, JSON body, challenge, Retry-After."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import orjson
+from aiohttp import web
+
+from sidecar.access.decide import Deny
+from sidecar.errors import Failed, MethodNotAllowed, Unavailable
+from sidecar.logs import LineLimit
+from sidecar.web.request import new_request_id, request_id
+from sidecar.web.response import Answer
+
+_log = logging.getLogger("sidecar.refusals")
+_JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
+_ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_MAX_LOGGED_PATH = 512
+
+Carry = Callable[[Failed], tuple[int, bytes]]
+
+
+class Refusals:
+    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line, within bounds.
+
+    ``schemes`` are those that callers may answer 401 with besides ``Bearer``. At most ``lines_per_second`` log lines
+    are written; ``left_out`` is called for each that is not.
+    """
+
+    def __init__(
+        self,
+        realm: str,
+        schemes: Sequence[str] = (),
+        *,
+        lines_per_second: float = 100,
+        left_out: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lines = LineLimit(_log, lines_per_second, left_out)
+        quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
+        self._challenge = f'Bearer realm="{quoted}"'
+        self._others = "".join(f'WWW-Authenticate: {scheme} realm="{quoted}"\r\n' for scheme in schemes).encode("ascii")
+
+    def refuse(
+        self,
+        request: web.BaseRequest,
+        refused: Failed | Deny,
+        *,
+        route: str,
+        carry: Carry | None = None,
+        oauth_error: str = "",
+    ) -> Answer:
+        """Log the refusal and make its answer; of a verdict the line also says who came to it.
+
+        ``carry`` says what the asking proxy can carry. ``oauth_error`` is the ``error`` of RFC 6749 section 5.2, where
+        the call is one of OAuth's.
+        """
+        verdict = refused if isinstance(refused, Deny) else Deny(refused)
+        failure = verdict.failure
+        status, extra = carry(failure) if carry else (failure.status, b"")
+        identifier = request_id(request)
+        if self._lines.allows():
+            _log.info(
+                "refused",
+                extra={
+                    "requestId": identifier,
+                    "reason": failure.reason.value,
+                    "cause": failure.cause.value,
+                    "detail": failure.detail,
+                    "status": status,
+                    "provider": verdict.provider,
+                    "authenticator": verdict.authenticator,
+                    "route": route,
+                    "method": request.method[:16],
+                    "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
+                },
+            )
+        others = b"" if _is_of_a_script(request) else self._others
+        close = failure.ends_connection
+        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
+
+    def refuse_unparsed(self, failure: Failed) -> Answer:
+        """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
+        identifier = new_request_id()
+        if self._lines.allows():
+            _log.info(
+                "refused by the HTTP parser",
+                extra={
+                    "requestId": identifier,
+                    "reason": failure.reason.value,
+                    "detail": failure.detail,
+                    "status": failure.status,
+                },
+            )
+        answer = self._answer(failure, identifier, failure.status, b"", close=True)
+        answer.identify(identifier)
+        return answer
+
+    def challenge(self, failure: Failed) -> str:
+        """The ``WWW-Authenticate`` value; without an error where nothing was presented (RFC 6750 section 3.1)."""
+        if not failure.bearer_error:
+            return self._challenge
+        return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
+
+    def _answer(
+        self,
+        failure: Failed,
+        identifier: str,
+        status: int,
+        extra: bytes,
+        *,
+        close: bool = False,
+        oauth_error: str = "",
+        others: bytes = b"",
+    ) -> Answer:
+        lines = [_JSON_LINES, extra]
+        if status == 401 or failure.bearer_error:
+            lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
+        if status == 401:
+            lines.append(others)
+        if isinstance(failure, Unavailable):
+            lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
+        if failure.status == 405:
+            allowed = (isinstance(failure, MethodNotAllowed) and failure.allowed) or _ALL_METHODS
+            lines.append(b"Allow: " + ", ".join(allowed).encode("ascii") + b"\r\n")
+        document = {
+            "code": status,
+            "message": failure.message,
+            "reason": failure.reason.value,
+            "requestId": identifier,
+        }
+        if oauth_error:
+            document["error"] = oauth_error
+        return Answer(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def _is_of_a_script(request: web.BaseRequest) -> bool:
+    """Whether a page in a browser asks: a further challenge would have the browser ask its user for a password."""
+    return request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+
+
+def no_content() -> Answer:
+    """Done, and nothing to say (204)."""
+    return Answer(204, b"Cache-Control: no-store\r\n")
+
+
+def json_answer(status: int, document: object, headers_block: bytes = b"") -> Answer:
+    """A JSON answer of ours that nobody may keep."""
+    return Answer(status, _JSON_LINES + headers_block, orjson.dumps(document))

@@ -1,0 +1,57 @@
+"""What configurations that follow each other share."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from sidecar.app.shared_resources import Shares
+
+
+class Door:
+    """Knows whether it is open."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def shut(self) -> None:
+        self.is_open = False
+
+
+async def door(stack: AsyncExitStack) -> Door:
+    made = Door()
+    stack.callback(made.shut)
+    return made
+
+
+async def test_the_same_is_opened_once_and_closed_after_the_last() -> None:
+    shares = Shares()
+    old, new = AsyncExitStack(), AsyncExitStack()
+    first = await shares.take(("door", 1), door, old)
+    assert await shares.take(("door", 1), door, new) is first
+    await old.aclose()
+    assert first.is_open
+    await new.aclose()
+    assert not first.is_open
+    assert (await shares.take(("door", 1), door, AsyncExitStack())).is_open
+
+
+async def test_what_is_made_from_something_else_is_something_else() -> None:
+    shares, stack = Shares(), AsyncExitStack()
+    first = await shares.take(("door", 1), door, stack)
+    second = await shares.take(("door", 2), door, stack)
+    assert first is not second
+    await stack.aclose()
+    assert [first.is_open, second.is_open] == [False, False]
+
+
+async def test_what_cannot_be_made_leaves_nothing_behind() -> None:
+    shares, stack, made = Shares(), AsyncExitStack(), list[Door]()
+
+    async def broken(own: AsyncExitStack) -> Door:
+        made.append(await door(own))
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await shares.take("door", broken, stack)
+    assert not made[0].is_open
+    assert (await shares.take("door", door, stack)).is_open

@@ -1,0 +1,122 @@
+"""Members that are looked at again: when, how often, and what counts as a problem."""
+
+import asyncio
+import logging
+
+import pytest
+
+from sidecar.authn.support.dependency_probe import Recovery
+from tests.support.hand_clock import HandClock
+
+
+class Dependency:
+    """Somebody to look at; ``looks`` are the times at which that was done."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.wrong: list[str] | Exception = []
+        self.looks: list[float] = []
+        self.recovery = Recovery("people", self.look, self.clock.wait, lambda: 1.0)
+
+    async def look(self) -> list[str]:
+        self.looks.append(self.clock.monotonic() - 1000.0)
+        if isinstance(self.wrong, Exception):
+            raise self.wrong
+        return self.wrong
+
+    async def pass_by(self, seconds: int) -> None:
+        """Let as many seconds pass, one by one."""
+        for _ in range(seconds):
+            await settle()
+            self.clock.advance(1.0)
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(name="dependency")
+def _dependency() -> Dependency:
+    return Dependency()
+
+
+async def test_nobody_is_looked_at_without_a_doubt(dependency: Dependency) -> None:
+    await dependency.pass_by(1000)
+    assert dependency.looks == []
+
+
+async def test_a_doubt_is_looked_into_at_once_and_is_not_a_problem_yet(dependency: Dependency) -> None:
+    """What one caller's credential brings about must not keep all others out."""
+    dependency.recovery.doubt()
+    assert dependency.recovery.problem == ""
+    await dependency.pass_by(1000)
+    assert dependency.looks == [0.0]
+    assert dependency.recovery.problem == ""
+
+
+async def test_it_is_looked_at_more_and_more_rarely_until_it_is_well(
+    dependency: Dependency, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sidecar.authn")
+    dependency.wrong = ["away", "late"]
+    dependency.recovery.doubt()
+    await dependency.pass_by(40)
+    assert dependency.recovery.problem == "away; late"
+    assert dependency.looks == [0.0, 1.0, 3.0, 7.0, 15.0, 25.0, 35.0]
+    dependency.wrong = []
+    await dependency.pass_by(1000)
+    assert dependency.recovery.problem == ""
+    assert dependency.looks[7:] == [45.0]
+    told = [(record.message, record.__dict__.get("problem")) for record in caplog.records]
+    assert told == [("an authenticator cannot judge", "away; late"), ("an authenticator can judge again", None)]
+
+
+async def test_pauses_differ_between_processes() -> None:
+    """By up to a half, so that all replicas do not ask at once."""
+    dependency = Dependency()
+    dependency.wrong = ["away"]
+    recovery = Recovery("people", dependency.look, dependency.clock.wait, lambda: 0.0)
+    recovery.doubt()
+    await dependency.pass_by(10)
+    assert dependency.looks == [0.0, 1.0, 2.0, 4.0, 8.0]
+    await recovery.aclose()
+
+
+async def test_many_doubts_are_few_looks(dependency: Dependency) -> None:
+    """Whoever has a credential that nobody can answer for cannot keep the dependency busy by it."""
+    for _ in range(10):
+        for _ in range(100):
+            dependency.recovery.doubt()
+        await dependency.pass_by(1)
+    assert dependency.looks == [float(second) for second in range(10)]
+
+
+async def test_a_doubt_right_after_a_look_is_not_lost(dependency: Dependency) -> None:
+    dependency.recovery.doubt()
+    await settle()
+    dependency.wrong = ["away"]
+    dependency.recovery.doubt()
+    await dependency.pass_by(1)
+    assert dependency.recovery.problem == "away"
+    await dependency.recovery.aclose()
+
+
+async def test_a_look_that_fails_is_a_problem_by_its_kind_alone(dependency: Dependency) -> None:
+    dependency.wrong = ValueError("s3cret")
+    dependency.recovery.doubt()
+    await settle()
+    assert dependency.recovery.problem == "ValueError"
+    dependency.wrong = []
+    await dependency.pass_by(1)
+    assert dependency.recovery.problem == ""
+
+
+async def test_nobody_is_looked_at_after_the_end(dependency: Dependency) -> None:
+    dependency.wrong = ["away"]
+    dependency.recovery.doubt()
+    await dependency.pass_by(1)
+    await dependency.recovery.aclose()
+    await dependency.pass_by(100)
+    assert dependency.looks == [0.0, 1.0]

@@ -1,0 +1,56 @@
+"""``store.url`` in all its forms; refusals repeat nothing of it."""
+
+import pytest
+
+from sidecar.config.reading.store_url import StoreAddress, StoreKind, parse_store_url
+
+SINGLE, SENTINEL, CLUSTER = StoreKind.SINGLE, StoreKind.SENTINEL, StoreKind.CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("sqlite:////var/lib/s.db", StoreAddress(StoreKind.SQLITE, path="/var/lib/s.db")),
+        ("redis://h", StoreAddress(SINGLE, nodes=(("h", 6379),))),
+        ("rediss://u:p%40%2F@h:1/7", StoreAddress(SINGLE, nodes=(("h", 1),), tls=True, username="u", password="p@/",
+                                                   database=7)),
+        ("redis://:p@[::1]:1/", StoreAddress(SINGLE, nodes=(("::1", 1),), password="p")),
+        ("redis+sentinel://u:p@h1:1,h2/main/2",
+         StoreAddress(SENTINEL, nodes=(("h1", 1), ("h2", 26379)), username="u", password="p", service="main",
+                      database=2)),
+        ("rediss+sentinel://h/main", StoreAddress(SENTINEL, nodes=(("h", 26379),), tls=True, service="main")),
+        ("redis+cluster://h1:7000,[::2]:7001", StoreAddress(CLUSTER, nodes=(("h1", 7000), ("::2", 7001)))),
+        ("rediss+cluster://h/0", StoreAddress(CLUSTER, nodes=(("h", 6379),), tls=True)),
+    ],
+)  # fmt: skip
+def test_forms(url: str, address: StoreAddress) -> None:
+    assert parse_store_url(url) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("hunter2", "must be sqlite:////"),
+        ("mysql://hunter2", "must be sqlite:////"),
+        ("sqlite:///hunter2", "four slashes"),
+        ("sqlite:////hunter2/", "four slashes"),
+        ("redis://", "host:port"),
+        ("redis://hunter2:0", "host:port"),
+        ("redis://hunter2:99999", "host:port"),
+        ("redis://h,hunter2", "several servers"),
+        ("redis://h/hunter2", "number of a database"),
+        ("redis://h?password=hunter2", "must hold no spaces"),
+        ("redis://u:hunter2#@h", "must hold no spaces"),
+        ("redis+sentinel://hunter2", "service"),
+        ("redis+cluster://hunter2/1", "only number 0"),
+        ("redis+cluster://h,,hunter2", "host:port"),
+    ],
+)
+def test_refusals_say_the_mend_and_nothing_else(url: str, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend) as refusal:
+        parse_store_url(url)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_address_shows_no_password() -> None:
+    assert "hunter2" not in repr(parse_store_url("redis://u:hunter2@h"))

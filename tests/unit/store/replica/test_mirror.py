@@ -1,0 +1,555 @@
+"""The copy follows every write, asks the store no more than it must, and outlives the loss of it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.errors import Unavailable
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.metrics import Metrics
+from sidecar.store.base import Batch, Changes, LossError
+from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.replica.mirror import Mirror
+from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.replica.snapshot import KEEP_EXPIRED
+from sidecar.store.revocation_entry import Denial, Scope, make_denial
+from tests.support.hand_clock import HandClock
+from tests.support.jwks_server import eventually
+from tests.support.memory_store import MemoryStore
+
+ISSUER = "https://idp.example.com"
+
+
+def record(token_id: str = "1", **changes: Any) -> TokenRecord:
+    plain = TokenRecord(token_id, "ab", "ingest", TokenKind.PERSONAL, "sam", ActorType.USER, 1_800_000_000.0)
+    return replace(plain, **changes)
+
+
+def bot(token_id: str, **changes: Any) -> TokenRecord:
+    return record(token_id, kind=TokenKind.BOT, actor_id="ingest", actor_type=ActorType.SERVICE, **changes)
+
+
+def denial(name: str = "j1", **more: Any) -> Denial:
+    return make_denial(Scope.TOKEN, ISSUER, name, 1_800_000_000.0, **more)
+
+
+class World:
+    """A store that can be held up at any call, a mirror of it, and a clock."""
+
+    def __init__(self) -> None:
+        self.store = HeldStore()
+        self.clock = HandClock()
+        self.metrics = Metrics()
+        self.mirror = self.another()
+
+    def another(self) -> Mirror:
+        return Mirror(self.store, self.clock, self.metrics, self.clock.wait)
+
+    def is_denied(self, name: str = "j1", mirror: Mirror | None = None) -> bool:
+        actor = Actor(ActorType.USER, "sam", issuer=ISSUER, subject="s", token_id=name, issued_at=1_800_000_000.0)
+        return (mirror or self.mirror).denials.match(facts_of(actor), self.clock.now()) is not None
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    async def retried(self, holds: Callable[[], object]) -> None:
+        """Let the mirror's pauses after failures pass until ``holds()``."""
+
+        def moved() -> object:
+            self.clock.advance(Mirror.RETRY[1])
+            return holds()
+
+        await eventually(moved)
+
+
+class HeldStore(MemoryStore):
+    """Calls named in ``held`` wait; every call is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[str, asyncio.Event] = {}
+        self.calls: list[str] = []
+        self.unreadable = 0
+        self.next_piece: Changes | None = None
+
+    def hold(self, name: str) -> asyncio.Event:
+        self.held[name] = asyncio.Event()
+        return self.held[name]
+
+    async def _pass(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.held:
+            await self.held[name].wait()
+
+    async def write(self, batch: Batch) -> None:
+        await super().write(batch)
+        await self._pass("write")
+
+    async def record(self, token_id: str) -> TokenRecord | None:
+        found = await super().record(token_id)
+        await self._pass("record")
+        return found
+
+    async def denial(self, denial_id: str) -> Denial | None:
+        await self._pass("denial")
+        return await super().denial(denial_id)
+
+    async def follow(self, position: str, wait: float) -> Changes:
+        await self._pass("follow")
+        piece, self.next_piece = self.next_piece, None
+        return piece or await super().follow(position, wait)
+
+    async def snapshot(self) -> AsyncIterator[Changes]:
+        async for piece in super().snapshot():
+            await self._pass("snapshot")
+            yield replace(piece, skipped=self.unreadable)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@asynccontextmanager
+async def following(world: World, mirror: Mirror | None = None) -> AsyncIterator[Mirror]:
+    mirror = mirror or world.mirror
+    await mirror.start()
+    try:
+        await mirror.tried(2)
+        yield mirror
+    finally:
+        await mirror.aclose()
+
+
+async def test_start_needs_no_store_and_age_tells(world: World) -> None:
+    world.store.away = True
+    async with following(world) as mirror:
+        assert not mirror.is_loaded
+        assert mirror.age == float("inf")
+        assert world.sample("sidecar_revocation_mirror_age_seconds") == float("inf")
+        world.store.away = False
+        await world.retried(lambda: mirror.is_loaded)
+        assert mirror.age <= Mirror.RETRY[1]
+
+
+async def test_knows_everything_from_its_start(world: World) -> None:
+    await world.store.write(Batch(add=[record()], deny=[denial()]))
+    async with following(world) as mirror:
+        assert mirror.record("1") == record()
+        assert mirror.record("2") is None
+        assert world.is_denied()
+        assert not world.is_denied("j2")
+        assert world.sample("sidecar_revocation_entries") == 1
+        assert world.sample("sidecar_revocation_endless_entries") == 1
+
+
+async def test_follows_what_others_write_and_measures_how_long_it_took(world: World) -> None:
+    async with following(world) as mirror:
+        world.store.now = world.clock.now() - 0.02
+        await world.store.write(Batch(add=[record()], deny=[denial(), denial("j2")]))
+        await eventually(lambda: world.is_denied() and mirror.record("1"))
+        assert world.sample("sidecar_revocation_propagation_seconds_count") == 1
+        assert world.sample("sidecar_revocation_propagation_seconds_sum") == pytest.approx(0.02, abs=1e-4)
+        await world.store.write(Batch(forgive=[denial().id], revoke=[("1", 5.0)]))
+        await eventually(lambda: not world.is_denied())
+        assert world.is_denied("j2")
+        assert mirror.record("1") == record(revoked_at=5.0)
+
+
+async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(world: World) -> None:
+    await world.store.write(Batch(deny=[denial()]))
+    async with following(world) as mirror:
+        world.store.away = True
+        world.store._wake()
+        world.clock.advance(700)
+        assert mirror.age == 700
+        assert world.is_denied()
+        world.store.away = False
+        await world.store.write(Batch(deny=[denial("j2")]))
+        await world.retried(lambda: world.is_denied("j2"))
+        assert mirror.age < 700
+
+
+async def test_own_write_counts_at_once(world: World) -> None:
+    """Before the log has told of it."""
+    async with following(world) as mirror:
+        await mirror.write(Batch(add=[bot("1")]))
+        world.store.hold("follow")
+        await mirror.write(Batch(deny=[denial()], add=[bot("2", created_at=7.0)], revoke=[]))
+        assert world.is_denied()
+        assert mirror.record("2") == bot("2", created_at=7.0)
+        assert mirror.record("1") == bot("1", revoked_at=7.0)
+        await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, forgive=[denial().id]))
+        assert mirror.record("2") == bot("2", created_at=7.0)
+        await mirror.write(Batch(revoke=[("1", 9.0), ("2", 9.0), ("nobody", 9.0)]))
+        assert mirror.record("2") == bot("2", created_at=7.0, revoked_at=9.0)
+        assert mirror.record("1") == bot("1", revoked_at=7.0)
+        assert not world.is_denied()
+        world.store.held["follow"].set()
+
+
+async def test_write_that_failed_changes_nothing_here(world: World) -> None:
+    async with following(world) as mirror:
+        world.store.away = True
+        with pytest.raises(Unavailable):
+            await mirror.write(Batch(deny=[denial()], add=[record()]))
+        assert not world.is_denied()
+        assert mirror.record("1") is None
+
+
+async def test_own_write_while_everything_is_being_read_is_not_lost(world: World) -> None:
+    """The snapshot was taken before the write; the copy made of it must hold the write all the same."""
+    async with following(world) as mirror:
+        gate = world.store.hold("snapshot")
+        world.store.trim()
+        world.store.trimmed += 1
+        world.store._wake()
+        await eventually(lambda: world.store.calls.count("snapshot") == 2)
+        follow = world.store.hold("follow")
+        await mirror.write(Batch(deny=[denial()], add=[record()]))
+        before = mirror.denials
+        gate.set()
+        await eventually(lambda: mirror.denials is not before)
+        assert world.is_denied()
+        assert mirror.record("1") == record()
+        follow.set()
+
+
+async def test_denial_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(world: World) -> None:
+    """Forgiven and denied again within a moment, the log tells of the first only after the second has been done."""
+    async with following(world) as mirror:
+        held = world.store.hold("follow")
+        world.store._wake()
+        await eventually(lambda: world.store.calls.count("follow") > 1)
+        await mirror.write(Batch(deny=[denial()]))
+        asked = world.store.hold("denial")
+        world.store.next_piece = Changes(mirror._position, forgiven=(denial().id,))
+        held.set()
+        await eventually(lambda: world.store.calls.count("denial"))
+        assert world.is_denied()
+        asked.set()
+        await eventually(lambda: not mirror._awaited)
+        assert world.is_denied()
+
+
+@asynccontextmanager
+async def late_answer(world: World, mirror: Mirror, batch: Batch) -> AsyncIterator[None]:
+    """``batch`` has been written by ``mirror``, which hears of it only when the block has ended."""
+    answer = world.store.hold("write")
+    writing = asyncio.create_task(mirror.write(batch))
+    await eventually(lambda: "write" in world.store.calls)
+    del world.store.held["write"]
+    yield
+    answer.set()
+    await writing
+
+
+async def test_late_answer_does_not_end_the_bots_token_that_came_after(world: World) -> None:
+    """Of two tokens minted for one bot at once exactly one survives, the same everywhere."""
+    async with following(world) as mirror:
+        await world.store.write(Batch(add=[bot("1")]))
+        await eventually(lambda: mirror.record("1"))
+        world.store.calls.clear()
+        async with late_answer(world, mirror, Batch(add=[bot("2", created_at=1_800_000_001.0)])):
+            await world.store.write(Batch(add=[bot("3", created_at=1_800_000_002.0)]))
+            await eventually(lambda: mirror.record("3"))
+        ended = [found is not None and found.revoked_at is not None for found in map(mirror.record, "123")]
+        assert ended == [True, True, False]
+
+
+async def test_late_answer_to_a_removal_does_not_end_the_denial_that_came_after(world: World) -> None:
+    await world.store.write(Batch(deny=[denial()]))
+    async with following(world) as mirror:
+        world.store.calls.clear()
+        async with late_answer(world, mirror, Batch(forgive=[denial().id])):
+            await eventually(lambda: not world.is_denied())
+            await world.store.write(Batch(deny=[denial()]))
+            await eventually(world.is_denied)
+        assert world.is_denied()
+
+
+async def test_late_answer_to_a_denial_does_not_undo_the_removal_that_came_after(world: World) -> None:
+    async with following(world) as mirror:
+        async with late_answer(world, mirror, Batch(deny=[denial()])):
+            await eventually(world.is_denied)
+            await world.store.write(Batch(forgive=[denial().id]))
+            await eventually(lambda: not world.is_denied())
+        assert not world.is_denied()
+
+
+async def test_denied_and_forgiven_in_one_piece_of_the_log_ends_as_the_store_says(world: World) -> None:
+    async with following(world):
+        gate = world.store.hold("follow")
+        await world.store.write(Batch(deny=[denial("end")]))
+        await eventually(lambda: world.is_denied("end"))
+        await world.store.write(Batch(deny=[denial()]))
+        await world.store.write(Batch(forgive=[denial().id]))
+        await world.store.write(Batch(deny=[denial("last")]))
+        gate.set()
+        await eventually(lambda: world.is_denied("last") and not world.is_denied())
+
+
+async def test_gap_leads_to_a_new_snapshot_and_forgets_what_was_removed_meanwhile(world: World) -> None:
+    await world.store.write(Batch(deny=[denial()]))
+    async with following(world):
+        gate = world.store.hold("follow")
+        world.store._wake()
+        await world.store.write(Batch(deny=[denial("j2")], forgive=[denial().id]))
+        world.store.trim()
+        world.store.trimmed += 5
+        gate.set()
+        await eventually(lambda: world.is_denied("j2"))
+        assert not world.is_denied()
+        assert world.store.calls.count("snapshot") == 2
+        assert world.sample("sidecar_store_reseeds_total") == 0
+
+
+async def test_old_picture_stands_until_the_new_one_is_complete(world: World) -> None:
+    await world.store.write(Batch(deny=[denial()], add=[record()]))
+    async with following(world) as mirror:
+        gate = world.store.hold("snapshot")
+        world.store.trim()
+        world.store.trimmed += 1
+        world.store._wake()
+        await eventually(lambda: world.store.calls.count("snapshot") == 2)
+        assert world.is_denied()
+        assert mirror.record("1") == record()
+        before = mirror.denials
+        gate.set()
+        await eventually(lambda: mirror.denials is not before)
+        assert world.is_denied()
+
+
+async def test_emptied_store_gets_back_what_was_known(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    now = world.clock.now()
+    cut_off = make_denial(Scope.SUBJECT, ISSUER, "kim", now, issued_before=now, reason="left", created_by="USER:admin")
+    await world.store.write(
+        Batch(add=[record(revoked_at=5.0), bot("2")], deny=[denial(), cut_off, denial("old", expires_at=now + 60)])
+    )
+    async with following(world):
+        world.clock.advance(90)
+        with caplog.at_level(logging.CRITICAL):
+            world.store.empty()
+            assert world.is_denied()
+            await eventually(lambda: world.store.mark)
+        assert world.store.all_denials == {denial().id: denial(), cut_off.id: cut_off}
+        assert world.store.all_records == {"1": record(revoked_at=5.0), "2": bot("2")}
+        assert world.store.mark != "g1"
+        assert world.sample("sidecar_store_reseeds_total") == 1
+        assert [entry.levelname for entry in caplog.records] == ["CRITICAL"]
+        await world.store.write(Batch(deny=[denial("new")]))
+        await eventually(lambda: world.is_denied("new"))
+        assert world.is_denied()
+
+
+async def test_what_only_the_second_mirror_knew_comes_back_as_well(world: World) -> None:
+    """The store lost the last writes with everything else; the first to notice had not heard of them."""
+    world.store.all_records["1"] = record()
+    async with following(world) as first, following(world, world.another()) as second:
+        second._picture.add([denial("late")])
+        second._picture.learn(record("1", revoked_at=9.0))
+        second._picture.learn(record("3"))
+        await world.store.restore([], [], "")
+        world.store.mark = "g2"
+        world.clock.advance(Mirror.CHECK_GENERATION)
+        await world.store.write(Batch(deny=[denial()]))
+        await eventually(lambda: denial("late").id in world.store.all_denials)
+        await eventually(lambda: world.is_denied("late", first) and world.is_denied("late", second))
+        assert world.store.all_records["1"].revoked_at == 9.0
+        assert world.store.all_records["3"] == record("3")
+
+
+async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> None:
+    """A failover to a replica that had not heard of the last ones."""
+    async with following(world) as mirror:
+        await mirror.write(Batch(deny=[denial()], add=[record()]))
+        await eventually(lambda: not mirror._awaited)
+        await world.store.write(Batch(deny=[denial("j2")]))
+        await eventually(lambda: world.is_denied("j2"))
+        world.store.all_denials.clear()
+        world.store.all_records.clear()
+
+        async def lost(position: str, wait: float) -> Changes:
+            del world.store.follow  # type: ignore[method-assign]
+            raise LossError
+
+        world.store.follow = lost  # type: ignore[method-assign]
+        world.store._wake()
+        await eventually(lambda: len(world.store.all_denials) == 2)
+        assert world.store.all_records == {"1": record()}
+        assert world.is_denied()
+
+
+async def test_new_store_is_given_a_mark_and_nothing_is_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.store.mark = ""
+    with caplog.at_level(logging.WARNING):
+        async with following(world):
+            assert world.store.mark
+    assert world.sample("sidecar_store_reseeds_total") == 0
+    assert not caplog.records
+
+
+async def test_what_cannot_be_understood_is_skipped_and_counted(world: World) -> None:
+    strange = replace(denial("nan"), expires_at=float("nan"))
+    async with following(world) as mirror:
+        world.store.next_piece = Changes("0", denials=(strange, denial()), skipped=2)
+        world.store._wake()
+        await world.store.write(Batch())
+        await eventually(world.is_denied)
+        assert len(mirror.denials) == 1
+        assert world.sample("sidecar_revocation_skipped_entries_total") == 3
+
+
+async def test_skipped_entries_are_counted(world: World) -> None:
+    world.store.all_denials["x"] = replace(denial("nan"), id="x", expires_at=float("nan"))
+    world.store.unreadable = 4
+    async with following(world):
+        assert world.sample("sidecar_revocation_skipped_entries_total") == 5
+
+
+async def test_fault_of_the_store_does_not_end_the_following(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with following(world):
+
+        async def faulty(position: str, wait: float) -> Changes:
+            del world.store.follow  # type: ignore[method-assign]
+            raise KeyError("secret")
+
+        world.store.follow = faulty  # type: ignore[method-assign]
+        world.store._wake()
+        await world.store.write(Batch(deny=[denial()]))
+        await world.retried(world.is_denied)
+    assert "secret" not in caplog.text
+
+
+async def test_unknown_id_is_asked_of_the_store_once(world: World) -> None:
+    async with following(world) as mirror:
+        gate = world.store.hold("record")
+        waiting = [asyncio.create_task(mirror.lookup("x")) for _ in range(50)]
+        await eventually(lambda: world.store.calls.count("record"))
+        waiting[0].cancel()
+        gate.set()
+        assert set(await asyncio.gather(*waiting[1:])) == {None}
+        world.clock.advance(Mirror.ASK_AGAIN - 0.1)
+        assert await mirror.lookup("x") is None
+        assert world.store.calls.count("record") == 1
+        world.clock.advance(0.1)
+        assert await mirror.lookup("x") is None
+        assert world.store.calls.count("record") == 2
+
+
+async def test_token_minted_a_moment_ago_elsewhere_is_found_and_then_known(world: World) -> None:
+    world.store.all_records["1"] = bot("1")
+    mirror = world.mirror
+    assert await mirror.lookup("1") == bot("1")
+    assert mirror.record("1") == bot("1")
+    assert mirror.is_bot_name("ingest")
+    world.store.away = True
+    assert await mirror.lookup("1") == bot("1")
+
+
+async def test_store_that_is_down_is_no_verdict(world: World) -> None:
+    """Unknown means revoked only when somebody has looked."""
+    world.store.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await world.mirror.lookup("x")
+    world.clock.advance(Mirror.ASK_AGAIN)
+    world.store.away = False
+    assert await world.mirror.lookup("x") is None
+
+
+async def test_memory_of_unknown_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mirror, "_MOST_UNKNOWN", 3)
+    for name in "abcdabcd":
+        await world.mirror.lookup(name)
+    assert world.store.calls.count("record") == 8
+    await world.mirror.lookup("d")
+    assert world.store.calls.count("record") == 8
+
+
+async def test_answer_that_was_on_its_way_does_not_bring_a_revoked_token_back(world: World) -> None:
+    async with following(world) as mirror:
+        world.store.all_records["1"] = record()
+        gate = world.store.hold("record")
+        asked = asyncio.create_task(mirror.lookup("1"))
+        await eventually(lambda: world.store.calls.count("record"))
+        await world.store.write(Batch(revoke=[("1", 9.0)]))
+        await eventually(lambda: mirror.record("1"))
+        gate.set()
+        await asked
+        assert mirror.record("1") == record(revoked_at=9.0)
+
+
+async def test_name_of_a_bot_stays_taken_after_its_token_ended(world: World) -> None:
+    """Who revokes a bot's token must not thereby hand its name to a person."""
+    async with following(world) as mirror:
+        await mirror.write(Batch(add=[bot("1")]))
+        await mirror.write(Batch(revoke=[("1", 5.0)]))
+        assert mirror.is_bot_name("ingest")
+        assert not mirror.is_bot_name("sam")
+
+
+async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
+    soon = world.clock.now() + 10
+    batch = Batch(
+        add=[record("1", expires_at=soon), record("2"), bot("3", expires_at=soon + 86_400)],
+        deny=[denial(expires_at=soon), denial("j2")],
+    )
+    async with following(world) as mirror:
+        await mirror.write(batch)
+        world.clock.advance(KEEP_EXPIRED + 120)
+        await world.store.write(Batch(deny=[denial("j3")]))
+        await eventually(lambda: mirror.record("1") is None)
+        assert mirror.record("2")
+        assert mirror.record("3")
+        assert mirror.is_bot_name("ingest")
+        assert len(mirror.denials) == 2
+
+
+async def test_mostly_waste_is_read_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.store.replica.revocation_list._TOLERATED_WASTE", 3)
+    async with following(world) as mirror:
+        for number in range(4):
+            await mirror.write(Batch(deny=[denial(f"j{number}")]))
+            await mirror.write(Batch(forgive=[denial(f"j{number}").id]))
+        await eventually(lambda: world.store.calls.count("snapshot") == 2)
+        assert len(mirror.denials._archive) == 0
+
+
+async def _changed_within(wait: Callable[[float], Awaitable[None]], seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(wait(60), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_whoever_waits_for_a_change_is_woken_by_it(world: World) -> None:
+    async with following(world) as mirror:
+        waiting = asyncio.create_task(_changed_within(mirror.changed, 5))
+        await asyncio.sleep(0)
+        await world.store.write(Batch(deny=[denial()]))
+        assert await waiting
+        await mirror.changed(0.01)
+    waiting = asyncio.create_task(_changed_within(world.mirror.changed, 5))
+    await asyncio.sleep(0)
+    await world.mirror._load()
+    assert await waiting
+
+
+async def test_revocations_of_this_process_are_counted_by_kind_and_scope() -> None:
+    """Once the store has them, and not those that others have written."""
+    world = World()
+    await world.mirror.start()
+    await world.mirror.write(Batch(add=(record("1"), bot("2"))))
+    await world.mirror.write(Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), deny=(denial(),)))
+    await world.store.write(Batch(deny=(denial("j2"),)))
+    await eventually(lambda: world.is_denied("j2"))
+    counted = [world.sample("sidecar_tokens_revoked_total", kind=kind) for kind in ("personal", "bot", "token")]
+    assert counted == [1, 1, 1]
+    await world.mirror.aclose()

@@ -1,0 +1,55 @@
+"""A background task that fails leaves no complaint of the event loop behind."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from sidecar.concurrency import retrieve
+from sidecar.store.redis.client import _Servers
+
+
+@pytest.fixture
+async def complaints() -> list[dict[str, Any]]:
+    """What the event loop has had nobody to tell."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    return told
+
+
+async def settled() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.collect()
+
+
+async def test_the_exception_of_a_retrieved_task_is_not_reported(complaints: list[dict[str, Any]]) -> None:
+    async def fail() -> None:
+        raise ConnectionError
+
+    task = asyncio.create_task(fail())
+    await settled()
+    del task
+    await settled()
+    assert len(complaints) == 1, "without it, it is"
+    task = asyncio.create_task(fail())
+    task.add_done_callback(retrieve)
+    await settled()
+    del task
+    await settled()
+    assert len(complaints) == 1
+
+
+async def test_a_store_connection_that_fails_to_close_is_not_reported(complaints: list[dict[str, Any]]) -> None:
+    """It is closed in the background, when its server was lost: there it fails more often than not."""
+
+    class Client:
+        async def aclose(self) -> None:
+            raise ConnectionError("Connection closed by server")
+
+    servers = _Servers(None, "x", 1.0)  # type: ignore[arg-type] # dials nobody here
+    servers._client = Client()  # type: ignore[assignment]
+    servers.doubt()
+    await settled()
+    assert not complaints
