@@ -25,8 +25,8 @@ from joserfc.jwk import OKPKey
 from bench.deny_list import entries
 from bench.processes import BenchError, free_ports
 from bench.tokens import AUDIENCE
-from sidecar.app.process_context import Ground
-from sidecar.app.running import assembled
+from sidecar.app.process_context import ProcessContext
+from sidecar.app.running import build_sidecar
 from sidecar.clock import SystemClock
 from sidecar.config.load import load
 from sidecar.config.settings import StoreSettings
@@ -123,7 +123,7 @@ async def staged(
         settings.write_text(json.dumps(_document(folder, issuers, rules, tokens)))
         loaded = load([str(settings)], {})
         await _deny(loaded.settings.store, denials)
-        sidecar = await stack.enter_async_context(assembled(loaded, Ground(Metrics(), SystemClock())))
+        sidecar = await stack.enter_async_context(build_sidecar(loaded, ProcessContext(Metrics(), SystemClock())))
         await _until(lambda: sidecar.health.report()[0])
         connection, socket = sidecar._server(), _Socket()  # noqa: SLF001 - no caller but this one brings his own socket
         connection.connection_made(socket)
@@ -138,7 +138,7 @@ async def _deny(settings: StoreSettings, count: int) -> None:
     clock = SystemClock()
     store = await open_store(settings, Metrics(), clock)
     async for piece in entries(count, Scope.TOKEN, clock.now()):
-        await store.write(Batch(deny=piece))
+        await store.write(Batch(add_entries=piece))
     await store.aclose()
 
 

@@ -23,8 +23,8 @@ from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch
 from sidecar.store.open import open_store
 from sidecar.store.replica.mirror import Mirror
-from sidecar.store.replica.revocation_list import facts_of
-from sidecar.store.revocation_entry import Denial, Scope, make_denial
+from sidecar.store.replica.revocation_list import revocation_keys
+from sidecar.store.revocation_entry import RevocationEntry, Scope, make_entry
 
 MOST_BYTES = 150e6
 MOST_SECONDS = 15.0
@@ -34,11 +34,11 @@ _PIECE = 10_000
 _LOOK_UPS = 200_000
 
 
-async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[Denial]]:
+async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[RevocationEntry]]:
     """``count`` denials in pieces, as a busy year of one identity provider would leave them."""
     for start in range(0, count, _PIECE):
         yield [
-            make_denial(
+            make_entry(
                 scope,
                 ISSUER,
                 str(uuid4()),
@@ -62,19 +62,19 @@ async def measure(count: int, scope: Scope, url: str) -> bool:
         settings = StoreSettings(url=Secret(url or f"sqlite:///{folder}/store.db"))
         store = await open_store(settings, metrics, clock)
         async for piece in entries(count, scope, clock.now()):
-            await store.write(Batch(deny=piece))
+            await store.write(Batch(add_entries=piece))
         gc.collect()
         before, started = _resident(), time.perf_counter()
         mirror = Mirror(store, clock, metrics)
         watch = asyncio.create_task(_longest_stall())
         await mirror.start()
-        loaded = await mirror.tried(600)
+        loaded = await mirror.wait_first_load(600)
         seconds = time.perf_counter() - started
         watch.cancel()
         stall = await watch
         gc.collect()
         size = _resident() - before
-        if not loaded or len(mirror.denials) != count:
+        if not loaded or len(mirror.revocations) != count:
             print("the mirror has not read everything", file=sys.stderr)
             return False
         look_up, gate = _look_up_seconds(mirror), _gate_seconds(mirror)
@@ -103,8 +103,8 @@ def _actor(token_id: str) -> Actor:
 
 
 def _look_up_seconds(mirror: Mirror) -> float:
-    denials, now = mirror.denials, time.time()
-    asked = [facts_of(_actor(f"j{number}")) for number in range(_LOOK_UPS)]
+    denials, now = mirror.revocations, time.time()
+    asked = [revocation_keys(_actor(f"j{number}")) for number in range(_LOOK_UPS)]
     started = time.perf_counter()
     for facts in asked:
         denials.match(facts, now)

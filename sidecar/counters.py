@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 
-class Tally:
+class Counter:
     """A count that only grows."""
 
     __slots__ = ("value",)
@@ -26,19 +26,19 @@ class Tally:
         self.value += 1
 
 
-class Tallies(Collector):
-    """A Prometheus counter made of :class:`Tally`, one for each combination of label values."""
+class CounterVec(Collector):
+    """A Prometheus counter made of :class:`Counter`, one for each combination of label values."""
 
     kind = "counter"
 
     def __init__(self, registry: CollectorRegistry, name: str, text: str, labels: Sequence[str]) -> None:
         self.name, self.text, self.labels = name, text, tuple(labels)
-        self._children: dict[tuple[str, ...], Tally] = {}
+        self._children: dict[tuple[str, ...], Counter] = {}
         registry.register(self)
 
-    def child(self, *values: str) -> Tally:
+    def child(self, *values: str) -> Counter:
         """The tally of these label values. Take them from bounded sets, and keep the child where you can."""
-        return self._children.get(values) or self._children.setdefault(values, Tally())
+        return self._children.get(values) or self._children.setdefault(values, Counter())
 
     def describe(self) -> list[Metric]:
         """What it is called, without samples."""
@@ -52,7 +52,7 @@ class Tallies(Collector):
         yield family
 
 
-class TimeTally:
+class Histogram:
     """How many took how long."""
 
     __slots__ = ("bounds", "counts", "total")
@@ -68,8 +68,8 @@ class TimeTally:
         self.total += seconds
 
 
-class TimeTallies(Collector):
-    """A Prometheus histogram of seconds made of :class:`TimeTally`. ``bounds`` are the buckets' upper ends."""
+class HistogramVec(Collector):
+    """A Prometheus histogram of seconds made of :class:`Histogram`. ``bounds`` are the buckets' upper ends."""
 
     kind = "histogram"
 
@@ -78,12 +78,12 @@ class TimeTallies(Collector):
     ) -> None:
         self.name, self.text, self.labels = name, text, tuple(labels)
         self._bounds = tuple(bounds)
-        self._children: dict[tuple[str, ...], TimeTally] = {}
+        self._children: dict[tuple[str, ...], Histogram] = {}
         registry.register(self)
 
-    def child(self, *values: str) -> TimeTally:
+    def child(self, *values: str) -> Histogram:
         """The tally of these label values."""
-        return self._children.get(values) or self._children.setdefault(values, TimeTally(self._bounds))
+        return self._children.get(values) or self._children.setdefault(values, Histogram(self._bounds))
 
     def describe(self) -> list[Metric]:
         """What it is called, without samples."""

@@ -29,8 +29,8 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _TOKEN = re.compile(
     r"(?:(?<![A-Za-z0-9_-])|(?<=\\[bfnrt]))e[w-z0-9_-][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*"
 )
-_BLOT = "[token]"
-_LEFT_OUT_SECONDS = 1.0
+_REDACTED = "[token]"
+_SUPPRESSED_REPORT_INTERVAL = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,7 +53,7 @@ class JsonFormatter(logging.Formatter):
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _TOKEN.sub(_BLOT, dump_line(line))
+        return _TOKEN.sub(_REDACTED, dump_line(line))
 
 
 def dump_line(line: dict[str, Any]) -> str:
@@ -118,7 +118,7 @@ class LineLimit:
             return True
         self._left_out()
         if not self._missing:
-            asyncio.get_running_loop().call_later(_LEFT_OUT_SECONDS, self._tell)
+            asyncio.get_running_loop().call_later(_SUPPRESSED_REPORT_INTERVAL, self._tell)
         self._missing += 1
         return False
 
@@ -131,7 +131,7 @@ class LineLimit:
             current_request.reset(token)
 
 
-def places(error: BaseException) -> list[str]:
+def traceback_locations(error: BaseException) -> list[str]:
     """Where ``error`` came from, without its text: that may hold what a request carried."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
 

@@ -9,12 +9,12 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from sidecar import __version__
-from sidecar.counters import Tallies, TimeTallies
+from sidecar.counters import CounterVec, HistogramVec
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Across(Enum):
+class MultiprocessMode(Enum):
     """What a gauge of several worker processes shows: their sum, the extreme one, or what their supervisor says."""
 
     SUM = "sum"
@@ -34,7 +34,7 @@ class Metrics:
         # One more series for every counter, of no use to anybody here.
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library's
         self.registry = registry = CollectorRegistry()
-        self.across: dict[str, Across] = {}
+        self.across: dict[str, MultiprocessMode] = {}
         """The rule of each gauge where several processes are shown as one."""
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -42,23 +42,25 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str, across: Across = Across.MAX) -> Gauge:
+        def gauge(name: str, text: str, *labels: str, across: MultiprocessMode = MultiprocessMode.MAX) -> Gauge:
             self.across[name] = across
             return Gauge(name, text, labels, registry=registry)
 
-        def tallies(name: str, text: str, *labels: str) -> Tallies:
-            return Tallies(registry, name, text, labels)
+        def tallies(name: str, text: str, *labels: str) -> CounterVec:
+            return CounterVec(registry, name, text, labels)
 
-        def time_tallies(name: str, text: str, *labels: str) -> TimeTallies:
-            return TimeTallies(registry, name, text, labels, _SECONDS)
+        def time_tallies(name: str, text: str, *labels: str) -> HistogramVec:
+            return HistogramVec(registry, name, text, labels, _BUCKETS)
 
         self.http_requests = tallies("sidecar_http_requests_total", "Requests answered.", "listener", "route", "code")
         self.http_request_duration = time_tallies(
             "sidecar_http_request_duration_seconds", "Time from request to end of answer.", "route"
         )
-        self.http_in_flight = gauge("sidecar_http_requests_in_flight", "Requests being answered.", across=Across.SUM)
+        self.http_in_flight = gauge(
+            "sidecar_http_requests_in_flight", "Requests being answered.", across=MultiprocessMode.SUM
+        )
         self.http_undecided = gauge(
-            "sidecar_http_requests_undecided", "Requests that wait for a verdict.", across=Across.SUM
+            "sidecar_http_requests_undecided", "Requests that wait for a verdict.", across=MultiprocessMode.SUM
         )
         self.log_lines_left_out = counter(
             "sidecar_log_lines_left_out_total", "Lines about refused requests that were not written."
@@ -78,24 +80,30 @@ class Metrics:
         self.upstream_repeats = counter(
             "sidecar_upstream_repeats_total", "GET and HEAD sent again because an idle connection had ended."
         )
-        self.ready = gauge("sidecar_ready", "Whether this process is ready for requests.", across=Across.SUPERVISOR)
-        self.websockets_open = gauge("sidecar_websockets_open", "WebSockets being passed through.", across=Across.SUM)
+        self.ready = gauge(
+            "sidecar_ready", "Whether this process is ready for requests.", across=MultiprocessMode.SUPERVISOR
+        )
+        self.websockets_open = gauge(
+            "sidecar_websockets_open", "WebSockets being passed through.", across=MultiprocessMode.SUM
+        )
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
-        self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider", across=Across.MIN)
+        self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider", across=MultiprocessMode.MIN)
         self.jwks_age = gauge("sidecar_jwks_age_seconds", "Age of the oldest key set in use.", "provider")
         self.token_cache_lookups = tallies(
             "sidecar_token_cache_lookups_total", "Look-ups in the verified-token cache.", "result"
         )
         self.token_cache_entries = gauge(
-            "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=Across.SUM
+            "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=MultiprocessMode.SUM
         )
         self.token_cache_bytes = gauge(
-            "sidecar_token_cache_bytes", "Memory of the tokens in the verified-token cache.", across=Across.SUM
+            "sidecar_token_cache_bytes",
+            "Memory of the tokens in the verified-token cache.",
+            across=MultiprocessMode.SUM,
         )
         self.store_operations = counter(
             "sidecar_store_operations_total", "Operations on the store.", "operation", "outcome"
         )
-        self.store_up = gauge("sidecar_store_up", "Whether the store answered last time.", across=Across.MIN)
+        self.store_up = gauge("sidecar_store_up", "Whether the store answered last time.", across=MultiprocessMode.MIN)
         self.revocation_mirror_age = gauge(
             "sidecar_revocation_mirror_age_seconds", "Age of the local picture of records and revocations."
         )
@@ -121,9 +129,12 @@ class Metrics:
             "sidecar_identity_headers_blanked_total", "Groups left out of headers or assertions that grew too large."
         )
         self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
-        self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=Across.SUPERVISOR)
+        self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=MultiprocessMode.SUPERVISOR)
         self.worker_memory = gauge(
-            "sidecar_worker_resident_memory_bytes", "Memory of each worker.", "worker", across=Across.SUPERVISOR
+            "sidecar_worker_resident_memory_bytes",
+            "Memory of each worker.",
+            "worker",
+            across=MultiprocessMode.SUPERVISOR,
         )
         self.worker_deaths = counter("sidecar_worker_deaths_total", "Workers that ended unasked and were replaced.")
         build = gauge("sidecar_build_info", "What is running.", "version", "python")

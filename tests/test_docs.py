@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import __version__
-from sidecar.authn.registry import judge
+from sidecar.authn.registry import validate
 from sidecar.cli.main import build_parser
 from sidecar.config.load import load
 from sidecar.config.output.reference import PAGES as PAGES_BY_NAME
@@ -108,7 +108,7 @@ def test_configuration_examples_are_accepted(page: Path, tmp_path: Path) -> None
     for number, block in enumerate(text for text in _blocks(page, "yaml") if text.startswith("# sidecar.yaml\n")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, encoding="utf-8")
-        load([str(path)], {}, judge)
+        load([str(path)], {}, validate)
 
 
 def test_the_configuration_examples_are_found() -> None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from multidict import CIMultiDict
 
 from sidecar.access.paths import read_target
-from sidecar.access.rules import AUTHENTICATED, Access, Rules, Ruling
+from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Rules
 from sidecar.authn.base import Accepted
-from sidecar.authn.chain import Chain, Denied, Judged
+from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.actor import Actor
-from sidecar.identity.request import Condition, Credential, Missing, RequestView, Scheme
+from sidecar.identity.request import Condition, Credential, Missing, RequestContext, Scheme
 
-_PUBLIC = Ruling(Access.PUBLIC)
+_PUBLIC = AccessRequirement(Access.PUBLIC)
 _BEARER = Scheme.BEARER
 
 
@@ -40,20 +40,20 @@ _ANONYMOUS = Allow(None)
 _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
 
 
-class Guests:
+class GuestPolicy:
     """Where somebody who presents nothing is the guest. ``limits`` rules ``guest`` on those paths and methods."""
 
     def __init__(self, accepted: Accepted, limits: Rules) -> None:
         self.accepted = accepted
         self._limits = limits
 
-    def welcome(self, view: RequestView, ruling: Ruling) -> bool:
+    def allows(self, view: RequestContext, ruling: AccessRequirement) -> bool:
         """Whether the guest may be here: never on public paths, nor where a rule asks for authenticated callers."""
         if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
             return False
         readings = read_target(view.target)
         methods = (view.method, *view.other_methods)
-        return all(self._limits.ruling(method, readings).access is Access.GUEST for method in methods)
+        return all(self._limits.requirement_for(method, readings).access is Access.GUEST for method in methods)
 
 
 class _TrustedPeer:
@@ -80,7 +80,7 @@ class Decider:
         *,
         deadline: float,
         public_preflight: bool,
-        guests: Guests | None = None,
+        guests: GuestPolicy | None = None,
         undecided: Budget | None = None,
     ) -> None:
         self.undecided = undecided or Budget()
@@ -92,10 +92,10 @@ class Decider:
         self.rules_can_require = rules.can_require
         """Whether any rule could refuse an authenticated caller, so that a question without a path is not enough."""
 
-    async def decide(self, view: RequestView) -> Verdict:
+    async def decide(self, view: RequestContext) -> Verdict:
         """The verdict. Raises Refused only for a request target that must not be read (400)."""
-        ruling = self._ruling(view)
-        presented = self._chain.presented(view)
+        ruling = self._requirement(view)
+        presented = self._chain.count_credentials(view)
         if not presented:
             return self._without_credential(view, ruling)
         public = ruling.access is Access.PUBLIC
@@ -103,27 +103,31 @@ class Decider:
             return _ANONYMOUS if public else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
         outcome = self._chain.recall(view)
         if outcome is None:
-            outcome = await self._ask(view)
+            outcome = await self._authenticate(view)
         if public:
             return _ANONYMOUS if isinstance(outcome, Denied) else Allow(outcome)
         if isinstance(outcome, Denied):
             return Deny(outcome.failure, outcome.provider, outcome.authenticator)
         return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
 
-    def accepted_at_once(self, view: RequestView) -> Accepted | None:
+    def accepted_at_once(self, view: RequestContext) -> Accepted | None:
         """The caller, when the verdict is to allow and can be had without waiting; None: :meth:`decide` must be asked.
 
         Raises Refused as :meth:`decide` does.
         """
-        if view.credential.scheme is not _BEARER or self._ruling(view).requirements or self._chain.presented(view) != 1:
+        if (
+            view.credential.scheme is not _BEARER
+            or self._requirement(view).requirements
+            or self._chain.count_credentials(view) != 1
+        ):
             return None
         return self._chain.accept_at_once(view)
 
-    def may_repeat(self, view: RequestView, accepted: Accepted | None) -> bool:
+    def may_repeat(self, view: RequestContext, accepted: Accepted | None) -> bool:
         """Whether what was allowed may be sent once more: not on a public path, and ``accepted`` could still pass."""
-        if self._ruling(view).access is Access.PUBLIC:
+        if self._requirement(view).access is Access.PUBLIC:
             return False
-        return accepted is None or self._chain.stands(accepted, view)
+        return accepted is None or self._chain.still_passes(accepted, view)
 
     def conditions_of_untrusted(self, targets: Iterable[str]) -> tuple[Condition, ...]:
         """What a check of a peer outside ``server.trustedProxies`` must meet, which names ``targets`` as asked for.
@@ -147,32 +151,32 @@ class Decider:
         except Refused:
             return True
 
-    def is_identified(self, accepted: Accepted | None) -> bool:
+    def is_authenticated(self, accepted: Accepted | None) -> bool:
         """Whether ``accepted`` comes from a credential that was presented: the guest's does not."""
         return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
 
-    async def judge(self, token: str) -> Judged:
+    async def apply_rules(self, token: str) -> TokenValidation:
         """The verdict on a token that was handed over to be judged, not to let anybody in.
 
         What belongs to the request, such as a client certificate, is no part of it.
         """
-        view = RequestView("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
+        view = RequestContext("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
         undecided = self.undecided
         if undecided.is_full:
-            return Judged(None, self._chain.unjudged(Cause.OVERLOAD, retry_after=1).failure)
+            return TokenValidation(None, self._chain.unavailable(Cause.OVERLOAD, retry_after=1).failure)
         undecided.take()
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._chain.judge(view)
+                return await self._chain.validate(view)
         except TimeoutError:
-            return Judged(None, self._chain.unjudged(Cause.DEADLINE).failure)
+            return TokenValidation(None, self._chain.unavailable(Cause.DEADLINE).failure)
         finally:
             undecided.give_back()
 
-    def _without_credential(self, view: RequestView, ruling: Ruling) -> Verdict:
+    def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""
-        if self._guests is not None and self._guests.welcome(view, ruling):
-            outcome = self._chain.admit(self._guests.accepted, view)
+        if self._guests is not None and self._guests.allows(view, ruling):
+            outcome = self._chain.apply_gates(self._guests.accepted, view)
             if isinstance(outcome, Denied):
                 return Deny(outcome.failure, outcome.provider, outcome.authenticator)
             return Allow(outcome)
@@ -181,7 +185,7 @@ class Decider:
         return _ANONYMOUS
 
     @staticmethod
-    def _with_requirements(outcome: Accepted, ruling: Ruling) -> Verdict:
+    def _with_requirements(outcome: Accepted, ruling: AccessRequirement) -> Verdict:
         for requirement in ruling.requirements:
             missing = requirement.missing(outcome.actor)
             if missing is not None:
@@ -190,27 +194,27 @@ class Decider:
                 return Deny(failure, actor.provider, actor.authenticator)
         return Allow(outcome)
 
-    def _ruling(self, view: RequestView) -> Ruling:
+    def _requirement(self, view: RequestContext) -> AccessRequirement:
         if view.target is None:
             ruling = AUTHENTICATED
         else:
             readings = read_target(view.target)
             if view.preflight and self._public_preflight:
                 return _PUBLIC
-            ruling = self._rules.ruling(view.method, readings)
+            ruling = self._rules.requirement_for(view.method, readings)
             for method in view.other_methods:
-                ruling = ruling.and_also(self._rules.ruling(method, readings))
-        return ruling.and_also(Ruling(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
+                ruling = ruling.and_also(self._rules.requirement_for(method, readings))
+        return ruling.and_also(AccessRequirement(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
 
-    async def _ask(self, view: RequestView) -> Accepted | Denied:
+    async def _authenticate(self, view: RequestContext) -> Accepted | Denied:
         undecided = self.undecided
         if undecided.is_full:  # a good credential that needs no waiting passes all the same
-            return self._chain.accept_at_once(view) or self._chain.unjudged(Cause.OVERLOAD, retry_after=1)
+            return self._chain.accept_at_once(view) or self._chain.unavailable(Cause.OVERLOAD, retry_after=1)
         undecided.take()
         try:
             async with asyncio.timeout(self._deadline):
                 return await self._chain.authenticate(view)
         except TimeoutError:
-            return self._chain.unjudged(Cause.DEADLINE)
+            return self._chain.unavailable(Cause.DEADLINE)
         finally:
             undecided.give_back()

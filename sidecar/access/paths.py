@@ -24,8 +24,8 @@ _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:;[^/]*)?(?:/|\Z)")
 # Characters in all readings together: a long path of nothing but such ambiguities would cost everybody else's time.
-_MOST_READ = 64 * 1024
-_UNDOING: tuple[Callable[[str], str], ...] = (
+_MAX_CHARS = 64 * 1024
+_REWRITES: tuple[Callable[[str], str], ...] = (
     partial(_PARAMETERS.sub, ""),
     lambda path: path.replace("%3B", ";"),
     lambda path: path.replace("%2F", "/"),
@@ -35,14 +35,14 @@ _UNDOING: tuple[Callable[[str], str], ...] = (
 
 
 @dataclass(slots=True)  # not frozen: made for every request
-class Readings:
+class Normalizations:
     """The readings of one path. ``others`` is empty where all are the same; else the path is ambiguous."""
 
     strict: str
     others: tuple[str, ...] = ()
 
 
-def read_target(target: str) -> Readings:
+def read_target(target: str) -> Normalizations:
     """The path readings of a raw origin-form target; query ignored.
 
     Raises Refused(REQUEST_INVALID, PATH_AMBIGUOUS) with status 400 for what must not reach a rule: other forms than
@@ -51,16 +51,16 @@ def read_target(target: str) -> Readings:
     """
     path = target.partition("?")[0]
     if _PLAIN.fullmatch(path):
-        return Readings(path)
+        return Normalizations(path)
     if not path.startswith("/") or _FORBIDDEN.search(path) or _BAD_ESCAPE.search(path):
         raise _refused()
     strict = plain_escapes(path)
-    _check_octets(strict)
-    readings = _readings(strict)
+    _check_bytes(strict)
+    readings = _normalizations(strict)
     # Empty segments and parameters hide dot segments until they are dropped: "/..;x/" and "/.%2f./".
     if any(_DOT_SEGMENT.search(reading) for reading in readings):
         raise _refused()
-    return Readings(strict, tuple(readings[1:]))
+    return Normalizations(strict, tuple(readings[1:]))
 
 
 def plain_escapes(path: str) -> str:
@@ -68,13 +68,13 @@ def plain_escapes(path: str) -> str:
     return _ESCAPE.sub(_decode, path)
 
 
-def _readings(path: str) -> list[str]:
+def _normalizations(path: str) -> list[str]:
     """``path``, and all that services make of it which undo some of its ambiguity, in whatever order."""
     readings = [path]
     for reading in readings:  # grows while it is walked
-        if len(readings) * len(path) > _MOST_READ:
+        if len(readings) * len(path) > _MAX_CHARS:
             raise _refused()
-        undone = dict.fromkeys(undo(reading) for undo in _UNDOING)
+        undone = dict.fromkeys(undo(reading) for undo in _REWRITES)
         readings.extend(other for other in undone if other not in readings)
     return readings
 
@@ -84,7 +84,7 @@ def _decode(match: re.Match[str]) -> str:
     return character if character in _DECODED else f"%{match[1].upper()}"
 
 
-def _check_octets(path: str) -> None:
+def _check_bytes(path: str) -> None:
     octets = unquote_to_bytes(path)
     # 0xC0 and 0xC1 only occur in overlong UTF-8, in which a lenient decoder sees "/" and ".".
     if b"\0" in octets or b"\xc0" in octets or b"\xc1" in octets:

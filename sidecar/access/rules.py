@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from sidecar.access.paths import Readings, plain_escapes
+from sidecar.access.paths import Normalizations, plain_escapes
 from sidecar.config.products.presets import RouteRule, expanded
 from sidecar.config.settings import RequireSettings, RuleSettings
 from sidecar.errors import Cause
@@ -63,7 +63,7 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class AccessRequirement:
     """What holds for one request: how strict, and every requirement that applies.
 
     ``excludes_guests``: a rule that is written asks for authenticated callers, or the path is ambiguous; where no rule
@@ -74,7 +74,7 @@ class Ruling:
     requirements: tuple[Condition, ...] = ()
     excludes_guests: bool = False
 
-    def and_also(self, other: "Ruling") -> "Ruling":
+    def and_also(self, other: "AccessRequirement") -> "AccessRequirement":
         """What is stricter of both, and the requirements of both; this very object where ``other`` adds nothing."""
         excludes_guests = self.excludes_guests or other.excludes_guests
         if (
@@ -84,10 +84,10 @@ class Ruling:
         ):
             return self
         requirements = dict.fromkeys((*self.requirements, *other.requirements))
-        return Ruling(max(self.access, other.access), tuple(requirements), excludes_guests)
+        return AccessRequirement(max(self.access, other.access), tuple(requirements), excludes_guests)
 
 
-AUTHENTICATED = Ruling(Access.AUTHENTICATED)
+AUTHENTICATED = AccessRequirement(Access.AUTHENTICATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class _Rule:
 
     order: int
     methods: frozenset[str]
-    ruling: Ruling
+    access_requirement: AccessRequirement
     without: frozenset[str]
     by_slash: bool = False
 
@@ -126,7 +126,7 @@ class Rules:
         for order, rule in enumerate(expanded(settings)):
             self._add(order, rule)
 
-    def ruling(self, method: str, readings: Readings) -> Ruling:
+    def requirement_for(self, method: str, readings: Normalizations) -> AccessRequirement:
         """What holds for ``method`` on a path. An ambiguous path gets the strictest verdict and every requirement."""
         if self._empty:
             return AUTHENTICATED
@@ -135,18 +135,18 @@ class Rules:
             return strict
         rulings = (strict, *(self._first(method, path) for path in readings.others))
         requirements = dict.fromkeys(needed for ruling in rulings for needed in ruling.requirements)
-        return Ruling(Access.AUTHENTICATED, tuple(requirements), excludes_guests=True)
+        return AccessRequirement(Access.AUTHENTICATED, tuple(requirements), excludes_guests=True)
 
-    def may_require(self, readings: Readings) -> bool:
+    def may_require(self, readings: Normalizations) -> bool:
         """Whether any rule for this path, whatever its method and place, could refuse an authenticated caller."""
         paths = (readings.strict, *readings.others)
-        return any(rule.ruling.requirements for path in paths for rule in self._matching(path))
+        return any(rule.access_requirement.requirements for path in paths for rule in self._matching(path))
 
     def _add(self, order: int, settings: RouteRule) -> None:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
         access = Access[settings.access.upper()]
-        methods, ruling = _methods(settings), Ruling(access, requirements, access is Access.AUTHENTICATED)
+        methods, ruling = _methods(settings), AccessRequirement(access, requirements, access is Access.AUTHENTICATED)
         rule = _Rule(order, methods, ruling, settings.without)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
@@ -166,7 +166,7 @@ class Rules:
             node = node.children.setdefault(segment, _Node())
         return node
 
-    def _first(self, method: str, path: str) -> Ruling:
+    def _first(self, method: str, path: str) -> AccessRequirement:
         """The ruling of the first rule for ``path``, and of a stricter one before it for its other final slash."""
         first: _Rule | None = None
         by_slash: _Rule | None = None
@@ -180,9 +180,9 @@ class Rules:
                     by_slash = rule
             elif first is None or rule.order < first.order:
                 first = rule
-        ruling = AUTHENTICATED if first is None else first.ruling
+        ruling = AUTHENTICATED if first is None else first.access_requirement
         if by_slash is not None and (first is None or by_slash.order < first.order):
-            return ruling.and_also(by_slash.ruling)
+            return ruling.and_also(by_slash.access_requirement)
         return ruling
 
     def _matching(self, path: str) -> Iterator[_Rule]:

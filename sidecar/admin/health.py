@@ -69,7 +69,7 @@ _WORSE = [
 ]
 
 
-def together(
+def combined(
     reports: Sequence[Mapping[str, Any] | None], *, is_complete: bool, is_draining: bool
 ) -> tuple[bool, dict[str, object]]:
     """One report out of those of several workers, None standing for one that is not there now.

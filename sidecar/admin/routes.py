@@ -11,10 +11,10 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sidecar.config.settings import Limits
 from sidecar.errors import Failed, MethodNotAllowed, Reason, Refused
-from sidecar.logs import places
+from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.web.request import check_framing
-from sidecar.web.response import Answer
+from sidecar.web.response import Response
 from sidecar.web.server import HttpServer
 
 _log = logging.getLogger("sidecar.admin")
@@ -58,7 +58,7 @@ class _Handler:
     def __init__(self, operations: Operations, metrics: Metrics) -> None:
         self._operations = operations
         self._counted = metrics.http_requests
-        self._calls: dict[str, Callable[[web.BaseRequest], Awaitable[Answer]]] = {
+        self._calls: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
             "/metrics": self._metrics,
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -66,7 +66,7 @@ class _Handler:
             "/config": self._config,
         }
 
-    async def __call__(self, request: web.BaseRequest) -> Answer:
+    async def __call__(self, request: web.BaseRequest) -> Response:
         """The answer of the call, or what went wrong as JSON."""
         route = "none"
         try:
@@ -82,41 +82,43 @@ class _Handler:
         except Failed as failure:
             answer = _refusal(failure)
         except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
-            _log.error("fault while answering", extra={"error": type(error).__name__, "places": places(error)})
+            _log.error(
+                "fault while answering", extra={"error": type(error).__name__, "places": traceback_locations(error)}
+            )
             answer = _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
         self._counted.child("admin", route, str(answer.status)).inc()
         return answer
 
-    def refuse_unparsed(self, failure: Failed) -> Answer:
+    def refuse_unparsed(self, failure: Failed) -> Response:
         """The answer to what the HTTP parser refused."""
         answer = _refusal(failure, close=True)
         self._counted.child("admin", "none", str(answer.status)).inc()
         return answer
 
-    async def _livez(self, _request: web.BaseRequest) -> Answer:
+    async def _livez(self, _request: web.BaseRequest) -> Response:
         return _json(200, {"alive": True})
 
-    async def _readyz(self, _request: web.BaseRequest) -> Answer:
+    async def _readyz(self, _request: web.BaseRequest) -> Response:
         ready, report = await self._operations.readiness()
         return _json(200 if ready else 503, report)
 
-    async def _config(self, _request: web.BaseRequest) -> Answer:
+    async def _config(self, _request: web.BaseRequest) -> Response:
         return _json(200, self._operations.configuration())
 
-    async def _metrics(self, request: web.BaseRequest) -> Answer:
+    async def _metrics(self, request: web.BaseRequest) -> Response:
         make = make_aiohttp_handler(await self._operations.scrape())
         made = await make(request)  # type: ignore[arg-type] # reads headers and query only
         headers = made.headers
         lines = "".join(f"{name}: {headers[name]}\r\n" for name in _COPIED if name in headers)
         body = made.body if isinstance(made, web.Response) else None
-        return Answer(made.status, lines.encode("ascii"), body if isinstance(body, bytes) else b"")
+        return Response(made.status, lines.encode("ascii"), body if isinstance(body, bytes) else b"")
 
 
-def _refusal(failure: Failed, *, close: bool = False) -> Answer:
+def _refusal(failure: Failed, *, close: bool = False) -> Response:
     document = {"code": failure.status, "message": failure.message, "reason": failure.reason.value}
     lines = _JSON + _ALLOW if failure.status == 405 else _JSON
-    return Answer(failure.status, lines, orjson.dumps(document), close=close or failure.ends_connection)
+    return Response(failure.status, lines, orjson.dumps(document), close=close or failure.ends_connection)
 
 
-def _json(status: int, document: object) -> Answer:
-    return Answer(status, _JSON, orjson.dumps(document))
+def _json(status: int, document: object) -> Response:
+    return Response(status, _JSON, orjson.dumps(document))

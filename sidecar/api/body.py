@@ -11,8 +11,8 @@ from sidecar.budget import Budget
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.tokens.jwt.compact import strict_json
 
-MOST_BYTES = 1024 * 1024
-_MOST_FIELDS = 16
+MAX_BYTES = 1024 * 1024
+_MAX_FIELDS = 16
 _UNDECIDED_BODY_TIMEOUT = 10.0
 """Seconds that a body has before there is a verdict on its caller."""
 
@@ -24,7 +24,7 @@ class Bodies:
     in ``undecided``.
     """
 
-    def __init__(self, timeout: float, undecided: Budget, most: int = MOST_BYTES) -> None:
+    def __init__(self, timeout: float, undecided: Budget, most: int = MAX_BYTES) -> None:
         self._timeout = timeout
         self._undecided = undecided
         self._most = most
@@ -98,7 +98,7 @@ def _check_type(request: web.BaseRequest, wanted: str) -> None:
 def _fields(text: str, complaint: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_MOST_FIELDS
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_MAX_FIELDS
         )
     except ValueError as error:
         raise bad_request(complaint) from error

@@ -5,13 +5,13 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import NAMES, list_answer
+from sidecar.api.paging import PARAMETERS, list_answer
 from sidecar.tokens.issued.bots import Bots, describe
 from sidecar.tokens.issued.service import Caller
 from sidecar.web.error_responses import json_answer, no_content
 
 _MEMBERS = ("name", "replacePerson")
-_LONGEST_NAME = 256
+_MAX_NAME = 256
 
 
 class BotCalls:
@@ -30,7 +30,7 @@ class BotCalls:
 
     async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the names."""
-        asked = query(request, NAMES)
+        asked = query(request, PARAMETERS)
         return await list_answer(asked, self._bots.page, lambda page: map(describe, page.records))
 
     async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
@@ -48,8 +48,8 @@ def _read(document: object) -> tuple[str, bool]:
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
         raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
     name, replace_person = document.get("name"), document.get("replacePerson", False)
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-        raise bad_request(f"name is a text of 1 to {_LONGEST_NAME} characters")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
+        raise bad_request(f"name is a text of 1 to {_MAX_NAME} characters")
     if not isinstance(replace_person, bool):
         raise bad_request("replacePerson is true or false")
     return name, replace_person

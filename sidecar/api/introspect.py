@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.caller import Door
+from sidecar.api.caller import CallerAuthentication
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.compact import Unverified
@@ -22,7 +22,7 @@ _INACTIVE = {"active": False}
 class Introspect:
     """Admins and services may ask about any token, others about their own."""
 
-    def __init__(self, door: Door, tokens: TokenService, bodies: Bodies) -> None:
+    def __init__(self, door: CallerAuthentication, tokens: TokenService, bodies: Bodies) -> None:
         self._door = door
         self._tokens = tokens
         self._bodies = bodies
@@ -30,17 +30,17 @@ class Introspect:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """200 with what may be known of the token; ``active`` false, and nothing else, for everything else."""
         query(request, ())
-        caller = await self._door.enter(request)
+        caller = await self._door.authenticate(request)
         form = await self._bodies.form(request)
         if not form.get("token"):
             raise bad_request("token is missing")
-        found = await self._door.judge(form["token"])
-        if found.bearer is None or found.genuine is None:
+        found = await self._door.verify_submitted(form["token"])
+        if found.caller is None or found.token is None:
             return json_answer(200, _INACTIVE)
         may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
-        if not may_know and not await self._tokens.may_manage(caller, found.genuine):
+        if not may_know and not await self._tokens.may_manage(caller, found.token):
             return json_answer(200, _INACTIVE)
-        return json_answer(200, _describe(found.jwt, found.bearer.actor))
+        return json_answer(200, _describe(found.jwt, found.caller.actor))
 
 
 def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from sidecar.errors import MethodNotAllowed
-from sidecar.web.response import Answer
+from sidecar.web.response import Response
 
 _MAX_AGE_SECONDS = 300
 
@@ -26,5 +26,5 @@ class PublishedKeys:
         lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n".encode("ascii")
         given = request.headers.get("If-None-Match", "")
         if given.strip() == "*" or tag in {part.strip().removeprefix("W/") for part in given.split(",")}:
-            return Answer(304, lines)
-        return Answer(200, b"Content-Type: application/jwk-set+json\r\n" + lines, document)
+            return Response(304, lines)
+        return Response(200, b"Content-Type: application/jwk-set+json\r\n" + lines, document)

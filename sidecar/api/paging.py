@@ -9,9 +9,9 @@ from sidecar.api.body import bad_request
 from sidecar.store.base import Page
 from sidecar.web.error_responses import json_answer
 
-NAMES = ("limit", "after")
-_MOST = 500
-_DEFAULT = "50"
+PARAMETERS = ("limit", "after")
+_MAX_LIMIT = 500
+_DEFAULT_LIMIT = "50"
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 
 
@@ -21,9 +21,9 @@ async def list_answer(
     show: Callable[[Page], Iterable[object]],
 ) -> web.StreamResponse:
     """200 with the page that ``read`` (after, limit) gives. Raises Refused(REQUEST_INVALID)."""
-    limit = asked.get("limit", _DEFAULT)
-    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= _MOST:
-        raise bad_request(f"limit is a number from 1 to {_MOST}")
+    limit = asked.get("limit", _DEFAULT_LIMIT)
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= _MAX_LIMIT:
+        raise bad_request(f"limit is a number from 1 to {_MAX_LIMIT}")
     try:
         page = await read(asked.get("after", ""), int(limit))
     except ValueError as error:

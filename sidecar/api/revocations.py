@@ -3,17 +3,17 @@
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.caller import Door
-from sidecar.api.paging import NAMES, is_id, list_answer
+from sidecar.api.caller import CallerAuthentication
+from sidecar.api.paging import PARAMETERS, is_id, list_answer
 from sidecar.errors import Reason, Refused
 from sidecar.tokens.issued.service import Caller
 from sidecar.tokens.revocation.service import (
-    MOST_ENTRIES,
-    DenyWish,
-    Revocations,
+    MAX_ENTRIES,
+    RevocationRequest,
+    RevocationService,
     about_token,
     describe,
-    read_wish,
+    parse_request,
     shown_with_matches,
 )
 from sidecar.web.error_responses import json_answer, no_content
@@ -22,7 +22,7 @@ from sidecar.web.error_responses import json_answer, no_content
 class RevocationCalls:
     """The calls, for admins who have been let in."""
 
-    def __init__(self, revocations: Revocations, door: Door, bodies: Bodies) -> None:
+    def __init__(self, revocations: RevocationService, door: CallerAuthentication, bodies: Bodies) -> None:
         self._revocations = revocations
         self._door = door
         self._bodies = bodies
@@ -32,20 +32,20 @@ class RevocationCalls:
         query(request, ())
         document = await self._bodies.json(request)
         entries = document if isinstance(document, list) else [document]
-        if not 1 <= len(entries) <= MOST_ENTRIES:
-            raise bad_request(f"The body is an entry, or a list of 1 to {MOST_ENTRIES}")
-        wishes = [await self._wish(entry) for entry in entries]
+        if not 1 <= len(entries) <= MAX_ENTRIES:
+            raise bad_request(f"The body is an entry, or a list of 1 to {MAX_ENTRIES}")
+        wishes = [await self._request(entry) for entry in entries]
         added = await self._revocations.add(wishes, by=caller.name)
         shown = [shown_with_matches(entry) for entry in added]
         return json_answer(201, {"data": shown} if isinstance(document, list) else shown[0])
 
     async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the entries that stand."""
-        asked = query(request, ("issuer", *NAMES))
+        asked = query(request, ("issuer", *PARAMETERS))
         return await list_answer(
             asked,
             lambda after, limit: self._revocations.page(asked.get("issuer"), after, limit),
-            lambda page: map(describe, page.denials),
+            lambda page: map(describe, page.entries),
         )
 
     async def remove(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
@@ -56,14 +56,14 @@ class RevocationCalls:
         await self._revocations.remove(rest, by=caller.name)
         return no_content()
 
-    async def _wish(self, entry: object) -> DenyWish:
+    async def _request(self, entry: object) -> RevocationRequest:
         try:
-            wish = read_wish(entry)
+            wish = parse_request(entry)
         except ValueError as error:
             raise bad_request(f"The entry cannot be read: {error}") from error
         if not wish.token:
             return wish
-        token = (await self._door.judge(wish.token)).to_end()
+        token = (await self._door.verify_submitted(wish.token)).to_revoke()
         if token is None:
             raise bad_request("The token to revoke is not valid here, or has expired")
         return about_token(wish, token)

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from sidecar.api.body import Bodies
 from sidecar.api.bots import BotCalls
-from sidecar.api.caller import Door, NotAdmittedError, NotRevocableError
+from sidecar.api.caller import AuthenticationFailed, CallerAuthentication, NotRevocableError
 from sidecar.api.introspect import Introspect
 from sidecar.api.revocations import RevocationCalls
 from sidecar.api.revoke import Revoke
@@ -17,17 +17,17 @@ from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
 from sidecar.tokens.issued.bots import Bots
 from sidecar.tokens.issued.service import Caller, TokenService
-from sidecar.tokens.revocation.service import Revocations
-from sidecar.web.error_responses import Refusals
+from sidecar.tokens.revocation.service import RevocationService
+from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import request_id
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
-Answer = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
+OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
 
 _OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
 
 
-class Guard(Enum):
+class Access(Enum):
     """Who may call."""
 
     CALLER = auto()
@@ -36,17 +36,19 @@ class Guard(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Operation:
     """One method of a path."""
 
-    guard: Guard
-    answer: Answer
+    access: Access
+    handler: OperationHandler
 
 
 class Endpoint:
     """One path: its calls by method."""
 
-    def __init__(self, name: str, door: Door, refusals: Refusals, calls: Mapping[str, Call]) -> None:
+    def __init__(
+        self, name: str, door: CallerAuthentication, refusals: ErrorResponses, calls: Mapping[str, Operation]
+    ) -> None:
         self._name = name
         self._door = door
         self._refusals = refusals
@@ -60,12 +62,12 @@ class Endpoint:
         if call is None:
             raise MethodNotAllowed(*self.methods)
         try:
-            caller = await self._door.enter(request)
-        except NotAdmittedError as refused:
+            caller = await self._door.authenticate(request)
+        except AuthenticationFailed as refused:
             return self._refusals.refuse(request, refused.verdict, route=self._name)
-        if call.guard is Guard.ADMIN and not caller.actor.is_admin:
+        if call.access is Access.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
-        return await call.answer(request, caller, rest)
+        return await call.handler(request, caller, rest)
 
 
 class OAuthEndpoint:
@@ -74,7 +76,7 @@ class OAuthEndpoint:
     methods = ("POST",)
 
     def __init__(
-        self, name: str, refusals: Refusals, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+        self, name: str, refusals: ErrorResponses, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
     ) -> None:
         self._name = name
         self._refusals = refusals
@@ -87,7 +89,7 @@ class OAuthEndpoint:
             if request.method not in self.methods:
                 raise MethodNotAllowed(*self.methods)
             return await self._answer(request)
-        except NotAdmittedError as refused:
+        except AuthenticationFailed as refused:
             verdict = refused.verdict
             error = _oauth_error(verdict.failure.status)
             return self._refusals.refuse(request, verdict, route=self._name, oauth_error=error)
@@ -99,10 +101,10 @@ class OAuthEndpoint:
 
 def api_routes(
     prefix: str,
-    door: Door,
-    refusals: Refusals,
+    door: CallerAuthentication,
+    refusals: ErrorResponses,
     tokens: TokenService,
-    revocations: Revocations,
+    revocations: RevocationService,
     bots: Bots,
     bodies: Bodies,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
@@ -110,7 +112,7 @@ def api_routes(
     mine, denials = TokenCalls(tokens, bodies), RevocationCalls(revocations, door, bodies)
     names = BotCalls(bots, bodies)
 
-    def endpoint(name: str, calls: Mapping[str, Call]) -> tuple[str, Handler]:
+    def endpoint(name: str, calls: Mapping[str, Operation]) -> tuple[str, Handler]:
         return name, Endpoint(name, door, refusals, calls)
 
     def oauth(name: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> tuple[str, Handler]:
@@ -118,23 +120,23 @@ def api_routes(
 
     exact = {
         f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Call(Guard.CALLER, mine.list), "POST": Call(Guard.CALLER, mine.mint)}
+            "tokens", {"GET": Operation(Access.CALLER, mine.list), "POST": Operation(Access.CALLER, mine.mint)}
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations", {"GET": Call(Guard.ADMIN, denials.list), "POST": Call(Guard.ADMIN, denials.add)}
+            "revocations", {"GET": Operation(Access.ADMIN, denials.list), "POST": Operation(Access.ADMIN, denials.add)}
         ),
         f"{prefix}/bots": endpoint(
-            "bots", {"GET": Call(Guard.ADMIN, names.list), "POST": Call(Guard.ADMIN, names.register)}
+            "bots", {"GET": Operation(Access.ADMIN, names.list), "POST": Operation(Access.ADMIN, names.register)}
         ),
         f"{prefix}/revoke": oauth("revoke", Revoke(door, tokens, revocations, bodies)),
         f"{prefix}/introspect": oauth("introspect", Introspect(door, tokens, bodies)),
     }
     below = {
         f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Call(Guard.CALLER, mine.show), "DELETE": Call(Guard.CALLER, mine.revoke)}
+            "tokens", {"GET": Operation(Access.CALLER, mine.show), "DELETE": Operation(Access.CALLER, mine.revoke)}
         ),
-        f"{prefix}/revocations": endpoint("revocations", {"DELETE": Call(Guard.ADMIN, denials.remove)}),
-        f"{prefix}/bots": endpoint("bots", {"DELETE": Call(Guard.ADMIN, names.release)}),
+        f"{prefix}/revocations": endpoint("revocations", {"DELETE": Operation(Access.ADMIN, denials.remove)}),
+        f"{prefix}/bots": endpoint("bots", {"DELETE": Operation(Access.ADMIN, names.release)}),
     }
     return exact, below
 

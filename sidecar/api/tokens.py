@@ -6,17 +6,17 @@ from typing import Any
 from aiohttp import web
 
 from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import NAMES, is_id, list_answer
+from sidecar.api.paging import PARAMETERS, is_id, list_answer
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import MINTED_KINDS, TokenKind
-from sidecar.tokens.issued.service import Caller, TokenService, Wish
+from sidecar.tokens.issued.service import Caller, TokenService, TokenSpec
 from sidecar.web.error_responses import json_answer, no_content
 
 _MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation", "replacePerson")
-_LONGEST_NAME = 256
-_LONGEST_DESCRIPTION = 1024
-_MOST_ROLES = 100
+_MAX_NAME = 256
+_MAX_DESCRIPTION = 1024
+_MAX_ROLES = 100
 
 
 class TokenCalls:
@@ -29,12 +29,12 @@ class TokenCalls:
     async def mint(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """201 with the record and, this once, the token."""
         query(request, ())
-        minted = await self._tokens.mint(caller, read_wish(await self._bodies.json(request)))
+        minted = await self._tokens.mint(caller, parse_spec(await self._bodies.json(request)))
         return json_answer(201, {**minted.record.as_json(), "token": minted.token})
 
     async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the records that the caller may see."""
-        asked = query(request, ("actor", "kind", "active", *NAMES))
+        asked = query(request, ("actor", "kind", "active", *PARAMETERS))
         kind, active = asked.get("kind"), asked.get("active")
         if kind is not None and kind not in MINTED_KINDS:
             raise bad_request("kind is bot, personal or session")
@@ -65,7 +65,7 @@ class TokenCalls:
         return no_content()
 
 
-def read_wish(document: object) -> Wish:
+def parse_spec(document: object) -> TokenSpec:
     """What a body asks to be minted. Raises Refused(REQUEST_INVALID)."""
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
         raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
@@ -76,13 +76,13 @@ def read_wish(document: object) -> Wish:
         raise bad_request("allowImpersonation and replacePerson are true or false")
     if "name" not in document:
         raise bad_request("name is missing")
-    return Wish(
-        name=_text(document["name"], "name", _LONGEST_NAME),
+    return TokenSpec(
+        name=_text(document["name"], "name", _MAX_NAME),
         kind=TokenKind(_choice(document, "kind", MINTED_KINDS, TokenKind.PERSONAL)),
         actor_id=actor_id,
         actor_type=actor_type,
         expiry=_expiry(document["expiry"]) if "expiry" in document else None,
-        description=_text(document["description"], "description", _LONGEST_DESCRIPTION, blank=True)
+        description=_text(document["description"], "description", _MAX_DESCRIPTION, blank=True)
         if "description" in document
         else "",
         roles=_roles(document["roles"]) if "roles" in document else None,
@@ -101,7 +101,7 @@ def _actor(value: object) -> tuple[ActorType | None, str | None]:
     kind = value.get("type")
     if kind is not None and kind not in tuple(ActorType):
         raise bad_request("actor.type is USER or SERVICE")
-    return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", _LONGEST_NAME)
+    return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", _MAX_NAME)
 
 
 def _expiry(value: object) -> str:
@@ -111,9 +111,9 @@ def _expiry(value: object) -> str:
 
 
 def _roles(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _MOST_ROLES:
-        raise bad_request(f"roles is a list of at most {_MOST_ROLES} names")
-    return tuple(dict.fromkeys(_text(role, "a role", _LONGEST_NAME) for role in value))
+    if not isinstance(value, list) or len(value) > _MAX_ROLES:
+        raise bad_request(f"roles is a list of at most {_MAX_ROLES} names")
+    return tuple(dict.fromkeys(_text(role, "a role", _MAX_NAME) for role in value))
 
 
 def _choice(document: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:

@@ -7,8 +7,8 @@ from aiohttp import web
 from sidecar.access.decide import Decider, Deny
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
-from sidecar.web.error_responses import Refusals, json_answer
-from sidecar.web.request import connection_of, own_view
+from sidecar.web.error_responses import ErrorResponses, json_answer
+from sidecar.web.request import connection_of, own_context
 
 
 class UserInfo:
@@ -16,7 +16,7 @@ class UserInfo:
 
     methods = ("GET", "HEAD")
 
-    def __init__(self, decider: Decider, refusals: Refusals) -> None:
+    def __init__(self, decider: Decider, refusals: ErrorResponses) -> None:
         self._decider = decider
         self._refusals = refusals
 
@@ -24,15 +24,15 @@ class UserInfo:
         """200 with the Actor, or the refusal."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
-        view = own_view(request)
+        view = own_context(request)
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
-        if self._decider.is_identified(verdict.accepted):
-            connection_of(request).recognise()
+        if self._decider.is_authenticated(verdict.accepted):
+            connection_of(request).mark_authenticated()
         return json_answer(200, describe(verdict.accepted.actor))
 
 

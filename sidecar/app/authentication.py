@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 
-from sidecar.access.decide import Decider, Guests
+from sidecar.access.decide import Decider, GuestPolicy
 from sidecar.access.rules import Rules
-from sidecar.app.issuers import RESERVED_NAMES, Trust
+from sidecar.app.issuers import RESERVED_NAMES, IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM, SystemAuthenticator
-from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTrust
+from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTokenPolicy
 from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.authenticators.jwt import JwtAuthenticator
-from sidecar.authn.base import Accepted, Authenticator, Surroundings
+from sidecar.authn.base import Accepted, AuthenticatorContext, AuthenticatorProtocol
 from sidecar.authn.chain import Chain
 from sidecar.authn.gates import RevocationGate
-from sidecar.authn.lifecycle import Members
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.authn.registry import JWT
 from sidecar.authn.usage_gate import UsageGate
 from sidecar.budget import Budget
@@ -37,23 +37,23 @@ from sidecar.tokens.jwt.policy import (
     provider_policy,
 )
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.well_known import refuse_published
+from sidecar.tokens.jwt.well_known import refuse_well_known
 
 
-def build_verifiers(
+def build_authenticators(
     loaded: Loaded,
-    trust: Trust,
+    trust: IssuerRegistry,
     cache: VerifiedCache[Accepted],
     clock: Clock,
     seen: Callable[[tuple[str, ...]], None] | None = None,
-) -> dict[str, Authenticator]:
+) -> dict[str, AuthenticatorProtocol]:
     """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found.
 
     ``seen`` gets the issuers of accepted tokens that no configuration names.
     """
     settings = loaded.settings
     longest = settings.server.limits.max_token_bytes
-    made: dict[str, Authenticator] = {
+    made: dict[str, AuthenticatorProtocol] = {
         JWT: JwtAuthenticator(
             trust.issuers,
             unbound=trust.unbound,
@@ -61,7 +61,7 @@ def build_verifiers(
             cache=cache,
             clock=clock,
             max_token_bytes=longest,
-            refuse=None if settings.allow_published_secrets else refuse_published,
+            refuse=None if settings.allow_published_secrets else refuse_well_known,
             seen=seen,
         )
     }
@@ -73,12 +73,12 @@ def build_verifiers(
     return made
 
 
-def _datahub_trust(loaded: Loaded, trust: Trust) -> DataHubTrust | None:
+def _datahub_trust(loaded: Loaded, trust: IssuerRegistry) -> DataHubTokenPolicy | None:
     if trust.datahub.key is None or not trust.datahub.accepts_tokens:
         return None
     settings = loaded.settings
     block = settings.authentication
-    return DataHubTrust(
+    return DataHubTokenPolicy(
         trust.datahub.key,
         trust.datahub.salt,
         issuer=block.token_service.issuer,
@@ -102,7 +102,7 @@ def _no_bots(_name: str) -> bool:
     return False
 
 
-def member_surroundings(
+def authenticator_context(
     name: str,
     *,
     loaded: Loaded,
@@ -111,7 +111,7 @@ def member_surroundings(
     clock: Clock,
     reserved: frozenset[str] = frozenset(RESERVED_NAMES),
     is_bot_name: Callable[[str], bool] = _no_bots,
-) -> Surroundings:
+) -> AuthenticatorContext:
     """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
     settings = loaded.settings
     authorizer = settings.authorizer_configuration
@@ -123,7 +123,7 @@ def member_surroundings(
         groups_claim="groups",
     )
     policy = partial(provider_policy, authorizer=authorizer, reserved=reserved, is_bot_name=is_bot_name)
-    return Surroundings(
+    return AuthenticatorContext(
         name,
         clock,
         client,
@@ -139,8 +139,8 @@ def member_surroundings(
 
 def build_decider(
     settings: Settings,
-    trust: Trust,
-    members: Members,
+    trust: IssuerRegistry,
+    members: AuthenticatorSet,
     metrics: Metrics,
     clock: Clock,
     usage: Usage | None = None,
@@ -171,7 +171,7 @@ def build_decider(
     )
 
 
-def revocation_gate(settings: Settings, trust: Trust, clock: Clock) -> RevocationGate:
+def revocation_gate(settings: Settings, trust: IssuerRegistry, clock: Clock) -> RevocationGate:
     """What asks ``trust``'s mirror whether a credential still stands."""
     revocation = settings.revocation
     return RevocationGate(
@@ -198,6 +198,6 @@ def server_names(settings: Settings) -> ServerNames:
     return NO_SERVER_NAMES
 
 
-def _guests(guest: Guest) -> Guests:
+def _guests(guest: Guest) -> GuestPolicy:
     limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
-    return Guests(guest.accepted, limits)
+    return GuestPolicy(guest.accepted, limits)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sidecar.authn.authenticators.datahub_system import check_system_client
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions, check_shared_secrets
 from sidecar.authn.authenticators.guest import GuestOptions
-from sidecar.authn.registry import Planned
+from sidecar.authn.registry import AuthenticatorSpec
 from sidecar.config.reading.tree import dotted
 from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem
@@ -30,7 +30,7 @@ class DataHubSetup:
     accepts_tokens: bool = False
 
 
-def datahub_setup(settings: Settings, planned: Sequence[Planned]) -> DataHubSetup:
+def datahub_setup(settings: Settings, planned: Sequence[AuthenticatorSpec]) -> DataHubSetup:
     """Read the block ``authentication`` and the options of the authenticator. Raises Misconfigured."""
     problems: list[Problem] = []
     system_client = _system_client(settings, problems)
@@ -38,7 +38,7 @@ def datahub_setup(settings: Settings, planned: Sequence[Planned]) -> DataHubSetu
     problems += _guests_with_his_name(settings, planned)
     if problems:
         raise Misconfigured(problems)
-    return DataHubSetup(system_client, key, salt, any(item.word == DATAHUB for item in planned))
+    return DataHubSetup(system_client, key, salt, any(item.type_name == DATAHUB for item in planned))
 
 
 def _system_client(settings: Settings, problems: list[Problem]) -> tuple[str, Secret] | None:
@@ -54,23 +54,23 @@ def _system_client(settings: Settings, problems: list[Problem]) -> tuple[str, Se
     return block.system_client_id, block.system_client_secret
 
 
-def _guests_with_his_name(settings: Settings, planned: Sequence[Planned]) -> list[Problem]:
+def _guests_with_his_name(settings: Settings, planned: Sequence[AuthenticatorSpec]) -> list[Problem]:
     """To the server behind the name alone makes the system client, who may do everything."""
     client_id = settings.authentication.system_client_id
     return [
-        Problem(dotted((*item.written.path, "configs", "guestUser")), f"is the system client, {client_id}")
+        Problem(dotted((*item.configured.path, "configs", "guestUser")), f"is the system client, {client_id}")
         for item in planned
-        if item.written is not None
+        if item.configured is not None
         and isinstance(item.options, GuestOptions)
         and item.options.guest_user == client_id.lower()
     ]
 
 
 def _shared_secrets(
-    settings: Settings, planned: Sequence[Planned], problems: list[Problem]
+    settings: Settings, planned: Sequence[AuthenticatorSpec], problems: list[Problem]
 ) -> tuple[SharedKey | None, Secret]:
     service = settings.authentication.token_service
-    member = next((item for item in planned if item.word == DATAHUB), None)
+    member = next((item for item in planned if item.type_name == DATAHUB), None)
     options = member.options if member is not None else None
     if not isinstance(options, DataHubTokenOptions):
         options = DataHubTokenOptions()
@@ -78,8 +78,8 @@ def _shared_secrets(
     if member is None and not signs:
         return None, _NO_SECRET
     place = f"{_BLOCK}.tokenService"
-    if member is not None and member.written is not None and (options.signing_key or options.salt):
-        place = dotted((*member.written.path, "configs"))
+    if member is not None and member.configured is not None and (options.signing_key or options.salt):
+        place = dotted((*member.configured.path, "configs"))
     for name, one, other in (
         ("signingKey", options.signing_key, service.signing_key),
         ("salt", options.salt, service.salt),

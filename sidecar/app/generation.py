@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sidecar.admin.health import Health
-from sidecar.app.authentication import build_decider, build_verifiers, member_surroundings, revocation_gate
+from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
 from sidecar.app.health import health_of
-from sidecar.app.issuers import Trust, open_trust
+from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.management import build_bots
 from sidecar.app.naming import check_names
-from sidecar.app.process_context import Ground
+from sidecar.app.process_context import ProcessContext
 from sidecar.app.public_routes import public_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.base import Accepted
-from sidecar.authn.lifecycle import open_members
-from sidecar.authn.registry import plan
+from sidecar.authn.lifecycle import open_authenticators
+from sidecar.authn.registry import build_specs
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
@@ -34,12 +34,12 @@ from sidecar.store.replica.mirror import Mirror
 from sidecar.tokens.issued.bots import Bots
 from sidecar.tokens.issued.usage import Usage
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.web.dispatcher import Serving
-from sidecar.web.error_responses import Refusals
-from sidecar.web.server import Peers
+from sidecar.web.dispatcher import ActiveConfig
+from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.server import TrustedPeers
 
-_FIRST_READING_SECONDS = 1.0
-_KEEP_NAMES_SECONDS = 300.0
+_FIRST_LOAD_TIMEOUT = 1.0
+_SEEN_NAMES_RETENTION = 300.0
 _log = logging.getLogger("sidecar")
 
 
@@ -58,7 +58,7 @@ async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
             except Unavailable as failure:
                 _log.warning("names of bots cannot be registered now", extra={"cause": failure.cause})
         # an older replica may mint for a bot at any time
-        await asyncio.sleep(_KEEP_NAMES_SECONDS if mirror.is_loaded else _FIRST_READING_SECONDS)
+        await asyncio.sleep(_SEEN_NAMES_RETENTION if mirror.is_loaded else _FIRST_LOAD_TIMEOUT)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -67,13 +67,13 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ConfigGeneration:
     """A configuration at work. ``stack`` closes it."""
 
     loaded: Loaded
-    serving: Serving
+    active_config: ActiveConfig
     health: Health
-    trust: Trust
+    issuers: IssuerRegistry
     cache: VerifiedCache[Accepted]
     watch: StreamWatch
     stack: AsyncExitStack
@@ -82,13 +82,13 @@ class Parts:
         """Be what the metrics tell of, whatever else has been made meanwhile."""
         metrics.jwks_keys.clear()
         metrics.jwks_age.clear()
-        for keys in self.trust.provider_keys:
+        for keys in self.issuers.provider_keys:
             keys.observe()
-        self.trust.mirror.observe()
+        self.issuers.mirror.observe()
         self.cache.observe()
 
 
-async def assemble(loaded: Loaded, ground: Ground, *, at_start: bool = False) -> Parts:
+async def build(loaded: Loaded, ground: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
     """The parts that ``loaded`` names, started. ``at_start``: they are the first of this process.
 
     Raises Misconfigured when the configuration cannot be served, and Unavailable when the store's file cannot be
@@ -96,27 +96,27 @@ async def assemble(loaded: Loaded, ground: Ground, *, at_start: bool = False) ->
     """
     stack = AsyncExitStack()
     try:
-        return await _assemble(loaded, ground, stack, at_start=at_start)
+        return await _build(loaded, ground, stack, at_start=at_start)
     except BaseException:
         await stack.aclose()
         raise
 
 
-async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack, *, at_start: bool) -> Parts:
+async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, *, at_start: bool) -> ConfigGeneration:
     settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
-    trust = await open_trust(loaded, ground, stack)
+    trust = await open_issuers(loaded, ground, stack)
     await check_names(loaded, trust.store, clock.now())
     # most stores are read in a moment: whoever asks first is then not sent away
-    await trust.mirror.tried(_FIRST_READING_SECONDS)
+    await trust.mirror.wait_first_load(_FIRST_LOAD_TIMEOUT)
     usage = Usage(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
     cache: VerifiedCache[Accepted] = VerifiedCache(
         settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
     )
-    verifiers = build_verifiers(loaded, trust, cache, clock, ground.issuers.note)
+    verifiers = build_authenticators(loaded, trust, cache, clock, ground.issuers.note)
     surroundings = partial(
-        member_surroundings,
+        authenticator_context,
         loaded=loaded,
         client=trust.client,
         metrics=metrics,
@@ -124,13 +124,13 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack, *, at
         reserved=trust.reserved,
         is_bot_name=trust.mirror.is_bot_name,
     )
-    members = await open_members(plan(loaded.members), verifiers, surroundings, stack)
+    members = await open_authenticators(build_specs(loaded.authenticators), verifiers, surroundings, stack)
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
     tracing = open_tracing(settings, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
-    refusals = Refusals(
+    refusals = ErrorResponses(
         settings.server.realm,
         members.challenges,
         lines_per_second=settings.logging.refusals_per_second,
@@ -146,17 +146,17 @@ async def _assemble(loaded: Loaded, ground: Ground, stack: AsyncExitStack, *, at
     stack.push_async_callback(_ended, keeper)
     routes = public_routes(loaded, trust, bots, members, decider, refusals, ground, watch, stack, tracing.spans)
     server = settings.server
-    serving = Serving(
+    serving = ActiveConfig(
         tracing.around(routes),
         refusals,
-        Peers(server.trusted_proxies),
+        TrustedPeers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
         undecided=undecided,
         log_access=settings.logging.access,
     )
     upstream = await _awaited_upstream(settings, clock, stack) if at_start else None
     health = health_of(trust, members, settings, None if upstream is None else upstream.status)
-    return Parts(loaded, serving, health, trust, cache, watch, stack)
+    return ConfigGeneration(loaded, serving, health, trust, cache, watch, stack)
 
 
 async def _awaited_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:

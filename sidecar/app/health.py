@@ -4,18 +4,21 @@ from collections.abc import Callable
 from functools import partial
 
 from sidecar.admin.health import Condition, Health, PartStatus
-from sidecar.app.issuers import Trust
+from sidecar.app.issuers import IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.authenticators.datahub_token import DATAHUB
-from sidecar.authn.base import Member
-from sidecar.authn.lifecycle import Members
+from sidecar.authn.base import Authenticator
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.store.sqlite.store import SqliteStore
 
 
 def health_of(
-    trust: Trust, members: Members, settings: Settings, upstream: Callable[[], PartStatus] | None = None
+    trust: IssuerRegistry,
+    members: AuthenticatorSet,
+    settings: Settings,
+    upstream: Callable[[], PartStatus] | None = None,
 ) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
     names = {authenticator.name for authenticator in members.authenticators}
@@ -38,15 +41,15 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
 
 
-def _member_status(member: Member) -> PartStatus:
+def _member_status(member: Authenticator) -> PartStatus:
     name = f"authenticator {member.name}"
-    if problem := member.problem:
+    if problem := member.unavailable_reason:
         return PartStatus(name, Condition.UNUSABLE, problem)
-    outdated = member.outdated
+    outdated = member.degraded_reason
     return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
 
 
-def _mirror_status(trust: Trust, settings: Settings) -> PartStatus:
+def _mirror_status(trust: IssuerRegistry, settings: Settings) -> PartStatus:
     mirror, name, revocation = trust.mirror, "revocation state", settings.revocation
     if not mirror.is_loaded:
         return PartStatus(name, Condition.PENDING, "the store has not been read yet")

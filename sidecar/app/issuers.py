@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from sidecar.app.datahub import DataHubSetup, datahub_setup
-from sidecar.app.process_context import Ground
+from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.guest import GuestOptions
-from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
-from sidecar.authn.registry import Planned, plan
+from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
+from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
@@ -23,13 +23,13 @@ from sidecar.store.base import Store
 from sidecar.store.open import open_store
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.database import sqlite_path
-from sidecar.tokens.issued.records import OwnTokens
+from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
-    own_expectations,
     own_policy,
-    provider_expectations,
+    own_validation,
     provider_policy,
+    provider_validation,
 )
 
 _AUTHENTICATOR = JwtAuthenticator.name
@@ -38,7 +38,7 @@ RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class IssuerRegistry:
     """Whose tokens are accepted: everything that judging a credential needs."""
 
     provider_keys: tuple[ProviderKeys, ...]
@@ -65,17 +65,17 @@ class Trust:
         return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
 
 
-async def open_trust(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> Trust:
+async def open_issuers(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack) -> IssuerRegistry:
     """Keys, records and revocations as ``loaded`` names them; ``stack`` gives them back.
 
     Raises Misconfigured, and Unavailable when the store's file cannot be opened.
     """
-    settings, shares = loaded.settings, ground.shares
-    planned = plan(loaded.members)
+    settings, shares = loaded.settings, ground.shared
+    planned = build_specs(loaded.authenticators)
     datahub = datahub_setup(settings, planned)
     reserved = reserved_names(settings, planned)
     own_keys = await _open_own_keys(settings, stack)
-    store, mirror = await shares.take(settings.store, partial(_open_records, settings.store, ground), stack)
+    store, mirror = await shares.acquire(settings.store, partial(_open_records, settings.store, ground), stack)
     client = await _open_client(settings, ground, stack)
     issuers: dict[str, Issuer] = {}
     unbound: Issuer | None = None
@@ -91,10 +91,10 @@ async def open_trust(loaded: Loaded, ground: Ground, stack: AsyncExitStack) -> T
             issuers.update(dict.fromkeys((provider.issuer, *provider.issuer_aliases), issuer))
     if own_keys is not None:
         issuers[settings.jwt_token_configuration.jwtissuer] = _own_issuer(own_keys, mirror, loaded)
-    return Trust(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
+    return IssuerRegistry(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
 
 
-def reserved_names(settings: Settings, planned: Iterable[Planned]) -> frozenset[str]:
+def reserved_names(settings: Settings, planned: Iterable[AuthenticatorSpec]) -> frozenset[str]:
     """Names that no credential of others may carry, as claims and as the configuration spell them.
 
     The guest's own name is one of them.
@@ -114,7 +114,7 @@ async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys |
     return keys
 
 
-async def _open_records(settings: StoreSettings, ground: Ground, stack: AsyncExitStack) -> tuple[Store, Mirror]:
+async def _open_records(settings: StoreSettings, ground: ProcessContext, stack: AsyncExitStack) -> tuple[Store, Mirror]:
     store = await open_store(settings, ground.metrics, ground.clock)
     stack.push_async_callback(store.aclose)
     mirror = Mirror(store, ground.clock, ground.metrics)
@@ -123,7 +123,7 @@ async def _open_records(settings: StoreSettings, ground: Ground, stack: AsyncExi
     return store, mirror
 
 
-async def _open_client(settings: Settings, ground: Ground, stack: AsyncExitStack) -> ControlClient:
+async def _open_client(settings: Settings, ground: ProcessContext, stack: AsyncExitStack) -> ControlClient:
     file = settings.keys.ca_file
 
     async def make(stack: AsyncExitStack) -> ControlClient:
@@ -131,7 +131,7 @@ async def _open_client(settings: Settings, ground: Ground, stack: AsyncExitStack
         stack.push_async_callback(client.aclose)
         return client
 
-    return await ground.shares.take(("client", _bundle(file)), make, stack)
+    return await ground.shared.acquire(("client", _bundle(file)), make, stack)
 
 
 def _bundle(file: str) -> tuple[str, bytes]:
@@ -143,7 +143,7 @@ def _bundle(file: str) -> tuple[str, bytes]:
 
 
 async def _open_provider_keys(
-    provider: Provider, settings: Settings, ground: Ground, stack: AsyncExitStack
+    provider: Provider, settings: Settings, ground: ProcessContext, stack: AsyncExitStack
 ) -> ProviderKeys:
     """The keys of ``provider``; those that are known already, unless they would be fetched in another way now."""
     # nothing else of a provider concerns its keys
@@ -171,7 +171,7 @@ async def _open_provider_keys(
         return keys
 
     made_from = (source, settings.keys, _bundle(settings.keys.ca_file), cache_dir, allow_published)
-    return await ground.shares.take(made_from, make, stack)
+    return await ground.shared.acquire(made_from, make, stack)
 
 
 def _cache_dir(settings: Settings) -> Path | None:
@@ -191,8 +191,8 @@ def _provider_issuer(
 ) -> Issuer:
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     bound = settings.server.client_certificates != "none"
-    expectations = replace(provider_expectations(provider, None), bound_to_certificates=bound)
-    acceptor = ForeignAcceptor(
+    expectations = replace(provider_validation(provider, None), bound_to_certificates=bound)
+    acceptor = ProviderPrincipalMapper(
         policy,
         provider.clock_skew,
         provider.early,
@@ -225,6 +225,6 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     claims = settings.authentication_configuration.jwt_principal_claims
     verbatim = default_principal(settings) == "verbatim"
     policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
-    tokens = OwnTokens(mirror, policy, require_record=settings.tokens.require_record)
-    acceptor = OwnAcceptor(tokens, own_leeway(configuration), own_early(configuration))
-    return Issuer(OWN_PROVIDER, keys, own_expectations(configuration, settings.tokens.max_lifetime), acceptor)
+    tokens = IssuedTokens(mirror, policy, require_record=settings.tokens.require_record)
+    acceptor = IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))
+    return Issuer(OWN_PROVIDER, keys, own_validation(configuration, settings.tokens.max_lifetime), acceptor)

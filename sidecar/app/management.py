@@ -5,15 +5,15 @@ from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.body import Bodies
-from sidecar.api.caller import Door
+from sidecar.api.caller import CallerAuthentication
 from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
-from sidecar.app.issuers import Trust
-from sidecar.app.process_context import Ground
+from sidecar.app.issuers import IssuerRegistry
+from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_token import DATAHUB
 from sidecar.authn.authenticators.kubernetes import KubernetesOptions
-from sidecar.authn.base import Member
-from sidecar.authn.registry import JWT, plan
+from sidecar.authn.base import Authenticator
+from sidecar.authn.registry import JWT, build_specs
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_verbatim_names
@@ -24,13 +24,13 @@ from sidecar.store.base import RecordQuery, Store
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.issued.bots import Bots
 from sidecar.tokens.issued.mint import Minter, Write
-from sidecar.tokens.issued.service import Rules as MintingRules
+from sidecar.tokens.issued.service import TokenRules as MintingRules
 from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
-from sidecar.tokens.revocation.retention import DenyRule, IssuerBounds
-from sidecar.tokens.revocation.service import Revocations
+from sidecar.tokens.revocation.retention import IssuerBounds, RetentionPolicy
+from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.dispatcher import Handler
-from sidecar.web.error_responses import Refusals
+from sidecar.web.error_responses import ErrorResponses
 
 _PAGE = 500
 
@@ -41,12 +41,12 @@ def _never_seen(_name: str) -> bool:
 
 def management_routes(
     loaded: Loaded,
-    trust: Trust,
+    trust: IssuerRegistry,
     bots: Bots,
     decider: Decider,
-    refusals: Refusals,
-    ground: Ground,
-    started: Sequence[Member],
+    refusals: ErrorResponses,
+    ground: ProcessContext,
+    started: Sequence[Authenticator],
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
     """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
     settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
@@ -72,17 +72,17 @@ def management_routes(
         return frozenset(found.union(ground.issuers.names(), *(member.issuers for member in started)))
 
     revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings, others)
-    door = Door(decider, tokens, server.limits.max_token_bytes)
+    door = CallerAuthentication(decider, tokens, server.limits.max_token_bytes)
     return api_routes(
         server.prefix, door, refusals, tokens, revocations, bots, Bodies(server.limits.body_timeout, decider.undecided)
     )
 
 
-def build_door(settings: Settings, trust: Trust, decider: Decider, clock: Clock) -> Door:
+def build_door(settings: Settings, trust: IssuerRegistry, decider: Decider, clock: Clock) -> CallerAuthentication:
     """What judges tokens that are handed over, for commands: nothing is minted behind it."""
     rules = MintingRules(settings.jwt_token_configuration.jwtissuer)
     tokens = TokenService(trust.store, trust.mirror.write, None, clock, rules)
-    return Door(decider, tokens, settings.server.limits.max_token_bytes)
+    return CallerAuthentication(decider, tokens, settings.server.limits.max_token_bytes)
 
 
 def build_bots(
@@ -93,7 +93,9 @@ def build_bots(
     reserved: Iterable[str],
     is_person_seen: Callable[[str], bool] = _never_seen,
 ) -> Bots:
-    """The names that are kept for bots in ``store``; ``is_person_seen`` as in :class:`sidecar.tokens.issued.bots.Bots`."""
+    """The names that are kept for bots in ``store``; ``is_person_seen`` as in
+    :class:`sidecar.tokens.issued.bots.Bots`.
+    """
     names = admin_names(settings.authorizer_configuration)
     return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
 
@@ -133,7 +135,7 @@ def build_revocations(
     clock: Clock,
     spellings: Callable[[str], tuple[str, ...]] | None = None,
     others: Callable[[], Awaitable[Collection[str]]] | None = None,
-) -> Revocations:
+) -> RevocationService:
     """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
 
     ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts. ``others``
@@ -154,11 +156,11 @@ def build_revocations(
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
         bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, max(own_leeway(own), own_early(own)))
-    rule = DenyRule(
+    rule = RetentionPolicy(
         bounds,
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
         unbound,
-        has_endless=_has_endless(loaded),
+        has_never_expiring=_has_endless(loaded),
     )
     verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
     named = _named_by_members(loaded)
@@ -166,14 +168,14 @@ def build_revocations(
     async def known_issuers() -> frozenset[str]:
         return named.union(await (others or partial(_owners, store))())
 
-    return Revocations(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers, verbatim=verbatim)
+    return RevocationService(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers, verbatim=verbatim)
 
 
 def _named_by_members(loaded: Loaded) -> frozenset[str]:
     """Issuers that are no provider's and no keys' of ours: DataHub's own, and a cluster's where it is written."""
-    planned = plan(loaded.members)
+    planned = build_specs(loaded.authenticators)
     found = {item.options.issuer for item in planned if isinstance(item.options, KubernetesOptions)}
-    if any(item.word == DATAHUB for item in planned):
+    if any(item.type_name == DATAHUB for item in planned):
         found.add(loaded.settings.authentication.token_service.issuer)
     return frozenset(found - {""})
 
@@ -193,4 +195,4 @@ async def _owners(store: Store) -> frozenset[str]:
 def _has_endless(loaded: Loaded) -> bool:
     """Whether anybody comes in by what never ends by itself: only JWTs of issuers have a longest life."""
     system_client = loaded.settings.authentication.enabled and loaded.settings.authentication.system_client_secret
-    return bool(system_client) or any(member.word != JWT for member in plan(loaded.members))
+    return bool(system_client) or any(member.type_name != JWT for member in build_specs(loaded.authenticators))

@@ -53,7 +53,7 @@ async def _held(store: Store, since: float, now: float) -> str:
         if any(record.created_at < since for record in page.records):
             return "token records"
     async for page in _pages(store, now):
-        if any(denial.created_at < since for denial in page.denials):
+        if any(denial.created_at < since for denial in page.entries):
             return "denials of Actors"
     return ""
 
@@ -65,7 +65,7 @@ async def _pages(store: Store, now: float | None) -> AsyncIterator[Page]:
         if now is None:
             page = await store.records(RecordQuery(), after, _PAGE)
         else:
-            page = await store.denials("", after, _PAGE, now)
+            page = await store.entries("", after, _PAGE, now)
         yield page
         after = page.after
         if not after:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sidecar.app.shared_resources import Shares
+from sidecar.app.shared_resources import SharedResources
 from sidecar.clock import Clock
 from sidecar.metrics import Metrics
 from sidecar.tokens.revocation.recent_issuers import RecentIssuers
@@ -10,12 +10,12 @@ from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ProcessContext:
     """What every configuration of one process is built on."""
 
     metrics: Metrics
     clock: Clock
-    shares: Shares = field(default_factory=Shares)
+    shared: SharedResources = field(default_factory=SharedResources)
     assertion_key: AssertionKey = field(default_factory=new_assertion_key, repr=False)
     issuers: RecentIssuers = field(init=False)
 

@@ -6,18 +6,18 @@ from functools import partial
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfo
-from sidecar.app.issuers import Trust
+from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.management import management_routes
-from sidecar.app.process_context import Ground
+from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_system import SYSTEM
-from sidecar.authn.lifecycle import Members
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import NAMELESS
 from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
-from sidecar.dataplane.identity_headers import Credentials, IdentityHeaders
+from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
@@ -33,17 +33,17 @@ from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import Assertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
 from sidecar.web.dispatcher import Handler
-from sidecar.web.error_responses import Refusals
+from sidecar.web.error_responses import ErrorResponses
 
 
 def public_routes(
     loaded: Loaded,
-    trust: Trust,
+    trust: IssuerRegistry,
     bots: Bots,
-    members: Members,
+    members: AuthenticatorSet,
     decider: Decider,
-    refusals: Refusals,
-    ground: Ground,
+    refusals: ErrorResponses,
+    ground: ProcessContext,
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None = None,
@@ -90,13 +90,13 @@ def public_routes(
     )
 
 
-def _spent_headers(settings: Settings, members: Members) -> tuple[str, ...]:
+def _spent_headers(settings: Settings, members: AuthenticatorSet) -> tuple[str, ...]:
     """Headers of credentials that are for the sidecar only."""
     passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
     return () if passes else members.headers
 
 
-def _assertions(settings: Settings, ground: Ground) -> Assertions | None:
+def _assertions(settings: Settings, ground: ProcessContext) -> Assertions | None:
     if not settings.identity_headers.assertion:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
@@ -105,7 +105,7 @@ def _assertions(settings: Settings, ground: Ground) -> Assertions | None:
     return Assertions(issuer, audience, ground.clock, ground.assertion_key)
 
 
-def _upstream_credentials(settings: Settings, trust: Trust, clock: Clock) -> Credentials | None:
+def _upstream_credentials(settings: Settings, trust: IssuerRegistry, clock: Clock) -> UpstreamCredentialSource | None:
     upstream = settings.upstream
     client_id = settings.authentication.system_client_id
     if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
@@ -152,7 +152,7 @@ def _forwarder(
     settings: Settings,
     decider: Decider,
     identity_headers: IdentityHeaders,
-    refusals: Refusals,
+    refusals: ErrorResponses,
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,

@@ -11,12 +11,12 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
 from sidecar.errors import Failed, Misconfigured, Problem
-from sidecar.logs import AUDIT, places
+from sidecar.logs import AUDIT, traceback_locations
 from sidecar.metrics import Metrics
 
 _log = logging.getLogger("sidecar.config")
 _audit = logging.getLogger(AUDIT)
-_READ_SECONDS = 30.0
+_READ_TIMEOUT = 30.0
 _FIXED = {"listen": "listen", "admin_listen": "adminListen", "workers": "workers"}
 
 
@@ -50,18 +50,20 @@ class Reload:
             loaded = replace(loaded, since=since)
             await self._apply(loaded)
         except Misconfigured as error:
-            self._tell("refused", error.problems)
+            self._log_failure("refused", error.problems)
         except Failed as error:
-            self._tell("refused", [Problem("", f"{error.message}: {error.detail}")])
+            self._log_failure("refused", [Problem("", f"{error.message}: {error.detail}")])
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end what works
-            _log.error("fault while reloading", extra={"error": type(error).__name__, "places": places(error)})
-            self._tell("failed", [])
+            _log.error(
+                "fault while reloading", extra={"error": type(error).__name__, "places": traceback_locations(error)}
+            )
+            self._log_failure("failed", [])
         else:
             self._loaded = loaded
             warn(loaded)
-            self._tell("applied", [])
+            self._log_failure("applied", [])
 
-    def _tell(self, outcome: str, problems: list[Problem]) -> None:
+    def _log_failure(self, outcome: str, problems: list[Problem]) -> None:
         level = logging.INFO if outcome == "applied" else logging.ERROR
         fatal = [str(problem) for problem in problems if problem.fatal]
         _audit.log(level, "configuration reload", extra={"outcome": outcome, "problems": fatal})
@@ -74,15 +76,15 @@ async def _read(reread: Callable[[], Loaded]) -> Loaded:
     In a thread that nobody has to wait for: a pipe without a writer or a dead mount would hold the exit up for ever.
     """
     done: Future[Loaded] = Future()
-    threading.Thread(target=_settle, args=(done, reread), name="reading configuration", daemon=True).start()
+    threading.Thread(target=_finish, args=(done, reread), name="reading configuration", daemon=True).start()
     try:
-        async with asyncio.timeout(_READ_SECONDS):
+        async with asyncio.timeout(_READ_TIMEOUT):
             return await asyncio.wrap_future(done)
     except TimeoutError:
-        raise Misconfigured([Problem("", f"could not be read within {_READ_SECONDS:g} seconds")]) from None
+        raise Misconfigured([Problem("", f"could not be read within {_READ_TIMEOUT:g} seconds")]) from None
 
 
-def _settle(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
+def _finish(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
     done.set_running_or_notify_cancel()
     try:
         done.set_result(reread())

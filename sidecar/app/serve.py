@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
-from sidecar.app.running import running
+from sidecar.app.running import run_sidecar
 from sidecar.app.workers.supervisor import supervised
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 
 _log = logging.getLogger("sidecar")
-_LOOK_SECONDS = 5.0
+_POLL_INTERVAL = 5.0
 
 
 class Service(Protocol):
@@ -39,7 +39,7 @@ class Service(Protocol):
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
         """Not ready from now on; accept for ``delay`` seconds more, then end what is under way in ``timeout``."""
 
-    def cut_all(self) -> None:
+    def abort_connections(self) -> None:
         """End every client connection at once."""
 
 
@@ -62,7 +62,7 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
     warn(loaded)
     loaded = replace(loaded, since=SystemClock().now())
     start: Callable[[Loaded], AbstractAsyncContextManager[Service]]
-    start = supervised if loaded.settings.server.workers > 1 else running
+    start = supervised if loaded.settings.server.workers > 1 else run_sidecar
     async with AsyncExitStack() as stack:
         starting: asyncio.Task[Service] = asyncio.create_task(stack.enter_async_context(start(loaded)))
         stopping = asyncio.create_task(stop.wait())
@@ -72,10 +72,10 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             reloading = asyncio.create_task(_reload_on(changed, service, reread))
             watching = asyncio.create_task(_watch(files, service, changed))
             await stopping
-            await _ended(reloading, watching)
+            await _wait_for_signal(reloading, watching)
             await _drain(service, at_once)
         else:
-            await _ended(starting)
+            await _wait_for_signal(starting)
     _log.info("stopped")
 
 
@@ -86,8 +86,8 @@ async def _drain(service: Service, at_once: asyncio.Event) -> None:
     draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
     hurried = asyncio.create_task(at_once.wait())
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
-    await _ended(draining, hurried)
-    service.cut_all()
+    await _wait_for_signal(draining, hurried)
+    service.abort_connections()
 
 
 async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[[], Loaded]) -> None:
@@ -100,15 +100,15 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
 
 
 async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:
-    seen = _stamps(files)
+    seen = _file_signatures(files)
     while True:
-        await asyncio.sleep(_LOOK_SECONDS)
-        before, seen = seen, await asyncio.to_thread(_stamps, files)
+        await asyncio.sleep(_POLL_INTERVAL)
+        before, seen = seen, await asyncio.to_thread(_file_signatures, files)
         if seen != before and service.loaded.settings.server.reload_on_change:
             changed.set()
 
 
-def _stamps(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
+def _file_signatures(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
     """What tells changed files from unchanged ones, also behind a swapped symbolic link."""
     stamps: list[tuple[int, int, int] | None] = []
     for name in files:
@@ -121,7 +121,7 @@ def _stamps(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
     return stamps
 
 
-async def _ended(*tasks: asyncio.Task[Any]) -> None:
+async def _wait_for_signal(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

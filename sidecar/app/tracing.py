@@ -10,7 +10,7 @@ from sidecar.config.settings import Settings
 from sidecar.dataplane.proxy.forward import ForwardSpans
 from sidecar.environment import without_tracing_variables
 from sidecar.errors import Misconfigured, Problem
-from sidecar.web.dispatcher import Routes
+from sidecar.web.dispatcher import RouteTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Tracing:
 
     spans: ForwardSpans | None = None
     decider: type[Decider] = Decider
-    around: Callable[[Routes], Routes] = lambda routes: routes
+    around: Callable[[RouteTable], RouteTable] = lambda routes: routes
 
 
 def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing:

@@ -10,7 +10,7 @@ from sidecar.dataplane.proxy.pool import Endpoint
 
 _log = logging.getLogger("sidecar")
 _CONNECT_TIMEOUT = 2.0
-_LOOK_SECONDS = 0.25
+_POLL_INTERVAL = 0.25
 _NAME = "upstream"
 
 
@@ -52,7 +52,7 @@ class UpstreamStart:
                     await self._connect()
                 self._has_answered = True
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_INTERVAL)
         _log.warning("ready without the upstream", extra={"upstream": self._url, "waited_seconds": self._longest})
 
     async def _connect(self) -> None:

@@ -13,15 +13,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from sidecar.clock import Clock
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings, Model
-from sidecar.counters import Tally
+from sidecar.counters import Counter
 from sidecar.errors import Failed, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
-from sidecar.store.replica.revocation_list import Facts
-from sidecar.tokens.jwt.verified_cache import Live
+from sidecar.store.replica.revocation_list import RevocationKeys
+from sidecar.tokens.jwt.verified_cache import Revocable
 
 # What an entry of a cache takes: without groups; for each member of a list; and for its headers, which have a budget.
 _BARE_BYTES = 2560
@@ -35,48 +35,53 @@ class _Configured:
     live = True
 
 
-CONFIGURED: Live = _Configured()
+STATIC_CONFIGURATION: Revocable = _Configured()
 
 
 @dataclass(slots=True, eq=False)
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
 
-    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before``
-    and ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id``
-    names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
-    foreign ones may not. ``facts`` are what the deny list asks about; None: those that the Actor tells.
-    ``certificate``: ``x5t#S256`` of the client certificate that every request with this credential must come with.
-    ``cleared`` is the version of the deny list that it was last found clear of; below 0: of none yet. ``memo`` holds
-    what later stages derive from it once, such as encoded headers, and ``tally`` counts its uses; they live and die
-    with these facts.
-    ``weight`` is what a cache counts for it, see :meth:`memory`.
-    From ``ask_again_at`` on nothing is recalled: whoever accepted it has to be asked once more.
-    ``passed_on`` is the ``Authorization`` value for the service behind where that is to see the caller's own credential
-    and not a minted one; empty: as configured.
+    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before`` and
+    ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id`` names the
+    record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that foreign ones may
+    not. ``revocation_keys`` are what the deny list asks about; None: those that the Actor tells. ``certificate``:
+    ``x5t#S256`` of the client certificate that every request with this credential must come with.
+    ``revocation_list_version`` is the version of the deny list that it was last found clear of; below 0: of none yet.
+    ``derived`` holds what later stages derive from it once, such as encoded headers, and ``counter`` counts its uses;
+    they live and die with these facts. ``weight`` is what a cache counts for it, see :meth:`memory`. From
+    ``revalidate_at`` on nothing is recalled: whoever accepted it has to be asked once more. ``forwarded_authorization``
+    is the ``Authorization`` value for the service behind where that is to see the caller's own credential and not a
+    minted one; empty: as configured.
     """
 
     actor: Actor
-    key: Live = CONFIGURED
+    key: Revocable = STATIC_CONFIGURATION
     not_before: float | None = None
     expires_at: float | None = None
-    ask_again_at: float | None = None
+    revalidate_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
-    facts: Facts | None = None
+    revocation_keys: RevocationKeys | None = None
     certificate: str | None = None
-    passed_on: str = field(default="", repr=False)
-    cleared: int = -1
-    tally: Tally | None = None
-    memo: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    forwarded_authorization: str = field(default="", repr=False)
+    revocation_list_version: int = -1
+    counter: Counter | None = None
+    derived: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     weight: int = 0
 
     def memory(self) -> int:
-        """About how many bytes it takes, with the headers that will be kept in ``memo``: measured, rounded up."""
+        """About how many bytes it takes, with the headers that will be kept in ``derived``: measured, rounded up."""
         actor = self.actor
         lists = sum(map(getsizeof, actor.groups)) + sum(map(getsizeof, actor.roles))
         lists += _POINTER_BYTES * (len(actor.groups) + len(actor.roles))
-        names = len(actor.id) + len(actor.email) + len(actor.subject) + len(actor.token_id) + len(self.passed_on)
+        names = (
+            len(actor.id)
+            + len(actor.email)
+            + len(actor.subject)
+            + len(actor.token_id)
+            + len(self.forwarded_authorization)
+        )
         return _BARE_BYTES + lists + 4 * names + min(3 * lists, _MEMO_BYTES)
 
 
@@ -100,17 +105,17 @@ ABSTAINED = Abstained()
 Outcome = Accepted | Rejected | Abstained
 
 
-class Authenticator(Protocol):
+class AuthenticatorProtocol(Protocol):
     """One way to identify a caller."""
 
     @property
     def name(self) -> str:
         """Name in logs and metrics."""
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """What is known of this credential without waiting, or None."""
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
 
 
@@ -118,12 +123,12 @@ class Authenticator(Protocol):
 class Prompt(Protocol):
     """What an authenticator may be besides: able to tell at once of most credentials that are new to it."""
 
-    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
-        """Who it is, or that it is nothing to this one; None: :meth:`Authenticator.authenticate` has to say."""
+    def authenticate_at_once(self, view: RequestContext) -> Accepted | Abstained | None:
+        """Who it is, or that it is nothing to this one; None: :meth:`AuthenticatorProtocol.authenticate` has to say."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class AuthenticatorContext:
     """What a member of the chain is given beside its options.
 
     ``name`` is its own, as configured. ``policy`` says how the claims ``sub``, ``groups`` and ``roles`` of somebody it
@@ -149,7 +154,7 @@ class NoOptions(Model):
     """A member without options."""
 
 
-class Member(ABC):
+class Authenticator(ABC):
     """A member of the chain that the configuration names: built in, or a plugin.
 
     Made once at start without side effects, then started, asked by many requests at once on one event loop (so it
@@ -163,14 +168,14 @@ class Member(ABC):
     challenge: ClassVar[str] = ""
     """Scheme besides ``Bearer`` that a refusal asks callers for in ``WWW-Authenticate``; empty: none."""
 
-    def __init__(self, options: Any, surroundings: Surroundings) -> None:
+    def __init__(self, options: Any, surroundings: AuthenticatorContext) -> None:
         """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
         self.options = options
         self.surroundings = surroundings
         self.name = surroundings.name
 
     @classmethod
-    def recognises(cls, options: Any) -> str:
+    def describe(cls, options: Any) -> str:
         """One phrase for ``sidecar check``: which credentials it decides on."""
         return "credentials of its own kind"
 
@@ -180,24 +185,25 @@ class Member(ABC):
         return frozenset()
 
     @property
-    def problem(self) -> str:
+    def unavailable_reason(self) -> str:
         """What keeps it from judging at the moment, for the health report; empty: nothing known.
 
-        It must go away without a request: who is not ready is sent none (:class:`sidecar.authn.support.dependency_probe.Recovery`).
+        It must go away without a request: who is not ready is sent none
+        (:class:`sidecar.authn.support.dependency_probe.DependencyProbe`).
         """
         return ""
 
     @property
-    def outdated(self) -> str:
+    def degraded_reason(self) -> str:
         """Why it judges by what it knew before, for the health report; empty: it does not."""
         return ""
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """What is known of this credential without waiting, or None."""
         return None
 
     @abstractmethod
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
 
     async def check(self) -> Sequence[str]:

@@ -8,14 +8,14 @@ a broken one is accepted for a moment only: once it is back, it has to be asked.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from sidecar.authn.base import Abstained, Accepted, Authenticator, Gate, Prompt, Rejected
+from sidecar.authn.base import Abstained, Accepted, AuthenticatorProtocol, Gate, Prompt, Rejected
 from sidecar.clock import Clock, SystemClock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.identity.request import RequestContext, Scheme
 from sidecar.metrics import Metrics
 
 # How long a verdict past a broken member is recalled: it may have waited for that member's time limit.
-_PAST_BROKEN_SECONDS = 5.0
+_SKIPPED_CACHE_LIFETIME = 5.0
 
 _BEARER = Scheme.BEARER
 
@@ -30,7 +30,7 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class TokenValidation:
     """What a token that was handed over is worth, whatever the request that brought it.
 
     ``accepted``: the verdict of the authenticator that recognises it, None where it was not accepted. ``failure``: why
@@ -41,7 +41,7 @@ class Judged:
     failure: Failed | None
 
 
-def _no_certificate(_: RequestView) -> None:
+def _no_certificate(_: RequestContext) -> None:
     return None
 
 
@@ -50,13 +50,13 @@ class Chain:
 
     def __init__(
         self,
-        authenticators: Sequence[Authenticator],
+        authenticators: Sequence[AuthenticatorProtocol],
         gates: Sequence[Gate],
         metrics: Metrics,
         *,
         skippable: Collection[str] = (),
         headers: Sequence[str] = (),
-        certificate: Callable[[RequestView], str | None] = _no_certificate,
+        certificate: Callable[[RequestContext], str | None] = _no_certificate,
         clock: Clock | None = None,
         use: Gate | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Chain:
         self._gates = self._asked_of_all if use is None else (*self._asked_of_all, use)
         self._outcomes = metrics.authentications
 
-    def presented(self, view: RequestView) -> int:
+    def count_credentials(self, view: RequestContext) -> int:
         """How many credentials came with the request, each header line counted."""
         scheme = view.credential.scheme
         own = 1 if scheme is _BEARER else 0 if scheme is Scheme.NOTHING else 2 if scheme is Scheme.SEVERAL else 1
@@ -87,19 +87,19 @@ class Chain:
             own += sum(len(view.headers.getall(name, [])) for name in self._headers)
         return own
 
-    def admit(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
+    def apply_gates(self, accepted: Accepted, view: RequestContext) -> Accepted | Denied:
         """The verdict on somebody who needs no credential."""
-        return self._gated(accepted, view)
+        return self._checked(accepted, view)
 
-    def recall(self, view: RequestView) -> Accepted | Denied | None:
+    def recall(self, view: RequestContext) -> Accepted | Denied | None:
         """The verdict on a credential that was verified before, without waiting; None when it has to be asked."""
         for authenticator in self._authenticators:
             accepted = authenticator.recall(view)
             if accepted is not None:
-                return self._gated(accepted, view)
+                return self._checked(accepted, view)
         return None
 
-    def accept_at_once(self, view: RequestView) -> Accepted | None:
+    def accept_at_once(self, view: RequestContext) -> Accepted | None:
         """The same, but only who may pass, also on a credential that can be verified without waiting.
 
         Whatever else it is, is left, uncounted, to be asked.
@@ -109,16 +109,20 @@ class Chain:
             if accepted is not None:
                 break
         else:
-            accepted = self._meet(view)
-        return None if accepted is None or self._obstacle(accepted, view) is not None else self._counted(accepted)
+            accepted = self._authenticate_at_once(view)
+        return (
+            None
+            if accepted is None or self._first_gate_failure(accepted, view) is not None
+            else self._counted(accepted)
+        )
 
-    def stands(self, accepted: Accepted, view: RequestView) -> bool:
+    def still_passes(self, accepted: Accepted, view: RequestContext) -> bool:
         """Whether somebody who was accepted before would be accepted now. Nothing is counted."""
         until = accepted.expires_at
         in_force = accepted.key.live and (until is None or self._now() < until)
-        return in_force and self._obstacle(accepted, view) is None
+        return in_force and self._first_gate_failure(accepted, view) is None
 
-    def _meet(self, view: RequestView) -> Accepted | None:
+    def _authenticate_at_once(self, view: RequestContext) -> Accepted | None:
         """Who presents a new credential, if those that come first can tell: nobody may be asked out of turn."""
         for authenticator in self._prompt:
             outcome = authenticator.authenticate_at_once(view)
@@ -126,24 +130,24 @@ class Chain:
                 return outcome
         return None
 
-    async def authenticate(self, view: RequestView) -> Accepted | Denied:
+    async def authenticate(self, view: RequestContext) -> Accepted | Denied:
         """The verdict on a presented credential. Never raises for a bad or an unjudgeable one."""
         outcome = await self._verified(view)
-        return outcome if isinstance(outcome, Denied) else self._gated(outcome, view)
+        return outcome if isinstance(outcome, Denied) else self._checked(outcome, view)
 
-    async def judge(self, view: RequestView) -> Judged:
+    async def validate(self, view: RequestContext) -> TokenValidation:
         """What the credential of ``view`` is worth in the hands of whom it belongs to; that is no use of it."""
         outcome = self._recalled(view) or await self._verified(view)
         if isinstance(outcome, Denied):
-            return Judged(None, outcome.failure)
+            return TokenValidation(None, outcome.failure)
         failures = (gate.check(outcome) for gate in self._asked_of_all)
-        return Judged(outcome, next((failure for failure in failures if failure is not None), None))
+        return TokenValidation(outcome, next((failure for failure in failures if failure is not None), None))
 
-    def _recalled(self, view: RequestView) -> Accepted | None:
+    def _recalled(self, view: RequestContext) -> Accepted | None:
         known = (authenticator.recall(view) for authenticator in self._authenticators)
         return next((accepted for accepted in known if accepted is not None), None)
 
-    async def _verified(self, view: RequestView) -> Accepted | Denied:
+    async def _verified(self, view: RequestContext) -> Accepted | Denied:
         """Whom the credential identifies, before the gates are asked."""
         hint: Refused | None = None
         skipped: Denied | None = None
@@ -158,32 +162,32 @@ class Chain:
                 continue
             if isinstance(outcome, Accepted):
                 if skipped is not None:
-                    self._soon_ask_again(outcome)
+                    self._limit_caching(outcome)
                 return outcome
             if isinstance(outcome, Rejected):
                 return self._denied(outcome.failure, outcome.provider, authenticator.name, "rejected")
             hint = outcome.hint or hint
         return skipped or self._denied(hint or _unrecognised(view), "", "none", "rejected")
 
-    def unjudged(self, cause: Cause, *, retry_after: int = 5) -> Denied:
+    def unavailable(self, cause: Cause, *, retry_after: int = 5) -> Denied:
         """The verdict on a credential that was not judged to the end, for ``cause``."""
         return self._denied(Unavailable(cause, retry_after=retry_after), "", "none", "broken")
 
-    def _soon_ask_again(self, accepted: Accepted) -> None:
+    def _limit_caching(self, accepted: Accepted) -> None:
         """Bound what is recalled of ``accepted``, which is the very object that its authenticator remembers."""
-        soon = self._now() + _PAST_BROKEN_SECONDS
-        again = accepted.ask_again_at
-        accepted.ask_again_at = soon if again is None else min(again, soon)
+        soon = self._now() + _SKIPPED_CACHE_LIFETIME
+        again = accepted.revalidate_at
+        accepted.revalidate_at = soon if again is None else min(again, soon)
 
-    def _gated(self, accepted: Accepted, view: RequestView) -> Accepted | Denied:
-        failure = self._obstacle(accepted, view)
+    def _checked(self, accepted: Accepted, view: RequestContext) -> Accepted | Denied:
+        failure = self._first_gate_failure(accepted, view)
         if failure is None:
             return self._counted(accepted)
         actor = accepted.actor
         outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
         return self._denied(failure, actor.provider, actor.authenticator, outcome)
 
-    def _obstacle(self, accepted: Accepted, view: RequestView) -> Failed | None:
+    def _first_gate_failure(self, accepted: Accepted, view: RequestContext) -> Failed | None:
         """Why an accepted credential may not pass now: asked here, once for every way to be accepted or recalled."""
         if accepted.certificate is not None and accepted.certificate != self._certificate(view):
             return Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)  # RFC 8705 section 3
@@ -194,10 +198,10 @@ class Chain:
         return None
 
     def _counted(self, accepted: Accepted) -> Accepted:
-        if accepted.tally is None:
+        if accepted.counter is None:
             actor = accepted.actor
-            accepted.tally = self._outcomes.child(actor.authenticator, actor.provider, "accepted", "none")
-        accepted.tally.inc()
+            accepted.counter = self._outcomes.child(actor.authenticator, actor.provider, "accepted", "none")
+        accepted.counter.inc()
         return accepted
 
     def _denied(self, failure: Failed, provider: str, authenticator: str, outcome: str) -> Denied:
@@ -205,7 +209,7 @@ class Chain:
         return Denied(failure, provider, authenticator)
 
 
-def _unrecognised(view: RequestView) -> Refused:
+def _unrecognised(view: RequestContext) -> Refused:
     if view.credential.scheme is Scheme.BEARER:
         return Refused(Reason.TOKEN_MALFORMED, Cause.NOT_A_JWT)
     return Refused(Reason.CREDENTIALS_INVALID, Cause.SCHEME_UNKNOWN)

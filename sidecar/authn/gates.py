@@ -7,10 +7,10 @@ from sidecar.clock import Clock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.server_names import NO_SERVER_NAMES, ServerNames
 from sidecar.store.record import TokenRecord
-from sidecar.store.replica.revocation_list import DenyList, facts_of
+from sidecar.store.replica.revocation_list import RevocationList, revocation_keys
 
 
-class Revocations(Protocol):
+class RevocationView(Protocol):
     """The local picture of denials and records."""
 
     @property
@@ -18,7 +18,7 @@ class Revocations(Protocol):
         """Seconds since it last agreed with the store; infinite before it has been read."""
 
     @property
-    def denials(self) -> DenyList:
+    def revocations(self) -> RevocationList:
         """The deny list of this moment."""
 
     def record(self, token_id: str) -> TokenRecord | None:
@@ -37,7 +37,7 @@ class RevocationGate:
 
     def __init__(
         self,
-        revocations: Revocations,
+        revocations: RevocationView,
         clock: Clock,
         *,
         max_staleness: float,
@@ -53,9 +53,9 @@ class RevocationGate:
     def check(self, accepted: Accepted) -> Failed | None:
         """Why the caller may not pass now, or None."""
         revocations = self._revocations
-        denials = revocations.denials
+        denials = revocations.revocations
         # what was clear of this very list needs no look-up: time alone never makes an entry concern more tokens
-        if accepted.cleared != denials.version:
+        if accepted.revocation_list_version != denials.version:
             denied = self._denied(accepted, denials)
             if denied is not None:
                 return denied
@@ -71,14 +71,14 @@ class RevocationGate:
             return Unavailable(Cause.MIRROR_STALE)
         return None
 
-    def _denied(self, accepted: Accepted, denials: DenyList) -> Failed | None:
+    def _denied(self, accepted: Accepted, denials: RevocationList) -> Failed | None:
         # the names are as fixed as the gate: a look on the first use is enough
         if not accepted.is_own and self._server_names.has(accepted.actor.id):
             return Refused(Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
-        if accepted.facts is None:
-            accepted.facts = facts_of(accepted.actor)
-        scope = denials.match(accepted.facts, self._now())
+        if accepted.revocation_keys is None:
+            accepted.revocation_keys = revocation_keys(accepted.actor)
+        scope = denials.match(accepted.revocation_keys, self._now())
         if scope is not None:
             return Refused(Reason.TOKEN_REVOKED, Cause.DENIED, scope.value)
-        accepted.cleared = denials.version
+        accepted.revocation_list_version = denials.version
         return None

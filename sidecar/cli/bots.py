@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots
-from sidecar.authn.registry import plan
+from sidecar.authn.registry import build_specs
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
@@ -104,7 +104,7 @@ async def _opened(loaded: Loaded) -> AsyncIterator[Bots]:
     clock = SystemClock()
     store = await open_store(loaded.settings.store, Metrics(), clock)
     try:
-        reserved = reserved_names(loaded.settings, plan(loaded.members))
+        reserved = reserved_names(loaded.settings, build_specs(loaded.authenticators))
         yield build_bots(loaded.settings, store, store.write, clock, reserved)
     finally:
         await store.aclose()

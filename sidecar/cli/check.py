@@ -9,7 +9,7 @@ from sidecar import environment
 from sidecar.app.authentication import server_names
 from sidecar.app.datahub import datahub_setup
 from sidecar.app.naming import EXAMPLE, reading
-from sidecar.authn.registry import Planned, plan
+from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
@@ -21,7 +21,7 @@ from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.server_names import ServerNames
 
-_LONGEST_PROBE = 60.0
+_PROBE_TIMEOUT = 60.0
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,7 +42,7 @@ def run_check(options: argparse.Namespace) -> int:
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
     try:
         loaded = load_settings(options)
-        planned = plan(loaded.members)
+        planned = build_specs(loaded.authenticators)
         _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
         _print_base_paths(loaded.settings)
         _print_names(loaded)
@@ -59,18 +59,16 @@ def run_check(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_chain(planned: Sequence[Planned], *, has_system_client: bool) -> None:
+def _print_chain(planned: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> None:
     """The chain in the order in which it is asked."""
     print("Who is asked, in this order, and decides on:")
     if has_system_client:
         print("  1. system: DataHub's system client, Basic id:secret")
     for number, member in enumerate(planned, 2 if has_system_client else 1):
-        kind = "" if member.name == member.word else f" ({member.word})"
-        skipped = member.written is not None and member.written.settings.on_error == "continue"
+        kind = "" if member.name == member.type_name else f" ({member.type_name})"
+        skipped = member.configured is not None and member.configured.settings.on_error == "continue"
         print(
-            printable(
-                f"  {number}. {member.name}{kind}: {member.recognises}{'; skipped when broken' if skipped else ''}"
-            )
+            printable(f"  {number}. {member.name}{kind}: {member.describe}{'; skipped when broken' if skipped else ''}")
         )
 
 
@@ -132,7 +130,7 @@ async def run_probes(probes: Sequence[Probe]) -> list[Problem]:
 
 async def _bounded(probe: Probe) -> list[Problem]:
     try:
-        async with asyncio.timeout(_LONGEST_PROBE):
+        async with asyncio.timeout(_PROBE_TIMEOUT):
             return await probe.run()
     except TimeoutError:
-        return [Problem(probe.name, f"gave no answer within {_LONGEST_PROBE:g} s")]
+        return [Problem(probe.name, f"gave no answer within {_PROBE_TIMEOUT:g} s")]

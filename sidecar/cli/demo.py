@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from sidecar.demo.environment import PORTS, Stage, set_up
-from sidecar.demo.script import acts
+from sidecar.demo.environment import PORTS, Environment, start_environment
+from sidecar.demo.script import script
 from sidecar.errors import SidecarError
 
 
@@ -38,15 +38,15 @@ async def _demonstrate(port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own_task.cancel)
     print("Starting ...", file=sys.stderr)
     try:
-        async with set_up(port) as stage:
-            print(_playbill(stage), flush=True)
+        async with start_environment(port) as stage:
+            print(_banner(stage), flush=True)
             await asyncio.shield(stage.ended)
-            raise SidecarError(f"the sidecar ended by itself:\n{stage.last_words()}")
+            raise SidecarError(f"the sidecar ended by itself:\n{stage.log_tail()}")
     except asyncio.CancelledError:
         print("Stopped.", file=sys.stderr)
 
 
-def _playbill(stage: Stage) -> str:
+def _banner(stage: Environment) -> str:
     lines = [
         "",
         f"The sidecar listens on {stage.public_url}. Behind it is a service that answers with what it is told about",
@@ -56,9 +56,9 @@ def _playbill(stage: Stage) -> str:
         "",
         f"cd {stage.folder}",
     ]
-    for act in acts(stage.public_url, stage.admin_url, stage.provider_url, _program()):
+    for act in script(stage.public_url, stage.admin_url, stage.provider_url, _program()):
         lines += ["", f"## {act.title}"]
-        for trial in act.trials:
+        for trial in act.examples:
             lines += ["", f"# {f'{trial.status} ' if trial.status else ''}{trial.shows}", trial.line]
     lines += ["", "Ctrl-C ends it and removes its files."]
     return "\n".join(lines)

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 
-from sidecar.app.authentication import build_decider, build_verifiers
-from sidecar.app.issuers import Trust, open_trust
-from sidecar.app.process_context import Ground
+from sidecar.app.authentication import build_authenticators, build_decider
+from sidecar.app.issuers import IssuerRegistry, open_issuers
+from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.jwt import Issuer
-from sidecar.authn.lifecycle import Members
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
@@ -22,67 +22,69 @@ from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, signing_key, verify
-from sidecar.tokens.jwt.well_known import refuse_published
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, signing_key, verify
+from sidecar.tokens.jwt.well_known import refuse_well_known
 
-_LOADING_SECONDS = 15.0
+_LOAD_TIMEOUT = 15.0
 
 
 async def explain(text: str, loaded: Loaded) -> int:
     """Print every step that ``text`` passes and the one it does not; 0 when the server would accept it, else 1."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_trust(loaded, Ground(metrics, clock), stack)
-        await trust.mirror.tried(_LOADING_SECONDS)
-        walk = _Walk(loaded, trust, clock.now())
+        trust = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
+        await trust.mirror.wait_first_load(_LOAD_TIMEOUT)
+        walk = _Explanation(loaded, trust, clock.now())
         try:
-            await walk.take(text)
+            await walk.run(text)
         except Failed as failure:
-            _show("verdict", f"{_word(failure)}: {failure.reason}")
+            _print_step("verdict", f"{_cause_name(failure)}: {failure.reason}")
             return 1
-        members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
-        judged = await build_decider(loaded.settings, trust, members, metrics, clock).judge(text)
+        members = AuthenticatorSet(
+            tuple(build_authenticators(loaded, trust, VerifiedCache(0, metrics), clock).values())
+        )
+        judged = await build_decider(loaded.settings, trust, members, metrics, clock).apply_rules(text)
     if judged.failure is not None:
-        _show("verdict", f"{_word(judged.failure)}: {judged.failure.reason} ({judged.failure.cause})")
+        _print_step("verdict", f"{_cause_name(judged.failure)}: {judged.failure.reason} ({judged.failure.cause})")
         return 1
     bound = "" if judged.accepted is None else judged.accepted.certificate
-    _show("verdict", f"accepted, with the client certificate {_quoted(bound)} only" if bound else "accepted")
+    _print_step("verdict", f"accepted, with the client certificate {_quoted(bound)} only" if bound else "accepted")
     return 0
 
 
-class _Walk:
+class _Explanation:
     """One token on its way; each step prints what it found, or what stopped it, and raises Failed then."""
 
-    def __init__(self, loaded: Loaded, trust: Trust, now: float) -> None:
+    def __init__(self, loaded: Loaded, trust: IssuerRegistry, now: float) -> None:
         self._settings = loaded.settings
         self._trust = trust
         self._now = now
 
-    async def take(self, text: str) -> None:
+    async def run(self, text: str) -> None:
         """All steps in the server's order."""
         token = self._form(text)
         if self._is_datahub(token):
-            _show("issuer", "only DataHub can be meant; its authenticator decides")
+            _print_step("issuer", "only DataHub can be meant; its authenticator decides")
             return
         issuer = self._issuer(token)
         keys = await self._keys(token, issuer)
         with _step("signature"):
             key = signing_key(token, keys)
-        _show("signature", f"good, by key {_quoted(key.kid)}")
+        _print_step("signature", f"good, by key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
         with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
-            accepted = await issuer.acceptor.accept(token, verified)
-        _show("principal", _actor_text(accepted.actor))
+            accepted = await issuer.mapper.accept(token, verified)
+        _print_step("principal", _actor_text(accepted.actor))
         if accepted.record_id is not None:
-            _show("record", f"{accepted.record_id} stands")
+            _print_step("record", f"{accepted.record_id} stands")
 
     def _form(self, text: str) -> Unverified:
         with _step("form"):
             token = parse(text, self._settings.server.limits.max_token_bytes)
-        _show("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
+        _print_step("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
         if not self._settings.allow_published_secrets:
             with _step("published"):
-                refuse_published(token)
+                refuse_well_known(token)
         return token
 
     def _is_datahub(self, token: Unverified) -> bool:
@@ -96,7 +98,7 @@ class _Walk:
         with _step("issuer", lambda: f"{_quoted(token.issuer)}; known are {_quoted(known)}"):
             if issuer is None:
                 raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
-        _show("issuer", f"{_quoted(token.issuer)} is {issuer.name}")
+        _print_step("issuer", f"{_quoted(token.issuer)} is {issuer.name}")
         allowed = issuer.expectations.algorithms
         with _step("algorithm", lambda: f"{_quoted(token.algorithm)}; allowed are {_quoted(sorted(allowed))}"):
             if token.algorithm not in allowed:
@@ -110,17 +112,17 @@ class _Walk:
                 keys = await issuer.keys.refetch(token.kid, token.algorithm)
             if not keys:
                 raise Refused(Reason.TOKEN_INVALID, Cause.UNKNOWN_KID)
-        _show("keys", f"{len(keys)} may have signed it")
+        _print_step("keys", f"{len(keys)} may have signed it")
         return keys
 
     def _claims(
-        self, token: Unverified, keys: tuple[VerificationKey, ...], expectations: Expectations
+        self, token: Unverified, keys: tuple[VerificationKey, ...], expectations: ValidationPolicy
     ) -> VerifiedClaims:
         with _step("claims", lambda: _expected_text(token, expectations, self._now)):
             verified = verify(token, keys, expectations, self._now)
         expires = verified.expires_at
         ends = "never expires" if expires is None else f"expires in {expires - self._now:.0f} s"
-        _show("claims", f"as expected of this issuer; {ends}")
+        _print_step("claims", f"as expected of this issuer; {ends}")
         return verified
 
 
@@ -131,15 +133,15 @@ def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
         yield
     except Failed as failure:
         texts = [f"{failure.cause}", failure.detail, why()]
-        _show(name, f"{_word(failure)}: " + "; ".join(dict.fromkeys(filter(None, texts))))
+        _print_step(name, f"{_cause_name(failure)}: " + "; ".join(dict.fromkeys(filter(None, texts))))
         raise
 
 
-def _word(failure: Failed) -> str:
+def _cause_name(failure: Failed) -> str:
     return "cannot be judged now" if isinstance(failure, Unavailable) else "refused"
 
 
-def _show(step: str, result: str) -> None:
+def _print_step(step: str, result: str) -> None:
     print(f"{step:<10} {result}")
 
 
@@ -148,7 +150,7 @@ def _quoted(value: object) -> str:
     return json.dumps(value)
 
 
-def _expected_text(token: Unverified, expectations: Expectations, now: float) -> str:
+def _expected_text(token: Unverified, expectations: ValidationPolicy, now: float) -> str:
     """The token's times and audience beside what was expected of them."""
     claims = token.claims
     shown = {name: claims[name] for name in ("aud", "iat", "nbf", "exp") if name in claims}

@@ -8,21 +8,21 @@ import sys
 from typing import Any
 
 _DEFAULT_ADDRESS = "127.0.0.1:4181"
-_SECONDS = 4.0
-_MOST_BYTES = 64 * 1024
+_TIMEOUT = 4.0
+_MAX_BYTES = 64 * 1024
 
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over the Unix socket at ``path``."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_SECONDS)
+        super().__init__("localhost", timeout=_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
         """Connect to the path rather than to a host."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
+        self.sock.settimeout(_TIMEOUT)
         self.sock.connect(self._path)
 
 
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         connection.request("GET", "/livez" if options.live else "/readyz")
         answer = connection.getresponse()
-        body = answer.read(_MOST_BYTES)
+        body = answer.read(_MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
         print(f"{options.address} does not answer: {type(error).__name__}", file=sys.stderr)
         return 1
@@ -71,7 +71,7 @@ def _connection(address: str) -> http.client.HTTPConnection | None:
     if not separator or not port.isascii() or not port.isdecimal():
         return None
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is listened on, not a bind
-    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_SECONDS)
+    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_TIMEOUT)
 
 
 def _missing(body: bytes) -> str:

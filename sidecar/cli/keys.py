@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.cli.options import add_config_option, load_settings
-from sidecar.cli.output import OutputError, print_for_good
+from sidecar.cli.output import OutputError, print_checked
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.reading.units import parse_duration
@@ -27,10 +27,10 @@ from sidecar.store.timestamps import to_text
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
 # How long verifiers may keep our key set (its Cache-Control), and how long sidecars take to see a changed folder.
-_AHEAD = 330.0
-_TAKE_UP = 60.0
+_PUBLISH_LEAD_TIME = 330.0
+_RELOAD_INTERVAL = 60.0
 # Credentials for the service behind are not on record; they live five minutes.
-_KEEP = 3600.0
+_RETAIN = 3600.0
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,9 +50,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_config_option(rotating)
     rotating.add_argument("--type", choices=KEY_TYPES, default=None, help="of the new key (default: as the old one)")
     rotating.add_argument(
-        "--ahead", type=_duration, default=_AHEAD, help="how long a key is published before it signs (default: 330s)"
+        "--ahead",
+        type=_duration,
+        default=_PUBLISH_LEAD_TIME,
+        help="how long a key is published before it signs (default: 330s)",
     )
-    _add_keep(rotating)
+    _add_retain(rotating)
     rotating.set_defaults(run=run_rotate)
     retiring = keys.add_parser("retire", help="stop signing with a key; without KID: remove keys that nothing needs")
     add_config_option(retiring)
@@ -60,7 +63,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     retiring.add_argument(
         "--remove", action="store_true", help="remove it at once: every token it has signed ends with it"
     )
-    _add_keep(retiring)
+    _add_retain(retiring)
     retiring.set_defaults(run=run_retire)
     listing = keys.add_parser("list", help="show the keys in order")
     add_config_option(listing)
@@ -68,7 +71,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing.set_defaults(run=run_list)
 
 
-def _add_keep(parser: argparse.ArgumentParser) -> None:
+def _add_retain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=_duration,
@@ -89,7 +92,7 @@ def run_generate(options: argparse.Namespace) -> int:
         f"  keyId: {json.dumps(options.kid or thumbprint(key.public_key()))}"
     )
     try:
-        print_for_good(text)
+        print_checked(text)
     except OutputError as error:
         for path in paths.values():
             path.unlink(missing_ok=True)
@@ -100,8 +103,10 @@ def run_generate(options: argparse.Namespace) -> int:
 def run_rotate(options: argparse.Namespace) -> int:
     """Print each step that was taken."""
     settings = load_settings(options).settings
-    is_over = asyncio.run(_end_of_need(settings, options.keep))
-    return _tell(rotate(_folder(settings), utc_now(), ahead=options.ahead, algorithm=options.type, is_over=is_over))
+    is_over = asyncio.run(_retention_end(settings, options.keep))
+    return _print_change(
+        rotate(_folder(settings), utc_now(), publish_lead_time=options.ahead, algorithm=options.type, is_over=is_over)
+    )
 
 
 def run_retire(options: argparse.Namespace) -> int:
@@ -109,8 +114,8 @@ def run_retire(options: argparse.Namespace) -> int:
     settings = load_settings(options).settings
     folder = _folder(settings)
     if options.kid is None:
-        return _tell(remove_ended(folder, asyncio.run(_end_of_need(settings, options.keep))))
-    return _tell(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
+        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.keep))))
+    return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -140,7 +145,7 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     return tuple("yes" if value is True else "" if value is False else value for value in entry.values())
 
 
-def _tell(change: Change) -> int:
+def _print_change(change: Change) -> int:
     lines = [*change.steps, *([change.note] if change.note else [])]
     if not change.steps:
         lines = [f"nothing was changed{': ' + change.note if change.note else ''}"]
@@ -161,14 +166,14 @@ def _folder(settings: Settings) -> Path:
     return Path(folder)
 
 
-async def _end_of_need(settings: Settings, keep: float | None) -> Callable[[ListedKey], bool]:
+async def _retention_end(settings: Settings, keep: float | None) -> Callable[[ListedKey], bool]:
     """Whether no token can need a retired key any more, as the records in the store tell."""
     if keep is None and not settings.tokens.require_record:
         print("keys are kept: tokens without record may need them; give --keep", file=sys.stderr)
         return lambda key: False
     now = utc_now().timestamp()
     try:
-        oldest = await _oldest_standing(settings, now)
+        oldest = await _oldest_active(settings, now)
     except Unavailable:
         print("keys are kept: the store cannot say which of them tokens need", file=sys.stderr)
         return lambda key: False
@@ -177,12 +182,12 @@ async def _end_of_need(settings: Settings, keep: float | None) -> Callable[[List
         if key.retired_at is None:
             return False
         retired = key.retired_at.timestamp()
-        return now >= retired + (_KEEP if keep is None else keep) and oldest > retired + _TAKE_UP
+        return now >= retired + (_RETAIN if keep is None else keep) and oldest > retired + _RELOAD_INTERVAL
 
     return is_over
 
 
-async def _oldest_standing(settings: Settings, now: float) -> float:
+async def _oldest_active(settings: Settings, now: float) -> float:
     """When the oldest own token that has not ended was minted; infinite where there is none."""
     store = await open_store(settings.store, Metrics(), SystemClock())
     oldest, after = float("inf"), ""

@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 
-from sidecar.authn.registry import judge
+from sidecar.authn.registry import validate
 from sidecar.config.load import Loaded, load
 
 CONFIG_VARIABLE = "SIDECAR_CONFIG"
-_LONGEST_INPUT = 2 * 1024 * 1024
+_MAX_INPUT = 2 * 1024 * 1024
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,9 @@ def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
 
 def load_settings(options: argparse.Namespace) -> Loaded:
     """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
-    return load(config_paths(options), os.environ, judge)
+    return load(config_paths(options), os.environ, validate)
 
 
 def read_token(argument: str) -> str:
     """The token that ``argument`` is, or that standard input holds where it is ``-``."""
-    return sys.stdin.read(_LONGEST_INPUT).strip() if argument == "-" else argument
+    return sys.stdin.read(_MAX_INPUT).strip() if argument == "-" else argument

@@ -78,7 +78,7 @@ def checked_output() -> Iterator[None]:
         raise
 
 
-def print_for_good(text: str) -> None:
+def print_checked(text: str) -> None:
     """Print what cannot be printed again; once this returns it has been handed on, in a file it is on disk.
 
     Raises OutputError.

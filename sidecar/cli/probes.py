@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from sidecar.app.authentication import member_surroundings
+from sidecar.app.authentication import authenticator_context
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
-from sidecar.authn.lifecycle import make_member
-from sidecar.authn.registry import Planned, plan
+from sidecar.authn.lifecycle import make_authenticator
+from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
@@ -24,13 +24,13 @@ from sidecar.keys.signing import OwnKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.open import open_store
-from sidecar.store.redis.client import Kv
+from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import is_full, sqlite_path
 
 _SQLITE_HEAD = b"SQLite format 3\0"
-_MOST_BYTES = 256 * 1024
-_COLLECTOR_SECONDS = 5.0
+_MAX_BYTES = 256 * 1024
+_COLLECTOR_TIMEOUT = 5.0
 
 
 class Probe(Protocol):
@@ -46,7 +46,11 @@ def probes_for(loaded: Loaded) -> list[Probe]:
     """Everything that this configuration depends on."""
     settings = loaded.settings
     probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
-    probes += [MemberProbe(member, loaded) for member in plan(loaded.members) if member.factory is not None]
+    probes += [
+        AuthenticatorProbe(member, loaded)
+        for member in build_specs(loaded.authenticators)
+        if member.factory is not None
+    ]
     probes.append(StoreProbe(settings))
     if loaded.undecided:
         probes.append(NamesProbe(loaded))
@@ -54,7 +58,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         probes.append(OwnKeysProbe(settings))
     if settings.upstream is not None and settings.upstream.url:
         upstream = settings.upstream
-        probes.append(ServiceProbe("upstream", upstream.url, upstream.connect_timeout))
+        probes.append(UpstreamProbe("upstream", upstream.url, upstream.connect_timeout))
         probes.append(OpenMetadataProbe(settings, upstream))
     if settings.tracing is not None:
         probes.append(CollectorProbe(settings.tracing))
@@ -86,22 +90,22 @@ class KeysProbe:
             await keys.start()
             while not keys.status().tried:  # noqa: ASYNC110 - keys tell no event, and a command may look again
                 await asyncio.sleep(0.02)
-            return self._judge(keys)
+            return self._evaluate(keys)
         finally:
             await keys.aclose()
             await client.aclose()
 
-    def _judge(self, keys: ProviderKeys) -> list[Problem]:
+    def _evaluate(self, keys: ProviderKeys) -> list[Problem]:
         status = keys.status()
         if status.problem or not status.usable:
             return [Problem(self.name, status.problem or "has no usable key")]
         return []
 
 
-class MemberProbe:
+class AuthenticatorProbe:
     """What a member of the chain depends on, as it says itself."""
 
-    def __init__(self, planned: Planned, loaded: Loaded) -> None:
+    def __init__(self, planned: AuthenticatorSpec, loaded: Loaded) -> None:
         self.name = f"authenticator {planned.name}"
         self._planned = planned
         self._loaded = loaded
@@ -110,10 +114,10 @@ class MemberProbe:
         """Make the member and let it look."""
         client = ControlClient(self._loaded.settings.keys.ca_file)
         try:
-            surroundings = member_surroundings(
+            surroundings = authenticator_context(
                 self._planned.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()
             )
-            return [Problem(self.name, text) for text in await make_member(self._planned, surroundings).check()]
+            return [Problem(self.name, text) for text in await make_authenticator(self._planned, surroundings).check()]
         except Misconfigured:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises
@@ -160,7 +164,7 @@ class StoreProbe:
 
     async def _ask_server(self) -> list[Problem]:
         clock = SystemClock()
-        store = RedisStore(Kv(self._settings, Metrics(), clock), clock)
+        store = RedisStore(RedisClient(self._settings, Metrics(), clock), clock)
         try:
             status = await store.status()
         except Unavailable as failure:
@@ -218,7 +222,7 @@ def _fault_of_present(path: Path) -> str:
     return "" if head in {b"", _SQLITE_HEAD} else f"{path} is not an SQLite file"
 
 
-class ServiceProbe:
+class UpstreamProbe:
     """A service: does anything listen at ``url``? ``timeout`` is in seconds."""
 
     def __init__(self, name: str, url: str, timeout: float) -> None:
@@ -247,14 +251,14 @@ async def _connect(url: str) -> asyncio.StreamWriter:
     return (await asyncio.open_connection(parts.hostname, port))[1]
 
 
-class CollectorProbe(ServiceProbe):
+class CollectorProbe(UpstreamProbe):
     """Whom spans are sent to, and what sends them."""
 
     def __init__(self, tracing: TracingSettings) -> None:
-        super().__init__("tracing", tracing.endpoint, _COLLECTOR_SECONDS)
+        super().__init__("tracing", tracing.endpoint, _COLLECTOR_TIMEOUT)
 
     async def run(self) -> list[Problem]:
-        """See :class:`ServiceProbe`; without the library, a fault of the configuration."""
+        """See :class:`UpstreamProbe`; without the library, a fault of the configuration."""
         require_library()
         return await super().run()
 
@@ -296,7 +300,7 @@ class OpenMetadataProbe:
             answer = await client.get(
                 self._upstream.url.rstrip("/") + path,
                 within=self._settings.keys.timeout,
-                max_bytes=_MOST_BYTES,
+                max_bytes=_MAX_BYTES,
                 allow_insecure=True,
             )
             content = orjson.loads(answer.body)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from sidecar.app.authentication import build_decider, build_verifiers
-from sidecar.app.issuers import open_trust
+from sidecar.app.authentication import build_authenticators, build_decider
+from sidecar.app.issuers import open_issuers
 from sidecar.app.management import build_door, build_revocations
-from sidecar.app.process_context import Ground
-from sidecar.authn.lifecycle import Members
+from sidecar.app.process_context import ProcessContext
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
@@ -25,25 +25,25 @@ from sidecar.identity.actor import ActorType
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
-from sidecar.store.revocation_entry import Denial, Scope
+from sidecar.store.revocation_entry import RevocationEntry, Scope
 from sidecar.tokens.jwt.compact import strict_json
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.revocation.service import (
-    MOST_ENTRIES,
+    MAX_ENTRIES,
     Added,
-    DenyWish,
-    Revocations,
+    RevocationRequest,
+    RevocationService,
     about_token,
     describe,
-    read_wish,
+    parse_request,
     shown_with_matches,
 )
 
 _audit = logging.getLogger(AUDIT)
 
 BY = "command line"
-_LONGEST_LINE = 64 * 1024
-_LOADING_SECONDS = 15.0
+_MAX_LINE = 64 * 1024
+_LOAD_TIMEOUT = 15.0
 _SHOWN_MISTAKES = 20
 _ABOUT = ("jti", "digest", "subject", "actor")
 T = TypeVar("T")
@@ -119,7 +119,7 @@ def run_add(options: argparse.Namespace) -> int:
         "unknownIssuer": options.unknown_issuer or None,
     }
     try:
-        wish = read_wish({name: value for name, value in named.items() if value is not None})
+        wish = parse_request({name: value for name, value in named.items() if value is not None})
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
     added = asyncio.run(_add(load_settings(options), wish))
@@ -136,7 +136,7 @@ def _meets(added: Added) -> str:
     return f"{text}; how many others' tokens it meets is not known here"
 
 
-async def _add(loaded: Loaded, wish: DenyWish) -> Added:
+async def _add(loaded: Loaded, wish: RevocationRequest) -> Added:
     if wish.token:
         wish = await _verified(loaded, wish)
     async with _opened(loaded) as revocations:
@@ -144,16 +144,18 @@ async def _add(loaded: Loaded, wish: DenyWish) -> Added:
     return added
 
 
-async def _verified(loaded: Loaded, wish: DenyWish) -> DenyWish:
+async def _verified(loaded: Loaded, wish: RevocationRequest) -> RevocationRequest:
     """``wish`` about its token. Raises Failed when the token is not genuine or its issuer's keys cannot be had."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_trust(loaded, Ground(metrics, clock), stack)
-        await trust.mirror.tried(_LOADING_SECONDS)
-        members = Members(tuple(build_verifiers(loaded, trust, VerifiedCache(0, metrics), clock).values()))
+        trust = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
+        await trust.mirror.wait_first_load(_LOAD_TIMEOUT)
+        members = AuthenticatorSet(
+            tuple(build_authenticators(loaded, trust, VerifiedCache(0, metrics), clock).values())
+        )
         decider = build_decider(loaded.settings, trust, members, metrics, clock)
-        found = await build_door(loaded.settings, trust, decider, clock).judge(wish.token)
-    token = found.to_end()
+        found = await build_door(loaded.settings, trust, decider, clock).verify_submitted(wish.token)
+    token = found.to_revoke()
     if token is None:
         assert found.failure is not None  # noqa: S101 - what passes is genuine
         raise found.failure
@@ -197,8 +199,8 @@ async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: boo
     shows_progress = sys.stderr.isatty()
     try:
         async with _opened(loaded) as revocations:
-            for part in _parts(_wishes(lines, counts.complain, unknown_issuer=unknown_issuer), MOST_ENTRIES):
-                await _take(revocations, part, counts)
+            for part in _batches(_requests(lines, counts.complain, unknown_issuer=unknown_issuer), MAX_ENTRIES):
+                await _add_batch(revocations, part, counts)
                 if shows_progress:
                     print(f"\r{counts.taken} entries taken", end="", file=sys.stderr, flush=True)
     finally:
@@ -211,7 +213,9 @@ async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: boo
     return 1 if counts.refused else 0
 
 
-async def _take(revocations: Revocations, part: list[tuple[int, DenyWish]], counts: _Counts) -> None:
+async def _add_batch(
+    revocations: RevocationService, part: list[tuple[int, RevocationRequest]], counts: _Counts
+) -> None:
     """Write them at once, or where one of them cannot be kept, one by one."""
     try:
         counts.take(await revocations.add([wish for _, wish in part], by=BY, quiet=True))
@@ -223,16 +227,16 @@ async def _take(revocations: Revocations, part: list[tuple[int, DenyWish]], coun
                 counts.complain(number, refusal.message)
 
 
-def _wishes(
+def _requests(
     lines: Iterable[bytes], complain: Callable[[int, str], None], *, unknown_issuer: bool
-) -> Iterator[tuple[int, DenyWish]]:
+) -> Iterator[tuple[int, RevocationRequest]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            if len(line) > _LONGEST_LINE:
+            if len(line) > _MAX_LINE:
                 raise ValueError("longer than an entry can be")
-            wish = read_wish(strict_json(line))
+            wish = parse_request(strict_json(line))
             if wish.token:
                 raise ValueError("a token is not taken from a file; name its issuer and jti")
         except ValueError as error:
@@ -241,7 +245,7 @@ def _wishes(
             yield number, replace(wish, unknown_issuer=wish.unknown_issuer or unknown_issuer)
 
 
-def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while part := list(islice(rest, size)):
         yield part
@@ -266,9 +270,11 @@ async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
         return list({denial.id: describe(denial) async for denial in entries}.values())
 
 
-async def _page(revocations: Revocations, issuer: str | None, after: str) -> tuple[tuple[Denial, ...], str]:
+async def _page(
+    revocations: RevocationService, issuer: str | None, after: str
+) -> tuple[tuple[RevocationEntry, ...], str]:
     page = await revocations.page(issuer, after, 500)
-    return page.denials, page.after
+    return page.entries, page.after
 
 
 async def _all(read: Callable[[str], Awaitable[tuple[tuple[T, ...], str]]]) -> AsyncIterator[T]:
@@ -302,7 +308,7 @@ async def _remove(loaded: Loaded, denial_id: str) -> None:
 
 
 @asynccontextmanager
-async def _opened(loaded: Loaded) -> AsyncIterator[Revocations]:
+async def _opened(loaded: Loaded) -> AsyncIterator[RevocationService]:
     clock = SystemClock()
     store = await open_store(loaded.settings.store, Metrics(), clock)
     try:

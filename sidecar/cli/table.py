@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 60
+_MAX_CELL = 60
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -17,4 +17,4 @@ def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
     text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 3]}..."

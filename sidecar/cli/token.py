@@ -11,11 +11,11 @@ from typing import Any
 from sidecar.app.datahub import datahub_setup
 from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots, build_minter
-from sidecar.authn.registry import plan
+from sidecar.authn.registry import build_specs
 from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings, read_token
-from sidecar.cli.output import OutputError, print_for_good
+from sidecar.cli.output import OutputError, print_checked
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
@@ -30,7 +30,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
-from sidecar.tokens.issued.lifetime import parse_expiry
+from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, TokenRequest
 from sidecar.tokens.issued.service import note_revoked
 from sidecar.tokens.jwt.compact import decode_segment, json_object, split
@@ -41,8 +41,8 @@ _NO_KIND = (
     "--kind is missing: write --kind bot for a program (its name is then kept for it, and people of that name are "
     "refused) or --kind personal for a person"
 )
-_LONGEST_NAME = 256
-_LONGEST_TOKEN = 1024 * 1024
+_MAX_NAME = 256
+_MAX_TOKEN = 1024 * 1024
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -82,7 +82,7 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--expiry",
         type=_expiry,
-        default=parse_expiry("30"),
+        default=parse_lifetime("30"),
         help="days, OneHour, an ISO 8601 duration such as P30D, or Unlimited (default: 30)",
     )
     parser.add_argument("--format", choices=("openmetadata", "datahub"), default="openmetadata")
@@ -121,7 +121,7 @@ def run_create(options: argparse.Namespace) -> int:
     minted = asyncio.run(_create(options, loaded))
     record = minted.record.as_json()
     try:
-        print_for_good(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
+        print_checked(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
     except OutputError as error:
         raise OutputError(error.error, _take_back(loaded.settings, minted.record.id)) from error
     except BaseException:
@@ -155,7 +155,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
-    planned = plan(loaded.members)
+    planned = build_specs(loaded.authenticators)
     reserved = reserved_names(settings, planned)
     if folded(actor_id) in reserved:
         message = "The actor's name is reserved; give another --actor-id"
@@ -255,7 +255,7 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Print header and claims. Raises Refused for what is no token."""
-    header, claims, _ = split(read_token(options.token), _LONGEST_TOKEN)
+    header, claims, _ = split(read_token(options.token), _MAX_TOKEN)
     shown = {
         "header": json_object(decode_segment(header), Cause.HEADER),
         "claims": json_object(decode_segment(claims), Cause.ENCODING),
@@ -271,20 +271,20 @@ def run_explain(options: argparse.Namespace) -> int:
 
 
 def _name(text: str) -> str:
-    if not text.isprintable() or not text.strip() or len(text) > _LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"must be 1 to {_LONGEST_NAME} characters that show")
+    if not text.isprintable() or not text.strip() or len(text) > _MAX_NAME:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_NAME} characters that show")
     return text
 
 
 def _description(text: str) -> str:
-    if not text.isprintable() or len(text) > 4 * _LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"must be at most {4 * _LONGEST_NAME} characters that show")
+    if not text.isprintable() or len(text) > 4 * _MAX_NAME:
+        raise argparse.ArgumentTypeError(f"must be at most {4 * _MAX_NAME} characters that show")
     return text
 
 
 def _expiry(text: str) -> float | None:
     try:
-        return parse_expiry(text)
+        return parse_lifetime(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

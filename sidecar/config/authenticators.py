@@ -8,7 +8,7 @@ from sidecar.config.settings import AuthenticationSettings, AuthenticatorSetting
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenMember:
+class AuthenticatorConfig:
     """One entry of ``authentication.authenticators``.
 
     ``options`` is its ``configs`` block as read; ``path`` and ``origin`` say where it stands; ``resolve_secret`` opens
@@ -22,22 +22,23 @@ class WrittenMember:
     resolve_secret: Callable[[str], str]
 
 
-def written_members(
+def configured_authenticators(
     settings: AuthenticationSettings, tree: Block, resolve_secret: Callable[[str], str]
-) -> tuple[WrittenMember, ...]:
+) -> tuple[AuthenticatorConfig, ...]:
     """The entries in order; none when the block is switched off. ``tree`` is the whole configuration as read."""
     if not settings.enabled:
         return ()
     base: Path = ("authentication", "authenticators")
     return tuple(
-        _written(member, (*base, index), tree, resolve_secret) for index, member in enumerate(settings.authenticators)
+        _configured(member, (*base, index), tree, resolve_secret)
+        for index, member in enumerate(settings.authenticators)
     )
 
 
-def _written(
+def _configured(
     settings: AuthenticatorSettings, path: Path, tree: Block, resolve_secret: Callable[[str], str]
-) -> WrittenMember:
-    return WrittenMember(settings, _options(tree, path), path, origin_of(tree, path), resolve_secret)
+) -> AuthenticatorConfig:
+    return AuthenticatorConfig(settings, _options(tree, path), path, origin_of(tree, path), resolve_secret)
 
 
 def _options(tree: Block, path: Path) -> Block:

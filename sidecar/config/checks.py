@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
 # Where Actors come from besides the providers and authenticators that are listed by name.
 _OTHER_SOURCES = frozenset({"own", "system", "datahub", "guest", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
-_LEAST_WITH_ASSERTION = 1536
+_MIN_WITH_ASSERTION = 1536
 _CREDENTIAL_ALONE = "judge the credential alone, without rules"
 Check = Callable[[Settings], Iterator[Finding]]
 
@@ -78,9 +78,9 @@ def check_header_budgets(settings: Settings) -> Iterator[Finding]:
     if headers.total_bytes < headers.max_bytes:
         message = f"is {headers.total_bytes} bytes, less than identityHeaders.maxBytes ({headers.max_bytes}); raise it"
         yield Finding(("identityHeaders", "maxTotalBytes"), message)
-    elif headers.assertion and headers.total_bytes < _LEAST_WITH_ASSERTION:
+    elif headers.assertion and headers.total_bytes < _MIN_WITH_ASSERTION:
         message = (
-            f"is {headers.total_bytes} bytes, and headers with an assertion take about {_LEAST_WITH_ASSERTION} without "
+            f"is {headers.total_bytes} bytes, and headers with an assertion take about {_MIN_WITH_ASSERTION} without "
             "groups: most requests are answered 503; raise it"
         )
         yield Finding(("identityHeaders", "maxTotalBytes"), message, fatal=False)

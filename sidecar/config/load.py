@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
-from sidecar.config.authenticators import WrittenMember, written_members
+from sidecar.config.authenticators import AuthenticatorConfig, configured_authenticators
 from sidecar.config.checks import CHECKS
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
@@ -38,13 +38,13 @@ from sidecar.secrets.resolve import resolve
 class Loaded:
     """A configuration that may be used; ``sources`` says of each written path where its value came from.
 
-    ``members`` are the authenticators as written: their options are for their own classes to read. ``since``: when the
-    rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
+    ``authenticators`` are the authenticators as written: their options are for their own classes to read. ``since``:
+    when the rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
     """
 
     settings: Settings
     providers: tuple[Provider, ...] = ()
-    members: tuple[WrittenMember, ...] = field(default=(), repr=False)
+    authenticators: tuple[AuthenticatorConfig, ...] = field(default=(), repr=False)
     warnings: tuple[Problem, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     since: float = inf
@@ -54,7 +54,7 @@ class Loaded:
         """Where ``principal`` is left to ``upstream.credentials``: names of providers, and the block of the chain."""
         found = [f"provider {one.name}" for one in self.providers if not one.is_principal_written]
         block = self.settings.authentication_configuration
-        if names_datahub_users(self.settings) and self.members and block.principal is None:
+        if names_datahub_users(self.settings) and self.authenticators and block.principal is None:
             found.append("authentication.authenticators")
         return tuple(found)
 
@@ -65,18 +65,18 @@ class Loaded:
         return same and default_principal(self.settings) == default_principal(other.settings)
 
 
-def _unread(_: Sequence[WrittenMember]) -> Sequence[Problem]:
+def _unread(_: Sequence[AuthenticatorConfig]) -> Sequence[Problem]:
     return ()
 
 
 def load(
     paths: Sequence[str],
     environ: Mapping[str, str],
-    judge_members: Callable[[Sequence[WrittenMember]], Sequence[Problem]] = _unread,
+    validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]] = _unread,
 ) -> Loaded:
     """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found.
 
-    ``judge_members`` tells what is wrong with the authenticators and their options, which only it can read.
+    ``validate_authenticators`` tells what is wrong with the authenticators and their options, which only it can read.
     """
     tree, problems, is_whole = _read_all(paths, environ)
     tree, more = openmetadata.with_variables(tree, environ)
@@ -96,8 +96,8 @@ def load(
         # what the rest means without a file says nothing about what it means with it
         if is_whole and not decoded.concerns_broken(finding.path)
     ]
-    members = written_members(decoded.value.authentication, known, partial(resolve, environ=environ))
-    problems += judge_members(members)
+    members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
+    problems += validate_authenticators(members)
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)

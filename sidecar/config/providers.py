@@ -30,7 +30,7 @@ FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
 UNBOUND_NAME = "unbound"
 # Where Actors come from, in ``adminPrincipals``, logs and metrics; in lower case.
-_TAKEN_NAMES = {
+_RESERVED_NAMES = {
     "own": "the own issuer",
     "system": "DataHub's system client",
     "datahub": "DataHub's own tokens",
@@ -102,7 +102,7 @@ class Provider:
     is_own: bool = False
 
 
-_EARLY_SECONDS = 5.0
+_DEFAULT_EARLY_SKEW = 5.0
 
 
 def own_leeway(configuration: JwtTokenConfiguration) -> float:
@@ -112,7 +112,7 @@ def own_leeway(configuration: JwtTokenConfiguration) -> float:
 
 def own_early(configuration: JwtTokenConfiguration) -> float:
     """Tolerance for ``nbf`` and ``iat`` of own tokens, in seconds: replicas' clocks differ, and clocks are set back."""
-    return _EARLY_SECONDS if configuration.clock_skew is None else configuration.clock_skew
+    return _DEFAULT_EARLY_SKEW if configuration.clock_skew is None else configuration.clock_skew
 
 
 def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
@@ -328,21 +328,21 @@ def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> I
         return
     if not base.principal_claims:
         findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), _NO_CLAIMS))
-    urls = _Urls.sort(settings)
+    urls = _Urls.classify(settings)
     findings.extend(_unsafe(urls.all(flat), allow_insecure=flat.allow_insecure_urls))
-    findings.extend(urls.homeless(flat))
+    findings.extend(urls.unbound(flat))
     yield from _own_server(settings, base, urls, findings)
     yield from _authority(flat, base, urls, findings)
     for number, (issuer, bound) in enumerate(urls.bound.items(), 2):
         findings.append(_no_audience(bound[0][0]))
         yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
-    if flat.allow_unbound_issuers and (urls.near or urls.far):
+    if flat.allow_unbound_issuers and (urls.same_origin or urls.foreign):
         message = (
             "a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
             "often serves many tenants; bind each URL as {url: ..., issuer: ...} instead"
         )
         findings.append(Finding((_BLOCK, "allowUnboundIssuers"), message, fatal=False))
-        yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.near, *urls.far]))
+        yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.same_origin, *urls.foreign]))
 
 
 def _base(settings: Settings, findings: list[Finding]) -> Provider:
@@ -441,7 +441,7 @@ def _authority(
 ) -> Iterator[Provider]:
     """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
     can_discover = origin(flat.authority) is not None
-    loose = _addresses([*urls.near, *urls.far]) if can_discover else ()
+    loose = _addresses([*urls.same_origin, *urls.foreign]) if can_discover else ()
     is_meant = not flat.public_key_urls or urls.named or loose
     if not flat.authority or not is_meant:
         return
@@ -469,10 +469,10 @@ def _no_audience(path: Path) -> Finding:
     return Finding(path, message, fatal=False)
 
 
-Placed = tuple[Path, str]
+LocatedUrl = tuple[Path, str]
 
 
-def _addresses(urls: Iterable[Placed]) -> tuple[str, ...]:
+def _addresses(urls: Iterable[LocatedUrl]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(url for _, url in urls))
 
 
@@ -480,17 +480,17 @@ def _addresses(urls: Iterable[Placed]) -> tuple[str, ...]:
 class _Urls:
     """The flat form's key URLs by owner: the metadata server, ``authority`` (``named``), another issuer (``bound``).
 
-    URLs without an issuer are ``near``, on the origin of ``authority``, or ``far``.
+    URLs without an issuer are ``same_origin``, on the origin of ``authority``, or ``foreign``.
     """
 
-    own: list[Placed] = field(default_factory=list)
-    named: list[Placed] = field(default_factory=list)
-    bound: dict[str, list[Placed]] = field(default_factory=dict)
-    near: list[Placed] = field(default_factory=list)
-    far: list[Placed] = field(default_factory=list)
+    own: list[LocatedUrl] = field(default_factory=list)
+    named: list[LocatedUrl] = field(default_factory=list)
+    bound: dict[str, list[LocatedUrl]] = field(default_factory=dict)
+    same_origin: list[LocatedUrl] = field(default_factory=list)
+    foreign: list[LocatedUrl] = field(default_factory=list)
 
     @classmethod
-    def sort(cls, settings: Settings) -> "_Urls":
+    def classify(cls, settings: Settings) -> "_Urls":
         flat, jwt = settings.authentication_configuration, settings.jwt_token_configuration
         own_issuer = "" if has_own_keys(jwt) else jwt.jwtissuer  # own keys: no other key may sign for the own issuer
         urls = cls()
@@ -502,19 +502,21 @@ class _Urls:
             if is_own_jwks(url, settings.server, jwt) if issuer is None else issuer == own_issuer:
                 urls.own.append(placed)
             elif issuer is None:
-                (urls.near if _same_origin(url, flat.authority) else urls.far).append(placed)
+                (urls.same_origin if _same_origin(url, flat.authority) else urls.foreign).append(placed)
             elif issuer == flat.authority:
                 urls.named.append(placed)
             else:
                 urls.bound.setdefault(issuer, []).append(placed)
         return urls
 
-    def all(self, flat: AuthenticationConfiguration) -> Iterator[Placed]:
+    def all(self, flat: AuthenticationConfiguration) -> Iterator[LocatedUrl]:
         """Every address that will be asked, discovery of ``authority`` included."""
-        yield from (*self.own, *self.named, *self.near, *self.far)
+        yield from (*self.own, *self.named, *self.same_origin, *self.foreign)
         for bound in self.bound.values():
             yield from bound
-        is_asked = not flat.public_key_urls or ((self.named or self.near or self.far) and origin(flat.authority))
+        is_asked = not flat.public_key_urls or (
+            (self.named or self.same_origin or self.foreign) and origin(flat.authority)
+        )
         if flat.authority and is_asked:
             yield (_BLOCK, "authority"), flat.authority
 
@@ -525,17 +527,17 @@ class _Urls:
         document tells whose keys each holds.
         """
         taken = {address_of(url) for bound in self.bound.values() for _, url in bound}
-        found = {address_of(url): url for _, url in self.near}
+        found = {address_of(url): url for _, url in self.same_origin}
         if len(found) != 1 or not taken.isdisjoint(found):
             return ""
         return next(iter(found.values()))
 
-    def homeless(self, flat: AuthenticationConfiguration) -> Iterator[Finding]:
+    def unbound(self, flat: AuthenticationConfiguration) -> Iterator[Finding]:
         """URLs for which no issuer can be found, or for all of which but one."""
         if flat.allow_unbound_issuers:
             return
         can_discover = origin(flat.authority) is not None
-        for path, url in self.far:
+        for path, url in self.foreign:
             if is_file(url):
                 message = f"belongs to no issuer: write {{url: {url}, issuer: <iss of the tokens>}}"
                 yield Finding(path, message)
@@ -546,7 +548,7 @@ class _Urls:
                     hint = " (an OpenMetadata server's: its issuer is that server's jwtissuer)"
                 message = f"belongs to no issuer; set authority, or write {{url: ..., issuer: ...}}{hint}"
                 yield Finding(path, message)
-        loose = {address_of(url): url for _, url in (*self.near, *self.far) if not is_file(url)}
+        loose = {address_of(url): url for _, url in (*self.same_origin, *self.foreign) if not is_file(url)}
         if can_discover and len(loose) > 1:
             message = (
                 f"{', '.join(loose.values())}: the discovery document of {flat.authority} names one jwks_uri, so at "
@@ -626,7 +628,7 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
         is_listed = index >= flat_count
         owner = f"providers[{index - flat_count}]" if is_listed else "the flat form (authority, publicKeyUrls)"
         path: Path = (_BLOCK, "providers", index - flat_count) if is_listed else (_BLOCK,)
-        taken_by = _TAKEN_NAMES.get(provider.name.lower()) or owners.get(provider.name)
+        taken_by = _RESERVED_NAMES.get(provider.name.lower()) or owners.get(provider.name)
         if taken_by:
             yield Finding((*path, "name"), f"is the name of {taken_by} too; each needs its own")
         owners.setdefault(provider.name, owner)

@@ -10,11 +10,11 @@ from sidecar.access.decide import Decider, Deny
 from sidecar.dataplane.dialects import Dialect
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.errors import Cause, Failed, Refused
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
-from sidecar.web.error_responses import Refusals
-from sidecar.web.request import Asked, connection_of
-from sidecar.web.response import Answer
+from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.request import RequestHead, connection_of
+from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.check")
 _LOG_INTERVAL = 60.0
@@ -54,7 +54,7 @@ class CheckEndpoint:
         dialect: Dialect,
         decider: Decider,
         identity_headers: IdentityHeaders,
-        refusals: Refusals,
+        refusals: ErrorResponses,
         untrusted: UntrustedPeers,
     ) -> None:
         self._dialect = dialect
@@ -73,11 +73,11 @@ class CheckEndpoint:
             block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
             return self._refuse(request, failure)
-        if self._decider.is_identified(verdict.accepted):
-            connection_of(request).recognise()
-        return Answer(200, block)
+        if self._decider.is_authenticated(verdict.accepted):
+            connection_of(request).mark_authenticated()
+        return Response(200, block)
 
-    def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
+    def at_once(self, asked: RequestHead, rest: str, *, trusted: bool) -> bytes | None:
         """The header block of the 200 for a credential that is known and stands, or None: ask in the usual way."""
         try:
             view = self._view(asked, rest, trusted=trusted)
@@ -86,17 +86,17 @@ class CheckEndpoint:
         except Refused:
             return None
 
-    def _view(self, asked: Asked, rest: str, *, trusted: bool) -> RequestView:
+    def _view(self, asked: RequestHead, rest: str, *, trusted: bool) -> RequestContext:
         can_require = self._decider.rules_can_require
-        view = self._dialect.view(asked, rest, trusted=trusted, must_know_target=can_require)
+        view = self._dialect.context(asked, rest, trusted=trusted, must_know_target=can_require)
         if can_require and not trusted:
             view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
         return view
 
-    def _refuse(self, request: web.BaseRequest, refused: Failed | Deny) -> Answer:
+    def _refuse(self, request: web.BaseRequest, refused: Failed | Deny) -> Response:
         failure = refused.failure if isinstance(refused, Deny) else refused
         if failure.cause is Cause.PEER_UNTRUSTED:
             peer = connection_of(request).peer
             failure.detail = f"peer {peer} is not in server.trustedProxies"
             self._untrusted.note(peer)
-        return self._refusals.refuse(request, refused, route="check", carry=self._dialect.carry)
+        return self._refusals.refuse(request, refused, route="check", carry=self._dialect.map_status)

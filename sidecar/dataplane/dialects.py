@@ -14,8 +14,8 @@ from multidict import CIMultiDictProxy
 
 from sidecar.access.conditions import read_conditions
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.identity.request import Condition, RequestView, is_preflight, read_credential
-from sidecar.web.request import Asked
+from sidecar.identity.request import Condition, RequestContext, is_preflight, read_credential
+from sidecar.web.request import RequestHead
 
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
@@ -42,20 +42,20 @@ _FORWARD_AUTH = _Names("X-Forwarded-Uri", "X-Forwarded-Method", "/forward_auth")
 class Dialect(Protocol):
     """One proxy's way of asking."""
 
-    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
+    def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
 
-    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+    def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
         """Every target that the question names as asked for, by a trusted peer or not."""
 
-    def carry(self, failure: Failed) -> tuple[int, bytes]:
+    def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """The status that this proxy can carry for ``failure``, and further header lines."""
 
 
 class _AnyStatus:
     """Proxies that pass every status of a refusal on."""
 
-    def carry(self, failure: Failed) -> tuple[int, bytes]:
+    def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """As it is."""
         return failure.status, b""
 
@@ -71,25 +71,25 @@ class Nginx:
     annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
     """
 
-    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
+    def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request, from a trusted nginx."""
         headers = asked.headers
         view = _from_headers(asked, rest, _NGINX, trusted, must_know_target)
         if view.target is not None and "X-Original-URL" in headers:
             urls = headers.getall("X-Original-URL")
             if len(urls) > 1:
-                raise _named_twice()
+                raise _duplicate_header()
             _, absolute, behind = urls[0].partition("://")
             if absolute and f"/{behind.partition('/')[2]}" != view.target:
                 message = "The original request is named in two ways"
                 raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message=message)
         return view
 
-    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+    def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
         """What ``X-Original-URI`` says."""
         return asked.headers.getall(_NGINX.target, _NONE)
 
-    def carry(self, failure: Failed) -> tuple[int, bytes]:
+    def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """401, 403 and 503 as they are; everything else as 403. nginx does not see the body: the reason is a header."""
         status = failure.status if failure.status in (401, 403, 503) else 403
         return status, f"X-Auth-Status: {failure.status}\r\nX-Auth-Reason: {failure.reason.value}\r\n".encode("ascii")
@@ -98,11 +98,11 @@ class Nginx:
 class ForwardAuth(_AnyStatus):
     """Traefik's ForwardAuth and Caddy's forward_auth: ``X-Forwarded-Method`` and ``X-Forwarded-Uri``."""
 
-    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
+    def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request, from a trusted Traefik or Caddy."""
         return _from_headers(asked, rest, _FORWARD_AUTH, trusted, must_know_target)
 
-    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+    def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
         """What ``X-Forwarded-Uri`` says."""
         return asked.headers.getall(_FORWARD_AUTH.target, _NONE)
 
@@ -110,24 +110,24 @@ class ForwardAuth(_AnyStatus):
 class Envoy(_AnyStatus):
     """``ext_authz`` over HTTP: the check request itself has the original method, and the path behind the prefix."""
 
-    def view(self, asked: Asked, rest: str, *, trusted: bool, must_know_target: bool) -> RequestView:
+    def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request, from a trusted Envoy."""
         target = self.named_targets(asked, rest)[0]
-        return _view(asked, asked.method, target if trusted else None, (), trusted=trusted)
+        return _context(asked, asked.method, target if trusted else None, (), trusted=trusted)
 
-    def named_targets(self, asked: Asked, rest: str) -> list[str]:
+    def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
         """What stands behind the prefix."""
         return [rest if rest.startswith("/") else f"/{rest}"]
 
 
-def _from_headers(asked: Asked, query: str, names: _Names, trusted: bool, must_know: bool) -> RequestView:
+def _from_headers(asked: RequestHead, query: str, names: _Names, trusted: bool, must_know: bool) -> RequestContext:
     conditions = read_conditions(query)
     headers = asked.headers
     if not trusted:
-        return _view(asked, "", None, conditions, trusted=False)
+        return _context(asked, "", None, conditions, trusted=False)
     methods, targets = headers.getall(names.method, _NONE), headers.getall(names.target, _NONE)
     if len(methods) > 1 or len(targets) > 1:
-        raise _named_twice()
+        raise _duplicate_header()
     method, target = methods[0] if methods else None, targets[0] if targets else None
     if (method is None) != (target is None) or (target is None and must_know):
         detail = _what_is_missing(headers, names)
@@ -136,7 +136,7 @@ def _from_headers(asked: Asked, query: str, names: _Names, trusted: bool, must_k
     if method is not None and method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
         # "delete" is no DELETE to a rule, but may be one to the service behind.
         raise _bad_method("The original method is not valid")
-    return _view(asked, method or "", target, conditions, trusted=True)
+    return _context(asked, method or "", target, conditions, trusted=True)
 
 
 def _what_is_missing(headers: CIMultiDictProxy[str], names: _Names) -> str:
@@ -151,7 +151,7 @@ def _what_is_missing(headers: CIMultiDictProxy[str], names: _Names) -> str:
     return text
 
 
-def _named_twice() -> Refused:
+def _duplicate_header() -> Refused:
     return Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, message="The original request is named twice")
 
 
@@ -159,17 +159,17 @@ def _bad_method(message: str) -> Refused:
     return Refused(Reason.REQUEST_INVALID, Cause.METHOD_AMBIGUOUS, message=message)
 
 
-def _view(
-    asked: Asked, method: str, target: str | None, conditions: tuple[Condition, ...], *, trusted: bool
-) -> RequestView:
+def _context(
+    asked: RequestHead, method: str, target: str | None, conditions: tuple[Condition, ...], *, trusted: bool
+) -> RequestContext:
     headers = asked.headers
     others = () if target is None else _other_methods(asked)
     # With another method it is not the question that a browser asks.
     preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
-    return RequestView(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+    return RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
 
 
-def _other_methods(asked: Asked) -> tuple[str, ...]:
+def _other_methods(asked: RequestHead) -> tuple[str, ...]:
     """The methods that headers of the original request ask a server to take instead of its own.
 
     Raises Refused(400) for what is no method: a server may make one of it.

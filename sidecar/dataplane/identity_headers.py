@@ -89,7 +89,7 @@ class Statements(Protocol):
         """A statement with minutes left to live, often the same as last time."""
 
 
-class Credentials(Protocol):
+class UpstreamCredentialSource(Protocol):
     """Presents Actors to the service behind."""
 
     def authorization_for(self, actor: Actor) -> str:
@@ -111,7 +111,7 @@ class IdentityHeaders:
         max_bytes: int,
         max_total_bytes: int,
         assertion: Statements | None,
-        credential: Credentials | None,
+        credential: UpstreamCredentialSource | None,
         datahub_actor: bool = False,
         admin_names: frozenset[str] = frozenset(),
         now: Callable[[], float] = monotonic,
@@ -170,9 +170,9 @@ class IdentityHeaders:
         make: Callable[[Accepted, bool], tuple[bytes, float]],
         trusted: bool,
     ) -> bytes:
-        kept = accepted.memo.get(kind)
+        kept = accepted.derived.get(kind)
         if kept is None or (kept[1] and self._now() >= kept[1]):
-            kept = accepted.memo[kind] = make(accepted, trusted)
+            kept = accepted.derived[kind] = make(accepted, trusted)
         if not kept[0]:  # _DOES_NOT_FIT
             detail = f"identity headers over identityHeaders.maxTotalBytes ({self._max_total_bytes} bytes)"
             message = "The identity headers for this caller are too large"
@@ -225,7 +225,7 @@ class IdentityHeaders:
         }
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)
-            if actor.borrows(self._admin_names):
+            if actor.impersonates_admin(self._admin_names):
                 _log.warning("anonymous for a name that is an admin's", extra={"provider": actor.provider})
                 values |= _DATAHUB_NOBODY
         if _size(values) > self._max_bytes:
@@ -243,7 +243,7 @@ class IdentityHeaders:
                 self._note_blanked(actor, "groups left out of the assertion: identity headers too large")
             minted[ASSERTION] = self._assertion.token_for(actor, with_groups=may_fit)
         if self._credential:
-            minted["Authorization"] = accepted.passed_on or self._credential.authorization_for(actor)
+            minted["Authorization"] = accepted.forwarded_authorization or self._credential.authorization_for(actor)
         return minted, self._now() + _KEEP_MINTED if minted else 0.0
 
 

@@ -42,7 +42,7 @@ class PublicRoutes:
             return check, mark + query
         return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None
 
-    def find_beginner(self, target: str) -> Forwarder | None:
+    def find_streaming_handler(self, target: str) -> Forwarder | None:
         """What forwards ``target``; None for what is not the upstream's."""
         if target.startswith(self._prefix) or target.partition("?")[0] in self._exact:
             return None

@@ -24,14 +24,14 @@ from sidecar.errors import SidecarError
 HOST = "127.0.0.1"
 PORTS = 4
 """How many ports a demonstration takes."""
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_START_TIMEOUT = 30.0
+_STOP_TIMEOUT = 10.0
 # A variable of the caller's shell must not change what the demonstration shows.
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+_INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Environment:
     """A running demonstration. ``ended`` ends when the sidecar does, which it should not."""
 
     folder: Path
@@ -41,13 +41,13 @@ class Stage:
     log: Path
     ended: "asyncio.Task[int]"
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the sidecar's log."""
         return _tail(self.log)
 
 
 @asynccontextmanager
-async def set_up(port: int) -> AsyncIterator[Stage]:
+async def start_environment(port: int) -> AsyncIterator[Environment]:
     """Start everything: on ``port`` the sidecar, on the next ones its operations, the issuers and the service.
 
     Raises SidecarError when a port is taken or a part does not start. Leaves nothing behind.
@@ -68,7 +68,7 @@ async def set_up(port: int) -> AsyncIterator[Stage]:
             _write_headers(folder, issuers, bot_token.strip())
             log = folder / "sidecar.log"
             async with _sidecar(config, log, port + 1) as ended:
-                yield Stage(folder, url, admin_url, provider_url, log, ended)
+                yield Environment(folder, url, admin_url, provider_url, log, ended)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -184,7 +184,7 @@ async def _sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["a
         if not ended.done():
             process.terminate()
         try:
-            await asyncio.wait_for(asyncio.shield(ended), _STOP_SECONDS)
+            await asyncio.wait_for(asyncio.shield(ended), _STOP_TIMEOUT)
         except TimeoutError:
             process.kill()
             await ended
@@ -192,7 +192,7 @@ async def _sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["a
 
 async def _until_ready(admin_port: int, ended: "asyncio.Task[int]", log: Path) -> None:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _START_SECONDS
+    deadline = loop.time() + _START_TIMEOUT
     while loop.time() < deadline and not ended.done():
         if await asyncio.to_thread(_is_ready, admin_port):
             return
@@ -232,7 +232,7 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
     return kept | {"PYTHONPATH": str(Path(sidecar.__file__).parent.parent)}
 
 

@@ -56,7 +56,7 @@ class Actor:
         is_own = self.email_in_token and name in (self.email, self.email.partition("@")[0])
         return self.email if is_own else ""
 
-    def borrows(self, names: frozenset[str], name: str = "") -> bool:
+    def impersonates_admin(self, names: frozenset[str], name: str = "") -> bool:
         """Whether a service that knows its admins by name alone would take this Actor, who is none, for one.
 
         ``names`` are those of the admins, as in ``adminPrincipals``; ``name`` is what the service reads, else the id.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from urllib.parse import unquote
 
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 
 HEADER = "X-Forwarded-Client-Cert"
 _MAX_VALUE = 32 * 1024
@@ -18,7 +18,7 @@ _ELEMENT = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^",;]*)(;|$)')
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*")
 
 
-def certificate_thumbprint(view: RequestView, dialect: str) -> str | None:
+def certificate_thumbprint(view: RequestContext, dialect: str) -> str | None:
     """``x5t#S256`` of the caller's certificate; None when no trusted proxy tells of exactly one.
 
     ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it) or ``none``.

@@ -46,33 +46,33 @@ class Credential:
 
     scheme: Scheme
     value: str = ""
-    word: str = ""
+    scheme_text: str = ""
 
 
 _BEARER = Scheme.BEARER
-NOTHING_PRESENTED = Credential(Scheme.NOTHING)
-SEVERAL_PRESENTED = Credential(Scheme.SEVERAL)
+NO_CREDENTIAL = Credential(Scheme.NOTHING)
+SEVERAL_CREDENTIALS = Credential(Scheme.SEVERAL)
 
 
 def read_credential(headers: HeaderView) -> Credential:
     """The request's one credential (RFC 6750 section 2.1; scheme words compare without case, RFC 9110 section 11.1)."""
     lines = headers.getall("Authorization", [])
     if not lines:
-        return NOTHING_PRESENTED
+        return NO_CREDENTIAL
     if len(lines) > 1:
-        return SEVERAL_PRESENTED
+        return SEVERAL_CREDENTIALS
     line = lines[0]
     if line[:7] == "Bearer ":  # the one spelling nearly everybody sends
         return Credential(_BEARER, line[7:].strip(" "), "Bearer")
     word, _, value = line.strip(" \t").partition(" ")
     if not word:
-        return NOTHING_PRESENTED
+        return NO_CREDENTIAL
     scheme = Scheme.BEARER if word.lower() == "bearer" else Scheme.OTHER
     return Credential(scheme, value.strip(" "), word)
 
 
 @dataclass(slots=True)
-class RequestView:
+class RequestContext:
     """What is asked for and by whom, whichever way the question came.
 
     ``target`` is the raw request target (path and query) of the original request, or None where none is known: a

@@ -22,7 +22,7 @@ from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
 from sidecar.keys.keyset import KeyIndex, VerificationKey
 from sidecar.keys.refresher import Pace, Refresher
-from sidecar.keys.url_keys import Surroundings, UrlKeys, open_keys
+from sidecar.keys.url_keys import FetchContext, UrlKeys, open_keys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 
@@ -53,7 +53,7 @@ class IssuerDiscovery:
     ``changed`` is called when it says otherwise, and once it is known that it says nothing. ``asked``: it was asked.
     """
 
-    def __init__(self, around: Surroundings, changed: Callable[[], None]) -> None:
+    def __init__(self, around: FetchContext, changed: Callable[[], None]) -> None:
         self.found: Discovered | None = None
         self.asked = False
         self.problem = "not asked yet"
@@ -127,7 +127,7 @@ class ProviderKeys:
     ) -> None:
         self.provider = provider
         self._clock = clock
-        self._around = Surroundings(
+        self._around = FetchContext(
             provider, settings, client, metrics, pace or Pace(clock), DiskCopy(cache_dir), allow_published
         )
         self._urls = [open_keys(url, self._around, self._reindex) for url in provider.key_urls]

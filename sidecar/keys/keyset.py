@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sidecar.keys.document import DocumentError, read_object
 from sidecar.keys.weak_rsa import rsa_weakness
-from sidecar.keys.well_known import PUBLISHED_THUMBPRINTS
+from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 JoseKey = RSAKey | ECKey | OKPKey
@@ -117,7 +117,7 @@ def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) 
     for entry in entries:
         try:
             key = _read_entry(entry)
-            if key.fingerprint in PUBLISHED_THUMBPRINTS and not allow_published:
+            if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
                 raise UnusableKeyError("published")
         except UnusableKeyError as reason:
             skipped[reason.word] += 1
@@ -196,7 +196,7 @@ def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
         raise UnusableKeyError("curve")
     curve, algorithm = EC_CURVES[name]
     length = (curve.key_size + 7) // 8
-    x, y = (int.from_bytes(_read_octets(entry, axis, length)) for axis in ("x", "y"))
+    x, y = (int.from_bytes(_read_bytes(entry, axis, length)) for axis in ("x", "y"))
     try:
         return ec.EllipticCurvePublicNumbers(x, y, curve).public_key(), frozenset({algorithm})
     except ValueError as error:
@@ -206,7 +206,7 @@ def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
 def _read_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     if entry.get("crv") != "Ed25519":
         raise UnusableKeyError("curve")
-    point = _read_octets(entry, "x", 32)
+    point = _read_bytes(entry, "x", 32)
     if not is_sound_ed25519(point):
         raise UnusableKeyError("weak")
     return ed25519.Ed25519PublicKey.from_public_bytes(point), ED25519_ALGORITHMS
@@ -240,7 +240,7 @@ def _read_integer(entry: Mapping[str, Any], member: str) -> int:
     return int.from_bytes(_decode(text))
 
 
-def _read_octets(entry: Mapping[str, Any], member: str, length: int) -> bytes:
+def _read_bytes(entry: Mapping[str, Any], member: str, length: int) -> bytes:
     octets = _decode(entry.get(member))
     if len(octets) != length:
         raise UnusableKeyError("malformed")

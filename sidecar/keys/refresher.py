@@ -10,8 +10,8 @@ from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
 
-_SHORTEST_PAUSE = 0.5  # whatever is configured or answered, nobody is asked in a tight loop
-_LONGEST_WAIT = 60.0  # a nap, not a sleep: what is due is looked at again at least this often
+_MIN_PAUSE = 0.5  # whatever is configured or answered, nobody is asked in a tight loop
+_MAX_WAIT = 60.0  # a nap, not a sleep: what is due is looked at again at least this often
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class Refresher:
 
     async def _share(self) -> None:
         if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
+            self._flight = asyncio.create_task(self._fetch_shared())
         await asyncio.shield(self._flight)
 
-    async def _fly(self) -> None:
+    async def _fetch_shared(self) -> None:
         try:
             started = self._pace.clock.monotonic()
             lifetime = await self._fetch()
@@ -92,11 +92,11 @@ class Refresher:
             self._flight = None
 
     def _ahead(self, lifetime: float) -> float:
-        return max(_SHORTEST_PAUSE, lifetime * (0.75 + 0.15 * self._pace.chance()))
+        return max(_MIN_PAUSE, lifetime * (0.75 + 0.15 * self._pace.chance()))
 
     def _back_off(self) -> float:
         longest = min(self._settings.retry_max, self._settings.retry_min * 2.0 ** min(self._failures - 1, 32))
-        return max(_SHORTEST_PAUSE, longest * (0.5 + 0.5 * self._pace.chance()))
+        return max(_MIN_PAUSE, longest * (0.5 + 0.5 * self._pace.chance()))
 
     async def _run(self) -> None:
         while True:
@@ -104,5 +104,5 @@ class Refresher:
             if remaining <= 0:
                 await self._share()
             else:
-                await self._pace.wait(min(remaining, _LONGEST_WAIT))
+                await self._pace.wait(min(remaining, _MAX_WAIT))
                 self._idle()

@@ -36,14 +36,20 @@ class Change:
 
 
 def rotate(
-    folder: Path, now: datetime, *, ahead: float, algorithm: str | None, is_over: Callable[[ListedKey], bool]
+    folder: Path,
+    now: datetime,
+    *,
+    publish_lead_time: float,
+    algorithm: str | None,
+    is_over: Callable[[ListedKey], bool],
 ) -> Change:
-    """The next key signs from now on and a new one stands ready, if the next one has been published for ``ahead``.
+    """The next key signs from now on and a new one stands ready, if the next one has been published for
+    ``publish_lead_time``.
 
-    ``ahead`` is in seconds: how long others may keep a key set. A key that was published for less goes on waiting, so
-    whoever rotates a second time changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the signing key.
-    ``is_over`` tells of a retired key that no token needs any more: it is removed.
-    Raises RotationError and KeyFileError.
+    ``publish_lead_time`` is in seconds: how long others may keep a key set. A key that was published for less goes on
+    waiting, so whoever rotates a second time changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the
+    signing key. ``is_over`` tells of a retired key that no token needs any more: it is removed. Raises RotationError
+    and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
@@ -55,8 +61,9 @@ def rotate(
             kept = [_new_key(folder, "active", kind, now, steps), *kept]
         elif waiting is not None:
             published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
-            if published < ahead:
-                note = f"{waiting.kid} has been published for {published:.0f} s; it can sign after {ahead:.0f} s"
+            if published < publish_lead_time:
+                seconds = f"{published:.0f} s; it can sign after {publish_lead_time:.0f} s"
+                note = f"{waiting.kid} has been published for {seconds}"
                 return replace(_written(folder, keys, kept, steps), note=note)
             if waiting.private is None:
                 raise RotationError(f"{folder / f'{waiting.kid}.pem'} holds no private key, so it cannot sign")

@@ -27,9 +27,9 @@ from sidecar.keys.keyset import (
     wrap,
 )
 from sidecar.keys.refresher import Wait
-from sidecar.keys.well_known import PUBLISHED_KIDS, PUBLISHED_THUMBPRINTS
+from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
 
-_LOOK_EVERY = 5.0
+_POLL_INTERVAL = 5.0
 _BLOCK = "jwtTokenConfiguration"
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class OwnKeys:
     def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
         self._configuration = configuration
         self._allow_published = allow_published
-        self._seen = _stamp(configuration)
+        self._seen = _file_signature(configuration)
         self._set = self._load(())
         self._watch: asyncio.Task[None] | None = None
 
@@ -98,12 +98,12 @@ class OwnKeys:
 
     def reload(self) -> None:
         """Take up changed files. Raises Misconfigured and keeps the old keys when they cannot be used."""
-        self._seen = _stamp(self._configuration)
+        self._seen = _file_signature(self._configuration)
         self._set = self._load(self._set.verification)
 
     async def start(self, wait: Wait = asyncio.sleep) -> None:
         """Begin to watch the files. ``wait`` sleeps for so many seconds."""
-        self._watch = asyncio.create_task(self._look(wait))
+        self._watch = asyncio.create_task(self._poll(wait))
 
     async def aclose(self) -> None:
         """Cease to watch."""
@@ -111,10 +111,10 @@ class OwnKeys:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
 
-    async def _look(self, wait: Wait) -> None:
+    async def _poll(self, wait: Wait) -> None:
         while True:
-            await wait(_LOOK_EVERY)
-            if await asyncio.to_thread(_stamp, self._configuration) == self._seen:
+            await wait(_POLL_INTERVAL)
+            if await asyncio.to_thread(_file_signature, self._configuration) == self._seen:
                 continue
             try:
                 self.reload()
@@ -128,7 +128,7 @@ class OwnKeys:
         try:
             listed = _read(self._configuration)
             if not self._allow_published:
-                _refuse_published(listed)
+                _refuse_well_known(listed)
         except KeyFileError as error:
             raise Misconfigured([Problem(path, str(error))]) from error
         signing = tuple(
@@ -166,11 +166,11 @@ def _read(configuration: JwtTokenConfiguration) -> list[ListedKey]:
     return [ListedKey(configuration.key_id or thumbprint(public), "active", public, private)]
 
 
-def _refuse_published(listed: list[ListedKey]) -> None:
+def _refuse_well_known(listed: list[ListedKey]) -> None:
     for key in listed:
-        if key.kid in PUBLISHED_KIDS:
+        if key.kid in WELL_KNOWN_KIDS:
             raise KeyFileError(f"the key id {key.kid} is a product's published default; choose another")
-        if thumbprint(key.public) in PUBLISHED_THUMBPRINTS:
+        if thumbprint(key.public) in WELL_KNOWN_THUMBPRINTS:
             raise KeyFileError(
                 f"the key {key.kid} is published in a product's sources; make one: sidecar keys generate"
             )
@@ -196,7 +196,7 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
     return json.dumps({"keys": entries}, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _stamp(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
+def _file_signature(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
     """What tells a changed set of key files from an unchanged one, also behind a swapped symbolic link."""
     if configuration.key_dir:
         folder = Path(configuration.key_dir)

@@ -23,15 +23,15 @@ from sidecar.keys.refresher import Pace, Refresher
 from sidecar.metrics import Metrics
 from sidecar.outbound import Answer, ControlClient, OutboundError
 
-_SHORTEST_LIFETIME = 60.0
-_LONGEST_LIFETIME = 86400.0
-_LOOK_EVERY = 5.0
+_MIN_LIFETIME = 60.0
+_MAX_LIFETIME = 86400.0
+_POLL_INTERVAL = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class FetchContext:
     """What every part of one provider needs."""
 
     provider: Provider
@@ -57,7 +57,7 @@ class Surroundings:
 class UrlKeys:
     """The key set behind one URL. ``changed`` is called whenever ``keys`` did."""
 
-    def __init__(self, url: str, around: Surroundings, changed: Callable[[], None]) -> None:
+    def __init__(self, url: str, around: FetchContext, changed: Callable[[], None]) -> None:
         self.url = url
         self.keys: tuple[VerificationKey, ...] = ()
         self.problem = "not fetched yet"
@@ -185,14 +185,14 @@ class UrlKeys:
         settings = self._around.settings
         if answer.max_age is None:
             return min(settings.refresh, settings.max_stale)
-        shortest = min(_SHORTEST_LIFETIME, settings.refresh)
-        return min(max(answer.max_age, shortest), _LONGEST_LIFETIME, settings.max_stale)
+        shortest = min(_MIN_LIFETIME, settings.refresh)
+        return min(max(answer.max_age, shortest), _MAX_LIFETIME, settings.max_stale)
 
 
 class FileKeys(UrlKeys):
     """The key set in a file of this machine, which is watched. There is no copy of it: the file is as near as that."""
 
-    def __init__(self, url: str, around: Surroundings, changed: Callable[[], None]) -> None:
+    def __init__(self, url: str, around: FetchContext, changed: Callable[[], None]) -> None:
         super().__init__(url, around, changed)
         self._path = Path(file_path(url))
         self._seen: Stamp | None = None
@@ -207,7 +207,7 @@ class FileKeys(UrlKeys):
 
     async def _fetch(self) -> float:
         await super()._fetch()
-        return _LOOK_EVERY
+        return _POLL_INTERVAL
 
     async def _fetch_once(self) -> tuple[str, float | None]:
         around = self._around
@@ -228,7 +228,7 @@ class FileKeys(UrlKeys):
             self._seen = stamp
             outcome = "ok"
         self.problem = self._fault()
-        return (outcome, _LOOK_EVERY) if self.keys else ("useless", _LOOK_EVERY)
+        return (outcome, _POLL_INTERVAL) if self.keys else ("useless", _POLL_INTERVAL)
 
     def withdraw(self) -> None:
         """Give up every key."""
@@ -258,6 +258,6 @@ def _read_file(path: Path, most: int, seen: Stamp | None) -> tuple[Stamp, bytes 
     return stamp, content
 
 
-def open_keys(url: str, around: Surroundings, changed: Callable[[], None]) -> UrlKeys:
+def open_keys(url: str, around: FetchContext, changed: Callable[[], None]) -> UrlKeys:
     """The key set at ``url``, of either kind, not started."""
     return (FileKeys if is_file(url) else UrlKeys)(url, around, changed)

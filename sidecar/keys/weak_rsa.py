@@ -5,9 +5,9 @@ Only the public numbers are looked at. Each test costs well below a millisecond 
 
 from math import gcd, isqrt, prod
 
-_LEAST_BITS = 2048
-_MOST_BITS = 8192
-_MOST_EXPONENT_BITS = 32
+_MIN_BITS = 2048
+_MAX_BITS = 8192
+_MAX_EXPONENT_BITS = 32
 _ROCA_GENERATOR = 65537
 _CLOSE_ROUNDS = 100
 
@@ -18,9 +18,9 @@ def rsa_weakness(modulus: int, exponent: int) -> str:
     Refused are all but moduli of 2048 to 8192 bits and odd exponents from 65537 to 32 bits (RFC 7518 3.3), moduli with
     a small factor, of two primes that lie close together, and of the ROCA form.
     """
-    if not _LEAST_BITS <= modulus.bit_length() <= _MOST_BITS:
-        return f"has {modulus.bit_length()} bits; use RSA of {_LEAST_BITS} to {_MOST_BITS} bits"
-    if exponent < 65537 or exponent % 2 == 0 or exponent.bit_length() > _MOST_EXPONENT_BITS:
+    if not _MIN_BITS <= modulus.bit_length() <= _MAX_BITS:
+        return f"has {modulus.bit_length()} bits; use RSA of {_MIN_BITS} to {_MAX_BITS} bits"
+    if exponent < 65537 or exponent % 2 == 0 or exponent.bit_length() > _MAX_EXPONENT_BITS:
         return "has an unsafe exponent; use 65537"
     if gcd(modulus, _SMALL_FACTORS) > 1:
         return "has a small factor, so anyone can compute the private key; make a new key"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-_MOST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 
 
 def read(path: str, environ: Mapping[str, str]) -> str:
@@ -12,11 +12,11 @@ def read(path: str, environ: Mapping[str, str]) -> str:
         raise ValueError("names a file; its path must be absolute: file:/path")
     try:
         with Path(path).open("rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
+            content = stream.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"names the file {path}, which cannot be read: {reason}") from None
-    if len(content) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise ValueError(f"names the file {path}, which is too large for a secret")
     try:
         return content.decode()

@@ -8,11 +8,11 @@ from sidecar.secrets.value import is_reference
 Source = Callable[[str, Mapping[str, str]], str]
 
 
-def _later(reference: str, environ: Mapping[str, str]) -> str:
+def _not_supported(reference: str, environ: Mapping[str, str]) -> str:
     raise ValueError("names a secrets manager, which is not supported; use file:/path or env:NAME")
 
 
-_SOURCES: Mapping[str, Source] = {"env": env.read, "file": file.read, "secret": _later}
+_SOURCES: Mapping[str, Source] = {"env": env.read, "file": file.read, "secret": _not_supported}
 
 
 def resolve(text: str, environ: Mapping[str, str]) -> str:

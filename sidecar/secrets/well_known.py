@@ -5,7 +5,7 @@ from hashlib import sha256
 from sidecar.secrets.value import Secret
 
 # SHA-256 of the text.
-_PUBLISHED = frozenset(
+_WELL_KNOWN = frozenset(
     {
         "5280a435dc3fb7246d8bdc5557a4d255f8b422555d0b1267c2d5a7e71099ad93",  # DataHub's old signing key
         "ef05ec9d6f1e915d93072f63a053d549fbd5469789cd3836377a5125edd450b0",  # DataHub's old salt
@@ -14,6 +14,6 @@ _PUBLISHED = frozenset(
 )
 
 
-def is_published(secret: Secret) -> bool:
+def is_well_known(secret: Secret) -> bool:
     """Whether anybody can look ``secret`` up."""
-    return sha256(secret.reveal().encode("utf-8", "surrogatepass")).hexdigest() in _PUBLISHED
+    return sha256(secret.reveal().encode("utf-8", "surrogatepass")).hexdigest() in _WELL_KNOWN

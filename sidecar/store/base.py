@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.store.revocation_entry import Denial
+from sidecar.store.revocation_entry import RevocationEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +14,14 @@ class Batch:
 
     ``add``: new records (one whose id is there already changes nothing); a new record of a bot ends that bot's other
     standing records at its ``created_at`` unless ``keep_bot_tokens``. ``revoke``: ids of records and when they ended
-    (one that has ended keeps its end, an unknown id is ignored). ``deny`` and ``forgive``: denials to add (same id
-    again: replaced) and ids of denials to remove.
+    (one that has ended keeps its end, an unknown id is ignored). ``add_entries`` and ``remove_entries``: denials to add
+    (same id again: replaced) and ids of denials to remove.
     """
 
     add: Sequence[TokenRecord] = ()
     revoke: Sequence[tuple[str, float]] = ()
-    deny: Sequence[Denial] = ()
-    forgive: Sequence[str] = ()
+    add_entries: Sequence[RevocationEntry] = ()
+    remove_entries: Sequence[str] = ()
     keep_bot_tokens: bool = False
 
 
@@ -34,8 +34,8 @@ class Changes:
 
     position: str
     records: tuple[TokenRecord, ...] = ()
-    denials: tuple[Denial, ...] = ()
-    forgiven: tuple[str, ...] = ()
+    entries: tuple[RevocationEntry, ...] = ()
+    removed: tuple[str, ...] = ()
     written_at: tuple[float, ...] = ()
     skipped: int = 0
 
@@ -56,7 +56,7 @@ class Page:
     """
 
     records: tuple[TokenRecord, ...] = ()
-    denials: tuple[Denial, ...] = ()
+    entries: tuple[RevocationEntry, ...] = ()
     after: str = ""
     total: int = 0
 
@@ -115,10 +115,10 @@ class Store(Protocol):
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """Records in order of creation, newest first. Raises ValueError for an ``after`` that is no mark."""
 
-    async def denial(self, denial_id: str) -> Denial | None:
+    async def entry(self, denial_id: str) -> RevocationEntry | None:
         """The denial of that id, or None."""
 
-    async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
+    async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """Denials not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
 
     def snapshot(self) -> AsyncIterator[Changes]:
@@ -130,7 +130,9 @@ class Store(Protocol):
     async def generation(self) -> str:
         """A mark that the store carries as long as it keeps its contents; empty: none, it is new or was emptied."""
 
-    async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
+    async def restore(
+        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+    ) -> bool:
         """Put back what a mirror knows into an emptied store and give it ``generation``.
 
         Entries that are there already win, but an end of a record counts on either side, and a bot's records from

@@ -6,7 +6,7 @@ from sidecar.clock import Clock
 from sidecar.config.settings import StoreSettings
 from sidecar.metrics import Metrics
 from sidecar.store.base import Store
-from sidecar.store.redis.client import Kv
+from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import Database, sqlite_path
 from sidecar.store.sqlite.store import SqliteStore
@@ -25,4 +25,4 @@ async def open_store(settings: StoreSettings, metrics: Metrics, clock: Clock) ->
             sqlite_path(url).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if url.startswith("sqlite:"):
         return SqliteStore(await Database.open(sqlite_path(url), metrics), clock)
-    return RedisStore(Kv(settings, metrics, clock), clock)
+    return RedisStore(RedisClient(settings, metrics, clock), clock)

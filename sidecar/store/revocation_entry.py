@@ -25,8 +25,8 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Denial:
-    """One entry of the deny list. Times are seconds since the epoch. Made by :func:`make_denial`.
+class RevocationEntry:
+    """One entry of the deny list. Times are seconds since the epoch. Made by :func:`make_entry`.
 
     ``issuer`` is empty for ACTOR. ``name`` is the ``jti``, the digest (lower-case hex), the ``sub``, or
     ``<TYPE>:<id>`` for ACTOR; empty for ISSUER. ``issued_before`` is None for TOKEN and DIGEST, else exclusive: a token
@@ -45,13 +45,13 @@ class Denial:
     created_by: str = ""
 
 
-def denial_key(scope: Scope, issuer: str, name: str) -> bytes:
+def entry_key(scope: Scope, issuer: str, name: str) -> bytes:
     """What a denial is about, as 15 octets that tell any two such things apart."""
     about = f"{len(issuer)}:{issuer}{name}".encode("utf-8", "surrogatepass")
     return blake2b(about, digest_size=_KEY_BYTES, person=scope.encode("ascii")).digest()
 
 
-def denial_id(key: bytes, issued_before: float | None) -> str:
+def entry_id(key: bytes, issued_before: float | None) -> str:
     """The id of a denial: made of what it is about and of its cut-off, so that to repeat a revocation repeats its id.
 
     An entry can therefore be found by its id without an index of ids.
@@ -59,8 +59,8 @@ def denial_id(key: bytes, issued_before: float | None) -> str:
     return key.hex() if issued_before is None else key.hex() + _CUT_OFF.pack(issued_before).hex()
 
 
-def read_denial_id(text: str) -> tuple[bytes, float | None] | None:
-    """What :func:`denial_id` was made of; None for other ids, which are good as well but take more memory."""
+def parse_entry_id(text: str) -> tuple[bytes, float | None] | None:
+    """What :func:`entry_id` was made of; None for other ids, which are good as well but take more memory."""
     try:
         octets = bytes.fromhex(text)
         if len(octets) == _KEY_BYTES:
@@ -70,7 +70,7 @@ def read_denial_id(text: str) -> tuple[bytes, float | None] | None:
         return None
 
 
-def make_denial(
+def make_entry(
     scope: Scope,
     issuer: str,
     name: str,
@@ -80,10 +80,10 @@ def make_denial(
     expires_at: float | None = None,
     reason: str = "",
     created_by: str = "",
-) -> Denial:
-    """A denial with its proper id. See :class:`Denial` for what the scopes ask of the other values."""
-    return Denial(
-        denial_id(denial_key(scope, issuer, name), issued_before),
+) -> RevocationEntry:
+    """A denial with its proper id. See :class:`RevocationEntry` for what the scopes ask of the other values."""
+    return RevocationEntry(
+        entry_id(entry_key(scope, issuer, name), issued_before),
         scope,
         issuer,
         name,

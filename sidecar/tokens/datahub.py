@@ -19,7 +19,7 @@ from sidecar.keys.keyset import VerificationKey
 from sidecar.secrets.value import Secret
 from sidecar.tokens.jwt.compact import Unverified
 from sidecar.tokens.jwt.jose import sign
-from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM, Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM, ValidationPolicy, VerifiedClaims, verify
 
 ALGORITHM = "HS256"
 DEFAULT_ISSUER = "datahub-metadata-service"
@@ -32,7 +32,7 @@ FORMAT = "datahub"
 
 # DataHub knows one kind of Actor; whoever is a SERVICE here is told by the record.
 _ACTOR_TYPE = "USER"
-_EXPECTATIONS = Expectations(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
+_EXPECTATIONS = ValidationPolicy(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
 
 
 class DataHubKind(StrEnum):

@@ -9,7 +9,7 @@ from sidecar.tokens.jwt.compact import Unverified
 
 
 @dataclass(frozen=True, slots=True)
-class Genuine:
+class SubmittedToken:
     """A token that its issuer has made, whether or not it may pass now.
 
     ``scope`` is TOKEN with the ``jti`` as ``name``, or DIGEST with the digest. ``ends`` is its ``exp``, in seconds
@@ -30,17 +30,17 @@ class Genuine:
         return self.name if self.scope is Scope.TOKEN else ""
 
 
-def genuine_jwt(token: Unverified) -> Genuine:
+def submitted_jwt(token: Unverified) -> SubmittedToken:
     """``token``, whose signature and the types of whose claims were found good."""
     said = token.claims
     scope, name = (Scope.TOKEN, said["jti"]) if said.get("jti") else (Scope.DIGEST, jwt_digest(token))
-    return Genuine(scope, said.get("iss", ""), name, said.get("sub", ""), said.get("exp"))
+    return SubmittedToken(scope, said.get("iss", ""), name, said.get("sub", ""), said.get("exp"))
 
 
-def genuine_of(actor: Actor, digest: str) -> Genuine:
+def submitted_by(actor: Actor, digest: str) -> SubmittedToken:
     """The token that made ``actor``; ``digest`` stands for it where it has no id."""
     scope, name = (Scope.TOKEN, actor.token_id) if actor.token_id else (Scope.DIGEST, digest)
-    return Genuine(scope, actor.issuer, name, actor.subject, actor.expires_at, actor.provider)
+    return SubmittedToken(scope, actor.issuer, name, actor.subject, actor.expires_at, actor.provider)
 
 
 def jwt_digest(token: Unverified) -> str:

@@ -10,15 +10,15 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.budget import Budget
-from sidecar.counters import Tally, TimeTally
+from sidecar.counters import Counter, Histogram
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Unavailable
-from sidecar.logs import places
+from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
-from sidecar.web.error_responses import Refusals
-from sidecar.web.in_flight import Begun, Work
-from sidecar.web.request import Asked, check_framing, connection_of, id_for, request_id
-from sidecar.web.response import Answer, date_line, request_id_line, status_line
-from sidecar.web.server import Connection, Peers
+from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import InFlightRequest, StreamedWork
+from sidecar.web.request import RequestHead, check_framing, connection_of, id_for, request_id
+from sidecar.web.response import Response, date_line, request_id_line, status_line
+from sidecar.web.server import Connection, TrustedPeers
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
@@ -29,37 +29,37 @@ _CHECK = "check"
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
-class Check(Protocol):
+class CheckHandler(Protocol):
     """A check endpoint, which may know its answer without waiting."""
 
-    def at_once(self, asked: Asked, rest: str, *, trusted: bool) -> bytes | None:
+    def at_once(self, asked: RequestHead, rest: str, *, trusted: bool) -> bytes | None:
         """The header block of its 200, or None."""
 
 
-class Beginner(Protocol):
+class StreamingHandler(Protocol):
     """Handles requests, of which it may begin some without a task."""
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """The answer, also to one that was begun and handed over."""
 
-    def begin(self, begun: Begun) -> Work | None:
+    def start(self, begun: InFlightRequest) -> StreamedWork | None:
         """Begin; None: it cannot be done without waiting."""
 
 
-class Routes(Protocol):
+class RouteTable(Protocol):
     """Finds who answers a raw request target."""
 
     def find(self, target: str) -> tuple[str, Handler, str]:
         """The route's name (from a small fixed set), its handler, and what the handler needs of the target."""
 
-    def find_check(self, target: str) -> tuple[Check, str] | None:
+    def find_check(self, target: str) -> tuple[CheckHandler, str] | None:
         """The same for check endpoints only."""
 
-    def find_beginner(self, target: str) -> Beginner | None:
+    def find_streaming_handler(self, target: str) -> StreamingHandler | None:
         """The same for those that begin requests without a task. Its route is ``forward``."""
 
 
-class Serving:
+class ActiveConfig:
     """What one configuration answers with, and how many requests it is at.
 
     Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, and those that were let through
@@ -68,9 +68,9 @@ class Serving:
 
     def __init__(
         self,
-        routes: Routes,
-        refusals: Refusals,
-        peers: Peers,
+        routes: RouteTable,
+        refusals: ErrorResponses,
+        peers: TrustedPeers,
         *,
         max_in_flight: int,
         undecided: Budget,
@@ -86,13 +86,13 @@ class Serving:
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
 
-    def leave(self) -> None:
+    def request_ended(self) -> None:
         """One request less."""
         self.in_flight -= 1
         if self._idle is not None and not self.in_flight:
             self._idle.set()
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Return once no request is being answered."""
         while self.in_flight:
             if self._idle is None or self._idle.is_set():
@@ -100,15 +100,15 @@ class Serving:
             await self._idle.wait()
 
 
-class Boundary:
-    """Handles one request of the public listener, from its head to its end with the same :class:`Serving`."""
+class Dispatcher:
+    """Handles one request of the public listener, from its head to its end with the same :class:`ActiveConfig`."""
 
-    def __init__(self, serving: Serving, metrics: Metrics) -> None:
-        self._serving = serving
+    def __init__(self, serving: ActiveConfig, metrics: Metrics) -> None:
+        self._active = serving
         self._all = [serving]
         self._requests = metrics.http_requests
         self._durations = metrics.http_request_duration
-        self._counted: dict[tuple[str, int], tuple[Tally, TimeTally]] = {}
+        self._counted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         metrics.http_in_flight.set_function(lambda: self.in_flight)
         metrics.http_undecided.set_function(lambda: sum([serving.undecided.taken for serving in self._all]))
 
@@ -117,21 +117,21 @@ class Boundary:
         """How many requests are being answered."""
         return sum([serving.in_flight for serving in self._all])
 
-    def take_up(self, serving: Serving) -> None:
+    def activate(self, serving: ActiveConfig) -> None:
         """Answer with ``serving`` from the next request on."""
-        self._serving = serving
+        self._active = serving
         self._all.append(serving)
 
-    async def left(self, serving: Serving) -> None:
+    async def wait_drained(self, serving: ActiveConfig) -> None:
         """Return once ``serving``, whose place another has taken, has given its last answer."""
-        await serving.idle()
+        await serving.wait_idle()
         self._all.remove(serving)
 
-    def _serving_on(self, connection: Connection) -> Serving:
+    def _config_for(self, connection: Connection) -> ActiveConfig:
         """What answers the next request on ``connection``; who its peer is to that is settled here."""
-        serving = self._serving
-        if connection.serving is not serving:
-            connection.meet(serving, serving.peers)
+        serving = self._active
+        if connection.active_config is not serving:
+            connection.bind_config(serving, serving.peers)
         return serving
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -139,13 +139,13 @@ class Boundary:
         started = perf_counter()
         route = "none"
         connection = connection_of(request)
-        begun = connection.begun
+        begun = connection.in_flight
         if begun is None:
             connection.request_id = ""
-            serving = self._serving_on(connection)
+            serving = self._config_for(connection)
             serving.in_flight += 1
         else:
-            serving = begun.serving
+            serving = begun.active_config
         try:
             check_framing(request, request.raw_path)
             route, handler, rest = serving.routes.find(request.raw_path)
@@ -159,35 +159,35 @@ class Boundary:
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
-            answer = _fault(request, error, route, serving.refusals)
+            answer = _unhandled(request, error, route, serving.refusals)
         finally:
             connection.leave()
-            if connection.begun is None:
-                serving.leave()
+            if connection.in_flight is None:
+                serving.request_ended()
             else:  # nobody took it
-                connection.begun.abandon()
-        if isinstance(answer, Answer):
-            answer.identify(request_id(request))
-        if connection.ends and not answer.prepared:
+                connection.in_flight.cancel()
+        if isinstance(answer, Response):
+            answer.add_request_id(request_id(request))
+        if connection.is_last and not answer.prepared:
             answer.force_close()
-        count, duration = self._counted.get((route, answer.status)) or self._learn(route, answer.status)
+        count, duration = self._counted.get((route, answer.status)) or self._children(route, answer.status)
         count.inc()
         duration.observe(perf_counter() - started)
         if serving.log_access:
             self._log_answer(request, route, answer.status, perf_counter() - started)
         return answer
 
-    def refuse_unparsed(self, failure: Failed) -> Answer:
+    def refuse_unparsed(self, failure: Failed) -> Response:
         """The answer to what the HTTP parser refused before it was a request."""
-        answer = self._serving.refusals.refuse_unparsed(failure)
+        answer = self._active.refusals.refuse_unparsed(failure)
         self._requests.child("public", "none", str(answer.status)).inc()
         return answer
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Return once no request is being answered."""
         while self.in_flight:
             for serving in tuple(self._all):
-                await serving.idle()
+                await serving.wait_idle()
 
     def answer_at_once(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
         """The whole answer to a check whose credential is known and stands; None: it takes the usual way.
@@ -195,13 +195,13 @@ class Boundary:
         Most requests of a check endpoint end here, before aiohttp makes a request object and a task for them. Nothing
         but a 200 is decided here, by the same parts as there; whatever is unusual is left to :meth:`__call__`.
         """
-        serving = self._serving_on(connection)
-        if message.should_close or message.version != HttpVersion11 or connection.ends or serving.log_access:
+        serving = self._config_for(connection)
+        if message.should_close or message.version != HttpVersion11 or connection.is_last or serving.log_access:
             return None
         started = perf_counter()
         found = serving.routes.find_check(message.path)
         if found is None:
-            self._begin(serving, message, connection)
+            self._start_streaming(serving, message, connection)
             return None
         try:
             awaits_continue = check_framing(message, message.path)
@@ -213,41 +213,41 @@ class Boundary:
         if block is None:
             return None
         if not connection.is_known:
-            connection.recognise()
+            connection.mark_authenticated()
         identifier = request_id_line(id_for(message, trusted=connection.trusted))
         answer = b"".join((_OK, block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
-        count, duration = self._counted.get((_CHECK, 200)) or self._learn(_CHECK, 200)
+        count, duration = self._counted.get((_CHECK, 200)) or self._children(_CHECK, 200)
         count.inc()
         duration.observe(perf_counter() - started)
         return answer
 
-    def _begin(self, serving: Serving, message: RawRequestMessage, connection: Connection) -> None:
-        """Begin what :attr:`Connection.begun` then names, if it can be begun without a task."""
-        beginner = serving.routes.find_beginner(message.path)
+    def _start_streaming(self, serving: ActiveConfig, message: RawRequestMessage, connection: Connection) -> None:
+        """Begin what :attr:`Connection.in_flight` then names, if it can be begun without a task."""
+        beginner = serving.routes.find_streaming_handler(message.path)
         if beginner is None or self.in_flight >= serving.max_in_flight:
             return
         connection.request_id = ""
-        begun = Begun(message, connection, serving, self._ended)
+        begun = InFlightRequest(message, connection, serving, self._ended)
         try:
             if not check_framing(message, message.path):
-                begun.work = beginner.begin(begun)
+                begun.work = beginner.start(begun)
         except Failed:
             return
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
             return
         if begun.work is not None:
-            connection.recognise()
-            connection.begun = begun
+            connection.mark_authenticated()
+            connection.in_flight = begun
             serving.in_flight += 1
 
-    def _ended(self, begun: Begun, status: int | None) -> None:
-        begun.serving.leave()
+    def _ended(self, begun: InFlightRequest, status: int | None) -> None:
+        begun.active_config.leave()
         if status is not None:
-            count, duration = self._counted.get(("forward", status)) or self._learn("forward", status)
+            count, duration = self._counted.get(("forward", status)) or self._children("forward", status)
             count.inc()
             duration.observe(perf_counter() - begun.started)
 
-    def _learn(self, route: str, status: int) -> tuple[Tally, TimeTally]:
+    def _children(self, route: str, status: int) -> tuple[Counter, Histogram]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)
         self._counted[route, status] = children
         return children
@@ -267,7 +267,7 @@ class Boundary:
         )
 
 
-def _with_methods(failure: Failed, routes: Routes, target: str) -> Failed:
+def _with_methods(failure: Failed, routes: RouteTable, target: str) -> Failed:
     """``failure``; where it is about a method that no resource takes, with those that ``target`` does."""
     if failure.status != 405 or isinstance(failure, MethodNotAllowed):
         return failure
@@ -278,9 +278,9 @@ def _with_methods(failure: Failed, routes: Routes, target: str) -> Failed:
     return MethodNotAllowed(*methods, ends_connection=True)
 
 
-def _fault(request: web.BaseRequest, error: Exception, route: str, refusals: Refusals) -> web.StreamResponse:
+def _unhandled(request: web.BaseRequest, error: Exception, route: str, refusals: ErrorResponses) -> web.StreamResponse:
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has begun; it can only be cut off") from error
-    seen = {"error": type(error).__name__, "places": places(error), "route": route}
+    seen = {"error": type(error).__name__, "places": traceback_locations(error), "route": route}
     _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
     return refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)

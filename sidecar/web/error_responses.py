@@ -10,17 +10,17 @@ from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.request import new_request_id, request_id
-from sidecar.web.response import Answer
+from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MAX_LOGGED_PATH = 512
 
-Carry = Callable[[Failed], tuple[int, bytes]]
+StatusMapper = Callable[[Failed], tuple[int, bytes]]
 
 
-class Refusals:
+class ErrorResponses:
     """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line, within bounds.
 
     ``schemes`` are those that callers may answer 401 with besides ``Bearer``. At most ``lines_per_second`` log lines
@@ -46,9 +46,9 @@ class Refusals:
         refused: Failed | Deny,
         *,
         route: str,
-        carry: Carry | None = None,
+        carry: StatusMapper | None = None,
         oauth_error: str = "",
-    ) -> Answer:
+    ) -> Response:
         """Log the refusal and make its answer; of a verdict the line also says who came to it.
 
         ``carry`` says what the asking proxy can carry. ``oauth_error`` is the ``error`` of RFC 6749 section 5.2, where
@@ -78,7 +78,7 @@ class Refusals:
         close = failure.ends_connection
         return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
-    def refuse_unparsed(self, failure: Failed) -> Answer:
+    def refuse_unparsed(self, failure: Failed) -> Response:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
         identifier = new_request_id()
         if self._lines.allows():
@@ -92,7 +92,7 @@ class Refusals:
                 },
             )
         answer = self._answer(failure, identifier, failure.status, b"", close=True)
-        answer.identify(identifier)
+        answer.add_request_id(identifier)
         return answer
 
     def challenge(self, failure: Failed) -> str:
@@ -111,7 +111,7 @@ class Refusals:
         close: bool = False,
         oauth_error: str = "",
         others: bytes = b"",
-    ) -> Answer:
+    ) -> Response:
         lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
             lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
@@ -130,7 +130,7 @@ class Refusals:
         }
         if oauth_error:
             document["error"] = oauth_error
-        return Answer(status, b"".join(lines), orjson.dumps(document), close=close)
+        return Response(status, b"".join(lines), orjson.dumps(document), close=close)
 
 
 def _is_of_a_script(request: web.BaseRequest) -> bool:
@@ -138,11 +138,11 @@ def _is_of_a_script(request: web.BaseRequest) -> bool:
     return request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
 
 
-def no_content() -> Answer:
+def no_content() -> Response:
     """Done, and nothing to say (204)."""
-    return Answer(204, b"Cache-Control: no-store\r\n")
+    return Response(204, b"Cache-Control: no-store\r\n")
 
 
-def json_answer(status: int, document: object, headers_block: bytes = b"") -> Answer:
+def json_answer(status: int, document: object, headers_block: bytes = b"") -> Response:
     """A JSON answer of ours that nobody may keep."""
-    return Answer(status, _JSON_LINES + headers_block, orjson.dumps(document))
+    return Response(status, _JSON_LINES + headers_block, orjson.dumps(document))

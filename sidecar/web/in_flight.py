@@ -9,70 +9,71 @@ from aiohttp.http_parser import RawRequestMessage
 from sidecar.web.server import Connection
 
 
-class Work(Protocol):
+class StreamedWork(Protocol):
     """What is being done for it."""
 
-    def hand_over(self) -> None:
-        """Do no more: the handler of the usual way takes what there is of it, by :meth:`Begun.take`."""
+    def promote_to_task(self) -> None:
+        """Do no more: the handler of the usual way takes what there is of it, by :meth:`InFlightRequest.detach`."""
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """Do no more, and give everything back."""
 
 
-class Begun:
-    """Ends in one of three ways: :meth:`answer`, :meth:`hand_over`, :meth:`abandon`. ``started`` is a perf_counter.
+class InFlightRequest:
+    """Ends in one of three ways: :meth:`respond`, :meth:`promote_to_task`, :meth:`cancel`. ``started`` is a
+    perf_counter.
 
-    ``serving`` is what answers it, also when another configuration has taken its place meanwhile. ``ended`` is called
-    with the status of the answer, or None where there is none; after a hand-over by nobody.
+    ``active_config`` is what answers it, also when another configuration has taken its place meanwhile. ``ended`` is
+    called with the status of the answer, or None where there is none; after a hand-over by nobody.
     """
 
-    __slots__ = ("_ended", "_handed_over", "connection", "message", "serving", "started", "work")
+    __slots__ = ("_ended", "_promoted", "active_config", "connection", "message", "started", "work")
 
     def __init__(
         self,
         message: RawRequestMessage,
         connection: Connection,
         serving: Any,
-        ended: Callable[["Begun", int | None], None],
+        ended: Callable[["InFlightRequest", int | None], None],
     ) -> None:
-        self.serving = serving
+        self.active_config = serving
         self.message = message
         self.connection = connection
         self.started = perf_counter()
-        self.work: Work | None = None
+        self.work: StreamedWork | None = None
         self._ended = ended
-        self._handed_over = False
+        self._promoted = False
 
     @property
     def is_plain(self) -> bool:
         """Whether an answer may be written, and another request may follow it."""
         connection = self.connection
-        return not (connection.ends or connection.is_closing or connection.writing_paused)
+        return not (connection.is_last or connection.is_closing or connection.writing_paused)
 
-    def answer(self, status: int, octets: bytes) -> None:
+    def respond(self, status: int, octets: bytes) -> None:
         """The whole answer."""
-        self.connection.begun = self.work = None
-        self.connection.answer_begun(octets)
+        self.connection.in_flight = self.work = None
+        self.connection.write_response(octets)
         self._ended(self, status)
 
-    def hand_over(self) -> None:
+    def promote_to_task(self) -> None:
         """Let aiohttp's way go on: a request object, a task, a handler."""
-        if self._handed_over:
+        if self._promoted:
             return
-        self._handed_over = True
+        self._promoted = True
         if self.work is not None:
-            self.work.hand_over()
-        if not self.connection.resume(self.message):
-            self.abandon()
+            self.work.promote_to_task()
+        if not self.connection.requeue(self.message):
+            self.cancel()
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """The caller is gone."""
-        work = self.take()
+        work = self.detach()
         if work is not None:
-            work.abandon()
+            work.cancel()
         self._ended(self, None)
 
-    def take(self) -> Work | None:
+    def detach(self) -> StreamedWork | None:
         """What has been done so far, for whoever goes on after a hand-over."""
-        work, self.connection.begun, self.work = self.work, None, None
+        work, self.connection.in_flight, self.work = self.work, None, None
         return work

@@ -18,13 +18,13 @@ from sidecar.errors import Misconfigured, Problem
 
 _log = logging.getLogger("sidecar")
 _BACKLOG = 1024
-MOST_OPERATORS = 32
+MAX_ADMIN_CONNECTIONS = 32
 """Connections to the operations listener: they come out of the files that are set aside below."""
 # Open files for everything but callers and what is forwarded for them: operations, store, keys, logs, libraries.
 _OTHER_FILES = 64
 
 
-def affordable(limits: Limits, *, forwards: bool) -> Limits:
+def cap_to_file_limit(limits: Limits, *, forwards: bool) -> Limits:
     """``limits``, with fewer connections where this process may not open files enough for so many.
 
     The soft limit on open files is raised to the hard one first. Without files left nothing could be reached any more,
@@ -83,11 +83,11 @@ def _named(address: str, setting: str) -> Iterator[None]:
 def _unix_socket(path: str) -> socket.socket:
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
-            _remove_left_behind(path)
+            _unlink_stale(path)
     return _listening(socket.AF_UNIX, path)
 
 
-def _remove_left_behind(path: str) -> None:
+def _unlink_stale(path: str) -> None:
     """Remove the socket of a process that is gone. Raises OSError when somebody still listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -166,11 +166,11 @@ class _Site(web.BaseSite):
         loop = asyncio.get_running_loop()
         make: Any = loop.create_unix_server if self._listener.family == socket.AF_UNIX else loop.create_server
         server: Any = self._runner.server
-        protocols = server if self._most is None else _at_most(self._most, server)
+        protocols = server if self._most is None else _limit_connections(self._most, server)
         self._server = await make(protocols, sock=self._listener, backlog=_BACKLOG)
 
 
-def _at_most(most: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
+def _limit_connections(most: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
     """Makes protocols as ``server`` does. Of more than ``most`` connections, or one more, the oldest are cut."""
 
     def cut() -> None:

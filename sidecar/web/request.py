@@ -11,16 +11,16 @@ from aiohttp.hdrs import EXPECT, HOST, TRANSFER_ENCODING
 from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.identity.request import RequestView, is_preflight, read_credential
+from sidecar.identity.request import RequestContext, is_preflight, read_credential
 from sidecar.web.server import Connection
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
-_numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
+_sequence = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
 
 
-class Asked(Protocol):
+class RequestHead(Protocol):
     """What a request and the parser's message of it have in common."""
 
     @property
@@ -40,7 +40,7 @@ class Asked(Protocol):
         """The same, as they were received."""
 
 
-def check_framing(asked: Asked, target: str) -> bool:
+def check_framing(asked: RequestHead, target: str) -> bool:
     """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
 
     ``target`` is the raw request target. Returns whether the caller may be waiting for ``100 Continue``: such a
@@ -94,16 +94,16 @@ def connection_of(request: web.BaseRequest) -> Connection:
     return request.protocol  # type: ignore[return-value] # HttpServer makes no other; a cast costs a call each time
 
 
-def own_view(request: web.BaseRequest) -> RequestView:
+def own_context(request: web.BaseRequest) -> RequestContext:
     """The picture of a request that is itself what is asked for (forward mode, the API)."""
-    return view_of(request, request.raw_path, trusted=connection_of(request).trusted)
+    return context_from_request(request, request.raw_path, trusted=connection_of(request).trusted)
 
 
-def view_of(asked: Asked, target: str, *, trusted: bool) -> RequestView:
+def context_from_request(asked: RequestHead, target: str, *, trusted: bool) -> RequestContext:
     """The same of what was asked for ``target``."""
     method, headers = asked.method, asked.headers
     preflight = method == "OPTIONS" and is_preflight(method, headers)
-    return RequestView(method, target, headers, read_credential(headers), trusted, preflight)
+    return RequestContext(method, target, headers, read_credential(headers), trusted, preflight)
 
 
 def request_id(request: web.BaseRequest) -> str:
@@ -111,14 +111,14 @@ def request_id(request: web.BaseRequest) -> str:
     return identifier_of(request, connection_of(request))
 
 
-def identifier_of(asked: Asked, connection: Connection) -> str:
+def identifier_of(asked: RequestHead, connection: Connection) -> str:
     """The same of what is being asked on ``connection``."""
     if not connection.request_id:
         connection.request_id = id_for(asked, trusted=connection.trusted)
     return connection.request_id
 
 
-def id_for(asked: Asked, *, trusted: bool) -> str:
+def id_for(asked: RequestHead, *, trusted: bool) -> str:
     """The id of a request that has none yet; ``trusted``: its peer may have given it one."""
     given = asked.headers.get("X-Request-Id") if trusted else None
     return new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
@@ -126,4 +126,4 @@ def id_for(asked: Asked, *, trusted: bool) -> str:
 
 def new_request_id() -> str:
     """A fresh id, unique among all replicas."""
-    return f"{_process}{next(_numbers) & 0xFFFFFFFFFF:010x}"
+    return f"{_process}{next(_sequence) & 0xFFFFFFFFFF:010x}"

@@ -21,7 +21,7 @@ _STATUS_LINES: Final = {
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS: Final = frozenset({204, 304})
-_FLUSH_SECONDS = 0.2
+_FLUSH_TIMEOUT = 0.2
 
 
 class _DateLine:
@@ -102,10 +102,10 @@ def close_soon(transport: asyncio.Transport | None) -> None:
     """Close, after what has been written has gone out; without it, when the peer takes too long to read it."""
     if transport is not None:
         transport.close()
-        asyncio.get_running_loop().call_later(_FLUSH_SECONDS, transport.abort)
+        asyncio.get_running_loop().call_later(_FLUSH_TIMEOUT, transport.abort)
 
 
-class Answer(web.StreamResponse):
+class Response(web.StreamResponse):
     """One complete answer. ``headers_block`` is encoded header lines, each with its line end, no framing headers."""
 
     def __init__(self, status: int, headers_block: bytes = b"", body: bytes = b"", *, close: bool = False) -> None:
@@ -116,7 +116,7 @@ class Answer(web.StreamResponse):
         self._whole_body = body
         self._keep_alive = False if close else None
 
-    def identify(self, identifier: str) -> None:
+    def add_request_id(self, identifier: str) -> None:
         """Tell the caller the request's id, by which the log speaks of it."""
         self._headers_block += request_id_line(identifier)
 
@@ -156,7 +156,7 @@ class Answer(web.StreamResponse):
         """Nothing is left to write."""
 
 
-class Sent(web.StreamResponse):
+class AlreadySent(web.StreamResponse):
     """Stands for an answer that was already written; tells aiohttp only whether the connection may go on."""
 
     def __init__(self, status: int, *, keep_alive: bool) -> None:

@@ -19,21 +19,21 @@ from aiohttp.web_protocol import _ErrInfo
 from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
-from sidecar.web.response import Answer
+from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.http")
 
-ParseFailure = Callable[[Failed], Answer]
+ParseFailure = Callable[[Failed], Response]
 _HEAD_END = b"\r\n\r\n"
 # As many requests as aiohttp takes before it stops reading, and their bodies.
 _MAX_PIECES = 64
-HEAD_LINES = 4
+MAX_HEAD_LINES = 4
 """How many of its longest lines a whole head may be long."""
 
 AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
 
 
-class Places(Protocol):
+class AnonymousBudget(Protocol):
     """What answers a connection's requests, as far as it counts them."""
 
     @property
@@ -41,22 +41,22 @@ class Places(Protocol):
         """Places for requests that were let through without a credential."""
 
 
-class UnderWay(Protocol):
-    """A request that was begun without a task; see :class:`sidecar.web.in_flight.Begun`."""
+class InFlight(Protocol):
+    """A request that was begun without a task; see :class:`sidecar.web.in_flight.InFlightRequest`."""
 
-    serving: Any
+    active_config: Any
 
-    def hand_over(self) -> None:
+    def promote_to_task(self) -> None:
         """Let aiohttp's way go on with it."""
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """The caller is gone."""
 
-    def take(self) -> Any:
+    def detach(self) -> Any:
         """What has been done so far."""
 
 
-class Peers:
+class TrustedPeers:
     """Which peers may speak for others (``server.trustedProxies``)."""
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -80,19 +80,19 @@ class Peers:
 class Connection(web.RequestHandler):
     """One client connection. ``peer``: its address, or ``unix``.
 
-    ``serving`` is the configuration that answers its request, and ``trusted`` whether to that the peer is a trusted
-    proxy.
+    ``active_config`` is the configuration that answers its request, and ``trusted`` whether to that the peer is a
+    trusted proxy.
 
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
-    somebody reads piece by piece: where its framing breaks, reading it fails. ``ends``: no request after this one.
-    ``begun`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on it
-    carried a good credential.
+    somebody reads piece by piece: where its framing breaks, reading it fails. ``is_last``: no request after this one.
+    ``in_flight`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on
+    it carried a good credential.
     """
 
     __slots__ = (
         "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
-        "_peername", "_place", "begun", "body", "ends", "is_known", "peer", "request_id", "server", "serving",
-        "trusted",
+        "_peername", "_place", "active_config", "body", "in_flight", "is_known", "is_last", "peer", "request_id",
+        "server", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer", **options: Any) -> None:
@@ -100,8 +100,8 @@ class Connection(web.RequestHandler):
         self._parse_failure = server.parse_failure
         self._answer_at_once = server.answer_at_once
         self.server = server
-        self.ends = server.draining
-        self.serving: Places | None = None
+        self.is_last = server.draining
+        self.active_config: AnonymousBudget | None = None
         self.trusted = False
         self.is_known = False
         self._lingers = False
@@ -110,10 +110,10 @@ class Connection(web.RequestHandler):
         self._peername: object = None
         self.request_id = ""
         self.body: StreamReader | None = None
-        self.begun: UnderWay | None = None
+        self.in_flight: InFlight | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_octets = 0
-        self._longest_head = HEAD_LINES * self.max_line_size
+        self._longest_head = MAX_HEAD_LINES * self.max_line_size
         self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -125,7 +125,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         server.make_room(self)
 
-    def recognise(self) -> None:
+    def mark_authenticated(self) -> None:
         """A request on this connection carried a good credential: it is not cut to make room for others."""
         if not self.is_known:
             self.is_known = True
@@ -137,10 +137,10 @@ class Connection(web.RequestHandler):
         Raises Unavailable when none is left.
         """
         if identified:
-            self.recognise()
-        elif self.serving is not None:
-            self.serving.anonymous.take()
-            self._place = self.serving.anonymous
+            self.mark_authenticated()
+        elif self.active_config is not None:
+            self.active_config.anonymous.take()
+            self._place = self.active_config.anonymous
 
     def leave(self) -> None:
         """The request has been answered."""
@@ -152,7 +152,7 @@ class Connection(web.RequestHandler):
     def is_idle(self) -> bool:
         """Whether no request is being answered: it may be cut."""
         waiter = self._waiter
-        return self._lingers or (waiter is not None and not waiter.done() and self.begun is None)
+        return self._lingers or (waiter is not None and not waiter.done() and self.in_flight is None)
 
     def end_sending(self) -> None:
         """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
@@ -165,17 +165,17 @@ class Connection(web.RequestHandler):
         if transport is not None and not transport.is_closing() and transport.can_write_eof():
             transport.write_eof()
 
-    def meet(self, serving: "Places", peers: Peers) -> None:
-        """From the next request on ``serving`` answers, and ``peers`` are its trusted proxies."""
-        self.serving = serving
+    def bind_config(self, serving: "AnonymousBudget", peers: TrustedPeers) -> None:
+        """From the next request on ``active_config`` answers, and ``peers`` are its trusted proxies."""
+        self.active_config = serving
         self.trusted = peers.trusts(self._peername)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wait for nothing any more, and tell who works for this caller."""
         self._head_ends()
         self.server.strangers.pop(self, None)
-        if self.begun is not None:
-            self.begun.abandon()
+        if self.in_flight is not None:
+            self.in_flight.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -183,8 +183,8 @@ class Connection(web.RequestHandler):
 
         Everything else goes aiohttp's way, which costs a request object, a task and two more turns of the loop.
         """
-        if self.begun is not None:
-            self.begun.hand_over()  # answers go out in the order of their requests
+        if self.in_flight is not None:
+            self.in_flight.promote_to_task()  # answers go out in the order of their requests
         waiter, parser = self._waiter, self._parser
         if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
@@ -210,9 +210,9 @@ class Connection(web.RequestHandler):
         ):
             answer = self._answer_at_once(messages[0][0], self)
             if answer is not None:
-                self.answer_begun(answer)
+                self.write_response(answer)
                 return
-            if self.begun is not None:
+            if self.in_flight is not None:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
         self._replay(parsed, data)
@@ -223,14 +223,14 @@ class Connection(web.RequestHandler):
         transport = self.transport
         return self._close or self._force_close or transport is None or transport.is_closing()
 
-    def answer_begun(self, answer: bytes) -> None:
+    def write_response(self, answer: bytes) -> None:
         """Write the whole answer to the one request that the parser has given out."""
         if self._parser is not None and self.transport is not None:
             self._parser.message_consumed()
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             self.transport.write(answer)
 
-    def resume(self, message: RawRequestMessage) -> bool:
+    def requeue(self, message: RawRequestMessage) -> bool:
         """Let aiohttp make a request of ``message`` now. False: the connection is about to end."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self.is_closing:
@@ -242,8 +242,8 @@ class Connection(web.RequestHandler):
 
     def _process_keepalive(self) -> None:
         """aiohttp takes a connection without a task for an idle one."""
-        if self.begun is not None:
-            self.begun.hand_over()
+        if self.in_flight is not None:
+            self.in_flight.promote_to_task()
         super()._process_keepalive()
 
     def _head_goes_on(self, octets: int) -> None:
@@ -427,7 +427,7 @@ class HttpServer(web.Server):
     """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
 
     ``handler_cancellation``: an answer whose caller has left is given up.
-    ``leaving`` is set when what has no end of its own, a WebSocket, should end.
+    ``shutting_down`` is set when what has no end of its own, a WebSocket, should end.
     """
 
     def __init__(
@@ -443,7 +443,7 @@ class HttpServer(web.Server):
         self.parse_failure = parse_failure
         self.answer_at_once = answer_at_once
         self.draining = False
-        self.leaving = asyncio.Event()
+        self.shutting_down = asyncio.Event()
         self.limits = limits
         self.strangers: dict[Connection, None] = {}
         """Connections on which no good credential was seen, the oldest first."""
@@ -483,7 +483,7 @@ class HttpServer(web.Server):
         for connection in self.connections:
             connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
 
-    def cut_all(self) -> None:
+    def abort_connections(self) -> None:
         """End every connection at once, whatever is under way on it."""
         for connection in self.connections:
             connection.force_close()

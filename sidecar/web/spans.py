@@ -35,14 +35,14 @@ from sidecar import __version__
 from sidecar.access.decide import Decider, Deny, Verdict
 from sidecar.config.settings import TracingSettings
 from sidecar.errors import Failed
-from sidecar.identity.request import RequestView
-from sidecar.web.dispatcher import Handler, Routes
+from sidecar.identity.request import RequestContext
+from sidecar.web.dispatcher import Handler, RouteTable
 from sidecar.web.request import connection_of, request_id
 from sidecar.web.trace_context import read_trace_context
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_EXPORT_SECONDS = 5.0
-_CLOSE_SECONDS = 2.0
+_EXPORT_TIMEOUT = 5.0
+_CLOSE_TIMEOUT = 2.0
 
 
 class RequestSpan:
@@ -115,12 +115,12 @@ class Spans:
             sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
             shutdown_on_exit=False,  # it would hold the exit up for as long as a collector hangs
         )
-        exporter = OTLPSpanExporter(traces_url(settings.endpoint), timeout=_EXPORT_SECONDS)
+        exporter = OTLPSpanExporter(traces_url(settings.endpoint), timeout=_EXPORT_TIMEOUT)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("auth-sidecar", __version__)
         self._service = _address(upstream)
 
-    def begin(self, request: web.BaseRequest, route: str) -> RequestSpan:
+    def start(self, request: web.BaseRequest, route: str) -> RequestSpan:
         """A span for ``request``, the current one of this task from now on."""
         method = _method(request.method)
         attributes = {"http.request.method": method, "http.route": route, "sidecar.request_id": request_id(request)}
@@ -156,7 +156,7 @@ class Spans:
 
         threading.Thread(target=shut_down, name="spans", daemon=True).start()
         with suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), _CLOSE_SECONDS)
+            await asyncio.wait_for(done.wait(), _CLOSE_TIMEOUT)
 
     def _parent(self, request: web.BaseRequest) -> Context:
         headers = request.raw_headers
@@ -176,16 +176,16 @@ class Spans:
 class TracedRoutes:
     """The same routes, with a span about each request that has one. No check is answered at once."""
 
-    def __init__(self, routes: Routes, spans: Spans) -> None:
+    def __init__(self, routes: RouteTable, spans: Spans) -> None:
         self._routes = routes
         self._spans = spans
 
     def find(self, target: str) -> tuple[str, Handler, str]:
-        """See :class:`sidecar.web.dispatcher.Routes`."""
+        """See :class:`sidecar.web.dispatcher.RouteTable`."""
         route, handler, rest = self._routes.find(target)
 
         async def traced(request: web.BaseRequest, rest: str) -> web.StreamResponse:
-            span = self._spans.begin(request, route)
+            span = self._spans.start(request, route)
             try:
                 answer = await handler(request, rest)
             except Failed as failure:
@@ -202,14 +202,14 @@ class TracedRoutes:
     def find_check(self, target: str) -> None:
         """None: such an answer would have no span."""
 
-    def find_beginner(self, target: str) -> None:
+    def find_streaming_handler(self, target: str) -> None:
         """None: such a request would have no span."""
 
 
 class TracedDecider(Decider):
     """Tells the current request's span what it has decided."""
 
-    async def decide(self, view: RequestView) -> Verdict:
+    async def decide(self, view: RequestContext) -> Verdict:
         """See :class:`Decider`."""
         verdict = await super().decide(view)
         span = _current.get()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 # A version that is not known may have more behind the flags; "ff" is none.
 _PARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
 _MEMBER = re.compile(rb"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
-_MOST_MEMBERS = 32
-_LONGEST_PARENT = 256
-_LONGEST_STATE = 8192
+_MAX_MEMBERS = 32
+_MAX_PARENT = 256
+_MAX_STATE = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def read_trace_context(parents: Sequence[bytes], states: Sequence[bytes]) -> Tra
 
     A ``tracestate`` with anything wrong in it is left out.
     """
-    if len(parents) != 1 or len(parents[0]) > _LONGEST_PARENT:
+    if len(parents) != 1 or len(parents[0]) > _MAX_PARENT:
         return None
     found = _PARENT.fullmatch(parents[0])
     if found is None or (found[1] == b"00" and found[5] is not None):
@@ -45,8 +45,8 @@ def read_trace_context(parents: Sequence[bytes], states: Sequence[bytes]) -> Tra
 
 
 def _state(values: Sequence[bytes]) -> bytes:
-    if sum(map(len, values)) > _LONGEST_STATE:
+    if sum(map(len, values)) > _MAX_STATE:
         return b""
     members = [member for value in values for part in value.split(b",") if (member := part.strip(b" \t"))]
-    sound = len(members) <= _MOST_MEMBERS and all(map(_MEMBER.fullmatch, members))
+    sound = len(members) <= _MAX_MEMBERS and all(map(_MEMBER.fullmatch, members))
     return b",".join(members) if sound else b""

@@ -12,7 +12,7 @@ from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Store
-from sidecar.store.redis.client import Kv
+from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import Database
 from sidecar.store.sqlite.store import SqliteStore
@@ -135,4 +135,4 @@ async def store_of(settings: StoreSettings, clock: Clock | None = None) -> Store
     if url.startswith("sqlite:"):
         database = await Database.open(Path(url.removeprefix("sqlite:///")), Metrics())
         return SqliteStore(database, clock or SystemClock())
-    return RedisStore(Kv(settings, Metrics(), SystemClock()), clock or SystemClock())
+    return RedisStore(RedisClient(settings, Metrics(), SystemClock()), clock or SystemClock())

@@ -27,7 +27,7 @@ async def follow(open_store: Open) -> AsyncIterator[Callable[[], Awaitable[Mirro
     async def one() -> Mirror:
         mirrors.append(Mirror(await open_store(), SystemClock(), Metrics()))
         await mirrors[-1].start()
-        assert await mirrors[-1].tried(PATIENCE)
+        assert await mirrors[-1].wait_first_load(PATIENCE)
         return mirrors[-1]
 
     yield one
@@ -52,29 +52,29 @@ async def counted(mirror: Mirror) -> AsyncIterator[list[float]]:
 async def test_what_one_writes_the_other_judges_by(follow: Callable[[], Awaitable[Mirror]]) -> None:
     here, there = await follow(), await follow()
     async with counted(there) as readings:
-        await here.write(Batch(add=[bot("1")], deny=[denial("j1"), denial("j2")]))
-        assert here.denials.has(denial("j1"))
-        await eventually(lambda: there.denials.has(denial("j2")) and there.record("1"), within=PATIENCE)
+        await here.write(Batch(add=[bot("1")], add_entries=[denial("j1"), denial("j2")]))
+        assert here.revocations.has(denial("j1"))
+        await eventually(lambda: there.revocations.has(denial("j2")) and there.record("1"), within=PATIENCE)
         assert there.is_bot_name(bot("1").actor_id)
-        await here.write(Batch(add=[bot("2", created_at=bot("1").created_at + 1)], forgive=[denial("j1").id]))
+        await here.write(Batch(add=[bot("2", created_at=bot("1").created_at + 1)], remove_entries=[denial("j1").id]))
         await eventually(lambda: there.record("2"), within=PATIENCE)
         ended = there.record("1")
         assert ended is not None
         assert ended.revoked_at is not None
-        assert not there.denials.has(denial("j1"))
-        assert there.denials.has(denial("j2"))
+        assert not there.revocations.has(denial("j1"))
+        assert there.revocations.has(denial("j2"))
         assert not readings, "the log was enough"
 
 
 async def test_late_comer_knows_everything(follow: Callable[[], Awaitable[Mirror]]) -> None:
     here = await follow()
     batch = [denial(f"j{number}") for number in range(700)]
-    await here.write(Batch(add=[record("1")], deny=batch))
-    await here.write(Batch(forgive=[batch[0].id]))
+    await here.write(Batch(add=[record("1")], add_entries=batch))
+    await here.write(Batch(remove_entries=[batch[0].id]))
     late = await follow()
-    assert len(late.denials) == 699
+    assert len(late.revocations) == 699
     assert late.record("1") == record("1")
-    assert not late.denials.has(batch[0])
+    assert not late.revocations.has(batch[0])
 
 
 async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callable[[], Awaitable[Mirror]]) -> None:
@@ -82,16 +82,16 @@ async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callab
     if world.settings.url.reveal().startswith("sqlite:"):
         pytest.skip("its file cannot vanish under an open connection")
     here, there = await follow(), await follow()
-    await here.write(Batch(add=[record("1", revoked_at=9.0)], deny=[denial("j1"), denial("j2")]))
-    await eventually(lambda: there.denials.has(denial("j2")), within=PATIENCE)
+    await here.write(Batch(add=[record("1", revoked_at=9.0)], add_entries=[denial("j1"), denial("j2")]))
+    await eventually(lambda: there.revocations.has(denial("j2")), within=PATIENCE)
     world.empty()
     let_pass = 0
 
     async def filled() -> bool:
         nonlocal let_pass
-        let_pass += not (here.denials.has(denial("j1")) and there.denials.has(denial("j1")))
+        let_pass += not (here.revocations.has(denial("j1")) and there.revocations.has(denial("j1")))
         try:
-            return bool(await here._store.generation()) and await here._store.denial(denial("j2").id) is not None
+            return bool(await here._store.generation()) and await here._store.entry(denial("j2").id) is not None
         except Unavailable:  # a server that has been emptied may be busy
             return False
 
@@ -100,5 +100,7 @@ async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callab
             await asyncio.sleep(0.01)
     assert let_pass == 0
     assert await here._store.record("1") == record("1", revoked_at=9.0)
-    await here.write(Batch(deny=[denial("j3")]))
-    await eventually(lambda: there.denials.has(denial("j3")) and there.denials.has(denial("j1")), within=PATIENCE)
+    await here.write(Batch(add_entries=[denial("j3")]))
+    await eventually(
+        lambda: there.revocations.has(denial("j3")) and there.revocations.has(denial("j1")), within=PATIENCE
+    )

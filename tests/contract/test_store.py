@@ -11,7 +11,7 @@ from sidecar.identity.actor import ActorType
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, Store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import make_registration
-from sidecar.store.revocation_entry import Denial, Scope, make_denial
+from sidecar.store.revocation_entry import RevocationEntry, Scope, make_entry
 from tests.support.hand_clock import HandClock
 
 Open = Callable[..., Awaitable[Store]]
@@ -36,18 +36,18 @@ def bot(token_id: str, actor_id: str = "crawler", **changes: Any) -> TokenRecord
     return record(token_id, kind=TokenKind.BOT, actor_id=actor_id, actor_type=ActorType.SERVICE, **changes)
 
 
-def denial(name: str = "j", issuer: str = "iss", created_at: float = NOW, **changes: Any) -> Denial:
-    return make_denial(Scope.TOKEN, issuer, name, created_at, **changes)
+def denial(name: str = "j", issuer: str = "iss", created_at: float = NOW, **changes: Any) -> RevocationEntry:
+    return make_entry(Scope.TOKEN, issuer, name, created_at, **changes)
 
 
-async def stand(store: Store) -> tuple[dict[str, TokenRecord], dict[str, Denial], str]:
+async def stand(store: Store) -> tuple[dict[str, TokenRecord], dict[str, RevocationEntry], str]:
     """All that the store has, and the position of one who knows it."""
     records: dict[str, TokenRecord] = {}
-    denials: dict[str, Denial] = {}
+    denials: dict[str, RevocationEntry] = {}
     position = ""
     async for piece in store.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.denials}
+        denials |= {item.id: item for item in piece.entries}
         position = piece.position
         assert not piece.skipped
     return records, denials, position
@@ -62,8 +62,8 @@ async def collect(store: Store, position: str, enough: Callable[[Changes], bool]
             seen = Changes(
                 more.position,
                 seen.records + more.records,
-                seen.denials + more.denials,
-                seen.forgiven + more.forgiven,
+                seen.entries + more.entries,
+                seen.removed + more.removed,
                 seen.written_at + more.written_at,
                 seen.skipped + more.skipped,
             )
@@ -94,31 +94,31 @@ async def test_record_comes_back_as_it_was_written(store: Store) -> None:
 async def test_ids_that_strangers_choose_are_only_unknown(store: Store) -> None:
     for name in ("", "nobody", HOSTILE, "x" * 100_000):
         assert await store.record(name) is None
-        assert await store.denial(name) is None
+        assert await store.entry(name) is None
 
 
 async def test_denial_comes_back_as_it_was_written(store: Store) -> None:
-    full = make_denial(
+    full = make_entry(
         Scope.SUBJECT, "iss", HOSTILE, NOW + 0.25, issued_before=NOW - 1.5, expires_at=NOW + 9.75, reason=HOSTILE,
         created_by="sam",
     )  # fmt: skip
-    endless = make_denial(Scope.ISSUER, "", "", NOW, issued_before=NOW)
-    await store.write(Batch(deny=[full, endless]))
-    assert await store.denial(full.id) == full
+    endless = make_entry(Scope.ISSUER, "", "", NOW, issued_before=NOW)
+    await store.write(Batch(add_entries=[full, endless]))
+    assert await store.entry(full.id) == full
     assert (await stand(store))[1] == {full.id: full, endless.id: endless}
 
 
 async def test_denial_of_the_same_id_is_replaced_and_a_forgiven_one_gone(store: Store) -> None:
     first, other = denial(reason="a", expires_at=NOW + 60), denial("other")
     again = replace(first, reason="b", created_at=NOW + 5, expires_at=None)
-    await store.write(Batch(deny=[first, other]))
-    await store.write(Batch(deny=[again]))
-    assert await store.denial(first.id) == again
-    assert await store.denials(None, "", 10, NOW + 3600) == Page(denials=(again, other), total=2)
-    assert (await store.denials("iss", "", 10, NOW)).denials == (again, other)
-    await store.write(Batch(forgive=[first.id, "nobody"]))
-    assert await store.denial(first.id) is None
-    assert await store.denials("iss", "", 10, NOW) == Page(denials=(other,), total=1)
+    await store.write(Batch(add_entries=[first, other]))
+    await store.write(Batch(add_entries=[again]))
+    assert await store.entry(first.id) == again
+    assert await store.entries(None, "", 10, NOW + 3600) == Page(entries=(again, other), total=2)
+    assert (await store.entries("iss", "", 10, NOW)).entries == (again, other)
+    await store.write(Batch(remove_entries=[first.id, "nobody"]))
+    assert await store.entry(first.id) is None
+    assert await store.entries("iss", "", 10, NOW) == Page(entries=(other,), total=1)
 
 
 async def test_new_token_of_a_bot_ends_its_older_ones(store: Store) -> None:
@@ -150,7 +150,7 @@ async def test_of_tokens_minted_for_a_bot_at_once_one_survives_everywhere(open_s
 
 
 async def test_writing_a_batch_again_changes_nothing(store: Store) -> None:
-    batch = Batch(add=[bot("1")], deny=[denial()])
+    batch = Batch(add=[bot("1")], add_entries=[denial()])
     await store.write(batch)
     await store.write(Batch(add=[bot("2", created_at=NOW + 1)]))
     before = await stand(store)
@@ -171,11 +171,11 @@ async def test_record_that_has_ended_keeps_its_end(store: Store) -> None:
 async def test_batch_takes_effect_as_a_whole(store: Store) -> None:
     _, _, position = await stand(store)
     await store.write(Batch(add=[record("1")]))
-    await store.write(Batch(add=[record("2")], revoke=[("1", NOW)], deny=[denial(str(n)) for n in range(1000)]))
+    await store.write(Batch(add=[record("2")], revoke=[("1", NOW)], add_entries=[denial(str(n)) for n in range(1000)]))
     seen = await store.follow(position, 1.0)
-    while len(seen.denials) == 0:
+    while len(seen.entries) == 0:
         seen = await store.follow(seen.position, 1.0)
-    assert len(seen.denials) == 1000
+    assert len(seen.entries) == 1000
     assert {item.id: item.revoked_at for item in seen.records} == {"1": NOW, "2": None}
 
 
@@ -264,19 +264,19 @@ async def test_names_kept_for_bots_are_found_by_their_kind_alone(store: Store) -
 async def test_denials_are_listed_newest_first_without_expired_ones(store: Store) -> None:
     await store.write(
         Batch(
-            deny=[
+            add_entries=[
                 denial(str(number), "even" if number % 2 == 0 else "odd", NOW + number, expires_at=NOW + 10 * number)
                 for number in range(1, 8)
             ]
         )
     )
-    page = await store.denials(None, "", 2, NOW + 30)
-    assert ([item.name for item in page.denials], page.total) == (["7", "6"], 4)
-    page = await store.denials(None, page.after, 10, NOW + 30)
-    assert ([item.name for item in page.denials], page.after) == (["5", "4"], "")
-    page = await store.denials("odd", "", 10, NOW + 30)
-    assert [item.name for item in page.denials] == ["7", "5"]
-    assert await store.denials("nobody", "", 10, NOW) == Page()
+    page = await store.entries(None, "", 2, NOW + 30)
+    assert ([item.name for item in page.entries], page.total) == (["7", "6"], 4)
+    page = await store.entries(None, page.after, 10, NOW + 30)
+    assert ([item.name for item in page.entries], page.after) == (["5", "4"], "")
+    page = await store.entries("odd", "", 10, NOW + 30)
+    assert [item.name for item in page.entries] == ["7", "5"]
+    assert await store.entries("nobody", "", 10, NOW) == Page()
 
 
 async def test_marks_of_pages_that_are_none_are_refused(store: Store) -> None:
@@ -284,34 +284,36 @@ async def test_marks_of_pages_that_are_none_are_refused(store: Store) -> None:
         with pytest.raises(ValueError, match="mark"):
             await store.records(RecordQuery(), after, 10)
         with pytest.raises(ValueError, match="mark"):
-            await store.denials(None, after, 10, NOW)
+            await store.entries(None, after, 10, NOW)
 
 
 async def test_whoever_follows_a_snapshot_misses_nothing(open_store: Open) -> None:
     """Others write while the snapshot is read; snapshot and log together are the truth."""
     writer, reader = await open_store(), await open_store()
-    await writer.write(Batch(deny=[denial(f"old{number}", created_at=NOW + number) for number in range(4500)]))
+    await writer.write(Batch(add_entries=[denial(f"old{number}", created_at=NOW + number) for number in range(4500)]))
 
     async def keep_writing() -> None:
         for number in range(40):
             forgiven = [denial(f"old{number * 100}").id]
-            await writer.write(Batch(add=[record(f"r{number}")], deny=[denial(f"new{number}")], forgive=forgiven))
+            await writer.write(
+                Batch(add=[record(f"r{number}")], add_entries=[denial(f"new{number}")], remove_entries=forgiven)
+            )
 
     writing = asyncio.create_task(keep_writing())
     records: dict[str, TokenRecord] = {}
-    denials: dict[str, Denial] = {}
+    denials: dict[str, RevocationEntry] = {}
     position = ""
     async for piece in reader.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.denials}
+        denials |= {item.id: item for item in piece.entries}
         position = piece.position
         await asyncio.sleep(0)
     await writing
     while (changes := await reader.follow(position, 0.2)).position != position:
         position = changes.position
         records |= {item.id: item for item in changes.records}
-        denials |= {item.id: item for item in changes.denials}
-        for gone in changes.forgiven:
+        denials |= {item.id: item for item in changes.entries}
+        for gone in changes.removed:
             denials.pop(gone, None)
     assert (records, denials) == (await stand(reader))[:2]
     assert len(denials) == 4500
@@ -324,9 +326,9 @@ async def test_writes_of_this_and_other_processes_wake_a_follower(open_store: Op
     for writer, item in ((mine, denial("1")), (other, denial("2"))):
         following = asyncio.create_task(mine.follow(position, 30.0))
         async with asyncio.timeout(5):
-            await writer.write(Batch(deny=[item]))
+            await writer.write(Batch(add_entries=[item]))
             changes = await following
-        assert changes.denials == (item,)
+        assert changes.entries == (item,)
         assert len(changes.written_at) == 1
         position = changes.position
     assert await mine.follow(position, 0.05) == Changes(position)
@@ -334,16 +336,16 @@ async def test_writes_of_this_and_other_processes_wake_a_follower(open_store: Op
 
 async def test_last_word_about_a_denial_counts(store: Store) -> None:
     _, _, position = await stand(store)
-    for batch in (Batch(deny=[denial()]), Batch(forgive=[denial().id]), Batch(deny=[denial("2")])):
+    for batch in (Batch(add_entries=[denial()]), Batch(remove_entries=[denial().id]), Batch(add_entries=[denial("2")])):
         await store.write(batch)
-    seen = await collect(store, position, lambda changes: len(changes.denials) > 0)
-    assert (seen.denials, seen.forgiven) == ((denial("2"),), (denial().id,))
-    await store.write(Batch(deny=[denial()]))
-    await store.write(Batch(forgive=[denial("2").id]))
-    await store.write(Batch(deny=[denial("2")]))
-    seen = await collect(store, seen.position, lambda changes: len(changes.denials) > 1)
-    assert set(seen.denials) == {denial(), denial("2")}
-    assert seen.forgiven == ()
+    seen = await collect(store, position, lambda changes: len(changes.entries) > 0)
+    assert (seen.entries, seen.removed) == ((denial("2"),), (denial().id,))
+    await store.write(Batch(add_entries=[denial()]))
+    await store.write(Batch(remove_entries=[denial("2").id]))
+    await store.write(Batch(add_entries=[denial("2")]))
+    seen = await collect(store, seen.position, lambda changes: len(changes.entries) > 1)
+    assert set(seen.entries) == {denial(), denial("2")}
+    assert seen.removed == ()
 
 
 async def test_long_log_comes_in_pieces(open_store: Open) -> None:
@@ -359,15 +361,15 @@ async def test_long_log_comes_in_pieces(open_store: Open) -> None:
 async def test_positions_of_another_life_are_gaps(world: Any, open_store: Open) -> None:
     """A reader from before the store was emptied must not go on as if nothing had happened."""
     old = await open_store()
-    await old.write(Batch(deny=[denial()]))
+    await old.write(Batch(add_entries=[denial()]))
     _, _, position = await stand(old)
     await old.aclose()
     world.empty()
     fresh = await open_store()
     with pytest.raises(GapError):
         await fresh.follow(position, 0.0)
-    await fresh.write(Batch(deny=[denial("1")]))
-    await fresh.write(Batch(deny=[denial("2")]))
+    await fresh.write(Batch(add_entries=[denial("1")]))
+    await fresh.write(Batch(add_entries=[denial("2")]))
     with pytest.raises(GapError):
         await fresh.follow(position, 0.0)
     for nonsense in ("", "x", "-1:", "99999999999999:", "99999999999999-0:ab"):
@@ -378,7 +380,7 @@ async def test_positions_of_another_life_are_gaps(world: Any, open_store: Open) 
 async def test_generation_is_given_once(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
     assert await one.generation() == ""
-    await one.write(Batch(deny=[denial()]))
+    await one.write(Batch(add_entries=[denial()]))
     assert await one.generation() == ""
     given = await asyncio.gather(one.restore([], [], "g1"), other.restore([], [], "g2"))
     assert sorted(given) == [False, True]
@@ -386,7 +388,7 @@ async def test_generation_is_given_once(open_store: Open) -> None:
 
 
 async def test_what_a_mirror_knows_is_put_back_and_overwrites_nothing(store: Store) -> None:
-    await store.write(Batch(add=[record("1"), bot("new", created_at=NOW + 50)], deny=[denial(reason="here")]))
+    await store.write(Batch(add=[record("1"), bot("new", created_at=NOW + 50)], add_entries=[denial(reason="here")]))
     known = [
         record("1", revoked_at=NOW + 1, name="never mind"),
         record("2", last_used_at=NOW + 3),
@@ -411,12 +413,12 @@ async def test_what_a_mirror_knows_is_put_back_and_overwrites_nothing(store: Sto
 
 async def test_followers_hear_of_what_was_put_back(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
-    await one.write(Batch(deny=[denial()]))
+    await one.write(Batch(add_entries=[denial()]))
     _, _, position = await stand(other)
     await one.restore([record("1")], [denial("2")], "g")
     try:
-        seen = await collect(other, position, lambda changes: bool(changes.denials))
-        assert (seen.records, seen.denials) == ((record("1"),), (denial("2"),))
+        seen = await collect(other, position, lambda changes: bool(changes.entries))
+        assert (seen.records, seen.entries) == ((record("1"),), (denial("2"),))
     except GapError:
         records, denials, _ = await stand(other)
         assert set(records) == {"1"}
@@ -428,19 +430,19 @@ async def test_what_is_long_over_goes_by_itself(open_store: Open) -> None:
     store = await open_store(clock)
     passing = [denial(str(number), expires_at=NOW + 60) for number in range(700)]
     await store.write(Batch(add=[record("1", expires_at=NOW + 60), bot("2", expires_at=NOW + 60), record("3")]))
-    await store.write(Batch(deny=[*passing, denial("endless")]))
+    await store.write(Batch(add_entries=[*passing, denial("endless")]))
     clock.advance(3600)
-    await store.write(Batch(deny=[denial("later")]))
+    await store.write(Batch(add_entries=[denial("later")]))
     assert len((await stand(store))[1]) == 702, "other clocks may be slow"
     clock.advance(120)
     for _ in range(5):  # some with each write, the rest with the next
-        await store.write(Batch(deny=[denial("later")]))
+        await store.write(Batch(add_entries=[denial("later")]))
     records, denials, _ = await stand(store)
     assert {item.name for item in denials.values()} == {"endless", "later"}
-    assert (await store.denials("iss", "", 10, NOW)).total == 2
+    assert (await store.entries("iss", "", 10, NOW)).total == 2
     assert set(records) == {"1", "2", "3"}
     clock.advance(31 * 86400)
-    await store.write(Batch(deny=[denial("later")]))
+    await store.write(Batch(add_entries=[denial("later")]))
     assert set((await stand(store))[0]) == {"3"}
     assert (await store.records(RecordQuery(), "", 10)).total == 1
     assert (await store.records(RecordQuery(actor_id="crawler"), "", 10)).total == 0
@@ -453,6 +455,6 @@ async def test_status_tells_what_it_is(store: Store) -> None:
 
 async def test_denials_of_actors_are_those_without_issuer(store: Store) -> None:
     """The start asks for them: whether names are on the list that the rule in force may read otherwise."""
-    about_actor = make_denial(Scope.ACTOR, "", "USER:sam", NOW - 1, issued_before=NOW)
-    await store.write(Batch(deny=(make_denial(Scope.SUBJECT, "iss", "s", NOW, issued_before=NOW), about_actor)))
-    assert (await store.denials("", "", 10, NOW)).denials == (about_actor,)
+    about_actor = make_entry(Scope.ACTOR, "", "USER:sam", NOW - 1, issued_before=NOW)
+    await store.write(Batch(add_entries=(make_entry(Scope.SUBJECT, "iss", "s", NOW, issued_before=NOW), about_actor)))
+    assert (await store.entries("", "", 10, NOW)).entries == (about_actor,)

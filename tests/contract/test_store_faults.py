@@ -20,7 +20,7 @@ from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch, Changes, GapError, LossError, RecordQuery, Store
-from sidecar.store.redis.client import Kv
+from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import _APPLICATION_ID, _MIGRATIONS, Database
 from sidecar.store.sqlite.store import SqliteStore
@@ -77,11 +77,11 @@ async def test_stalled_server_costs_one_deadline_and_then_nothing(server: RedisS
     try:
         waited = await asyncio.gather(*(fails(store.record("1")) for _ in range(50)))
         assert max(waited) < DEADLINE + MARGIN
-        assert await fails(store.write(Batch(deny=[denial()]))) < 0.1
+        assert await fails(store.write(Batch(add_entries=[denial()]))) < 0.1
         assert await fails(store.touch([("1", 1.0)])) < 0.1
     finally:
         server.signal(signal.SIGCONT)
-    await write_until_done(store, Batch(deny=[denial()]))
+    await write_until_done(store, Batch(add_entries=[denial()]))
     assert await store.record("1") == record()
 
 
@@ -98,16 +98,16 @@ async def test_follower_notices_a_stalled_server(server: RedisServer, store: Sto
 
 async def test_answered_writes_survive_a_killed_server(server: RedisServer, store: Store) -> None:
     _, _, position = await stand(store)
-    await store.write(Batch(add=[record()], deny=[denial()]))
+    await store.write(Batch(add=[record()], add_entries=[denial()]))
     server.kill()
     assert await fails(store.record("1")) < DEADLINE
     server.start()
-    await write_until_done(store, Batch(deny=[denial("2")]))
+    await write_until_done(store, Batch(add_entries=[denial("2")]))
     records, denials, _ = await stand(store)
     assert set(records) == {"1"}
     assert {item.name for item in denials.values()} == {"j", "2"}
     seen = await store.follow(position, 1.0)
-    assert (len(seen.records), len(seen.denials)) == (1, 2), "a follower goes on where it stood"
+    assert (len(seen.records), len(seen.entries)) == (1, 2), "a follower goes on where it stood"
 
 
 async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[
         assert not status.persistent
         assert "keeps nothing on disk" in status.problems[0]
         await store.restore([], [], "g1")
-        await store.write(Batch(deny=[denial()]))
+        await store.write(Batch(add_entries=[denial()]))
         _, known, position = await stand(store)
         forgetful.kill()
         forgetful.start()
-        await write_until_done(store, Batch(deny=[denial("2")]))
+        await write_until_done(store, Batch(add_entries=[denial("2")]))
         with pytest.raises(GapError):
             await store.follow(position, 1.0)
         assert await store.generation() == ""
@@ -138,7 +138,7 @@ async def test_write_whose_answer_is_lost_happens_once(server: RedisServer, pass
         store = await store_of(StoreSettings(url=Secret(f"redis://127.0.0.1:{proxy.port}")))
         await store.write(Batch(add=[bot("1")]))
         proxy.cut_after = passed
-        await store.write(Batch(add=[bot("2", created_at=1_800_000_100.0)], deny=[denial()]))
+        await store.write(Batch(add=[bot("2", created_at=1_800_000_100.0)], add_entries=[denial()]))
         assert proxy.cuts == 1
         assert server.ask("XLEN", "{sidecar}:log") == 2
         records, denials, _ = await stand(store)
@@ -150,7 +150,7 @@ async def test_write_whose_answer_is_lost_happens_once(server: RedisServer, pass
 
 
 async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store) -> None:
-    await store.write(Batch(add=[record()], deny=[denial()]))
+    await store.write(Batch(add=[record()], add_entries=[denial()]))
     _, _, position = await stand(store)
     good_record = server.ask("HGET", "{sidecar}:records", "1")
     good_denial = server.ask("HGET", "{sidecar}:denials", denial().id)
@@ -171,7 +171,7 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     records, denials, skipped = set(), set(), 0
     async for piece in store.snapshot():
         records |= {item.id for item in piece.records}
-        denials |= {item.id for item in piece.denials}
+        denials |= {item.id for item in piece.entries}
         skipped += piece.skipped
     assert (records, denials) == ({"1"}, {denial().id})
     assert skipped >= 2 * (len(garbage) - 1)
@@ -179,19 +179,19 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     assert damaged is not None
     assert damaged.revoked_at is not None, "an end that cannot be read is an end"
     assert (await store.records(RecordQuery(), "", 10)).records == (damaged,)
-    assert (await store.denials(None, "", 10, 0.0)).denials == (denial(),)
-    await store.write(Batch(deny=[denial("2")]))
+    assert (await store.entries(None, "", 10, 0.0)).entries == (denial(),)
+    await store.write(Batch(add_entries=[denial("2")]))
     seen = Changes(position)
-    while not seen.denials:
+    while not seen.entries:
         seen = await store.follow(seen.position, 1.0)
-    assert seen.denials == (denial("2"),)
+    assert seen.entries == (denial("2"),)
 
 
 async def test_log_that_was_cut_short_is_a_gap(server: RedisServer, store: Store) -> None:
-    await store.write(Batch(deny=[denial("1")]))
+    await store.write(Batch(add_entries=[denial("1")]))
     _, _, position = await stand(store)
     for name in "234":
-        await store.write(Batch(deny=[denial(name)]))
+        await store.write(Batch(add_entries=[denial(name)]))
     server.ask("XTRIM", "{sidecar}:log", "MAXLEN", 1)
     with pytest.raises(GapError) as gap:
         await store.follow(position, 1.0)
@@ -201,15 +201,15 @@ async def test_log_that_was_cut_short_is_a_gap(server: RedisServer, store: Store
 
 async def test_log_that_lost_its_end_is_a_loss(server: RedisServer, store: Store) -> None:
     """As after a failover to a replica that lagged behind, which has gone on since."""
-    await store.write(Batch(deny=[denial("1")]))
+    await store.write(Batch(add_entries=[denial("1")]))
     head = server.ask("HGET", "{sidecar}:meta", "head")
-    await store.write(Batch(deny=[denial("2")]))
+    await store.write(Batch(add_entries=[denial("2")]))
     _, _, position = await stand(store)
     server.ask("XDEL", "{sidecar}:log", position.partition(":")[0])
     server.ask("HSET", "{sidecar}:meta", "head", head)
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
-    await store.write(Batch(deny=[denial("3")]))
+    await store.write(Batch(add_entries=[denial("3")]))
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
 
@@ -219,7 +219,7 @@ async def test_log_does_not_grow_without_end(
 ) -> None:
     monkeypatch.setattr("sidecar.store.redis.store.LOG_BYTES", 20_000)
     for start in range(0, 2000, 20):
-        await store.write(Batch(deny=[denial(str(number)) for number in range(start, start + 20)]))
+        await store.write(Batch(add_entries=[denial(str(number)) for number in range(start, start + 20)]))
     assert server.ask("XLEN", "{sidecar}:log") < 20
     _, denials, position = await stand(store)
     assert len(denials) == 2000
@@ -228,15 +228,15 @@ async def test_log_does_not_grow_without_end(
 
 async def test_too_few_replicas_are_no_success(server: RedisServer) -> None:
     store = await store_of(settings(server, wait_replicas=1, wait_timeout=0.2))
-    assert await fails(store.write(Batch(deny=[denial()]))) < 1.0
+    assert await fails(store.write(Batch(add_entries=[denial()]))) < 1.0
     assert await fails(store.restore([], [], "g")) < 1.0
-    assert await store.denial(denial().id) == denial(), "reading needs no replicas"
+    assert await store.entry(denial().id) == denial(), "reading needs no replicas"
     await store.aclose()
 
 
 async def test_refused_writes_leave_nothing(server: RedisServer, store: Store) -> None:
     server.ask("CONFIG", "SET", "maxmemory", "1")
-    await fails(store.write(Batch(add=[bot("1")], deny=[denial()])))
+    await fails(store.write(Batch(add=[bot("1")], add_entries=[denial()])))
     server.ask("CONFIG", "SET", "maxmemory", "0")
     assert (await stand(store))[:2] == ({}, {})
 
@@ -244,7 +244,7 @@ async def test_refused_writes_leave_nothing(server: RedisServer, store: Store) -
 async def test_errors_name_no_address_and_no_password(server: RedisServer) -> None:
     server.ask("CONFIG", "SET", "requirepass", "hunter2")
     server.login["password"] = "hunter2"
-    kv = Kv(settings(server, password=Secret("hunter3")), Metrics(), HandClock())
+    kv = RedisClient(settings(server, password=Secret("hunter3")), Metrics(), HandClock())
     with pytest.raises(Unavailable) as failure:
         await kv.read("r", ("GET", "x"))
     assert failure.value.__cause__ is None
@@ -290,14 +290,14 @@ async def test_check_asks_the_server_and_tells_what_may_be_lost(server: RedisSer
     [("{sidecar}:", "{sidecar}:"), ("om:", "{om}:"), ("a{b}c", "a{b}c"), ("", "{sidecar}:"), ("{}x", "{x}:")],
 )
 async def test_all_keys_lie_in_one_slot(written: str, prefix: str) -> None:
-    kv = Kv(StoreSettings(url=Secret("redis://h"), key_prefix=written), Metrics(), HandClock())
+    kv = RedisClient(StoreSettings(url=Secret("redis://h"), key_prefix=written), Metrics(), HandClock())
     assert kv.prefix == prefix
 
 
 @pytest.mark.parametrize("more", [{"tls": {"ca_file": "/none"}}, {"tls": {"cert_file": "/none", "key_file": "/none"}}])
 async def test_certificates_that_cannot_be_read_stop_the_start(more: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured, match="cannot be read"):
-        Kv(StoreSettings(url=Secret("rediss://h"), **more), Metrics(), HandClock())
+        RedisClient(StoreSettings(url=Secret("rediss://h"), **more), Metrics(), HandClock())
 
 
 @pytest.mark.heavy
@@ -324,7 +324,7 @@ async def check_failover(group: Watched, store: Store, follower: Store) -> None:
         while not over.is_set():
             number += 1
             try:
-                await store.write(Batch(deny=[denial(str(number))]))
+                await store.write(Batch(add_entries=[denial(str(number))]))
                 answered.append(str(number))
             except Unavailable:
                 unanswered += 1
@@ -350,7 +350,7 @@ async def check_failover(group: Watched, store: Store, follower: Store) -> None:
     with contextlib.suppress(GapError):
         while (changes := await follower.follow(position, 0.5)).position != position:
             position = changes.position
-            followed |= {item.id: item for item in changes.denials}
+            followed |= {item.id: item for item in changes.entries}
         assert followed.keys() >= denials.keys(), "followed without a gap, yet something was missed"
 
 
@@ -401,7 +401,7 @@ async def test_answered_writes_survive_killed_processes(tmp_path: Path) -> None:
     followed: set[str] = set()
     while (changes := await store.follow(position, 0.0)).position != position:
         position = changes.position
-        followed |= {item.id for item in changes.denials}
+        followed |= {item.id for item in changes.entries}
     assert followed == denials.keys()
     await store.aclose()
 
@@ -414,7 +414,7 @@ async def test_full_disk_is_no_success_and_leaves_nothing(tmp_path: Path) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "s.db-wal").stat().st_size, limits[1]))
     try:
         many = [denial(str(number)) for number in range(1000)]
-        await fails(store.write(Batch(add=[bot("2")], deny=many)))
+        await fails(store.write(Batch(add=[bot("2")], add_entries=many)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert await stand(store) == before
@@ -428,9 +428,9 @@ async def test_file_that_turns_read_only_is_no_success(tmp_path: Path) -> None:
     store = SqliteStore(database, HandClock())
     await store.write(Batch(add=[record()]))
     await database.read("r", lambda connection: connection.execute("PRAGMA query_only = ON").fetchall())
-    await fails(store.write(Batch(deny=[denial()])))
+    await fails(store.write(Batch(add_entries=[denial()])))
     assert await store.record("1") == record()
-    assert await store.denial(denial().id) is None
+    assert await store.entry(denial().id) is None
     await store.aclose()
 
 
@@ -439,9 +439,9 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
     store = await sqlite_store(tmp_path / "s.db")
     _, _, position = await stand(store)
     for number in range(4):
-        await store.write(Batch(deny=[denial(str(number))], forgive=[denial("gone").id]))
-    assert len((await store.follow(position, 0.0)).denials) == 4
-    await store.write(Batch(deny=[denial("4")]))
+        await store.write(Batch(add_entries=[denial(str(number))], remove_entries=[denial("gone").id]))
+    assert len((await store.follow(position, 0.0)).entries) == 4
+    await store.write(Batch(add_entries=[denial("4")]))
     with pytest.raises(GapError) as gap:
         await store.follow(position, 0.0)
     assert not isinstance(gap.value, LossError)
@@ -451,11 +451,11 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
 async def test_older_copy_of_the_file_is_a_loss(tmp_path: Path) -> None:
     """A backup that was put back has forgotten revocations, and may have gone on since."""
     store = await sqlite_store(tmp_path / "s.db")
-    await store.write(Batch(deny=[denial("1")]))
+    await store.write(Batch(add_entries=[denial("1")]))
     await store.aclose()
     backup = (tmp_path / "s.db").read_bytes()
     store = await sqlite_store(tmp_path / "s.db")
-    await store.write(Batch(deny=[denial("2")]))
+    await store.write(Batch(add_entries=[denial("2")]))
     _, _, position = await stand(store)
     await store.aclose()
     (tmp_path / "s.db").write_bytes(backup)
@@ -463,7 +463,7 @@ async def test_older_copy_of_the_file_is_a_loss(tmp_path: Path) -> None:
     for name in "34":
         with pytest.raises(LossError):
             await store.follow(position, 0.0)
-        await store.write(Batch(deny=[denial(name)]))
+        await store.write(Batch(add_entries=[denial(name)]))
     await store.aclose()
 
 
@@ -471,7 +471,9 @@ def test_redis_store_needs_no_server_to_be_made() -> None:
     """A server that is away stops no start."""
 
     async def make() -> None:
-        store = RedisStore(Kv(StoreSettings(url=Secret("redis://127.0.0.1:1")), Metrics(), HandClock()), HandClock())
+        store = RedisStore(
+            RedisClient(StoreSettings(url=Secret("redis://127.0.0.1:1")), Metrics(), HandClock()), HandClock()
+        )
         await fails(store.generation())
         await store.aclose()
 
@@ -483,7 +485,7 @@ async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], 
     with cluster(require_tool("redis-server"), tmp_path) as nodes:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
         store = await store_of(StoreSettings(url=Secret(f"redis+cluster://{hosts}")))
-        await store.write(Batch(deny=[denial("1")]))
+        await store.write(Batch(add_entries=[denial("1")]))
         slot = nodes[0].ask("CLUSTER", "KEYSLOT", "{sidecar}:meta")
         owner = nodes[min(slot // 5500, 2)]
         heir = nodes[(nodes.index(owner) + 1) % 3]
@@ -491,8 +493,8 @@ async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], 
         owner.ask("FLUSHALL")
         for node in (heir, owner, *nodes):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
-        await store.write(Batch(deny=[denial("2")]))
-        assert await store.denial(denial("2").id) == denial("2")
+        await store.write(Batch(add_entries=[denial("2")]))
+        assert await store.entry(denial("2").id) == denial("2")
         assert heir.ask("EXISTS", "{sidecar}:meta")
         await store.aclose()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.app.running import running
+from sidecar.app.running import run_sidecar
 from sidecar.cli.main import main
 from sidecar.config.load import load
 from sidecar.errors import Misconfigured, Unavailable
@@ -51,7 +51,7 @@ async def test_full_volume_is_named_while_it_lasts(
     monkeypatch.setattr("sidecar.store.sqlite.database._TRY_AGAIN_SECONDS", 0.05)
     with IdentityProvider() as idp:
         path = configuration(volume, tmp_path, idp)
-        async with running(load([str(path)], {})) as sidecar:
+        async with run_sidecar(load([str(path)], {})) as sidecar:
             host, port = sidecar.public_addresses[0][:2]  # type: ignore[index] # as sockets name addresses
             managed = ManagedSidecar(f"http://{host}:{port}", idp, tmp_path)
             admin = managed.token_of("root")

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 import yaml
 
-from sidecar.app.running import Sidecar, running
+from sidecar.app.running import Sidecar, run_sidecar
 from sidecar.config.load import load
 from tests.support import forge
 from tests.support.hand_clock import HandClock
@@ -125,7 +125,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             config = tmp_path / f"{address.replace(':', '-')}.yaml"
             config.write_text(yaml.safe_dump(merged(usual, blocks)), encoding="utf-8")
             clock = HandClock(forge.NOW)
-            sidecar = await stack.enter_async_context(running(load([str(config)], {}), clock))
+            sidecar = await stack.enter_async_context(run_sidecar(load([str(config)], {}), clock))
             if published:
                 await eventually(lambda: set(sidecar.health.report()[1]["failing"]) <= {"upstream"})
             return Scene(address, admin_address, sidecar, keys, clock, config)

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import pytest
 
 from sidecar.authn.authenticators.jwt import JwtAuthenticator
-from sidecar.authn.base import Accepted, Member, Outcome
+from sidecar.authn.base import Accepted, Authenticator, Outcome
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support import forge
 from tests.support.certificates import certificate
@@ -243,10 +243,10 @@ async def test_bad_new_tokens_are_refused_in_the_usual_way(
     assert await scene.metric("sidecar_token_cache_entries") == 0
 
 
-class Everybody(Member):
+class Everybody(Authenticator):
     """Takes whoever presents anything for its own user."""
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         return Accepted(Actor(ActorType.USER, "everybody", provider=self.name, authenticator=self.name))
 
 

@@ -48,7 +48,7 @@ async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> 
         scene = await start(upstream.url, server={"limits": {"maxInFlight": 8}})
         for _ in range(2):
             await (await connected(scene, stack)).send(STALLED)
-        undecided = scene.sidecar._parts.serving.undecided
+        undecided = scene.sidecar._generation.active_config.undecided
         await eventually(lambda: undecided.taken == 2)
         for _ in range(20):
             wire = await connected(scene, stack)
@@ -95,15 +95,15 @@ async def test_a_body_after_the_verdict_takes_no_such_place(start: Start) -> Non
             head = f"POST /oauth2/introspect HTTP/1.1\r\nHost: a\r\n{FORM}" + "{}: {}\r\n".format(*bearer())
             wire = await connected(scene, stack)
             await wire.send(f"{head}Content-Length: 500\r\n\r\nt".encode())
-        await eventually(lambda: scene.sidecar._boundary.in_flight == 5)
-        assert scene.sidecar._parts.serving.undecided.taken == 0
+        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 5)
+        assert scene.sidecar._generation.active_config.undecided.taken == 0
 
 
 async def test_callers_without_a_credential_leave_half_of_the_places(start: Start) -> None:
     """On public paths too: slow requests, uploads that stall and WebSockets that say nothing."""
     async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:
         scene = await start(upstream.url, rules=PUBLIC, server={"limits": {"maxInFlight": 4}})
-        anonymous = scene.sidecar._parts.serving.anonymous
+        anonymous = scene.sidecar._generation.active_config.anonymous
         await (await connected(scene, stack)).request("/public/wait")
         await (await connected(scene, stack)).send(
             b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"
@@ -124,13 +124,13 @@ async def test_checks_are_answered_while_every_place_is_taken(start: Start) -> N
         assert await capacity(scene) == (200, "usable")
         for _ in range(2):
             await (await connected(scene, stack)).request("/wait", [bearer()])
-        await eventually(lambda: scene.sidecar._boundary.in_flight == 2)
+        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 2)
         assert (await asked(scene, "/x", bearer())).status == 503
         assert (await asked(scene, "/oauth2/auth", bearer())).status == 200
         assert (await asked(scene, "/oauth2/auth", ("Authorization", "Bearer no"))).status == 401
         assert await capacity(scene) == (503, "unusable")
         assert await scene.metric("sidecar_ready") == 0
-    await eventually(lambda: scene.sidecar._boundary.in_flight == 0)
+    await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
     assert await capacity(scene) == (200, "usable")
 
 
@@ -170,7 +170,7 @@ async def test_the_guest_is_a_caller_without_a_credential(start: Start) -> None:
             assert (await wire.ask(target, headers)).status == 200
         assert len(scene.sidecar._server.strangers) == 2
         await (await connected(scene, stack)).request("/wait")
-        await eventually(lambda: scene.sidecar._parts.serving.anonymous.is_full)
+        await eventually(lambda: scene.sidecar._generation.active_config.anonymous.is_full)
         assert (await asked(scene, "/x")).status == 503
         assert (await asked(scene, "/x", bearer())).status == 200
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.dataplane.proxy import relay
-from sidecar.web.in_flight import Begun
+from sidecar.web.in_flight import InFlightRequest
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection, answering
@@ -64,23 +64,23 @@ class Begins:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answered = self.handed_over = self.abandoned = 0
-        answer, hand_over, abandon = Begun.answer, Begun.hand_over, Begun.abandon
+        answer, hand_over, abandon = InFlightRequest.respond, InFlightRequest.promote_to_task, InFlightRequest.cancel
 
-        def answering_(begun: Begun, status: int, octets: bytes) -> None:
+        def answering_(begun: InFlightRequest, status: int, octets: bytes) -> None:
             self.answered += 1
             answer(begun, status, octets)
 
-        def handing_over(begun: Begun) -> None:
+        def handing_over(begun: InFlightRequest) -> None:
             self.handed_over += 1
             hand_over(begun)
 
-        def abandoning(begun: Begun) -> None:
+        def abandoning(begun: InFlightRequest) -> None:
             self.abandoned += 1
             abandon(begun)
 
-        monkeypatch.setattr(Begun, "answer", answering_)
-        monkeypatch.setattr(Begun, "hand_over", handing_over)
-        monkeypatch.setattr(Begun, "abandon", abandoning)
+        monkeypatch.setattr(InFlightRequest, "answer", answering_)
+        monkeypatch.setattr(InFlightRequest, "hand_over", handing_over)
+        monkeypatch.setattr(InFlightRequest, "abandon", abandoning)
 
 
 @pytest.fixture

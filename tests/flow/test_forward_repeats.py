@@ -172,14 +172,14 @@ async def test_a_caller_who_may_pass_no_more_is_not_repeated(
     closing = Closing()
     async with ScriptedUpstream(closing) as upstream:
         scene = await start(upstream.url)
-        mirror = scene.sidecar._parts.trust.mirror
+        mirror = scene.sidecar._generation.issuers.mirror
 
         async def happen() -> None:
             if what == "expired":
                 scene.clock.advance(LIFE)
                 return
             await revoke()
-            await eventually(lambda: len(mirror.denials) > 0)
+            await eventually(lambda: len(mirror.revocations) > 0)
 
         closing.meanwhile = happen
         assert (await second_answer(scene, way, lambda wire: wire.ask("/x", [bearer()]))).status == 502

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.app.running import running
+from sidecar.app.running import run_sidecar
 from sidecar.cli.main import main
 from sidecar.config.load import load
 from sidecar.errors import Misconfigured
@@ -165,7 +165,7 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
     """The default would call people otherwise than the entries do: a denied person would pass again."""
     content = document(keys, tmp_path)
     path = written(tmp_path, content)
-    async with running(load([path], {})):
+    async with run_sidecar(load([path], {})):
         pass
     capsys.readouterr()
     await run("check", "--config", path)
@@ -181,7 +181,7 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
         lines.write_text(json.dumps({"actor": {"type": "USER", "id": "alice"}}), encoding="utf-8")
         assert await run("revocations", "import", "--config", path, str(lines)) == 0
     with pytest.raises(Misconfigured) as refusal:
-        async with running(load([path], {})):
+        async with run_sidecar(load([path], {})):
             pass
     (problem,) = refusal.value.problems
     assert problem.path == "authenticationConfiguration.principal"
@@ -192,7 +192,7 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
     assert "authenticationConfiguration.principal: must be written" in "".join(capsys.readouterr())
     for rule in ("localPart", "verbatim"):
         content["authenticationConfiguration"]["principal"] = rule
-        async with running(load([written(tmp_path, content)], {})):
+        async with run_sidecar(load([written(tmp_path, content)], {})):
             pass
 
 
@@ -200,5 +200,5 @@ async def test_a_store_that_cannot_be_asked_may_hold_names(tmp_path: Path, keys:
     content = document(keys, tmp_path)
     content["store"] = {"url": f"redis://127.0.0.1:{free_port()}/0"}
     with pytest.raises(Misconfigured, match="the store cannot be asked whether it holds"):
-        async with running(load([written(tmp_path, content)], {})):
+        async with run_sidecar(load([written(tmp_path, content)], {})):
             pass

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.store.sqlite.database import Database
 from sidecar.store.sqlite.store import SqliteStore
 from tests.flow.conftest import Scene, Start, bearer
@@ -38,8 +38,8 @@ def revoke(tmp_path: Path) -> Revoke:
     async def write() -> None:
         clock = HandClock(forge.NOW)
         store = SqliteStore(await Database.open(tmp_path / "sidecar.store.sqlite.database", Metrics()), clock)
-        denial = make_denial(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
-        await store.write(Batch(deny=[denial]))
+        denial = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
+        await store.write(Batch(add_entries=[denial]))
         await store.aclose()
 
     return write

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.app.running import running
+from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
 from sidecar.errors import Misconfigured
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, own_keys
@@ -191,7 +191,7 @@ async def test_what_is_left_is_sent_at_the_end(tmp_path: Path) -> None:
             **traced(collector),
         }
         config.write_text(yaml.safe_dump(document), encoding="utf-8")
-        async with running(load([str(config)], {})) as sidecar:
+        async with run_sidecar(load([str(config)], {})) as sidecar:
             ((host, port),) = sidecar.public_addresses
             async with await Wire.to(f"{host}:{port}") as wire:
                 assert (await wire.ask("/oauth2/auth")).status == 401

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from sidecar.access.conditions import read_conditions
 from sidecar.access.paths import read_target
 from sidecar.api.body import _fields
-from sidecar.api.tokens import read_wish
+from sidecar.api.tokens import parse_spec
 from sidecar.authn.authenticators.introspection import Introspection
 from sidecar.authn.base import Accepted
 from sidecar.authn.support.password_file import PasswordFileError, read_htpasswd, read_user_props
@@ -32,7 +32,7 @@ from sidecar.config.reading.placeholders import PlaceholderError
 from sidecar.dataplane.dialects import Dialect, Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import IdentityHeaders, normal_name
 from sidecar.dataplane.proxy.exchange import Exchange
-from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders, ResponseHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection
 from sidecar.errors import Misconfigured, Refused, Unavailable, UpstreamFailed
 from sidecar.identity.actor import Actor, ActorType
@@ -45,10 +45,10 @@ from sidecar.metrics import Metrics
 from sidecar.outbound import OutboundError
 from sidecar.secrets.value import Secret
 from sidecar.store.redis import codec as wire
-from sidecar.store.replica.revocation_list import DenyList
+from sidecar.store.replica.revocation_list import RevocationList
 from sidecar.tokens.datahub import SharedKey, verify_datahub
 from sidecar.tokens.jwt.compact import parse, strict_json
-from sidecar.tokens.jwt.verify import Expectations, verify
+from sidecar.tokens.jwt.verify import ValidationPolicy, verify
 from sidecar.web.request import check_framing
 from tests.support import forge
 from tests.support.members import POLICY, asked, options_of, surroundings
@@ -56,7 +56,7 @@ from tests.support.members import POLICY, asked, options_of, surroundings
 MOST = 16_384
 DIALECTS: tuple[Dialect, ...] = (Nginx(), ForwardAuth(), Envoy())
 PROVIDER = Provider("corp", "https://idp.example.com", audiences=frozenset({"meta"}), algorithms=frozenset({"RS256"}))
-EXPECTATIONS = Expectations(
+EXPECTATIONS = ValidationPolicy(
     issuers=frozenset({forge.ISSUER}), algorithms=frozenset({"RS256"}), audiences=frozenset({"meta"}), leeway=30.0
 )
 KEYS = (forge.public(forge.RSA, "RS256"),)
@@ -104,7 +104,7 @@ def request_head(octets: bytes) -> None:
                 assert name not in ("connection", "transfer-encoding", "content-length", "upgrade"), line
             for dialect in DIALECTS:
                 rest = message.path if isinstance(dialect, Envoy) else ""
-                view = dialect.view(message, rest, trusted=trusted, must_know_target=False)
+                view = dialect.context(message, rest, trusted=trusted, must_know_target=False)
                 for kind in ("envoy", "nginx"):
                     certificate_thumbprint(view, kind)
                 if view.target is not None:
@@ -207,7 +207,7 @@ def redis_entry(octets: bytes) -> None:
     wire.read_record("id", octets, None, None)
     wire.read_record("id", b"0" * wire.STAMP + octets, octets, octets)
     denials, _, _ = wire.read_changes(octets)
-    known = DenyList()
+    known = RevocationList()
     for denial in (*denials, wire.read_denial("id", octets), wire.read_denial("id", b"0" * wire.STAMP + octets)):
         if denial is not None:
             known.add(denial)
@@ -235,14 +235,14 @@ async def _exchange(octets: bytes) -> None:
             answer = await Exchange(connection, response_timeout=5.0).run(
                 b"GET / HTTP/1.1\r\n\r\n", None, is_head=False
             )
-            block = AnswerHeaders().select(answer.message.raw_headers)
+            block = ResponseHeaders().select(answer.message.raw_headers)
             assert block.count(b"\r") == block.count(b"\n") == block.count(b"\r\n"), block
             names = [line.partition(b":")[0].lower() for line in block.split(b"\r\n") if line]
             assert not {b"transfer-encoding", b"content-length", b"connection", b"upgrade"} & set(names), block
             while await answer.payload.readany():
                 pass
         finally:
-            connection.cut()
+            connection.abort()
 
 
 def form(octets: bytes) -> None:
@@ -252,7 +252,7 @@ def form(octets: bytes) -> None:
 
 def wish(octets: bytes) -> None:
     """A call's JSON body."""
-    read_wish(strict_json(octets))
+    parse_spec(strict_json(octets))
 
 
 def password_file(octets: bytes) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from sidecar.counters import Tallies, TimeTallies
+from sidecar.counters import CounterVec, HistogramVec
 from sidecar.metrics import Metrics
 
 
@@ -23,6 +23,6 @@ def declared_metrics() -> dict[str, Declared]:
         if isinstance(collector, MetricWrapperBase):
             name = f"{collector._name}_total" if collector._type == "counter" else collector._name
             found[name] = Declared(tuple(collector._labelnames), collector._type)
-        elif isinstance(collector, Tallies | TimeTallies):
+        elif isinstance(collector, CounterVec | HistogramVec):
             found[collector.name] = Declared(collector.labels, collector.kind)
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from sidecar.app.running import running
+from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
 from sidecar.keys.key_files import generate, write_pair
 from tests.support.http_client import Reply, request
@@ -110,7 +110,7 @@ async def managed_sidecar(folder: Path, **blocks: Any) -> AsyncIterator[ManagedS
     """Run one until the block ends; ``blocks`` replace those of its configuration."""
     with IdentityProvider() as idp:
         path = write_configuration(folder, idp, **blocks)
-        async with running(load([str(path)], {})) as sidecar:
+        async with run_sidecar(load([str(path)], {})) as sidecar:
             host, port = sidecar.public_addresses[0][:2]  # type: ignore[index] # as sockets name addresses
             managed = ManagedSidecar(f"http://{host}:{port}", idp, folder)
             async with asyncio.timeout(_PATIENCE):

@@ -7,12 +7,12 @@ from typing import Any
 
 from multidict import CIMultiDict
 
-from sidecar.authn.base import Member, Surroundings
+from sidecar.authn.base import Authenticator, AuthenticatorContext
 from sidecar.clock import Clock
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.store.record import TokenRecord
 from tests.support.hand_clock import HandClock
 
@@ -26,17 +26,17 @@ POLICY = PrincipalPolicy(
 )
 
 
-def surroundings(name: str = "member", clock: Clock | None = None, **more: Any) -> Surroundings:
+def surroundings(name: str = "member", clock: Clock | None = None, **more: Any) -> AuthenticatorContext:
     """What a member is given; no client unless one is named in ``more``."""
     policy = replace(POLICY, provider=name, authenticator=name)
-    return Surroundings(name, clock or HandClock(), **{"client": None, "policy": policy, **more})
+    return AuthenticatorContext(name, clock or HandClock(), **{"client": None, "policy": policy, **more})
 
 
-def asked(*authorization: str, target: str | None = "/api", method: str = "GET", **headers: str) -> RequestView:
+def asked(*authorization: str, target: str | None = "/api", method: str = "GET", **headers: str) -> RequestContext:
     """A request that carries these ``Authorization`` lines and other headers."""
     lines: CIMultiDict[str] = CIMultiDict([("Authorization", line) for line in authorization])
     lines.extend(headers)
-    return RequestView(method, target, lines, read_credential(lines))
+    return RequestContext(method, target, lines, read_credential(lines))
 
 
 def basic(user: str, password: str | bytes) -> str:
@@ -45,7 +45,7 @@ def basic(user: str, password: str | bytes) -> str:
     return f"Basic {base64.b64encode(user.encode() + b':' + octets).decode()}"
 
 
-def options_of(kind: type[Member], written: Mapping[str, Any]) -> Any:
+def options_of(kind: type[Authenticator], written: Mapping[str, Any]) -> Any:
     """Sound options of ``kind``, as the configuration's words say."""
     return kind.Options.model_validate(written)
 

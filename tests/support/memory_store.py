@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from sidecar.errors import Cause, Unavailable
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, StoreStatus
 from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.store.revocation_entry import Denial
+from sidecar.store.revocation_entry import RevocationEntry
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class MemoryStore:
 
     away: bool = False
     all_records: dict[str, TokenRecord] = field(default_factory=dict)
-    all_denials: dict[str, Denial] = field(default_factory=dict)
+    all_denials: dict[str, RevocationEntry] = field(default_factory=dict)
     log: list[Changes] = field(default_factory=list)
     trimmed: int = 0
     mark: str = "g1"
@@ -56,13 +56,17 @@ class MemoryStore:
             if known is not None and known.revoked_at is None:
                 records[token_id] = replace(known, revoked_at=ended)
         self.all_records |= records
-        self.all_denials |= {denial.id: denial for denial in batch.deny}
-        for denial_id in batch.forgive:
+        self.all_denials |= {denial.id: denial for denial in batch.add_entries}
+        for denial_id in batch.remove_entries:
             self.all_denials.pop(denial_id, None)
         position = self.trimmed + len(self.log) + 1
         self.log.append(
             Changes(
-                str(position), tuple(records.values()), tuple(batch.deny), tuple(batch.forgive), written_at=(self.now,)
+                str(position),
+                tuple(records.values()),
+                tuple(batch.add_entries),
+                tuple(batch.remove_entries),
+                written_at=(self.now,),
             )
         )
         self._wake()
@@ -86,11 +90,11 @@ class MemoryStore:
         more = str(start + limit) if start + limit < len(found) else ""
         return Page(records=tuple(found[start : start + limit]), after=more, total=len(found))
 
-    async def denial(self, denial_id: str) -> Denial | None:
+    async def entry(self, denial_id: str) -> RevocationEntry | None:
         self.check()
         return self.all_denials.get(denial_id)
 
-    async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
+    async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         self.check()
         found = [
             denial
@@ -99,7 +103,7 @@ class MemoryStore:
         ]
         start = _start(after)
         more = str(start + limit) if start + limit < len(found) else ""
-        return Page(denials=tuple(found[start : start + limit]), after=more, total=len(found))
+        return Page(entries=tuple(found[start : start + limit]), after=more, total=len(found))
 
     async def snapshot(self) -> AsyncIterator[Changes]:
         self.check()
@@ -124,8 +128,8 @@ class MemoryStore:
         return Changes(
             str(self.trimmed + len(self.log)),
             tuple(record for piece in pieces for record in piece.records),
-            tuple(denial for piece in pieces for denial in piece.denials),
-            tuple(denial_id for piece in pieces for denial_id in piece.forgiven),
+            tuple(denial for piece in pieces for denial in piece.entries),
+            tuple(denial_id for piece in pieces for denial_id in piece.removed),
             tuple(moment for piece in pieces for moment in piece.written_at),
         )
 
@@ -133,7 +137,9 @@ class MemoryStore:
         self.check()
         return self.mark
 
-    async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
+    async def restore(
+        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+    ) -> bool:
         self.check()
         if self.mark:
             return False

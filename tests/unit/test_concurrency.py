@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.concurrency import retrieve
-from sidecar.store.redis.client import _Servers
+from sidecar.store.redis.client import _Endpoint
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ async def test_a_store_connection_that_fails_to_close_is_not_reported(complaints
         async def aclose(self) -> None:
             raise ConnectionError("Connection closed by server")
 
-    servers = _Servers(None, "x", 1.0)  # type: ignore[arg-type] # dials nobody here
+    servers = _Endpoint(None, "x", 1.0)  # type: ignore[arg-type] # dials nobody here
     servers._client = Client()  # type: ignore[assignment]
-    servers.doubt()
+    servers.mark_suspect()
     await settled()
     assert not complaints

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.counters import Tallies, TimeTallies
+from sidecar.counters import CounterVec, HistogramVec
 from sidecar.metrics import Metrics
 
 
@@ -16,7 +16,7 @@ def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str
 
 def test_counts_are_shown_by_their_labels() -> None:
     registry = CollectorRegistry()
-    tallies = Tallies(registry, "things_total", "Things.", ("kind", "size"))
+    tallies = CounterVec(registry, "things_total", "Things.", ("kind", "size"))
     tallies.child("a", "1").inc()
     tallies.child("a", "1").inc()
     tallies.child('quo"te\n', "2").inc()
@@ -29,7 +29,7 @@ def test_counts_are_shown_by_their_labels() -> None:
 
 def test_times_fall_into_the_bucket_that_reaches_them() -> None:
     registry = CollectorRegistry()
-    child = TimeTallies(registry, "took_seconds", "Time.", ("route",), (0.1, 1.0)).child("x")
+    child = HistogramVec(registry, "took_seconds", "Time.", ("route",), (0.1, 1.0)).child("x")
     for seconds in (0.05, 0.1, 0.100001, 5.0):
         child.observe(seconds)
     read = samples(registry)
@@ -43,6 +43,6 @@ def test_a_name_cannot_be_registered_twice() -> None:
     Metrics()
     Metrics()  # registries of their own
     registry = CollectorRegistry()
-    Tallies(registry, "x_total", "X.", ())
+    CounterVec(registry, "x_total", "X.", ())
     with pytest.raises(ValueError, match="Duplicated"):
-        Tallies(registry, "x_total", "X.", ())
+        CounterVec(registry, "x_total", "X.", ())

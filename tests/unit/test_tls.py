@@ -17,7 +17,7 @@ from sidecar.errors import Unavailable
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.secrets.value import Secret
-from sidecar.store.redis.client import Kv
+from sidecar.store.redis.client import RedisClient
 from sidecar.tls import client_context
 from tests.support.certificates import certificate
 from tests.support.members import options_of, surroundings
@@ -45,7 +45,7 @@ async def _control(port: int, ca_file: str) -> None:
 
 async def _redis(port: int, ca_file: str) -> None:
     settings = StoreSettings(url=Secret(f"rediss://127.0.0.1:{port}"), tls=StoreTls(ca_file=ca_file))
-    kv = Kv(settings, Metrics(), SystemClock())
+    kv = RedisClient(settings, Metrics(), SystemClock())
     with suppress(Unavailable):
         await kv.read("read", ("PING",))
     await kv.aclose()

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sidecar.authn.base import ABSTAINED, Accepted, Member, Outcome, Rejected, Surroundings
+from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, AuthenticatorContext, Outcome, Rejected
 from sidecar.config.settings import Model
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import make_actor
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from sidecar.secrets.value import Secret
 
 HEADER = "X-Api-Key"
@@ -23,13 +23,13 @@ class ApiKeyOptions(Model):
     """Name of the program to its key: ``env:NAME``, ``file:/path`` or the key itself."""
 
 
-class ApiKeys(Member):
+class ApiKeys(Authenticator):
     """Decides on every request that carries an API key."""
 
     Options = ApiKeyOptions
     credential_headers = (HEADER,)
 
-    def __init__(self, options: ApiKeyOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: ApiKeyOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings)
         self._keys = options.keys
 
@@ -38,7 +38,7 @@ class ApiKeys(Member):
         """For ``sidecar check``."""
         return f"{HEADER} of {', '.join(sorted(options.keys))}"
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """The program whose key it is, compared in constant time."""
         presented = view.headers.getall(HEADER, [])
         if not presented:

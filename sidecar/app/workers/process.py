@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 from sidecar.app.workers.framing import frame, read_frame
-from sidecar.app.workers.rpc import packed
+from sidecar.app.workers.rpc import dumps
 from sidecar.app.workers.totals import Family
 from sidecar.errors import Cause, Misconfigured, Problem, SidecarError, Unavailable
 
@@ -66,7 +66,7 @@ class WorkerProcess:
         self._asked += 1
         number, answer = self._asked, asyncio.get_running_loop().create_future()
         self._answers[number] = answer
-        self._writer.write(frame(packed((number, name, arguments))))
+        self._writer.write(frame(dumps((number, name, arguments))))
         try:
             async with asyncio.timeout(within):
                 outcome = await answer

@@ -29,13 +29,13 @@ def _environment() -> Any:
     return os.environ
 
 
-def packed(message: object) -> bytes:
+def dumps(message: object) -> bytes:
     """``message`` as octets."""
     octets = io.BytesIO()
     _Pickler(octets).dump(message)
     return octets.getvalue()
 
 
-def unpacked(octets: bytes) -> Any:
-    """What :func:`packed` was given."""
+def loads(octets: bytes) -> Any:
+    """What :func:`dumps` was given."""
     return pickle.loads(octets)  # noqa: S301 - the supervisor's words, by a socket that nobody else has

@@ -16,8 +16,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from sidecar import __version__
-from sidecar.admin.health import together
-from sidecar.app.running import listening_for_operators
+from sidecar.admin.health import combined
+from sidecar.app.running import operations_listener
 from sidecar.app.workers.process import WorkerProcess
 from sidecar.app.workers.totals import Totals, families, value_of
 from sidecar.config.load import Loaded
@@ -28,15 +28,15 @@ from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
 from sidecar.web.listeners import close_after, open_shared_sockets
 
 _log = logging.getLogger("sidecar.supervisor")
-_START_SECONDS = 60.0
-_PREPARE_SECONDS = 60.0
-_STATE_SECONDS = 2.0
-_OBEY_SECONDS = 5.0
-_END_SECONDS = 15.0
-_YOUNG_SECONDS = 10.0
+_START_TIMEOUT = 60.0
+_PREPARE_TIMEOUT = 60.0
+_STATE_TIMEOUT = 2.0
+_CALL_TIMEOUT = 5.0
+_END_TIMEOUT = 15.0
+_MIN_UPTIME = 10.0
 """A worker that ends younger than this would end again at once: the next one has to wait."""
 _BACK_OFF = (0.5, 30.0)
-_MEMORY = "process_resident_memory_bytes"
+_MAX_REPORTED_FAILURES = "process_resident_memory_bytes"
 
 
 @dataclass(slots=True)
@@ -66,12 +66,14 @@ class Supervisor:
         self._draining = False
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: set[WorkerProcess] = set()
-        self.metrics.watch(self.metrics.workers, lambda: len(self._working()))
+        self.metrics.watch(self.metrics.workers, lambda: len(self._running_slots()))
 
     async def start(self) -> None:
         """Return once every worker answers callers. Raises SidecarError when one of them does not start."""
-        self._keepers = [asyncio.create_task(self._keep(slot), name=f"worker {slot.number}") for slot in self._slots]
-        all_begun = asyncio.create_task(self._all_begun())
+        self._keepers = [
+            asyncio.create_task(self._supervise(slot), name=f"worker {slot.number}") for slot in self._slots
+        ]
+        all_begun = asyncio.create_task(self._all_started())
         await asyncio.wait({all_begun, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
         all_begun.cancel()
         for keeper in self._keepers:
@@ -84,37 +86,37 @@ class Supervisor:
         Raises Misconfigured and Unavailable as the first that cannot, and nothing has changed then.
         """
         async with self._changing:
-            workers = self._working()
-            calls = (worker.call("prepare", loaded, within=_PREPARE_SECONDS) for worker in workers)
+            workers = self._running_slots()
+            calls = (worker.call("prepare", loaded, within=_PREPARE_TIMEOUT) for worker in workers)
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
             if failures or not workers:
-                calls = (worker.call("discard", within=_STATE_SECONDS) for worker in workers)
+                calls = (worker.call("discard", within=_STATE_TIMEOUT) for worker in workers)
                 await asyncio.gather(*calls, return_exceptions=True)
-                raise _why(failures)
+                raise _best_error(failures)
             self.loaded = loaded
-            await asyncio.gather(*(_must(worker, "take_up") for worker in workers))
+            await asyncio.gather(*(_call_or_kill(worker, "take_up") for worker in workers))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.running.Sidecar.drain`; every worker does so."""
+        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`; every worker does so."""
         self._draining = True
-        await self._cease_keeping()
-        within = delay + timeout + _END_SECONDS
-        calls = (worker.call("drain", delay, timeout, within=within) for worker in self._working())
+        await self._stop_supervising()
+        within = delay + timeout + _END_TIMEOUT
+        calls = (worker.call("drain", delay, timeout, within=within) for worker in self._running_slots())
         await asyncio.gather(close_after(delay, self._listeners), *calls, return_exceptions=True)
 
-    def cut_all(self) -> None:
+    def abort_connections(self) -> None:
         """End every worker, and with it its connections."""
         for process in self._processes:
             process.release()
 
     async def aclose(self) -> None:
         """End every worker and wait for it; one that does not end is killed."""
-        await self._cease_keeping()
-        self.cut_all()
+        await self._stop_supervising()
+        self.abort_connections()
         ends = [asyncio.create_task(process.ended()) for process in self._processes]
         if ends:
-            await asyncio.wait(ends, timeout=_END_SECONDS)
+            await asyncio.wait(ends, timeout=_END_TIMEOUT)
             for process in self._processes:
                 process.kill()
             await asyncio.wait(ends)
@@ -128,33 +130,33 @@ class Supervisor:
         """
         reports = await asyncio.gather(*(_report(slot.process) for slot in self._slots))
         all_begun = all(slot.started.is_set() for slot in self._slots)
-        return together(reports, is_complete=all_begun, is_draining=self._draining)
+        return combined(reports, is_complete=all_begun, is_draining=self._draining)
 
     async def scrape(self) -> CollectorRegistry:
         """See :class:`sidecar.admin.routes.Operations`. Of a worker that does not answer, what it last said counts."""
-        looks = asyncio.gather(*map(_look, self._working()))
+        looks = asyncio.gather(*map(_scrape, self._running_slots()))
         self.metrics.ready.set((await self.readiness())[0])
         await looks
         # from here on without waiting: no worker may end between being counted as alive and as ended
         self.metrics.worker_memory.clear()
         for slot in self._slots:
             if slot.process is not None:
-                memory = value_of(slot.process.last, _MEMORY)
+                memory = value_of(slot.process.last, _MAX_REPORTED_FAILURES)
                 self.metrics.worker_memory.labels(str(slot.number)).set(memory)
-        return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._working()])
+        return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._running_slots()])
 
     def configuration(self) -> Any:
         """See :class:`sidecar.admin.routes.Operations`."""
         return as_json(self.loaded)
 
-    async def _all_begun(self) -> None:
+    async def _all_started(self) -> None:
         for slot in self._slots:
             await slot.started.wait()
 
-    def _working(self) -> list[WorkerProcess]:
+    def _running_slots(self) -> list[WorkerProcess]:
         return [slot.process for slot in self._slots if slot.process is not None]
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _supervise(self, slot: _Slot) -> None:
         """Have a worker at ``slot``, and another whenever it has ended.
 
         Raises SidecarError when the very first does not start.
@@ -163,24 +165,24 @@ class Supervisor:
         while True:
             begun = monotonic()
             try:
-                detail = f"exit code {await self._work(slot)}"
+                detail = f"exit code {await self._run_worker(slot)}"
             except SidecarError as error:
                 if not slot.started.is_set():
                     raise
                 detail = str(error)
             self.metrics.worker_deaths.inc()
-            deaths = deaths + 1 if monotonic() - begun < _YOUNG_SECONDS else 0
+            deaths = deaths + 1 if monotonic() - begun < _MIN_UPTIME else 0
             pause = min(_BACK_OFF[0] * 2.0 ** min(deaths - 1, 10), _BACK_OFF[1]) if deaths else 0.0
             _log.error("a worker has ended", extra={"of": slot.number, "detail": detail, "pause": pause})
             await asyncio.sleep(pause)
 
-    async def _work(self, slot: _Slot) -> int:
+    async def _run_worker(self, slot: _Slot) -> int:
         """One worker from its start to its end; its exit code. Raises SidecarError when it does not start."""
         process = await WorkerProcess.spawn(slot.number, self._listeners)
         self._processes.add(process)
         failure: SidecarError | None = None
         try:
-            await self._begin(slot, process)
+            await self._start_worker(slot, process)
         except SidecarError as error:
             failure = error
             process.kill()
@@ -188,24 +190,24 @@ class Supervisor:
         slot.process = None
         self._processes.discard(process)
         self._totals.end(process.last)
-        await self._deal_out()
+        await self._assign_listeners()
         if failure is not None:
             raise failure
         return code
 
-    async def _begin(self, slot: _Slot, process: WorkerProcess) -> None:
+    async def _start_worker(self, slot: _Slot, process: WorkerProcess) -> None:
         """Let ``process`` answer callers by the configuration in force. Raises SidecarError."""
         loaded, is_patient = self.loaded, slot.started.is_set()
-        await process.call("start", loaded, self._assertion_key, is_patient, within=_START_SECONDS)
+        await process.call("start", loaded, self._assertion_key, is_patient, within=_START_TIMEOUT)
         async with self._changing:
             if self.loaded is not loaded:
-                await process.call("prepare", self.loaded, within=_PREPARE_SECONDS)
-                await process.call("take_up", within=_OBEY_SECONDS)
+                await process.call("prepare", self.loaded, within=_PREPARE_TIMEOUT)
+                await process.call("take_up", within=_CALL_TIMEOUT)
             slot.process = process
-        await self._deal_out()
+        await self._assign_listeners()
         slot.started.set()
 
-    async def _deal_out(self) -> None:
+    async def _assign_listeners(self) -> None:
         """Let each worker accept its own callers, and for one that is not there the next that is.
 
         Its sockets stay open here: who waits to be accepted loses nothing but moments.
@@ -221,11 +223,11 @@ class Supervisor:
                 self._acceptors[share] = wanted
                 if wanted is present:
                     continue
-                await _must(wanted, "accept", share)
+                await _call_or_kill(wanted, "accept", share)
                 if present is not None:
-                    await _must(present, "cease", share)
+                    await _call_or_kill(present, "cease", share)
 
-    async def _cease_keeping(self) -> None:
+    async def _stop_supervising(self) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -236,27 +238,27 @@ async def _report(process: WorkerProcess | None) -> dict[str, object] | None:
     if process is None:
         return None
     try:
-        report = await process.call("readiness", within=_STATE_SECONDS)
+        report = await process.call("readiness", within=_STATE_TIMEOUT)
     except SidecarError:
         report = {"ready": False, "failing": ["does not answer"], "parts": {}}
     return {**report, "pid": process.pid}
 
 
-async def _must(process: WorkerProcess, name: str, *arguments: object) -> None:
+async def _call_or_kill(process: WorkerProcess, name: str, *arguments: object) -> None:
     """Let ``process`` do what it cannot refuse; where it does not, another one shall take its place."""
     try:
-        await process.call(name, *arguments, within=_OBEY_SECONDS)
+        await process.call(name, *arguments, within=_CALL_TIMEOUT)
     except SidecarError:
         process.kill()
 
 
-async def _look(process: WorkerProcess) -> None:
+async def _scrape(process: WorkerProcess) -> None:
     """Ask ``process`` for its metrics."""
     with suppress(SidecarError):
-        process.last = await process.call("metrics", within=_STATE_SECONDS)
+        process.last = await process.call("metrics", within=_STATE_TIMEOUT)
 
 
-def _why(failures: Sequence[BaseException]) -> BaseException:
+def _best_error(failures: Sequence[BaseException]) -> BaseException:
     """The reason that says most."""
     for failure in failures:
         if isinstance(failure, Misconfigured | Unavailable):
@@ -275,7 +277,7 @@ async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
     listeners = open_shared_sockets(server.listen, "server.listen", server.workers)
     supervisor = Supervisor(loaded, listeners)
     try:
-        async with listening_for_operators(supervisor, server.admin_listen, supervisor.metrics):
+        async with operations_listener(supervisor, server.admin_listen, supervisor.metrics):
             await supervisor.start()
             extra = {"version": __version__, "public": server.listen, "admin": server.admin_listen}
             _log.info("listening", extra={**extra, "workers": server.workers})

@@ -8,19 +8,19 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sidecar.metrics import Across
+from sidecar.metrics import MultiprocessMode
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 Family = Sequence[Any]
 """Name, type, text, and samples as ``[name, labels, value]``: what JSON can carry."""
 
 # the process collector's; every process has its own
-_OF_PROCESSES: Mapping[str, Across] = {
-    "process_virtual_memory_bytes": Across.SUM,
-    "process_resident_memory_bytes": Across.SUM,
-    "process_open_fds": Across.SUM,
-    "process_start_time_seconds": Across.MIN,
-    "process_max_fds": Across.MIN,
+_OF_PROCESSES: Mapping[str, MultiprocessMode] = {
+    "process_virtual_memory_bytes": MultiprocessMode.SUM,
+    "process_resident_memory_bytes": MultiprocessMode.SUM,
+    "process_open_fds": MultiprocessMode.SUM,
+    "process_start_time_seconds": MultiprocessMode.MIN,
+    "process_max_fds": MultiprocessMode.MIN,
 }
 
 
@@ -43,7 +43,7 @@ class Totals:
     What a process had counted when it ended is kept, so that no total ever falls.
     """
 
-    def __init__(self, across: Mapping[str, Across]) -> None:
+    def __init__(self, across: Mapping[str, MultiprocessMode]) -> None:
         self._across = {**across, **_OF_PROCESSES}
         self._ended: dict[str, dict[_Key, float]] = {}
 
@@ -64,8 +64,8 @@ class Totals:
     def _total(self, own: Family, workers: Sequence[Iterable[Any]]) -> Metric:
         name, kind, text, samples = own
         if kind == "gauge":
-            rule = self._across.get(name, Across.MAX)
-            if rule is Across.SUPERVISOR:
+            rule = self._across.get(name, MultiprocessMode.MAX)
+            if rule is MultiprocessMode.SUPERVISOR:
                 workers = [samples]
             elif name in _OF_PROCESSES:
                 workers = [samples, *workers]
@@ -86,21 +86,21 @@ def _add(totals: dict[_Key, float], samples: Iterable[Any]) -> None:
         totals[key] = totals.get(key, 0.0) + value
 
 
-def _gauges(processes: Iterable[Iterable[Any]], rule: Across) -> dict[_Key, float]:
+def _gauges(processes: Iterable[Iterable[Any]], rule: MultiprocessMode) -> dict[_Key, float]:
     values: dict[_Key, list[float]] = {}
     for samples in processes:
         for name, labels, value in samples:
             values.setdefault((name, tuple(labels.items())), []).append(value)
-    return {key: _together([value for value in found if not math.isnan(value)], rule) for key, found in values.items()}
+    return {key: _aggregate([value for value in found if not math.isnan(value)], rule) for key, found in values.items()}
 
 
-def _together(values: Sequence[float], rule: Across) -> float:
+def _aggregate(values: Sequence[float], rule: MultiprocessMode) -> float:
     """NaN stands for "there is none", and counts only where nobody has one."""
     if not values:
         return math.nan
-    if rule is Across.SUM:
+    if rule is MultiprocessMode.SUM:
         return sum(values)
-    return min(values) if rule is Across.MIN else max(values)
+    return min(values) if rule is MultiprocessMode.MIN else max(values)
 
 
 class _Snapshot(Collector):

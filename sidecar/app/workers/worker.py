@@ -22,16 +22,16 @@ import uvloop
 from aiohttp import web
 
 from sidecar import logs
-from sidecar.app.generation import Parts
-from sidecar.app.process_context import Ground
-from sidecar.app.running import Sidecar, assembled
+from sidecar.app.generation import ConfigGeneration
+from sidecar.app.process_context import ProcessContext
+from sidecar.app.running import Sidecar, build_sidecar
 from sidecar.app.workers.framing import frame, read_frame
-from sidecar.app.workers.rpc import unpacked
+from sidecar.app.workers.rpc import loads
 from sidecar.app.workers.totals import families
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable
-from sidecar.logs import places
+from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.tokens.upstream.assertion import AssertionKey
 from sidecar.web.listeners import close_after
@@ -50,22 +50,22 @@ class Worker:
         self._sites: dict[int, list[web.BaseSite]] = {}
         self._stack = AsyncExitStack()
         self._sidecar: Sidecar | None = None
-        self._preparing: asyncio.Task[Parts] | None = None
+        self._preparing: asyncio.Task[ConfigGeneration] | None = None
 
     async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
         """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
         self._configure_logs(loaded)
-        ground = Ground(Metrics(), SystemClock(), assertion_key=assertion_key)
-        self._sidecar = await self._stack.enter_async_context(assembled(loaded, ground))
+        ground = ProcessContext(Metrics(), SystemClock(), assertion_key=assertion_key)
+        self._sidecar = await self._stack.enter_async_context(build_sidecar(loaded, ground))
         if is_patient:
-            await self._sidecar.settled()
+            await self._sidecar.wait_settled()
 
     async def accept(self, share: int) -> None:
         """Answer the callers who are dealt out to the worker ``share``: itself, or one that is not there."""
         listeners = [listener.dup() for listener in self._listeners[share]]
         self._sites[share] = await self._running.accept(listeners)
 
-    async def cease(self, share: int) -> None:
+    async def stop_accepting(self, share: int) -> None:
         """Leave them to others. Who has been accepted stays."""
         for site in self._sites.pop(share):
             await site.stop()
@@ -84,12 +84,12 @@ class Worker:
         self._preparing = asyncio.create_task(self._running.prepare(loaded))
         await self._preparing
 
-    async def take_up(self) -> None:
+    async def activate(self) -> None:
         """Put in force what was prepared."""
         prepared, self._preparing = self._preparing, None
         assert prepared is not None  # noqa: S101 - asked after prepare only
         parts = prepared.result()
-        self._running.take_up(parts)
+        self._running.activate(parts)
         self._configure_logs(parts.loaded)
 
     async def discard(self) -> None:
@@ -99,17 +99,17 @@ class Worker:
             return
         preparing.cancel()
         (outcome,) = await asyncio.gather(preparing, return_exceptions=True)
-        if isinstance(outcome, Parts):
+        if isinstance(outcome, ConfigGeneration):
             await outcome.stack.aclose()
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.running.Sidecar.drain`."""
+        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`."""
         await asyncio.gather(close_after(delay, self._listeners), self._running.drain(delay, timeout))
 
     async def aclose(self) -> None:
         """Cut what is left, and close everything."""
         if self._sidecar is not None:
-            self._sidecar.cut_all()
+            self._sidecar.abort_connections()
         await self.discard()
         await self._stack.aclose()
 
@@ -122,7 +122,7 @@ class Worker:
         logs.configure(loaded.settings.logging.level, worker=self._number)
 
 
-async def _answer(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+async def _call(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
     """How the call ``name`` ended, as JSON can carry it."""
     try:
         return {"value": await getattr(worker, name)(*arguments)}
@@ -131,21 +131,21 @@ async def _answer(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[s
     except Unavailable as error:
         return {"unavailable": [error.cause.value, error.detail]}
     except Exception as error:  # noqa: BLE001 - the supervisor decides what becomes of a worker that has a fault
-        _log.error("fault in a worker", extra={"error": type(error).__name__, "places": places(error)})
+        _log.error("fault in a worker", extra={"error": type(error).__name__, "places": traceback_locations(error)})
         return {"fault": type(error).__name__}
 
 
-async def _work(worker: Worker, control: socket.socket) -> None:
+async def _serve_calls(worker: Worker, control: socket.socket) -> None:
     gc.freeze()  # as :func:`sidecar.app.serve.serve` does
     reader, writer = await asyncio.open_unix_connection(sock=control)
 
     async def do(number: int, name: str, arguments: Sequence[Any]) -> None:
-        answer = await _answer(worker, name, arguments)
+        answer = await _call(worker, name, arguments)
         writer.write(frame(json.dumps([number, answer]).encode()))
 
     tasks: set[asyncio.Task[None]] = set()
     while (message := await read_frame(reader)) is not None:
-        task = asyncio.create_task(do(*unpacked(message)))
+        task = asyncio.create_task(do(*loads(message)))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     for task in tasks:
@@ -155,7 +155,7 @@ async def _work(worker: Worker, control: socket.socket) -> None:
     writer.close()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Have the kernel end this process when its supervisor is gone, where it can.
 
     One that stands still would not see its socket end, and keep the address from whoever starts next.
@@ -172,14 +172,14 @@ def main(arguments: Sequence[str]) -> None:
     # a terminal and a service manager tell every process; what it means, the supervisor tells
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
+    _exit_with_parent()
     own, control, *shares = arguments
     numbers = [share.split(",") for share in shares]
     # one object for each: the shares of a unix address are the same, and two would close it twice
     listeners = {number: socket.socket(fileno=int(number)) for number in {*chain.from_iterable(numbers)}}
     worker = Worker(int(own), [[listeners[number] for number in share] for share in numbers])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_work(worker, socket.socket(fileno=int(control))))
+        runner.run(_serve_calls(worker, socket.socket(fileno=int(control))))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
-from sidecar.authn.support.basic_credential import wrong
-from sidecar.authn.support.password import PasswordMember, PasswordOptions
+from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
+from sidecar.authn.support.basic_credential import wrong_password
+from sidecar.authn.support.password import PasswordAuthenticator, PasswordOptions
 from sidecar.authn.support.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
 from sidecar.config.providers import member_issuer
 from sidecar.config.settings import Text
@@ -19,7 +19,7 @@ from sidecar.identity.claims import make_actor
 
 _log = logging.getLogger("sidecar.authn")
 _THREADS = 2
-_LOOK_EVERY = 2.0
+_POLL_INTERVAL = 2.0
 
 
 class BasicOptions(PasswordOptions):
@@ -37,13 +37,13 @@ class BasicOptions(PasswordOptions):
         return self
 
 
-class Basic(PasswordMember):
+class Basic(PasswordAuthenticator):
     """Knows the users in its file."""
 
     Options = BasicOptions
     options: BasicOptions
 
-    def __init__(self, options: BasicOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: BasicOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings, threads=_THREADS)
         self._path = Path(options.htpasswd or options.user_props)
         self._file: PasswordFile | None = None
@@ -81,7 +81,7 @@ class Basic(PasswordMember):
             _log.warning(
                 "passwords are kept in plain text", extra={"authenticator": self.name, "file": str(self._path)}
             )
-        self._watch = asyncio.create_task(self._keep_reading())
+        self._watch = asyncio.create_task(self._poll_files())
 
     async def stop(self) -> None:
         """Stop watching; a password that is being compared is left to its end."""
@@ -96,15 +96,15 @@ class Basic(PasswordMember):
         file = self._file
         if file is None:
             raise Unavailable(Cause.MEMBER_BROKEN, "not started")
-        self._throttle.begin(user)
+        self._throttle.attempt(user)
         known = file.users.get(user)
-        matches = file.stranger if known is None else known.matches
+        matches = file.dummy_hash if known is None else known.matches
         is_right = await self.in_thread(lambda: matches(password))
         if known is None:
-            return Abstained(wrong())
+            return Abstained(wrong_password())
         if not is_right:
-            return Rejected(wrong(), self.name)
-        self._throttle.good(user)
+            return Rejected(wrong_password(), self.name)
+        self._throttle.success(user)
         return self._accepted(user, known)
 
     def _accepted(self, user: str, known: User) -> Accepted:
@@ -124,12 +124,12 @@ class Basic(PasswordMember):
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    async def _keep_reading(self) -> None:
+    async def _poll_files(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            await self.look()
+            await asyncio.sleep(_POLL_INTERVAL)
+            await self.poll()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read the file again when it has changed, or could not be used; the users are then as before, and it is told.
 
         What kept it from being read may go away without any trace on it.
@@ -141,13 +141,13 @@ class Basic(PasswordMember):
         try:
             self._file = await asyncio.to_thread(self._read)
         except PasswordFileError as error:
-            self._tell(f"{self._path} {error}")
+            self._log_state(f"{self._path} {error}")
             return
         self._outdated = ""
-        self._memory.forget()
+        self._memory.clear()
         _log.info("the password file has been read anew", extra={"authenticator": self.name})
 
-    def _tell(self, problem: str) -> None:
+    def _log_state(self, problem: str) -> None:
         if problem != self._outdated:
             _log.error("the password file cannot be used", extra={"authenticator": self.name, "problem": problem})
         self._outdated = problem

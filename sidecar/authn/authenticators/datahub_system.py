@@ -9,9 +9,9 @@ from binascii import Error, a2b_base64
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.identity.request import RequestContext, Scheme
 from sidecar.secrets.value import Secret
-from sidecar.secrets.well_known import is_published
+from sidecar.secrets.well_known import is_well_known
 from sidecar.tokens.jwt.policy import SYSTEM_PROVIDER
 
 SYSTEM = SYSTEM_PROVIDER
@@ -19,7 +19,7 @@ SYSTEM = SYSTEM_PROVIDER
 
 _ID = re.compile(r"[!-9;-~]{1,512}")
 _SECRET = re.compile(r"[!-~]{1,4096}")
-_SHORTEST = 16
+_MIN_LENGTH = 16
 
 
 class SystemAuthenticator:
@@ -36,18 +36,18 @@ class SystemAuthenticator:
         actor = Actor(ActorType.USER, client_id, provider=SYSTEM, subject=client_id, authenticator=SYSTEM)
         self._accepted = Accepted(actor, is_own=True)
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """The system client, where it is he: nothing has to be waited for."""
-        pair = _pair(view)
+        pair = _client_pair(view)
         return self._accepted if pair is not None and self._matches(*pair) else None
 
-    def authenticate_at_once(self, view: RequestView) -> Abstained | None:
+    def authenticate_at_once(self, view: RequestContext) -> Abstained | None:
         """Nothing to say of other credentials than ``Basic`` ones."""
-        return ABSTAINED if _pair(view) is None else None
+        return ABSTAINED if _client_pair(view) is None else None
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Judge a ``Basic`` credential."""
-        pair = _pair(view)
+        pair = _client_pair(view)
         if pair is None:
             return ABSTAINED
         if self._matches(*pair):
@@ -61,10 +61,10 @@ class SystemAuthenticator:
         return self._client_id.matches(client_id) & self._secret.matches(secret)
 
 
-def _pair(view: RequestView) -> tuple[str, str] | None:
+def _client_pair(view: RequestContext) -> tuple[str, str] | None:
     """Id and secret as presented; the secret may hold colons."""
     credential = view.credential
-    if credential.scheme is not Scheme.OTHER or credential.word.lower() != "basic":
+    if credential.scheme is not Scheme.OTHER or credential.scheme_text.lower() != "basic":
         return None
     text = credential.value
     if ":" not in text:
@@ -86,12 +86,12 @@ def check_system_client(client_id: str, secret: Secret, *, allow_published: bool
     place = "authentication.systemClientSecret"
     if not _SECRET.fullmatch(secret.reveal()):
         problems.append(Problem(place, "must be visible ASCII characters, without white space"))
-    elif len(secret.reveal()) < _SHORTEST:
+    elif len(secret.reveal()) < _MIN_LENGTH:
         text = (
-            f"must have at least {_SHORTEST} characters, because nothing limits guessing at it (openssl rand -hex 32)"
+            f"must have at least {_MIN_LENGTH} characters, because nothing limits guessing at it (openssl rand -hex 32)"
         )
         problems.append(Problem(place, text))
-    elif is_published(secret) and not allow_published:
+    elif is_well_known(secret) and not allow_published:
         problems.append(
             Problem(place, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")
         )

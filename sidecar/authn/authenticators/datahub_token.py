@@ -10,11 +10,11 @@ from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.identity.request import RequestContext, Scheme
 from sidecar.secrets.value import Secret
-from sidecar.secrets.well_known import is_published
+from sidecar.secrets.well_known import is_well_known
 from sidecar.store.record import TokenRecord
-from sidecar.store.replica.revocation_list import Facts, facts_of
+from sidecar.store.replica.revocation_list import RevocationKeys, revocation_keys
 from sidecar.tokens.datahub import (
     DEFAULT_ISSUER,
     FORMAT,
@@ -47,7 +47,7 @@ class DataHubTokenOptions(Model):
     """DataHub's only algorithm."""
 
 
-class Records(Protocol):
+class RecordLookup(Protocol):
     """Where records are looked up."""
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
@@ -55,7 +55,7 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DataHubTrust:
+class DataHubTokenPolicy:
     """What decides about DataHub tokens.
 
     ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
@@ -72,7 +72,7 @@ class DataHubTrust:
     salt: Secret
     issuer: str = DEFAULT_ISSUER
     own_issuer: str = ""
-    records: Records | None = None
+    records: RecordLookup | None = None
     require_record: bool = False
     require_own_record: bool = True
     max_own_lifetime: float | None = None
@@ -91,7 +91,7 @@ class DataHubTokenAuthenticator:
     name = DATAHUB
 
     def __init__(
-        self, trust: DataHubTrust, *, cache: VerifiedCache[Accepted], clock: Clock, max_token_bytes: int
+        self, trust: DataHubTokenPolicy, *, cache: VerifiedCache[Accepted], clock: Clock, max_token_bytes: int
     ) -> None:
         self._trust = trust
         self._own_policy = PrincipalPolicy(OWN_PROVIDER, authenticator=DATAHUB, admin_names=trust.admin_names)
@@ -99,11 +99,11 @@ class DataHubTokenAuthenticator:
         self._now = clock.now
         self._max_token_bytes = max_token_bytes
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """Nothing: what was verified is in ``cache``, from where the JWT authenticator, always there, recalls it."""
         return None
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Verify a token not seen before. Raises Unavailable when its record cannot be had."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
@@ -115,13 +115,13 @@ class DataHubTokenAuthenticator:
         if not is_datahub(token, self._trust.issuer, self._trust.own_issuer):
             return ABSTAINED
         try:
-            accepted = await self._judge(token)
+            accepted = await self._evaluate(token)
         except Refused as refusal:
             return Rejected(refusal, DATAHUB)
         self._cache.put(view.credential.value, accepted, generation)
         return accepted
 
-    async def _judge(self, token: Unverified) -> Accepted:
+    async def _evaluate(self, token: Unverified) -> Accepted:
         trust = self._trust
         skew = (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else ()
         found = verify_datahub(token, trust.key, self._now(), *skew)
@@ -141,15 +141,15 @@ class DataHubTokenAuthenticator:
         record = await self._record(found, token.text) if is_own or must_be_on_record else None
         if record is not None:
             actor = recorded_actor(record, found.verified, self._own_policy)
-            facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
+            facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at)
             return self._accepted(found, actor, facts=facts, record_id=record.id, is_own=True)
         if must_be_on_record:
             raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
         actor = self._actor(found)
         digest = "" if actor.token_id else jwt_digest(token)
-        accepted = self._accepted(found, actor, facts=facts_of(actor, digest))
+        accepted = self._accepted(found, actor, facts=revocation_keys(actor, digest))
         if trust.passes_on and not is_own:
-            accepted.passed_on = f"Bearer {token.text}"
+            accepted.forwarded_authorization = f"Bearer {token.text}"
         return accepted
 
     async def _record(self, found: DataHubToken, text: str) -> TokenRecord | None:
@@ -187,7 +187,7 @@ class DataHubTokenAuthenticator:
 
     @staticmethod
     def _accepted(
-        found: DataHubToken, actor: Actor, *, facts: Facts, record_id: str | None = None, is_own: bool = False
+        found: DataHubToken, actor: Actor, *, facts: RevocationKeys, record_id: str | None = None, is_own: bool = False
     ) -> Accepted:
         verified = found.verified
         return Accepted(
@@ -197,7 +197,7 @@ class DataHubTokenAuthenticator:
             expires_at=verified.expires_at,
             record_id=record_id,
             is_own=is_own,
-            facts=facts,
+            revocation_keys=facts,
         )
 
 
@@ -215,7 +215,7 @@ def check_shared_secrets(
     if needs_salt and not salt:
         problems.append(Problem(f"{place}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))
     for name, secret in (("signingKey", signing_key), ("salt", salt)):
-        if is_published(secret) and not allow_published:
+        if is_well_known(secret) and not allow_published:
             text = "is DataHub's published default: everybody can sign with it; make your own (openssl rand -base64 32)"
             problems.append(Problem(f"{place}.{name}", text))
     try:

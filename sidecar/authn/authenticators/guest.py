@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from sidecar.authn.base import ABSTAINED, Accepted, Member, Outcome, Surroundings
+from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, AuthenticatorContext, Outcome
 from sidecar.config.settings import Model, Names
 from sidecar.errors import Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 
 
 def _actor_id(text: str) -> str:
@@ -38,12 +38,12 @@ class GuestOptions(Model):
     """With which methods; empty: all."""
 
 
-class Guest(Member):
+class Guest(Authenticator):
     """Gives everybody without credentials one Actor, where the decision lets it; decides on no credential."""
 
     Options = GuestOptions
 
-    def __init__(self, options: GuestOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: GuestOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings)
         actor = Actor(
             ActorType.USER,
@@ -62,6 +62,6 @@ class Guest(Member):
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
         return f"nobody; without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Nothing that is presented is the guest's."""
         return ABSTAINED

@@ -11,19 +11,19 @@ import orjson
 from authlib.oauth2.client import OAuth2Client
 from pydantic import Field
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected, Surroundings
-from sidecar.authn.support.bearer import BearerMember
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
+from sidecar.authn.support.bearer import BearerAuthenticator
 from sidecar.authn.support.credential_cache import Questions
-from sidecar.authn.support.dependency_probe import Recovery
+from sidecar.authn.support.dependency_probe import DependencyProbe
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.claims import make_actor
 from sidecar.outbound import Answer, ControlClient, OutboundError, check_url
 from sidecar.secrets.value import Secret
-from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.compact import Unverified, parse
-from sidecar.tokens.jwt.policy import provider_expectations
+from sidecar.tokens.jwt.policy import provider_validation
 from sidecar.tokens.jwt.verify import check_claims
 from sidecar.tokens.submitted import jwt_digest, token_digest
 
@@ -81,13 +81,13 @@ def _basic(client: Any, method: str, uri: str, headers: dict[str, str], body: st
     return uri, {**headers, "Authorization": f"Basic {b64encode(pair.encode()).decode()}"}, body
 
 
-class Introspection(BearerMember):
+class Introspection(BearerAuthenticator):
     """Decides on bearer tokens that the server calls active. Others may know those that it does not."""
 
     Options = IntrospectionOptions
     options: IntrospectionOptions
 
-    def __init__(self, options: IntrospectionOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: IntrospectionOptions, surroundings: AuthenticatorContext) -> None:
         questions = Questions(surroundings.clock, _MAX_UNKNOWN_PER_SECOND)
         super().__init__(options, surroundings, refused_for=_REFUSED_FOR, questions=questions)
         provider = surroundings.providers.get(options.provider)
@@ -100,10 +100,10 @@ class Introspection(BearerMember):
             raise Misconfigured([self._fault(f"url cannot be used: {error.detail}")]) from error
         self._issuers = frozenset({provider.issuer, *provider.issuer_aliases})
         self._issuer = provider.issuer
-        self._expected = replace(provider_expectations(provider, None), require_expiry=False)
+        self._expected = replace(provider_validation(provider, None), require_expiry=False)
         self._policy = surroundings.policies[options.provider]
         self._client = _Client(surroundings.client, options, allow_insecure=provider.allow_insecure_urls)
-        self._recovery = Recovery(self.name, self.check)
+        self._recovery = DependencyProbe(self.name, self.check)
 
     def _fault(self, text: str) -> Problem:
         return Problem(f"authenticator {self.name}", text)
@@ -122,7 +122,7 @@ class Introspection(BearerMember):
     async def check(self) -> list[str]:
         """Ask about a token that nobody has issued: a server that lets us ask calls it inactive."""
         try:
-            answer = await self._ask("auth-sidecar-check")
+            answer = await self._introspect("auth-sidecar-check")
         except Unavailable as failure:
             return [failure.detail]
         return ["calls a made-up token active"] if answer["active"] else []
@@ -132,13 +132,13 @@ class Introspection(BearerMember):
         await super().stop()
         await self._recovery.aclose()
 
-    async def judge(self, token: str, digest: bytes) -> Outcome:
+    async def verify(self, token: str, digest: bytes) -> Outcome:
         """Ask the server. Raises Unavailable when it gives no answer, or was asked too often about unknown tokens."""
         if len(token) > self.surroundings.max_token_bytes or not _TOKEN.fullmatch(token):
             return Abstained(Refused(Reason.TOKEN_MALFORMED, Cause.ENCODING))
         if not self._is_mine(token):
             return ABSTAINED
-        return await self.ask_once(digest, lambda: self._asked(token, digest))
+        return await self.ask_once(digest, lambda: self._introspect_once(token, digest))
 
     def _is_mine(self, token: str) -> bool:
         if token.count(".") != 2:
@@ -155,12 +155,12 @@ class Introspection(BearerMember):
         except Refused:
             return None
 
-    async def _asked(self, token: str, digest: bytes) -> Outcome:
+    async def _introspect_once(self, token: str, digest: bytes) -> Outcome:
         jwt = self._jwt(token)
         try:
-            answer = await self._ask(token)
+            answer = await self._introspect(token)
         except Unavailable:
-            self._recovery.doubt()
+            self._recovery.report_failure()
             raise
         if not answer["active"]:
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
@@ -183,7 +183,7 @@ class Introspection(BearerMember):
             actor,
             not_before=None if starts is None else starts - leeway,
             expires_at=None if ends is None else ends + leeway,
-            facts=facts_of(
+            revocation_keys=revocation_keys(
                 replace(actor, subject=_denied_as(claims)), token_digest(token) if jwt is None else jwt_digest(jwt)
             ),
         )
@@ -191,7 +191,7 @@ class Introspection(BearerMember):
         self._memory.put(digest, accepted, remaining)
         return accepted
 
-    async def _ask(self, token: str) -> Mapping[str, Any]:
+    async def _introspect(self, token: str) -> Mapping[str, Any]:
         """The server's answer, ``active`` a boolean. Raises Unavailable for anything else."""
         try:
             answer = await self._client.introspect_token(self.options.url, token, "access_token")

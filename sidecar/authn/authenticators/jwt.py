@@ -11,19 +11,19 @@ from sidecar.config.providers import OwnIssuers
 from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.identity.request import RequestContext, Scheme
 from sidecar.keys.keyset import KeySource, VerificationKey
-from sidecar.store.replica.revocation_list import Facts, facts_of
-from sidecar.tokens.issued.records import OwnTokens
+from sidecar.store.replica.revocation_list import RevocationKeys, revocation_keys
+from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
 from sidecar.tokens.submitted import jwt_digest
 
 _BEARER = Scheme.BEARER
 
 
-class Acceptor(Protocol):
+class PrincipalMapper(Protocol):
     """Makes verified claims into an accepted caller."""
 
     async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
@@ -36,11 +36,11 @@ class Issuer:
 
     name: str
     keys: KeySource
-    expectations: Expectations
-    acceptor: Acceptor
+    expectations: ValidationPolicy
+    mapper: PrincipalMapper
 
 
-class ForeignAcceptor:
+class ProviderPrincipalMapper:
     """Accepts the tokens of a provider: the Actor follows from the claims alone.
 
     ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same. ``is_own``: the
@@ -71,46 +71,50 @@ class ForeignAcceptor:
         return None if self._bots is not None and accepted.actor.is_bot else accepted
 
     async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
-        """The caller. Raises as :class:`Acceptor` says."""
+        """The caller. Raises as :class:`PrincipalMapper` says."""
         accepted = self._made(token, verified)
         if self._bots is not None and accepted.actor.is_bot:
-            accepted.ask_again_at = await self._bots.confirm(token.text, accepted.actor.id)
+            accepted.revalidate_at = await self._bots.confirm(token.text, accepted.actor.id)
         return accepted
 
     def _made(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         actor = make_actor(verified.claims, self._policy)
         if actor.is_bot and self._bots_may_impersonate:
             actor = replace(actor, may_impersonate=True)
-        return _accepted(verified, actor, self._leeway, self._early, facts=_facts(token, actor), is_own=self._is_own)
+        return _accepted(
+            verified, actor, self._leeway, self._early, facts=_revocation_keys(token, actor), is_own=self._is_own
+        )
 
 
-class OwnAcceptor:
+class IssuedTokenResolver:
     """Accepts own tokens: the Actor follows from the record.
 
     ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same.
     """
 
-    def __init__(self, tokens: OwnTokens, leeway: float, early: float | None = None) -> None:
+    def __init__(self, tokens: IssuedTokens, leeway: float, early: float | None = None) -> None:
         self._tokens = tokens
         self._leeway = leeway
         self._early = early
 
     async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
-        """The caller. Raises as :class:`Acceptor` says."""
+        """The caller. Raises as :class:`PrincipalMapper` says."""
         identity = await self._tokens.identify(verified, token.text)
         actor, record = identity.actor, identity.record
         if record is None:
-            return _accepted(verified, actor, self._leeway, self._early, facts=_facts(token, actor), is_own=True)
-        facts = facts_of(actor, owner=record.owner, recorded_at=record.created_at)
+            return _accepted(
+                verified, actor, self._leeway, self._early, facts=_revocation_keys(token, actor), is_own=True
+            )
+        facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at)
         return _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
 
 
-def _facts(token: Unverified, actor: Actor) -> Facts | None:
+def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
     """What the deny list asks about beside what the Actor tells.
 
     Without ``jti`` the token is known by the digest of what was signed.
     """
-    return None if actor.token_id else facts_of(actor, jwt_digest(token))
+    return None if actor.token_id else revocation_keys(actor, jwt_digest(token))
 
 
 def _accepted(
@@ -119,7 +123,7 @@ def _accepted(
     leeway: float,
     early: float | None = None,
     *,
-    facts: Facts | None,
+    facts: RevocationKeys | None,
     record_id: str | None = None,
     is_own: bool,
 ) -> Accepted:
@@ -132,7 +136,7 @@ def _accepted(
         expires_at=None if expires is None else expires + leeway,
         record_id=record_id,
         is_own=is_own,
-        facts=facts,
+        revocation_keys=facts,
         certificate=verified.certificate,
     )
 
@@ -168,12 +172,12 @@ class JwtAuthenticator:
         self._max_token_bytes = max_token_bytes
         self._refuse = refuse
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """What was verified before and still holds."""
         credential = view.credential
         return self._cache.get(credential.value, self._now()) if credential.scheme is _BEARER else None
 
-    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
+    def authenticate_at_once(self, view: RequestContext) -> Accepted | Abstained | None:
         """Accept a token not seen before whose keys are in memory. None: :meth:`authenticate` has to say."""
         credential = view.credential
         if credential.scheme is not Scheme.BEARER:
@@ -182,12 +186,16 @@ class JwtAuthenticator:
         try:
             token = parse(credential.value, self._max_token_bytes)
             issuer = self._issuer_of(token)
-            if issuer is None or not isinstance(issuer.acceptor, ForeignAcceptor) or token.algorithm.startswith("HS"):
+            if (
+                issuer is None
+                or not isinstance(issuer.mapper, ProviderPrincipalMapper)
+                or token.algorithm.startswith("HS")
+            ):
                 return None
             keys = self._candidates(issuer, token)
             if len(keys) != 1:  # what is refused is verified again: not by many keys, which anybody could ask for
                 return None
-            accepted = issuer.acceptor.accept_at_once(token, self._verified(issuer, token, keys))
+            accepted = issuer.mapper.accept_at_once(token, self._verified(issuer, token, keys))
         except Refused:
             return None
         if accepted is not None:
@@ -197,7 +205,7 @@ class JwtAuthenticator:
             self._cache.put(credential.value, accepted, generation)
         return accepted
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Verify a token not seen before. Raises Unavailable when its issuer's keys or its record cannot be had."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
@@ -214,7 +222,7 @@ class JwtAuthenticator:
         if issuer is None:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
         try:
-            accepted = await self._judge(issuer, token)
+            accepted = await self._evaluate(issuer, token)
             if issuer is self._unbound:
                 self._note(token)
         except Refused as refusal:
@@ -238,13 +246,13 @@ class JwtAuthenticator:
         if self._seen is not None and token.issuer:
             self._seen((token.issuer,))
 
-    async def _judge(self, issuer: Issuer, token: Unverified) -> Accepted:
+    async def _evaluate(self, issuer: Issuer, token: Unverified) -> Accepted:
         keys = self._candidates(issuer, token)
         if not keys:
             keys = await issuer.keys.refetch(token.kid, token.algorithm)
         verified = self._verified(issuer, token, keys)
         with AFTER_SIGNATURE:
-            return await issuer.acceptor.accept(token, verified)
+            return await issuer.mapper.accept(token, verified)
 
     def _candidates(self, issuer: Issuer, token: Unverified) -> tuple[VerificationKey, ...]:
         if self._refuse is not None:

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, Field
 
-from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
-from sidecar.authn.support.bearer import BearerMember
+from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
+from sidecar.authn.support.bearer import BearerAuthenticator
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model, Names, Text
@@ -28,21 +28,21 @@ from sidecar.identity.claims import make_actor
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
-from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.compact import Unverified, json_object, parse
-from sidecar.tokens.jwt.policy import provider_expectations
+from sidecar.tokens.jwt.policy import provider_validation
 from sidecar.tokens.jwt.verify import VerifiedClaims, verify
 from sidecar.tokens.submitted import jwt_digest
 
 _MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
-_JOINT = "[A-Za-z0-9:._-]*"
-_TEMPLATE = re.compile(rf"{_JOINT}\{{(namespace|name)\}}({_JOINT})\{{(?!\1}})(?:namespace|name)\}}{_JOINT}")
+_AMBIGUOUS = "[A-Za-z0-9:._-]*"
+_TEMPLATE = re.compile(rf"{_AMBIGUOUS}\{{(namespace|name)\}}({_AMBIGUOUS})\{{(?!\1}})(?:namespace|name)\}}{_AMBIGUOUS}")
 _ALGORITHMS = frozenset({"RS256", "ES256", "ES384", "ES512"})
-_REMEMBERED = 300.0
+_MAX_CACHED = 300.0
 _REFUSED_FOR = 10.0  # whoever holds a token of an account that is gone could keep the API server busy
 _MAX_TOKEN_FILE = 64 * 1024
-_REVIEW_WITHIN = 3.0
+_REVIEW_TIMEOUT = 3.0
 _MAX_REVIEW = 256 * 1024
 
 
@@ -83,13 +83,13 @@ class KubernetesOptions(Model):
     """How long its word is believed."""
 
 
-class Kubernetes(BearerMember):
+class Kubernetes(BearerAuthenticator):
     """Decides on Bearer JWTs of the cluster's issuer. Their Actors are of type SERVICE."""
 
     Options = KubernetesOptions
     options: KubernetesOptions
 
-    def __init__(self, options: KubernetesOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: KubernetesOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings, refused_for=_REFUSED_FOR)
         self._policy = replace(
             surroundings.policy, actor_type=ActorType.SERVICE, principal_claims=(ClaimPath('"actor of the token"'),)
@@ -135,7 +135,7 @@ class Kubernetes(BearerMember):
             while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
                 await asyncio.sleep(0.02)
             if self.options.review and not self.problem:
-                await self._ask_review({"token": "auth-sidecar-check"})
+                await self._request_review({"token": "auth-sidecar-check"})
             return [self.problem] if self.problem else []
         except Unavailable as failure:
             return [failure.detail]
@@ -146,7 +146,7 @@ class Kubernetes(BearerMember):
         """Begin to fetch keys; the API server may be away."""
         options = self.options
         if not self._issuers:
-            self._learn_issuer()
+            self._discover_issuer()
         if not self._issuers:
             text = self._fault or f"{options.token_file} holds no token of the cluster; mount one, or set issuer"
             raise Misconfigured([Problem(f"authenticator {self.name}", text)])
@@ -160,7 +160,7 @@ class Kubernetes(BearerMember):
             clock_skew=options.clock_skew,
             allow_insecure_urls=options.allow_insecure_urls,
         )
-        self._expected = provider_expectations(provider, None)
+        self._expected = provider_validation(provider, None)
         surroundings = self.surroundings
         metrics = surroundings.metrics or Metrics()
         self._keys = ProviderKeys(provider, surroundings.keys, self._client, metrics, surroundings.clock, None)
@@ -174,7 +174,7 @@ class Kubernetes(BearerMember):
         if self._client is not None:
             await self._client.aclose()
 
-    async def judge(self, token: str, digest: bytes) -> Outcome:
+    async def verify(self, token: str, digest: bytes) -> Outcome:
         """Verify the token. Raises Unavailable when the keys cannot be had, or the API server's word."""
         try:
             parsed = parse(token, self.surroundings.max_token_bytes)
@@ -190,7 +190,7 @@ class Kubernetes(BearerMember):
             return Rejected(refusal, self.name)
         if self.options.review:
             return await self.ask_once(digest, lambda: self._reviewed(token, digest, accepted))
-        self._memory.put(digest, accepted, _REMEMBERED)
+        self._memory.put(digest, accepted, _MAX_CACHED)
         return accepted
 
     async def _verified(self, token: Unverified) -> VerifiedClaims:
@@ -205,7 +205,7 @@ class Kubernetes(BearerMember):
     async def _reviewed(self, token: str, digest: bytes, accepted: Accepted) -> Outcome:
         """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""
         audiences = self.options.audiences
-        status = await self._ask_review({"token": token, "audiences": audiences})
+        status = await self._request_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
             return self._gone()
         user, good_for = status.get("user"), status.get("audiences")
@@ -221,7 +221,7 @@ class Kubernetes(BearerMember):
         failure.is_signed = True  # its signature was found good before the API server was asked
         return Rejected(failure, self.name)
 
-    async def _ask_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _request_review(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The ``status`` of a TokenReview (authentication.k8s.io/v1). Raises Unavailable."""
         assert self._client is not None  # noqa: S101 - started before it is asked
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
@@ -230,7 +230,7 @@ class Kubernetes(BearerMember):
                 f"{self._api}/apis/authentication.k8s.io/v1/tokenreviews",
                 orjson.dumps(review),
                 {"Content-Type": "application/json"},
-                within=_REVIEW_WITHIN,
+                within=_REVIEW_TIMEOUT,
                 max_bytes=_MAX_REVIEW,
                 allow_insecure=self.options.allow_insecure_urls,
             )
@@ -252,8 +252,8 @@ class Kubernetes(BearerMember):
         skew, ends = self.options.clock_skew, verified.expires_at
         ends = None if ends is None else ends + skew
         # without jti the deny list knows a token by the digest of what was signed
-        facts = facts_of(actor, "" if actor.token_id else jwt_digest(token))
-        return Accepted(actor, verified.key, expires_at=ends, facts=facts)
+        facts = revocation_keys(actor, "" if actor.token_id else jwt_digest(token))
+        return Accepted(actor, verified.key, expires_at=ends, revocation_keys=facts)
 
     def _credentials(self) -> Mapping[str, str]:
         """The kubelet renews the file well before the token's end."""
@@ -271,10 +271,10 @@ class Kubernetes(BearerMember):
         now = self.surroundings.clock.monotonic()
         pause = self.surroundings.keys.unknown_kid_cooldown
         if name not in self._issuers and not self.options.issuer and now - self._own_token_read >= pause:
-            self._learn_issuer()
+            self._discover_issuer()
         return name in self._issuers
 
-    def _learn_issuer(self) -> None:
+    def _discover_issuer(self) -> None:
         """Take up the issuer of the pod's own token, unless it is another's: see :meth:`_foreign`."""
         self._own_token_read = self.surroundings.clock.monotonic()
         with suppress(OSError, Refused):

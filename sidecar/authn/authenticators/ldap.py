@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
-from sidecar.authn.support.basic_credential import wrong
-from sidecar.authn.support.dependency_probe import Recovery
-from sidecar.authn.support.password import PasswordMember, PasswordOptions
+from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
+from sidecar.authn.support.basic_credential import wrong_password
+from sidecar.authn.support.dependency_probe import DependencyProbe
+from sidecar.authn.support.password import PasswordAuthenticator, PasswordOptions
 from sidecar.config.providers import member_issuer
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Text
@@ -32,7 +32,7 @@ from sidecar.tls import client_context
 
 T = TypeVar("T")
 _ATTRIBUTE = r"^[A-Za-z][A-Za-z0-9;-]{0,63}$"
-_MOST_GROUPS = 1000
+_MAX_GROUPS = 1000
 
 
 def _directory_url(text: str) -> str:
@@ -44,7 +44,7 @@ def _directory_url(text: str) -> str:
     return text
 
 
-def _holder(name: str) -> Callable[[str], str]:
+def _member_name(name: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text.count(name) != 1 or not re.fullmatch(r"\(.+\)", text) or text.count("(") != text.count(")"):
             raise ValueError(f"must be a filter in parentheses that holds {name} once")
@@ -68,7 +68,7 @@ class LdapOptions(PasswordOptions):
     """The searching account's password."""
     user_base: Annotated[str, Field(min_length=1)]
     """Where people are."""
-    user_filter: Annotated[str, AfterValidator(_holder("{user}"))] = "(uid={user})"
+    user_filter: Annotated[str, AfterValidator(_member_name("{user}"))] = "(uid={user})"
     """Who is meant; ``{user}`` is what was presented, escaped."""
     name_attribute: Annotated[str, Field(pattern=_ATTRIBUTE)] = "uid"
     """Attribute that names the Actor."""
@@ -76,7 +76,7 @@ class LdapOptions(PasswordOptions):
     """Attribute with the e-mail address; empty: none."""
     group_base: Text = ""
     """Where groups are; absent: no groups."""
-    group_filter: Annotated[str, AfterValidator(_holder("{dn}"))] = "(member={dn})"
+    group_filter: Annotated[str, AfterValidator(_member_name("{dn}"))] = "(member={dn})"
     """Whose members people are; ``{dn}`` is the person's entry, escaped."""
     group_attribute: Annotated[str, Field(pattern=_ATTRIBUTE)] = "cn"
     """Attribute that names a group."""
@@ -89,7 +89,7 @@ class LdapOptions(PasswordOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class LdapEntry:
     """Somebody in the directory."""
 
     dn: str
@@ -98,7 +98,7 @@ class Person:
     groups: tuple[str, ...] = ()
 
 
-class NobodyError(Exception):
+class NotFoundError(Exception):
     """No such person, or more than one."""
 
 
@@ -145,17 +145,17 @@ class Directory:
         )
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue(options.connections)
 
-    def find(self, user: str) -> Person:
+    def find(self, user: str) -> LdapEntry:
         """The one person who is meant, without groups. Raises NobodyError, DirectoryError."""
-        return self._guarded(lambda: self._find(user))
+        return self._map_errors(lambda: self._find(user))
 
-    def prove(self, person: Person, password: str) -> Person:
+    def bind(self, person: LdapEntry, password: str) -> LdapEntry:
         """``person``, whose password this is, with groups. Raises WrongPasswordError, DirectoryError."""
-        return self._guarded(lambda: self._prove(person, password))
+        return self._map_errors(lambda: self._bind_entry(person, password))
 
     def probe(self) -> None:
         """Search for nobody, as for everybody. Raises DirectoryError."""
-        self._guarded(lambda: self._search(self._options.user_base, "(objectClass=*)", [], "BASE", 1))
+        self._map_errors(lambda: self._search(self._options.user_base, "(objectClass=*)", [], "BASE", 1))
 
     def close(self) -> None:
         """Close what is kept open."""
@@ -165,7 +165,7 @@ class Directory:
             except queue.Empty:
                 return
 
-    def _guarded(self, ask: Callable[[], T]) -> T:
+    def _map_errors(self, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except self._ldap.core.exceptions.LDAPException as error:
@@ -173,22 +173,22 @@ class Directory:
         except (OSError, ValueError) as error:
             raise DirectoryError(type(error).__name__) from error
 
-    def _find(self, user: str) -> Person:
+    def _find(self, user: str) -> LdapEntry:
         options = self._options
         attributes = [options.name_attribute, *filter(None, [options.mail_attribute])]
         wanted = options.user_filter.replace("{user}", self._escaped(user))
         found = self._search(options.user_base, wanted, attributes, "SUBTREE", 2)
         if len(found) != 1:
-            raise NobodyError
+            raise NotFoundError
         entry = found[0]
         dn, values = str(entry["dn"]), entry["attributes"]
         if not dn:  # binding without a name is anonymous, and always works
-            raise NobodyError
+            raise NotFoundError
         name = _first(values.get(options.name_attribute))
         mail = _first(values.get(options.mail_attribute)) if options.mail_attribute else ""
-        return Person(dn, name, mail)
+        return LdapEntry(dn, name, mail)
 
-    def _prove(self, person: Person, password: str) -> Person:
+    def _bind_entry(self, person: LdapEntry, password: str) -> LdapEntry:
         self._bind_as(person.dn, password)
         return replace(person, groups=self._groups(person.dn))
 
@@ -197,7 +197,7 @@ class Directory:
         if not options.group_base:
             return ()
         wanted = options.group_filter.replace("{dn}", self._escaped(dn))
-        found = self._search(options.group_base, wanted, [options.group_attribute], "SUBTREE", _MOST_GROUPS)
+        found = self._search(options.group_base, wanted, [options.group_attribute], "SUBTREE", _MAX_GROUPS)
         names = (_first(entry["attributes"].get(options.group_attribute)) for entry in found)
         return tuple(sorted(filter(None, names)))
 
@@ -225,11 +225,11 @@ class Directory:
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
-            return self._search_on(self._searcher(), base, wanted, attributes, scope, most)
+            return self._search_on(self._bind_search_account(), base, wanted, attributes, scope, most)
         try:
             return self._search_on(connection, base, wanted, attributes, scope, most)
         except (self._ldap.core.exceptions.LDAPException, OSError):
-            return self._search_on(self._searcher(), base, wanted, attributes, scope, most)
+            return self._search_on(self._bind_search_account(), base, wanted, attributes, scope, most)
 
     def _search_on(
         self, connection: Any, base: str, wanted: str, attributes: list[str], scope: str, most: int
@@ -242,13 +242,13 @@ class Directory:
         except BaseException:
             self._drop(connection)
             raise
-        self._keep(connection)
+        self._return_connection(connection)
         results = self._ldap.core.results
         if result["result"] not in (results.RESULT_SUCCESS, results.RESULT_SIZE_LIMIT_EXCEEDED):
             raise DirectoryError(f"the search ended in {result['description']}")
         return [entry for entry in response or [] if entry.get("type") == "searchResEntry"]
 
-    def _searcher(self) -> Any:
+    def _bind_search_account(self) -> Any:
         options = self._options
         secret = options.bind_password.reveal() if options.bind_password else None
         connection = self._opened(options.bind_dn or None, secret if options.bind_dn else None)
@@ -280,7 +280,7 @@ class Directory:
             raise
         return connection
 
-    def _keep(self, connection: Any) -> None:
+    def _return_connection(self, connection: Any) -> None:
         try:
             self._idle.put_nowait(connection)
         except queue.Full:
@@ -300,13 +300,13 @@ def _first(value: Any) -> str:
     return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
-class Ldap(PasswordMember):
+class Ldap(PasswordAuthenticator):
     """Knows the people in the directory."""
 
     Options = LdapOptions
     options: LdapOptions
 
-    def __init__(self, options: LdapOptions, surroundings: Surroundings) -> None:
+    def __init__(self, options: LdapOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings, threads=options.connections)
         if options.tls == "none" and not is_loopback(urlsplit(options.url).hostname or ""):
             raise Misconfigured([self._fault("tls: none is for a directory on loopback; passwords would be readable")])
@@ -319,7 +319,7 @@ class Ldap(PasswordMember):
             raise Misconfigured([self._fault(text)]) from error
         except OSError as error:
             raise Misconfigured([self._fault(f"caFile cannot be used: {error.strerror}")]) from error
-        self._recovery = Recovery(self.name, self._look)
+        self._recovery = DependencyProbe(self.name, self._check_directory)
 
     def _fault(self, text: str) -> Problem:
         return Problem(f"authenticator {self.name}", text)
@@ -337,11 +337,11 @@ class Ldap(PasswordMember):
     async def check(self) -> Sequence[str]:
         """Whether the directory lets the account search."""
         try:
-            return await self._look()
+            return await self._check_directory()
         finally:
             await self.stop()
 
-    async def _look(self) -> Sequence[str]:
+    async def _check_directory(self) -> Sequence[str]:
         try:
             # not in a thread of the pool, where callers may be waiting in a row
             await asyncio.to_thread(self._directory.probe)
@@ -358,25 +358,25 @@ class Ldap(PasswordMember):
     async def compare(self, user: str, password: str) -> Outcome:
         """Ask the directory who is meant, then whether it is his password."""
         names = [user.lower()]
-        self._throttle.begin(names[0])
+        self._throttle.attempt(names[0])
         try:
             found = await self.in_thread(lambda: self._directory.find(user))
             # to a directory one person has many names: blanks, capitals and other forms of a letter make no difference
-            self._throttle.is_about(found.dn)
+            self._throttle.alias(found.dn)
             names.append(found.dn)
-            person = await self.in_thread(lambda: self._directory.prove(found, password))
-        except NobodyError:
-            return Abstained(wrong())
+            person = await self.in_thread(lambda: self._directory.bind(found, password))
+        except NotFoundError:
+            return Abstained(wrong_password())
         except WrongPasswordError:
-            return Rejected(wrong(), self.name)
+            return Rejected(wrong_password(), self.name)
         except DirectoryError as error:
-            self._throttle.good(*names)
-            self._recovery.doubt()
+            self._throttle.success(*names)
+            self._recovery.report_failure()
             raise Unavailable(Cause.DIRECTORY_UNAVAILABLE, str(error)) from error
-        self._throttle.good(*names)
+        self._throttle.success(*names)
         return self._accepted(person)
 
-    def _accepted(self, person: Person) -> Accepted:
+    def _accepted(self, person: LdapEntry) -> Accepted:
         policy = self.surroundings.policy
         claims = {"iss": member_issuer(self.name), "sub": person.name, "groups": list(person.groups)}
         if person.mail:

@@ -16,7 +16,7 @@ def read_password(credential: Credential) -> tuple[str, str] | None:
 
     Raises Refused(CREDENTIALS_INVALID) for one that cannot be read, has control characters or an empty part.
     """
-    if credential.scheme is not Scheme.OTHER or credential.word.lower() != "basic" or ":" in credential.value:
+    if credential.scheme is not Scheme.OTHER or credential.scheme_text.lower() != "basic" or ":" in credential.value:
         return None
     value = credential.value
     if len(value) > _MAX_VALUE:
@@ -33,7 +33,7 @@ def read_password(credential: Credential) -> tuple[str, str] | None:
     return user, password
 
 
-def wrong() -> Refused:
+def wrong_password() -> Refused:
     """The refusal of a wrong password and of an unknown user: nobody learns which."""
     return Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG)
 
@@ -42,7 +42,7 @@ def _malformed(detail: str) -> Refused:
     return Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_MALFORMED, detail)
 
 
-class Throttle:
+class RateLimiter:
     """Counts the wrong passwords of the last minute, for each user and for all; those being compared count as wrong."""
 
     WINDOW = 60.0
@@ -55,16 +55,16 @@ class Throttle:
         self._most_users = max(_MAX_USERS, 2 * in_all)
         self._users: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def begin(self, user: str) -> None:
+    def attempt(self, user: str) -> None:
         """Count an attempt. Raises Unavailable(THROTTLED) when there were too many."""
         self._check(self._in_all)  # first: names that cost nothing must not push others out
         self._count(self._in_all, self._attempts_of(user))
 
-    def is_about(self, user: str) -> None:
+    def alias(self, user: str) -> None:
         """The attempt that has begun is about ``user`` too, by another name. Raises Unavailable(THROTTLED)."""
         self._count(self._attempts_of(user))
 
-    def good(self, *names: str) -> None:
+    def success(self, *names: str) -> None:
         """The attempt, by every name that it was counted under, was none to count."""
         for attempts in (self._in_all, *map(self._users.get, names)):
             if attempts:

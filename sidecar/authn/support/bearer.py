@@ -4,12 +4,12 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sidecar.authn.base import ABSTAINED, Accepted, Member, Outcome, Surroundings
-from sidecar.authn.support.credential_cache import Memory, Questions
-from sidecar.identity.request import RequestView, Scheme
+from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, AuthenticatorContext, Outcome
+from sidecar.authn.support.credential_cache import CredentialCache, Questions
+from sidecar.identity.request import RequestContext, Scheme
 
 
-class BearerMember(Member):
+class BearerAuthenticator(Authenticator):
     """Decides on ``Bearer`` credentials.
 
     ``refused_for``: seconds for which a refusal by the one who is asked is remembered. ``questions`` bounds those about
@@ -17,15 +17,20 @@ class BearerMember(Member):
     """
 
     def __init__(
-        self, options: Any, surroundings: Surroundings, *, refused_for: float, questions: Questions | None = None
+        self,
+        options: Any,
+        surroundings: AuthenticatorContext,
+        *,
+        refused_for: float,
+        questions: Questions | None = None,
     ) -> None:
         super().__init__(options, surroundings)
-        self._memory = Memory(surroundings.clock)
+        self._memory = CredentialCache(surroundings.clock)
         self._refused_for = refused_for
         self._questions = questions
 
     @abstractmethod
-    async def judge(self, token: str, digest: bytes) -> Outcome:
+    async def verify(self, token: str, digest: bytes) -> Outcome:
         """Whose token it is; ``digest`` stands for it in the memory. Raises Unavailable."""
 
     async def ask_once(self, digest: bytes, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -33,7 +38,9 @@ class BearerMember(Member):
 
         Raises Unavailable: THROTTLED after too many unknown credentials, OVERLOAD, or as ``ask``.
         """
-        return self._memory.refused(digest) or await self._memory.once(digest, lambda: self._asked_for(digest, ask))
+        return self._memory.refused(digest) or await self._memory.single_flight(
+            digest, lambda: self._asked_for(digest, ask)
+        )
 
     async def _asked_for(self, digest: bytes, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
         # bearers of good tokens must not wait behind made-up ones
@@ -53,15 +60,15 @@ class BearerMember(Member):
         """Stop asking."""
         await self._memory.aclose()
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """Whose token was good a moment ago, while what vouched for it does."""
         if view.credential.scheme is not Scheme.BEARER:
             return None
         return self._memory.get(self._memory.digest(view.credential.value))
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Judge the token. Raises Unavailable when nobody can."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         token = view.credential.value
-        return await self.judge(token, self._memory.digest(token))
+        return await self.verify(token, self._memory.digest(token))

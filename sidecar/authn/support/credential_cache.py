@@ -12,9 +12,9 @@ from sidecar.clock import Clock
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Unavailable
 
-_MOST_RUNNING = 1000
+_MAX_RUNNING = 1000
 _MAX_BYTES = 64 * 1024 * 1024
-_MOST_REFUSED = 2000  # more than a minute of questions about unknown credentials
+_MAX_REFUSED = 2000  # more than a minute of questions about unknown credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Remembered:
     weight: int
 
 
-class Memory:
+class CredentialCache:
     """Keyed digest of a credential to whom it made known; at most ``size``, in about ``max_bytes`` of memory.
 
     The least recently used leave first.
@@ -67,7 +67,7 @@ class Memory:
         return found.accepted
 
     def _has_ended(self, accepted: Accepted) -> bool:
-        ends, again = accepted.expires_at, accepted.ask_again_at
+        ends, again = accepted.expires_at, accepted.revalidate_at
         return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
 
     def put(self, digest: bytes, accepted: Accepted, seconds: float, generation: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Memory:
         self._accepted.pop(digest, None)
         self._refused[digest] = (self._clock.monotonic() + seconds, outcome)
         self._refused.move_to_end(digest)
-        if len(self._refused) > _MOST_REFUSED:
+        if len(self._refused) > _MAX_REFUSED:
             self._refused.popitem(last=False)
 
     def accept(self, digest: bytes) -> None:
@@ -109,7 +109,7 @@ class Memory:
         """Whether it was accepted when it was judged last."""
         return digest in self._accepted
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Forget everybody, also who is being judged now."""
         self.generation += 1
         self._known.clear()
@@ -117,13 +117,13 @@ class Memory:
         self._refused.clear()
         self._accepted.clear()
 
-    async def once(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def single_flight(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The outcome of ``judge``, which runs once for all who ask at the same time, also when some stop waiting."""
         task = self._running.get(digest)
         if task is None:
-            if len(self._running) >= _MOST_RUNNING:
+            if len(self._running) >= _MAX_RUNNING:
                 raise Unavailable(Cause.OVERLOAD)
-            task = asyncio.create_task(_run(judge))
+            task = asyncio.create_task(_retrieve(judge))
             self._running[digest] = task
             task.add_done_callback(lambda done: self._ended(digest, done))
         return await asyncio.shield(task)
@@ -166,5 +166,5 @@ class Questions:
             self._asked.pop()
 
 
-async def _run(judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
+async def _retrieve(judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
     return await judge()

@@ -10,12 +10,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 _log = logging.getLogger("sidecar.authn")
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 10.0
+_MIN_PAUSE = 1.0
+_MAX_PAUSE = 10.0
 
 
-class Recovery:
-    """Looks at what a member depends on from :meth:`doubt` on until it is well; never before.
+class DependencyProbe:
+    """Looks at what a member depends on from :meth:`report_failure` on until it is well; never before.
 
     ``look`` asks a question of the member's own, in bounded time, and returns what is wrong.
     """
@@ -37,7 +37,7 @@ class Recovery:
         self._doubted = False
         self._task: asyncio.Task[None] | None = None
 
-    def doubt(self) -> None:
+    def report_failure(self) -> None:
         """A question on behalf of a caller had no answer: look at once, unless that was just done."""
         self._doubted = True
         if self._task is None or self._task.done():
@@ -50,12 +50,12 @@ class Recovery:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = _MIN_PAUSE
         while self._doubted or self.problem:
             self._doubted = False
-            self._tell(await self._found())
+            self._log_state(await self._found())
             await self._wait(pause * (0.5 + 0.5 * self._chance()))
-            pause = min(2 * pause, _LONGEST_PAUSE) if self.problem else _FIRST_PAUSE
+            pause = min(2 * pause, _MAX_PAUSE) if self.problem else _MIN_PAUSE
 
     async def _found(self) -> str:
         try:
@@ -63,7 +63,7 @@ class Recovery:
         except Exception as error:  # noqa: BLE001 - whatever a plugin's raises; its text may hold anything
             return type(error).__name__
 
-    def _tell(self, problem: str) -> None:
+    def _log_state(self, problem: str) -> None:
         if problem and problem != self.problem:
             _log.warning("an authenticator cannot judge", extra={"authenticator": self._name, "problem": problem})
         elif self.problem and not problem:

@@ -14,10 +14,10 @@ from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.tokens.jwt.compact import json_object
 
-_WITHIN = 3.0
+_TIMEOUT = 3.0
 _MAX_BYTES = 256 * 1024
-_REFUSED_FOR = 10.0
-_MOST_REFUSED = 10_000
+_REFUSED_LIFETIME = 10.0
+_MAX_REFUSED = 10_000
 
 
 class BotTokenCheck:
@@ -59,25 +59,25 @@ class BotTokenCheck:
         headers = {"Authorization": f"Bearer {token}"}
         try:
             answer = await self._client.get(
-                self._url, within=_WITHIN, max_bytes=_MAX_BYTES, allow_insecure=self._allow_insecure, headers=headers
+                self._url, within=_TIMEOUT, max_bytes=_MAX_BYTES, allow_insecure=self._allow_insecure, headers=headers
             )
         except OutboundError as error:
             if error.status == 401:
                 self._remember_refused(digest)
                 raise _revoked() from error
             raise Unavailable(Cause.BOT_CHECK, error.kind.value) from error
-        if not _names(answer.body, name):
+        if not _same_token(answer.body, name):
             raise Unavailable(Cause.BOT_CHECK, "the answer is about somebody else, or none")
         return asked_at + self._cache
 
     def _remember_refused(self, digest: bytes) -> None:
-        self._refused[digest] = self._clock.monotonic() + _REFUSED_FOR
+        self._refused[digest] = self._clock.monotonic() + _REFUSED_LIFETIME
         self._refused.move_to_end(digest)
-        if len(self._refused) > _MOST_REFUSED:
+        if len(self._refused) > _MAX_REFUSED:
             self._refused.popitem(last=False)
 
 
-def _names(body: bytes, name: str) -> bool:
+def _same_token(body: bytes, name: str) -> bool:
     """Whether ``body`` is a user of that name: a page that answers everything with 200 confirms nothing."""
     try:
         found = json_object(body, Cause.BOT_CHECK).get("name")

@@ -8,16 +8,16 @@ from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field
 
-from sidecar.authn.base import ABSTAINED, Accepted, Member, Outcome, Rejected, Surroundings
-from sidecar.authn.support.basic_credential import Throttle, read_password
-from sidecar.authn.support.credential_cache import Memory
+from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, AuthenticatorContext, Outcome, Rejected
+from sidecar.authn.support.basic_credential import RateLimiter, read_password
+from sidecar.authn.support.credential_cache import CredentialCache
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model
 from sidecar.errors import Cause, Refused, Unavailable
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 
 T = TypeVar("T")
-_MOST_WAITING = 64
+_MAX_WAITING = 64
 
 
 class PasswordOptions(Model):
@@ -31,17 +31,17 @@ class PasswordOptions(Model):
     """The same for all users together."""
 
 
-class PasswordMember(Member):
+class PasswordAuthenticator(Authenticator):
     """Decides on ``Basic`` credentials of the users that it knows; those of others are for the members after it."""
 
     challenge: ClassVar[str] = "Basic"
     options: PasswordOptions
 
-    def __init__(self, options: PasswordOptions, surroundings: Surroundings, *, threads: int) -> None:
+    def __init__(self, options: PasswordOptions, surroundings: AuthenticatorContext, *, threads: int) -> None:
         """Passwords are compared in ``threads`` of its own: that is slow on purpose, or waits for others."""
         super().__init__(options, surroundings)
-        self._throttle = Throttle(surroundings.clock, per_user=options.failures_per_user, in_all=options.failures)
-        self._memory = Memory(surroundings.clock)
+        self._throttle = RateLimiter(surroundings.clock, per_user=options.failures_per_user, in_all=options.failures)
+        self._memory = CredentialCache(surroundings.clock)
         self._pool = ThreadPoolExecutor(threads, self.name)
         self._waiting = 0
 
@@ -54,7 +54,7 @@ class PasswordMember(Member):
         await self._memory.aclose()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         """Who gave this very pair a moment ago."""
         try:
             pair = read_password(view.credential)
@@ -62,7 +62,7 @@ class PasswordMember(Member):
             return None
         return None if pair is None else self._memory.get(self._memory.digest(*pair))
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         """Compare the password. Raises Unavailable: THROTTLED after too many wrong ones, OVERLOAD, or as compared."""
         try:
             pair = read_password(view.credential)
@@ -71,9 +71,9 @@ class PasswordMember(Member):
         if pair is None:
             return ABSTAINED
         digest = self._memory.digest(*pair)
-        return await self._memory.once(digest, lambda: self._judge(digest, *pair))
+        return await self._memory.single_flight(digest, lambda: self._verify(digest, *pair))
 
-    async def _judge(self, digest: bytes, user: str, password: str) -> Outcome:
+    async def _verify(self, digest: bytes, user: str, password: str) -> Outcome:
         generation = self._memory.generation
         try:
             outcome = await self.compare(user, password)
@@ -85,7 +85,7 @@ class PasswordMember(Member):
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """What ``work`` returns or raises. Raises Unavailable(OVERLOAD) when too many are waiting already."""
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise Unavailable(Cause.OVERLOAD)
         self._waiting += 1
         try:

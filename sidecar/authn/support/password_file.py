@@ -11,9 +11,9 @@ from pathlib import Path
 _MAX_BYTES = 8 * 1024 * 1024
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _ARGON2 = re.compile(r"\$argon2id?\$v=19\$m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,2})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
-_HIGHEST_BCRYPT_COST = 15
-_MOST_ARGON2 = (1024 * 1024, 16, 16)
-_PUBLISHED = ("datahub", "datahub")
+_MAX_BCRYPT_COST = 15
+_MAX_ARGON2 = (1024 * 1024, 16, 16)
+_WELL_KNOWN = ("datahub", "datahub")
 
 Matches = Callable[[str], bool]
 """Whether a password is the right one; may take a fraction of a second."""
@@ -29,10 +29,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class PasswordFile:
-    """The users of a file. ``stranger`` stands for whoever is not in it: it takes as long to say no."""
+    """The users of a file. ``dummy_hash`` stands for whoever is not in it: it takes as long to say no."""
 
     users: Mapping[str, User]
-    stranger: Matches = field(repr=False)
+    dummy_hash: Matches = field(repr=False)
 
 
 class PasswordFileError(Exception):
@@ -54,7 +54,7 @@ def read_user_props(path: Path, *, allow_published: bool) -> PasswordFile:
             raise PasswordFileError(f"line {number} has no password")
         if re.match(r"(OBF|MD5|CRYPT|ADM):", password):
             raise PasswordFileError(f"line {number} holds no plain password; use an htpasswd file for hashes")
-        if (name, password) == _PUBLISHED and not allow_published:
+        if (name, password) == _WELL_KNOWN and not allow_published:
             raise PasswordFileError(f"line {number} is DataHub's published default user; remove it")
         users[name] = User(_plain(password), tuple(filter(None, roles)))
     return _checked(users)
@@ -99,13 +99,13 @@ def _lines(path: Path, separators: str, comments: str) -> Iterator[tuple[int, st
 def _hash(text: str, number: int) -> Matches:
     bcrypt_hash = _BCRYPT.fullmatch(text)
     if bcrypt_hash is not None:
-        if int(bcrypt_hash[1]) > _HIGHEST_BCRYPT_COST:
-            raise PasswordFileError(f"line {number}: the cost of its hash is above {_HIGHEST_BCRYPT_COST}")
+        if int(bcrypt_hash[1]) > _MAX_BCRYPT_COST:
+            raise PasswordFileError(f"line {number}: the cost of its hash is above {_MAX_BCRYPT_COST}")
         return _bcrypt(text.encode("ascii"))
     argon2_hash = _ARGON2.fullmatch(text)
     if argon2_hash is None:
         raise PasswordFileError(f"line {number} is neither bcrypt (htpasswd -B) nor argon2")
-    if any(int(part) > most for part, most in zip(argon2_hash.groups(), _MOST_ARGON2, strict=True)):
+    if any(int(part) > most for part, most in zip(argon2_hash.groups(), _MAX_ARGON2, strict=True)):
         raise PasswordFileError(f"line {number}: the cost of its hash is too high")
     return _argon2(text)
 

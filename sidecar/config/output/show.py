@@ -14,7 +14,7 @@ from sidecar.config.settings import UNUSED
 from sidecar.secrets.value import Secret
 
 _SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
-_TYPED = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
+_PLAIN_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _DEFAULT = "default"
 
 
@@ -83,7 +83,7 @@ def _scalar(value: Any) -> str:
     """A YAML scalar that reads as ``value`` again; ``${`` is escaped, so that it is not looked up."""
     if not isinstance(value, str):
         return json.dumps(value)
-    if _SAFE.fullmatch(value) and value.lower() not in _TYPED:
+    if _SAFE.fullmatch(value) and value.lower() not in _PLAIN_WORDS:
         return value
     return f'"{"".join(map(_character, value))}"'.replace("${", "$${")
 

@@ -11,9 +11,9 @@ from sidecar.config.reading.tree import Block, Items, Leaf, Node, Origin, Path, 
 from sidecar.errors import Problem
 
 _OPEN, _CLOSE = "${", "}"
-_MOST_DEPTH = 10
-_MOST_EXPANSIONS = 200
-_MOST_CHARACTERS = 1 << 16
+_MAX_DEPTH = 10
+_MAX_EXPANSIONS = 200
+_MAX_CHARACTERS = 1 << 16
 
 
 class Expander:
@@ -21,7 +21,7 @@ class Expander:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._left = _MOST_EXPANSIONS
+        self._left = _MAX_EXPANSIONS
         self.used: list[str] = []
 
     def expand(self, text: str) -> str:
@@ -29,7 +29,7 @@ class Expander:
 
         Raises PlaceholderError for one that is not closed, has neither value nor default, or refers to itself.
         """
-        self._left = _MOST_EXPANSIONS
+        self._left = _MAX_EXPANSIONS
         self.used = []
         return self._text(text, ())
 
@@ -41,13 +41,13 @@ class Expander:
             parts += (text[position:start], self._value(text[start + len(_OPEN) : end], above))
             position = end + len(_CLOSE)
         expanded = "".join((*parts, text[position:]))
-        if len(expanded) > _MOST_CHARACTERS:
+        if len(expanded) > _MAX_CHARACTERS:
             raise PlaceholderError("is too long once its placeholders are replaced")
         return expanded
 
     def _value(self, expression: str, above: tuple[str, ...]) -> str:
         self._left -= 1
-        if self._left < 0 or len(above) > _MOST_DEPTH:
+        if self._left < 0 or len(above) > _MAX_DEPTH:
             raise PlaceholderError("has too many placeholders in each other")
         name, colon, default = expression.partition(":")
         if _OPEN in name:

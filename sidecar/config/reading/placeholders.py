@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 _OPEN = "${"
 _LINE_BREAK = re.compile("[\r\n\x85\u2028\u2029]")
-_MOST_EXPANSIONS = 1000
-_MOST_CHARACTERS = 1 << 20
+_MAX_EXPANSIONS = 1000
+_MAX_CHARACTERS = 1 << 20
 
 
 class PlaceholderError(ValueError):
@@ -107,7 +107,7 @@ class Expansion:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._left = _MOST_EXPANSIONS
+        self._left = _MAX_EXPANSIONS
 
     def is_set(self, placeholder: Placeholder) -> bool:
         """Whether the variable is defined, be it empty."""
@@ -115,7 +115,7 @@ class Expansion:
 
     def expand(self, placeholder: Placeholder) -> str:
         """The text that stands for ``placeholder``. Raises PlaceholderError for cycles and for endless text."""
-        self._left = _MOST_EXPANSIONS
+        self._left = _MAX_EXPANSIONS
         return self._expand(placeholder, ())
 
     def _expand(self, placeholder: Placeholder, above: tuple[str, ...]) -> str:
@@ -135,7 +135,7 @@ class Expansion:
         for token in tokens(text):
             part = self._token(token, above)
             length += len(part)
-            if length > _MOST_CHARACTERS:
+            if length > _MAX_CHARACTERS:
                 raise PlaceholderError(f"the variable {above[0]} is too long")
             parts.append(part)
         return "".join(parts)

@@ -21,7 +21,7 @@ from sidecar.errors import Problem
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 # What the parser says of the mistakes that everybody makes, and what they are.
-_MEANT: Mapping[str, str] = {
+_SUGGESTIONS: Mapping[str, str] = {
     "'\\t'": "there is a tab; indent with spaces",
     "<block end>": "this line is indented otherwise than those it belongs to",
     "mapping values are not allowed": (
@@ -31,9 +31,9 @@ _MEANT: Mapping[str, str] = {
     "but got '<stream end>'": "a bracket or brace is never closed",
     "unexpected end of stream": "a quote is never closed",
 }
-_MOST_BYTES = 1 << 20
-_MOST_DEPTH = 40
-_MOST_NODES = 100_000
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 40
+_MAX_NODES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def compose(text: str, *, bare: bool = False) -> _Raw:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = str(error.problem or error.context)
-        why = next((meant for words, meant in _MEANT.items() if words in said), said)
+        why = next((meant for words, meant in _SUGGESTIONS.items() if words in said), said)
         raise SourceError(f"is not YAML: {why}", mark.line + 1 if mark else 0) from None
     except yaml.reader.ReaderError as error:
         raise SourceError("holds a control character", text.count("\n", 0, error.position) + 1) from None
@@ -117,7 +117,7 @@ class _Composer:
 
     def _node(self, event: yaml.Event, depth: int, *, in_list: bool) -> _Raw:
         line = _line(event)
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise SourceError("is nested too deeply", line)
         if isinstance(event, yaml.AliasEvent):
             return self._anchors.get(str(event.anchor), _Fault("is an alias of nothing, or of itself", line))
@@ -216,10 +216,10 @@ def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Doc
     """Open ``file``; the rest as for :class:`Document`. Raises SourceError."""
     try:
         with FilePath(file).open("rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
+            content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}") from None
-    if len(content) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise SourceError("is too large for a configuration file")
     try:
         text = content.decode("utf-8-sig")
@@ -240,7 +240,7 @@ class _Resolver:
         self._expansion = expansion
         self._ignore = ignore
         self._imported = imported
-        self._nodes_left = _MOST_NODES
+        self._nodes_left = _MAX_NODES
 
     def node(self, raw: _Raw, path: Path, line: int = 0) -> Node:
         line = line or raw.line

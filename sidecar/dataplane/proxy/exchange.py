@@ -87,7 +87,7 @@ class RequestBody:
 
 
 @dataclass(slots=True)
-class ResponseHead:
+class UpstreamResponse:
     """The head of the service's answer, and its body to be read. ``request_sent``: nothing of the request is left."""
 
     message: RawResponseMessage
@@ -103,7 +103,7 @@ class Exchange:
         self._response_timeout = response_timeout
         self._sending: asyncio.Task[None] | None = None
 
-    async def run(self, head: bytes, body: RequestBody | None, *, is_head: bool) -> ResponseHead:
+    async def run(self, head: bytes, body: RequestBody | None, *, is_head: bool) -> UpstreamResponse:
         """Send ``head`` and ``body``, return the head of the final answer; 1xx answers in between are dropped.
 
         A service may answer before it has everything: the rest goes on being sent until :meth:`finish`, unless it
@@ -111,7 +111,7 @@ class Exchange:
         usable any more then.
         """
         try:
-            self._connection.expect_answer(is_head=is_head)
+            self._connection.expect_response(is_head=is_head)
             if body is None:
                 self._connection.send(head)
                 return await self._bounded_head()
@@ -126,7 +126,7 @@ class Exchange:
         except _UPSTREAM_ERRORS as error:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
 
-    async def resume(self) -> ResponseHead:
+    async def resume(self) -> UpstreamResponse:
         """The same for what has been sent already, without a body."""
         try:
             return await self._bounded_head()
@@ -141,7 +141,7 @@ class Exchange:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
 
-    async def _stream(self, body: RequestBody) -> ResponseHead:
+    async def _stream(self, body: RequestBody) -> UpstreamResponse:
         writer = StreamWriter(self._connection, asyncio.get_running_loop())
         self._sending = sending = asyncio.create_task(body.send(writer))
         reading = asyncio.create_task(self._head())
@@ -169,9 +169,9 @@ class Exchange:
     def _cut_if_failed(self, sending: "asyncio.Task[None]") -> None:
         """Half a request cannot be taken back; the answer to it is broken off with it."""
         if not sending.cancelled() and sending.exception() is not None:
-            self._connection.cut()
+            self._connection.abort()
 
-    async def _bounded_head(self) -> ResponseHead:
+    async def _bounded_head(self) -> UpstreamResponse:
         # A bare timer: asyncio.timeout costs several times as much on every request.
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._response_timeout, self._connection.set_exception, TimeoutError("response"))
@@ -180,8 +180,8 @@ class Exchange:
         finally:
             timer.cancel()
 
-    async def _head(self) -> ResponseHead:
+    async def _head(self) -> UpstreamResponse:
         while True:
             message, payload = await self._connection.read()
             if message.code == 101 or not 100 <= message.code <= 199:
-                return ResponseHead(message, payload, request_sent=True)
+                return UpstreamResponse(message, payload, request_sent=True)

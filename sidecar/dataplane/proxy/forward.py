@@ -15,27 +15,27 @@ from aiohttp.streams import StreamReader
 from sidecar.access.decide import Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
-from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, ResponseHead
+from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, UpstreamResponse
 from sidecar.dataplane.proxy.heads import (
     BODILESS,
     LAST_CHUNK,
     MAX_LENGTH_DIGITS,
-    AnswerHeads,
     RequestHeads,
+    ResponseHeads,
     framed_body,
     framed_piece,
 )
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
-from sidecar.dataplane.proxy.relay import Relay, Relays
+from sidecar.dataplane.proxy.relay import ExchangeTable, PendingExchange
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.error_responses import Refusals
-from sidecar.web.in_flight import Begun, Work
-from sidecar.web.request import connection_of, own_view
-from sidecar.web.response import Sent, close_soon, is_whole, reset
+from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import InFlightRequest, StreamedWork
+from sidecar.web.request import connection_of, own_context
+from sidecar.web.response import AlreadySent, close_soon, is_whole, reset
 
 _NO_ORIGIN: list[str] = []
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -83,7 +83,7 @@ class Forwarder:
         identity_headers: IdentityHeaders,
         request_headers: RequestHeaders,
         pool: UpstreamPool,
-        refusals: Refusals,
+        refusals: ErrorResponses,
         metrics: Metrics,
         limits: ForwardLimits,
         public_scheme: str,
@@ -100,9 +100,9 @@ class Forwarder:
             public_scheme=public_scheme,
             base_path=pool.endpoint.base_path,
         )
-        self._answer_heads = AnswerHeads()
+        self._answer_heads = ResponseHeads()
         self._pool = pool
-        self._relays = Relays(decider, pool, self._request_heads, self._answer_heads, metrics)
+        self._relays = ExchangeTable(decider, pool, self._request_heads, self._answer_heads, metrics)
         self._refusals = refusals
         self._answers = metrics.upstream_requests
         self._repeats = metrics.upstream_repeats
@@ -116,16 +116,16 @@ class Forwarder:
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
         client = connection_of(request)
-        begun = None if client.begun is None else client.begun.take()
-        if isinstance(begun, Relay):
+        begun = None if client.in_flight is None else client.in_flight.detach()
+        if isinstance(begun, PendingExchange):
             sending = _Sending(
                 request, begun.head, None, begun.accepted, begun.pool, upgrade=False, started=begun.started
             )
             return await self._send(sending, begun.connection, self._resume(sending, begun.connection))
-        verdict = await self._decider.decide(own_view(request))
+        verdict = await self._decider.decide(own_context(request))
         if isinstance(verdict, Deny):
             return self._refusals.refuse(request, verdict, route="forward")
-        client.admit(identified=self._decider.is_identified(verdict.accepted))
+        client.admit(identified=self._decider.is_authenticated(verdict.accepted))
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
@@ -138,9 +138,9 @@ class Forwarder:
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
         return await self._send(sending, connection, self._exchange(sending, connection))
 
-    def begin(self, begun: Begun) -> Work | None:
+    def start(self, begun: InFlightRequest) -> StreamedWork | None:
         """Forward without a task; None: it has to be done by a call. Raises as a call does."""
-        return self._relays.begin(begun)
+        return self._relays.start(begun)
 
     async def _send(
         self, sending: _Sending, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
@@ -174,7 +174,7 @@ class Forwarder:
             and failure.reason is Reason.UPSTREAM_UNREACHABLE
             and connection.left_unanswered
             and self._time_left(sending) > 0
-            and self._decider.may_repeat(own_view(request), sending.accepted)
+            and self._decider.may_repeat(own_context(request), sending.accepted)
         )
 
     def _time_left(self, sending: _Sending) -> float:
@@ -188,7 +188,7 @@ class Forwarder:
             return await exchanging
         except BaseException:
             # Whatever was left unread on it must not become the answer to somebody else's request.
-            connection.cut()
+            connection.abort()
             raise
         finally:
             pool.release(connection)
@@ -199,7 +199,7 @@ class Forwarder:
         answer = await exchange.resume()
         sent = await self._answer(sending, connection, answer)
         if answer.message.code in BODILESS:
-            connection.cut()
+            connection.abort()
         return sent
 
     async def _exchange(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
@@ -217,11 +217,11 @@ class Forwarder:
             await exchange.finish()
         # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
         if is_head or answer.message.code in BODILESS or not answer.request_sent:
-            connection.cut()
+            connection.abort()
         return sent
 
     async def _answer(
-        self, sending: _Sending, connection: UpstreamConnection, answer: ResponseHead
+        self, sending: _Sending, connection: UpstreamConnection, answer: UpstreamResponse
     ) -> web.StreamResponse:
         self._duration.observe(perf_counter() - sending.started)
         code = answer.message.code
@@ -262,15 +262,15 @@ class Forwarder:
         )
 
     async def _relay(
-        self, request: web.BaseRequest, answer: ResponseHead, accepted: Accepted | None
+        self, request: web.BaseRequest, answer: UpstreamResponse, accepted: Accepted | None
     ) -> web.StreamResponse:
         message, payload = answer.message, answer.payload
         may_stay = request.keep_alive and answer.request_sent and is_whole(request)
         head = self._answer_heads.make(message, request, connection_of(request), may_stay=may_stay)
         if not head.has_body:
-            await request.writer.write(head.octets)
+            await request.writer.write(head.data)
         elif payload.is_eof() and payload.exception() is None:
-            await request.writer.write(head.octets + framed_body(payload.read_nowait(), chunked=head.chunked))
+            await request.writer.write(head.data + framed_body(payload.read_nowait(), chunked=head.chunked))
         else:
             is_events = message.headers.get("Content-Type", "").lower().startswith("text/event-stream")
             # Events end properly; half of anything else must not look like the whole.
@@ -278,8 +278,8 @@ class Forwarder:
             with self._watch.watching(accepted, end, ends_with_token=is_events):
                 # Events come when they do, and a service may still be waiting for the rest of the request.
                 pause = None if is_events or not answer.request_sent else self._limits.response_timeout
-                await self._stream(request, head.octets, payload, chunked=head.chunked, pause=pause)
-        return Sent(message.code, keep_alive=head.keep_alive)
+                await self._stream(request, head.data, payload, chunked=head.chunked, pause=pause)
+        return AlreadySent(message.code, keep_alive=head.keep_alive)
 
     async def _stream(
         self,
@@ -313,7 +313,7 @@ class Forwarder:
                 await writer.drain()
 
     async def _switch(
-        self, sending: _Sending, connection: UpstreamConnection, answer: ResponseHead
+        self, sending: _Sending, connection: UpstreamConnection, answer: UpstreamResponse
     ) -> web.StreamResponse:
         request = sending.request
         if not sending.upgrade or answer.message.headers.get("Upgrade", "").lower() != "websocket":
@@ -324,10 +324,10 @@ class Forwarder:
         self._tunnels.inc()
         try:
             with self._watch.watching(sending.accepted, over.set, ends_with_token=True):
-                await tunnel(client, connection, client.server.leaving, over)
+                await tunnel(client, connection, client.server.shutting_down, over)
         finally:
             self._tunnels.dec()
-        return Sent(101, keep_alive=False)
+        return AlreadySent(101, keep_alive=False)
 
 
 async def _next_piece(payload: StreamReader, pause: float | None) -> bytes:
@@ -351,7 +351,7 @@ def _wants_websocket(request: web.BaseRequest) -> bool:
     headers = request.headers
     if headers["Upgrade"].lower() != "websocket":
         # The parser may have dropped what came behind it.
-        connection_of(request).ends = True
+        connection_of(request).is_last = True
         return False
     return (
         request.method == "GET"

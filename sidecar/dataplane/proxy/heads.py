@@ -9,9 +9,9 @@ from aiohttp.http_parser import RawResponseMessage
 
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
-from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders, ResponseHeaders
 from sidecar.errors import Cause, Reason, UpstreamFailed
-from sidecar.web.request import Asked, identifier_of
+from sidecar.web.request import RequestHead, identifier_of
 from sidecar.web.response import connection_line, date_line, status_line
 from sidecar.web.server import Connection
 
@@ -42,7 +42,9 @@ class RequestHeads:
         self._base_path = base_path
         self._scheme = public_scheme.encode("ascii")
 
-    def make(self, asked: Asked, target: str, client: Connection, accepted: Accepted | None, framing: bytes) -> bytes:
+    def make(
+        self, asked: RequestHead, target: str, client: Connection, accepted: Accepted | None, framing: bytes
+    ) -> bytes:
         """The head of what ``client`` asked for ``target``. ``framing`` are the last header lines."""
         may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
         lines = [f"{asked.method} {self._base_path}{target} HTTP/1.1\r\n".encode("ascii")]
@@ -53,7 +55,7 @@ class RequestHeads:
         lines += (self._identity_headers.forward_block(accepted), framing, b"\r\n")
         return b"".join(lines)
 
-    def _forwarding_lines(self, asked: Asked, client: Connection) -> list[bytes]:
+    def _forwarding_lines(self, asked: RequestHead, client: Connection) -> list[bytes]:
         headers = asked.headers
         peer = client.peer
         host = headers.get("Host", "")
@@ -72,22 +74,24 @@ class RequestHeads:
 
 
 @dataclass(slots=True)  # not frozen: made for every answer
-class AnswerHead:
+class ResponseHead:
     """The head of an answer for the caller, and how its body is framed. ``keep_alive``: another request may follow."""
 
-    octets: bytes
+    data: bytes
     has_body: bool
     chunked: bool
     keep_alive: bool
 
 
-class AnswerHeads:
+class ResponseHeads:
     """Makes heads for callers."""
 
     def __init__(self) -> None:
-        self._headers = AnswerHeaders()
+        self._headers = ResponseHeaders()
 
-    def make(self, message: RawResponseMessage, asked: Asked, client: Connection, *, may_stay: bool) -> AnswerHead:
+    def make(
+        self, message: RawResponseMessage, asked: RequestHead, client: Connection, *, may_stay: bool
+    ) -> ResponseHead:
         """The head of ``message`` as it answers what ``client`` asked. ``may_stay``: the connection may go on.
 
         Raises UpstreamFailed for what must not be passed on.
@@ -99,7 +103,7 @@ class AnswerHeads:
         has_body = asked.method != "HEAD" and message.code not in BODILESS
         chunked = has_body and length is None and asked.version == HttpVersion11
         framed = chunked or not has_body or length is not None
-        keep_alive = may_stay and framed and not client.ends
+        keep_alive = may_stay and framed and not client.is_last
         if chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif length is not None and message.code != 204:
@@ -108,9 +112,9 @@ class AnswerHeads:
         if message.code == 426 and "Upgrade" in message.headers:
             lines.append(b"Connection: Upgrade\r\n")  # RFC 9110 section 7.8: it goes with the header Upgrade
         lines.append(b"\r\n")
-        return AnswerHead(b"".join(lines), has_body, chunked, keep_alive)
+        return ResponseHead(b"".join(lines), has_body, chunked, keep_alive)
 
-    def unframed(self, message: RawResponseMessage, asked: Asked, client: Connection) -> bytes:
+    def unframed(self, message: RawResponseMessage, asked: RequestHead, client: Connection) -> bytes:
         """Status line and header lines, without framing. Raises UpstreamFailed for what must not be passed on."""
         line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
         try:

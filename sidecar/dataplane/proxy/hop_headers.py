@@ -34,11 +34,11 @@ _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"}
 _NOT_SENT_BACK = _HOP_BY_HOP | {"content-length", "x-request-id"}
 # All of them but TAB; a well-formed line holds two, its end.
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
-_MAX_REMEMBERED = 1024
-_MAX_REMEMBERED_LENGTH = 64
+_MAX_CACHED = 1024
+_MAX_CACHED_LENGTH = 64
 
 
-class _Fate(Enum):
+class HeaderPolicy(Enum):
     KEEP = 0
     DROP = 1
     FORWARDED = 2  # X-Forwarded-* and the like: kept from trusted peers only
@@ -47,13 +47,13 @@ class _Fate(Enum):
 
 
 _SPECIAL = {
-    "host": _Fate.KEEP,
-    "authorization": _Fate.KEEP,
-    "cookie": _Fate.KEEP,
-    "x-real-ip": _Fate.FORWARDED,
-    "x-impersonate-user": _Fate.IMPERSONATION,
-    "traceparent": _Fate.TRACE,
-    "tracestate": _Fate.TRACE,
+    "host": HeaderPolicy.KEEP,
+    "authorization": HeaderPolicy.KEEP,
+    "cookie": HeaderPolicy.KEEP,
+    "x-real-ip": HeaderPolicy.FORWARDED,
+    "x-impersonate-user": HeaderPolicy.IMPERSONATION,
+    "traceparent": HeaderPolicy.TRACE,
+    "tracestate": HeaderPolicy.TRACE,
 }
 
 
@@ -69,7 +69,7 @@ class RequestHeaders:
         self._is_identity = is_identity
         self._keep_authorization = keep_authorization
         self._keep_trace = keep_trace
-        self._fates: dict[bytes, _Fate] = {}
+        self._fates: dict[bytes, HeaderPolicy] = {}
 
     def select(self, headers: RawHeaders, *, trusted: bool, may_impersonate: bool) -> list[bytes]:
         """The lines to send on, each with its line end, in order. ``trusted``: the peer may speak for others."""
@@ -78,40 +78,40 @@ class RequestHeaders:
         named: frozenset[str] = frozenset()
         trace: list[tuple[bytes, bytes]] = []
         for name, value in headers:
-            fate = fates.get(name) or self._learn(name)
-            if fate is _Fate.KEEP:
+            fate = fates.get(name) or self._classify(name)
+            if fate is HeaderPolicy.KEEP:
                 lines.append(b"%b: %b\r\n" % (name, value))
-            elif fate is _Fate.DROP:
+            elif fate is HeaderPolicy.DROP:
                 if name.lower() == b"connection" and value not in _PLAIN_CONNECTION:
                     named |= _connection_names(value)
-            elif fate is _Fate.TRACE:
+            elif fate is HeaderPolicy.TRACE:
                 trace.append((name.lower(), value))
-            elif trusted if fate is _Fate.FORWARDED else may_impersonate:
+            elif trusted if fate is HeaderPolicy.FORWARDED else may_impersonate:
                 lines.append(b"%b: %b\r\n" % (name, value))
         if trace and self._keep_trace:
             lines += _trace_lines(trace)
         return _without(lines, named) if named else lines
 
-    def _learn(self, name: bytes) -> _Fate:
-        fate = self._fate(name)
-        _remember(self._fates, name, fate)
+    def _classify(self, name: bytes) -> HeaderPolicy:
+        fate = self._policy(name)
+        _cache(self._fates, name, fate)
         return fate
 
-    def _fate(self, name: bytes) -> _Fate:
+    def _policy(self, name: bytes) -> HeaderPolicy:
         normal = normal_name(name.decode("latin-1"))
         if normal in _NEVER_SENT or self._is_identity(normal):
-            return _Fate.DROP
-        fate = _Fate.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
+            return HeaderPolicy.DROP
+        fate = HeaderPolicy.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
         if fate is None:
-            return _Fate.KEEP
+            return HeaderPolicy.KEEP
         # Whoever reads an alias of these as the real thing must not be told two things.
         is_alias = name.decode("latin-1").lower() != normal
         if is_alias or (normal == "authorization" and not self._keep_authorization):
-            return _Fate.DROP
+            return HeaderPolicy.DROP
         return fate
 
 
-class AnswerHeaders:
+class ResponseHeaders:
     """Selects the service's header lines for the caller."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class AnswerHeaders:
         for name, value in headers:
             keep = kept.get(name)
             if keep is None:
-                keep = self._learn(name)
+                keep = self._classify(name)
             if keep:
                 lines.append(b"%b: %b\r\n" % (name, value))
                 continue
@@ -148,9 +148,9 @@ class AnswerHeaders:
             raise ValueError("a header of the answer has control characters")
         return b"".join(_without(lines, named)) if named else block
 
-    def _learn(self, name: bytes) -> bool:
+    def _classify(self, name: bytes) -> bool:
         keep = normal_name(name.decode("latin-1")) not in _NOT_SENT_BACK
-        _remember(self._kept, name, keep)
+        _cache(self._kept, name, keep)
         return keep
 
 
@@ -160,11 +160,11 @@ def _trace_lines(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
     return [] if context is None else context.lines()
 
 
-def _remember(known: dict[bytes, _V], name: bytes, value: _V) -> None:
+def _cache(known: dict[bytes, _V], name: bytes, value: _V) -> None:
     """Keep what was learned of a name, within bounds: names are the caller's to choose."""
-    if len(name) > _MAX_REMEMBERED_LENGTH:
+    if len(name) > _MAX_CACHED_LENGTH:
         return
-    if len(known) >= _MAX_REMEMBERED:
+    if len(known) >= _MAX_CACHED:
         known.clear()
     known[name] = value
 

@@ -61,17 +61,17 @@ MAX_HEAD_BYTES = 64 * 1024
 READ_BUFFER = 256 * 1024
 
 
-class Reader(Protocol):
+class ResponseListener(Protocol):
     """Who reads an answer without a task."""
 
     def receive(self, data: bytes) -> None:
         """The service behind has sent something."""
 
-    def lose(self) -> None:
+    def connection_lost(self) -> None:
         """The connection is about to end."""
 
 
-class _NoFlow:
+class _NullFlowControl:
     """In place of the connection where a parser asks for one: nothing needs to be held back of what is there whole."""
 
     _reading_paused = False
@@ -90,7 +90,7 @@ class UpstreamConnection(ResponseHandler):
     have come on it since the last :meth:`send`.
     """
 
-    reader: Reader | None = None
+    reader: ResponseListener | None = None
     idle_since = 0.0
     heard = False
     _whole: HttpResponseParser | None = None
@@ -103,7 +103,7 @@ class UpstreamConnection(ResponseHandler):
         else:
             self.reader.receive(data)
 
-    def expect_answer(self, *, is_head: bool) -> None:
+    def expect_response(self, *, is_head: bool) -> None:
         """Let aiohttp's protocol read the answer to what is sent next; ``is_head``: it has no body (RFC 9110 9.3.2)."""
         self.set_response_params(
             skip_payload=is_head,
@@ -114,7 +114,7 @@ class UpstreamConnection(ResponseHandler):
             max_field_size=MAX_HEAD_BYTES,
         )
 
-    def whole_answer(self, data: bytes) -> tuple[RawResponseMessage, bytes] | None:
+    def whole_response(self, data: bytes) -> tuple[RawResponseMessage, bytes] | None:
         """Head and body, where ``data`` is one whole answer to another request than HEAD; None: it is anything else.
 
         Nothing of ``data`` is kept: what is not whole is read again by :meth:`data_received`. Whatever this takes for
@@ -123,7 +123,7 @@ class UpstreamConnection(ResponseHandler):
         parser, self._whole = self._whole, None
         if parser is None:
             parser = HttpResponseParser(
-                _NoFlow(),  # type: ignore[arg-type] # asked for these methods only
+                _NullFlowControl(),  # type: ignore[arg-type] # asked for these methods only
                 self._loop,
                 READ_BUFFER,
                 payload_exception=ClientPayloadError,
@@ -141,7 +141,7 @@ class UpstreamConnection(ResponseHandler):
         message, payload = messages[0]
         if not payload.is_eof() or payload.exception() is not None:
             return None
-        if message.should_close or not _is_between_answers(parser):
+        if message.should_close or not _is_between_responses(parser):
             self.force_close()
         else:
             self._whole = parser  # it can read the next one
@@ -176,23 +176,23 @@ class UpstreamConnection(ResponseHandler):
             self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not self._arrivals.poll(0)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it at once; whoever still reads from it must not take what came so far for the whole."""
         self._break_off()
         self.abort()
 
-    def park(self) -> bool:
+    def make_idle(self) -> bool:
         """Expect nothing from now on: whatever comes while no request is under way makes it unclean.
 
         False: something has come already, with the answer and behind it. Nobody may get another answer from it.
         """
         parser, self._parser = self._parser, None
-        return parser is None or _is_between_answers(parser)
+        return parser is None or _is_between_responses(parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A reset breaks a body off, also one that only the end of the connection ends (RFC 9112 section 8)."""
         if self.reader is not None:
-            self.reader.lose()
+            self.reader.connection_lost()
         payload = self._payload
         if exc is not None:
             self._break_off()
@@ -208,7 +208,7 @@ class UpstreamConnection(ResponseHandler):
             payload.set_exception(ClientPayloadError("the connection ended early"))
 
 
-def _is_between_answers(parser: HttpParser[Any]) -> bool:
+def _is_between_responses(parser: HttpParser[Any]) -> bool:
     """Whether nothing but a whole answer was read; the beginning of another would become part of the next caller's."""
     try:
         return parser.feed_eof() is None
@@ -228,10 +228,10 @@ class UpstreamPool:
 
     async def acquire(self) -> UpstreamConnection:
         """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
-        idle = self.take()
+        idle = self.take_idle()
         return await self.connect() if idle is None else idle
 
-    def take(self) -> UpstreamConnection | None:
+    def take_idle(self) -> UpstreamConnection | None:
         """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
         now = monotonic()
         while self._idle:
@@ -241,8 +241,8 @@ class UpstreamPool:
             connection.close()
         return None
 
-    def put_back(self, connection: UpstreamConnection) -> None:
-        """Give back what :meth:`take` has handed out and nobody used: to the service it was idle all the time."""
+    def return_unused(self, connection: UpstreamConnection) -> None:
+        """Give back what :meth:`take_idle` has handed out and nobody used: to the service it was idle all the time."""
         if self._closed:
             connection.close()
         else:
@@ -251,7 +251,7 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose exchange is over; one that is not clean is closed."""
         now = monotonic()
-        if self._closed or connection.should_close or not connection.is_connected() or not connection.park():
+        if self._closed or connection.should_close or not connection.is_connected() or not connection.make_idle():
             connection.close()
         else:
             connection.idle_since = now

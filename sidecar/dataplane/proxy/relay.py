@@ -11,26 +11,26 @@ from aiohttp.hdrs import CONTENT_LENGTH, EXPECT, UPGRADE
 
 from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted
-from sidecar.dataplane.proxy.heads import BODILESS, AnswerHeads, RequestHeads, framed_body
+from sidecar.dataplane.proxy.heads import BODILESS, RequestHeads, ResponseHeads, framed_body
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.errors import UpstreamFailed
 from sidecar.metrics import Metrics
-from sidecar.web.in_flight import Begun
-from sidecar.web.request import view_of
+from sidecar.web.in_flight import InFlightRequest
+from sidecar.web.request import context_from_request
 
-PATIENCE = 0.5
+SLOW_RESPONSE_DELAY = 0.5
 """How long an answer may take, in seconds, before somebody waits for it who has a timer of his own."""
 
 
-class Relay:
+class PendingExchange:
     """One request of ``accepted`` whose ``head`` was sent on ``connection``; ``pool`` is where that belongs."""
 
     __slots__ = ("_begun", "_relays", "accepted", "connection", "head", "pool")
 
     def __init__(
         self,
-        relays: "Relays",
-        begun: Begun,
+        relays: "ExchangeTable",
+        begun: InFlightRequest,
         head: bytes,
         accepted: Accepted,
         connection: UpstreamConnection,
@@ -51,35 +51,35 @@ class Relay:
     def receive(self, data: bytes) -> None:
         """Pass the answer on, or let the usual way read it."""
         try:
-            passed = self._relays.pass_on(self, self._begun, data)
+            passed = self._relays.forward_response(self, self._begun, data)
         except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
             passed = False
         if not passed:
-            self._begun.hand_over()
+            self._begun.promote_to_task()
             if self.connection.is_connected():
                 self.connection.data_received(data)
 
-    def lose(self) -> None:
+    def connection_lost(self) -> None:
         """Let the usual way find out what is left of the connection."""
-        self._begun.hand_over()
+        self._begun.promote_to_task()
 
-    def hurry(self) -> None:
+    def on_slow_response(self) -> None:
         """Let the usual way wait for it."""
-        self._begun.hand_over()
+        self._begun.promote_to_task()
 
-    def hand_over(self) -> None:
+    def promote_to_task(self) -> None:
         """Leave :attr:`connection` to who goes on: its answer is still to be read."""
-        self._relays.leave(self)
-        self.connection.expect_answer(is_head=False)
+        self._relays.remove(self)
+        self.connection.expect_response(is_head=False)
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """Whatever may still come must not become the answer to somebody else's request."""
-        self._relays.leave(self)
-        self.connection.cut()
+        self._relays.remove(self)
+        self.connection.abort()
         self.pool.release(self.connection)
 
 
-class Relays:
+class ExchangeTable:
     """Begins relays and ends them."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Relays:
         decider: Decider,
         pool: UpstreamPool,
         request_heads: RequestHeads,
-        answer_heads: AnswerHeads,
+        answer_heads: ResponseHeads,
         metrics: Metrics,
     ) -> None:
         self._decider = decider
@@ -96,38 +96,40 @@ class Relays:
         self._answer_heads = answer_heads
         self._answers = metrics.upstream_requests
         self._duration = metrics.upstream_duration.child()
-        self._under_way: set[Relay] = set()
+        self._under_way: set[PendingExchange] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, begun: Begun) -> Relay | None:
+    def start(self, begun: InFlightRequest) -> PendingExchange | None:
         """Send the request on; None: nothing was sent. Raises Refused for what must not be read (400)."""
         message, client = begun.message, begun.connection
         headers = message.headers
         if message.method == "HEAD" or CONTENT_LENGTH in headers or EXPECT in headers or UPGRADE in headers:
             return None
-        connection = self._pool.take()
+        connection = self._pool.take_idle()
         if connection is None:
             return None
         try:
-            accepted = self._decider.accepted_at_once(view_of(message, message.path, trusted=client.trusted))
+            accepted = self._decider.accepted_at_once(
+                context_from_request(message, message.path, trusted=client.trusted)
+            )
             if accepted is None:
                 return None
             head = self._request_heads.make(message, message.path, client, accepted, b"")
-            relay = Relay(self, begun, head, accepted, connection, self._pool)
+            relay = PendingExchange(self, begun, head, accepted, connection, self._pool)
             connection.send(head)
             connection.reader = relay
         finally:
             if connection.reader is None:
-                self._pool.put_back(connection)
+                self._pool.return_unused(connection)
         self._under_way.add(relay)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._hurry)
+            self._timer = asyncio.get_running_loop().call_later(SLOW_RESPONSE_DELAY, self._promote_slow)
         return relay
 
-    def pass_on(self, relay: Relay, begun: Begun, data: bytes) -> bool:
+    def forward_response(self, relay: PendingExchange, begun: InFlightRequest, data: bytes) -> bool:
         """Pass on ``data`` if it is a whole and plain answer. False: it is not, nothing was done."""
         connection = relay.connection
-        answer = connection.whole_answer(data) if begun.is_plain else None
+        answer = connection.whole_response(data) if begun.is_plain else None
         if answer is None:
             return False
         message, body = answer
@@ -137,27 +139,27 @@ class Relays:
             return False
         if not head.keep_alive or not 200 <= message.code <= 599:
             return False
-        self.leave(relay)
+        self.remove(relay)
         if message.code in BODILESS:
             # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
-            connection.cut()
+            connection.abort()
         relay.pool.release(connection)
         self._duration.observe(perf_counter() - begun.started)
         self._answers.child(str(message.code)).inc()
-        octets = head.octets + framed_body(body, chunked=head.chunked) if head.has_body else head.octets
-        begun.answer(message.code, octets)
+        octets = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
+        begun.respond(message.code, octets)
         return True
 
-    def leave(self, relay: Relay) -> None:
+    def remove(self, relay: PendingExchange) -> None:
         """``relay`` hears of nothing any more."""
         relay.connection.reader = None
         self._under_way.discard(relay)
 
-    def _hurry(self) -> None:
+    def _promote_slow(self) -> None:
         """Have those waited for that have waited long; look again later while there are others."""
         self._timer = None
-        latest = perf_counter() - PATIENCE
+        latest = perf_counter() - SLOW_RESPONSE_DELAY
         for relay in [relay for relay in self._under_way if relay.started <= latest]:
-            relay.hurry()
+            relay.on_slow_response()
         if self._under_way:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._hurry)
+            self._timer = asyncio.get_running_loop().call_later(SLOW_RESPONSE_DELAY, self._promote_slow)

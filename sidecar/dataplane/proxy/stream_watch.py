@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sidecar.authn.base import Accepted, Gate
 from sidecar.clock import Clock
 from sidecar.errors import Refused
-from sidecar.logs import places
+from sidecar.logs import traceback_locations
 
 _log = logging.getLogger("sidecar.http")
 
@@ -60,7 +60,7 @@ class StreamWatch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def heed(self, gate: Gate, changed: Callable[[float], Awaitable[None]]) -> None:
+    def also_check(self, gate: Gate, changed: Callable[[float], Awaitable[None]]) -> None:
         """Ask ``gate`` too, that of the latest configuration: its store may be another. ``changed`` as before."""
         self._gates = (self.gate, gate)
         self._changed = changed
@@ -84,10 +84,10 @@ class StreamWatch:
     async def _watch(self) -> None:
         while True:
             await self._changed(self.CHECK)
-            self._round()
+            self._check_all()
             await self._wait(self.PAUSE)
 
-    def _round(self) -> None:
+    def _check_all(self) -> None:
         now = self._now()
         for stream in tuple(self._streams):
             try:
@@ -96,7 +96,8 @@ class StreamWatch:
                     stream.end()
             except Exception as error:  # noqa: BLE001 - the others must end all the same
                 _log.error(
-                    "fault while ending a stream", extra={"error": type(error).__name__, "places": places(error)}
+                    "fault while ending a stream",
+                    extra={"error": type(error).__name__, "places": traceback_locations(error)},
                 )
 
     def _is_over(self, stream: _Stream, now: float) -> bool:

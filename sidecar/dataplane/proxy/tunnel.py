@@ -11,12 +11,12 @@ from sidecar.web.response import close_soon
 # Close frames with status 1001, "going away", and 1008, "policy violation" (RFC 6455 sections 5.5.1 and 7.4.1).
 _GOING_AWAY = b"\x88\x02\x03\xe9"
 _POLICY_VIOLATION = b"\x88\x02\x03\xf0"
-_LAST_FRAME_SECONDS = 0.2
+_CLOSE_FRAME_TIMEOUT = 0.2
 
 _Side = web.RequestHandler | ResponseHandler
 
 
-class FrameBorders:
+class FrameBoundaryTracker:
     """Finds where WebSocket frames end in a stream of them (RFC 6455 section 5.2); their content is not looked at."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class FrameBorders:
         self._left = 0
 
     @property
-    def at_border(self) -> bool:
+    def at_boundary(self) -> bool:
         """Whether the stream so far ends with a whole frame."""
         return not self._left and not self._head
 
@@ -32,7 +32,7 @@ class FrameBorders:
         """Take ``data``; how much of it was taken: all, or with ``stop`` only up to the first border."""
         position = 0
         while position < len(data):
-            if stop and self.at_border and position:
+            if stop and self.at_boundary and position:
                 break
             if self._left:
                 taken = min(self._left, len(data) - position)
@@ -62,7 +62,7 @@ class _Pipe:
     def __init__(self, source: _Side, sink: _Side) -> None:
         self._source = source
         self._sink = sink
-        self._borders = FrameBorders()
+        self._borders = FrameBoundaryTracker()
         self._goodbye = b""
         self._left = False
         self.gone = asyncio.Event()
@@ -79,8 +79,8 @@ class _Pipe:
         else:
             self._borders.advance(octets)
         self._write(octets)
-        if self._goodbye and self._borders.at_border:
-            self._say_goodbye()
+        if self._goodbye and self._borders.at_boundary:
+            self._send_close()
         if self._sink.writing_paused:
             _reading(self._source, wanted=False)
             self._news.set()
@@ -91,13 +91,13 @@ class _Pipe:
         self._ended = True
         self._news.set()
 
-    def leave(self, goodbye: bytes) -> None:
+    def shut_down(self, goodbye: bytes) -> None:
         """Send the close frame ``goodbye`` and nothing after it, as soon as the frame under way is over."""
         self._goodbye = goodbye
-        if self._borders.at_border and not self._left:
-            self._say_goodbye()
+        if self._borders.at_boundary and not self._left:
+            self._send_close()
 
-    def mute(self) -> None:
+    def drop_input(self) -> None:
         """Pass nothing on any more."""
         self._left = True
 
@@ -110,7 +110,7 @@ class _Pipe:
             await writer.drain()
             _reading(self._source, wanted=True)
 
-    def _say_goodbye(self) -> None:
+    def _send_close(self) -> None:
         self._left = True
         self._write(self._goodbye)
         self.gone.set()
@@ -128,28 +128,28 @@ def _reading(side: _Side, *, wanted: bool) -> None:
 
 
 async def tunnel(
-    client: web.RequestHandler, upstream: ResponseHandler, leaving: asyncio.Event, over: asyncio.Event
+    client: web.RequestHandler, upstream: ResponseHandler, shutting_down: asyncio.Event, over: asyncio.Event
 ) -> None:
     """Join both connections until either side ends.
 
-    When ``leaving`` is set, the client is told 1001 and may end it. When ``over`` is, the client may send no more, is
-    told 1008 where the frame under way lets us, and is cut off.
+    When ``shutting_down`` is set, the client is told 1001 and may end it. When ``over`` is, the client may send no
+    more, is told 1008 where the frame under way lets us, and is cut off.
     """
     down, up = _Pipe(upstream, client), _Pipe(client, upstream)
     client.set_parser(up)  # type: ignore[arg-type] # asks for aiohttp's WebSocket parser, calls feed_data and feed_eof
     upstream.set_parser(down, None)
     ends = {asyncio.create_task(up.run()), asyncio.create_task(down.run())}
-    leave, stop, gone = (asyncio.create_task(event.wait()) for event in (leaving, over, down.gone))
+    leave, stop, gone = (asyncio.create_task(event.wait()) for event in (shutting_down, over, down.gone))
     try:
         done, _ = await asyncio.wait({*ends, leave, stop}, return_when=asyncio.FIRST_COMPLETED)
         if done == {leave}:
-            down.leave(_GOING_AWAY)
+            down.shut_down(_GOING_AWAY)
             done, _ = await asyncio.wait({*ends, stop}, return_when=asyncio.FIRST_COMPLETED)
         if stop in done:
-            up.mute()
-            down.leave(_POLICY_VIOLATION)
-            await asyncio.wait({*ends, gone}, timeout=_LAST_FRAME_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            down.mute()
+            up.drop_input()
+            down.shut_down(_POLICY_VIOLATION)
+            await asyncio.wait({*ends, gone}, timeout=_CLOSE_FRAME_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            down.drop_input()
             close_soon(client.transport)
     finally:
         for task in (*ends, leave, stop, gone):

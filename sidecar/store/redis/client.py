@@ -42,10 +42,10 @@ Node = tuple[str, int]
 
 DEADLINE = 2.0
 """Seconds that one operation may take, its retry included."""
-_CONNECT_SECONDS = 0.5
-_SOCKET_SECONDS = 0.9
-_SENTINEL_SECONDS = 0.3
-_MOST_CONNECTIONS = 32
+_CONNECT_TIMEOUT = 0.5
+_SOCKET_TIMEOUT = 0.9
+_SENTINEL_TIMEOUT = 0.3
+_MAX_CONNECTIONS = 32
 
 # The server that was asked is not, or no longer, the one to ask.
 _ELSEWHERE = (AskError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError, BusyLoadingError)
@@ -89,7 +89,7 @@ class Breaker:
         self._closed_until = self._monotonic() + self._pause
 
 
-class Kv:
+class RedisClient:
     """Commands for the server that has our keys.
 
     Operations share one breaker; those that follow the log have connections of their own, which may block, and are not
@@ -105,11 +105,13 @@ class Kv:
         self._wait_replicas = settings.wait_replicas
         self._wait_seconds = settings.wait_timeout
         self._breaker = Breaker(clock.monotonic)
-        self._turn = asyncio.Semaphore(_MOST_CONNECTIONS)
-        dial = _Dial(settings, _address(settings))
-        self._quick = _Servers(dial, self.prefix, _SOCKET_SECONDS)
-        self._writing = _Servers(dial, self.prefix, _SOCKET_SECONDS + settings.wait_timeout * bool(self._wait_replicas))
-        self._patient = _Servers(dial, self.prefix, deadline)
+        self._turn = asyncio.Semaphore(_MAX_CONNECTIONS)
+        dial = _Connector(settings, _address(settings))
+        self._quick = _Endpoint(dial, self.prefix, _SOCKET_TIMEOUT)
+        self._writing = _Endpoint(
+            dial, self.prefix, _SOCKET_TIMEOUT + settings.wait_timeout * bool(self._wait_replicas)
+        )
+        self._patient = _Endpoint(dial, self.prefix, deadline)
         metrics.store_up.set(0)
 
     def key(self, name: str) -> bytes:
@@ -147,7 +149,7 @@ class Kv:
             await servers.aclose()
 
     async def _guarded(
-        self, operation: str, servers: "_Servers", commands: Sequence[Command], deadline: float
+        self, operation: str, servers: "_Endpoint", commands: Sequence[Command], deadline: float
     ) -> list[Any]:
         if not self._breaker.enter():
             self._metrics.store_operations.labels(operation, "refused").inc()
@@ -157,7 +159,7 @@ class Kv:
     async def _counted(
         self,
         operation: str,
-        servers: "_Servers",
+        servers: "_Endpoint",
         commands: Sequence[Command],
         deadline: float,
         breaker: Breaker | None = None,
@@ -171,7 +173,7 @@ class Kv:
                         results = await servers.run(commands)
         except (RedisError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
-                servers.doubt()
+                servers.mark_suspect()
             if breaker is not None:
                 (breaker.failed if isinstance(error, (*_LOST, TimeoutError)) else breaker.succeeded)()
             self._metrics.store_up.set(0)
@@ -185,7 +187,7 @@ class Kv:
         return results
 
 
-class _Dial:
+class _Connector:
     """How to reach servers: credentials and TLS, and where the server for a slot is."""
 
     def __init__(self, settings: StoreSettings, address: StoreAddress) -> None:
@@ -225,7 +227,7 @@ class _Dial:
         raise ClusterDownError("nobody has the slot")
 
     async def _answer(self, node: Node, user: Mapping[str, Any], question: Command) -> Any:
-        client = self._client(node, _SENTINEL_SECONDS, user)
+        client = self._client(node, _SENTINEL_TIMEOUT, user)
         try:
             return (await _run(client, [question]))[0]
         finally:
@@ -234,12 +236,12 @@ class _Dial:
     def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
         pool = ConnectionPool(
             connection_class=_TlsConnection if self._tls else Connection,
-            max_connections=2 * _MOST_CONNECTIONS,
+            max_connections=2 * _MAX_CONNECTIONS,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             host=node[0],
             port=node[1],
             socket_timeout=socket_seconds,
-            socket_connect_timeout=min(_CONNECT_SECONDS, socket_seconds),
+            socket_connect_timeout=min(_CONNECT_TIMEOUT, socket_seconds),
             retry=Retry(NoBackoff(), 0),
             driver_info=None,
             protocol=2,
@@ -249,10 +251,10 @@ class _Dial:
         return Redis.from_pool(pool)
 
 
-class _Servers:
+class _Endpoint:
     """Asks the server that has our keys, and finds it again when it has moved or does not answer."""
 
-    def __init__(self, dial: _Dial, prefix: str, socket_seconds: float) -> None:
+    def __init__(self, dial: _Connector, prefix: str, socket_seconds: float) -> None:
         self._dial = dial
         self._slot = key_slot(prefix.encode("utf-8"))
         self._socket_seconds = socket_seconds
@@ -266,7 +268,7 @@ class _Servers:
         except (*_LOST, *_ELSEWHERE):
             return await self._try(commands)
 
-    def doubt(self) -> None:
+    def mark_suspect(self) -> None:
         """Look for the server anew next time."""
         self._forget(self._client)
 

@@ -14,7 +14,7 @@ import orjson
 
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.store.revocation_entry import Denial, Scope
+from sidecar.store.revocation_entry import RevocationEntry, Scope
 
 _VERSION = 1
 STAMP = 16
@@ -25,7 +25,7 @@ _LATEST = 2**53  # Lua's numbers are exact up to here
 _DAMAGED = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 
-def place(created_at: float, entry_id: str) -> str:
+def sort_key(created_at: float, entry_id: str) -> str:
     """Where an entry stands in sorted sets. Raises ValueError for an id or a time that cannot be stored."""
     stamp = round(created_at * 1_000_000) if isfinite(created_at) else -1
     if not _ID.fullmatch(entry_id) or not 0 <= stamp < _LATEST:
@@ -38,14 +38,14 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def is_place(text: str) -> bool:
+def is_sort_key(text: str) -> bool:
     """Whether an entry can stand there."""
     return _PLACE.fullmatch(text) is not None
 
 
-def read_place(text: str) -> str:
+def parse_sort_key(text: str) -> str:
     """``text`` when it can be a place. Raises ValueError."""
-    if not is_place(text):
+    if not is_sort_key(text):
         raise ValueError("not the mark of a page")
     return text
 
@@ -58,7 +58,7 @@ def write_time(time: float) -> str:
 def write_record(record: TokenRecord) -> str:
     """Everything about ``record`` that never changes."""
     owner = record.owner
-    return place(record.created_at, record.id)[:STAMP] + _json(
+    return sort_key(record.created_at, record.id)[:STAMP] + _json(
         [
             _VERSION,
             record.token_hash,
@@ -110,9 +110,9 @@ def read_record(
         return None
 
 
-def write_denial(denial: Denial) -> str:
+def write_denial(denial: RevocationEntry) -> str:
     """``denial``, all but its id."""
-    return place(denial.created_at, denial.id)[:STAMP] + _json(
+    return sort_key(denial.created_at, denial.id)[:STAMP] + _json(
         [
             _VERSION,
             denial.scope.value,
@@ -127,13 +127,13 @@ def write_denial(denial: Denial) -> str:
     )
 
 
-def read_denial(denial_id: str, value: bytes | str) -> Denial | None:
+def read_denial(denial_id: str, value: bytes | str) -> RevocationEntry | None:
     """The denial, or None when it cannot be understood."""
     try:
         version, scope, issuer, name, created, before, expires, reason, by = _parse(value[STAMP:])
         if version != _VERSION:
             return None
-        return Denial(
+        return RevocationEntry(
             id=denial_id,
             scope=Scope(scope),
             issuer=_text(issuer),
@@ -148,14 +148,14 @@ def read_denial(denial_id: str, value: bytes | str) -> Denial | None:
         return None
 
 
-def write_changes(denials: Sequence[Denial], forgiven: Sequence[str]) -> str:
+def write_changes(denials: Sequence[RevocationEntry], forgiven: Sequence[str]) -> str:
     """What the log says about denials; empty when there is nothing to say."""
     if not denials and not forgiven:
         return ""
     return _json([[[denial.id, write_denial(denial)] for denial in denials], list(forgiven)])
 
 
-def read_changes(text: bytes) -> tuple[list[Denial], list[str], int]:
+def read_changes(text: bytes) -> tuple[list[RevocationEntry], list[str], int]:
     """Denials, ids of forgiven ones, and how many entries could not be understood."""
     if not text:
         return [], [], 0

@@ -160,7 +160,7 @@ return {cjson.encode(page), places[#places]}
 """
 
 # Where a reader stands who knows everything.   KEYS  1 meta  2 log
-STAND = """
+POSITION = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 return {last and last[1] or '0-0', redis.call('HGET', KEYS[1], 'head') or ''}
 """

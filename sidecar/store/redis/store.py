@@ -17,20 +17,20 @@ from sidecar.errors import Unavailable
 from sidecar.store.base import Batch, Changes, GapError, LossError, Page, RecordQuery, StoreStatus
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.redis import codec as wire
-from sidecar.store.redis.client import Command, Kv
-from sidecar.store.redis.scripts import LOG_BYTES, LOG_ENTRIES, NAME, PAGE, STAND, SWEEP, WRITE
-from sidecar.store.revocation_entry import Denial
+from sidecar.store.redis.client import Command, RedisClient
+from sidecar.store.redis.scripts import LOG_BYTES, LOG_ENTRIES, NAME, PAGE, POSITION, SWEEP, WRITE
+from sidecar.store.revocation_entry import RevocationEntry
 
 KEEP_DENIALS = 3600.0
 """Seconds for which an expired denial stays, because clocks differ."""
 KEEP_RECORDS = 30 * 86400.0
 """Seconds for which an expired record stays in lists."""
-_SWEEP_EVERY = 10.0
-_SWEEP_MOST = 500
+_SWEEP_INTERVAL = 10.0
+_MAX_SWEPT = 500
 _PIECE = 2000
 _RESTORE_PIECE = 500
 _LOG_PIECE = 64
-_LONGEST_BLOCK = 1.0
+_MAX_BLOCK = 1.0
 _POSITION = re.compile(r"([0-9]+-[0-9]+):([0-9a-f]*)")
 
 _FIXED = (
@@ -41,7 +41,7 @@ _RECORDS = ("records", "revoked", "used")
 T = TypeVar("T")
 
 
-class _Ask(Protocol):
+class _Command(Protocol):
     async def __call__(self, operation: str, *commands: Command) -> list[Any]:
         """One of the two ways to read."""
 
@@ -49,7 +49,7 @@ class _Ask(Protocol):
 class RedisStore:
     """A :class:`sidecar.store.base.Store` over ``kv``, which it closes."""
 
-    def __init__(self, kv: Kv, clock: Clock) -> None:
+    def __init__(self, kv: RedisClient, clock: Clock) -> None:
         self._kv = kv
         self._clock = clock
         self._swept_at = clock.monotonic()
@@ -60,10 +60,12 @@ class RedisStore:
         arguments = _Arguments()
         arguments.add(batch.add, self._indexes, self._standing, replacing=not batch.keep_bot_tokens)
         arguments.revoke(batch.revoke)
-        arguments.deny(batch.deny, self._by_issuer)
-        arguments.forgive(batch.forgive, await self._issuers_of(batch.forgive))
+        arguments.deny(batch.add_entries, self._by_issuer)
+        arguments.forgive(batch.remove_entries, await self._issuers_of(batch.remove_entries))
         arguments.none()
-        await self._apply("write", arguments, wire.write_changes(batch.deny, batch.forgive), restoring=False)
+        await self._apply(
+            "write", arguments, wire.write_changes(batch.add_entries, batch.remove_entries), restoring=False
+        )
         await self._sweep()
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
@@ -85,7 +87,7 @@ class RedisStore:
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """See :class:`sidecar.store.base.Store`. What no index knows is found by reading through one of them."""
-        place = wire.read_place(after) if after else ""
+        place = wire.parse_sort_key(after) if after else ""
         order, indexed = self._key["order"], RecordQuery()
         if query.owner is not None:
             order, indexed = self._by_owner(query.owner), RecordQuery(owner=query.owner)
@@ -110,22 +112,22 @@ class RedisStore:
         page, more = _cut(found, limit)
         return Page(records=page, after=more, total=total)
 
-    async def denial(self, denial_id: str) -> Denial | None:
+    async def entry(self, denial_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
         if not wire.is_id(denial_id):
             return None
         (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], denial_id))
         return None if value is None else wire.read_denial(denial_id, value)
 
-    async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
+    async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""
-        place = wire.read_place(after) if after else ""
+        place = wire.parse_sort_key(after) if after else ""
         order = self._key["denials:order"] if issuer is None else self._by_issuer(issuer)
         counting: list[Command] = [("ZCARD", order)]
         if issuer is None:
             counting.append(("ZCOUNT", self._key["denials:expiry"], "-inf", wire.write_time(now)))
         total, *over = await self._kv.read("list_denials", *counting)
-        found: list[tuple[str, Denial]] = []
+        found: list[tuple[str, RevocationEntry]] = []
         async for piece in self._pieces(self._kv.read, "list_denials", order, ("denials",), place):
             for at, denial in zip(piece[0], map(_denial_at, *piece), strict=True):
                 if denial is not None and (denial.expires_at is None or denial.expires_at > now):
@@ -133,17 +135,17 @@ class RedisStore:
             if len(found) > limit:
                 break
         page, more = _cut(found, limit)
-        return Page(denials=page, after=more, total=total - sum(over))
+        return Page(entries=page, after=more, total=total - sum(over))
 
     async def snapshot(self) -> AsyncIterator[Changes]:
         """See :class:`sidecar.store.base.Store`."""
-        stand: Command = ("EVAL", STAND, 2, self._key["meta"], self._key["log"])
+        stand: Command = ("EVAL", POSITION, 2, self._key["meta"], self._key["log"])
         ((last, head),) = await self._kv.follow("read_snapshot", stand)
         position = f"{last.decode('ascii')}:{head.decode('ascii', 'replace')}"
         yield Changes(position)
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["denials:order"], ("denials",)):
             denials = list(map(_denial_at, *piece))
-            yield Changes(position, denials=tuple(filter(None, denials)), skipped=denials.count(None))
+            yield Changes(position, entries=tuple(filter(None, denials)), skipped=denials.count(None))
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["order"], _RECORDS):
             records = list(map(_record_at, *piece))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -165,7 +167,7 @@ class RedisStore:
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 return Changes(position)
-            entries = await self._new_in_log(last, min(left, _LONGEST_BLOCK))
+            entries = await self._new_in_log(last, min(left, _MAX_BLOCK))
             if entries:
                 return await self._changes(entries, last, head)
 
@@ -179,7 +181,9 @@ class RedisStore:
         (found,) = await self._kv.follow("read_generation", ("HGET", self._key["meta"], "generation"))
         return (found or b"").decode("utf-8", "replace")
 
-    async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
+    async def restore(
+        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+    ) -> bool:
         """See :class:`sidecar.store.base.Store`."""
         for start in range(0, max(len(records), len(denials)), _RESTORE_PIECE):
             arguments = _Arguments()
@@ -219,7 +223,9 @@ class RedisStore:
         head = [mark, now, "1" if restoring else "0", str(LOG_ENTRIES), str(LOG_BYTES), said]
         await self._kv.write(operation, WRITE, [*fixed.values(), *arguments.keys], head + arguments.values)
 
-    async def _records_of(self, ask: "_Ask", operation: str, ids: Sequence[str]) -> tuple[tuple[TokenRecord, ...], int]:
+    async def _records_of(
+        self, ask: "_Command", operation: str, ids: Sequence[str]
+    ) -> tuple[tuple[TokenRecord, ...], int]:
         """Those of ``ids`` that there are, and how many could not be understood."""
         found: list[TokenRecord | None] = []
         for start in range(0, len(ids), _PIECE):
@@ -232,7 +238,7 @@ class RedisStore:
         return tuple(filter(None, found)), found.count(None)
 
     async def _pieces(
-        self, ask: "_Ask", operation: str, order: bytes, hashes: Sequence[str], start: str = ""
+        self, ask: "_Command", operation: str, order: bytes, hashes: Sequence[str], start: str = ""
     ) -> AsyncIterator[list[Any]]:
         """The places of ``order`` from the newest down, and beside them what ``hashes`` say about each.
 
@@ -269,8 +275,8 @@ class RedisStore:
         return Changes(
             position=f"{piece.last}:{piece.head}",
             records=records,
-            denials=tuple(filter(None, piece.denials.values())),
-            forgiven=tuple(denial_id for denial_id, denial in piece.denials.items() if denial is None),
+            entries=tuple(filter(None, piece.denials.values())),
+            removed=tuple(denial_id for denial_id, denial in piece.denials.items() if denial is None),
             written_at=tuple(piece.written_at),
             skipped=piece.skipped + damaged,
         )
@@ -285,18 +291,18 @@ class RedisStore:
 
     async def _sweep(self) -> None:
         """Remove some of what is long over. Best effort: the write before it is done."""
-        if self._clock.monotonic() - self._swept_at < _SWEEP_EVERY:
+        if self._clock.monotonic() - self._swept_at < _SWEEP_INTERVAL:
             return
         now = self._clock.now()
         self._swept_at = self._clock.monotonic()
         with contextlib.suppress(Unavailable):
             records = await self._sweep_one("expiry", _RECORDS, "order", now - KEEP_RECORDS)
             denials = await self._sweep_one("denials:expiry", ("denials",), "denials:order", now - KEEP_DENIALS)
-            if max(records, denials) == _SWEEP_MOST:
-                self._swept_at -= _SWEEP_EVERY
+            if max(records, denials) == _MAX_SWEPT:
+                self._swept_at -= _SWEEP_INTERVAL
 
     async def _sweep_one(self, expiry: str, hashes: Sequence[str], order: str, until: float) -> int:
-        oldest: Command = ("ZRANGEBYSCORE", self._key[expiry], "-inf", wire.write_time(until), "LIMIT", 0, _SWEEP_MOST)
+        oldest: Command = ("ZRANGEBYSCORE", self._key[expiry], "-inf", wire.write_time(until), "LIMIT", 0, _MAX_SWEPT)
         (found,) = await self._kv.read("sweep", oldest)
         if not found:
             return 0
@@ -391,7 +397,7 @@ class _Arguments:
         """Ids of records that end, and when."""
         self._pairs(ended)
 
-    def deny(self, denials: Sequence[Denial], by_issuer: Callable[[str], bytes]) -> None:
+    def deny(self, denials: Sequence[RevocationEntry], by_issuer: Callable[[str], bytes]) -> None:
         """Denials to add."""
         self.values.append(str(len(denials)))
         for denial in denials:
@@ -422,7 +428,7 @@ class _Piece:
         self.head = head
         self.last = ""
         self.record_ids: dict[str, None] = {}
-        self.denials: dict[str, Denial | None] = {}
+        self.denials: dict[str, RevocationEntry | None] = {}
         self.written_at: list[float] = []
         self.skipped = 0
 
@@ -452,13 +458,13 @@ class _Piece:
 def _record_at(place: str, value: str | None, revoked: str | None, used: str | None) -> TokenRecord | None:
     return (
         None
-        if value is None or not wire.is_place(place)
+        if value is None or not wire.is_sort_key(place)
         else wire.read_record(place[wire.STAMP :], value, revoked, used)
     )
 
 
-def _denial_at(place: str, value: str | None) -> Denial | None:
-    return None if value is None or not wire.is_place(place) else wire.read_denial(place[wire.STAMP :], value)
+def _denial_at(place: str, value: str | None) -> RevocationEntry | None:
+    return None if value is None or not wire.is_sort_key(place) else wire.read_denial(place[wire.STAMP :], value)
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from sidecar.store.revocation_entry import Denial, Scope, denial_id, denial_key
+from sidecar.store.revocation_entry import RevocationEntry, Scope, entry_id, entry_key
 
 _BLOCK = 512
 _fields = attrgetter(
@@ -20,24 +20,24 @@ _fields = attrgetter(
 )  # fmt: skip
 
 
-class Archive:
+class CompressedLog:
     """Denials in the order in which they came. One that was forgiven or replaced stays until its block has ended."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str, Denial]] = []
+        self._open: list[tuple[str, RevocationEntry]] = []
         self._blocks: list[tuple[float, bytes]] = []
 
     def __len__(self) -> int:
         return len(self._open) + _BLOCK * len(self._blocks)
 
-    def __iter__(self) -> Iterator[Denial]:
+    def __iter__(self) -> Iterator[RevocationEntry]:
         for _, packed in self._blocks:
             for name, *fields in zip(*json.loads(zlib.decompress(packed)), strict=True):
                 yield _denial(name, fields)
         for _, denial in self._open:
             yield denial
 
-    def add(self, denial: Denial, *, has_proper_id: bool) -> None:
+    def add(self, denial: RevocationEntry, *, has_proper_id: bool) -> None:
         """Keep ``denial``. A proper id is made of the rest, and would not compress."""
         self._open.append(("" if has_proper_id else denial.id, denial))
         if len(self._open) == _BLOCK:
@@ -59,7 +59,7 @@ def _encode(columns: list[Any]) -> bytes:
         return json.dumps(columns).encode("ascii")
 
 
-def _denial(name: str, fields: list[Any]) -> Denial:
+def _denial(name: str, fields: list[Any]) -> RevocationEntry:
     scope, issuer, about, created_at, issued_before, *rest = fields
-    proper = name or denial_id(denial_key(scope, issuer, about), issued_before)
-    return Denial(proper, Scope(scope), issuer, about, created_at, issued_before, *rest)
+    proper = name or entry_id(entry_key(scope, issuer, about), issued_before)
+    return RevocationEntry(proper, Scope(scope), issuer, about, created_at, issued_before, *rest)

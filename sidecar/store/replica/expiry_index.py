@@ -8,7 +8,7 @@ K = TypeVar("K")
 MINUTE = 60.0
 
 
-class Expiries(Generic[K]):
+class ExpiryIndex(Generic[K]):
     """Keys by the minute in which they end. A key may be noted more than once: whoever takes it looks again."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Expiries(Generic[K]):
         else:
             keys.append(key)
 
-    def take(self, now: float, most: int) -> list[K]:
+    def pop_due(self, now: float, most: int) -> list[K]:
         """At most ``most`` keys whose minute is over at ``now``; they are not noted any more."""
         taken: list[K] = []
         while self._order and self._order[0] * MINUTE <= now and len(taken) < most:

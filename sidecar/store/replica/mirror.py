@@ -21,27 +21,27 @@ from sidecar.errors import Cause, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, GapError, LossError, Store
 from sidecar.store.record import TokenRecord
-from sidecar.store.replica.revocation_list import DenyList
-from sidecar.store.replica.snapshot import Picture
-from sidecar.store.revocation_entry import Denial
+from sidecar.store.replica.revocation_list import RevocationList
+from sidecar.store.replica.snapshot import Snapshot
+from sidecar.store.revocation_entry import RevocationEntry
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _Heard:
+class _ConcurrentLog:
     """What the log has said of denials, by id, while the answer to a write was on its way."""
 
     denied: set[str] = field(default_factory=set)
     forgiven: set[str] = field(default_factory=set)
 
-    def without_overtaken(self, batch: Batch) -> Batch:
+    def drop_superseded(self, batch: Batch) -> Batch:
         """``batch`` without that of which the log has said, or says in a moment, what has come of it since."""
         return replace(
             batch,
-            deny=[denial for denial in batch.deny if denial.id not in self.denied & self.forgiven],
-            forgive=[name for name in batch.forgive if name not in self.denied | self.forgiven],
+            add_entries=[denial for denial in batch.add_entries if denial.id not in self.denied & self.forgiven],
+            remove_entries=[name for name in batch.remove_entries if name not in self.denied | self.forgiven],
         )
 
 
@@ -70,8 +70,8 @@ class Mirror:
         self._store = store
         self._clock = clock
         self._wait = wait
-        self._picture = Picture()
-        self._loading: Picture | None = None
+        self._picture = Snapshot()
+        self._loading: Snapshot | None = None
         self._position = ""
         self._generation = ""
         self._generation_seen = 0.0
@@ -79,7 +79,7 @@ class Mirror:
         self._has_lost = False
         # own denials that have not come back in the log yet: an older removal in the log must not end them
         self._awaited: set[str] = set()
-        self._writing: list[_Heard] = []
+        self._writing: list[_ConcurrentLog] = []
         self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
         self._tried = asyncio.Event()
         self._news = asyncio.Event()
@@ -95,8 +95,8 @@ class Mirror:
         """Be the one whose state the metrics tell; so is every new one, until another is."""
         metrics = self._metrics
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
-        metrics.watch(metrics.revocation_entries, lambda: len(self.denials))
-        metrics.watch(metrics.revocation_endless, lambda: self.denials.endless)
+        metrics.watch(metrics.revocation_entries, lambda: len(self.revocations))
+        metrics.watch(metrics.revocation_endless, lambda: self.revocations.endless)
 
     async def start(self) -> None:
         """Read everything and follow the store from then on, in the background. A store that is down stops nothing."""
@@ -113,7 +113,7 @@ class Mirror:
             # again, because wait_for of Python 3.11 forgets a cancellation that comes together with what it waits for
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
-    async def tried(self, within: float) -> bool:
+    async def wait_first_load(self, within: float) -> bool:
         """Wait until everything has been read or the first attempt has failed, at most ``within``. Whether read."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -138,9 +138,9 @@ class Mirror:
         return float("inf") if self._agreed_at is None else self._clock.monotonic() - self._agreed_at
 
     @property
-    def denials(self) -> DenyList:
+    def revocations(self) -> RevocationList:
         """The deny list of this moment."""
-        return self._picture.denials
+        return self._picture.revocations
 
     def record(self, token_id: str) -> TokenRecord | None:
         """The record as the copy has it."""
@@ -169,7 +169,7 @@ class Mirror:
         now = self._clock.monotonic()
         asked = self._unknown.get(token_id)
         if asked is None or now - asked[0] >= self.ASK_AGAIN:
-            asked = (now, asyncio.create_task(self._ask(token_id)))
+            asked = (now, asyncio.create_task(self._fetch_record(token_id)))
             asked[1].add_done_callback(retrieve)
             self._unknown[token_id] = asked
             self._unknown.move_to_end(token_id)
@@ -183,11 +183,11 @@ class Mirror:
 
         Raises Unavailable(STORE_UNAVAILABLE): nothing has happened, or after a time-out perhaps everything.
         """
-        own = {denial.id for denial in batch.deny}
+        own = {denial.id for denial in batch.add_entries}
         self._awaited |= own
         # asked before: a token that becomes known while the answer is on its way may have replaced the new one
-        replaced = [ended for picture in self._pictures() for ended in picture.replaced_by(batch)]
-        heard = _Heard()
+        replaced = [ended for picture in self._snapshots() for ended in picture.replaced_by(batch)]
+        heard = _ConcurrentLog()
         self._writing.append(heard)
         try:
             await self._store.write(batch)
@@ -196,10 +196,10 @@ class Mirror:
             raise
         finally:
             self._writing.remove(heard)
-        done = heard.without_overtaken(replace(batch, revoke=(*batch.revoke, *replaced)))
-        for picture in self._pictures():
+        done = heard.drop_superseded(replace(batch, revoke=(*batch.revoke, *replaced)))
+        for picture in self._snapshots():
             picture.apply(done)
-        self._tell()
+        self._notify()
         self._count(batch)
 
     def _count(self, batch: Batch) -> None:
@@ -208,7 +208,7 @@ class Mirror:
             record = self.record(token_id)
             if record is not None:
                 self._revoked.labels(record.kind.value).inc()
-        for denial in batch.deny:
+        for denial in batch.add_entries:
             self._revoked.labels(denial.scope.value).inc()
 
     # --- following
@@ -222,14 +222,14 @@ class Mirror:
                 await self._catch_up()
             except Exception as error:  # noqa: BLE001 - revocations would go unseen for ever if this task ended
                 failures += 1
-                self._note(error, first=failures == 1)
+                self._log_state(error, first=failures == 1)
                 self._tried.set()
                 if failures > 1 or not isinstance(error, GapError):
                     await self._wait(min(self.RETRY[0] * 2 ** min(failures - 1, 10), self.RETRY[1]))
             else:
                 failures = 0
 
-    def _note(self, error: Exception, *, first: bool) -> None:
+    def _log_state(self, error: Exception, *, first: bool) -> None:
         """Remember what ``error`` means for the next step, and log the first of a row."""
         if isinstance(error, Unavailable):
             if first:
@@ -255,38 +255,38 @@ class Mirror:
             self._generation_seen = now
         self._agreed_at = now
         self._picture.prune(self._clock.now(), self._PRUNE_AT_ONCE)
-        if self._picture.denials.is_wasteful:
+        if self._picture.revocations.is_wasteful:
             self._position = ""
 
     async def _take(self, changes: Changes) -> None:
-        denied = {denial.id for denial in changes.denials}
+        denied = {denial.id for denial in changes.entries}
         for heard in self._writing:
             heard.denied |= denied
-            heard.forgiven.update(changes.forgiven)
-        doubtful = [name for name in changes.forgiven if name in denied or name in self._awaited]
+            heard.forgiven.update(changes.removed)
+        doubtful = [name for name in changes.removed if name in denied or name in self._awaited]
         self._skipped.inc(changes.skipped)
-        for name in changes.forgiven:
+        for name in changes.removed:
             if name not in doubtful:
-                self._picture.denials.discard(name)
+                self._picture.revocations.discard(name)
         await self._fill(self._picture, changes)
         self._awaited -= denied
-        if changes.records or changes.denials or changes.forgiven:
-            self._tell()
+        if changes.records or changes.entries or changes.removed:
+            self._notify()
         now = self._clock.now()
         for written_at in changes.written_at:
             self._propagation.observe(max(0.0, now - written_at))
         for name in doubtful:
             # denied and forgiven at once: only the store knows which came last
-            if await self._store.denial(name) is None:
-                self._picture.denials.discard(name)
+            if await self._store.entry(name) is None:
+                self._picture.revocations.discard(name)
 
-    async def _fill(self, picture: Picture, changes: Changes) -> None:
+    async def _fill(self, picture: Snapshot, changes: Changes) -> None:
         """Take over records and denials, letting others run in between."""
         for records in _slices(changes.records, self._SLICE):
             for record in records:
-                picture.learn(record)
+                picture.merge(record)
             await asyncio.sleep(0)
-        for denials in _slices(changes.denials, self._SLICE):
+        for denials in _slices(changes.entries, self._SLICE):
             self._skipped.inc(picture.add(denials))
             await asyncio.sleep(0)
 
@@ -302,7 +302,7 @@ class Mirror:
         if not generation:
             generation = await self._mark_store()
         self._awaited.clear()
-        fresh = self._loading = Picture()
+        fresh = self._loading = Snapshot()
         try:
             position = await self._read_snapshot(fresh)
             if has_lost:
@@ -312,9 +312,9 @@ class Mirror:
         self._picture, self._position, self._generation, self._has_lost = fresh, position, generation, False
         self._generation_seen = self._agreed_at = self._clock.monotonic()
         self._tried.set()
-        self._tell()
+        self._notify()
 
-    async def _read_snapshot(self, fresh: Picture) -> str:
+    async def _read_snapshot(self, fresh: Snapshot) -> str:
         position = ""
         async for piece in _ahead(self._store.snapshot()):
             self._skipped.inc(piece.skipped)
@@ -339,43 +339,47 @@ class Mirror:
             )
         return generation
 
-    async def _put_back(self, fresh: Picture) -> None:
+    async def _put_back(self, fresh: Snapshot) -> None:
         """Write to the store what this process knew and ``fresh``, which was read from it, has not."""
-        denials = await self._standing(lambda denial: not fresh.denials.has(denial))
-        missing = replace(self._picture.unlike(fresh), deny=denials)
+        denials = await self._standing(lambda denial: not fresh.revocations.has(denial))
+        missing = replace(self._picture.difference(fresh), add_entries=denials)
         for batch in _batches(missing, self._SLICE):
             await self._store.write(batch)
             fresh.apply(batch)
-        if missing.add or missing.revoke or missing.deny:
+        if missing.add or missing.revoke or missing.add_entries:
             _log.critical(
                 "the store has lost entries: what this process knew has been put back",
-                extra={"records": len(missing.add), "revoked": len(missing.revoke), "denials": len(missing.deny)},
+                extra={
+                    "records": len(missing.add),
+                    "revoked": len(missing.revoke),
+                    "denials": len(missing.add_entries),
+                },
             )
 
-    async def _standing(self, wanted: Callable[[Denial], bool]) -> list[Denial]:
-        found: dict[str, Denial] = {}
-        for some in _slices(self._picture.denials.standing(self._clock.now()), self._SLICE):
+    async def _standing(self, wanted: Callable[[RevocationEntry], bool]) -> list[RevocationEntry]:
+        found: dict[str, RevocationEntry] = {}
+        for some in _slices(self._picture.revocations.active(self._clock.now()), self._SLICE):
             found.update((denial.id, denial) for denial in some if wanted(denial))
             await asyncio.sleep(0)
         return list(found.values())
 
     # --- small parts
 
-    async def _ask(self, token_id: str) -> TokenRecord | None:
+    async def _fetch_record(self, token_id: str) -> TokenRecord | None:
         record = await self._store.record(token_id)
         if record is not None:
-            for picture in self._pictures():
-                picture.learn(record)
+            for picture in self._snapshots():
+                picture.merge(record)
             self._unknown.pop(token_id, None)
         return record
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _snapshots(self) -> Iterator[Snapshot]:
         """The picture in use, and the one that is about to replace it."""
         yield self._picture
         if self._loading is not None:
             yield self._loading
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
@@ -406,6 +410,6 @@ def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _batches(whole: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, max(len(whole.add), len(whole.revoke), len(whole.deny)), size):
+    for start in range(0, max(len(whole.add), len(whole.revoke), len(whole.add_entries)), size):
         part = slice(start, start + size)
-        yield replace(whole, add=whole.add[part], revoke=whole.revoke[part], deny=whole.deny[part])
+        yield replace(whole, add=whole.add[part], revoke=whole.revoke[part], add_entries=whole.add_entries[part])

@@ -10,19 +10,19 @@ from math import ceil, floor, inf, isfinite
 from sidecar.identity.actor import Actor
 from sidecar.identity.names import folded, local_part
 from sidecar.store.record import NOBODY, Owner
-from sidecar.store.replica.compressed_log import Archive
-from sidecar.store.replica.expiry_index import MINUTE, Expiries
-from sidecar.store.revocation_entry import Denial, Scope, actor_name, denial_id, denial_key, read_denial_id
+from sidecar.store.replica.compressed_log import CompressedLog
+from sidecar.store.replica.expiry_index import MINUTE, ExpiryIndex
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, entry_id, entry_key, parse_entry_id
 
 _versions = count(1)
-_TOLERATED_WASTE = 50_000
+_MAX_WASTE = 50_000
 
 # What is remembered of an entry, in the smallest object that holds two floats (32 bytes). ``real``: it concerns tokens
 # issued before then (infinite: whenever issued). ``imag``: it stands until then (infinite: for ever).
-_Span = complex
+_Validity = complex
 
 
-class Facts:
+class RevocationKeys:
     """What the deny list has to know of one verified token, worked out once."""
 
     __slots__ = ("issued_at", "probes")
@@ -33,9 +33,9 @@ class Facts:
         self.issued_at = -inf if issued_at is None else issued_at
 
 
-def facts_of(
+def revocation_keys(
     actor: Actor, signing_digest: str = "", *, owner: Owner = NOBODY, recorded_at: float | None = None
-) -> Facts:
+) -> RevocationKeys:
     """The facts about the token that made ``actor``.
 
     ``signing_digest`` is the SHA-256 (lower-case hex) of its signing input, asked about where it has no ``jti``.
@@ -52,11 +52,11 @@ def facts_of(
     about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)]
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
-    probes = tuple((scope, denial_key(scope, named, name)) for scope, named, name in about)
+    probes = tuple((scope, entry_key(scope, named, name)) for scope, named, name in about)
     issued_at = actor.issued_at
     if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
         issued_at = recorded_at
-    return Facts(probes, issued_at)
+    return RevocationKeys(probes, issued_at)
 
 
 def spellings(*actor_ids: str) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def spellings(*actor_ids: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(every))
 
 
-class DenyList:
+class RevocationList:
     """Every denial that stands. ``version`` changes, to a number that no list has had, whenever more may be refused.
 
     ``endless`` counts the entries that never expire.
@@ -81,33 +81,33 @@ class DenyList:
         self.endless = 0
         self._size = 0
         # a number where one entry with its proper id stands, else entries by id
-        self._entries: dict[bytes, _Span | dict[str, _Span]] = {}
+        self._entries: dict[bytes, _Validity | dict[str, _Validity]] = {}
         self._strange_ids: dict[str, bytes] = {}
-        self._shared: dict[float, _Span] = {}
-        self._expiries: Expiries[bytes] = Expiries()
-        self._archive = Archive()
+        self._shared: dict[float, _Validity] = {}
+        self._expiries: ExpiryIndex[bytes] = ExpiryIndex()
+        self._archive = CompressedLog()
 
     def __len__(self) -> int:
         return self._size
 
-    def match(self, facts: Facts, now: float) -> Scope | None:
+    def match(self, facts: RevocationKeys, now: float) -> Scope | None:
         """What the denial is about that concerns the token at ``now`` (seconds since the epoch), None: no denial."""
         entries, issued_at = self._entries, facts.issued_at
         for scope, key in facts.probes:
             found = entries.get(key)
             if found is None:
                 continue
-            for span in (found,) if isinstance(found, _Span) else found.values():
+            for span in (found,) if isinstance(found, _Validity) else found.values():
                 if issued_at < span.real and now < span.imag:
                     return scope
         return None
 
-    def add(self, denial: Denial) -> bool:
+    def add(self, denial: RevocationEntry) -> bool:
         """Let ``denial`` stand, in place of one with the same id. False: its times are none."""
         if not _is_time(denial.issued_before) or not _is_time(denial.expires_at):
             return False
-        key = denial_key(denial.scope, denial.issuer, denial.name)
-        is_proper = denial.id == denial_id(key, denial.issued_before)
+        key = entry_key(denial.scope, denial.issuer, denial.name)
+        is_proper = denial.id == entry_id(key, denial.issued_before)
         if not is_proper or denial.id in self._strange_ids:
             self.discard(denial.id)  # the same id may have been about something else
         if not is_proper:
@@ -121,12 +121,12 @@ class DenyList:
 
     def discard(self, denial_id_: str) -> bool:
         """End the denial of that id. False: there is none."""
-        proper = read_denial_id(denial_id_)
+        proper = parse_entry_id(denial_id_)
         key = self._strange_ids.pop(denial_id_, None) or (proper[0] if proper else None)
         found = self._entries.get(key) if key else None
         if key is None or found is None:
             return False
-        if isinstance(found, _Span):
+        if isinstance(found, _Validity):
             if proper is None or denial_id_ != _id_of(key, found):
                 return False
             del self._entries[key]
@@ -139,15 +139,15 @@ class DenyList:
             del self._entries[key]
         return span is not None
 
-    def has(self, denial: Denial) -> bool:
+    def has(self, denial: RevocationEntry) -> bool:
         """Whether a denial of that id stands."""
-        key = denial_key(denial.scope, denial.issuer, denial.name)
+        key = entry_key(denial.scope, denial.issuer, denial.name)
         found = self._entries.get(key)
-        if isinstance(found, _Span):
+        if isinstance(found, _Validity):
             return denial.id == _id_of(key, found)
         return found is not None and denial.id in found
 
-    def standing(self, now: float) -> Iterator[Denial]:
+    def active(self, now: float) -> Iterator[RevocationEntry]:
         """Every entry that stands at ``now``, in full. One id may come twice; the later one counts."""
         for denial in self._archive:
             if (denial.expires_at is None or denial.expires_at > now) and self.has(denial):
@@ -156,16 +156,16 @@ class DenyList:
     @property
     def is_wasteful(self) -> bool:
         """Whether forgiven and replaced entries take more room than standing ones: a list made anew is smaller."""
-        return len(self._archive) > 2 * self._size + _TOLERATED_WASTE
+        return len(self._archive) > 2 * self._size + _MAX_WASTE
 
     def prune(self, now: float, most: int) -> None:
         """Forget entries that ended before ``now``, looking at no more than ``most``."""
-        due = self._expiries.take(now, most)
+        due = self._expiries.pop_due(now, most)
         if due:
             self._archive.prune(now)
         for key in due:
             found = self._entries.get(key)
-            if isinstance(found, _Span):
+            if isinstance(found, _Validity):
                 if found.imag <= now:
                     self._shared.pop(found.imag, None)
                     self.discard(_id_of(key, found))
@@ -173,10 +173,10 @@ class DenyList:
                 for ended in [name for name, span in found.items() if span.imag <= now]:
                     self.discard(ended)
 
-    def _replace(self, key: bytes, name: str, span: _Span, *, is_proper: bool) -> bool:
+    def _replace(self, key: bytes, name: str, span: _Validity, *, is_proper: bool) -> bool:
         """Remember ``span``. False: exactly that is remembered already."""
         found = self._entries.get(key)
-        if isinstance(found, _Span):
+        if isinstance(found, _Validity):
             held = _id_of(key, found)
             if held != name:
                 self._entries[key] = {held: found, name: span}
@@ -196,11 +196,11 @@ class DenyList:
         self.endless += span.imag == inf
         return True
 
-    def _forget(self, span: _Span) -> None:
+    def _forget(self, span: _Validity) -> None:
         self._size -= 1
         self.endless -= span.imag == inf
 
-    def _span(self, denial: Denial) -> _Span:
+    def _span(self, denial: RevocationEntry) -> _Validity:
         """The number to remember. Entries about single tokens share those that end in the same minute."""
         until = inf if denial.expires_at is None else denial.expires_at
         if denial.issued_before is not None:
@@ -213,5 +213,5 @@ def _is_time(value: float | None) -> bool:
     return value is None or isfinite(value)
 
 
-def _id_of(key: bytes, span: _Span) -> str:
-    return denial_id(key, None if span.real == inf else span.real)
+def _id_of(key: bytes, span: _Validity) -> str:
+    return entry_id(key, None if span.real == inf else span.real)

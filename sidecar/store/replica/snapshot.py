@@ -6,23 +6,23 @@ from dataclasses import replace
 from sidecar.store.base import Batch
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import BotNames
-from sidecar.store.replica.expiry_index import Expiries
-from sidecar.store.replica.revocation_list import DenyList
-from sidecar.store.revocation_entry import Denial
+from sidecar.store.replica.expiry_index import ExpiryIndex
+from sidecar.store.replica.revocation_list import RevocationList
+from sidecar.store.revocation_entry import RevocationEntry
 
 KEEP_EXPIRED = 86400.0
 """How long after its end a record is still kept, in seconds."""
 
 
-class Picture:
+class Snapshot:
     """What is known of denials and records. What has once been revoked stays so, whatever arrives late."""
 
     def __init__(self) -> None:
-        self.denials = DenyList()
+        self.revocations = RevocationList()
         self._records: dict[str, TokenRecord] = {}
         self._standing_bots: dict[str, set[str]] = {}
         self.bot_names = BotNames()
-        self._expiries: Expiries[str] = Expiries()
+        self._expiries: ExpiryIndex[str] = ExpiryIndex()
 
     def record(self, token_id: str) -> TokenRecord | None:
         """The record of that id."""
@@ -32,7 +32,7 @@ class Picture:
         """All of them."""
         return list(self._records.values())
 
-    def learn(self, record: TokenRecord) -> None:
+    def merge(self, record: TokenRecord) -> None:
         """Take over what the store says of a record; one that has ended stays so."""
         known = self._records.get(record.id)
         if known is not None and known.revoked_at is not None and record.revoked_at is None:
@@ -45,9 +45,9 @@ class Picture:
             standing = self._standing_bots.setdefault(record.actor_id, set())
             (standing.add if record.revoked_at is None else standing.discard)(record.id)
 
-    def add(self, denials: Iterable[Denial]) -> int:
-        """Let ``denials`` stand. Returns how many could not be understood."""
-        return sum(not self.denials.add(denial) for denial in denials)
+    def add(self, denials: Iterable[RevocationEntry]) -> int:
+        """Let ``revocations`` stand. Returns how many could not be understood."""
+        return sum(not self.revocations.add(denial) for denial in denials)
 
     def replaced_by(self, batch: Batch) -> list[tuple[str, float]]:
         """Ids of the standing bot tokens that end when the store writes ``batch``, and when they end."""
@@ -63,23 +63,23 @@ class Picture:
     def apply(self, batch: Batch) -> None:
         """Do what the store has just done with ``batch``; which tokens it replaced is not found out here."""
         for record in batch.add:
-            self.learn(record)
+            self.merge(record)
         for token_id, ended in batch.revoke:
             self._end(token_id, ended)
-        for denial_id in batch.forgive:
-            self.denials.discard(denial_id)
-        self.add(batch.deny)
+        for denial_id in batch.remove_entries:
+            self.revocations.discard(denial_id)
+        self.add(batch.add_entries)
 
     def prune(self, now: float, most: int) -> None:
         """Forget what ended long before ``now``, looking at no more than ``most`` of each kind."""
-        self.denials.prune(now, most)
-        for token_id in self._expiries.take(now, most):
+        self.revocations.prune(now, most)
+        for token_id in self._expiries.pop_due(now, most):
             gone = self._records.pop(token_id, None)
             if gone is not None and gone.kind is TokenKind.BOT:
                 self._standing_bots[gone.actor_id].discard(token_id)
                 self.bot_names.forget(gone)
 
-    def unlike(self, other: "Picture") -> Batch:
+    def difference(self, other: "Snapshot") -> Batch:
         """What ``other``'s store must be told of records so that it refuses all that is refused here."""
         added, revoked = [], []
         for record in self._records.values():
@@ -93,4 +93,4 @@ class Picture:
     def _end(self, token_id: str, ended: float) -> None:
         known = self._records.get(token_id)
         if known is not None and known.revoked_at is None:
-            self.learn(replace(known, revoked_at=ended))
+            self.merge(replace(known, revoked_at=ended))

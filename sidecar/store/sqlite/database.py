@@ -23,13 +23,13 @@ T = TypeVar("T")
 _log = logging.getLogger("sidecar.store.sqlite.database")
 
 _APPLICATION_ID = 0x61755363
-_BUSY_SECONDS = 2.0
-_BUSY_PAUSE_SECONDS = 0.01
-_DEADLINE_SECONDS = 4.0
+_BUSY_TIMEOUT = 2.0
+_BUSY_PAUSE = 0.01
+_DEADLINE = 4.0
 # While the file cannot be written: how often that is tried again, and how often it is said.
-_TRY_AGAIN_SECONDS = 2.0
-_SAY_AGAIN_SECONDS = 60.0
-_LEAST_ROOM = 64 * 1024  # less than the -wal and -shm of a file that is opened take up
+_RETRY_INTERVAL = 2.0
+_LOG_INTERVAL = 60.0
+_MIN_ROOM = 64 * 1024  # less than the -wal and -shm of a file that is opened take up
 
 # One entry per schema version, never edited once released: a file is brought up by those it has not seen.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -163,7 +163,7 @@ class Database:
     async def version(self) -> int:
         """A number that changes when another process has written. Cheap. Raises Unavailable(STORE_UNAVAILABLE)."""
         try:
-            return await asyncio.wait_for(self._in_thread(self._data_version), _DEADLINE_SECONDS)
+            return await asyncio.wait_for(self._in_thread(self._data_version), _DEADLINE)
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
             raise Unavailable(Cause.STORE_UNAVAILABLE, _sentence(self._path, error)) from error
@@ -178,9 +178,9 @@ class Database:
         try:
             if self._connection is None:
                 raise _ClosedError
-            until = time.monotonic() + _DEADLINE_SECONDS
+            until = time.monotonic() + _DEADLINE
             done = self._in_thread(lambda: self._transaction(begin, work, until))
-            result = await asyncio.wait_for(done, _DEADLINE_SECONDS)
+            result = await asyncio.wait_for(done, _DEADLINE)
         except (sqlite3.Error, TimeoutError) as error:
             self._metrics.store_up.set(0)
             self._metrics.store_operations.labels(operation, "failed").inc()
@@ -197,7 +197,7 @@ class Database:
     def _fail(self, sentence: str) -> None:
         """Remember, and say in the log, that the file cannot be used: reading may go on working meanwhile."""
         now = time.monotonic()
-        if sentence != self._said or now - self._said_at >= _SAY_AGAIN_SECONDS:
+        if sentence != self._said or now - self._said_at >= _LOG_INTERVAL:
             self._said, self._said_at = sentence, now
             _log.error("the store cannot be used", extra={"path": str(self._path), "detail": sentence})
         self._problem, self._tried_at = sentence, now
@@ -206,13 +206,13 @@ class Database:
         """Whether the file can be written again, tried now and then: the next write may be hours away."""
         now = time.monotonic()
         if not is_written:
-            if now - self._tried_at < _TRY_AGAIN_SECONDS:
+            if now - self._tried_at < _RETRY_INTERVAL:
                 return
             self._tried_at = now
             try:
-                until = now + _DEADLINE_SECONDS
+                until = now + _DEADLINE
                 await asyncio.wait_for(
-                    self._in_thread(lambda: self._transaction(_WRITING, _write_nothing, until)), _DEADLINE_SECONDS
+                    self._in_thread(lambda: self._transaction(_WRITING, _write_nothing, until)), _DEADLINE
                 )
             except (sqlite3.Error, TimeoutError):
                 return
@@ -262,7 +262,7 @@ class Database:
             raise _misconfigured(
                 f"cannot open {self._path}: {error.strerror}; its folder must exist and be writable"
             ) from error
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
         try:
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
@@ -280,14 +280,14 @@ class Database:
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
     """Switch the file to write-ahead logging. For this SQLite does not wait for others who open a new file too."""
-    until = time.monotonic() + _BUSY_SECONDS
+    until = time.monotonic() + _BUSY_TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             if not _kind(error).startswith("SQLITE_BUSY") or time.monotonic() >= until:
                 raise
-            time.sleep(_BUSY_PAUSE_SECONDS)
+            time.sleep(_BUSY_PAUSE)
         else:
             return
 
@@ -347,7 +347,7 @@ def _sentence(path: Path, error: Exception) -> str:
     if isinstance(error, _ClosedError):
         return f"{path} has been closed"
     if isinstance(error, TimeoutError):
-        return f"{path} gave no answer within {_DEADLINE_SECONDS:g} s; another process may hold it, or its disk is slow"
+        return f"{path} gave no answer within {_DEADLINE:g} s; another process may hold it, or its disk is slow"
     # without room for its -shm, SQLite speaks of an input/output error, or that it cannot open a file
     if kind.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and is_full(path):
         return f"{_FULL.format(path=path)} ({kind})"
@@ -361,7 +361,7 @@ def is_full(path: Path) -> bool:
         volume = os.statvfs(path.parent)
     except OSError:
         return False
-    return volume.f_blocks > 0 and volume.f_bavail * volume.f_frsize < _LEAST_ROOM
+    return volume.f_blocks > 0 and volume.f_bavail * volume.f_frsize < _MIN_ROOM
 
 
 def _write_nothing(connection: sqlite3.Connection) -> None:

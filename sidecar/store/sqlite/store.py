@@ -11,7 +11,7 @@ from sidecar.clock import Clock
 from sidecar.identity.actor import ActorType
 from sidecar.store.base import Batch, Changes, GapError, LossError, Page, RecordQuery, StoreStatus
 from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.store.revocation_entry import Denial, Scope
+from sidecar.store.revocation_entry import RevocationEntry, Scope
 from sidecar.store.sqlite.database import Database
 
 KEEP_DENIALS = 3600.0
@@ -22,7 +22,7 @@ LOG_CHANGES = 100_000
 """How many changes readers may be behind."""
 POLL = 0.05
 """Seconds between two looks at what other processes have written."""
-_SWEEP_MOST = 200
+_MAX_SWEPT = 200
 _PIECE = 2000
 _LOG_PIECE = 64
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9a-f]*)")
@@ -71,8 +71,8 @@ class SqliteStore:
                 if _added(connection, change, record) and record.kind is TokenKind.BOT and not batch.keep_bot_tokens:
                     _replace_bot(connection, change, record)
             _end(connection, change, batch.revoke)
-            _deny(connection, change, _PUT_DENIAL, batch.deny)
-            _forgive(connection, change, batch.forgive)
+            _deny(connection, change, _PUT_DENIAL, batch.add_entries)
+            _forgive(connection, change, batch.remove_entries)
             _sweep(connection, now)
 
         await self._database.write("write", work)
@@ -90,7 +90,7 @@ class SqliteStore:
         found = await self._rows("read_record", f"{_SELECT_RECORDS} WHERE id = ?", [token_id])
         return _record(found[0]) if found else None
 
-    async def denial(self, denial_id: str) -> Denial | None:
+    async def entry(self, denial_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
         found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [denial_id])
         return _denial(found[0]) if found else None
@@ -103,7 +103,7 @@ class SqliteStore:
         )
         return Page(records=tuple(filter(None, map(_record, rows))), after=mark, total=total)
 
-    async def denials(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
+    async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""
         where, values = ["(expires_at IS NULL OR expires_at > ?)"], list[Value]([now])
         if issuer is not None:
@@ -111,7 +111,7 @@ class SqliteStore:
         rows, mark, total = await self._page(
             "list_denials", _DENIAL_COLUMNS, _SELECT_DENIALS, where, values, after, limit
         )
-        return Page(denials=tuple(filter(None, map(_denial, rows))), after=mark, total=total)
+        return Page(entries=tuple(filter(None, map(_denial, rows))), after=mark, total=total)
 
     async def snapshot(self) -> AsyncIterator[Changes]:
         """See :class:`sidecar.store.base.Store`."""
@@ -119,7 +119,7 @@ class SqliteStore:
         yield Changes(position)
         async for rows in self._pieces(_SELECT_DENIALS):
             denials = list(map(_denial, rows))
-            yield Changes(position, denials=tuple(filter(None, denials)), skipped=denials.count(None))
+            yield Changes(position, entries=tuple(filter(None, denials)), skipped=denials.count(None))
         async for rows in self._pieces(_SELECT_RECORDS):
             records = list(map(_record, rows))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -143,7 +143,9 @@ class SqliteStore:
         found = await self._rows("read_generation", "SELECT mark FROM generation", [])
         return str(found[0][0]) if found else ""
 
-    async def restore(self, records: Sequence[TokenRecord], denials: Sequence[Denial], generation: str) -> bool:
+    async def restore(
+        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+    ) -> bool:
         """See :class:`sidecar.store.base.Store`."""
         for start in range(0, max(len(records), len(denials)), _PIECE):
             await self._put_back(records[start : start + _PIECE], denials[start : start + _PIECE])
@@ -184,7 +186,7 @@ class SqliteStore:
             return True
         return False
 
-    async def _put_back(self, records: Sequence[TokenRecord], denials: Sequence[Denial]) -> None:
+    async def _put_back(self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry]) -> None:
         now = self._clock.now()
 
         def work(connection: sqlite3.Connection) -> None:
@@ -270,8 +272,8 @@ def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
     return Changes(
         position=f"{last}:{last_mark}",
         records=tuple(filter(None, records)),
-        denials=tuple(filter(None, denials)),
-        forgiven=tuple(_out(row[0]) for row in forgiven),
+        entries=tuple(filter(None, denials)),
+        removed=tuple(_out(row[0]) for row in forgiven),
         written_at=tuple(row[2] for row in log),
         skipped=records.count(None) + denials.count(None),
     )
@@ -316,7 +318,7 @@ def _end(connection: sqlite3.Connection, change: int, ended: Iterable[tuple[str,
     )
 
 
-def _deny(connection: sqlite3.Connection, change: int, statement: str, denials: Sequence[Denial]) -> None:
+def _deny(connection: sqlite3.Connection, change: int, statement: str, denials: Sequence[RevocationEntry]) -> None:
     connection.executemany(statement, [(change, *map(_in, _denial_row(denial))) for denial in denials])
     connection.executemany("DELETE FROM forgiven WHERE id = ?", [(_in(denial.id),) for denial in denials])
 
@@ -331,7 +333,7 @@ def _forgive(connection: sqlite3.Connection, change: int, ids: Sequence[str]) ->
 def _sweep(connection: sqlite3.Connection, now: float) -> None:
     """Remove some of what is long over."""
     for table, until in (("token_records", now - KEEP_RECORDS), ("denials", now - KEEP_DENIALS)):
-        some = f"SELECT id FROM {table} WHERE expires_at <= ? LIMIT {_SWEEP_MOST}"  # noqa: S608 - names from above
+        some = f"SELECT id FROM {table} WHERE expires_at <= ? LIMIT {_MAX_SWEPT}"  # noqa: S608 - names from above
         connection.execute(f"DELETE FROM {table} WHERE id IN ({some})", (until,))  # noqa: S608 - likewise
 
 
@@ -372,17 +374,17 @@ def _record(row: Row) -> TokenRecord | None:
     return TokenRecord(**values, owner=owner)
 
 
-def _denial_row(denial: Denial) -> tuple[Value, ...]:
+def _denial_row(denial: RevocationEntry) -> tuple[Value, ...]:
     return (
         denial.id, denial.scope.value, denial.issuer, denial.name, denial.created_at, denial.issued_before,
         denial.expires_at, denial.reason, denial.created_by,
     )  # fmt: skip
 
 
-def _denial(row: Row) -> Denial | None:
+def _denial(row: Row) -> RevocationEntry | None:
     denial_id, scope, *rest = map(_out, row)
     try:
-        return Denial(denial_id, Scope(scope), *rest)
+        return RevocationEntry(denial_id, Scope(scope), *rest)
     except ValueError:
         return None
 

@@ -4,7 +4,7 @@ import re
 
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
-_LONGEST = 36_500 * _DAY
+_MAX_LIFETIME = 36_500 * _DAY
 _DAYS = re.compile(r"[0-9]{1,6}")
 _ISO = re.compile(
     r"P(?:(?P<y>\d{1,9})Y)?(?:(?P<mo>\d{1,9})M)?(?:(?P<w>\d{1,9})W)?(?:(?P<d>\d{1,9})D)?"
@@ -27,7 +27,7 @@ _NAMED = {
 }
 
 
-def parse_expiry(text: str) -> float | None:
+def parse_lifetime(text: str) -> float | None:
     """Seconds of life; None: without end.
 
     Takes a number of days (``7``), ISO 8601 (``P30D``), OpenMetadata's ``OneHour`` and ``Unlimited`` and DataHub's
@@ -43,6 +43,6 @@ def parse_expiry(text: str) -> float | None:
         seconds = sum(float(number) * _SECONDS[unit] for unit, number in iso.groupdict().items() if number)
     else:
         raise ValueError("must be OneHour, a number of days, an ISO 8601 duration such as P30D, or Unlimited")
-    if not 1 <= seconds <= _LONGEST:
+    if not 1 <= seconds <= _MAX_LIFETIME:
         raise ValueError("must be at least one second and at most 36500 days")
     return seconds

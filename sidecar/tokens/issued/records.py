@@ -14,7 +14,7 @@ from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER
 from sidecar.tokens.jwt.verify import VerifiedClaims
 
 
-class Records(Protocol):
+class RecordLookup(Protocol):
     """Where records are looked up."""
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
@@ -22,26 +22,26 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnIdentity:
+class IssuedIdentity:
     """Whose token it is. ``record`` must still stand on every later use; None: it has none."""
 
     actor: Actor
     record: TokenRecord | None
 
 
-class OwnTokens:
+class IssuedTokens:
     """Judges verified tokens of the own issuer by their records.
 
     ``require_record`` False also accepts tokens without a record, which a server that shares the key has minted;
     ``policy`` then says how their claims name an Actor.
     """
 
-    def __init__(self, records: Records, policy: PrincipalPolicy, *, require_record: bool) -> None:
+    def __init__(self, records: RecordLookup, policy: PrincipalPolicy, *, require_record: bool) -> None:
         self._records = records
         self._policy = policy
         self._require_record = require_record
 
-    async def identify(self, verified: VerifiedClaims, text: str) -> OwnIdentity:
+    async def identify(self, verified: VerifiedClaims, text: str) -> IssuedIdentity:
         """The Actor of the token ``text`` whose claims are ``verified``.
 
         Raises Refused (TOKEN_REVOKED, TOKEN_INVALID; PRINCIPAL_INVALID without a record) and
@@ -50,10 +50,10 @@ class OwnTokens:
         record = await self._records.lookup(verified.token_id) if verified.token_id else None
         if record is not None:
             check_record(record, text)
-            return OwnIdentity(recorded_actor(record, verified, self._policy), record)
+            return IssuedIdentity(recorded_actor(record, verified, self._policy), record)
         if self._require_record:
             raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
-        return OwnIdentity(make_actor(verified.claims, self._policy), None)
+        return IssuedIdentity(make_actor(verified.claims, self._policy), None)
 
 
 def check_record(record: TokenRecord, text: str) -> None:

@@ -13,10 +13,10 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
-from sidecar.tokens.issued.lifetime import parse_expiry
+from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, Write
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
-from sidecar.tokens.submitted import Genuine
+from sidecar.tokens.submitted import SubmittedToken
 
 _audit = logging.getLogger(AUDIT)
 
@@ -49,7 +49,7 @@ class Caller:
         return f"{self.actor.type}:{self.actor.id}"
 
     @property
-    def origin(self) -> Owner | None:
+    def identity_key(self) -> Owner | None:
         """Where the caller comes from, which is what its tokens are found by. None: they cannot be told from others'.
 
         A bot has none: it manages no tokens, and those that created it are no part of it.
@@ -67,12 +67,12 @@ class Caller:
         """Whether the token of ``record`` is the caller's to see and to revoke."""
         if self.actor.is_admin or (self.record is not None and self.record.id == record.id):
             return True
-        origin = self.origin
+        origin = self.identity_key
         return origin is not None and origin.is_same_as(record.owner)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TokenSpec:
     """What a caller asks to be minted. None and empty: not said."""
 
     name: str
@@ -88,7 +88,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class TokenRules:
     """What configuration says of minting. Names in lower case, times in seconds.
 
     ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's. ``provider_of`` names the
@@ -112,7 +112,7 @@ class TokenService:
     ``minter`` None: there are no own keys, nothing can be minted.
     """
 
-    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: Rules) -> None:
+    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: TokenRules) -> None:
         self._store = store
         self._write = write
         self._minter = minter
@@ -124,10 +124,10 @@ class TokenService:
         record = await self._store.record(record_id) if record_id is not None else None
         return Caller(actor, is_own, record)
 
-    async def mint(self, caller: Caller, wish: Wish) -> Minted:
+    async def mint(self, caller: Caller, wish: TokenSpec) -> Minted:
         """Mint what ``caller`` wishes. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
         origin = _minting_origin(caller)
-        _check_leave(caller, wish, verbatim=self._rules.verbatim)
+        _check_permission(caller, wish, verbatim=self._rules.verbatim)
         if self._minter is None:
             raise Refused(Reason.CONFLICT, message="No tokens can be minted: there are no own keys")
         actor_id, actor_type = self._actor(caller, wish)
@@ -156,26 +156,26 @@ class TokenService:
             )
         )
 
-    async def may_manage(self, caller: Caller, token: Genuine) -> bool:
+    async def may_manage(self, caller: Caller, token: SubmittedToken) -> bool:
         """Whether ``token`` is the caller's to know of and to end."""
         if caller.actor.is_admin:
             return True
         record = await self._recorded(token)
         if record is not None:
             return caller.may_manage(record)
-        origin = caller.origin
+        origin = caller.identity_key
         if origin is None or not token.issuer or not token.subject:
             return False
         provider = token.provider or self._rules.provider_of(token.issuer)
         return origin.is_same_as(Owner(token.issuer, provider, token.subject))
 
-    async def is_another(self, token: Genuine, text: str) -> bool:
+    async def is_another(self, token: SubmittedToken, text: str) -> bool:
         """Whether ``token``, refused before its record was asked for, borrows the id of another that is on record."""
         record = await self._recorded(token)
         # of a DataHub token its own verifier compares the hash, which takes that product's salt
         return record is not None and record.format != FORMAT and record.token_hash != hash_token(text)
 
-    async def _recorded(self, token: Genuine) -> TokenRecord | None:
+    async def _recorded(self, token: SubmittedToken) -> TokenRecord | None:
         if not token.token_id or token.issuer != self._rules.issuer:
             return None
         return await self._store.record(token.token_id)
@@ -186,7 +186,7 @@ class TokenService:
         """A page of the tokens that ``caller`` may see. Raises ValueError for an ``after`` that is no mark."""
         owner = provider = None
         if not caller.actor.is_admin:
-            origin = caller.origin
+            origin = caller.identity_key
             if origin is None:
                 return Page()
             owner, provider = (origin.issuer, origin.subject), origin.provider
@@ -207,11 +207,11 @@ class TokenService:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
             note_revoked(record, by=caller.name)
 
-    def _actor(self, caller: Caller, wish: Wish) -> tuple[str, ActorType]:
+    def _actor(self, caller: Caller, wish: TokenSpec) -> tuple[str, ActorType]:
         """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
         is_bot = wish.kind is TokenKind.BOT
         if wish.actor_id is None and not is_bot:
-            return self._caller_himself(caller)
+            return self._self(caller)
         verbatim = self._rules.verbatim and not is_bot
         try:
             actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id, verbatim=verbatim)
@@ -233,17 +233,17 @@ class TokenService:
             raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
         return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
 
-    def _caller_himself(self, caller: Caller) -> tuple[str, ActorType]:
+    def _self(self, caller: Caller) -> tuple[str, ActorType]:
         actor = caller.actor
         if caller.is_system_client:
             raise Refused(Reason.REQUEST_INVALID, message="The actor is missing: a session is for somebody else")
-        if not _is_spelled_so(actor.id, verbatim=self._rules.verbatim):
+        if not _is_canonical(actor.id, verbatim=self._rules.verbatim):
             raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
         return actor.id, actor.type
 
-    def _lifetime(self, wish: Wish) -> float | None:
+    def _lifetime(self, wish: TokenSpec) -> float | None:
         try:
-            lifetime = parse_expiry(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
+            lifetime = parse_lifetime(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
         except ValueError as error:
             raise Refused(Reason.REQUEST_INVALID, message=f"expiry {error}") from error
         longest = self._rules.max_lifetime
@@ -277,13 +277,13 @@ def _minting_origin(caller: Caller) -> Owner:
         raise _forbidden("a token that was minted here mints no others")
     if actor.type is not ActorType.USER and not actor.is_admin:
         raise _forbidden("personal tokens are for people")
-    origin = caller.origin
+    origin = caller.identity_key
     if origin is None:
         raise _forbidden("a token with iss and sub is required")
     return origin
 
 
-def _check_leave(caller: Caller, wish: Wish, *, verbatim: bool) -> None:
+def _check_permission(caller: Caller, wish: TokenSpec, *, verbatim: bool) -> None:
     """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
@@ -304,7 +304,7 @@ def _check_leave(caller: Caller, wish: Wish, *, verbatim: bool) -> None:
         raise _forbidden("roles and allowImpersonation require an admin")
 
 
-def _names_caller(wish: Wish, actor: Actor, *, verbatim: bool) -> bool:
+def _names_caller(wish: TokenSpec, actor: Actor, *, verbatim: bool) -> bool:
     """Whether ``wish`` is for ``actor``: by the very id that the token would get, or by that id in other letters."""
     if wish.actor_type not in (None, actor.type):
         return False
@@ -319,7 +319,7 @@ def _names_caller(wish: Wish, actor: Actor, *, verbatim: bool) -> bool:
         return False
 
 
-def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
+def _roles(caller: Caller, wish: TokenSpec, *, is_self: bool) -> tuple[str, ...]:
     """A personal token has at most its owner's roles; another person's are not known here, so it gets none."""
     owned = caller.actor.roles if is_self else ()
     if wish.roles is None:
@@ -329,7 +329,7 @@ def _roles(caller: Caller, wish: Wish, *, is_self: bool) -> tuple[str, ...]:
     return wish.roles
 
 
-def _is_spelled_so(actor_id: str, *, verbatim: bool) -> bool:
+def _is_canonical(actor_id: str, *, verbatim: bool) -> bool:
     """Whether a token can carry ``actor_id`` as it is."""
     try:
         return actor_name(actor_id, verbatim=verbatim) == actor_id

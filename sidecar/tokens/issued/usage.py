@@ -8,9 +8,9 @@ from sidecar.clock import Clock
 from sidecar.errors import Unavailable
 from sidecar.store.base import Store
 
-_WRITE_EVERY = 5.0
-_ONCE_IN = 60.0
-_MOST = 100_000
+_WRITE_INTERVAL = 5.0
+_WRITE_PERIOD = 60.0
+_MAX_PENDING = 100_000
 
 
 class Usage:
@@ -29,11 +29,11 @@ class Usage:
         now = self._now()
         if now < self._next.get(token_id, 0.0):
             return
-        if len(self._next) >= _MOST:
+        if len(self._next) >= _MAX_PENDING:
             self._next = {known: due for known, due in self._next.items() if now < due}
-            if len(self._next) >= _MOST:
+            if len(self._next) >= _MAX_PENDING:
                 return
-        self._next[token_id] = now + _ONCE_IN
+        self._next[token_id] = now + _WRITE_PERIOD
         self._pending[token_id] = now
 
     async def start(self) -> None:
@@ -49,7 +49,7 @@ class Usage:
 
     async def _write_on(self) -> None:
         while True:
-            await self._wait(_WRITE_EVERY)
+            await self._wait(_WRITE_INTERVAL)
             await self._write()
 
     async def _write(self) -> None:

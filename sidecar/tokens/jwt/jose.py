@@ -41,7 +41,7 @@ _REGISTRIES = {name: _OneAlgorithm(name) for name in _NAMES}
 _MODELS = {name: JWSRegistry.algorithms[name] for name in _NAMES}
 
 
-def has_signed(key: Key, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
+def verify_signature(key: Key, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
     """Whether ``signature`` is that of ``key`` over ``signing_input`` with ``algorithm``. Never raises.
 
     The library's algorithm is asked itself: what its outer layers add is to read the token once more.

@@ -9,7 +9,7 @@ from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.tokens.jwt.jose import ED25519_NAMES
-from sidecar.tokens.jwt.verify import Expectations
+from sidecar.tokens.jwt.verify import ValidationPolicy
 
 OWN_PROVIDER = "own"
 """Name of the own issuer in logs, metrics and Actors."""
@@ -19,7 +19,7 @@ DATAHUB_PROVIDER = "datahub"
 """Name of where the users of DataHub's own tokens come from, likewise."""
 
 
-def provider_expectations(provider: Provider, issuer: str | None) -> Expectations:
+def provider_validation(provider: Provider, issuer: str | None) -> ValidationPolicy:
     """What ``provider``'s tokens must be; ``issuer`` is the exact spelling once discovery has told it, else None.
 
     Raises Misconfigured for a claim path that cannot be read.
@@ -29,7 +29,7 @@ def provider_expectations(provider: Provider, issuer: str | None) -> Expectation
         issuers = frozenset({issuer})
     elif provider.issuer is not None:
         issuers = frozenset({provider.issuer, *provider.issuer_aliases})
-    return Expectations(
+    return ValidationPolicy(
         issuers=issuers,
         algorithms=_both_names(provider.algorithms),
         audiences=provider.audiences,
@@ -43,12 +43,12 @@ def provider_expectations(provider: Provider, issuer: str | None) -> Expectation
     )
 
 
-def own_expectations(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> Expectations:
+def own_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
     """What own tokens must be; ``max_lifetime`` is in seconds.
 
     Without it ``exp`` may be absent: whether that is accepted is for the record to say.
     """
-    return Expectations(
+    return ValidationPolicy(
         issuers=frozenset({configuration.jwtissuer}),
         algorithms=frozenset(ASYMMETRIC_ALGORITHMS),
         audiences=frozenset({configuration.audience} if configuration.audience else ()),

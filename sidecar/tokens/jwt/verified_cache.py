@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from sidecar.metrics import Metrics
 
 
-class Live(Protocol):
+class Revocable(Protocol):
     """What a verdict rests on: a key, or the configuration that holds a secret."""
 
     @property
@@ -32,7 +32,7 @@ class CacheEntry(Protocol):
         """About how many bytes it takes, with what will be derived from it."""
 
     @property
-    def key(self) -> Live:
+    def key(self) -> Revocable:
         """The key that verified the token."""
 
     @property
@@ -44,7 +44,7 @@ class CacheEntry(Protocol):
         """First instant at which it no longer is."""
 
     @property
-    def ask_again_at(self) -> float | None:
+    def revalidate_at(self) -> float | None:
         """First instant at which it has to be verified once more."""
 
 
@@ -111,7 +111,7 @@ class VerifiedCache(Generic[E]):
         """Whether ``wanted`` is true of something that is remembered. Looks through everything."""
         return any(map(wanted, self._entries.values()))
 
-    def advance(self) -> None:
+    def advance_epoch(self) -> None:
         """A new policy is in force: forget everything."""
         self.generation += 1
         self._entries.clear()
@@ -123,7 +123,7 @@ class VerifiedCache(Generic[E]):
     def _holds(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
-        until, again = entry.expires_at, entry.ask_again_at
+        until, again = entry.expires_at, entry.revalidate_at
         if entry.key.live and (until is None or now < until) and (again is None or now < again):
             return True
         del self._entries[digest]

@@ -15,7 +15,7 @@ from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import claim_texts
 from sidecar.keys.keyset import VerificationKey
 from sidecar.tokens.jwt.compact import Unverified
-from sidecar.tokens.jwt.jose import ED25519_NAMES, has_signed
+from sidecar.tokens.jwt.jose import ED25519_NAMES, verify_signature
 
 UPSTREAM_CLAIM = "auth_sidecar"
 """Claim of the credentials that we mint for the service behind; a token that carries it is never a caller's."""
@@ -23,7 +23,7 @@ _EARLIEST, _LATEST = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Expectations:
+class ValidationPolicy:
     """What a token must be. Times are seconds.
 
     ``issuers`` None: any issuer (only for providers that are explicitly unbound). ``audiences`` empty: ``aud`` is not
@@ -64,7 +64,7 @@ class VerifiedClaims:
 
 
 def verify(
-    token: Unverified, keys: Sequence[VerificationKey], expectations: Expectations, now: float
+    token: Unverified, keys: Sequence[VerificationKey], expectations: ValidationPolicy, now: float
 ) -> VerifiedClaims:
     """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
 
@@ -99,12 +99,12 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     if not fitting:
         raise _invalid(Cause.KEY_UNUSABLE)
     for key in fitting:
-        if has_signed(key.key, token.algorithm, token.signing_input, token.signature):
+        if verify_signature(key.key, token.algorithm, token.signing_input, token.signature):
             return key
     raise _invalid(Cause.SIGNATURE)
 
 
-def check_claims(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+def check_claims(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
     """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
     if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
@@ -179,7 +179,7 @@ def _names_certificate(confirmation: object) -> bool:
     return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
-def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
     expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
     leeway = expectations.leeway
     early = leeway if expectations.early is None else expectations.early

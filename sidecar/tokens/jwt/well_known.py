@@ -6,18 +6,18 @@ Anyone can look these up, or mint their like. Only digests stand here.
 from hashlib import sha256
 
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.keys.well_known import PUBLISHED_KIDS
+from sidecar.keys.well_known import WELL_KNOWN_KIDS
 from sidecar.tokens.jwt.compact import Unverified
 
 # SHA-256 of the signing input (header, dot, claims).
-PUBLISHED_TOKENS = frozenset(
+WELL_KNOWN_TOKENS = frozenset(
     {
         "c61425d1935d79f000a44b80d32e648726918267e6bbefc38c4be8c2ba8ce2da",  # OpenMetadata's endless admin sample
     }
 )
 
 
-def refuse_published(token: Unverified) -> None:
+def refuse_well_known(token: Unverified) -> None:
     """Raise Refused(TOKEN_INVALID, PUBLISHED_SECRET) for a published token or one under a published key id."""
-    if token.kid in PUBLISHED_KIDS or sha256(token.signing_input).hexdigest() in PUBLISHED_TOKENS:
+    if token.kid in WELL_KNOWN_KIDS or sha256(token.signing_input).hexdigest() in WELL_KNOWN_TOKENS:
         raise Refused(Reason.TOKEN_INVALID, Cause.PUBLISHED_SECRET)

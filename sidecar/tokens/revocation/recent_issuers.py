@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from sidecar.clock import Clock
 
-KEPT_SECONDS = 86_400.0
+RETENTION = 86_400.0
 _MAX_ISSUERS = 1000
 
 
@@ -26,5 +26,5 @@ class RecentIssuers:
 
     def names(self) -> frozenset[str]:
         """Those of the last 24 hours."""
-        since = self._clock.monotonic() - KEPT_SECONDS
+        since = self._clock.monotonic() - RETENTION
         return frozenset(issuer for issuer, seen in self._seen.items() if seen >= since)

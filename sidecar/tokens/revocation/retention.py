@@ -21,18 +21,18 @@ UNKNOWN = IssuerBounds()
 
 
 @dataclass(frozen=True, slots=True)
-class DenyRule:
+class RetentionPolicy:
     """The rule, over the bounds of every configured issuer in each spelling that is accepted.
 
     ``spellings`` gives every way in which an issuer's tokens may spell it: an entry under another would concern none
     of them. ``unbound``: the bounds of issuers that nobody has named, where their tokens are accepted.
-    ``has_endless``: Actors also come in by what never ends by itself, such as a password.
+    ``has_never_expiring``: Actors also come in by what never ends by itself, such as a password.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
     spellings: Callable[[str], tuple[str, ...]] = lambda issuer: (issuer,)
     unbound: IssuerBounds | None = None
-    has_endless: bool = False
+    has_never_expiring: bool = False
 
     def end(
         self,
@@ -50,7 +50,7 @@ class DenyRule:
         bounds = [self.issuers.get(issuer, self.unbound or UNKNOWN)]
         if scope is Scope.ACTOR:
             bounds = [*self.issuers.values(), *([self.unbound] if self.unbound else [])]
-            bounds += [UNKNOWN] if self.has_endless else []
+            bounds += [UNKNOWN] if self.has_never_expiring else []
         if token_ends is not None:
             return token_ends + max((bound.leeway for bound in bounds), default=0.0)
         return _longest(bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None)

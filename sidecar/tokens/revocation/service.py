@@ -17,21 +17,21 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import spellings
-from sidecar.store.revocation_entry import Denial, Scope, actor_name, make_denial
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, make_entry
 from sidecar.store.timestamps import from_text, to_text
 from sidecar.tokens.issued.mint import Write
 from sidecar.tokens.issued.service import note_revoked
-from sidecar.tokens.revocation.retention import DenyRule
-from sidecar.tokens.submitted import Genuine
+from sidecar.tokens.revocation.retention import RetentionPolicy
+from sidecar.tokens.submitted import SubmittedToken
 
 _audit = logging.getLogger(AUDIT)
 
-MOST_ENTRIES = 1000
+MAX_ENTRIES = 1000
 """Most entries that are written at once."""
-_LONGEST_NAME = 2048
-_LONGEST_REASON = 512
+_MAX_NAME = 2048
+_MAX_REASON = 512
 _PAGE = 500
-_OTHERS_SECONDS = 5.0
+_KNOWN_ISSUERS_LIFETIME = 5.0
 # What an entry may be about: its members besides those that every entry may have.
 _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"token"}): Scope.TOKEN,
@@ -50,7 +50,7 @@ _MARK = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class DenyWish:
+class RevocationRequest:
     """What is to be denied. Times are seconds since the epoch, None: not said.
 
     ``token`` is a token's text that nobody has verified yet: :func:`about_token` then fills in the rest.
@@ -72,11 +72,11 @@ class DenyWish:
 class Added:
     """An entry that was written, and how many own tokens on record it has ended."""
 
-    denial: Denial
+    denial: RevocationEntry
     own: int = 0
 
 
-def read_wish(document: object) -> DenyWish:
+def parse_request(document: object) -> RevocationRequest:
     """What one entry in JSON asks for. Raises ValueError with a text that repeats none of its values."""
     if not isinstance(document, dict):
         raise ValueError("an entry is an object")
@@ -89,12 +89,12 @@ def read_wish(document: object) -> DenyWish:
     unknown_issuer = document.get("unknownIssuer", False)
     if not isinstance(unknown_issuer, bool):
         raise ValueError("unknownIssuer is true or false")
-    wish = DenyWish(
+    wish = RevocationRequest(
         scope,
         issuer=_text(document, "issuer"),
         issued_before=_moment(document, "issuedBefore"),
         expires_at=_moment(document, "expiresAt"),
-        reason=_text(document, "reason", _LONGEST_REASON, blank=True),
+        reason=_text(document, "reason", _MAX_REASON, blank=True),
         token=_text(document, "token", 1024 * 1024),
         unknown_issuer=unknown_issuer,
     )
@@ -103,7 +103,7 @@ def read_wish(document: object) -> DenyWish:
     return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
 
 
-def about_token(wish: DenyWish, token: Genuine) -> DenyWish:
+def about_token(wish: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
     """``wish`` about ``token``, whose issuer has made it and so is known."""
     return replace(
         wish,
@@ -116,7 +116,7 @@ def about_token(wish: DenyWish, token: Genuine) -> DenyWish:
     )
 
 
-def describe(denial: Denial) -> dict[str, Any]:
+def describe(denial: RevocationEntry) -> dict[str, Any]:
     """The entry as it is shown: times RFC 3339 UTC."""
     about: dict[str, Any] = {} if denial.scope is Scope.ACTOR else {"issuer": denial.issuer}
     match denial.scope:
@@ -146,7 +146,7 @@ def shown_with_matches(added: Added) -> dict[str, Any]:
     return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
 
 
-class Revocations:
+class RevocationService:
     """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
 
     def __init__(
@@ -154,7 +154,7 @@ class Revocations:
         store: Store,
         write: Write,
         clock: Clock,
-        rule: DenyRule,
+        rule: RetentionPolicy,
         *,
         own_issuer: str,
         others: Callable[[], Awaitable[Collection[str]]] | None = None,
@@ -174,7 +174,7 @@ class Revocations:
         self._own_issuer = own_issuer
         self._verbatim = verbatim
 
-    async def add(self, wishes: Sequence[DenyWish], *, by: str, quiet: bool = False) -> list[Added]:
+    async def add(self, wishes: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[Added]:
         """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
 
         ``quiet``: the caller leaves an audit line for all of them.
@@ -189,7 +189,7 @@ class Revocations:
         prepared += [
             replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
         ]
-        denials = [self._denial(wish, now, by) for wish in prepared]
+        denials = [self._entry(wish, now, by) for wish in prepared]
         ended = await self._end(prepared, denials, now)
         if any(denial.issued_before is not None for denial in denials):
             # once more, for what was being minted while the cut-off was being written
@@ -202,7 +202,7 @@ class Revocations:
                 _audit.info("denial added", extra={**_audited(denial), "by": by})
         return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
 
-    async def _check_issuers(self, wishes: Sequence[DenyWish]) -> None:
+    async def _check_issuers(self, wishes: Sequence[RevocationRequest]) -> None:
         """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
         if self._others is None:
             return
@@ -218,9 +218,9 @@ class Revocations:
                 "To write it all the same: unknownIssuer true, or --unknown-issuer",
             )
 
-    async def end(self, token: Genuine, *, by: str) -> None:
+    async def end(self, token: SubmittedToken, *, by: str) -> None:
         """End one token: on its record where it has one, else by an entry."""
-        wish = about_token(DenyWish(Scope.TOKEN), token)
+        wish = about_token(RevocationRequest(Scope.TOKEN), token)
         record = await self._store.record(wish.name) if self._may_be_own(wish) else None
         if record is None:
             if not await self._stands(wish):
@@ -232,7 +232,7 @@ class Revocations:
     async def _other_issuers(self, ask: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
         """As they were a moment ago: to look through all records for every line of a file would take hours."""
         now = self._clock.monotonic()
-        if self._asked_at is None or now - self._asked_at >= _OTHERS_SECONDS:
+        if self._asked_at is None or now - self._asked_at >= _KNOWN_ISSUERS_LIFETIME:
             self._known, self._asked_at = frozenset(await ask()), now
         return self._known
 
@@ -245,29 +245,29 @@ class Revocations:
         named = None if issuer is None else self._rule.spellings(issuer)[0]
         now = self._clock.now()
         mark = _Mark.read(after) if after else _Mark(now)
-        page = await self._store.denials(named, mark.place, limit, now)
+        page = await self._store.entries(named, mark.place, limit, now)
         is_over = not page.after
-        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.denials):
-            page = replace(page, denials=tuple(denial for denial in page.denials if denial.created_at > mark.since))
+        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.entries):
+            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > mark.since))
             is_over = True
         if not is_over:
             return replace(page, after=str(replace(mark, place=page.after)))
         if after:
             since = mark.since if mark.begun is None else mark.begun
-            newest = (await self._store.denials(named, "", 1, now)).denials
+            newest = (await self._store.entries(named, "", 1, now)).entries
             if newest and newest[0].created_at > since:
                 return replace(page, after=str(_Mark(since, now)))
         return replace(page, after="")
 
     async def remove(self, denial_id: str, *, by: str) -> None:
         """Take an entry off the list. Raises Refused(NOT_FOUND)."""
-        denial = await self._store.denial(denial_id)
+        denial = await self._store.entry(denial_id)
         if denial is None:
             raise Refused(Reason.NOT_FOUND)
-        await self._write(Batch(forgive=(denial_id,)))
+        await self._write(Batch(remove_entries=(denial_id,)))
         _audit.info("denial removed", extra={**_audited(denial), "by": by})
 
-    async def _prepared(self, wish: DenyWish, now: float) -> DenyWish:
+    async def _prepared(self, wish: RevocationRequest, now: float) -> RevocationRequest:
         """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
         wish = replace(wish, issuer=self._rule.spellings(wish.issuer)[0])
         if wish.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
@@ -277,22 +277,22 @@ class Revocations:
             return wish if record is None else replace(wish, token_ends=record.expires_at)
         return wish
 
-    async def _stands(self, wish: DenyWish) -> bool:
+    async def _stands(self, wish: RevocationRequest) -> bool:
         """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
         now = self._clock.now()
-        wanted = self._denial(await self._prepared(wish, now), now, "")
-        found = await self._store.denial(wanted.id)
+        wanted = self._entry(await self._prepared(wish, now), now, "")
+        found = await self._store.entry(wanted.id)
         if found is None or found.expires_at is None:
             return found is not None
         return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
 
-    def _denial(self, wish: DenyWish, now: float, by: str) -> Denial:
+    def _entry(self, wish: RevocationRequest, now: float, by: str) -> RevocationEntry:
         end = self._rule.end(wish.scope, wish.issuer, now, issued_before=wish.issued_before, token_ends=wish.token_ends)
         try:
             end = self._rule.chosen_end(end, wish.expires_at, now, token_ends=wish.token_ends)
         except ValueError as error:
             raise Refused(Reason.REQUEST_INVALID, message=f"The entry cannot be kept so: {error}") from error
-        return make_denial(
+        return make_entry(
             wish.scope,
             wish.issuer,
             wish.name,
@@ -304,16 +304,16 @@ class Revocations:
         )
 
     async def _end(
-        self, wishes: Sequence[DenyWish], denials: Sequence[Denial], now: float
+        self, wishes: Sequence[RevocationRequest], denials: Sequence[RevocationEntry], now: float
     ) -> list[dict[str, TokenRecord]]:
         """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
         concerned = [{record.id: record async for record in self._concerned(wish, now)} for wish in wishes]
         ended = dict.fromkeys(token_id for records in concerned for token_id in records)
         if denials or ended:
-            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), deny=denials))
+            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=denials))
         return concerned
 
-    async def _concerned(self, wish: DenyWish, now: float) -> AsyncIterator[TokenRecord]:
+    async def _concerned(self, wish: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
         """Standing records of own tokens that ``wish`` is about."""
         if wish.scope in (Scope.TOKEN, Scope.DIGEST):
             record = await self._store.record(wish.name) if self._may_be_own(wish) else None
@@ -323,13 +323,13 @@ class Revocations:
         assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
         for query in self._queries(wish, now):
             async for record in self._all(query):
-                if record.created_at < wish.issued_before and self._is_meant(wish, record):
+                if record.created_at < wish.issued_before and self._is_concerned(wish, record):
                     yield record
 
-    def _may_be_own(self, wish: DenyWish) -> bool:
+    def _may_be_own(self, wish: RevocationRequest) -> bool:
         return wish.scope is Scope.TOKEN and bool(self._own_issuer) and wish.issuer == self._own_issuer
 
-    def _queries(self, wish: DenyWish, now: float) -> list[RecordQuery]:
+    def _queries(self, wish: RevocationRequest, now: float) -> list[RecordQuery]:
         if wish.scope is Scope.ISSUER:
             return [RecordQuery(active=True, now=now)]
         if wish.scope is Scope.ACTOR:
@@ -340,7 +340,7 @@ class Revocations:
             queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
         return queries
 
-    def _is_meant(self, wish: DenyWish, record: TokenRecord) -> bool:
+    def _is_concerned(self, wish: RevocationRequest, record: TokenRecord) -> bool:
         if wish.scope is Scope.ISSUER:
             return wish.issuer in (record.owner.issuer, self._own_issuer)
         if wish.scope is Scope.ACTOR:
@@ -396,11 +396,11 @@ def _bare(issuer: str) -> str:
     return issuer.strip().lower().rstrip("/").removeprefix("https://").removeprefix("http://")
 
 
-def _audited(denial: Denial) -> dict[str, str]:
+def _audited(denial: RevocationEntry) -> dict[str, str]:
     return {"denial_id": denial.id, "scope": denial.scope.value, "issuer": denial.issuer}
 
 
-def _text(document: Mapping[str, Any], name: str, longest: int = _LONGEST_NAME, *, blank: bool = False) -> str:
+def _text(document: Mapping[str, Any], name: str, longest: int = _MAX_NAME, *, blank: bool = False) -> str:
     """A member's text; empty where it is absent, which the entry's shape has allowed."""
     value = document.get(name, ...)
     if value is ...:

@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey
 from sidecar.clock import Clock
 from sidecar.identity.actor import Actor
 from sidecar.tokens.jwt.jose import sign
-from sidecar.tokens.upstream.token_cache import LIFETIME, ShortLived
+from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 
 ASSERTION_TYPE = "auth-assertion+jwt"
 _ALGORITHM = "ES256"
@@ -36,7 +36,7 @@ class Assertions:
         self._clock = clock
         self._key = key or new_assertion_key()
         self._kid = self._key.thumbprint()
-        self._tokens = ShortLived()
+        self._tokens = TokenCache()
         public = {**self._key.as_dict(private=False), "kid": self._kid, "use": "sig", "alg": _ALGORITHM}
         self.jwks = json.dumps({"keys": [public]}, separators=(",", ":")).encode()
         """RFC 7517 key set to verify the statements with."""

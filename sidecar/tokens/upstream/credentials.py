@@ -17,7 +17,7 @@ from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
 from sidecar.tokens.issued.mint import openmetadata_claims
 from sidecar.tokens.jwt.jose import sign
 from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM
-from sidecar.tokens.upstream.token_cache import LIFETIME, ShortLived
+from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 
 UPSTREAM_MARK = "upstream"
 _log = logging.getLogger("sidecar.upstream_credentials")
@@ -49,7 +49,7 @@ class UpstreamCredentials:
         self._principal_domain = principal_domain.lower()
         self._principal_claims = tuple(principal_claims)
         self._admin_names = admin_names
-        self._tokens = ShortLived()
+        self._tokens = TokenCache()
 
     def authorization_for(self, actor: Actor) -> str:
         """The header's value for ``actor``."""
@@ -62,7 +62,7 @@ class UpstreamCredentials:
         Empty for an Actor who bears an admin's name and is none: the server behind knows its admins by name alone.
         """
         # DataHub's ids may be addresses; the server reads what stands before the first @
-        if actor.borrows(self._admin_names, actor.id.partition("@")[0]):
+        if actor.impersonates_admin(self._admin_names, actor.id.partition("@")[0]):
             _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
             return ""
         key = self._signing()
@@ -111,7 +111,7 @@ class DataHubCredentials:
         self._authenticator = authenticator
         self._system_client = system_client
         self._admin_names = admin_names
-        self._tokens = ShortLived()
+        self._tokens = TokenCache()
 
     def authorization_for(self, actor: Actor) -> str:
         """The header's value for ``actor``; empty for one who bears an admin's name and is none."""
@@ -119,7 +119,7 @@ class DataHubCredentials:
             client_id, secret = self._system_client
             if actor.id == client_id:  # another member of the chain may be called as his authenticator is
                 return f"Basic {client_id}:{secret.reveal()}"
-        if actor.borrows(self._admin_names):
+        if actor.impersonates_admin(self._admin_names):
             _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
             return ""
         token = self._tokens.get(actor.id, self._clock.now(), lambda issued: self._mint(actor, issued))

@@ -12,7 +12,7 @@ _MAX_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 400
 
 
-class ShortLived:
+class TokenCache:
     """Token texts by what they carry. At most ``size`` are remembered, in about ``max_bytes`` of memory.
 
     The least recently used leave first.

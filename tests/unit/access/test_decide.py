@@ -9,13 +9,13 @@ from multidict import CIMultiDict
 from sidecar.access.conditions import read_conditions
 from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.access.rules import Rules
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Authenticator, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorProtocol, Outcome, Rejected
 from sidecar.authn.chain import Chain
 from sidecar.budget import Budget
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.metrics import Metrics
 
 ALICE = Actor(ActorType.USER, "alice", groups=("dev",), provider="corp", authenticator="told")
@@ -35,10 +35,10 @@ class Told:
         self.known: Accepted | None = None
         self.asked = 0
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         return self.known
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         self.asked += 1
         match view.credential.value:
             case "good":
@@ -67,13 +67,13 @@ def accepted() -> Accepted:
     return Accepted(ALICE, key=None)  # type: ignore[arg-type] # no gate here looks at the key
 
 
-def view(target: str | None, *authorization: str, method: str = "GET", **more: Any) -> RequestView:
+def view(target: str | None, *authorization: str, method: str = "GET", **more: Any) -> RequestContext:
     headers: CIMultiDict[str] = CIMultiDict([("Authorization", line) for line in authorization])
-    return RequestView(method, target, headers, read_credential(headers), **more)
+    return RequestContext(method, target, headers, read_credential(headers), **more)
 
 
 def decider(
-    *members: Authenticator,
+    *members: AuthenticatorProtocol,
     gate: Gate | None = None,
     deadline: float = 5.0,
     preflight: bool = False,
@@ -84,7 +84,7 @@ def decider(
     return Decider(rules, chain, deadline=deadline, public_preflight=preflight, undecided=undecided)
 
 
-async def reason(of: Decider, asked: RequestView) -> str:
+async def reason(of: Decider, asked: RequestContext) -> str:
     verdict = await of.decide(asked)
     return verdict.failure.reason.value if isinstance(verdict, Deny) else "allow"
 
@@ -199,7 +199,7 @@ async def test_a_decision_has_a_deadline() -> None:
 class Prompt(Told):
     """One that can tell a good credential without waiting."""
 
-    def authenticate_at_once(self, view: RequestView) -> Accepted | Abstained | None:
+    def authenticate_at_once(self, view: RequestContext) -> Accepted | Abstained | None:
         return accepted() if view.credential.value == "good" else None
 
 

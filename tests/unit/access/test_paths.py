@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.access.paths import Readings, read_target
+from sidecar.access.paths import Normalizations, read_target
 from sidecar.errors import Cause, Refused
 
 
@@ -27,26 +27,26 @@ def test_what_must_not_reach_a_rule_is_refused(target: str) -> None:
 @pytest.mark.parametrize(
     ("target", "readings"),
     [
-        ("/", Readings("/")),
-        ("/api/v1/tables", Readings("/api/v1/tables")),
-        ("/api/v1/tables/", Readings("/api/v1/tables/")),
-        ("/a?x=/../b%2f", Readings("/a")),
-        ("/.well-known/x", Readings("/.well-known/x")),
-        ("/a..b/...", Readings("/a..b/...")),
-        ("/%61%7E%2D", Readings("/a~-")),
-        ("/urn%3Ali%3a%28x%29/%40me/%2a", Readings("/urn:li:(x)/@me/%2A")),
+        ("/", Normalizations("/")),
+        ("/api/v1/tables", Normalizations("/api/v1/tables")),
+        ("/api/v1/tables/", Normalizations("/api/v1/tables/")),
+        ("/a?x=/../b%2f", Normalizations("/a")),
+        ("/.well-known/x", Normalizations("/.well-known/x")),
+        ("/a..b/...", Normalizations("/a..b/...")),
+        ("/%61%7E%2D", Normalizations("/a~-")),
+        ("/urn%3Ali%3a%28x%29/%40me/%2a", Normalizations("/urn:li:(x)/@me/%2A")),
         (
             "/name/a%2Fb%20c%2541%C3%A9",
-            Readings("/name/a%2Fb%20c%2541%C3%A9", ("/name/a/b%20c%2541%C3%A9",)),
+            Normalizations("/name/a%2Fb%20c%2541%C3%A9", ("/name/a/b%20c%2541%C3%A9",)),
         ),
-        ("//x", Readings("//x", ("/x",))),
-        ("/a//b///c", Readings("/a//b///c", ("/a/b/c",))),
-        ("/a;v=1/b;w", Readings("/a;v=1/b;w", ("/a/b",))),
-        ("/a%3bv/b", Readings("/a%3Bv/b", ("/a;v/b", "/a/b"))),
-        ("/a%5Cb", Readings("/a%5Cb", ("/a/b",))),
+        ("//x", Normalizations("//x", ("/x",))),
+        ("/a//b///c", Normalizations("/a//b///c", ("/a/b/c",))),
+        ("/a;v=1/b;w", Normalizations("/a;v=1/b;w", ("/a/b",))),
+        ("/a%3bv/b", Normalizations("/a%3Bv/b", ("/a;v/b", "/a/b"))),
+        ("/a%5Cb", Normalizations("/a%5Cb", ("/a/b",))),
     ],
 )
-def test_readings(target: str, readings: Readings) -> None:
+def test_readings(target: str, readings: Normalizations) -> None:
     """What may stand in a segment as it is, is decoded; slashes, parameters and encoded slashes give more readings."""
     assert read_target(target) == readings
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.access.paths import Readings, read_target
+from sidecar.access.paths import Normalizations, read_target
 from sidecar.access.rules import Access, Rules, named
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Refused
@@ -18,7 +18,7 @@ def rules(*written: dict[str, Any]) -> Rules:
 
 
 def access(of: Rules, target: str, method: str = "GET") -> Access:
-    return of.ruling(method, read_target(target)).access
+    return of.requirement_for(method, read_target(target)).access
 
 
 def test_no_rule_means_authenticated() -> None:
@@ -61,7 +61,7 @@ def test_methods_limit_a_rule() -> None:
 def test_what_is_asked_of_get_is_asked_of_head() -> None:
     """Services answer HEAD as GET without its body (RFC 9110 9.3.2): it tells what GET would, and may do the same."""
     guarded = rules({"path": "/a", "methods": ["GET"], "require": {"admin": True}}, {"path": "/**", "access": "public"})
-    assert len(guarded.ruling("HEAD", Readings("/a")).requirements) == 1
+    assert len(guarded.requirement_for("HEAD", Normalizations("/a")).requirements) == 1
     assert access(rules({"path": "/a", "methods": ["HEAD"], "access": "public"}), "/a", "GET") is Access.AUTHENTICATED
 
 
@@ -89,7 +89,7 @@ def test_ambiguous_paths_are_never_public(target: str) -> None:
 def test_no_spelling_of_a_path_escapes_its_requirement(pattern: str, target: str) -> None:
     """Whatever one service makes of the target, the rule for it is found."""
     guarded = rules({"path": pattern, "require": {"admin": True}}, {"path": "/**", "access": "public"})
-    ruling = guarded.ruling("GET", read_target(target))
+    ruling = guarded.requirement_for("GET", read_target(target))
     assert ruling.access is Access.AUTHENTICATED
     assert len(ruling.requirements) == 1
 
@@ -102,22 +102,24 @@ def test_requirements_of_both_readings_apply() -> None:
     guarded = rules(
         {"path": "/admin/**", "require": {"groups": ["admins"]}}, {"path": "/x/**", "require": {"roles": ["r"]}}
     )
-    assert len(guarded.ruling("GET", Readings("/x//admin", ("/admin",))).requirements) == 2
-    assert len(guarded.ruling("GET", read_target("//admin/x")).requirements) == 1
+    assert len(guarded.requirement_for("GET", Normalizations("/x//admin", ("/admin",))).requirements) == 2
+    assert len(guarded.requirement_for("GET", read_target("//admin/x")).requirements) == 1
     assert guarded.can_require
 
 
 def test_requirement_names_what_is_missing() -> None:
     (requirement,) = (
         rules({"path": "/a", "require": {"groups": ["g"], "actorTypes": ["USER"]}})
-        .ruling("GET", Readings("/a"))
+        .requirement_for("GET", Normalizations("/a"))
         .requirements
     )
     assert requirement.missing(Actor(ActorType.USER, "u", groups=("g", "h"))) is None
     assert requirement.missing(Actor(ActorType.USER, "u", groups=("h",))) == Missing(Cause.RULE_GROUPS, "the group g")
     service = requirement.missing(Actor(ActorType.SERVICE, "u", groups=("g",)))
     assert service == Missing(Cause.RULE_ACTOR_TYPE, "the Actor type USER")
-    (admin,) = rules({"path": "/a", "require": {"admin": True}}).ruling("GET", Readings("/a")).requirements
+    (admin,) = (
+        rules({"path": "/a", "require": {"admin": True}}).requirement_for("GET", Normalizations("/a")).requirements
+    )
     assert admin.missing(Actor(ActorType.USER, "u")) == Missing(Cause.RULE_ADMIN, "an admin")
     assert admin.missing(Actor(ActorType.USER, "u", is_admin=True)) is None
 
@@ -144,13 +146,13 @@ def test_a_message_names_what_is_missing_within_bounds(names: list[str], text: s
 def test_a_final_slash_does_not_lead_around_a_stricter_rule(strict: str, target: str) -> None:
     """Jersey, Spring and Express serve ``/x/`` as ``/x``: what is asked of the one is asked of the other."""
     guarded = rules({"path": strict, "require": {"admin": True}}, {"path": "/**", "access": "public"})
-    ruling = guarded.ruling("POST", read_target(target))
+    ruling = guarded.requirement_for("POST", read_target(target))
     assert (ruling.access, len(ruling.requirements)) == (Access.AUTHENTICATED, 1)
     for later in ("public", "guest"):
         before = rules({"path": strict}, {"path": "/**", "access": later})
         assert access(before, target) is Access.AUTHENTICATED
     kept = rules({"path": strict, "require": {"admin": True}})
-    assert len(kept.ruling("GET", read_target(target)).requirements) == 1
+    assert len(kept.requirement_for("GET", read_target(target)).requirements) == 1
 
 
 def test_a_final_slash_makes_nothing_less_strict() -> None:
@@ -280,7 +282,7 @@ def test_datahubs_helpers_stay_the_system_clients_below_a_base_path() -> None:
     assert access(moved, "/a/b/health") is OPEN
     assert access(moved, "/health") is SHUT
     for target in ("/a/b/auth/x", "/a/b/auth/x/", "/auth/x", "//a/b/auth/x"):
-        (needed,) = moved.ruling("POST", read_target(target)).requirements
+        (needed,) = moved.requirement_for("POST", read_target(target)).requirements
         assert needed.missing(Actor(ActorType.USER, "alice", provider="corp")) is not None
 
 
@@ -310,7 +312,7 @@ def test_entry_is_a_rule_or_a_preset(entry: dict[str, Any]) -> None:
 
 
 def test_preset_keeps_what_the_user_interface_asks_for_the_system_client() -> None:
-    ruling = rules({"preset": "datahub"}).ruling("POST", read_target("/auth/verifyNativeUserCredentials"))
+    ruling = rules({"preset": "datahub"}).requirement_for("POST", read_target("/auth/verifyNativeUserCredentials"))
     (needed,) = ruling.requirements
     assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="system")) is None
     missing = needed.missing(Actor(ActorType.USER, "__datahub_system", provider="people", is_admin=True))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.admin.health import Condition, Health, PartStatus, together
+from sidecar.admin.health import Condition, Health, PartStatus, combined
 
 PENDING, USABLE, DEGRADED, UNUSABLE = Condition.PENDING, Condition.USABLE, Condition.DEGRADED, Condition.UNUSABLE
 
@@ -71,14 +71,14 @@ def test_several_workers_are_ready_when_all_who_answer_are() -> None:
         ([bad, bad], False, ["r0"]),
         ([None, None], False, ["worker 0", "worker 1"]),
     ):
-        is_ready, report = together(reports(*healths), is_complete=True, is_draining=False)
+        is_ready, report = combined(reports(*healths), is_complete=True, is_draining=False)
         assert (is_ready, report["ready"], report["failing"]) == (ready, ready, failing)
-    assert not together(reports(good, good), is_complete=False, is_draining=False)[0]
-    assert not together(reports(good, good), is_complete=True, is_draining=True)[0]
+    assert not combined(reports(good, good), is_complete=False, is_draining=False)[0]
+    assert not combined(reports(good, good), is_complete=True, is_draining=True)[0]
 
 
 def test_of_several_workers_parts_the_worst_state_is_shown() -> None:
-    report = together(
+    report = combined(
         reports(health([USABLE], [DEGRADED]), health([PENDING], [USABLE])), is_complete=True, is_draining=False
     )[1]
     assert report["parts"] == {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.app.authentication import member_surroundings
+from sidecar.app.authentication import authenticator_context
 from sidecar.app.reload import Reload
 from sidecar.config.load import Loaded, load
 from sidecar.identity.claims import make_actor
@@ -82,7 +82,7 @@ async def test_authenticators_of_the_chain_name_people_by_the_blocks_rule(
     upstream = {"url": "http://127.0.0.1:1", "credentials": "datahubHeader"}
     path.write_text(yaml.safe_dump({"upstream": upstream, "authenticationConfiguration": principal}), encoding="utf-8")
     client = ControlClient()
-    surroundings = member_surroundings(
+    surroundings = authenticator_context(
         "basic", loaded=load([str(path)], {}), client=client, metrics=Metrics(), clock=HandClock()
     )
     await client.aclose()

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Member, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Authenticator, Outcome, Rejected
 from sidecar.authn.chain import Chain, Denied
-from sidecar.authn.isolation import Guarded
-from sidecar.authn.support.credential_cache import Memory
+from sidecar.authn.isolation import IsolatedAuthenticator
+from sidecar.authn.support.credential_cache import CredentialCache
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from tests.support.hand_clock import HandClock
 from tests.support.members import asked, surroundings
@@ -25,7 +25,7 @@ def accepted(name: str = "alice") -> Accepted:
     return Accepted(Actor(ActorType.USER, name, provider="says it", authenticator="says it"))
 
 
-class Does(Member):
+class Does(Authenticator):
     """A member that does one thing."""
 
     def __init__(self, what: Callable[[], Awaitable[Any] | Any], name: str = "one") -> None:
@@ -33,7 +33,7 @@ class Does(Member):
         self.what = what
         self.asked = 0
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         self.asked += 1
         outcome = self.what()
         return await outcome if asyncio.iscoroutine(outcome) else outcome
@@ -46,8 +46,8 @@ def raises(error: BaseException) -> Callable[[], Any]:
     return fail
 
 
-def guarded(what: Callable[[], Any], name: str = "one", timeout: float = 5.0) -> Guarded:
-    return Guarded(Does(what, name), timeout=timeout, provider=name)
+def guarded(what: Callable[[], Any], name: str = "one", timeout: float = 5.0) -> IsolatedAuthenticator:
+    return IsolatedAuthenticator(Does(what, name), timeout=timeout, provider=name)
 
 
 def chain(*members: Any, skippable: tuple[str, ...] = (), metrics: Metrics | None = None) -> Chain:
@@ -104,7 +104,7 @@ async def test_a_member_that_answers_nonsense_is_broken(nonsense: object) -> Non
     assert (await failure(chain(guarded(lambda: nonsense)))).cause is Cause.MEMBER_BROKEN
     member = Does(accepted)
     member.recall = lambda _: nonsense  # type: ignore[method-assign,assignment,return-value] # what a plugin may do
-    assert Guarded(member, timeout=1.0).recall(BEARER) is None
+    assert IsolatedAuthenticator(member, timeout=1.0).recall(BEARER) is None
 
 
 async def test_a_member_that_hangs_is_broken_even_when_it_ignores_being_cancelled() -> None:
@@ -136,7 +136,7 @@ async def test_what_hangs_is_not_asked_without_end() -> None:
         return ABSTAINED
 
     member = Does(stubborn)
-    guard = Guarded(member, timeout=0.001)
+    guard = IsolatedAuthenticator(member, timeout=0.001)
     for _ in range(70):
         with pytest.raises(Unavailable):
             await guard.authenticate(BEARER)
@@ -170,12 +170,12 @@ class Remembers(Does):
 
     def __init__(self, what: Callable[[], Awaitable[Any] | Any], name: str, clock: HandClock) -> None:
         super().__init__(what, name)
-        self.memory = Memory(clock)
+        self.memory = CredentialCache(clock)
 
-    def recall(self, view: RequestView) -> Accepted | None:
+    def recall(self, view: RequestContext) -> Accepted | None:
         return self.memory.get(self.memory.digest(view.credential.value))
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         outcome = await super().authenticate(view)
         if isinstance(outcome, Accepted):
             self.memory.put(self.memory.digest(view.credential.value), outcome, 600.0)
@@ -187,7 +187,7 @@ async def test_what_is_accepted_past_a_broken_member_is_recalled_for_a_moment_on
     clock = HandClock()
     first = Does(raises(OSError()))
     after = Remembers(accepted, "after", clock)
-    of = Chain((Guarded(first, timeout=5.0), after), (), Metrics(), skippable=("one",), clock=clock)
+    of = Chain((IsolatedAuthenticator(first, timeout=5.0), after), (), Metrics(), skippable=("one",), clock=clock)
     assert isinstance(await of.authenticate(BEARER), Accepted)
     assert isinstance(of.recall(BEARER), Accepted)
     clock.advance(5)
@@ -200,7 +200,7 @@ async def test_what_is_accepted_past_a_broken_member_is_recalled_for_a_moment_on
 async def test_what_has_to_be_asked_again_sooner_is() -> None:
     clock = HandClock()
     brief = accepted()
-    brief.ask_again_at = clock.now() + 1
+    brief.revalidate_at = clock.now() + 1
     after = Remembers(lambda: brief, "after", clock)
     of = Chain((guarded(raises(OSError())), after), (), Metrics(), skippable=("one",), clock=clock)
     await of.authenticate(BEARER)
@@ -212,8 +212,8 @@ async def test_a_plugin_behind_a_skippable_member_is_asked_each_time() -> None:
     """What it remembers is its own: nobody can bound that."""
     plugin = Remembers(accepted, "plugin", HandClock())
     assert isinstance(await plugin.authenticate(BEARER), Accepted)
-    assert Guarded(plugin, timeout=1.0).recall(BEARER)
-    assert Guarded(plugin, timeout=1.0, recalls=False).recall(BEARER) is None
+    assert IsolatedAuthenticator(plugin, timeout=1.0).recall(BEARER)
+    assert IsolatedAuthenticator(plugin, timeout=1.0, recalls=False).recall(BEARER) is None
 
 
 async def test_who_vouches_is_named_by_the_chain() -> None:
@@ -226,14 +226,14 @@ async def test_who_vouches_is_named_by_the_chain() -> None:
 async def test_a_memory_that_fails_is_no_memory() -> None:
     member = Does(accepted)
     member.recall = raises(RuntimeError())  # type: ignore[method-assign] # what a plugin may do
-    assert Guarded(member, timeout=1.0).recall(BEARER) is None
+    assert IsolatedAuthenticator(member, timeout=1.0).recall(BEARER) is None
 
 
 async def test_every_credential_header_counts() -> None:
     """Authorization and the headers that members declare: one written rule for all of them."""
     both = Chain((), (), Metrics(), headers=("X-Api-Key",))
-    assert both.presented(asked()) == 0
-    assert both.presented(asked(**{"x-api-key": "k"})) == 1
-    assert both.presented(asked("Bearer t", **{"X-API-KEY": "k"})) == 2
-    assert chain().presented(asked("Bearer t", **{"X-API-KEY": "k"})) == 1
-    assert chain().presented(asked("Bearer t", "Bearer u")) == 2
+    assert both.count_credentials(asked()) == 0
+    assert both.count_credentials(asked(**{"x-api-key": "k"})) == 1
+    assert both.count_credentials(asked("Bearer t", **{"X-API-KEY": "k"})) == 2
+    assert chain().count_credentials(asked("Bearer t", **{"X-API-KEY": "k"})) == 1
+    assert chain().count_credentials(asked("Bearer t", "Bearer u")) == 2

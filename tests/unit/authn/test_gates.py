@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from sidecar.app.authentication import server_names
-from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator, OwnAcceptor
+from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.gates import RevocationGate
@@ -18,17 +18,17 @@ from sidecar.errors import Cause, Reason, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
 from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
 from sidecar.store.replica.mirror import Mirror
-from sidecar.store.replica.revocation_list import DenyList
-from sidecar.store.revocation_entry import Denial, Scope, actor_name, make_denial
-from sidecar.tokens.issued.records import OwnTokens
+from sidecar.store.replica.revocation_list import RevocationList
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, make_entry
+from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations
+from sidecar.tokens.jwt.verify import ValidationPolicy
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
@@ -47,7 +47,7 @@ class Picture:
     """What the gate asks, as the test sets it."""
 
     age: float = 0.0
-    denials: DenyList = field(default_factory=DenyList)
+    denials: RevocationList = field(default_factory=RevocationList)
     known: dict[str, TokenRecord] = field(default_factory=dict)
     bots: tuple[str, ...] = ()
 
@@ -67,8 +67,8 @@ def accepted(actor: Actor = SAM, **more: Any) -> Accepted:
     return Accepted(actor, forge.public(forge.RSA, "RS256"), **more)
 
 
-def denial(scope: Scope = Scope.TOKEN, issuer: str = forge.ISSUER, name: str = "j1", **more: Any) -> Denial:
-    return make_denial(scope, issuer, name, NOW, **more)
+def denial(scope: Scope = Scope.TOKEN, issuer: str = forge.ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
+    return make_entry(scope, issuer, name, NOW, **more)
 
 
 def gate(picture: Picture, *, deny_when_stale: bool = True, clock: HandClock | None = None) -> RevocationGate:
@@ -97,7 +97,7 @@ def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: 
     ],
     ids=lambda entry: entry.scope.value,
 )
-def test_credential_without_facts_of_its_own_is_judged_by_its_actor(entry: Denial) -> None:
+def test_credential_without_facts_of_its_own_is_judged_by_its_actor(entry: RevocationEntry) -> None:
     picture = Picture()
     picture.denials.add(entry)
     assert verdict(picture, accepted()) == (Reason.TOKEN_REVOKED, Cause.DENIED, entry.scope.value)
@@ -112,7 +112,7 @@ def test_every_change_of_the_list_is_noticed_by_what_was_clear_before() -> None:
     assert verdict(picture, known) is not None
     picture.denials.discard(denial().id)
     assert verdict(picture, known) is None
-    swapped = DenyList()
+    swapped = RevocationList()
     swapped.add(denial())
     picture.denials = swapped
     assert verdict(picture, known) is not None
@@ -122,7 +122,7 @@ def test_what_is_clear_of_this_list_is_not_looked_up_again(monkeypatch: pytest.M
     picture, known = Picture(), accepted()
     picture.denials.add(denial(name="other"))
     assert verdict(picture, known) is None
-    monkeypatch.setattr(DenyList, "match", None)
+    monkeypatch.setattr(RevocationList, "match", None)
     assert verdict(picture, known) is None
 
 
@@ -218,15 +218,15 @@ class World:
         foreign = Issuer(
             "corp",
             self.keys,  # type: ignore[arg-type] # as far as it is asked
-            Expectations(frozenset({forge.ISSUER}), algorithms),
-            ForeignAcceptor(policy, 30),
+            ValidationPolicy(frozenset({forge.ISSUER}), algorithms),
+            ProviderPrincipalMapper(policy, 30),
         )
-        tokens = OwnTokens(self.mirror, replace(policy, own_issuer=True), require_record=False)
+        tokens = IssuedTokens(self.mirror, replace(policy, own_issuer=True), require_record=False)
         own = Issuer(
             "own",
             self.keys,  # type: ignore[arg-type] # likewise
-            Expectations(frozenset({OWN_ISSUER}), algorithms, require_expiry=False),
-            OwnAcceptor(tokens, 0),
+            ValidationPolicy(frozenset({OWN_ISSUER}), algorithms, require_expiry=False),
+            IssuedTokenResolver(tokens, 0),
         )
         self.cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
         authenticator = JwtAuthenticator(
@@ -242,7 +242,7 @@ class World:
 
     async def present(self, token: str) -> Accepted | Denied:
         headers: CIMultiDict[str] = CIMultiDict([("Authorization", f"Bearer {token}")])
-        view = RequestView("GET", None, headers, read_credential(headers))
+        view = RequestContext("GET", None, headers, read_credential(headers))
         return self.chain.recall(view) or await self.chain.authenticate(view)
 
     async def is_revoked(self, token: str) -> bool:
@@ -254,7 +254,7 @@ class World:
 async def world() -> Any:
     made = World()
     await made.mirror.start()
-    await made.mirror.tried(2)
+    await made.mirror.wait_first_load(2)
     yield made
     await made.mirror.aclose()
 
@@ -266,9 +266,9 @@ async def test_revocation_beats_a_concurrent_fill_of_the_cache(world: World, els
     world.keys.may_answer.clear()
     judging = asyncio.create_task(world.present(token))
     await world.keys.is_asked.wait()
-    batch = Batch(deny=[denial()])
+    batch = Batch(add_entries=[denial()])
     await (world.store.write(batch) if elsewhere else world.mirror.write(batch))
-    await eventually(lambda: len(world.mirror.denials))
+    await eventually(lambda: len(world.mirror.revocations))
     world.keys.may_answer.set()
     outcome = await judging
     assert isinstance(outcome, Denied)
@@ -280,14 +280,14 @@ async def test_revocation_beats_a_concurrent_fill_of_the_cache(world: World, els
 async def test_token_that_is_known_as_good_is_refused_once_it_is_revoked(world: World) -> None:
     token = forge.token(forge.claims(jti="j1"))
     assert isinstance(await world.present(token), Accepted)
-    await world.mirror.write(Batch(deny=[denial()]))
+    await world.mirror.write(Batch(add_entries=[denial()]))
     assert await world.is_revoked(token)
 
 
 async def test_token_without_jti_is_denied_by_the_digest_of_what_was_signed(world: World) -> None:
     token, other = forge.token(), forge.token(forge.claims(sub="kim"))
     digest = hash_token(token.rpartition(".")[0])
-    await world.mirror.write(Batch(deny=[denial(Scope.DIGEST, name=digest)]))
+    await world.mirror.write(Batch(add_entries=[denial(Scope.DIGEST, name=digest)]))
     assert await world.is_revoked(token)
     assert not await world.is_revoked(other)
 
@@ -305,7 +305,7 @@ async def test_end_of_an_origin_ends_its_own_tokens_by_when_they_were_recorded(w
         )
     )
     assert isinstance(await world.present(old), Accepted)
-    await world.mirror.write(Batch(deny=[denial(Scope.SUBJECT, name="raw", issued_before=NOW)]))
+    await world.mirror.write(Batch(add_entries=[denial(Scope.SUBJECT, name="raw", issued_before=NOW)]))
     assert await world.is_revoked(old)
     assert isinstance(await world.present(new), Accepted)
 
@@ -313,5 +313,5 @@ async def test_end_of_an_origin_ends_its_own_tokens_by_when_they_were_recorded(w
 async def test_cut_off_ends_own_tokens_without_a_record_too(world: World) -> None:
     token = forge.token(forge.claims(iss=OWN_ISSUER, iat=..., exp=...))
     assert isinstance(await world.present(token), Accepted)
-    await world.mirror.write(Batch(deny=[denial(Scope.SUBJECT, OWN_ISSUER, "sam", issued_before=NOW)]))
+    await world.mirror.write(Batch(add_entries=[denial(Scope.SUBJECT, OWN_ISSUER, "sam", issued_before=NOW)]))
     assert await world.is_revoked(token)

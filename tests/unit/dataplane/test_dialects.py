@@ -32,9 +32,9 @@ TRAEFIK = (("X-Forwarded-Uri", "/a%2Fb?c"), ("X-Forwarded-Method", "PUT"))
 
 @pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), NGINX), (ForwardAuth(), TRAEFIK)])
 def test_the_original_request_is_read_from_a_trusted_peer(dialect: Dialect, headers: Any) -> None:
-    view = dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+    view = dialect.context(asked(*headers), "", trusted=True, must_know_target=True)
     assert (view.method, view.target, view.trusted) == ("PUT", "/a%2Fb?c", True)
-    untrusted = dialect.view(asked(*headers), "", trusted=False, must_know_target=True)
+    untrusted = dialect.context(asked(*headers), "", trusted=False, must_know_target=True)
     assert (untrusted.target, untrusted.trusted) == (None, False)
 
 
@@ -44,23 +44,23 @@ def test_a_method_that_some_service_may_read_as_another_is_refused(dialect: Dial
     """A rule for DELETE must not be passed by as "delete" on the way to a service that reads it without case."""
     question = asked(headers[0], (headers[1][0], method))
     with pytest.raises(Refused) as refusal:
-        dialect.view(question, "", trusted=True, must_know_target=False)
+        dialect.context(question, "", trusted=True, must_know_target=False)
     assert refusal.value.status == 400
 
 
 @pytest.mark.parametrize(("dialect", "headers"), [(Nginx(), TRAEFIK), (ForwardAuth(), NGINX)])
 def test_the_others_headers_are_not_read(dialect: Dialect, headers: Any) -> None:
-    assert dialect.view(asked(*headers), "", trusted=True, must_know_target=False).target is None
+    assert dialect.context(asked(*headers), "", trusted=True, must_know_target=False).target is None
     with pytest.raises(Refused):
-        dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+        dialect.context(asked(*headers), "", trusted=True, must_know_target=True)
 
 
 @pytest.mark.parametrize("url", ["https://x/a%2Fb?c", "http:///a%2Fb?c", "/other", "a"])
 def test_ingress_nginx_may_name_the_request_twice_alike(url: str) -> None:
     """What is no absolute URL is not ingress-nginx's word."""
-    view = Nginx().view(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
+    view = Nginx().context(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
     assert view.target == "/a%2Fb?c"
-    assert Nginx().view(asked(*NGINX, ("X-Original-URL", "https://x/y")), "", trusted=False, must_know_target=True)
+    assert Nginx().context(asked(*NGINX, ("X-Original-URL", "https://x/y")), "", trusted=False, must_know_target=True)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_ingress_nginx_may_name_the_request_twice_alike(url: str) -> None:
 def test_a_caller_cannot_name_another_request_to_ingress_nginx(url: str) -> None:
     """Without its annotation ``auth-method`` it passes on the X-Original-URI that a caller wrote."""
     with pytest.raises(Refused) as refusal:
-        Nginx().view(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
+        Nginx().context(asked(*NGINX, ("X-Original-URL", url)), "", trusted=True, must_know_target=True)
     assert refusal.value.status == 400
 
 
@@ -82,19 +82,21 @@ OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "x-method-override", "X_
 ])  # fmt: skip
 def test_a_method_that_a_header_names_is_judged_as_well(dialect: Dialect, headers: Any, rest: str, name: str) -> None:
     """Some servers take it instead of the request's own; in whatever letters and with whatever marks."""
-    view = dialect.view(asked(*headers, (name, "delete "), (name, "PATCH")), rest, trusted=True, must_know_target=True)
+    view = dialect.context(
+        asked(*headers, (name, "delete "), (name, "PATCH")), rest, trusted=True, must_know_target=True
+    )
     assert view.other_methods == ("DELETE", "PATCH")
     for value in ("", "GET, DELETE", "a b", "*", "DELETE\t,"):
         with pytest.raises(Refused) as refusal:
-            dialect.view(asked(*headers, (name, value)), rest, trusted=True, must_know_target=True)
+            dialect.context(asked(*headers, (name, value)), rest, trusted=True, must_know_target=True)
         assert (refusal.value.status, refusal.value.cause) == (400, Cause.METHOD_AMBIGUOUS)
 
 
 def test_a_preflight_that_names_another_method_is_none() -> None:
     question = (("Origin", "https://x"), ("Access-Control-Request-Method", "PUT"))
-    assert Envoy().view(asked(*question, method="OPTIONS"), "/x", trusted=True, must_know_target=True).preflight
+    assert Envoy().context(asked(*question, method="OPTIONS"), "/x", trusted=True, must_know_target=True).preflight
     override = asked(*question, ("X-HTTP-Method-Override", "DELETE"), method="OPTIONS")
-    assert not Envoy().view(override, "/x", trusted=True, must_know_target=True).preflight
+    assert not Envoy().context(override, "/x", trusted=True, must_know_target=True).preflight
 
 
 @pytest.mark.parametrize(
@@ -109,16 +111,16 @@ def test_a_preflight_that_names_another_method_is_none() -> None:
 )
 def test_the_log_says_which_header_is_missing(dialect: Dialect, headers: Any, detail: str) -> None:
     with pytest.raises(Refused) as refusal:
-        dialect.view(asked(*headers), "", trusted=True, must_know_target=True)
+        dialect.context(asked(*headers), "", trusted=True, must_know_target=True)
     assert refusal.value.detail.startswith(detail)
     assert "X-" not in refusal.value.message
 
 
 def test_envoy_asks_by_the_request_itself() -> None:
-    view = Envoy().view(asked(*NGINX, *TRAEFIK, method="DELETE"), "/x?y", trusted=True, must_know_target=True)
+    view = Envoy().context(asked(*NGINX, *TRAEFIK, method="DELETE"), "/x?y", trusted=True, must_know_target=True)
     assert (view.method, view.target) == ("DELETE", "/x?y")
-    assert Envoy().view(asked(), "?y", trusted=True, must_know_target=True).target == "/?y"
-    assert Envoy().view(asked(), "/x", trusted=False, must_know_target=True).target is None
+    assert Envoy().context(asked(), "?y", trusted=True, must_know_target=True).target == "/?y"
+    assert Envoy().context(asked(), "/x", trusted=False, must_know_target=True).target is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_envoy_asks_by_the_request_itself() -> None:
     ],
 )
 def test_nginx_is_told_what_it_can_carry_and_the_rest_in_headers(failure: Failed, status: int) -> None:
-    told, lines = Nginx().carry(failure)
+    told, lines = Nginx().map_status(failure)
     assert told == status
     assert lines == f"X-Auth-Status: {failure.status}\r\nX-Auth-Reason: {failure.reason.value}\r\n".encode()
-    assert ForwardAuth().carry(failure) == Envoy().carry(failure) == (failure.status, b"")
+    assert ForwardAuth().map_status(failure) == Envoy().map_status(failure) == (failure.status, b"")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.dataplane.proxy.hop_headers import AnswerHeaders, RequestHeaders
+from sidecar.dataplane.proxy.hop_headers import RequestHeaders, ResponseHeaders
 
 
 def never(name: str) -> bool:
@@ -92,22 +92,22 @@ def test_names_that_callers_choose_do_not_fill_memory() -> None:
 
 def test_answers_keep_everything_else() -> None:
     headers = [(b"Set-Cookie", b"a"), (b"set-cookie", b"b\t"), (b"Content-Length", b"1"), (b"X", b"\xff")]
-    assert AnswerHeaders().select(headers) == b"Set-Cookie: a\r\nset-cookie: b\t\r\nX: \xff\r\n"
-    assert AnswerHeaders().select([(b"Connection", b"X"), (b"x", b"1"), (b"Y", b"2")]) == b"Y: 2\r\n"
+    assert ResponseHeaders().select(headers) == b"Set-Cookie: a\r\nset-cookie: b\t\r\nX: \xff\r\n"
+    assert ResponseHeaders().select([(b"Connection", b"X"), (b"x", b"1"), (b"Y", b"2")]) == b"Y: 2\r\n"
 
 
 @pytest.mark.parametrize("octet", [octet for octet in (*range(0x20), 0x7F) if octet != 0x09])
 def test_answers_with_control_octets_are_refused(octet: int) -> None:
     with pytest.raises(ValueError, match="control"):
-        AnswerHeaders().select([(b"X", b"a%cb" % octet)])
+        ResponseHeaders().select([(b"X", b"a%cb" % octet)])
 
 
 def test_answers_frame_themselves_under_no_other_name() -> None:
     headers = [(b"Transfer_Encoding", b"chunked"), (b"Content!Length", b"1"), (b"X_Request.Id", b"1"), (b"X_A", b"1")]
-    assert AnswerHeaders().select(headers) == b"X_A: 1\r\n"
+    assert ResponseHeaders().select(headers) == b"X_A: 1\r\n"
 
 
 def test_answers_in_another_coding_are_refused() -> None:
-    assert AnswerHeaders().select([(b"Transfer-Encoding", b"Chunked")]) == b""
+    assert ResponseHeaders().select([(b"Transfer-Encoding", b"Chunked")]) == b""
     with pytest.raises(ValueError, match="coding"):
-        AnswerHeaders().select([(b"transfer-encoding", b"gzip, chunked")])
+        ResponseHeaders().select([(b"transfer-encoding", b"gzip, chunked")])

@@ -7,9 +7,9 @@ import pytest
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import (
     NAMES,
-    Credentials,
     IdentityHeaders,
     Statements,
+    UpstreamCredentialSource,
     encode_list,
     encode_value,
     normal_name,
@@ -52,7 +52,7 @@ def accepted(actor: Actor = ANN) -> Accepted:
 def headers(
     *,
     assertion: Statements | None = None,
-    credential: Credentials | None = None,
+    credential: UpstreamCredentialSource | None = None,
     max_bytes: int = 3072,
     max_total_bytes: int = 8192,
     clock: Clock | None = None,

@@ -62,7 +62,7 @@ async def test_what_was_not_used_stays_as_old_as_it_was(
         began = monotonic()
         for later in (30, 59):
             monkeypatch.setattr("sidecar.dataplane.proxy.pool.monotonic", lambda later=later: began + later)
-            assert pool.take() is first
-            pool.put_back(first)
+            assert pool.take_idle() is first
+            pool.return_unused(first)
         monkeypatch.setattr("sidecar.dataplane.proxy.pool.monotonic", lambda: began + 61)
-        assert pool.take() is None
+        assert pool.take_idle() is None

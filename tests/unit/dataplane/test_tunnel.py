@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from sidecar.dataplane.proxy.tunnel import FrameBorders
+from sidecar.dataplane.proxy.tunnel import FrameBoundaryTracker
 
 
 def frame(length: int, *, masked: bool) -> bytes:
@@ -28,20 +28,20 @@ def test_borders_are_found_however_the_stream_is_cut(seed: int) -> None:
     chance = random.Random(seed)
     stream = b"".join(FRAMES)
     ends = set(accumulate(map(len, FRAMES)))
-    borders, position = FrameBorders(), 0
-    assert borders.at_border
+    borders, position = FrameBoundaryTracker(), 0
+    assert borders.at_boundary
     while position < len(stream):
         size = chance.choice((1, 2, 3, 7, 14, 15, 1000, 70_000))
         taken = borders.advance(stream[position : position + size])
         position += taken
         assert taken == len(stream[position - taken : position])
-        assert borders.at_border is (position in ends), position
+        assert borders.at_boundary is (position in ends), position
 
 
 @pytest.mark.parametrize("first", range(1, 16))
 def test_it_stops_at_the_first_border(first: int) -> None:
     stream = frame(10, masked=True) + frame(3, masked=False)
-    borders = FrameBorders()
+    borders = FrameBoundaryTracker()
     assert borders.advance(stream[:first]) == first
     assert borders.advance(stream[first:], stop=True) == 16 - first
-    assert borders.at_border
+    assert borders.at_boundary

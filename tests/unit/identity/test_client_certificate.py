@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from sidecar.identity.client_certificate import HEADER, certificate_thumbprint
-from sidecar.identity.request import NOTHING_PRESENTED, RequestView
+from sidecar.identity.request import NO_CREDENTIAL, RequestContext
 from tests.support.certificates import certificate
 
 PEM = certificate()[0].decode()
@@ -19,9 +19,9 @@ EXPECTED = base64.urlsafe_b64encode(hashlib.sha256(DER).digest()).rstrip(b"=").d
 ENVOY = f'By=spiffe://mesh/sidecar;Hash={HEX};Subject="CN=a \\"b\\", O=x;Hash={"0" * 64}";URI='
 
 
-def view(*lines: str, trusted: bool = True) -> RequestView:
+def view(*lines: str, trusted: bool = True) -> RequestContext:
     headers: CIMultiDict[str] = CIMultiDict([(HEADER, line) for line in lines])
-    return RequestView("GET", "/", headers, NOTHING_PRESENTED, trusted)
+    return RequestContext("GET", "/", headers, NO_CREDENTIAL, trusted)
 
 
 @pytest.mark.parametrize(

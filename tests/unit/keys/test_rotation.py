@@ -28,7 +28,7 @@ def _never(key: ListedKey) -> bool:
 
 
 def rotated(folder: Path, minutes: float = 0, is_over: Callable[[ListedKey], bool] = _never) -> Change:
-    return rotate(folder, NOW + timedelta(minutes=minutes), ahead=AHEAD, algorithm="ES256", is_over=is_over)
+    return rotate(folder, NOW + timedelta(minutes=minutes), publish_lead_time=AHEAD, algorithm="ES256", is_over=is_over)
 
 
 def states(folder: Path) -> list[str]:
@@ -99,7 +99,7 @@ def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
 
 def test_type_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     rotated(tmp_path)
-    rotate(tmp_path, NOW + timedelta(minutes=6), ahead=AHEAD, algorithm=None, is_over=_never)
+    rotate(tmp_path, NOW + timedelta(minutes=6), publish_lead_time=AHEAD, algorithm=None, is_over=_never)
     assert type(read_folder(tmp_path)[2].public) is type(read_folder(tmp_path)[0].public)
 
 

@@ -17,7 +17,7 @@ from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured
 from sidecar.keys import signing
 from sidecar.keys.signing import OwnKeys
-from sidecar.keys.well_known import OPENMETADATA_DEFAULT_KID, PUBLISHED_THUMBPRINTS
+from sidecar.keys.well_known import OPENMETADATA_DEFAULT_KID, WELL_KNOWN_THUMBPRINTS
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import ec_key, ed_key, eventually, rsa_key
 
@@ -168,7 +168,7 @@ def test_published_key_and_published_name_are_refused_unless_allowed(
 
 def test_openmetadatas_default_key_is_on_the_list() -> None:
     """By the thumbprint of conf/public_key.der."""
-    assert "Db0dhKG2UYMwVssQYb4_2XxUSyB2gmaXm-nOhX2Hvug" in PUBLISHED_THUMBPRINTS
+    assert "Db0dhKG2UYMwVssQYb4_2XxUSyB2gmaXm-nOhX2Hvug" in WELL_KNOWN_THUMBPRINTS
 
 
 # --- what is published

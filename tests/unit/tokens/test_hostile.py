@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.tokens.jwt import compact
 from sidecar.tokens.jwt.compact import MAX_DEPTH, parse
-from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
 from tests.support import forge
 from tests.support.forge import EC, ED, NOW, OTHER_RSA, RSA, b64, claims, header, token
 
@@ -27,7 +27,7 @@ KEYS = (
     forge.public(EC, "ES256", kid="ec"),
     forge.public(ED, "EdDSA", "Ed25519", kid="ed"),
 )
-EXPECTATIONS = Expectations(
+EXPECTATIONS = ValidationPolicy(
     issuers=frozenset({forge.ISSUER}),
     algorithms=frozenset({"RS256", "ES256", "EdDSA", "Ed25519"}),
     audiences=frozenset({"meta"}),

@@ -5,14 +5,14 @@ import re
 import pytest
 
 from sidecar.errors import REASONS, Cause, Reason, Refused, Unavailable
-from sidecar.web.error_responses import Refusals
+from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.response import status_line
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_challenge_is_well_formed_and_says_no_more_than_the_answer(reason: Reason) -> None:
     text = REASONS[reason]
-    challenge = Refusals("sidecar").challenge(Refused(reason, Cause.SIGNATURE, "detail"))
+    challenge = ErrorResponses("sidecar").challenge(Refused(reason, Cause.SIGNATURE, "detail"))
     assert re.fullmatch(r'Bearer realm="sidecar"(, error="[a-z_]+", error_description="[ !#-\[\]-~]+")?', challenge), (
         challenge
     )
@@ -22,7 +22,7 @@ def test_every_challenge_is_well_formed_and_says_no_more_than_the_answer(reason:
 
 
 def test_a_realm_cannot_end_its_quotes() -> None:
-    assert Refusals('a"b\\c\r\nd').challenge(Unavailable(Cause.OVERLOAD)) == 'Bearer realm="abcd"'
+    assert ErrorResponses('a"b\\c\r\nd').challenge(Unavailable(Cause.OVERLOAD)) == 'Bearer realm="abcd"'
 
 
 def test_unknown_statuses_have_a_line_too() -> None:

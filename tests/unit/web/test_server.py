@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.web.server import Peers
+from sidecar.web.server import TrustedPeers
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from sidecar.web.server import Peers
     ],
 )
 def test_trust_is_by_the_sockets_peer(networks: tuple[str, ...], peername: object, trusted: bool) -> None:
-    assert Peers(networks).trusts(peername) is trusted
+    assert TrustedPeers(networks).trusts(peername) is trusted

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.app.workers.rpc import packed, unpacked
+from sidecar.app.workers.rpc import dumps, loads
 from sidecar.config.load import load
 from sidecar.secrets.value import Secret
 from sidecar.tokens.upstream.assertion import new_assertion_key
@@ -26,17 +26,17 @@ def test_a_configuration_arrives_whole(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "sidecar.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     loaded = load([str(path)], os.environ)
-    arrived = unpacked(packed(loaded))
+    arrived = loads(dumps(loaded))
     assert (arrived.settings, arrived.providers, arrived.sources) == (loaded.settings, loaded.providers, loaded.sources)
     assert arrived.settings.store.password.reveal() == "of the store"
-    assert arrived.members[0].options == loaded.members[0].options
+    assert arrived.members[0].options == loaded.authenticators[0].options
     assert arrived.members[0].resolve_secret("env:SECRET_OF_A_MEMBER") == "of the member"
-    assert b"SECRET_OF_A_MEMBER" not in packed(loaded)
+    assert b"SECRET_OF_A_MEMBER" not in dumps(loaded)
 
 
 def test_the_key_of_assertions_arrives() -> None:
     key = new_assertion_key()
-    assert unpacked(packed(key)).as_dict(private=True) == key.as_dict(private=True)
+    assert loads(dumps(key)).as_dict(private=True) == key.as_dict(private=True)
 
 
 def test_elsewhere_a_secret_is_never_written_down() -> None:

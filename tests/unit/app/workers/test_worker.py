@@ -36,7 +36,7 @@ async def test_what_was_prepared_last_is_taken_up(worker: Worker, tmp_path: Path
     await worker.prepare(configuration(tmp_path, "second"))
     assert realm(worker) == "first"
     await worker.prepare(configuration(tmp_path, "third"))
-    await worker.take_up()
+    await worker.activate()
     assert realm(worker) == "third"
 
 
@@ -48,6 +48,6 @@ async def test_what_was_discarded_while_it_was_prepared_never_counts(worker: Wor
     await worker.discard()
     await asyncio.gather(late, return_exceptions=True)
     await worker.prepare(configuration(tmp_path, "third"))
-    await worker.take_up()
+    await worker.activate()
     assert realm(worker) == "third"
     await worker.discard()

@@ -77,7 +77,7 @@ async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member:
 
     def stranger(password: str) -> bool:
         compared.append(password)
-        return file.stranger(password)
+        return file.dummy_hash(password)
 
     member._file = type(file)(file.users, stranger)
     outcome = await member.authenticate(asked(basic("mallory", "opensesame")))
@@ -182,11 +182,11 @@ async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
     view = asked(basic("Alice", "opensesame"))
     await member.authenticate(view)
     path.write_text("Alice:nonsense\n")
-    await member.look()
+    await member.poll()
     assert "line 1 is neither" in member.outdated
     assert member.recall(view)
     path.write_text(f"bob:{hashed('new')}\n")
-    await member.look()
+    await member.poll()
     assert member.outdated == ""
     assert member.recall(view) is None
     assert isinstance(await member.authenticate(view), Abstained)
@@ -199,10 +199,10 @@ async def test_a_file_that_can_be_read_again_is_although_it_looks_the_same(
     path.write_text(f"bob:{hashed('new')}\n")
     with monkeypatch.context() as away:
         away.setattr(Path, "open", _refuse)
-        await member.look()
+        await member.poll()
         assert "Permission denied" in member.outdated
-        assert member.problem == ""  # the users are as before
-    await member.look()
+        assert member.unavailable_reason == ""  # the users are as before
+    await member.poll()
     assert member.outdated == ""
     assert isinstance(await member.authenticate(asked(basic("bob", "new"))), Accepted)
 

@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 from sidecar.authn.authenticators.datahub_system import SystemAuthenticator, check_system_client
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.errors import Cause, Misconfigured, Reason
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.secrets.value import Secret
 
 CLIENT, SECRET = "__datahub_system", "s3cret:with:colons"
@@ -16,9 +16,9 @@ PUBLISHED = "JohnSnow" + "KnowsNothing"
 AUTHENTICATOR = SystemAuthenticator(CLIENT, Secret(SECRET))
 
 
-def view(line: str) -> RequestView:
+def view(line: str) -> RequestContext:
     headers = CIMultiDict({"authorization": line})
-    return RequestView("GET", "/", headers, read_credential(headers))
+    return RequestContext("GET", "/", headers, read_credential(headers))
 
 
 async def judge(line: str) -> Outcome:

@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from sidecar.authn.authenticators.datahub_token import DataHubTokenAuthenticator, DataHubTrust, check_shared_secrets
-from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
+from sidecar.authn.authenticators.datahub_token import (
+    DataHubTokenAuthenticator,
+    DataHubTokenPolicy,
+    check_shared_secrets,
+)
+from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Abstained, Accepted, Rejected
 from sidecar.authn.chain import Chain, Denied
 from sidecar.config.settings import AuthorizerConfiguration
@@ -15,17 +19,17 @@ from sidecar.errors import Cause, Misconfigured, Reason, Unavailable
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.store.replica.revocation_list import DenyList
-from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.replica.revocation_list import RevocationList
+from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.tokens.datahub import datahub_hash
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations
+from sidecar.tokens.jwt.verify import ValidationPolicy
 from tests.support import forge
 from tests.support.datahub import KEY, NOW, PUBLISHED_KEY, PUBLISHED_SALT, SALT, token
 from tests.support.hand_clock import HandClock
@@ -60,15 +64,15 @@ class Records:
         return self.known.get(token_id)
 
 
-def view(text: str, scheme: str = "Bearer") -> RequestView:
+def view(text: str, scheme: str = "Bearer") -> RequestContext:
     headers = CIMultiDict({"Authorization": f"{scheme} {text}"})
-    return RequestView("GET", "/", headers, read_credential(headers))
+    return RequestContext("GET", "/", headers, read_credential(headers))
 
 
 def authenticator(records: Records | None = None, **changes: Any) -> DataHubTokenAuthenticator:
     values = {"own_issuer": OWN_ISSUER, "reserved": frozenset({"anonymous", "__datahub_system"}), **changes}
     return DataHubTokenAuthenticator(
-        DataHubTrust(KEY, SALT, records=records, **values),
+        DataHubTokenPolicy(KEY, SALT, records=records, **values),
         cache=VerifiedCache(10, Metrics()),
         clock=HandClock(NOW),
         max_token_bytes=16_384,
@@ -132,16 +136,16 @@ async def test_token_minted_here_is_who_its_record_says() -> None:
 
 async def test_denial_of_its_owner_concerns_a_token_minted_here() -> None:
     outcome = await accepted(OWN, Records({"own-1": RECORD}))
-    assert outcome.facts is not None
-    denials = DenyList()
-    denials.add(make_denial(Scope.SUBJECT, "https://idp.example.com", "0b1c", NOW, issued_before=NOW))
-    assert denials.match(outcome.facts, NOW) is Scope.SUBJECT
+    assert outcome.revocation_keys is not None
+    denials = RevocationList()
+    denials.add(make_entry(Scope.SUBJECT, "https://idp.example.com", "0b1c", NOW, issued_before=NOW))
+    assert denials.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
 
 
 async def test_token_without_jti_can_be_denied_by_its_digest() -> None:
     outcome = await accepted(token(jti=...))
-    assert outcome.facts is not None
-    assert Scope.DIGEST in {scope for scope, _ in outcome.facts.probes}
+    assert outcome.revocation_keys is not None
+    assert Scope.DIGEST in {scope for scope, _ in outcome.revocation_keys.probes}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def jwt_authenticator(cache: VerifiedCache[Accepted]) -> JwtAuthenticator:
             return ()
 
     policy = PrincipalPolicy("corp", (ClaimPath("sub"),))
-    corp = Issuer("corp", Keys(), Expectations(None, frozenset({"RS256"})), ForeignAcceptor(policy, 0))
+    corp = Issuer("corp", Keys(), ValidationPolicy(None, frozenset({"RS256"})), ProviderPrincipalMapper(policy, 0))
     return JwtAuthenticator(
         {OWN_ISSUER: corp}, unbound=corp, cache=cache, clock=HandClock(NOW), max_token_bytes=16_384, refuse=None
     )
@@ -228,7 +232,7 @@ async def test_order_beside_other_jwts_makes_no_difference(datahub_first: bool) 
     cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
     members = [
         DataHubTokenAuthenticator(
-            DataHubTrust(KEY, SALT, own_issuer=OWN_ISSUER, records=Records({"own-1": RECORD})),
+            DataHubTokenPolicy(KEY, SALT, own_issuer=OWN_ISSUER, records=Records({"own-1": RECORD})),
             cache=cache,
             clock=HandClock(NOW),
             max_token_bytes=16_384,
@@ -249,7 +253,7 @@ async def test_order_beside_other_jwts_makes_no_difference(datahub_first: bool) 
 async def test_expired_token_is_forgotten_and_refused() -> None:
     clock, metrics = HandClock(NOW), Metrics()
     cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
-    member = DataHubTokenAuthenticator(DataHubTrust(KEY, SALT), cache=cache, clock=clock, max_token_bytes=16_384)
+    member = DataHubTokenAuthenticator(DataHubTokenPolicy(KEY, SALT), cache=cache, clock=clock, max_token_bytes=16_384)
     text = token(exp=int(NOW) + 60)
     assert isinstance(await member.authenticate(view(text)), Accepted)
     assert cache.get(text, clock.now()) is not None
@@ -317,10 +321,10 @@ async def test_what_is_denied_is_denied_in_any_letters() -> None:
     for spelled, named in (("Sam", "sam"), ("sam", "sam"), ("Ops/Sam", "ops/sam"), ("Ops/Sam", "Ops/sam")):
         outcome = await authenticator().authenticate(view(token(actorId=spelled)))
         assert isinstance(outcome, Accepted)
-        assert outcome.facts
-        denials = DenyList()
-        denials.add(make_denial(Scope.ACTOR, "", f"USER:{named}", NOW, issued_before=NOW))
-        assert denials.match(outcome.facts, NOW) is Scope.ACTOR
+        assert outcome.revocation_keys
+        denials = RevocationList()
+        denials.add(make_entry(Scope.ACTOR, "", f"USER:{named}", NOW, issued_before=NOW))
+        assert denials.match(outcome.revocation_keys, NOW) is Scope.ACTOR
 
 
 async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() -> None:
@@ -330,6 +334,6 @@ async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() 
         theirs, ours = await member.authenticate(view(token())), await member.authenticate(view(OWN))
         assert isinstance(theirs, Accepted)
         assert isinstance(ours, Accepted)
-        assert theirs.passed_on == (f"Bearer {token()}" if passes_on else "")
-        assert ours.passed_on == ""
+        assert theirs.forwarded_authorization == (f"Bearer {token()}" if passes_on else "")
+        assert ours.forwarded_authorization == ""
         assert token() not in repr(theirs)

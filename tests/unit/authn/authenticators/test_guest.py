@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.access.decide import Allow, Decider, Guests
+from sidecar.access.decide import Allow, Decider, GuestPolicy
 from sidecar.access.rules import Rules
 from sidecar.authn.authenticators.guest import Guest
-from sidecar.authn.base import ABSTAINED, Authenticator, Member, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Authenticator, AuthenticatorProtocol, Outcome, Rejected
 from sidecar.authn.chain import Chain
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
-from sidecar.identity.request import RequestView
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from tests.support.members import asked, options_of, surroundings
 
@@ -24,30 +24,30 @@ RULES = [
 ]
 
 
-class Tells(Member):
+class Tells(Authenticator):
     """Gives one outcome for every credential."""
 
     def __init__(self, outcome: Outcome | Unavailable) -> None:
         super().__init__(None, surroundings("tells"))
         self.outcome = outcome
 
-    async def authenticate(self, view: RequestView) -> Outcome:
+    async def authenticate(self, view: RequestContext) -> Outcome:
         if isinstance(self.outcome, Unavailable):
             raise self.outcome
         return self.outcome
 
 
 def decider(
-    *authenticators: Authenticator, skippable: tuple[str, ...] = (), written: Any = RULES, **options: Any
+    *authenticators: AuthenticatorProtocol, skippable: tuple[str, ...] = (), written: Any = RULES, **options: Any
 ) -> Decider:
     guest = Guest(options_of(Guest, options), surroundings("guest"))
     limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
     rules = Rules(RuleSettings.model_validate(rule) for rule in written)
     chain = Chain((*authenticators, guest), (), Metrics(), skippable=skippable)
-    return Decider(rules, chain, deadline=5.0, public_preflight=False, guests=Guests(guest.accepted, limits))
+    return Decider(rules, chain, deadline=5.0, public_preflight=False, guests=GuestPolicy(guest.accepted, limits))
 
 
-async def who(of: Decider, view: RequestView) -> str:
+async def who(of: Decider, view: RequestContext) -> str:
     """Id of the Actor, ``nobody``, or the reason of the refusal."""
     verdict = await of.decide(view)
     if isinstance(verdict, Allow):

@@ -19,8 +19,8 @@ from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.outbound import ControlClient
-from sidecar.store.replica.revocation_list import DenyList, facts_of
-from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.replica.revocation_list import RevocationList, revocation_keys
+from sidecar.store.revocation_entry import Scope, make_entry
 from tests.support.forge import ISSUER, claims, token
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
@@ -223,11 +223,11 @@ async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
     text = token(claims(**presented))
     outcome = await make(jwts=True).authenticate(asked(f"Bearer {text}"))
     assert isinstance(outcome, Accepted)
-    assert outcome.facts
+    assert outcome.revocation_keys
     digest = sha256(text.rpartition(".")[0].encode()).hexdigest()
-    expected = facts_of(Actor(ActorType.USER, "sam", issuer=ISSUER, subject="sam", token_id=token_id), digest)
-    assert outcome.facts.probes == expected.probes
-    assert outcome.facts.issued_at == claims()["iat"]
+    expected = revocation_keys(Actor(ActorType.USER, "sam", issuer=ISSUER, subject="sam", token_id=token_id), digest)
+    assert outcome.revocation_keys.probes == expected.probes
+    assert outcome.revocation_keys.issued_at == claims()["iat"]
 
 
 @pytest.mark.parametrize("value", ["two words", "a\tb", "naïve", "a&token=b", "x" * 20_000, "", "eyJhbGciOi.x.y"])
@@ -278,10 +278,10 @@ async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
     await client.aclose()
     assert isinstance(outcome, Accepted)
     assert outcome.actor.subject == server.answer.get("sub", "")
-    assert outcome.facts
-    denials = DenyList()
-    denials.add(make_denial(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
-    assert denials.match(outcome.facts, NOW) is Scope.SUBJECT
+    assert outcome.revocation_keys
+    denials = RevocationList()
+    denials.add(make_entry(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
+    assert denials.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
 
 
 async def test_refused_token_is_asked_about_once_a_minute(make: Any, server: Server, clock: HandClock) -> None:

@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
+from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.config.providers import OwnIssuers
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations
+from sidecar.tokens.jwt.verify import ValidationPolicy
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 
@@ -49,9 +49,9 @@ OTHER = forge.public(forge.OTHER_RSA, "RS256")
 
 
 def issuer(name: str, keys: Keys, *issuers: str, audiences: tuple[str, ...] = ("meta",)) -> Issuer:
-    expectations = Expectations(frozenset(issuers) or None, ALGORITHMS, frozenset(audiences))
+    expectations = ValidationPolicy(frozenset(issuers) or None, ALGORITHMS, frozenset(audiences))
     policy = PrincipalPolicy(name, (ClaimPath("sub"),), principal_domain="example.com", authenticator="jwt")
-    return Issuer(name, keys, expectations, ForeignAcceptor(policy, 0.0))
+    return Issuer(name, keys, expectations, ProviderPrincipalMapper(policy, 0.0))
 
 
 class World:
@@ -72,9 +72,9 @@ class World:
         return await self.authenticator.authenticate(view(authorization))
 
 
-def view(authorization: str) -> RequestView:
+def view(authorization: str) -> RequestContext:
     headers: CIMultiDict[str] = CIMultiDict([("Authorization", authorization)])
-    return RequestView("GET", "/", headers, read_credential(headers))
+    return RequestContext("GET", "/", headers, read_credential(headers))
 
 
 def bearer(**claims: Any) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.authn.support.basic_credential import Throttle
+from sidecar.authn.support.basic_credential import RateLimiter
 from sidecar.errors import Unavailable
 from tests.support.hand_clock import HandClock
 
@@ -10,25 +10,25 @@ from tests.support.hand_clock import HandClock
 def test_names_that_are_not_looked_at_push_nobody_out() -> None:
     """Else a user's count would begin anew after a flood of made-up names, which cost nothing."""
     clock = HandClock()
-    throttle = Throttle(clock, per_user=1, in_all=3)
-    throttle.begin("a")
-    throttle.begin("b")
+    throttle = RateLimiter(clock, per_user=1, in_all=3)
+    throttle.attempt("a")
+    throttle.attempt("b")
     clock.advance(30)
-    throttle.begin("alice")
+    throttle.attempt("alice")
     for number in range(10_001):
         with pytest.raises(Unavailable):
-            throttle.begin(f"flood{number}")
+            throttle.attempt(f"flood{number}")
     clock.advance(30)
     with pytest.raises(Unavailable):
-        throttle.begin("alice")
-    throttle.begin("bob")
+        throttle.attempt("alice")
+    throttle.attempt("bob")
 
 
 def test_an_attempt_that_was_none_is_not_counted_under_either_name() -> None:
-    throttle = Throttle(HandClock(), per_user=1, in_all=1)
+    throttle = RateLimiter(HandClock(), per_user=1, in_all=1)
     for _ in range(3):
-        throttle.begin("alice")
-        throttle.is_about("uid=alice")
-        throttle.good("alice", "uid=alice")
-    throttle.begin("bob")
-    throttle.is_about("uid=alice")
+        throttle.attempt("alice")
+        throttle.alias("uid=alice")
+        throttle.success("alice", "uid=alice")
+    throttle.attempt("bob")
+    throttle.alias("uid=alice")

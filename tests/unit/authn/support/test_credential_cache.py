@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sidecar.authn.base import Accepted
-from sidecar.authn.support.credential_cache import Memory
+from sidecar.authn.support.credential_cache import CredentialCache
 from sidecar.identity.actor import Actor, ActorType
 from tests.support.hand_clock import HandClock
 
@@ -14,7 +14,7 @@ def test_memory_is_bounded_whatever_the_number() -> None:
     """A directory may put a caller into a thousand groups; the least recently used leave first."""
     clock = HandClock()
     many = Accepted(replace(ANN, groups=tuple(f"group-{number}" for number in range(1000))))
-    memory = Memory(clock, max_bytes=4 * many.memory())
+    memory = CredentialCache(clock, max_bytes=4 * many.memory())
     digests = [memory.digest(str(number)) for number in range(10)]
     for digest in digests:
         memory.put(digest, many, 60)

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from sidecar.authn.support.dependency_probe import Recovery
+from sidecar.authn.support.dependency_probe import DependencyProbe
 from tests.support.hand_clock import HandClock
 
 
@@ -16,7 +16,7 @@ class Dependency:
         self.clock = HandClock()
         self.wrong: list[str] | Exception = []
         self.looks: list[float] = []
-        self.recovery = Recovery("people", self.look, self.clock.wait, lambda: 1.0)
+        self.recovery = DependencyProbe("people", self.look, self.clock.wait, lambda: 1.0)
 
     async def look(self) -> list[str]:
         self.looks.append(self.clock.monotonic() - 1000.0)
@@ -49,7 +49,7 @@ async def test_nobody_is_looked_at_without_a_doubt(dependency: Dependency) -> No
 
 async def test_a_doubt_is_looked_into_at_once_and_is_not_a_problem_yet(dependency: Dependency) -> None:
     """What one caller's credential brings about must not keep all others out."""
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     assert dependency.recovery.problem == ""
     await dependency.pass_by(1000)
     assert dependency.looks == [0.0]
@@ -61,7 +61,7 @@ async def test_it_is_looked_at_more_and_more_rarely_until_it_is_well(
 ) -> None:
     caplog.set_level(logging.INFO, "sidecar.authn")
     dependency.wrong = ["away", "late"]
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     await dependency.pass_by(40)
     assert dependency.recovery.problem == "away; late"
     assert dependency.looks == [0.0, 1.0, 3.0, 7.0, 15.0, 25.0, 35.0]
@@ -77,8 +77,8 @@ async def test_pauses_differ_between_processes() -> None:
     """By up to a half, so that all replicas do not ask at once."""
     dependency = Dependency()
     dependency.wrong = ["away"]
-    recovery = Recovery("people", dependency.look, dependency.clock.wait, lambda: 0.0)
-    recovery.doubt()
+    recovery = DependencyProbe("people", dependency.look, dependency.clock.wait, lambda: 0.0)
+    recovery.report_failure()
     await dependency.pass_by(10)
     assert dependency.looks == [0.0, 1.0, 2.0, 4.0, 8.0]
     await recovery.aclose()
@@ -88,16 +88,16 @@ async def test_many_doubts_are_few_looks(dependency: Dependency) -> None:
     """Whoever has a credential that nobody can answer for cannot keep the dependency busy by it."""
     for _ in range(10):
         for _ in range(100):
-            dependency.recovery.doubt()
+            dependency.recovery.report_failure()
         await dependency.pass_by(1)
     assert dependency.looks == [float(second) for second in range(10)]
 
 
 async def test_a_doubt_right_after_a_look_is_not_lost(dependency: Dependency) -> None:
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     await settle()
     dependency.wrong = ["away"]
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     await dependency.pass_by(1)
     assert dependency.recovery.problem == "away"
     await dependency.recovery.aclose()
@@ -105,7 +105,7 @@ async def test_a_doubt_right_after_a_look_is_not_lost(dependency: Dependency) ->
 
 async def test_a_look_that_fails_is_a_problem_by_its_kind_alone(dependency: Dependency) -> None:
     dependency.wrong = ValueError("s3cret")
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     await settle()
     assert dependency.recovery.problem == "ValueError"
     dependency.wrong = []
@@ -115,7 +115,7 @@ async def test_a_look_that_fails_is_a_problem_by_its_kind_alone(dependency: Depe
 
 async def test_nobody_is_looked_at_after_the_end(dependency: Dependency) -> None:
     dependency.wrong = ["away"]
-    dependency.recovery.doubt()
+    dependency.recovery.report_failure()
     await dependency.pass_by(1)
     await dependency.recovery.aclose()
     await dependency.pass_by(100)

@@ -9,19 +9,19 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
-from sidecar.authn.authenticators.jwt import ForeignAcceptor, Issuer, JwtAuthenticator
+from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Accepted, Rejected
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.config.providers import LOGGED_IN_USER, bot_check_url
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestView, read_credential
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import Expectations
+from sidecar.tokens.jwt.verify import ValidationPolicy
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.loopback_server import LoopbackServer
@@ -150,8 +150,8 @@ def authenticator(bots: BotTokenCheck, clock: HandClock, **more: bool) -> JwtAut
             return ()
 
     policy = PrincipalPolicy("openmetadata", (ClaimPath("sub"),), own_issuer=True)
-    expectations = Expectations(frozenset({forge.ISSUER}), frozenset({"RS256"}), require_expiry=False)
-    accept = ForeignAcceptor(policy, 0, is_own=True, bots=bots, **more)
+    expectations = ValidationPolicy(frozenset({forge.ISSUER}), frozenset({"RS256"}), require_expiry=False)
+    accept = ProviderPrincipalMapper(policy, 0, is_own=True, bots=bots, **more)
     issuer = Issuer("openmetadata", Keys(), expectations, accept)
     cache: VerifiedCache[Accepted] = VerifiedCache(10, Metrics())
     return JwtAuthenticator(
@@ -162,9 +162,9 @@ def authenticator(bots: BotTokenCheck, clock: HandClock, **more: bool) -> JwtAut
 KEY = forge.public(forge.RSA, "RS256")
 
 
-def view(text: str) -> RequestView:
+def view(text: str) -> RequestContext:
     headers = CIMultiDict({"Authorization": f"Bearer {text}"})
-    return RequestView("GET", "/", headers, read_credential(headers))
+    return RequestContext("GET", "/", headers, read_credential(headers))
 
 
 async def test_bot_is_asked_about_again_when_the_answer_is_old(server: Server, client: ControlClient) -> None:

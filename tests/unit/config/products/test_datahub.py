@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidecar.authn.registry import judge, plan
+from sidecar.authn.registry import build_specs, validate
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
 from sidecar.config.products.datahub import VARIABLES
@@ -33,7 +33,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load_text(text: str, environ: Mapping[str, str] | None = None) -> Loaded:
     Path("c.yaml").write_text(text, encoding="utf-8")
-    return load(["c.yaml"], environ or {}, judge)
+    return load(["c.yaml"], environ or {}, validate)
 
 
 def told(text: str, environ: Mapping[str, str] | None = None) -> str:
@@ -53,8 +53,8 @@ def test_a_full_file_is_imported() -> None:
     assert block.token_service.signing_key
     assert block.token_service.signing_key.reveal() == KEY
     assert block.token_service.issuer == "datahub-metadata-service"
-    planned = plan(loaded.members)
-    assert [item.word for item in planned] == ["jwt", "datahub", "guest"]
+    planned = build_specs(loaded.authenticators)
+    assert [item.type_name for item in planned] == ["jwt", "datahub", "guest"]
     assert loaded.sources["authentication.tokenService.salt"] == "environment DATAHUB_TOKEN_SERVICE_SALT"
     assert loaded.sources["authentication.tokenService.issuer"].startswith("import application.yaml:")
 
@@ -79,7 +79,7 @@ def test_what_is_written_wins_over_the_import() -> None:
         f"{IMPORT}authentication: {{systemClientId: other, authenticators: [{{type: datahub}}]}}\n", ENVIRON
     )
     assert loaded.settings.authentication.system_client_id == "other"
-    assert [item.word for item in plan(loaded.members)] == ["jwt", "datahub"]
+    assert [item.type_name for item in build_specs(loaded.authenticators)] == ["jwt", "datahub"]
 
 
 def test_no_secret_is_shown() -> None:

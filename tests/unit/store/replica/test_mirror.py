@@ -15,9 +15,9 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, LossError
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.mirror import Mirror
-from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.store.replica.snapshot import KEEP_EXPIRED
-from sidecar.store.revocation_entry import Denial, Scope, make_denial
+from sidecar.store.revocation_entry import RevocationEntry, Scope, make_entry
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
@@ -34,8 +34,8 @@ def bot(token_id: str, **changes: Any) -> TokenRecord:
     return record(token_id, kind=TokenKind.BOT, actor_id="ingest", actor_type=ActorType.SERVICE, **changes)
 
 
-def denial(name: str = "j1", **more: Any) -> Denial:
-    return make_denial(Scope.TOKEN, ISSUER, name, 1_800_000_000.0, **more)
+def denial(name: str = "j1", **more: Any) -> RevocationEntry:
+    return make_entry(Scope.TOKEN, ISSUER, name, 1_800_000_000.0, **more)
 
 
 class World:
@@ -52,7 +52,7 @@ class World:
 
     def is_denied(self, name: str = "j1", mirror: Mirror | None = None) -> bool:
         actor = Actor(ActorType.USER, "sam", issuer=ISSUER, subject="s", token_id=name, issued_at=1_800_000_000.0)
-        return (mirror or self.mirror).denials.match(facts_of(actor), self.clock.now()) is not None
+        return (mirror or self.mirror).revocations.match(revocation_keys(actor), self.clock.now()) is not None
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -95,7 +95,7 @@ class HeldStore(MemoryStore):
         await self._pass("record")
         return found
 
-    async def denial(self, denial_id: str) -> Denial | None:
+    async def denial(self, denial_id: str) -> RevocationEntry | None:
         await self._pass("denial")
         return await super().denial(denial_id)
 
@@ -120,7 +120,7 @@ async def following(world: World, mirror: Mirror | None = None) -> AsyncIterator
     mirror = mirror or world.mirror
     await mirror.start()
     try:
-        await mirror.tried(2)
+        await mirror.wait_first_load(2)
         yield mirror
     finally:
         await mirror.aclose()
@@ -138,7 +138,7 @@ async def test_start_needs_no_store_and_age_tells(world: World) -> None:
 
 
 async def test_knows_everything_from_its_start(world: World) -> None:
-    await world.store.write(Batch(add=[record()], deny=[denial()]))
+    await world.store.write(Batch(add=[record()], add_entries=[denial()]))
     async with following(world) as mirror:
         assert mirror.record("1") == record()
         assert mirror.record("2") is None
@@ -151,18 +151,18 @@ async def test_knows_everything_from_its_start(world: World) -> None:
 async def test_follows_what_others_write_and_measures_how_long_it_took(world: World) -> None:
     async with following(world) as mirror:
         world.store.now = world.clock.now() - 0.02
-        await world.store.write(Batch(add=[record()], deny=[denial(), denial("j2")]))
+        await world.store.write(Batch(add=[record()], add_entries=[denial(), denial("j2")]))
         await eventually(lambda: world.is_denied() and mirror.record("1"))
         assert world.sample("sidecar_revocation_propagation_seconds_count") == 1
         assert world.sample("sidecar_revocation_propagation_seconds_sum") == pytest.approx(0.02, abs=1e-4)
-        await world.store.write(Batch(forgive=[denial().id], revoke=[("1", 5.0)]))
+        await world.store.write(Batch(remove_entries=[denial().id], revoke=[("1", 5.0)]))
         await eventually(lambda: not world.is_denied())
         assert world.is_denied("j2")
         assert mirror.record("1") == record(revoked_at=5.0)
 
 
 async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(world: World) -> None:
-    await world.store.write(Batch(deny=[denial()]))
+    await world.store.write(Batch(add_entries=[denial()]))
     async with following(world) as mirror:
         world.store.away = True
         world.store._wake()
@@ -170,7 +170,7 @@ async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(wo
         assert mirror.age == 700
         assert world.is_denied()
         world.store.away = False
-        await world.store.write(Batch(deny=[denial("j2")]))
+        await world.store.write(Batch(add_entries=[denial("j2")]))
         await world.retried(lambda: world.is_denied("j2"))
         assert mirror.age < 700
 
@@ -180,11 +180,11 @@ async def test_own_write_counts_at_once(world: World) -> None:
     async with following(world) as mirror:
         await mirror.write(Batch(add=[bot("1")]))
         world.store.hold("follow")
-        await mirror.write(Batch(deny=[denial()], add=[bot("2", created_at=7.0)], revoke=[]))
+        await mirror.write(Batch(add_entries=[denial()], add=[bot("2", created_at=7.0)], revoke=[]))
         assert world.is_denied()
         assert mirror.record("2") == bot("2", created_at=7.0)
         assert mirror.record("1") == bot("1", revoked_at=7.0)
-        await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, forgive=[denial().id]))
+        await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, remove_entries=[denial().id]))
         assert mirror.record("2") == bot("2", created_at=7.0)
         await mirror.write(Batch(revoke=[("1", 9.0), ("2", 9.0), ("nobody", 9.0)]))
         assert mirror.record("2") == bot("2", created_at=7.0, revoked_at=9.0)
@@ -197,7 +197,7 @@ async def test_write_that_failed_changes_nothing_here(world: World) -> None:
     async with following(world) as mirror:
         world.store.away = True
         with pytest.raises(Unavailable):
-            await mirror.write(Batch(deny=[denial()], add=[record()]))
+            await mirror.write(Batch(add_entries=[denial()], add=[record()]))
         assert not world.is_denied()
         assert mirror.record("1") is None
 
@@ -211,10 +211,10 @@ async def test_own_write_while_everything_is_being_read_is_not_lost(world: World
         world.store._wake()
         await eventually(lambda: world.store.calls.count("snapshot") == 2)
         follow = world.store.hold("follow")
-        await mirror.write(Batch(deny=[denial()], add=[record()]))
-        before = mirror.denials
+        await mirror.write(Batch(add_entries=[denial()], add=[record()]))
+        before = mirror.revocations
         gate.set()
-        await eventually(lambda: mirror.denials is not before)
+        await eventually(lambda: mirror.revocations is not before)
         assert world.is_denied()
         assert mirror.record("1") == record()
         follow.set()
@@ -226,9 +226,9 @@ async def test_denial_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(wo
         held = world.store.hold("follow")
         world.store._wake()
         await eventually(lambda: world.store.calls.count("follow") > 1)
-        await mirror.write(Batch(deny=[denial()]))
+        await mirror.write(Batch(add_entries=[denial()]))
         asked = world.store.hold("denial")
-        world.store.next_piece = Changes(mirror._position, forgiven=(denial().id,))
+        world.store.next_piece = Changes(mirror._position, removed=(denial().id,))
         held.set()
         await eventually(lambda: world.store.calls.count("denial"))
         assert world.is_denied()
@@ -263,21 +263,21 @@ async def test_late_answer_does_not_end_the_bots_token_that_came_after(world: Wo
 
 
 async def test_late_answer_to_a_removal_does_not_end_the_denial_that_came_after(world: World) -> None:
-    await world.store.write(Batch(deny=[denial()]))
+    await world.store.write(Batch(add_entries=[denial()]))
     async with following(world) as mirror:
         world.store.calls.clear()
-        async with late_answer(world, mirror, Batch(forgive=[denial().id])):
+        async with late_answer(world, mirror, Batch(remove_entries=[denial().id])):
             await eventually(lambda: not world.is_denied())
-            await world.store.write(Batch(deny=[denial()]))
+            await world.store.write(Batch(add_entries=[denial()]))
             await eventually(world.is_denied)
         assert world.is_denied()
 
 
 async def test_late_answer_to_a_denial_does_not_undo_the_removal_that_came_after(world: World) -> None:
     async with following(world) as mirror:
-        async with late_answer(world, mirror, Batch(deny=[denial()])):
+        async with late_answer(world, mirror, Batch(add_entries=[denial()])):
             await eventually(world.is_denied)
-            await world.store.write(Batch(forgive=[denial().id]))
+            await world.store.write(Batch(remove_entries=[denial().id]))
             await eventually(lambda: not world.is_denied())
         assert not world.is_denied()
 
@@ -285,21 +285,21 @@ async def test_late_answer_to_a_denial_does_not_undo_the_removal_that_came_after
 async def test_denied_and_forgiven_in_one_piece_of_the_log_ends_as_the_store_says(world: World) -> None:
     async with following(world):
         gate = world.store.hold("follow")
-        await world.store.write(Batch(deny=[denial("end")]))
+        await world.store.write(Batch(add_entries=[denial("end")]))
         await eventually(lambda: world.is_denied("end"))
-        await world.store.write(Batch(deny=[denial()]))
-        await world.store.write(Batch(forgive=[denial().id]))
-        await world.store.write(Batch(deny=[denial("last")]))
+        await world.store.write(Batch(add_entries=[denial()]))
+        await world.store.write(Batch(remove_entries=[denial().id]))
+        await world.store.write(Batch(add_entries=[denial("last")]))
         gate.set()
         await eventually(lambda: world.is_denied("last") and not world.is_denied())
 
 
 async def test_gap_leads_to_a_new_snapshot_and_forgets_what_was_removed_meanwhile(world: World) -> None:
-    await world.store.write(Batch(deny=[denial()]))
+    await world.store.write(Batch(add_entries=[denial()]))
     async with following(world):
         gate = world.store.hold("follow")
         world.store._wake()
-        await world.store.write(Batch(deny=[denial("j2")], forgive=[denial().id]))
+        await world.store.write(Batch(add_entries=[denial("j2")], remove_entries=[denial().id]))
         world.store.trim()
         world.store.trimmed += 5
         gate.set()
@@ -310,7 +310,7 @@ async def test_gap_leads_to_a_new_snapshot_and_forgets_what_was_removed_meanwhil
 
 
 async def test_old_picture_stands_until_the_new_one_is_complete(world: World) -> None:
-    await world.store.write(Batch(deny=[denial()], add=[record()]))
+    await world.store.write(Batch(add_entries=[denial()], add=[record()]))
     async with following(world) as mirror:
         gate = world.store.hold("snapshot")
         world.store.trim()
@@ -319,17 +319,19 @@ async def test_old_picture_stands_until_the_new_one_is_complete(world: World) ->
         await eventually(lambda: world.store.calls.count("snapshot") == 2)
         assert world.is_denied()
         assert mirror.record("1") == record()
-        before = mirror.denials
+        before = mirror.revocations
         gate.set()
-        await eventually(lambda: mirror.denials is not before)
+        await eventually(lambda: mirror.revocations is not before)
         assert world.is_denied()
 
 
 async def test_emptied_store_gets_back_what_was_known(world: World, caplog: pytest.LogCaptureFixture) -> None:
     now = world.clock.now()
-    cut_off = make_denial(Scope.SUBJECT, ISSUER, "kim", now, issued_before=now, reason="left", created_by="USER:admin")
+    cut_off = make_entry(Scope.SUBJECT, ISSUER, "kim", now, issued_before=now, reason="left", created_by="USER:admin")
     await world.store.write(
-        Batch(add=[record(revoked_at=5.0), bot("2")], deny=[denial(), cut_off, denial("old", expires_at=now + 60)])
+        Batch(
+            add=[record(revoked_at=5.0), bot("2")], add_entries=[denial(), cut_off, denial("old", expires_at=now + 60)]
+        )
     )
     async with following(world):
         world.clock.advance(90)
@@ -342,7 +344,7 @@ async def test_emptied_store_gets_back_what_was_known(world: World, caplog: pyte
         assert world.store.mark != "g1"
         assert world.sample("sidecar_store_reseeds_total") == 1
         assert [entry.levelname for entry in caplog.records] == ["CRITICAL"]
-        await world.store.write(Batch(deny=[denial("new")]))
+        await world.store.write(Batch(add_entries=[denial("new")]))
         await eventually(lambda: world.is_denied("new"))
         assert world.is_denied()
 
@@ -352,12 +354,12 @@ async def test_what_only_the_second_mirror_knew_comes_back_as_well(world: World)
     world.store.all_records["1"] = record()
     async with following(world) as first, following(world, world.another()) as second:
         second._picture.add([denial("late")])
-        second._picture.learn(record("1", revoked_at=9.0))
-        second._picture.learn(record("3"))
+        second._picture.merge(record("1", revoked_at=9.0))
+        second._picture.merge(record("3"))
         await world.store.restore([], [], "")
         world.store.mark = "g2"
         world.clock.advance(Mirror.CHECK_GENERATION)
-        await world.store.write(Batch(deny=[denial()]))
+        await world.store.write(Batch(add_entries=[denial()]))
         await eventually(lambda: denial("late").id in world.store.all_denials)
         await eventually(lambda: world.is_denied("late", first) and world.is_denied("late", second))
         assert world.store.all_records["1"].revoked_at == 9.0
@@ -367,9 +369,9 @@ async def test_what_only_the_second_mirror_knew_comes_back_as_well(world: World)
 async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> None:
     """A failover to a replica that had not heard of the last ones."""
     async with following(world) as mirror:
-        await mirror.write(Batch(deny=[denial()], add=[record()]))
+        await mirror.write(Batch(add_entries=[denial()], add=[record()]))
         await eventually(lambda: not mirror._awaited)
-        await world.store.write(Batch(deny=[denial("j2")]))
+        await world.store.write(Batch(add_entries=[denial("j2")]))
         await eventually(lambda: world.is_denied("j2"))
         world.store.all_denials.clear()
         world.store.all_records.clear()
@@ -397,11 +399,11 @@ async def test_new_store_is_given_a_mark_and_nothing_is_said(world: World, caplo
 async def test_what_cannot_be_understood_is_skipped_and_counted(world: World) -> None:
     strange = replace(denial("nan"), expires_at=float("nan"))
     async with following(world) as mirror:
-        world.store.next_piece = Changes("0", denials=(strange, denial()), skipped=2)
+        world.store.next_piece = Changes("0", entries=(strange, denial()), skipped=2)
         world.store._wake()
         await world.store.write(Batch())
         await eventually(world.is_denied)
-        assert len(mirror.denials) == 1
+        assert len(mirror.revocations) == 1
         assert world.sample("sidecar_revocation_skipped_entries_total") == 3
 
 
@@ -421,7 +423,7 @@ async def test_fault_of_the_store_does_not_end_the_following(world: World, caplo
 
         world.store.follow = faulty  # type: ignore[method-assign]
         world.store._wake()
-        await world.store.write(Batch(deny=[denial()]))
+        await world.store.write(Batch(add_entries=[denial()]))
         await world.retried(world.is_denied)
     assert "secret" not in caplog.text
 
@@ -498,27 +500,27 @@ async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
     soon = world.clock.now() + 10
     batch = Batch(
         add=[record("1", expires_at=soon), record("2"), bot("3", expires_at=soon + 86_400)],
-        deny=[denial(expires_at=soon), denial("j2")],
+        add_entries=[denial(expires_at=soon), denial("j2")],
     )
     async with following(world) as mirror:
         await mirror.write(batch)
         world.clock.advance(KEEP_EXPIRED + 120)
-        await world.store.write(Batch(deny=[denial("j3")]))
+        await world.store.write(Batch(add_entries=[denial("j3")]))
         await eventually(lambda: mirror.record("1") is None)
         assert mirror.record("2")
         assert mirror.record("3")
         assert mirror.is_bot_name("ingest")
-        assert len(mirror.denials) == 2
+        assert len(mirror.revocations) == 2
 
 
 async def test_mostly_waste_is_read_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.store.replica.revocation_list._TOLERATED_WASTE", 3)
     async with following(world) as mirror:
         for number in range(4):
-            await mirror.write(Batch(deny=[denial(f"j{number}")]))
-            await mirror.write(Batch(forgive=[denial(f"j{number}").id]))
+            await mirror.write(Batch(add_entries=[denial(f"j{number}")]))
+            await mirror.write(Batch(remove_entries=[denial(f"j{number}").id]))
         await eventually(lambda: world.store.calls.count("snapshot") == 2)
-        assert len(mirror.denials._archive) == 0
+        assert len(mirror.revocations._archive) == 0
 
 
 async def _changed_within(wait: Callable[[float], Awaitable[None]], seconds: float) -> bool:
@@ -533,7 +535,7 @@ async def test_whoever_waits_for_a_change_is_woken_by_it(world: World) -> None:
     async with following(world) as mirror:
         waiting = asyncio.create_task(_changed_within(mirror.changed, 5))
         await asyncio.sleep(0)
-        await world.store.write(Batch(deny=[denial()]))
+        await world.store.write(Batch(add_entries=[denial()]))
         assert await waiting
         await mirror.changed(0.01)
     waiting = asyncio.create_task(_changed_within(world.mirror.changed, 5))
@@ -547,8 +549,10 @@ async def test_revocations_of_this_process_are_counted_by_kind_and_scope() -> No
     world = World()
     await world.mirror.start()
     await world.mirror.write(Batch(add=(record("1"), bot("2"))))
-    await world.mirror.write(Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), deny=(denial(),)))
-    await world.store.write(Batch(deny=(denial("j2"),)))
+    await world.mirror.write(
+        Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), add_entries=(denial(),))
+    )
+    await world.store.write(Batch(add_entries=(denial("j2"),)))
     await eventually(lambda: world.is_denied("j2"))
     counted = [world.sample("sidecar_tokens_revoked_total", kind=kind) for kind in ("personal", "bot", "token")]
     assert counted == [1, 1, 1]

@@ -8,22 +8,22 @@ import pytest
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.store.record import Owner
 from sidecar.store.replica.compressed_log import _BLOCK
-from sidecar.store.replica.revocation_list import DenyList, facts_of
-from sidecar.store.revocation_entry import Denial, Scope, make_denial, read_denial_id
+from sidecar.store.replica.revocation_list import RevocationList, revocation_keys
+from sidecar.store.revocation_entry import RevocationEntry, Scope, make_entry, parse_entry_id
 
 NOW = 1_800_000_000.0
 ISSUER = "https://idp.example.com"
 SAM = Actor(ActorType.USER, "sam", issuer=ISSUER, subject="raw-sam", token_id="j1", issued_at=NOW - 60)
 
 
-def denial(scope: Scope = Scope.TOKEN, issuer: str = ISSUER, name: str = "j1", **more: Any) -> Denial:
+def denial(scope: Scope = Scope.TOKEN, issuer: str = ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
     if scope not in (Scope.TOKEN, Scope.DIGEST):
         more.setdefault("issued_before", NOW)
-    return make_denial(scope, issuer, name, NOW, **more)
+    return make_entry(scope, issuer, name, NOW, **more)
 
 
-def listed(*denials: Denial) -> DenyList:
-    made = DenyList()
+def listed(*denials: RevocationEntry) -> RevocationList:
+    made = RevocationList()
     for item in denials:
         assert made.add(item)
     return made
@@ -39,8 +39,8 @@ def listed(*denials: Denial) -> DenyList:
     ],
     ids=lambda entry: entry.scope.value,
 )
-def test_token_is_found_by_whatever_denies_it(entry: Denial) -> None:
-    assert listed(entry).match(facts_of(SAM), NOW) is entry.scope
+def test_token_is_found_by_whatever_denies_it(entry: RevocationEntry) -> None:
+    assert listed(entry).match(revocation_keys(SAM), NOW) is entry.scope
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,15 @@ def test_token_is_found_by_whatever_denies_it(entry: Denial) -> None:
     ],
     ids=lambda entry: f"{entry.scope}-{entry.issuer}-{entry.name}",
 )
-def test_denial_of_something_else_concerns_nobody(entry: Denial) -> None:
-    assert listed(entry).match(facts_of(SAM), NOW) is None
+def test_denial_of_something_else_concerns_nobody(entry: RevocationEntry) -> None:
+    assert listed(entry).match(revocation_keys(SAM), NOW) is None
 
 
 def test_token_without_jti_is_known_by_its_digest() -> None:
     nameless = replace(SAM, token_id="")
-    assert listed(denial(Scope.DIGEST, name="ab")).match(facts_of(nameless, "ab"), NOW) is Scope.DIGEST
-    assert listed(denial(Scope.DIGEST, name="ab")).match(facts_of(nameless, "cd"), NOW) is None
-    assert listed(denial(name="")).match(facts_of(nameless, "ab"), NOW) is None
+    assert listed(denial(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "ab"), NOW) is Scope.DIGEST
+    assert listed(denial(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "cd"), NOW) is None
+    assert listed(denial(name="")).match(revocation_keys(nameless, "ab"), NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_token_without_jti_is_known_by_its_digest() -> None:
 def test_cut_off_ends_what_was_issued_before_and_what_does_not_say(
     issued_at: float | None, recorded_at: float | None, is_denied: bool
 ) -> None:
-    facts = facts_of(replace(SAM, issued_at=issued_at), recorded_at=recorded_at)
+    facts = revocation_keys(replace(SAM, issued_at=issued_at), recorded_at=recorded_at)
     found = listed(denial(Scope.SUBJECT, name="raw-sam")).match(facts, NOW)
     assert found is (Scope.SUBJECT if is_denied else None)
 
 
 def test_what_ends_an_origin_ends_the_own_tokens_of_its_people() -> None:
     own = Actor(ActorType.USER, "sam", issuer="us", subject="sam", token_id="1", issued_at=NOW - 1)
-    facts = facts_of(own, owner=Owner(ISSUER, "corp", "raw-sam", "sam"))
+    facts = revocation_keys(own, owner=Owner(ISSUER, "corp", "raw-sam", "sam"))
     assert listed(denial(Scope.SUBJECT, name="raw-sam")).match(facts, NOW) is Scope.SUBJECT
     assert listed(denial(Scope.ISSUER, name="")).match(facts, NOW) is Scope.ISSUER
     assert listed(denial(Scope.SUBJECT, name="kim")).match(facts, NOW) is None
@@ -95,7 +95,7 @@ def test_entry_ends_at_its_expiry_or_at_most_a_minute_later_and_is_then_forgotte
     entries = listed(
         denial(expires_at=NOW + 10), denial(Scope.SUBJECT, name="raw-sam", expires_at=NOW + 5), denial(name="j9")
     )
-    facts = facts_of(SAM)
+    facts = revocation_keys(SAM)
     assert entries.match(facts, NOW + 9.9) is Scope.TOKEN
     assert entries.match(facts, NOW + 70) is None
     assert len(entries) == 3
@@ -118,7 +118,7 @@ def test_repeated_denial_is_one_entry_with_the_later_end() -> None:
     entries = listed(denial(expires_at=NOW + 60), denial(expires_at=NOW + 7200))
     assert len(entries) == 1
     entries.prune(NOW + 120, 10)
-    assert entries.match(facts_of(SAM), NOW + 120) is Scope.TOKEN
+    assert entries.match(revocation_keys(SAM), NOW + 120) is Scope.TOKEN
 
 
 def test_forgiving_one_of_several_cut_offs_leaves_the_others() -> None:
@@ -127,11 +127,11 @@ def test_forgiving_one_of_several_cut_offs_leaves_the_others() -> None:
     entries = listed(early, late)
     assert len(entries) == 2
     assert entries.discard(late.id)
-    assert entries.match(facts_of(SAM), NOW) is Scope.SUBJECT
-    assert entries.match(facts_of(replace(SAM, issued_at=NOW - 10)), NOW) is None
+    assert entries.match(revocation_keys(SAM), NOW) is Scope.SUBJECT
+    assert entries.match(revocation_keys(replace(SAM, issued_at=NOW - 10)), NOW) is None
     assert entries.discard(early.id)
     assert not entries.discard(early.id)
-    assert entries.match(facts_of(SAM), NOW) is None
+    assert entries.match(revocation_keys(SAM), NOW) is None
     assert len(entries) == 0
 
 
@@ -144,9 +144,9 @@ def test_ids_of_any_form_are_good() -> None:
         assert entries.has(item)
         assert entries.discard(item.id)
         assert not entries.has(item)
-        assert entries.match(facts_of(SAM), NOW) is Scope.TOKEN
+        assert entries.match(revocation_keys(SAM), NOW) is Scope.TOKEN
     assert entries.discard(other.id)
-    assert entries.match(facts_of(SAM), NOW) is None
+    assert entries.match(revocation_keys(SAM), NOW) is None
     assert not entries._entries
     assert not entries._strange_ids
 
@@ -154,32 +154,32 @@ def test_ids_of_any_form_are_good() -> None:
 def test_same_strange_id_about_something_else_replaces_it() -> None:
     entries = listed(replace(denial(), id="x"), replace(denial(name="j2"), id="x"))
     assert len(entries) == 1
-    assert entries.match(facts_of(SAM), NOW) is None
+    assert entries.match(revocation_keys(SAM), NOW) is None
 
 
 @pytest.mark.parametrize("text", ["", "x", "ab", "ab" * 15 + "zz", "ab" * 20])
 def test_strange_id_is_told_from_a_proper_one(text: str) -> None:
-    assert read_denial_id(text) is None
+    assert parse_entry_id(text) is None
     assert not listed(denial()).discard(text)
 
 
 def test_id_tells_the_cut_off() -> None:
-    assert read_denial_id(denial().id) == (bytes.fromhex(denial().id), None)
-    about = read_denial_id(denial(Scope.SUBJECT, issued_before=NOW + 0.123).id)
+    assert parse_entry_id(denial().id) == (bytes.fromhex(denial().id), None)
+    about = parse_entry_id(denial(Scope.SUBJECT, issued_before=NOW + 0.123).id)
     assert about is not None
     assert about[1] == NOW + 0.123
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), float("-inf")])
 def test_times_that_are_none_are_refused(time: float) -> None:
-    entries = DenyList()
+    entries = RevocationList()
     assert not entries.add(replace(denial(), expires_at=time))
     assert not entries.add(replace(denial(Scope.SUBJECT), issued_before=time))
     assert len(entries) == 0
 
 
 def test_version_changes_whenever_more_may_be_refused() -> None:
-    entries = DenyList()
+    entries = RevocationList()
     assert entries.version == 0
     entries.add(denial())
     first = entries.version
@@ -202,7 +202,7 @@ def test_everything_can_be_told_in_full_again() -> None:
     entries.discard(full[0].id)
     longer = replace(full[1], expires_at=NOW + 9000)
     entries.add(longer)
-    told = {item.id: item for item in entries.standing(NOW + 62.5)}
+    told = {item.id: item for item in entries.active(NOW + 62.5)}
     assert set(told.values()) == {longer, *full[3:], cut_off, strange}
 
 

@@ -16,11 +16,11 @@ from sidecar.store.record import Owner, TokenKind, hash_token
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.database import Database
 from sidecar.store.sqlite.store import SqliteStore
-from sidecar.tokens.issued.lifetime import parse_expiry
+from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
-from sidecar.tokens.issued.records import OwnIdentity, OwnTokens
+from sidecar.tokens.issued.records import IssuedIdentity, IssuedTokens
 from sidecar.tokens.jwt.compact import parse
-from sidecar.tokens.jwt.policy import own_expectations, own_policy
+from sidecar.tokens.jwt.policy import own_policy, own_validation
 from sidecar.tokens.jwt.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock
@@ -66,11 +66,11 @@ class Own:
         return await self.minter.mint(TokenRequest(**values))
 
     def verified(self, token: str) -> VerifiedClaims:
-        return verify(parse(token, 16_384), (VERIFICATION,), own_expectations(CONFIGURATION), self.clock.now())
+        return verify(parse(token, 16_384), (VERIFICATION,), own_validation(CONFIGURATION), self.clock.now())
 
-    async def identify(self, token: str, *, require_record: bool = True) -> OwnIdentity:
+    async def identify(self, token: str, *, require_record: bool = True) -> IssuedIdentity:
         policy = own_policy(("email", "preferred_username", "sub"), AUTHORIZER, "jwt", ["home"])
-        judge = OwnTokens(self.mirror, policy, require_record=require_record)
+        judge = IssuedTokens(self.mirror, policy, require_record=require_record)
         return await judge.identify(self.verified(token), token)
 
     async def cause_of(self, token: str, *, require_record: bool = True) -> Cause:
@@ -287,7 +287,7 @@ def forged(**changes: Any) -> str:
     ],
 )
 def test_expiry(text: str, seconds: float | None) -> None:
-    assert parse_expiry(text) == seconds
+    assert parse_lifetime(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -312,4 +312,4 @@ def test_expiry(text: str, seconds: float | None) -> None:
 )
 def test_expiry_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        parse_expiry(text)
+        parse_lifetime(text)

@@ -15,7 +15,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.tokens.issued.mint import Minted, Minter
 from sidecar.tokens.issued.records import recorded_actor
-from sidecar.tokens.issued.service import Caller, Rules, TokenService, Wish
+from sidecar.tokens.issued.service import Caller, TokenRules, TokenService, TokenSpec
 from sidecar.tokens.jwt.compact import parse
 from sidecar.tokens.jwt.verify import VerifiedClaims
 from tests.support import forge
@@ -55,11 +55,11 @@ class World:
             "reserved": frozenset({"anonymous"}),
         }
         self.service = TokenService(
-            self.store, self.store.write, minter, self.clock, Rules(ISSUER, **{**defaults, **rules})
+            self.store, self.store.write, minter, self.clock, TokenRules(ISSUER, **{**defaults, **rules})
         )
 
     async def mint(self, caller: Caller, **wish: Any) -> Minted:
-        return await self.service.mint(caller, Wish(**{"name": "laptop", "kind": TokenKind.PERSONAL, **wish}))
+        return await self.service.mint(caller, TokenSpec(**{"name": "laptop", "kind": TokenKind.PERSONAL, **wish}))
 
     async def bot(self, caller: Caller = ADMIN, **wish: Any) -> Minted:
         return await self.mint(caller, **{"name": "ingest", "kind": TokenKind.BOT, **wish})
@@ -295,8 +295,8 @@ async def test_without_a_store_nothing_is_answered(world: World) -> None:
 
 async def test_without_own_keys_nothing_is_minted_but_tokens_can_be_revoked(world: World) -> None:
     record = (await world.mint(SAM)).record
-    bare = TokenService(world.store, world.store.write, None, world.clock, Rules(ISSUER))
-    failure: Failed = await refusal(bare.mint(SAM, Wish("x", TokenKind.PERSONAL)))
+    bare = TokenService(world.store, world.store.write, None, world.clock, TokenRules(ISSUER))
+    failure: Failed = await refusal(bare.mint(SAM, TokenSpec("x", TokenKind.PERSONAL)))
     assert failure.reason is Reason.CONFLICT
     await bare.revoke(SAM, record.id)
 

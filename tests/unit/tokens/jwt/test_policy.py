@@ -10,13 +10,13 @@ from sidecar.identity.claims import make_actor
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import (
     admin_names,
-    own_expectations,
     own_policy,
-    provider_expectations,
+    own_validation,
     provider_policy,
+    provider_validation,
 )
 from sidecar.tokens.jwt.verify import check_claims
-from sidecar.tokens.jwt.well_known import PUBLISHED_TOKENS, refuse_published
+from sidecar.tokens.jwt.well_known import WELL_KNOWN_TOKENS, refuse_well_known
 from tests.support import forge
 
 CORP = Provider(
@@ -40,7 +40,7 @@ def policy(provider: Provider = CORP) -> object:
 
 
 def test_expectations_of_a_provider() -> None:
-    made = provider_expectations(CORP, None)
+    made = provider_validation(CORP, None)
     assert made.issuers == {"https://idp/", "https://idp"}
     assert made.algorithms == {"RS256", "EdDSA", "Ed25519"}
     assert (made.audiences, made.max_lifetime, made.leeway, made.require_expiry) == ({"meta"}, 60.0, 30.0, True)
@@ -49,19 +49,19 @@ def test_expectations_of_a_provider() -> None:
 
 
 def test_exact_issuer_replaces_every_spelling() -> None:
-    assert provider_expectations(CORP, "https://idp").issuers == {"https://idp"}
+    assert provider_validation(CORP, "https://idp").issuers == {"https://idp"}
 
 
 def test_unbound_provider_expects_no_issuer() -> None:
-    assert provider_expectations(Provider("flat", None), None).issuers is None
+    assert provider_validation(Provider("flat", None), None).issuers is None
 
 
 def test_expectations_of_own_tokens() -> None:
-    made = own_expectations(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
+    made = own_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
     assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == ({"me"}, {"meta"}, 5.0, False)
     assert "none" not in made.algorithms
     assert not any(name.startswith("HS") for name in made.algorithms)
-    assert own_expectations(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
+    assert own_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
     written: dict[str, float], early: float, late: float
 ) -> None:
     """5 s for ``nbf`` and ``iat`` and none for ``exp``; what is written counts for all three."""
-    expected = own_expectations(JwtTokenConfiguration(jwtissuer="me", **written))
+    expected = own_validation(JwtTokenConfiguration(jwtissuer="me", **written))
     good = {"iss": "me", "iat": 1000, "nbf": 1000, "exp": 2000}
     check_claims(good, expected, 1000 - early)
     check_claims(good, expected, 2000 + late - 0.1)
@@ -123,7 +123,7 @@ def test_claim_path_that_cannot_be_read_stops_the_start(provider: Provider) -> N
 
 def test_required_claim_path_that_cannot_be_read_stops_the_start() -> None:
     with pytest.raises(Misconfigured, match="requiredClaims"):
-        provider_expectations(Provider("corp", "i", required_claims={"": frozenset()}), None)
+        provider_validation(Provider("corp", "i", required_claims={"": frozenset()}), None)
 
 
 def published(**header: object) -> Unverified:
@@ -132,9 +132,9 @@ def published(**header: object) -> Unverified:
 
 def test_openmetadatas_published_key_id_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
-        refuse_published(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
+        refuse_well_known(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
     assert refusal.value.cause is Cause.PUBLISHED_SECRET
-    refuse_published(published())
+    refuse_well_known(published())
 
 
 def test_openmetadatas_published_admin_token_is_refused() -> None:
@@ -146,8 +146,8 @@ def test_openmetadatas_published_admin_token_is_refused() -> None:
     sample = parse(forge.token(claims, header), 16_384)
     sample.kid = None
     with pytest.raises(Refused):
-        refuse_published(sample)
-    assert len(PUBLISHED_TOKENS) == 1
+        refuse_well_known(sample)
+    assert len(WELL_KNOWN_TOKENS) == 1
 
 
 def test_what_a_provider_says_of_names_and_domains_holds_for_its_claims() -> None:

@@ -11,7 +11,7 @@ from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
-from sidecar.store.replica.revocation_list import facts_of
+from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from tests.support import forge
 
@@ -102,7 +102,7 @@ def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
     memory = cache()
     memory.put("old", Entry(), memory.generation)
     begun = memory.generation
-    memory.advance()
+    memory.advance_epoch()
     memory.put("late", Entry(), begun)
     assert memory.get("old", 0) is None
     assert memory.get("late", 0) is None
@@ -163,7 +163,7 @@ def test_memory_of_what_leaves_is_given_back() -> None:
     assert counted() == 50
     memory.put("a", Entry(size=100, expires_at=10), 0)
     assert (memory.get("a", 10), counted()) == (None, 30)
-    memory.advance()
+    memory.advance_epoch()
     assert counted() == 0
 
 
@@ -193,7 +193,7 @@ def test_what_is_counted_is_no_less_than_what_is_taken(groups: int) -> None:
             groups=tuple(names),
             token_id=f"token-{number}",
         )
-        return Accepted(actor, facts=facts_of(actor))
+        return Accepted(actor, revocation_keys=revocation_keys(actor))
 
     number = 50
     made.forward_block(accepted(0))

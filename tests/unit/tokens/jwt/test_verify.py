@@ -8,26 +8,26 @@ import pytest
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.tokens.jwt.compact import parse
-from sidecar.tokens.jwt.verify import Expectations, VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
 from tests.support import forge
 from tests.support.forge import NOW, OTHER_RSA, RSA, claims, header, token
 
-PLAIN = Expectations(issuers=frozenset({forge.ISSUER}), algorithms=frozenset({"RS256"}))
+PLAIN = ValidationPolicy(issuers=frozenset({forge.ISSUER}), algorithms=frozenset({"RS256"}))
 KEY = forge.public(RSA, "RS256")
 
 
-def judge(text: str, expectations: Expectations = PLAIN, *keys: Any) -> VerifiedClaims:
+def judge(text: str, expectations: ValidationPolicy = PLAIN, *keys: Any) -> VerifiedClaims:
     return verify(parse(text, 16_384), keys or (KEY,), expectations, NOW)
 
 
-def cause_of(text: str, expectations: Expectations = PLAIN, *keys: Any) -> Cause:
+def cause_of(text: str, expectations: ValidationPolicy = PLAIN, *keys: Any) -> Cause:
     with pytest.raises(Refused) as refusal:
         judge(text, expectations, *keys)
     assert refusal.value.reason is Reason.TOKEN_INVALID
     return refusal.value.cause
 
 
-def required(path: str, *values: str) -> Expectations:
+def required(path: str, *values: str) -> ValidationPolicy:
     return replace(PLAIN, required_claims=((ClaimPath(path), frozenset(values)),))
 
 

@@ -16,9 +16,15 @@ from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.store.revocation_entry import Scope
 from sidecar.store.timestamps import to_text
 from sidecar.tokens.jwt.compact import parse as parse_jwt
-from sidecar.tokens.revocation.retention import DenyRule, IssuerBounds
-from sidecar.tokens.revocation.service import Revocations, about_token, describe, read_wish, shown_with_matches
-from sidecar.tokens.submitted import Genuine, genuine_jwt
+from sidecar.tokens.revocation.retention import IssuerBounds, RetentionPolicy
+from sidecar.tokens.revocation.service import (
+    RevocationService,
+    about_token,
+    describe,
+    parse_request,
+    shown_with_matches,
+)
+from sidecar.tokens.submitted import SubmittedToken, submitted_jwt
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.memory_store import MemoryStore
@@ -27,27 +33,27 @@ OWN = "meta.example.com"
 CORP = "https://corp.example.com"
 OPEN = "https://open.example.com"
 DAY = 86_400.0
-RULE = DenyRule(
+RULE = RetentionPolicy(
     {CORP: IssuerBounds(DAY, 30), OPEN: IssuerBounds(None, 60), OWN: IssuerBounds(None, 0)},
     lambda issuer: (issuer.removesuffix("/"),),
 )
 NOW = HandClock().now()
 
 
-def parse(text: str, longest: int) -> Genuine:
-    return genuine_jwt(parse_jwt(text, longest))
+def parse(text: str, longest: int) -> SubmittedToken:
+    return submitted_jwt(parse_jwt(text, longest))
 
 
 class World:
     """A deny list over a store in memory."""
 
-    def __init__(self, rule: DenyRule = RULE, *, verbatim: bool = False) -> None:
+    def __init__(self, rule: RetentionPolicy = RULE, *, verbatim: bool = False) -> None:
         self.store = MemoryStore()
         self.clock = HandClock()
-        self.list = Revocations(self.store, self.store.write, self.clock, rule, own_issuer=OWN, verbatim=verbatim)
+        self.list = RevocationService(self.store, self.store.write, self.clock, rule, own_issuer=OWN, verbatim=verbatim)
 
     async def deny(self, **document: Any) -> dict[str, Any]:
-        (added,) = await self.list.add([read_wish(document)], by="USER:root")
+        (added,) = await self.list.add([parse_request(document)], by="USER:root")
         return describe(added.denial)
 
     def record(self, token_id: str, **changes: Any) -> None:
@@ -101,28 +107,28 @@ async def test_entry_lasts_as_long_as_what_it_concerns(
 
 
 async def test_actor_entry_lasts_as_long_as_every_issuers_tokens() -> None:
-    world = World(DenyRule({CORP: IssuerBounds(DAY, 30), "b": IssuerBounds(2 * DAY, 5)}))
+    world = World(RetentionPolicy({CORP: IssuerBounds(DAY, 30), "b": IssuerBounds(2 * DAY, 5)}))
     assert (await world.deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] == at(NOW + 2 * DAY + 5)
-    assert (await World(DenyRule()).deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
+    assert (await World(RetentionPolicy()).deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
 
 
 async def test_entry_about_a_token_lasts_until_its_exp_and_the_tolerance(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
-    wish = about_token(read_wish({"token": "t"}), token)
+    wish = about_token(parse_request({"token": "t"}), token)
     (added,) = await world.list.add([wish], by="x")
     denial = added.denial
     assert (denial.scope, denial.issuer, denial.name, denial.expires_at) == (Scope.TOKEN, OPEN, "j", NOW + 160)
-    early = about_token(read_wish({"token": "t", "expiresAt": at(NOW + 99)}), token)
+    early = about_token(parse_request({"token": "t", "expiresAt": at(NOW + 99)}), token)
     with pytest.raises(Refused):
         await world.list.add([early], by="x")
-    exact = about_token(read_wish({"token": "t", "expiresAt": at(NOW + 100)}), token)
+    exact = about_token(parse_request({"token": "t", "expiresAt": at(NOW + 100)}), token)
     assert (await world.list.add([exact], by="x"))[0].denial.expires_at == NOW + 160
 
 
 @pytest.mark.parametrize("jti", [..., ""])
 async def test_token_without_id_is_denied_by_its_digest(jti: Any) -> None:
     token = parse(forge.token(forge.claims(jti=jti)), 16_384)
-    wish = about_token(read_wish({"token": "t"}), token)
+    wish = about_token(parse_request({"token": "t"}), token)
     assert (wish.scope, len(wish.name)) == (Scope.DIGEST, 64)
 
 
@@ -143,8 +149,8 @@ async def test_entry_that_would_end_too_early_is_refused(world: World, document:
 
 async def test_all_entries_or_none(world: World) -> None:
     wishes = [
-        read_wish({"issuer": OPEN, "jti": "a"}),
-        read_wish({"issuer": OPEN, "jti": "b", "expiresAt": at(NOW - 5)}),
+        parse_request({"issuer": OPEN, "jti": "a"}),
+        parse_request({"issuer": OPEN, "jti": "b", "expiresAt": at(NOW - 5)}),
     ]
     with pytest.raises(Refused):
         await world.list.add(wishes, by="x")
@@ -217,7 +223,7 @@ async def test_token_minted_while_the_cut_off_was_written_ends_too(
         if batch.deny:
             world.record("meanwhile")
 
-    world.list = Revocations(world.store, slow, world.clock, RULE, own_issuer=OWN)
+    world.list = RevocationService(world.store, slow, world.clock, RULE, own_issuer=OWN)
     await world.deny(issuer=CORP, subject="s-1")
     assert world.ended == {"meanwhile"}
 
@@ -240,8 +246,8 @@ async def test_issuer_that_nothing_has_is_refused_and_the_near_one_is_named(issu
     async def others() -> set[str]:
         return {"https://owner.example.com"}
 
-    strict = DenyRule({CORP: IssuerBounds(DAY, 30)})
-    world.list = Revocations(world.store, world.store.write, world.clock, strict, own_issuer=OWN, others=others)
+    strict = RetentionPolicy({CORP: IssuerBounds(DAY, 30)})
+    world.list = RevocationService(world.store, world.store.write, world.clock, strict, own_issuer=OWN, others=others)
     with pytest.raises(Refused) as caught:
         await world.deny(issuer=issuer, subject="s")
     assert f'has the issuer "{issuer}"' in caught.value.message
@@ -257,7 +263,7 @@ async def test_entry_says_how_many_own_tokens_it_has_ended(world: World) -> None
         world.record(f"t{number}")
     world.record("bot", kind=TokenKind.BOT, actor_type=ActorType.SERVICE, actor_id="ingest", owner=Owner())
     wishes = [{"issuer": OWN, "jti": "bot"}, {"issuer": CORP, "subject": "s-1"}, {"issuer": CORP, "subject": "none"}]
-    added = await world.list.add([read_wish(wish) for wish in wishes], by="x")
+    added = await world.list.add([parse_request(wish) for wish in wishes], by="x")
     assert [entry.own for entry in added] == [1, 3, 0]
     assert shown_with_matches(added[1])["matches"] == {"own": 3, "foreign": "unknown"}
 
@@ -271,15 +277,15 @@ async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(t
     clock = HandClock()
     store = await open_store(StoreSettings(url=Secret(f"sqlite:///{tmp_path}/s.db")), Metrics(), clock)
     try:
-        entries = Revocations(store, store.write, clock, RULE, own_issuer=OWN)
-        wishes = [read_wish({"issuer": OPEN, "jti": str(number)}) for number in range(500)]
+        entries = RevocationService(store, store.write, clock, RULE, own_issuer=OWN)
+        wishes = [parse_request({"issuer": OPEN, "jti": str(number)}) for number in range(500)]
         ids = {added.denial.id for added in await entries.add(wishes, by="x")}
         seen: set[str] = set()
         after, written = "", 0
         while True:
             clock.advance(0.01)
             page = await entries.page(None, after, 100)
-            seen |= {denial.id for denial in page.denials}
+            seen |= {denial.id for denial in page.entries}
             clock.advance(0.01)
             await entries.add(wishes[written : written + 200], by="x")
             written += 200
@@ -348,21 +354,23 @@ async def test_without_a_store_nothing_is_denied(world: World) -> None:
 )
 def test_what_is_no_entry(document: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        read_wish(document)
+        parse_request(document)
 
 
 async def test_issuers_that_nobody_named_are_reckoned_with() -> None:
     """Where unbound issuers are accepted, their tokens are so as long as that provider's settings say."""
     token = parse(forge.token({**forge.claims(), "iss": "https://nobody.example", "exp": int(NOW) + 100}), 16_384)
-    rule = DenyRule({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
+    rule = RetentionPolicy({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
     world = World(rule)
-    (added,) = await world.list.add([about_token(read_wish({"token": "t"}), token)], by="USER:root")
+    (added,) = await world.list.add([about_token(parse_request({"token": "t"}), token)], by="USER:root")
     assert added.denial.expires_at == int(NOW) + 160
     assert (await world.deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
 
 
 async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> None:
-    world = World(DenyRule({CORP: IssuerBounds(DAY), f"{CORP}/": IssuerBounds(DAY)}, lambda _: (CORP, f"{CORP}/")))
+    world = World(
+        RetentionPolicy({CORP: IssuerBounds(DAY), f"{CORP}/": IssuerBounds(DAY)}, lambda _: (CORP, f"{CORP}/"))
+    )
     shown = await world.deny(issuer=CORP, subject="s-1")
     assert shown["issuer"] == CORP
     assert {denial.issuer for denial in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
@@ -371,7 +379,7 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
 async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     """Who revoked it and why stays on the list, however often its thief asks for its end."""
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
-    await world.list.add([about_token(read_wish({"token": "t", "reason": "stolen"}), token)], by="USER:root")
+    await world.list.add([about_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
     await world.list.end(token, by="bearer")
     (denial,) = world.store.all_denials.values()
     assert (denial.reason, denial.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
@@ -384,9 +392,9 @@ async def test_an_actors_entry_is_kept_where_he_comes_in_by_what_never_ends() ->
     """A password has no longest life: were the entry forgotten with the last token, he could come in again."""
     bounds = {CORP: IssuerBounds(DAY, 30)}
     actor = {"type": "USER", "id": "sam"}
-    assert (await World(DenyRule(bounds)).deny(actor=actor))["expiresAt"] == at(NOW + DAY + 30)
-    assert (await World(DenyRule(bounds, has_endless=True)).deny(actor=actor))["expiresAt"] is None
-    entry = await World(DenyRule(bounds, has_endless=True)).deny(issuer=CORP, subject="s")
+    assert (await World(RetentionPolicy(bounds)).deny(actor=actor))["expiresAt"] == at(NOW + DAY + 30)
+    assert (await World(RetentionPolicy(bounds, has_never_expiring=True)).deny(actor=actor))["expiresAt"] is None
+    entry = await World(RetentionPolicy(bounds, has_never_expiring=True)).deny(issuer=CORP, subject="s")
     assert entry["expiresAt"] == at(NOW + DAY + 30)
 
 

@@ -9,7 +9,7 @@ from joserfc.jwk import KeySet
 
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.tokens.upstream.assertion import Assertions
-from sidecar.tokens.upstream.token_cache import ShortLived
+from sidecar.tokens.upstream.token_cache import TokenCache
 from tests.support.hand_clock import HandClock
 
 ANN = Actor(ActorType.USER, "ann", issuer="https://i", provider="corp", groups=("a", "b"), token_id="t")
@@ -45,7 +45,7 @@ def test_statements_about_actors_that_differ_in_anything_differ() -> None:
 
 
 def test_remembered_texts_are_bounded_by_memory() -> None:
-    tokens = ShortLived(max_bytes=10_000)
+    tokens = TokenCache(max_bytes=10_000)
     for number in range(100):
         tokens.get(number, 1000, lambda _issued: "x" * 1000)
     assert len(tokens._tokens) == 4

@@ -13,11 +13,11 @@ from sidecar.keys.signing import SigningKey
 from sidecar.secrets.value import Secret
 from sidecar.tokens.datahub import verify_datahub
 from sidecar.tokens.jwt.compact import decode_segment, parse, split
-from sidecar.tokens.jwt.jose import has_signed
-from sidecar.tokens.jwt.verify import Expectations, verify
+from sidecar.tokens.jwt.jose import verify_signature
+from sidecar.tokens.jwt.verify import ValidationPolicy, verify
 from sidecar.tokens.upstream.assertion import Assertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
-from sidecar.tokens.upstream.token_cache import LIFETIME, ShortLived
+from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 from tests.support import forge
 from tests.support.datahub import KEY
 from tests.support.hand_clock import HandClock
@@ -92,7 +92,7 @@ def test_server_derives_the_actors_name_by_its_own_rules(
 def test_callers_cannot_present_what_the_service_behind_was_given() -> None:
     clock = HandClock()
     token = parse(credentials(clock).token_for(SAM), 16_384)
-    everything = Expectations(issuers=None, algorithms=frozenset({"RS256"}), require_expiry=False)
+    everything = ValidationPolicy(issuers=None, algorithms=frozenset({"RS256"}), require_expiry=False)
     with pytest.raises(Refused) as refusal:
         verify(token, (forge.public(forge.RSA, "RS256", kid="own1"),), everything, clock.now())
     assert refusal.value.cause is Cause.UPSTREAM_ONLY
@@ -105,7 +105,7 @@ def test_server_may_want_another_algorithm_of_the_rsa_key() -> None:
         verify(
             token,
             (forge.public(forge.RSA, "RS512", kid="own1"),),
-            Expectations(issuers=None, algorithms=frozenset({"RS512"})),
+            ValidationPolicy(issuers=None, algorithms=frozenset({"RS512"})),
             HandClock().now(),
         )
     assert refusal.value.cause is Cause.UPSTREAM_ONLY  # the signature was good
@@ -141,7 +141,7 @@ def test_memory_of_short_lived_tokens_is_bounded() -> None:
     def mint(name: str) -> str:
         return tokens.get(name, 0.0, lambda _: made.append(name) or name)
 
-    tokens = ShortLived(size=2)
+    tokens = TokenCache(size=2)
     for name in "abcab":
         mint(name)
     assert made == list("abcab")
@@ -184,9 +184,9 @@ def test_assertion_verifies_with_the_published_key_set() -> None:
     assertions = Assertions("meta.example.com", "up", HandClock())
     (key,) = parse_jwks(assertions.jwks).keys
     signed, _, signature = assertions.token_for(SAM).rpartition(".")
-    assert has_signed(key.key, "ES256", signed.encode(), decode_segment(signature))
+    assert verify_signature(key.key, "ES256", signed.encode(), decode_segment(signature))
     (other,) = parse_jwks(Assertions("meta.example.com", "up", HandClock()).jwks).keys
-    assert not has_signed(other.key, "ES256", signed.encode(), decode_segment(signature))
+    assert not verify_signature(other.key, "ES256", signed.encode(), decode_segment(signature))
     assert b'"d"' not in assertions.jwks
     assert assertions.etag.strip('"').isalnum()
     assert assertions.etag != Assertions("meta.example.com", "up", HandClock()).etag
@@ -260,7 +260,7 @@ def test_datahub_credential_is_refused_when_a_caller_presents_it() -> None:
     clock = HandClock()
     token = datahub(clock).authorization_for(SAM).partition(" ")[2]
     signed, _, signature = token.rpartition(".")
-    assert has_signed(KEY.key, "HS256", signed.encode(), decode_segment(signature))
+    assert verify_signature(KEY.key, "HS256", signed.encode(), decode_segment(signature))
     with pytest.raises(Refused) as caught:
         verify_datahub(parse(token, 16_384), KEY, clock.now())
     assert caught.value.cause is Cause.UPSTREAM_ONLY
