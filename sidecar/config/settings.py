@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.reading.units import Address, BasePath, Duration, Network, Size, WebOrigin
+from sidecar.config.reading.units import Address, AnyOrigin, BasePath, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -99,27 +99,50 @@ class Limits(Model):
     """How long a request body, or a caller that reads an answer, may make no progress."""
 
 
+class ServerTls(Model):
+    """TLS on the public listener. The files are read again when they change."""
+
+    cert_file: Annotated[str, Field(min_length=1)]
+    """Certificate with its chain (PEM)."""
+    key_file: Annotated[str, Field(min_length=1)]
+    """Its private key (PEM, not encrypted)."""
+    client_ca_file: Text = ""
+    """CAs of client certificates (PEM), for ``clientCertificates``. A caller may present one of their certificates; one
+    of another CA ends the handshake. Absent: none is asked for."""
+
+
 class ServerSettings(Model):
     """The two listeners."""
 
     listen: Address = "127.0.0.1:4180"
-    """Public listener: ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (every address of both families) or ``unix:/path``."""
     admin_listen: Address = "127.0.0.1:4181"
-    """Operations listener (metrics, health, configuration). Not for the public."""
+    """Operations listener (metrics, health, configuration). Not for the public, and without TLS."""
+    socket_mode: Annotated[str, Field(pattern=r"^(0?[0-7]{3})?$")] = ""
+    """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: by the process's umask."""
+    socket_group: Text = ""
+    """Group of that socket, by name or number; absent: the process's."""
+    tls: ServerTls | None = None
+    """TLS on the public listener; absent: plain HTTP."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the public address, each with its own memory of keys, tokens and revocations."""
     prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")] = "/oauth2"
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()
     """Peers (CIDRs, or ``unix``) whose headers about the original request are believed. Empty: nobody's."""
-    client_certificates: Literal["none", "envoy", "nginx"] = "none"
-    """How trusted proxies pass on the client's certificate, in ``X-Forwarded-Client-Cert``: in Envoy's form, or as
-    nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
+    client_certificates: Literal["none", "envoy", "nginx", "tls"] = "none"
+    """Where the client's certificate is taken from. ``envoy``, ``nginx``: for trusted proxies, from
+    ``X-Forwarded-Client-Cert``, in Envoy's form or as nginx's ``$ssl_client_escaped_cert``. With ``tls.clientCaFile``,
+    for all other peers, from the handshake; ``tls``: from the handshake alone. Tokens bound to a certificate are
+    refused with ``none``."""
     public_url: Text = ""
     """The address by which callers reach this service."""
+    origins: tuple[WebOrigin, ...] | None = None
+    """Origins (``https://host[:port]``) of your pages: the default of ``websocketOrigins`` and ``cors.origins``. The
+    origin of ``publicUrl`` is always among them."""
     websocket_origins: tuple[WebOrigin, ...] | None = None
-    """Origins (``https://host[:port]``) whose pages may open WebSockets to the service behind; a page of another gets
-    403. Callers that send no ``Origin`` are no browsers and not concerned. Absent: not looked at."""
+    """Origins whose pages may open WebSockets to the upstream; a page of another gets 403. Callers that send no
+    ``Origin`` are no browsers and not concerned. Absent: those of ``server.origins``; without these, not looked at."""
     realm: str = "auth-sidecar"
     """Realm in ``WWW-Authenticate``."""
     check_deadline: Duration = 5.0
@@ -179,8 +202,9 @@ class StoreSettings(Model):
     """Where token records and revocations live."""
 
     url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.store.sqlite.database")
-    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
-    ``redis+sentinel://host:port,host:port/service/db``; with ``rediss`` instead of ``redis``: the same by TLS."""
+    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``unix:///path/of/socket?db=1``,
+    ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/service/db``; with ``rediss``
+    instead of ``redis``: the same by TLS. ``?db``, ``username`` and ``password`` count as in redis-py."""
     username: Text = ""
     """User, when it does not stand in the URL."""
     password: Secret | None = None
@@ -457,6 +481,27 @@ class AuthenticatorSettings(Model):
     """Its own options; see the guide of the authenticator."""
 
 
+class TokenHeaderSettings(Model):
+    """A header that holds a token, as proxies in front that sign people in add it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Its name, such as ``X-Goog-IAP-JWT-Assertion``. The value is a token, with or without ``Bearer``."""
+    providers: Names = ()
+    """Whose tokens count there: names of providers or authenticators; empty: everybody's."""
+    ambient: bool = False
+    """The proxy adds it to every request: with ``Authorization`` in the request it is not looked at."""
+    forward: bool = False
+    """Forward it to the upstream as it came, verified or not; otherwise it is removed."""
+
+
+class WebsocketTokenSettings(Model):
+    """Tokens of pages, which cannot set ``Authorization`` on a WebSocket."""
+
+    subprotocol: bool = False
+    """Read ``bearer.<token>`` and ``base64url.bearer.authorization.k8s.io.<token in base64url>`` from
+    ``Sec-WebSocket-Protocol``. It must be offered beside another subprotocol, and is removed from what is forwarded."""
+
+
 class AuthenticationSettings(Model):
     """DataHub's block: the chain of authenticators, its keys as they are."""
 
@@ -472,6 +517,10 @@ class AuthenticationSettings(Model):
     """Members of the chain, asked in this order. ``jwt`` is always one: the first, unless it is listed elsewhere."""
     require_record: bool = False
     """DataHub tokens of version 2 must be on record here."""
+    token_headers: tuple[TokenHeaderSettings, ...] = ()
+    """Headers besides ``Authorization`` that may hold a token. A request with several credentials is refused."""
+    websocket_tokens: WebsocketTokenSettings = WebsocketTokenSettings()
+    """Tokens of WebSockets."""
     excluded_paths: Unused = Field(default=None, description=UNUSED)
     enforce_existence_enabled: Unused = Field(default=None, description=UNUSED)
     log_authenticator_exceptions: Unused = Field(default=None, description=UNUSED)
@@ -546,6 +595,11 @@ class CorsSettings(Model):
 
     preflight: Literal["authenticated", "public"] = "authenticated"
     """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` pass without credentials."""
+    origins: tuple[AnyOrigin, ...] | None = None
+    """Origins whose pages may read refusals of upstream paths, such as a 401: they get ``Access-Control-Allow-Origin``.
+    ``*``: every page. Answers of the upstream are left as they are. Absent: those of ``server.origins``."""
+    credentials: bool = False
+    """Also for requests with cookies: ``Access-Control-Allow-Credentials``. Not with ``*``."""
 
 
 class IdentityHeaderSettings(Model):

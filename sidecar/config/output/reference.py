@@ -36,7 +36,7 @@ key is optional unless it says *required*. A key without value counts as left ou
 
 - *duration*: `90` (seconds), `30s`, `10m`, `1h30m`, `7d`, or ISO 8601 such as `PT30M`
 - *size*: `4096` (bytes), `512KiB`, `1MB`
-- *address*: `host:port`, `[v6]:port` or `unix:/path`
+- *address*: `host:port`, `[v6]:port`, `*:port` or `unix:/path`
 - *network*: `10.0.0.0/8`, a single address, or `unix`
 - *secret*: the text itself, `file:/absolute/path` or `env:NAME` (verbatim, one final newline dropped); printed nowhere
 - `${VAR:-default}` stands for a variable of the environment: see [compatibility](../compatibility.md)
