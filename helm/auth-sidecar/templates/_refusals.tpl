@@ -34,7 +34,7 @@
 {{- else if $value -}}
 {{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$" $path -}}
 {{- $refers := regexMatch "^(file:/|env:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
-{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@" (toString $value)) -}}
+{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@|[?&]password=[^&]" (toString $value)) -}}
 {{- fail (printf "%s holds a secret, and a ConfigMap is no place for one: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
 {{- end -}}
 {{- end -}}

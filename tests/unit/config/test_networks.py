@@ -31,7 +31,8 @@ def warnings(folder: Path, **blocks: object) -> str:
     "name",
     [
         "Authorization", "cookie", "Host", "Connection", "Proxy-Authorization", "Transfer-Encoding",
-        "X-Auth-Request-User", "X-Auth-Assertion", "X-Forwarded-For", "Content-Type", "Sec-WebSocket-Protocol", "Origin", "X_Token",
+        "X-Auth-Request-User", "X-Auth-Assertion", "X-Forwarded-For", "Content-Type",
+        "Sec-WebSocket-Protocol", "Origin", "X_Token",
         "X Token", "X-Request-Id", "X-DataHub-Actor", "X-Forwarded-Client-Cert", "If-Match",
     ],
 )  # fmt: skip
