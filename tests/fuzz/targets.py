@@ -242,7 +242,7 @@ async def _exchange(octets: bytes) -> None:
             while await answer.payload.readany():
                 pass
         finally:
-            connection.abort()
+            connection.terminate()
 
 
 def form(octets: bytes) -> None:

@@ -188,7 +188,7 @@ class Forwarder:
             return await exchanging
         except BaseException:
             # Whatever was left unread on it must not become the answer to somebody else's request.
-            connection.abort()
+            connection.terminate()
             raise
         finally:
             pool.release(connection)
@@ -199,7 +199,7 @@ class Forwarder:
         answer = await exchange.resume()
         sent = await self._answer(sending, connection, answer)
         if answer.message.code in BODILESS:
-            connection.abort()
+            connection.terminate()
         return sent
 
     async def _exchange(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
@@ -217,7 +217,7 @@ class Forwarder:
             await exchange.finish()
         # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
         if is_head or answer.message.code in BODILESS or not answer.request_sent:
-            connection.abort()
+            connection.terminate()
         return sent
 
     async def _answer(
