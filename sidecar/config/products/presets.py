@@ -15,8 +15,9 @@ class RouteRule:
     """One rule as it is matched, written or of a preset.
 
     A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
-    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added, and
-    the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as himself.
+    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added,
+    and the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as
+    himself.
     """
 
     path: str
