@@ -20,7 +20,7 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
 
 T = TypeVar("T")
-_log = logging.getLogger("sidecar.store.sqlite.database")
+_log = logging.getLogger("sidecar.db")
 
 _APPLICATION_ID = 0x61755363
 _BUSY_TIMEOUT = 2.0
