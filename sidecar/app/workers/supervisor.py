@@ -95,7 +95,7 @@ class Supervisor:
                 await asyncio.gather(*calls, return_exceptions=True)
                 raise _best_error(failures)
             self.loaded = loaded
-            await asyncio.gather(*(_call_or_kill(worker, "take_up") for worker in workers))
+            await asyncio.gather(*(_call_or_kill(worker, "activate") for worker in workers))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
         """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`; every worker does so."""
@@ -202,7 +202,7 @@ class Supervisor:
         async with self._changing:
             if self.loaded is not loaded:
                 await process.call("prepare", self.loaded, within=_PREPARE_TIMEOUT)
-                await process.call("take_up", within=_CALL_TIMEOUT)
+                await process.call("activate", within=_CALL_TIMEOUT)
             slot.process = process
         await self._assign_listeners()
         slot.started.set()
@@ -225,7 +225,7 @@ class Supervisor:
                     continue
                 await _call_or_kill(wanted, "accept", share)
                 if present is not None:
-                    await _call_or_kill(present, "cease", share)
+                    await _call_or_kill(present, "stop_accepting", share)
 
     async def _stop_supervising(self) -> None:
         for keeper in self._keepers:
