@@ -325,12 +325,12 @@ class Ldap(PasswordAuthenticator):
         return Problem(f"authenticator {self.name}", text)
 
     @classmethod
-    def recognises(cls, options: LdapOptions) -> str:
+    def describe(cls, options: LdapOptions) -> str:
         """Which credentials it decides on."""
         return f"Basic user and password of the people below {options.user_base} at {options.url}"
 
     @property
-    def problem(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why the directory does not answer, as the last look at it has shown."""
         return self._recovery.problem
 
