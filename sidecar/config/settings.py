@@ -178,7 +178,7 @@ class StoreTls(Model):
 class StoreSettings(Model):
     """Where token records and revocations live."""
 
-    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.store.sqlite.database")
+    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
     """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
     ``redis+sentinel://host:port,host:port/service/db``; with ``rediss`` instead of ``redis``: the same by TLS."""
     username: Text = ""

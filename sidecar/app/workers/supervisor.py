@@ -36,7 +36,7 @@ _END_TIMEOUT = 15.0
 _MIN_UPTIME = 10.0
 """A worker that ends younger than this would end again at once: the next one has to wait."""
 _BACK_OFF = (0.5, 30.0)
-_MAX_REPORTED_FAILURES = "process_resident_memory_bytes"
+_MEMORY_METRIC = "process_resident_memory_bytes"
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Supervisor:
             await asyncio.gather(*(_call_or_kill(worker, "activate") for worker in workers))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`; every worker does so."""
+        """See :meth:`sidecar.app.running.Sidecar.drain`; every worker does so."""
         self._draining = True
         await self._stop_supervising()
         within = delay + timeout + _END_TIMEOUT
@@ -141,7 +141,7 @@ class Supervisor:
         self.metrics.worker_memory.clear()
         for slot in self._slots:
             if slot.process is not None:
-                memory = value_of(slot.process.last, _MAX_REPORTED_FAILURES)
+                memory = value_of(slot.process.last, _MEMORY_METRIC)
                 self.metrics.worker_memory.labels(str(slot.number)).set(memory)
         return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._running_slots()])
 

@@ -103,7 +103,7 @@ class Worker:
             await outcome.stack.aclose()
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`."""
+        """See :meth:`sidecar.app.running.Sidecar.drain`."""
         await asyncio.gather(close_after(delay, self._listeners), self._running.drain(delay, timeout))
 
     async def aclose(self) -> None:

@@ -172,7 +172,7 @@ async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar:
     assert (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()["revokedAt"] is not None
     assert (await sidecar.call("GET", "/tokens?active=true", sam)).json()["data"] == []
     assert (
-        sidecar.folder.joinpath("sidecar.store.sqlite.database").read_bytes().find(token.rpartition(".")[2].encode())
+        sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode())
         == -1
     )
 
@@ -641,7 +641,7 @@ async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
         root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
         made = await sidecar.mint(root)
         assert await sidecar.status(sam) == 200
-        blocker = sqlite3.connect(tmp_path / "sidecar.store.sqlite.database", isolation_level=None)
+        blocker = sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)
         blocker.execute("BEGIN EXCLUSIVE")
         try:
             replies = [
@@ -746,7 +746,7 @@ async def test_names_of_bots_from_before_are_registered_at_the_start(tmp_path: P
     """Their tokens' records are forgotten one day; the names are not."""
     async with managed_sidecar(tmp_path) as running:
         await running.mint(running.token_of("root"), name="ingest", kind="bot")
-    with sqlite3.connect(tmp_path / "sidecar.store.sqlite.database") as database:
+    with sqlite3.connect(tmp_path / "sidecar.db") as database:
         database.execute("DELETE FROM token_records WHERE kind = 'bot_name'")
     database.close()
     async with managed_sidecar(tmp_path) as running:

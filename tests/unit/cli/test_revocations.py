@@ -193,7 +193,7 @@ def test_issuer_of_an_owner_on_record_is_known(tmp_path: Path, run: Run) -> None
     assert (code, out) == (1, "")
     assert "--unknown-issuer" in err
     minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "sam")
-    with contextlib.closing(sqlite3.connect(tmp_path / "sidecar.store.sqlite.database", isolation_level=None)) as store:
+    with contextlib.closing(sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)) as store:
         store.execute("UPDATE token_records SET owner_issuer = 'https://gone.example.com', owner_subject = 's'")
     code, out, _ = run("revocations", "add", "--issuer", "https://gone.example.com", "--subject", "s")
     assert code == 0
