@@ -241,7 +241,7 @@ class Dispatcher:
             serving.in_flight += 1
 
     def _ended(self, begun: InFlightRequest, status: int | None) -> None:
-        begun.active_config.leave()
+        begun.active_config.request_ended()
         if status is not None:
             count, duration = self._counted.get(("forward", status)) or self._children("forward", status)
             count.inc()
