@@ -171,10 +171,7 @@ async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar:
     assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", sam)).status == 204
     assert (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()["revokedAt"] is not None
     assert (await sidecar.call("GET", "/tokens?active=true", sam)).json()["data"] == []
-    assert (
-        sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode())
-        == -1
-    )
+    assert sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode()) == -1
 
 
 async def test_lists_come_in_pages(sidecar: ManagedSidecar) -> None:
