@@ -173,7 +173,10 @@ class Supervisor:
             self.metrics.worker_deaths.inc()
             deaths = deaths + 1 if monotonic() - begun < _MIN_UPTIME else 0
             pause = min(_BACK_OFF[0] * 2.0 ** min(deaths - 1, 10), _BACK_OFF[1]) if deaths else 0.0
-            _log.error("a worker has ended", extra={"of": slot.number, "detail": detail, "pause": pause})
+            _log.error(
+                "worker exited; starting another",
+                extra={"event": "worker_exited", "of": slot.number, "detail": detail, "pause": pause},
+            )
             await asyncio.sleep(pause)
 
     async def _run_worker(self, slot: _Slot) -> int:
@@ -279,8 +282,16 @@ async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
     try:
         async with operations_listener(supervisor, server.admin_listen, supervisor.metrics):
             await supervisor.start()
-            extra = {"version": __version__, "public": server.listen, "admin": server.admin_listen}
-            _log.info("listening", extra={**extra, "workers": server.workers})
+            _log.info(
+                "listening",
+                extra={
+                    "event": "listening",
+                    "version": __version__,
+                    "public": server.listen,
+                    "admin": server.admin_listen,
+                    "workers": server.workers,
+                },
+            )
             yield supervisor
     finally:
         await supervisor.aclose()
