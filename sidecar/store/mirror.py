@@ -2,26 +2,29 @@
 
 One exception: an id that the copy does not know is asked of the store, because it may have been minted a moment ago by
 another process. While the store is away, and when it comes back empty, the copy is what is judged by.
+
+The copy is what the store had at the position of the log to which it has been read, merged with what the store has
+acknowledged to this process and the log has not shown yet. Whenever everything is read anew the old copy is merged into
+the new one, and what the store does not have is written to it again: a store that has lost something is healed by every
+copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole protocol.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from traceback import extract_tb
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Unavailable
 from sidecar.metrics import Metrics
-from sidecar.store.base import Batch, Changes, GapError, LossError, Store
-from sidecar.store.denial import Denial
+from sidecar.store.base import Batch, Changes, GapError, LossError, Receipt, Store
 from sidecar.store.deny_list import DenyList
-from sidecar.store.picture import Picture
+from sidecar.store.merge import Entries
+from sidecar.store.picture import Picture, slices
 from sidecar.store.record import TokenRecord
 
 _log = logging.getLogger(__name__)
@@ -29,18 +32,73 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _Heard:
-    """What the log has said of denials, by id, while the answer to a write was on its way."""
+class _Flight:
+    """A write whose answer is awaited: what has been learned since it was sent, and how often everything was read."""
 
-    denied: set[str] = field(default_factory=set)
-    forgiven: set[str] = field(default_factory=set)
+    loads: int
+    marks: set[str]
+    words: dict[str, int] = field(default_factory=dict)
 
-    def without_overtaken(self, batch: Batch) -> Batch:
-        """``batch`` without that of which the log has said, or says in a moment, what has come of it since."""
+    def note(self, words: dict[str, int]) -> None:
+        """These words have been learned."""
+        for name, version in words.items():
+            self.words[name] = max(version, self.words.get(name, -1))
+
+    def without_overtaken(self, entries: Entries) -> Entries:
+        """``entries`` without the words that have been learned already, or later ones about the same."""
         return replace(
-            batch,
-            deny=[denial for denial in batch.deny if denial.id not in self.denied & self.forgiven],
-            forgive=[name for name in batch.forgive if name not in self.denied | self.forgiven],
+            entries,
+            denials=[word for word in entries.denials if self.words.get(word.id, -1) < word.version],
+            removals=[word for word in entries.removals if self.words.get(word.id, -1) < word.version],
+        )
+
+
+class _Promises:
+    """What the store has acknowledged and the log has not shown yet, by the mark of the write that will show it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Entries]] = {}
+        self._words: dict[str, int] = {}
+
+    def __contains__(self, mark: str) -> bool:
+        return mark in self._entries
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def marks(self) -> list[str]:
+        """Those that are open."""
+        return list(self._entries)
+
+    @property
+    def entries(self) -> list[Entries]:
+        """What is promised."""
+        return [entries for several in self._entries.values() for entries in several]
+
+    def add(self, receipt: Receipt) -> None:
+        """Remember what ``receipt`` promises."""
+        self._entries.setdefault(receipt.mark, []).append(receipt.entries)
+        for name, version in receipt.entries.words().items():
+            self._words[name] = max(version, self._words.get(name, -1))
+
+    def settle(self, marks: Iterable[str]) -> None:
+        """The log has shown the writes of ``marks``."""
+        for mark in marks:
+            for entries in self._entries.pop(mark, ()):
+                for name, version in entries.words().items():
+                    if self._words.get(name) == version:
+                        del self._words[name]
+
+    def unknown(self, entries: Entries) -> Entries:
+        """``entries`` without words that are no later than what is promised."""
+        words = self._words
+        if not words:
+            return entries
+        return replace(
+            entries,
+            denials=[word for word in entries.denials if words.get(word.id, -1) < word.version],
+            removals=[word for word in entries.removals if words.get(word.id, -1) < word.version],
         )
 
 
@@ -51,8 +109,6 @@ class Mirror:
     """Longest wait for one piece of the log."""
     ASK_AGAIN = 5.0
     """Least time between two questions to the store about one unknown id."""
-    CHECK_GENERATION = 1.0
-    """How often the store is asked whether it is still the one that was read."""
     RETRY = (0.1, 5.0)
     """First and longest wait after a failure; doubles in between."""
     _MOST_UNKNOWN = 10_000
@@ -70,15 +126,16 @@ class Mirror:
         self._clock = clock
         self._wait = wait
         self._picture = Picture()
-        self._loading: Picture | None = None
         self._position = ""
-        self._generation = ""
-        self._generation_seen = 0.0
+        self._mark = ""
+        self._life = ""
         self._agreed_at: float | None = None
-        self._has_lost = False
-        # own denials that have not come back in the log yet: an older removal in the log must not end them
-        self._awaited: set[str] = set()
-        self._writing: list[_Heard] = []
+        self._floor = 0
+        self._loads = 0
+        self._promises = _Promises()
+        self._flights: list[_Flight] = []
+        # while it is set, a new picture takes the place of the old one
+        self._swapping: asyncio.Event | None = None
         self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
         self._tried = asyncio.Event()
         self._news = asyncio.Event()
@@ -133,7 +190,7 @@ class Mirror:
 
     @property
     def age(self) -> float:
-        """Seconds since the copy last agreed with the store; infinite before the first time."""
+        """Seconds since the copy last had everything that the store had; infinite before the first time."""
         return float("inf") if self._agreed_at is None else self._clock.monotonic() - self._agreed_at
 
     @property
@@ -177,24 +234,40 @@ class Mirror:
 
         Raises Unavailable(STORE_UNAVAILABLE): nothing has happened, or after a time-out perhaps everything.
         """
-        own = {denial.id for denial in batch.deny}
-        self._awaited |= own
-        # asked before: a token that becomes known while the answer is on its way may have replaced the new one
-        replaced = [ended for picture in self._pictures() for ended in picture.replaced_by(batch)]
-        heard = _Heard()
-        self._writing.append(heard)
-        try:
-            await self._store.write(batch)
-        except BaseException:
-            self._awaited -= own
-            raise
-        finally:
-            self._writing.remove(heard)
-        done = heard.without_overtaken(replace(batch, revoke=(*batch.revoke, *replaced)))
-        for picture in self._pictures():
-            picture.apply(done)
+        async with self._flying() as flight:
+            receipt = await self._store.write(batch, self._floor)
+            await self._landed(flight)
+        while flight.loads != self._loads:
+            # what has been read meanwhile may have come of it, or have lost it: the store tells which
+            async with self._flying() as flight:
+                receipt = await self._store.merge(receipt.entries)
+                await self._landed(flight)
+        self._promised(receipt, flight)
         self._tell()
         self._count(batch)
+
+    @asynccontextmanager
+    async def _flying(self) -> AsyncIterator[_Flight]:
+        flight = _Flight(self._loads, {self._mark})
+        self._flights.append(flight)
+        try:
+            yield flight
+        finally:
+            self._flights.remove(flight)
+
+    async def _landed(self, flight: _Flight) -> None:
+        """The answer has come: wait while pictures are being changed."""
+        while self._swapping is not None:
+            await self._swapping.wait()
+
+    def _promised(self, receipt: Receipt, flight: _Flight) -> None:
+        """Judge by what the store has acknowledged, and remember it until the log has shown it."""
+        self._floor = max(self._floor, receipt.entries.version)
+        if receipt.mark not in flight.marks:
+            self._promises.add(receipt)
+        for other in self._flights:
+            other.note(receipt.entries.words())
+        self._picture.merge(flight.without_overtaken(receipt.entries))
 
     def _count(self, batch: Batch) -> None:
         """What ``batch`` has ended, by kind of record and by scope of entry."""
@@ -230,8 +303,9 @@ class Mirror:
                 _log.warning("the store cannot be read", extra={"cause": error.cause, "detail": error.detail})
             return
         self._position = ""
-        if isinstance(error, GapError):
-            self._has_lost = self._has_lost or isinstance(error, LossError)
+        if isinstance(error, LossError):
+            _log.warning("the store has lost writes: everything is read anew, and what is known here put back")
+        elif isinstance(error, GapError):
             _log.warning("the log of the store has a gap: everything is read anew")
         elif first:
             places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
@@ -239,135 +313,145 @@ class Mirror:
 
     async def _catch_up(self) -> None:
         """Take over one piece of the log. Raises GapError and Unavailable."""
+        asked, promised = self._clock.monotonic(), self._promises.marks
         changes = await self._store.follow(self._position, self.FOLLOW)
         await self._take(changes)
         self._position = changes.position
-        now = self._clock.monotonic()
-        if now - self._generation_seen >= self.CHECK_GENERATION:
-            if await self._store.generation() != self._generation:
-                raise GapError
-            self._generation_seen = now
-        self._agreed_at = now
-        self._picture.prune(self._clock.now(), self._PRUNE_AT_ONCE)
+        if changes.is_complete:
+            if any(mark in self._promises for mark in promised):
+                raise LossError
+            self._agreed_at = asked
+        self._prune()
         if self._picture.denials.is_wasteful:
             self._position = ""
 
     async def _take(self, changes: Changes) -> None:
-        denied = {denial.id for denial in changes.denials}
-        for heard in self._writing:
-            heard.denied |= denied
-            heard.forgiven.update(changes.forgiven)
-        doubtful = [name for name in changes.forgiven if name in denied or name in self._awaited]
+        entries = changes.entries
+        words = entries.words()
+        self._floor = max(self._floor, entries.version)
+        if changes.marks:
+            self._mark = changes.marks[-1]
+        for flight in self._flights:
+            flight.note(words)
+            flight.marks.update(changes.marks)
+        # what a piece says of a promise that it settles is no earlier than the promise
+        self._promises.settle(changes.marks)
         self._skipped.inc(changes.skipped)
-        for name in changes.forgiven:
-            if name not in doubtful:
-                self._picture.denials.discard(name)
-        await self._fill(self._picture, changes)
-        self._awaited -= denied
-        if changes.records or changes.denials or changes.forgiven:
+        is_outdated = not await self._fill(self._picture, entries)
+        if entries:
             self._tell()
         now = self._clock.now()
         for written_at in changes.written_at:
             self._propagation.observe(max(0.0, now - written_at))
-        for name in doubtful:
-            # denied and forgiven at once: only the store knows which came last
-            if await self._store.denial(name) is None:
-                self._picture.denials.discard(name)
+        if is_outdated and not self._promises and not self._flights:
+            # a record stands there that has ended here: the end was lost
+            raise LossError
 
-    async def _fill(self, picture: Picture, changes: Changes) -> None:
-        """Take over records and denials, letting others run in between."""
-        for records in _slices(changes.records, self._SLICE):
+    async def _fill(self, picture: Picture, entries: Entries) -> bool:
+        """Take over ``entries``, letting others run in between. False: a record had ended here and stands there."""
+        is_current = True
+        for records in slices(entries.records, self._SLICE):
             for record in records:
-                picture.learn(record)
+                is_current &= picture.learn(record)
             await asyncio.sleep(0)
-        for denials in _slices(changes.denials, self._SLICE):
-            self._skipped.inc(picture.add(denials))
+        rest = Entries(ends=entries.ends, currents=entries.currents, removals=entries.removals)
+        picture.merge(self._promises.unknown(rest))
+        for denials in slices(entries.denials, self._SLICE):
+            self._skipped.inc(picture.add(self._promises.unknown(Entries(denials=denials)).denials))
             await asyncio.sleep(0)
+        return is_current
+
+    def _prune(self) -> None:
+        now = self._clock.now()
+        self._picture.prune(now, self._PRUNE_AT_ONCE)
 
     # --- reading everything
 
     async def _load(self) -> None:
-        """Read the whole store into a new picture and put it in place of the old one in one step.
+        """Read the whole store into a new picture, merge the old one into it, and judge by it from then on.
 
-        Where the store has lost what this process knew, it is told of it first.
+        What the store does not have of the old picture is written to it.
         """
-        generation = await self._store.generation()
-        has_lost = self._has_lost or bool(self._generation and generation != self._generation)
-        if not generation:
-            generation = await self._mark_store()
-        self._awaited.clear()
-        fresh = self._loading = Picture()
+        old, fresh = self._picture, Picture()
+        # part of the old picture, and compared with the store as all of it is
+        self._promises = _Promises()
+        life = await self._store.life()
+        if not life:
+            await self._store.merge(Entries())
+            life = await self._store.life()
+        position, mark, asked = await self._read_snapshot(fresh)
+        owed = _Promises()
+        put_back = await self._put_back(old, fresh, owed)
+        self._swapping = asyncio.Event()
         try:
-            position = await self._read_snapshot(fresh)
-            if has_lost:
-                await self._put_back(fresh)
+            for entries in self._promises.entries:
+                receipt = await self._store.merge(entries)
+                fresh.merge(receipt.entries)
+                owed.add(receipt)
+            is_new = bool(self._life) and life != self._life
+            self._picture, self._position, self._mark, self._life = fresh, position, mark, life
+            self._promises = owed
+            self._loads += 1
+            self._agreed_at = asked
         finally:
-            self._loading = None
-        self._picture, self._position, self._generation, self._has_lost = fresh, position, generation, False
-        self._generation_seen = self._agreed_at = self._clock.monotonic()
+            self._swapping.set()
+            self._swapping = None
         self._tried.set()
         self._tell()
+        self._report(put_back, is_new=is_new)
 
-    async def _read_snapshot(self, fresh: Picture) -> str:
-        position = ""
+    async def _read_snapshot(self, fresh: Picture) -> tuple[str, str, float]:
+        """Read everything into ``fresh``. Returns the position, its mark, and when it was known to be complete."""
+        position, mark = "", ""
         async for piece in _ahead(self._store.snapshot()):
             self._skipped.inc(piece.skipped)
-            await self._fill(fresh, piece)
-            position = piece.position
+            self._floor = max(self._floor, piece.entries.version)
+            await self._fill(fresh, piece.entries)
+            position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")
-        return position
+        while True:
+            # what was written while the pieces were being read, and whether it is still the same store
+            asked = self._clock.monotonic()
+            changes = await self._store.follow(position, 0.0)
+            self._skipped.inc(changes.skipped)
+            self._floor = max(self._floor, changes.entries.version)
+            await self._fill(fresh, changes.entries)
+            position, mark = changes.position, changes.marks[-1] if changes.marks else mark
+            if changes.is_complete:
+                return position, mark, asked
 
-    async def _mark_store(self) -> str:
-        """Give a store without generation one, and with it whatever this process knows. Returns what it has then."""
-        generation = uuid4().hex
-        records = self._picture.records()
-        denials = await self._standing(lambda _: True)
-        if not await self._store.restore(records, denials, generation):
-            return await self._store.generation()
-        if self._generation:
+    async def _put_back(self, old: Picture, fresh: Picture, owed: _Promises) -> dict[str, int]:
+        """Merge into the store and into ``fresh`` what ``old`` knows better. Returns how much of each kind."""
+        counts = {"records": 0, "revoked": 0, "denials": 0, "removals": 0}
+        for seen, entries in enumerate(old.better_than(fresh, self._clock.now())):
+            if entries:
+                receipt = await self._store.merge(entries)
+                fresh.merge(entries)
+                owed.add(Receipt(receipt.mark, entries))
+                counts["records"] += len(entries.records)
+                counts["revoked"] += sum(record.revoked_at is not None for record in entries.records)
+                counts["denials"] += len(entries.denials)
+                counts["removals"] += len(entries.removals)
+            elif entries is not None or seen % self._SLICE == 0:
+                await asyncio.sleep(0)
+        return counts
+
+    def _report(self, put_back: dict[str, int], *, is_new: bool) -> None:
+        if is_new:
             self._reseeds.inc()
-            _log.critical(
-                "the store came back empty: what this process knew has been put back",
-                extra={"records": len(records), "denials": len(denials)},
-            )
-        return generation
-
-    async def _put_back(self, fresh: Picture) -> None:
-        """Write to the store what this process knew and ``fresh``, which was read from it, has not."""
-        denials = await self._standing(lambda denial: not fresh.denials.has(denial))
-        missing = replace(self._picture.unlike(fresh), deny=denials)
-        for batch in _batches(missing, self._SLICE):
-            await self._store.write(batch)
-            fresh.apply(batch)
-        if missing.add or missing.revoke or missing.deny:
-            _log.critical(
-                "the store has lost entries: what this process knew has been put back",
-                extra={"records": len(missing.add), "revoked": len(missing.revoke), "denials": len(missing.deny)},
-            )
-
-    async def _standing(self, wanted: Callable[[Denial], bool]) -> list[Denial]:
-        found: dict[str, Denial] = {}
-        for some in _slices(self._picture.denials.standing(self._clock.now()), self._SLICE):
-            found.update((denial.id, denial) for denial in some if wanted(denial))
-            await asyncio.sleep(0)
-        return list(found.values())
+        if any(put_back.values()):
+            what = "the store came back empty" if is_new else "the store has lost entries"
+            _log.critical(f"{what}: what this process knew has been put back", extra=put_back)
 
     # --- small parts
 
     async def _ask(self, token_id: str) -> TokenRecord | None:
         record = await self._store.record(token_id)
         if record is not None:
-            for picture in self._pictures():
-                picture.learn(record)
+            self._picture.learn(record)
             self._unknown.pop(token_id, None)
         return record
-
-    def _pictures(self) -> Iterator[Picture]:
-        """The picture in use, and the one that is about to replace it."""
-        yield self._picture
-        if self._loading is not None:
-            yield self._loading
 
     def _tell(self) -> None:
         self._news.set()
@@ -391,15 +475,3 @@ async def _next(items: AsyncIterator[T]) -> tuple[T, ...]:
     async for item in items:
         return (item,)
     return ()
-
-
-def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
-
-
-def _batches(whole: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, max(len(whole.add), len(whole.revoke), len(whole.deny)), size):
-        part = slice(start, start + size)
-        yield replace(whole, add=whole.add[part], revoke=whole.revoke[part], deny=whole.deny[part])

@@ -22,6 +22,7 @@ from sidecar.kv import Kv
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch, Changes, GapError, LossError, RecordQuery, Store
+from sidecar.store.merge import Entries
 from sidecar.store.redis import RedisStore
 from sidecar.store.sqlite import SqliteStore
 from tests.contract.conftest import store_of
@@ -117,16 +118,16 @@ async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[
         status = await store.status()
         assert not status.persistent
         assert "keeps nothing on disk" in status.problems[0]
-        await store.restore([], [], "g1")
         await store.write(Batch(deny=[denial()]))
+        life = await store.life()
         _, known, position = await stand(store)
         forgetful.kill()
         forgetful.start()
         await write_until_done(store, Batch(deny=[denial("2")]))
         with pytest.raises(GapError):
             await store.follow(position, 1.0)
-        assert await store.generation() == ""
-        assert await store.restore([], list(known.values()), "g2")
+        assert await store.life() not in ("", life)
+        await store.merge(Entries(denials=list(known.values())))
         assert len((await stand(store))[1]) == 2
         await store.aclose()
 
@@ -205,7 +206,7 @@ async def test_log_that_lost_its_end_is_a_loss(server: RedisServer, store: Store
     head = server.ask("HGET", "{sidecar}:meta", "head")
     await store.write(Batch(deny=[denial("2")]))
     _, _, position = await stand(store)
-    server.ask("XDEL", "{sidecar}:log", position.partition(":")[0])
+    server.ask("XDEL", "{sidecar}:log", position.partition("/")[2].partition(":")[0])
     server.ask("HSET", "{sidecar}:meta", "head", head)
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
@@ -229,7 +230,7 @@ async def test_log_does_not_grow_without_end(
 async def test_too_few_replicas_are_no_success(server: RedisServer) -> None:
     store = await store_of(settings(server, wait_replicas=1, wait_timeout=0.2))
     assert await fails(store.write(Batch(deny=[denial()]))) < 1.0
-    assert await fails(store.restore([], [], "g")) < 1.0
+    assert await fails(store.merge(Entries())) < 1.0
     assert await store.denial(denial().id) == denial(), "reading needs no replicas"
     await store.aclose()
 
@@ -472,7 +473,7 @@ def test_redis_store_needs_no_server_to_be_made() -> None:
 
     async def make() -> None:
         store = RedisStore(Kv(StoreSettings(url=Secret("redis://127.0.0.1:1")), Metrics(), HandClock()), HandClock())
-        await fails(store.generation())
+        await fails(store.life())
         await store.aclose()
 
     asyncio.run(make())
