@@ -22,7 +22,7 @@ def health_of(trust: Trust, members: Members, settings: Settings) -> Health:
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_member_status, member) for member in members.started]
-    return Health(credentials, [partial(_mirror_status, trust.mirror, settings)])
+    return Health(credentials, [partial(_mirror_status, trust.mirror, settings), partial(_clock_status, trust.mirror)])
 
 
 def _provider_status(keys: ProviderKeys) -> PartStatus:
@@ -39,6 +39,11 @@ def _member_status(member: Member) -> PartStatus:
         return PartStatus(name, Condition.UNUSABLE, problem)
     outdated = member.outdated
     return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
+
+
+def _clock_status(mirror: Mirror) -> PartStatus:
+    problem = mirror.clock_problem
+    return PartStatus("clock", Condition.DEGRADED if problem else Condition.USABLE, problem)
 
 
 def _mirror_status(mirror: Mirror, settings: Settings) -> PartStatus:

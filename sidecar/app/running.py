@@ -15,7 +15,7 @@ from sidecar.admin.health import Health
 from sidecar.admin.routes import Operations, operations_app, operations_runner
 from sidecar.app.assembly import Parts, assemble
 from sidecar.app.ground import Ground
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import Clock, SystemClock, checked
 from sidecar.config.load import Loaded
 from sidecar.config.settings import Limits, Settings
 from sidecar.config.show import as_json
@@ -202,7 +202,7 @@ async def listening_for_operators(operations: Operations, address: str, metrics:
 async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
     """Both listeners up while the context lasts. Raises as :func:`assembled`, and when an address cannot be had."""
     server = loaded.settings.server
-    ground = Ground(Metrics(), clock or SystemClock())
+    ground = Ground(Metrics(), checked(clock or SystemClock()))
     ground.metrics.workers.set(1)
     async with (
         assembled(loaded, ground) as sidecar,

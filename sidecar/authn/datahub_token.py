@@ -6,7 +6,7 @@ from hmac import compare_digest
 from typing import Literal, Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
-from sidecar.clock import Clock
+from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.settings import Model
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
@@ -93,7 +93,7 @@ class DataHubTokenAuthenticator:
         self._trust = trust
         self._own_policy = PrincipalPolicy(OWN_PROVIDER, authenticator=DATAHUB, admin_names=trust.admin_names)
         self._cache = cache
-        self._now = clock.now
+        self._now, self._earliest = latest_of(clock), earliest_of(clock)
         self._max_token_bytes = max_token_bytes
 
     def recall(self, view: RequestView) -> Accepted | None:
@@ -120,7 +120,7 @@ class DataHubTokenAuthenticator:
 
     async def _judge(self, token: Unverified) -> Accepted:
         trust = self._trust
-        found = verify_datahub(token, trust.key, self._now())
+        found = verify_datahub(token, trust.key, self._now(), self._earliest())
         if found.verified.issuer in trust.providers:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         is_own = bool(trust.own_issuer) and found.verified.issuer == trust.own_issuer

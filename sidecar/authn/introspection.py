@@ -15,6 +15,7 @@ from pydantic import Field
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.bearer_member import BearerMember
 from sidecar.authn.recovery import Recovery
+from sidecar.clock import earliest_of, latest_of
 from sidecar.config.settings import Model
 from sidecar.config.units import Duration
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Unavailable
@@ -162,14 +163,14 @@ class Introspection(BearerMember):
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
             # a member after this one would find a revoked JWT's signature good
             return Abstained(inactive) if jwt is None else Rejected(inactive, self.options.provider)
-        now = self.surroundings.clock.now()
+        now, earliest = latest_of(self.surroundings.clock)(), earliest_of(self.surroundings.clock)()
         claims = {name: value for name, value in answer.items() if name != "active"}
         claims.setdefault("iss", self._issuer)
         if jwt is not None:  # the answer may leave out what the deny list goes by
             claims = {name: jwt.claims[name] for name in ("jti", "iat") if name in jwt.claims} | claims
         try:
             _check_token_type(claims)
-            check_claims(claims, self._expected, now)
+            check_claims(claims, self._expected, now, earliest)
             actor = make_actor(claims, self._policy)
         except Refused as refusal:
             return Rejected(refusal, self.options.provider)

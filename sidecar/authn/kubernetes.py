@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected, Surroundings
 from sidecar.authn.bearer_member import BearerMember
+from sidecar.clock import earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.config.settings import Model, Names, Text
 from sidecar.config.units import Duration
@@ -192,7 +193,8 @@ class Kubernetes(BearerMember):
             raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
         candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
         expected = replace(self._expected, issuers=self._issuers)
-        return verify(token, candidates, expected, self.surroundings.clock.now())
+        clock = self.surroundings.clock
+        return verify(token, candidates, expected, latest_of(clock)(), earliest_of(clock)())
 
     async def _reviewed(self, token: str, digest: bytes, accepted: Accepted) -> Outcome:
         """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""

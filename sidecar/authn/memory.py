@@ -8,7 +8,7 @@ from hashlib import blake2b
 from os import urandom
 
 from sidecar.authn.base import Accepted, Outcome
-from sidecar.clock import Clock
+from sidecar.clock import Clock, latest_of
 from sidecar.errors import Cause, Unavailable
 
 _MOST_RUNNING = 1000
@@ -32,6 +32,7 @@ class Memory:
     def __init__(self, clock: Clock, size: int = 10_000) -> None:
         self.generation = 0
         self._clock = clock
+        self._latest = latest_of(clock)
         self._size = size
         self._key = urandom(32)
         self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
@@ -59,7 +60,7 @@ class Memory:
 
     def _has_ended(self, accepted: Accepted) -> bool:
         ends, again = accepted.expires_at, accepted.ask_again_at
-        return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
+        return (ends is not None and self._latest() >= ends) or (again is not None and self._latest() >= again)
 
     def put(self, digest: bytes, accepted: Accepted, seconds: float, generation: int | None = None) -> None:
         """Remember for ``seconds``, and never past its own end; not if all were forgotten since ``generation``."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, TypeVar
 
-from sidecar.clock import Clock
+from sidecar.clock import Clock, checked
 from sidecar.errors import Cause, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, GapError, LossError, Receipt, Store
@@ -113,6 +113,7 @@ class Mirror:
     """First and longest wait after a failure; doubles in between."""
     _MOST_UNKNOWN = 10_000
     _PRUNE_AT_ONCE = 5_000
+    _PRUNE_REMOVALS = 600.0
     _SLICE = 1_000
 
     def __init__(
@@ -123,8 +124,10 @@ class Mirror:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._clock = clock
+        self._clock = checked(clock)
         self._wait = wait
+        self._store_has_clock = False
+        self._removals_pruned = self._clock.monotonic()
         self._picture = Picture()
         self._position = ""
         self._mark = ""
@@ -153,6 +156,7 @@ class Mirror:
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
         metrics.watch(metrics.revocation_entries, lambda: len(self.denials))
         metrics.watch(metrics.revocation_endless, lambda: self.denials.endless)
+        metrics.watch(metrics.clock_offset, lambda: self._clock.offset)
 
     async def start(self) -> None:
         """Read everything and follow the store from then on, in the background. A store that is down stops nothing."""
@@ -192,6 +196,11 @@ class Mirror:
     def age(self) -> float:
         """Seconds since the copy last had everything that the store had; infinite before the first time."""
         return float("inf") if self._agreed_at is None else self._clock.monotonic() - self._agreed_at
+
+    @property
+    def clock_problem(self) -> str:
+        """What is wrong with the clock of this process, as a sentence; empty: nothing."""
+        return self._clock.problem
 
     @property
     def denials(self) -> DenyList:
@@ -315,6 +324,7 @@ class Mirror:
         """Take over one piece of the log. Raises GapError and Unavailable."""
         asked, promised = self._clock.monotonic(), self._promises.marks
         changes = await self._store.follow(self._position, self.FOLLOW)
+        self._compare_clocks(changes)
         await self._take(changes)
         self._position = changes.position
         if changes.is_complete:
@@ -361,9 +371,20 @@ class Mirror:
             await asyncio.sleep(0)
         return is_current
 
+    def _compare_clocks(self, changes: Changes) -> None:
+        self._store_has_clock = self._store_has_clock or changes.store_time is not None
+        if changes.store_time is not None or not self._store_has_clock:
+            self._clock.compare(changes.store_time)
+
     def _prune(self) -> None:
-        now = self._clock.now()
+        """Forget what is long over, if the clock can be trusted."""
+        if not self._clock.agrees:
+            return
+        now = self._clock.earliest()
         self._picture.prune(now, self._PRUNE_AT_ONCE)
+        if self._clock.monotonic() - self._removals_pruned >= self._PRUNE_REMOVALS:
+            self._picture.prune_removals(now)
+            self._removals_pruned = self._clock.monotonic()
 
     # --- reading everything
 
@@ -414,6 +435,7 @@ class Mirror:
             # what was written while the pieces were being read, and whether it is still the same store
             asked = self._clock.monotonic()
             changes = await self._store.follow(position, 0.0)
+            self._compare_clocks(changes)
             self._skipped.inc(changes.skipped)
             self._floor = max(self._floor, changes.entries.version)
             await self._fill(fresh, changes.entries)

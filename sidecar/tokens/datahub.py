@@ -95,12 +95,12 @@ def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
     return token.algorithm.startswith("HS") and (has_claims or (bool(own_issuer) and token.issuer == own_issuer))
 
 
-def verify_datahub(token: Unverified, key: SharedKey, now: float) -> DataHubToken:
+def verify_datahub(token: Unverified, key: SharedKey, now: float, earliest: float | None = None) -> DataHubToken:
     """Check signature, times and DataHub's claims. The issuer is not compared, an absent ``exp`` means for ever.
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_INVALID or PRINCIPAL_INVALID.
     """
-    verified = verify(token, (key,), _EXPECTATIONS, now)
+    verified = verify(token, (key,), _EXPECTATIONS, now, earliest)
     claims = verified.claims
     if claims.get("actorType") != _ACTOR_TYPE:
         raise Refused(Reason.TOKEN_INVALID, Cause.REQUIRED_CLAIM, "actorType")

@@ -62,17 +62,22 @@ class VerifiedClaims:
 
 
 def verify(
-    token: Unverified, keys: Sequence[VerificationKey], expectations: Expectations, now: float
+    token: Unverified,
+    keys: Sequence[VerificationKey],
+    expectations: Expectations,
+    now: float,
+    earliest: float | None = None,
 ) -> VerifiedClaims:
     """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
 
+    ``earliest`` is what ``nbf`` and ``iat`` are compared with where the clock is in doubt; None: ``now``.
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
     if token.algorithm not in expectations.algorithms:
         raise _invalid(Cause.ALGORITHM)
     key = signing_key(token, keys)
     claims = token.claims
-    check_claims(claims, expectations, now)
+    check_claims(claims, expectations, now, earliest)
     return VerifiedClaims(
         claims,
         key,
@@ -101,7 +106,9 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
-def check_claims(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+def check_claims(
+    claims: Mapping[str, Any], expectations: Expectations, now: float, earliest: float | None = None
+) -> None:
     """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
     if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
@@ -109,7 +116,7 @@ def check_claims(claims: Mapping[str, Any], expectations: Expectations, now: flo
     _check_audience(claims.get("aud"), expectations.audiences)
     _check_required(claims, expectations.required_claims)
     _check_forbidden(claims, bound_to_certificates=expectations.bound_to_certificates)
-    _check_times(claims, expectations, now)
+    _check_times(claims, expectations, now, now if earliest is None else earliest)
 
 
 def _fits(key: VerificationKey, token: Unverified) -> bool:
@@ -176,16 +183,16 @@ def _names_certificate(confirmation: object) -> bool:
     return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
-def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float) -> None:
+def _check_times(claims: Mapping[str, Any], expectations: Expectations, now: float, earliest: float) -> None:
     expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
     leeway = expectations.leeway
     if expires is None and expectations.require_expiry:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
         raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
-    if starts is not None and now + leeway < starts:
+    if starts is not None and earliest + leeway < starts:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
-    if issued is not None and now + leeway < issued:
+    if issued is not None and earliest + leeway < issued:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
     longest = expectations.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):

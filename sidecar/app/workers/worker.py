@@ -28,7 +28,7 @@ from sidecar.app.running import Sidecar, assembled
 from sidecar.app.workers.frames import frame, read_frame
 from sidecar.app.workers.handover import unpacked
 from sidecar.app.workers.totals import families
-from sidecar.clock import SystemClock
+from sidecar.clock import CheckedClock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable
 from sidecar.logs import places
@@ -55,7 +55,7 @@ class Worker:
     async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
         """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
         self._configure_logs(loaded)
-        ground = Ground(Metrics(), SystemClock(), assertion_key=assertion_key)
+        ground = Ground(Metrics(), CheckedClock(SystemClock()), assertion_key=assertion_key)
         self._sidecar = await self._stack.enter_async_context(assembled(loaded, ground))
         if is_patient:
             await self._sidecar.settled()
