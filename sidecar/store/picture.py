@@ -22,7 +22,7 @@ from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
 KEEP_EXPIRED = DAY
 """How long after its end a record is still kept, in seconds."""
 T = TypeVar("T")
-_BUCKETS = 1 << 14
+_BUCKET = 32
 _PIECE = 1000
 
 
@@ -148,22 +148,23 @@ class Picture:
     def _words_unlike(self, other: "Picture", now: float) -> Iterator[Entries | None]:
         """Denials and removals of which ``other`` has an earlier word or none. Versions are in the archives only."""
         oldest = now - DAY
-        here, there = [0] * _BUCKETS, [0] * _BUCKETS
+        buckets = 1 + (len(self.denials) + len(other.denials)) // _BUCKET
+        here, there = [0] * buckets, [0] * buckets
         # of two pictures that are mostly alike only the parts that differ are compared one by one
         for picture, sums in ((self, here), (other, there)) if len(other.denials) else ():
             for denial in picture.denials.standing(oldest):
-                sums[hash(denial.id) % _BUCKETS] += hash((denial.id, denial.version))
+                sums[hash(denial.id) % buckets] += hash((denial.id, denial.version))
                 yield None
         is_unlike = [one != another for one, another in zip(here, there, strict=True)]
         is_all = not len(other.denials)
         known: dict[str, int] = {}
         for denial in other.denials.standing(oldest):
-            if is_unlike[hash(denial.id) % _BUCKETS] or denial.id in self._removals:
+            if is_unlike[hash(denial.id) % buckets] or denial.id in self._removals:
                 known[denial.id] = max(denial.version, known.get(denial.id, 0))
             yield None
         better: dict[str, Denial] = {}
         for denial in self.denials.standing(oldest):
-            if (is_all or is_unlike[hash(denial.id) % _BUCKETS]) and denial.version > known.get(denial.id, -1):
+            if (is_all or is_unlike[hash(denial.id) % buckets]) and denial.version > known.get(denial.id, -1):
                 removal = other.removal(denial.id)
                 if removal is None or removal.version <= denial.version:
                     better[denial.id] = denial

@@ -23,6 +23,7 @@ from sidecar.store.merge import (
     join_currents,
     join_ends,
     join_records,
+    join_words,
     moment_of,
     rank,
     removal_at,
@@ -36,6 +37,7 @@ LOG_CHANGES = 100_000
 POLL = 0.05
 """Seconds between two looks at what other processes have written."""
 _SWEEP_MOST = 200
+_BOUND = 500
 _PIECE = 2000
 _LOG_PIECE = 64
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9a-f]*)")
@@ -326,7 +328,9 @@ class _Change:
                 self._replace(current, record.created_at, [_in(record.actor_id)])
         for token_id, moment in batch.revoke:
             self._end(token_id, moment)
-        denied = [self._said(replace(denial, version=self._above(self._word(denial.id)))) for denial in batch.deny]
+        words = self._words([denial.id for denial in batch.deny])
+        denied = [replace(denial, version=self._above(words.get(denial.id))) for denial in batch.deny]
+        self._deny(denied)
         removed = [self._taken_off(denial_id) for denial_id in batch.forgive]
         return Entries(added, batch.revoke, denied, removed, currents)
 
@@ -344,9 +348,13 @@ class _Change:
             known_current = self._current(current.bot)
             if known_current is None or join_currents(known_current, current) != known_current:
                 self._replace(current, moment_of(current.version), self._bots(current.bot))
+        words = self._words([denial.id for denial in entries.denials])
+        ranks = {name: rank(word) for name, word in words.items()}
+        kept = [denial for denial in entries.denials if denial.id not in words or rank(denial) >= ranks[denial.id]]
+        self._deny(sorted((denial for denial in kept if rank(denial) != ranks.get(denial.id)), key=rank))
         return replace(
             entries,
-            denials=[denial for denial in entries.denials if self._heard(denial)],
+            denials=kept,
             removals=[removal for removal in entries.removals if self._heard(removal)],
         )
 
@@ -423,44 +431,49 @@ class _Change:
                 (moment, self._number, TokenKind.BOT.value, name, row[3], current.version, row[3]),
             )
 
-    def _word(self, denial_id: str) -> Word | None:
-        """What the file says about a denial."""
-        values = (_in(denial_id),)
-        row = self._connection.execute(f"{_SELECT_DENIALS} WHERE id = ?", values).fetchone()
-        denial = None if row is None else _denial(row)
-        gone = self._connection.execute("SELECT version, until FROM removed WHERE id = ?", values).fetchone()
-        words: list[Word] = [] if denial is None else [denial]
-        if gone is not None:
-            words.append(Removal(denial_id, *gone))
-        return max(words, key=rank, default=None)
+    def _words(self, ids: Sequence[str]) -> dict[str, Word]:
+        """What the file says about each of those denials."""
+        words: dict[str, Word] = {}
+        for start in range(0, len(ids), _BOUND):
+            some = [_in(denial_id) for denial_id in ids[start : start + _BOUND]]
+            among = f"WHERE id IN ({', '.join('?' * len(some))})"
+            for row in self._connection.execute(f"SELECT id, version, until FROM removed {among}", some):  # noqa: S608 - marks only
+                words[_out(row[0])] = Removal(_out(row[0]), *row[1:])
+            for denial in map(_denial, self._connection.execute(f"{_SELECT_DENIALS} {among}", some)):
+                if denial is not None:
+                    removal = words.get(denial.id)
+                    words[denial.id] = denial if removal is None else join_words(removal, denial)
+        return words
 
-    def _heard(self, word: Word) -> bool:
-        """Take over ``word`` if it counts more than what is there. False: the file knows better."""
-        known = self._word(word.id)
-        if known is not None and rank(word) <= rank(known):
-            return rank(word) == rank(known)
-        self._said(word)
+    def _deny(self, denials: Sequence[Denial]) -> None:
+        """Let ``denials`` stand."""
+        ids = [(_in(denial.id),) for denial in denials]
+        self._connection.executemany("DELETE FROM removed WHERE id = ?", ids)
+        self._connection.executemany("DELETE FROM forgiven WHERE id = ?", ids)
+        rows = [(self._number, *map(_in, _denial_row(denial))) for denial in denials]
+        self._connection.executemany(_PUT_DENIAL, rows)
+
+    def _heard(self, removal: Removal) -> bool:
+        """Take over ``removal`` if it counts more than what is there. False: the file knows better."""
+        known = self._words([removal.id]).get(removal.id)
+        if known is not None and rank(removal) <= rank(known):
+            return rank(removal) == rank(known)
+        self._remove(removal)
         return True
 
-    def _said(self, word: Any) -> Any:
-        """Let ``word`` be what is said about its denial."""
-        for table in ("removed", "forgiven") if isinstance(word, Denial) else ("denials",):
-            self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (_in(word.id),))  # noqa: S608 - names from above
-        if isinstance(word, Denial):
-            self._connection.execute(_PUT_DENIAL, [self._number, *map(_in, _denial_row(word))])
-        else:
-            row = (_in(word.id), self._number, word.version, word.until)
-            self._connection.execute("INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?)", row)
-            # for processes of an earlier version
-            self._connection.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", row[:2])
-        return word
+    def _remove(self, removal: Removal) -> Removal:
+        row = (_in(removal.id), self._number, removal.version, removal.until)
+        self._connection.execute("DELETE FROM denials WHERE id = ?", row[:1])
+        self._connection.execute("INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?)", row)
+        # for processes of an earlier version
+        self._connection.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", row[:2])
+        return removal
 
     def _taken_off(self, denial_id: str) -> Removal:
         # what was removed already gets a later version: a copy may know that it was denied again, and the file may not
-        known = self._word(denial_id)
+        known = self._words([denial_id]).get(denial_id)
         ends = known.expires_at if isinstance(known, Denial) else None
-        removal: Removal = self._said(removal_at(denial_id, self._above(known), ends))
-        return removal
+        return self._remove(removal_at(denial_id, self._above(known), ends))
 
 
 def _sweep(connection: sqlite3.Connection, now: float) -> None:
