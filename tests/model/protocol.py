@@ -120,7 +120,7 @@ class Bounds:
     kinds: tuple[str, ...] = (FOREVER, SHORT, REMOVED)
     faults: tuple[str, ...] = ("lose", "wipe", "trim", "reread")
     has_clock: bool = True
-    piece: int = 1
+    piece: int = 4
     orders: tuple[int, ...] = field(default=(1, -1))
 
 
@@ -180,10 +180,11 @@ def learn(known: Value, heard: Value, floor: int) -> Value:
     return merged._replace(said=known.said)
 
 
-def state_of(store: Store, number: int | None = None) -> Value:
-    """What the store holds, or held after its first ``number`` entries."""
+@lru_cache(1 << 16)
+def state_of(store: Store) -> Value:
+    """What the store holds."""
     value = store.kept
-    for entry in store.log if number is None else store.log[: number - store.cut]:
+    for entry in store.log:
         value = merge(value, entry.value)
     return value
 
@@ -207,6 +208,8 @@ def steps(state: State, bounds: Bounds) -> Iterator[tuple[str, State]]:
         if state.writes:
             for kind in bounds.kinds:
                 written = write(state, index, kind, bounds)
+                if written == state:
+                    continue
                 yield f"{kind} at {index}", answer(written, len(written.flights) - 1, bounds)
                 if len(state.flights) < bounds.flights:
                     yield f"{kind} at {index}, its answer late", written
@@ -252,7 +255,7 @@ def write(state: State, index: int, kind: str, bounds: Bounds) -> State:
     elif kind == END:
         known = {token.id: token for token in (*there.tokens, *process.value.tokens)}
         if not known:
-            return state._replace(flights=(*state.flights, _nothing(state, index)))
+            return state
         token_id = max(known)
         said = Value(tokens=(known[token_id]._replace(has_ended=True),))
     else:
@@ -271,10 +274,6 @@ def write(state: State, index: int, kind: str, bounds: Bounds) -> State:
         store=store, flights=(*state.flights, flight), done=(*state.done, done), writes=state.writes - 1,
         marks=mark, time=time,
     )  # fmt: skip
-
-
-def _nothing(state: State, index: int) -> Flight:
-    return Flight(index, -1, state.store.head, Value(), frozenset({state.store.head}), -1, state.processes[index].loads)
 
 
 def answer(state: State, number: int, bounds: Bounds) -> State:
@@ -298,8 +297,6 @@ def answer(state: State, number: int, bounds: Bounds) -> State:
         for other in state.flights
     )
     state = _put(state, flight.process, process)._replace(flights=others, time=state.time + 1)
-    if flight.number < 0:
-        return state
     done = state.done[flight.number]._replace(acknowledged=state.time)
     return state._replace(done=(*state.done[: flight.number], done, *state.done[flight.number + 1 :]))
 
@@ -394,6 +391,22 @@ def finish_reading(state: State, index: int) -> State:
 
 def _put(state: State, index: int, process: Process) -> State:
     return state._replace(processes=(*state.processes[:index], process, *state.processes[index + 1 :]))
+
+
+def alike(state: State) -> State:
+    """The one of all states that differ only in which process is which that is searched in place of them."""
+    order = sorted(
+        range(len(state.processes)), key=lambda index: _sortable(state.processes[index], state.flights, index)
+    )
+    places = {index: place for place, index in enumerate(order)}
+    flights = tuple(flight._replace(process=places[flight.process]) for flight in state.flights)
+    return state._replace(processes=tuple(state.processes[index] for index in order), flights=flights)
+
+
+def _sortable(process: Process, flights: tuple[Flight, ...], index: int) -> tuple[object, ...]:
+    its = tuple(number for number, flight in enumerate(flights) if flight.process == index)
+    return (process.value, process.position or (), sorted(process.promised), process.floor, process.loads, its,
+            process.reading or ())  # fmt: skip
 
 
 # --- what must hold
