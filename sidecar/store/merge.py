@@ -53,7 +53,10 @@ class Entries:
     @property
     def version(self) -> int:
         """The highest version that is among them."""
-        return max((item.version for item in self.versioned()), default=0)
+        versions: list[int] = []
+        for items in (self.records, self.denials, self.removals, self.currents):
+            versions += [item.version for item in items]
+        return max(versions, default=0)
 
     def versioned(self) -> Iterable[TokenRecord | Denial | Removal | Current]:
         """Everything that has a version."""

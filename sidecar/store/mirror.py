@@ -426,8 +426,9 @@ class Mirror:
         position, mark = "", ""
         async for piece in _ahead(self._store.snapshot()):
             self._skipped.inc(piece.skipped)
-            self._floor = max(self._floor, piece.entries.version)
-            await self._fill(fresh, piece.entries)
+            entries = piece.entries
+            self._floor = max(self._floor, entries.version)
+            await self._fill(fresh, entries)
             position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")

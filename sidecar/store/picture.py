@@ -147,6 +147,8 @@ class Picture:
 
     def _words_unlike(self, other: "Picture", now: float) -> Iterator[Entries | None]:
         """Denials and removals of which ``other`` has an earlier word or none. Versions are in the archives only."""
+        if not len(self.denials) and not self._removals:
+            return
         oldest = now - DAY
         buckets = 1 + (len(self.denials) + len(other.denials)) // _BUCKET
         here, there = [0] * buckets, [0] * buckets

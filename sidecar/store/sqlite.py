@@ -534,9 +534,20 @@ def _denial_row(denial: Denial) -> tuple[Value, ...]:
 
 
 def _denial(row: Row) -> Denial | None:
-    denial_id, scope, *rest, version = map(_out, row)
+    denial_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = map(_out, row)
     try:
-        return replace(Denial(denial_id, Scope(scope), *rest), version=_version(version, rest[2]))
+        return Denial(
+            denial_id,
+            Scope(scope),
+            issuer,
+            name,
+            created_at,
+            issued_before,
+            expires_at,
+            reason,
+            created_by,
+            _version(version, created_at),
+        )
     except ValueError:
         return None
 

@@ -6,13 +6,13 @@ WORDS = (FOREVER, REMOVED)
 TOKENS = (MINT, END)
 QUICK = {
     "denials, two processes, one write, two faults": Bounds(writes=1, losses=2),
-    "denials, two processes, two writes, one fault": Bounds(kinds=WORDS),
-    "tokens, two processes, two writes, one fault": Bounds(kinds=TOKENS),
-    "denials, two processes, two writes, one fault, a clock that stands still": Bounds(
-        kinds=WORDS, has_clock=False, flights=0
-    ),
+    "denials, two processes, two writes, a lost tail": Bounds(kinds=WORDS, faults=("lose",)),
+    "tokens, two processes, two writes, a lost tail": Bounds(kinds=TOKENS, faults=("lose",)),
+    "denials, a clock that stands still": Bounds(kinds=WORDS, has_clock=False, flights=0),
 }
 WHOLE = QUICK | {
+    "denials, two processes, two writes, one fault": Bounds(kinds=WORDS),
+    "tokens, two processes, two writes, one fault": Bounds(kinds=TOKENS),
     "denials of three kinds, two processes, two writes, one fault": Bounds(kinds=(FOREVER, SHORT, REMOVED)),
     "denials, two processes, two writes, two faults": Bounds(losses=2, kinds=WORDS),
     "denials, two processes, three writes, one fault": Bounds(writes=3, kinds=WORDS, flights=0),

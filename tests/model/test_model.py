@@ -3,11 +3,23 @@
 ``python -m tests.model`` searches larger ones.
 """
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.model import protocol
 from tests.model.protocol import FOREVER, MINT, REMOVED, Bounds, Said, Value, merge
 from tests.model.search import QUICK, search
+
+
+@pytest.fixture(autouse=True)
+def _no_memory() -> Iterator[None]:
+    """What was merged by other rules is not remembered."""
+    for kept in (protocol.merge, protocol.state_of):
+        kept.cache_clear()
+    yield
+    for kept in (protocol.merge, protocol.state_of):
+        kept.cache_clear()
 
 
 @pytest.mark.parametrize("name", list(QUICK))
