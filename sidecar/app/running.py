@@ -15,7 +15,7 @@ from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import Operations, operations_server
 from sidecar.app.generation import ConfigGeneration, build
 from sidecar.app.process_context import ProcessContext
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import Clock, SystemClock, checked
 from sidecar.config.load import Loaded
 from sidecar.config.output.show import as_json
 from sidecar.config.settings import Limits, Settings
@@ -233,7 +233,7 @@ async def operations_listener(operations: Operations, address: str, metrics: Met
 async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
     """Both listeners up while the context lasts. Raises as :func:`build_sidecar`, and when an address cannot be had."""
     server = loaded.settings.server
-    ground = ProcessContext(Metrics(), clock or SystemClock())
+    ground = ProcessContext(Metrics(), checked(clock or SystemClock()))
     ground.metrics.workers.set(1)
     async with (
         build_sidecar(loaded, ground) as sidecar,
