@@ -78,9 +78,9 @@ class Begins:
             self.abandoned += 1
             abandon(begun)
 
-        monkeypatch.setattr(InFlightRequest, "answer", answering_)
-        monkeypatch.setattr(InFlightRequest, "hand_over", handing_over)
-        monkeypatch.setattr(InFlightRequest, "abandon", abandoning)
+        monkeypatch.setattr(InFlightRequest, "respond", answering_)
+        monkeypatch.setattr(InFlightRequest, "promote_to_task", handing_over)
+        monkeypatch.setattr(InFlightRequest, "cancel", abandoning)
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ async def test_answers_come_in_the_order_of_the_questions(start: Start, begins: 
 async def test_what_takes_long_is_waited_for_in_the_usual_way(
     start: Start, begins: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0.01)
+    monkeypatch.setattr(relay, "SLOW_RESPONSE_DELAY", 0.01)
     async with waiting(start) as (scene, wire, answer, _):
         await eventually(lambda: begins.handed_over == 1)
         assert await scene.metric("sidecar_http_requests_in_flight") == 1
@@ -323,7 +323,7 @@ async def test_what_takes_long_is_waited_for_in_the_usual_way(
 async def test_what_takes_too_long_ends_as_it_would_have(
     start: Start, begins: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0.01)
+    monkeypatch.setattr(relay, "SLOW_RESPONSE_DELAY", 0.01)
     async with waiting(start, upstream={"responseTimeout": "100ms"}) as (scene, wire, _, _):
         assert (await wire.answer()).status == 504
     assert begins.handed_over == 1

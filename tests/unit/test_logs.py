@@ -75,7 +75,7 @@ async def test_lines_above_the_limit_are_left_out_and_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many a second, as many in one burst; the number of the others is one line."""
-    monkeypatch.setattr(logs, "_LEFT_OUT_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_SUPPRESSED_REPORT_INTERVAL", 0.0)
     caplog.set_level(logging.INFO)
     clock, left_out = HandClock(), list[None]()
     limit = LineLimit(logging.getLogger("limited"), 10, lambda: left_out.append(None), now=clock.monotonic)

@@ -710,7 +710,7 @@ async def test_a_person_who_came_in_is_not_made_a_bot_by_accident(sidecar: Manag
 async def test_registering_again_answers_what_stands(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
     first = await sidecar.call("POST", "/bots", root, body={"name": "corp/Nightly"})
-    again = await sidecar.call("POST", "/bots", root, body={"name": "CORP/nightly"})
+    again = await sidecar.call("POST", "/bots", root, body={"name": "corp/nightly"})
     assert (first.status, again.status, first.json()) == (201, 200, again.json())
     assert first.json()["name"] == "corp/nightly"
     assert (await sidecar.call("DELETE", "/bots/corp%2Fnightly", root)).status == 204

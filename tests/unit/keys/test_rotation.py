@@ -118,7 +118,7 @@ def test_two_who_rotate_at_once_do_it_once(tmp_path: Path) -> None:
     rotated(tmp_path)
     program = (
         "import sys; from datetime import datetime; from pathlib import Path; from sidecar.keys.rotation import rotate;"
-        "rotate(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), ahead=330, algorithm='ES256',"
+        "rotate(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), publish_lead_time=330, algorithm='ES256',"
         " is_over=lambda key: False)"
     )
     later = (NOW + timedelta(minutes=6)).isoformat()

@@ -95,9 +95,9 @@ class HeldStore(MemoryStore):
         await self._pass("record")
         return found
 
-    async def denial(self, denial_id: str) -> RevocationEntry | None:
-        await self._pass("denial")
-        return await super().denial(denial_id)
+    async def entry(self, denial_id: str) -> RevocationEntry | None:
+        await self._pass("entry")
+        return await super().entry(denial_id)
 
     async def follow(self, position: str, wait: float) -> Changes:
         await self._pass("follow")
@@ -227,10 +227,10 @@ async def test_denial_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(wo
         world.store._wake()
         await eventually(lambda: world.store.calls.count("follow") > 1)
         await mirror.write(Batch(add_entries=[denial()]))
-        asked = world.store.hold("denial")
+        asked = world.store.hold("entry")
         world.store.next_piece = Changes(mirror._position, removed=(denial().id,))
         held.set()
-        await eventually(lambda: world.store.calls.count("denial"))
+        await eventually(lambda: world.store.calls.count("entry"))
         assert world.is_denied()
         asked.set()
         await eventually(lambda: not mirror._awaited)
@@ -466,7 +466,7 @@ async def test_store_that_is_down_is_no_verdict(world: World) -> None:
 
 
 async def test_memory_of_unknown_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mirror, "_MOST_UNKNOWN", 3)
+    monkeypatch.setattr(Mirror, "_MAX_UNKNOWN", 3)
     for name in "abcdabcd":
         await world.mirror.lookup(name)
     assert world.store.calls.count("record") == 8
