@@ -377,7 +377,7 @@ async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> 
         world.store.all_records.clear()
 
         async def lost(position: str, wait: float) -> Changes:
-            del world.store.follow  # type: ignore[method-assign]
+            del world.store.follow
             raise LossError
 
         world.store.follow = lost  # type: ignore[method-assign]
@@ -418,7 +418,7 @@ async def test_fault_of_the_store_does_not_end_the_following(world: World, caplo
     async with following(world):
 
         async def faulty(position: str, wait: float) -> Changes:
-            del world.store.follow  # type: ignore[method-assign]
+            del world.store.follow
             raise KeyError("secret")
 
         world.store.follow = faulty  # type: ignore[method-assign]
