@@ -228,7 +228,7 @@ def _selects_something(prometheus: Callable[[str], Any], query: str) -> bool:
 
 def test_panels_show_what_is_there(prometheus: Callable[[str], Any]) -> None:
     """An expression can be understood and still select nothing, as two metrics whose labels never meet."""
-    always = ("Ready A", "In flight A", "Age A", "Usable keys A", "The store answers A", "Processor A", "Memory A")
-    for title in (*always, "File descriptors A", "Deny list A", "Tokens in the cache A", "Versions A"):
+    always = ("Ready A", "In flight A", "Age A", "Usable keys A", "Store up A", "CPU A", "Memory A")
+    for title in (*always, "File descriptors A", "Revocation list A", "Tokens in the cache A", "Versions A"):
         query = f"query?{urlencode({'query': _plain(DASHBOARD_EXPRESSIONS[title])})}"
         wait_for(partial(_selects_something, prometheus, query), f"shown by {title}")

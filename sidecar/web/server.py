@@ -333,7 +333,8 @@ class Connection(web.RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A fault outside the handler, by its kind alone: its text may hold what the request carried."""
-        _log.error("fault on a connection", extra={"error": type(kw.get("exc_info")).__name__})
+        error = type(kw.get("exc_info")).__name__
+        _log.error("unhandled error on a connection", extra={"event": "connection_error", "error": error})
 
     def handle_error(
         self,

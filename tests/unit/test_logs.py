@@ -83,7 +83,7 @@ async def test_lines_above_the_limit_are_left_out_and_counted(
     assert len(left_out) == 15
     await eventually(lambda: caplog.records)
     assert [(record.getMessage(), record.__dict__["lines"]) for record in caplog.records] == [
-        ("lines left out: more than the limit per second", 15)
+        ("log lines suppressed: limit per second exceeded", 15)
     ]
     clock.advance(0.5)
     assert [limit.allows() for _ in range(7)] == [True] * 5 + [False] * 2
