@@ -66,7 +66,7 @@ class Sidecar:
         return self._generation.health
 
     @property
-    def public_addresses(self) -> list[object]:
+    def public_addresses(self) -> list[Any]:
         """Bound addresses of the public listener, as sockets name them."""
         return list(self._public.addresses)
 

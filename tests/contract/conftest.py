@@ -88,9 +88,12 @@ def _sentinel(require_tool: Callable[[str], Path], folder: Path, stack: ExitStac
 def _cluster(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:
     nodes = stack.enter_context(cluster(require_tool("redis-server"), folder))
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    return World(
-        StoreSettings(url=Secret(f"redis+cluster://{hosts}")), lambda: [_flush(node) for node in nodes] and None
-    )
+
+    def flush() -> None:
+        for node in nodes:
+            _flush(node)
+
+    return World(StoreSettings(url=Secret(f"redis+cluster://{hosts}")), flush)
 
 
 def _memory(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:

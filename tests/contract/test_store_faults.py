@@ -362,13 +362,13 @@ from sidecar.clock import SystemClock
 from sidecar.store.sqlite.database import Database
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.store.sqlite.store import SqliteStore
 
 async def main():
     store = SqliteStore(await Database.open(Path(sys.argv[1]), Metrics()), SystemClock())
     for number in range(100_000):
-        await store.write(Batch(deny=[make_denial(Scope.TOKEN, "iss", f"{sys.argv[2]}-{number}", 1.0)]))
+        await store.write(Batch(add_entries=[make_entry(Scope.TOKEN, "iss", f"{sys.argv[2]}-{number}", 1.0)]))
         print(number, flush=True)
 
 asyncio.run(main())

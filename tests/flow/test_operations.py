@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Pending(threading.Thread):
     def __init__(self, url: str, token: str) -> None:
         super().__init__(daemon=True)
         self.reply: Reply | None = None
-        self._ask = lambda: request(url, headers=[("Authorization", f"Bearer {token}")])
+        self._ask = partial(request, url, headers=[("Authorization", f"Bearer {token}")])
         self.start()
 
     def run(self) -> None:

@@ -112,7 +112,7 @@ class Mirror:
     """Least time between two questions to the store about one unknown id."""
     RETRY = (0.1, 5.0)
     """First and longest wait after a failure; doubles in between."""
-    _MOST_UNKNOWN = 10_000
+    _MAX_UNKNOWN = 10_000
     _PRUNE_AT_ONCE = 5_000
     _PRUNE_REMOVALS = 600.0
     _SLICE = 1_000
@@ -239,7 +239,7 @@ class Mirror:
             asked[1].add_done_callback(retrieve)
             self._unknown[token_id] = asked
             self._unknown.move_to_end(token_id)
-            if len(self._unknown) > self._MOST_UNKNOWN:
+            if len(self._unknown) > self._MAX_UNKNOWN:
                 self._unknown.popitem(last=False)
         # shielded: the first asker may leave, the others still want to know
         return await asyncio.shield(asked[1])

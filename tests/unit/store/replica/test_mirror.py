@@ -518,7 +518,7 @@ async def test_fault_of_the_store_does_not_end_the_following(world: World, caplo
     async with following(world):
 
         async def faulty(position: str, wait: float) -> Changes:
-            del world.store.follow  # type: ignore[method-assign]
+            del world.store.follow
             raise KeyError("secret")
 
         world.store.follow = faulty  # type: ignore[method-assign]
@@ -566,7 +566,7 @@ async def test_store_that_is_down_is_no_verdict(world: World) -> None:
 
 
 async def test_memory_of_unknown_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mirror, "_MOST_UNKNOWN", 3)
+    monkeypatch.setattr(Mirror, "_MAX_UNKNOWN", 3)
     for name in "abcdabcd":
         await world.mirror.lookup(name)
     assert world.store.calls.count("record") == 8
