@@ -46,8 +46,10 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **self._marks,
         }
+        if event := getattr(record, "event", ""):
+            line["event"] = event
+        line |= self._marks
         if identifier := current_request.get():
             line["requestId"] = identifier
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
@@ -126,7 +128,11 @@ class LineLimit:
         missing, self._missing = self._missing, 0
         token = current_request.set("")
         try:
-            self._log.log(self._level, "lines left out: more than the limit per second", extra={"lines": missing})
+            self._log.log(
+                self._level,
+                "log lines suppressed: limit per second exceeded",
+                extra={"event": "log_lines_suppressed", "lines": missing},
+            )
         finally:
             current_request.reset(token)
 

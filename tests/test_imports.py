@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "logs": ("errors",),
     "identity": ("errors",),
     "secrets": ("errors",),
-    "outbound": BASICS,
-    "config": (*BASICS, "secrets.value", "secrets.resolve"),
+    "egress": ("secrets.value",),
+    "outbound": (*BASICS, "egress"),
+    "config": (*BASICS, "egress", "secrets.value", "secrets.resolve"),
     "keys": (*BASICS, "config.settings", "config.providers", "config.reading.urls", "secrets", "outbound"),
     "store": (*BASICS, "identity", "config.settings", "config.reading.store_url"),
     "tokens": (
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.reading.units",
     ),
     "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.products.presets"),
-    "web": (*BASICS, "access.decide", "identity", "config.settings"),
+    "web": (*BASICS, "access.decide", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
     # authn.base as above

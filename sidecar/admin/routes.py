@@ -83,7 +83,13 @@ class _Handler:
             answer = _refusal(failure)
         except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
             _log.error(
-                "fault while answering", extra={"error": type(error).__name__, "places": traceback_locations(error)}
+                "unhandled error",
+                extra={
+                    "event": "unhandled_error",
+                    "error": type(error).__name__,
+                    "places": traceback_locations(error),
+                    "route": route,
+                },
             )
             answer = _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
         self._counted.child("admin", route, str(answer.status)).inc()

@@ -54,9 +54,12 @@ async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
         if mirror.is_loaded and mirror.unregistered_bots():
             try:
                 adopted = await bots.adopt(mirror.unregistered_bots())
-                _log.info("names of bots registered", extra={"names": adopted})
+                _log.info("bot names registered", extra={"event": "bot_names_registered", "names": adopted})
             except Unavailable as failure:
-                _log.warning("names of bots cannot be registered now", extra={"cause": failure.cause})
+                _log.warning(
+                    "bot names could not be registered; retrying",
+                    extra={"event": "bot_names_registration_failed", "cause": failure.cause},
+                )
         # an older replica may mint for a bot at any time
         await asyncio.sleep(_SEEN_NAMES_RETENTION if mirror.is_loaded else _FIRST_LOAD_TIMEOUT)
 
@@ -127,7 +130,7 @@ async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, 
     members = await open_authenticators(build_specs(loaded.authenticators), verifiers, surroundings, stack)
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
-    tracing = open_tracing(settings, stack)
+    tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
     refusals = ErrorResponses(

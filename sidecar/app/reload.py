@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
+from sidecar.app.egress_report import log_routes
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
@@ -50,23 +51,32 @@ class Reload:
             loaded = replace(loaded, since=since)
             await self._apply(loaded)
         except Misconfigured as error:
-            self._log_failure("refused", error.problems)
+            self._log_outcome("refused", error.problems)
         except Failed as error:
-            self._log_failure("refused", [Problem("", f"{error.message}: {error.detail}")])
+            self._log_outcome("refused", [Problem("", f"{error.message}: {error.detail}")])
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end what works
             _log.error(
-                "fault while reloading", extra={"error": type(error).__name__, "places": traceback_locations(error)}
+                "unhandled error while reloading",
+                extra={
+                    "event": "reload_error",
+                    "error": type(error).__name__,
+                    "places": traceback_locations(error),
+                },
             )
-            self._log_failure("failed", [])
+            self._log_outcome("failed", [])
         else:
             self._loaded = loaded
             warn(loaded)
-            self._log_failure("applied", [])
+            self._log_outcome("applied", [])
 
-    def _log_failure(self, outcome: str, problems: list[Problem]) -> None:
+    def _log_outcome(self, outcome: str, problems: list[Problem]) -> None:
         level = logging.INFO if outcome == "applied" else logging.ERROR
         fatal = [str(problem) for problem in problems if problem.fatal]
-        _audit.log(level, "configuration reload", extra={"outcome": outcome, "problems": fatal})
+        _audit.log(
+            level,
+            "configuration reload",
+            extra={"event": "configuration_reload", "outcome": outcome, "problems": fatal},
+        )
         self._counted.labels(outcome).inc()
 
 
@@ -93,9 +103,10 @@ def _finish(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
 
 
 def warn(loaded: Loaded) -> None:
-    """Log what is questionable in ``loaded``."""
+    """Log what is questionable in ``loaded``, and which proxy outgoing calls use."""
     for warning in loaded.warnings:
-        _log.warning(str(warning))
+        _log.warning(str(warning), extra={"event": "configuration_warning"})
+    log_routes(loaded)
 
 
 def _fixed(present: ServerSettings, wanted: ServerSettings) -> Iterator[Problem]:

@@ -183,8 +183,12 @@ class Sidecar:
             await parts.stack.aclose()
         except Exception as error:  # noqa: BLE001 - the task has no caller
             _log.error(
-                "fault while closing an old configuration",
-                extra={"error": type(error).__name__, "places": traceback_locations(error)},
+                "unhandled error while closing the previous configuration",
+                extra={
+                    "event": "configuration_close_failed",
+                    "error": type(error).__name__,
+                    "places": traceback_locations(error),
+                },
             )
 
 
@@ -236,5 +240,13 @@ async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterat
         operations_listener(sidecar, server.admin_listen, ground.metrics),
     ):
         await sidecar.accept(open_sockets(server.listen, "server.listen"))
-        _log.info("listening", extra={"version": __version__, "public": server.listen, "admin": server.admin_listen})
+        _log.info(
+            "listening",
+            extra={
+                "event": "listening",
+                "version": __version__,
+                "public": server.listen,
+                "admin": server.admin_listen,
+            },
+        )
         yield sidecar

@@ -76,13 +76,13 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             await _drain(service, at_once)
         else:
             await _wait_for_signal(starting)
-    _log.info("stopped")
+    _log.info("stopped", extra={"event": "stopped"})
 
 
 async def _drain(service: Service, at_once: asyncio.Event) -> None:
     """End what is under way; ``at_once``, when that is said meanwhile."""
     server = service.loaded.settings.server
-    _log.info("draining", extra={"seconds": server.drain_delay})
+    _log.info("draining", extra={"event": "draining", "seconds": server.drain_delay})
     draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
     hurried = asyncio.create_task(at_once.wait())
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)

@@ -53,7 +53,10 @@ class UpstreamStart:
                 self._has_answered = True
                 return
             await asyncio.sleep(_POLL_INTERVAL)
-        _log.warning("ready without the upstream", extra={"upstream": self._url, "waited_seconds": self._longest})
+        _log.warning(
+            "upstream has not accepted a connection; ready without it",
+            extra={"event": "upstream_wait_timed_out", "upstream": self._url, "waited_seconds": self._longest},
+        )
 
     async def _connect(self) -> None:
         endpoint = self._endpoint

@@ -135,7 +135,7 @@ class AuthenticatorContext:
     found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
     configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
     credential that is looked at; ``allow_published`` lets secrets pass that the products' sources publish.
-    ``keys`` says how key sets are fetched.
+    ``keys`` says how key sets are fetched; ``ca_file`` is the CA bundle of a connection that names none of its own.
     """
 
     name: str
@@ -148,6 +148,7 @@ class AuthenticatorContext:
     allow_published: bool = False
     keys: KeyFetchSettings = field(default_factory=KeyFetchSettings)
     metrics: Metrics | None = None
+    ca_file: str = ""
 
 
 class NoOptions(Model):

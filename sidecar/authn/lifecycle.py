@@ -109,7 +109,14 @@ async def _stop(member: Authenticator) -> None:
         async with asyncio.timeout(_STOP_TIMEOUT):
             await member.stop()
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others are stopped too
-        _log.error("an authenticator did not stop", extra={"authenticator": member.name, "error": type(error).__name__})
+        _log.error(
+            "authenticator did not stop",
+            extra={
+                "event": "authenticator_stop_failed",
+                "authenticator": member.name,
+                "error": type(error).__name__,
+            },
+        )
 
 
 def _cannot_error(plan: AuthenticatorSpec, what: str, error: Exception) -> Misconfigured:

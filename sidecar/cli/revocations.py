@@ -207,8 +207,16 @@ async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: boo
         if shows_progress:
             print(file=sys.stderr)
         # what was written stands, also when the rest could not be
-        about = {"taken": counts.taken, "refused": counts.refused, "tokens_revoked": counts.ended, "by": BY}
-        _audit.info("denials imported", extra=about)
+        _audit.info(
+            "revocation entries imported",
+            extra={
+                "event": "revocations_imported",
+                "taken": counts.taken,
+                "refused": counts.refused,
+                "tokens_revoked": counts.ended,
+                "by": BY,
+            },
+        )
     print(f"{counts.taken} entries taken, {counts.refused} refused")
     return 1 if counts.refused else 0
 

@@ -160,14 +160,14 @@ class UpstreamSettings(Model):
     keepalive_timeout: Duration = 15.0
     """How long an idle connection to the upstream is kept. Set it below the idle timeout of the upstream."""
     ca_file: Text = ""
-    """CA bundle for an ``https`` upstream; absent: the system's."""
+    """CA bundle for an ``https`` upstream; absent: that of ``outbound``."""
 
 
 class StoreTls(Model):
     """TLS connections to the store."""
 
     ca_file: Text = ""
-    """CA bundle."""
+    """CA bundle; absent: that of ``outbound``."""
     cert_file: Text = ""
     """Client certificate."""
     key_file: Text = ""
@@ -179,7 +179,7 @@ class StoreTls(Model):
 class StoreSettings(Model):
     """Where token records and revocations are stored."""
 
-    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.store.sqlite.database")
+    url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
     """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
     ``redis+sentinel://host:port,host:port/service/db``; ``rediss`` instead of ``redis`` uses TLS."""
     username: Text = ""
@@ -220,7 +220,20 @@ class KeyFetchSettings(Model):
     cache_dir: Text = ""
     """Directory for the copy on disk; absent: beside the SQLite file. If it is not writable, a warning is logged."""
     ca_file: Text = ""
-    """CA bundle for key and discovery URLs; absent: the system's."""
+    """CA bundle for key and discovery URLs; absent: that of ``outbound``."""
+
+
+class OutboundSettings(Model):
+    """Outgoing requests to URLs: keys, discovery, introspection, bot token checks, spans."""
+
+    proxy: Secret = Secret("environment")
+    """``environment``: the proxy in ``HTTPS_PROXY``; ``none``: no proxy, regardless of the environment; or
+    ``http://user:password@host:port``. Only https requests use it. ``NO_PROXY`` lists exceptions: domain names with
+    their subdomains, addresses, networks, ``host:port`` or ``*``. Never through the proxy: loopback and link-local
+    addresses, plain http, the upstream, the cluster's API server, the store."""
+    ca_file: Text = ""
+    """CA bundle for all outgoing connections without a CA bundle of their own (``keys``, ``upstream``, ``store.tls``,
+    ``ldap``, spans); absent: the system's."""
 
 
 class ClaimActorType(Model):
@@ -621,6 +634,8 @@ class Settings(Model):
     """Where token records and revocations are stored."""
     keys: KeyFetchSettings = KeyFetchSettings()
     """How the keys of providers are fetched."""
+    outbound: OutboundSettings = OutboundSettings()
+    """Outgoing requests: proxy and CA bundle."""
     authentication_configuration: AuthenticationConfiguration = AuthenticationConfiguration()
     """Issuers whose tokens are accepted."""
     authorizer_configuration: AuthorizerConfiguration = AuthorizerConfiguration()

@@ -104,7 +104,7 @@ server:
 upstream:
   url: {upstream_url}
 store:
-  url: sqlite:///{folder}/sidecar.store.sqlite.database
+  url: sqlite:///{folder}/sidecar.db
 authenticationConfiguration:
   providers:
     - name: acme

@@ -53,8 +53,12 @@ class DiskCopy:
             if not self._complained:
                 self._complained = True
                 logger.warning(
-                    "keys cannot be kept on disk; a restart while the issuer is away will not have them",
-                    extra={"folder": str(self._folder), "detail": error.strerror},
+                    "keys cannot be cached on disk; after a restart they are unavailable until the issuer answers",
+                    extra={
+                        "event": "key_cache_write_failed",
+                        "folder": str(self._folder),
+                        "detail": error.strerror,
+                    },
                 )
 
 

@@ -71,7 +71,10 @@ class IssuerDiscovery:
             try:
                 self._adopt(read_metadata(kept[0], around.provider))
             except (DocumentError, OutboundError) as error:
-                logger.warning("the copy on disk is not used", extra={"detail": error.detail})
+                logger.warning(
+                    "cached discovery document on disk ignored",
+                    extra={"event": "cached_discovery_ignored", "detail": error.detail},
+                )
         self.refresher.start()
 
     async def aclose(self) -> None:
@@ -87,7 +90,7 @@ class IssuerDiscovery:
             self.problem, lifetime = f"discovery: {error.kind}: {error.detail}", None
         except Exception:  # a fault of ours must not end the background work
             self.problem, lifetime = "discovery: internal: see the log", None
-            logger.exception("discovery failed", extra={"provider": around.provider.name})
+            logger.exception("discovery failed", extra={"event": "discovery_error", "provider": around.provider.name})
         else:
             self.problem, lifetime = "", _DISCOVERY_LIFETIME
             self._adopt(found)
@@ -296,7 +299,10 @@ class ProviderKeys:
         """One line for each listed URL that turns out to verify no token."""
         useless = frozenset(self._useless())
         for sentence in sorted(useless - self._unnamed):
-            logger.error("a key URL verifies no token", extra={"provider": self.provider.name, "detail": sentence})
+            logger.error(
+                "key URL cannot verify any token",
+                extra={"event": "key_url_unusable", "provider": self.provider.name, "detail": sentence},
+            )
         self._unnamed = useless
 
     def _may_use(self, url: str) -> bool:

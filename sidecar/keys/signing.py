@@ -119,9 +119,19 @@ class OwnKeys:
             try:
                 self.reload()
             except Misconfigured as error:
-                logger.error("changed key files cannot be used; the old keys stay", extra={"detail": str(error)})
+                logger.error(
+                    "changed key files unusable; keeping the current keys",
+                    extra={"event": "signing_keys_reload_failed", "detail": str(error)},
+                )
             else:
-                logger.info("own keys taken up", extra={"kid": self.signing.kid, "keys": self._set.index.size})
+                logger.info(
+                    "signing keys reloaded",
+                    extra={
+                        "event": "signing_keys_reloaded",
+                        "kid": self.signing.kid,
+                        "keys": self._set.index.size,
+                    },
+                )
 
     def _load(self, old: Iterable[VerificationKey]) -> _KeySet:
         path = f"{_BLOCK}.keyDir" if self._configuration.key_dir else f"{_BLOCK}.rsaprivateKeyFilePath"

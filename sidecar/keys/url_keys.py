@@ -48,10 +48,11 @@ class FetchContext:
     def tell(self, url: str, before: str, now: str) -> None:
         """One line when a fetch begins or ceases to fail, none while nothing changes."""
         if before != now:
-            level, text = (
-                (logging.WARNING, "keys cannot be fetched") if now else (logging.INFO, "keys are fetched again")
-            )
-            logger.log(level, text, extra={"provider": self.provider.name, "url": url, "detail": now})
+            about = {"provider": self.provider.name, "url": url, "detail": now}
+            if now:
+                logger.warning("key fetch failed; retrying", extra={"event": "key_fetch_failed", **about})
+            else:
+                logger.info("key fetch succeeded again", extra={"event": "key_fetch_recovered", **about})
 
 
 class UrlKeys:
@@ -91,7 +92,10 @@ class UrlKeys:
             try:
                 parsed = read_jwks(content, allow_published=around.allow_published)
             except DocumentError as error:
-                logger.warning("the copy on disk is not used", extra={"url": self.url, "detail": error.detail})
+                logger.warning(
+                    "cached keys on disk ignored",
+                    extra={"event": "cached_keys_ignored", "url": self.url, "detail": error.detail},
+                )
             else:
                 self._adopt(parsed, age)
         if not self._closed:
@@ -113,7 +117,10 @@ class UrlKeys:
     def expire(self) -> None:
         """Give up keys that nobody has confirmed for ``keys.maxStale``."""
         if self.keys and self.age > self._around.settings.max_stale:
-            logger.error("keys are too old to be used", extra={"provider": self._around.provider.name, "url": self.url})
+            logger.error(
+                "keys dropped: older than keys.maxStale",
+                extra={"event": "keys_expired", "provider": self._around.provider.name, "url": self.url},
+            )
             self.withdraw()
 
     async def _fetch(self) -> float | None:
@@ -127,7 +134,10 @@ class UrlKeys:
         except Exception:  # a fault of ours must not end the background work
             outcome, lifetime = "internal", None
             self.problem = "internal: see the log"
-            logger.exception("fetching keys failed", extra={"provider": around.provider.name, "url": self.url})
+            logger.exception(
+                "unhandled error while fetching keys",
+                extra={"event": "key_fetch_error", "provider": around.provider.name, "url": self.url},
+            )
         around.count(outcome)
         around.tell(self.url, before, self.problem)
         self.expire()
@@ -162,8 +172,15 @@ class UrlKeys:
             self._skipped = parsed.skipped
             unsafe = {word: number for word, number in parsed.skipped.items() if word in UNSAFE}
             if unsafe:
-                extra = {"provider": self._around.provider.name, "url": self.url, "skipped": unsafe}
-                logger.warning("keys of a set are not used: they are unsafe", extra=extra)
+                logger.warning(
+                    "unsafe keys of a key set skipped",
+                    extra={
+                        "event": "unsafe_keys_skipped",
+                        "provider": self._around.provider.name,
+                        "url": self.url,
+                        "skipped": unsafe,
+                    },
+                )
         self._changed()
 
     def _fault(self) -> str:

@@ -241,7 +241,7 @@ class Dispatcher:
             serving.in_flight += 1
 
     def _ended(self, begun: InFlightRequest, status: int | None) -> None:
-        begun.active_config.leave()
+        begun.active_config.request_ended()
         if status is not None:
             count, duration = self._counted.get(("forward", status)) or self._children("forward", status)
             count.inc()
@@ -255,8 +255,9 @@ class Dispatcher:
     @staticmethod
     def _log_answer(request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
         _access_log.info(
-            "answered",
+            "request answered",
             extra={
+                "event": "request_answered",
                 "requestId": request_id(request),
                 "method": request.method[:16],
                 "path": request.raw_path.partition("?")[0][:512],
@@ -282,5 +283,5 @@ def _unhandled(request: web.BaseRequest, error: Exception, route: str, refusals:
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has begun; it can only be cut off") from error
     seen = {"error": type(error).__name__, "places": traceback_locations(error), "route": route}
-    _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
+    _log.error("unhandled error", extra={"event": "unhandled_error", "requestId": request_id(request), **seen})
     return refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)

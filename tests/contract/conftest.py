@@ -32,7 +32,7 @@ class World:
 
 
 def _sqlite(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:
-    path = folder / "sidecar.store.sqlite.database"
+    path = folder / "sidecar.db"
 
     def empty() -> None:
         for old in folder.iterdir():

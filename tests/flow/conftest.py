@@ -115,7 +115,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             provider |= {"jwtPrincipalClaims": ["sub"], "groupsClaim": "groups"}
             usual: dict[str, Any] = {
                 "server": {"listen": address, "adminListen": admin_address, "drainDelay": "0s", "drainTimeout": "1s"},
-                "store": {"url": f"sqlite:///{tmp_path}/sidecar.store.sqlite.database"},
+                "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
                 "keys": {"cacheDir": str(tmp_path / "keys")},
                 "authenticationConfiguration": {"providers": [provider]},
                 "authorizerConfiguration": {"principalDomain": "example.com"},

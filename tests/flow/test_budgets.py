@@ -200,12 +200,12 @@ async def test_a_flood_of_refusals_writes_a_bounded_number_of_lines(
         for _ in range(40):
             assert (await wire.ask("/oauth2/auth", [("Authorization", "Bearer no")])).status == 401
 
-    def lines(message: str) -> list[logging.LogRecord]:
-        return [record for record in caplog.records if record.getMessage().startswith(message)]
+    def lines(event: str) -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.__dict__.get("event") == event]
 
-    await eventually(lambda: lines("lines left out"))
-    written = len(lines("refused"))
+    await eventually(lambda: lines("log_lines_suppressed"))
+    written = len(lines("request_rejected"))
     assert 5 <= written < 30
-    left_out = sum(int(record.__dict__["lines"]) for record in lines("lines left out"))
+    left_out = sum(int(record.__dict__["lines"]) for record in lines("log_lines_suppressed"))
     assert await scene.metric("sidecar_log_lines_left_out_total") == left_out == 40 - written
-    assert "requestId" not in JsonFormatter().format(lines("lines left out")[0])
+    assert "requestId" not in JsonFormatter().format(lines("log_lines_suppressed")[0])

@@ -232,7 +232,7 @@ def test_foreign_issuer_cannot_name_the_system_client(stage: Stage, provider: Id
 
 def _check(folder: Path, authentication: Mapping[str, Any], **more: Any) -> tuple[int, str, str]:
     config = folder / "sidecar.yaml"
-    store = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
+    store = {"url": f"sqlite:///{folder}/sidecar.db"}
     config.write_text(yaml.safe_dump({"authentication": authentication, "store": store, **more}), encoding="utf-8")
     command = [sys.executable, "-m", "sidecar", "check", "--offline", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

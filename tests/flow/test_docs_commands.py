@@ -86,7 +86,7 @@ class Desk:
         document: dict[str, Any] = yaml.safe_load(self.translate(text))
         server = document.setdefault("server", {})
         server.update(listen=self.public, adminListen=self.admin, drainDelay="0s")
-        document.setdefault("store", {"url": f"sqlite:///{self.folder}/sidecar.store.sqlite.database"})
+        document.setdefault("store", {"url": f"sqlite:///{self.folder}/sidecar.db"})
         (self.folder / "sidecar.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def run(self, block: str) -> None:

@@ -143,7 +143,7 @@ async def test_a_denied_actor_stays_denied_by_either_rule(
 def document(keys: JwksServer, folder: Path, **principal: str) -> dict[str, Any]:
     made = blocks(keys, folder, **principal)
     made["upstream"]["url"] = "http://127.0.0.1:9"
-    made["store"] = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
+    made["store"] = {"url": f"sqlite:///{folder}/sidecar.db"}
     made["server"] = {"listen": f"127.0.0.1:{free_port()}", "adminListen": f"127.0.0.1:{free_port()}"}
     return made
 

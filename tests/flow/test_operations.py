@@ -123,7 +123,7 @@ def test_draining_turns_ready_off_first_and_lets_work_end(tmp_path: Path, idp: I
             assert pending.reply is not None
             assert (pending.reply.status, pending.reply.body) == (200, b"done")
             assert sidecar.process.popen.wait(10) == 0
-            assert logged(sidecar)[-1]["message"] == "stopped"
+            assert logged(sidecar)[-1]["event"] == "stopped"
 
 
 def accepts(sidecar: Sidecar) -> bool:

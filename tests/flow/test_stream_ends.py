@@ -37,7 +37,7 @@ def revoke(tmp_path: Path) -> Revoke:
 
     async def write() -> None:
         clock = HandClock(forge.NOW)
-        store = SqliteStore(await Database.open(tmp_path / "sidecar.store.sqlite.database", Metrics()), clock)
+        store = SqliteStore(await Database.open(tmp_path / "sidecar.db", Metrics()), clock)
         denial = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
         await store.write(Batch(add_entries=[denial]))
         await store.aclose()

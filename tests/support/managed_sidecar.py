@@ -78,7 +78,7 @@ def write_configuration(
         write_pair(keys, generate("ES256"))
     document = {
         "server": LISTENERS,
-        "store": {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"},
+        "store": {"url": f"sqlite:///{folder}/sidecar.db"},
         "jwtTokenConfiguration": {
             "rsaprivateKeyFilePath": str(keys / "private_key.der"),
             "rsapublicKeyFilePath": str(keys / "public_key.der"),

@@ -36,7 +36,7 @@ _END_TIMEOUT = 15.0
 _MIN_UPTIME = 10.0
 """A worker that ends younger than this would end again at once: the next one has to wait."""
 _BACK_OFF = (0.5, 30.0)
-_MAX_REPORTED_FAILURES = "process_resident_memory_bytes"
+_MEMORY_METRIC = "process_resident_memory_bytes"
 
 
 @dataclass(slots=True)
@@ -95,10 +95,10 @@ class Supervisor:
                 await asyncio.gather(*calls, return_exceptions=True)
                 raise _best_error(failures)
             self.loaded = loaded
-            await asyncio.gather(*(_call_or_kill(worker, "take_up") for worker in workers))
+            await asyncio.gather(*(_call_or_kill(worker, "activate") for worker in workers))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`; every worker does so."""
+        """See :meth:`sidecar.app.running.Sidecar.drain`; every worker does so."""
         self._draining = True
         await self._stop_supervising()
         within = delay + timeout + _END_TIMEOUT
@@ -141,7 +141,7 @@ class Supervisor:
         self.metrics.worker_memory.clear()
         for slot in self._slots:
             if slot.process is not None:
-                memory = value_of(slot.process.last, _MAX_REPORTED_FAILURES)
+                memory = value_of(slot.process.last, _MEMORY_METRIC)
                 self.metrics.worker_memory.labels(str(slot.number)).set(memory)
         return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._running_slots()])
 
@@ -173,7 +173,10 @@ class Supervisor:
             self.metrics.worker_deaths.inc()
             deaths = deaths + 1 if monotonic() - begun < _MIN_UPTIME else 0
             pause = min(_BACK_OFF[0] * 2.0 ** min(deaths - 1, 10), _BACK_OFF[1]) if deaths else 0.0
-            _log.error("a worker has ended", extra={"of": slot.number, "detail": detail, "pause": pause})
+            _log.error(
+                "worker exited; starting another",
+                extra={"event": "worker_exited", "of": slot.number, "detail": detail, "pause": pause},
+            )
             await asyncio.sleep(pause)
 
     async def _run_worker(self, slot: _Slot) -> int:
@@ -202,7 +205,7 @@ class Supervisor:
         async with self._changing:
             if self.loaded is not loaded:
                 await process.call("prepare", self.loaded, within=_PREPARE_TIMEOUT)
-                await process.call("take_up", within=_CALL_TIMEOUT)
+                await process.call("activate", within=_CALL_TIMEOUT)
             slot.process = process
         await self._assign_listeners()
         slot.started.set()
@@ -225,7 +228,7 @@ class Supervisor:
                     continue
                 await _call_or_kill(wanted, "accept", share)
                 if present is not None:
-                    await _call_or_kill(present, "cease", share)
+                    await _call_or_kill(present, "stop_accepting", share)
 
     async def _stop_supervising(self) -> None:
         for keeper in self._keepers:
@@ -279,8 +282,16 @@ async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
     try:
         async with operations_listener(supervisor, server.admin_listen, supervisor.metrics):
             await supervisor.start()
-            extra = {"version": __version__, "public": server.listen, "admin": server.admin_listen}
-            _log.info("listening", extra={**extra, "workers": server.workers})
+            _log.info(
+                "listening",
+                extra={
+                    "event": "listening",
+                    "version": __version__,
+                    "public": server.listen,
+                    "admin": server.admin_listen,
+                    "workers": server.workers,
+                },
+            )
             yield supervisor
     finally:
         await supervisor.aclose()

@@ -103,7 +103,7 @@ class Worker:
             await outcome.stack.aclose()
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.run_sidecar.Sidecar.drain`."""
+        """See :meth:`sidecar.app.running.Sidecar.drain`."""
         await asyncio.gather(close_after(delay, self._listeners), self._running.drain(delay, timeout))
 
     async def aclose(self) -> None:
@@ -131,7 +131,14 @@ async def _call(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str
     except Unavailable as error:
         return {"unavailable": [error.cause.value, error.detail]}
     except Exception as error:  # noqa: BLE001 - the supervisor decides what becomes of a worker that has a fault
-        _log.error("fault in a worker", extra={"error": type(error).__name__, "places": traceback_locations(error)})
+        _log.error(
+            "unhandled error in a worker call",
+            extra={
+                "event": "worker_call_failed",
+                "error": type(error).__name__,
+                "places": traceback_locations(error),
+            },
+        )
         return {"fault": type(error).__name__}
 
 

@@ -52,13 +52,13 @@ class Basic(PasswordAuthenticator):
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    def recognises(cls, options: BasicOptions) -> str:
+    def describe(cls, options: BasicOptions) -> str:
         """Which credentials it decides on."""
         plain = " (plain passwords)" if options.user_props else ""
         return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
 
     @property
-    def outdated(self) -> str:
+    def degraded_reason(self) -> str:
         """Why the file as it is now is not in use; the one read before still is."""
         return self._outdated
 
@@ -79,7 +79,12 @@ class Basic(PasswordAuthenticator):
             raise Misconfigured([Problem(f"authenticator {self.name}", f"{self._path} {error}")]) from error
         if self.options.user_props:
             _log.warning(
-                "passwords are kept in plain text", extra={"authenticator": self.name, "file": str(self._path)}
+                "the password file has plain-text passwords",
+                extra={
+                    "event": "plain_text_passwords",
+                    "authenticator": self.name,
+                    "file": str(self._path),
+                },
             )
         self._watch = asyncio.create_task(self._poll_files())
 
@@ -145,9 +150,12 @@ class Basic(PasswordAuthenticator):
             return
         self._outdated = ""
         self._memory.clear()
-        _log.info("the password file has been read anew", extra={"authenticator": self.name})
+        _log.info("password file reloaded", extra={"event": "password_file_reloaded", "authenticator": self.name})
 
     def _log_state(self, problem: str) -> None:
         if problem != self._outdated:
-            _log.error("the password file cannot be used", extra={"authenticator": self.name, "problem": problem})
+            _log.error(
+                "password file unusable; keeping the last one read",
+                extra={"event": "password_file_unusable", "authenticator": self.name, "problem": problem},
+            )
         self._outdated = problem

@@ -65,7 +65,13 @@ class DependencyProbe:
 
     def _log_state(self, problem: str) -> None:
         if problem and problem != self.problem:
-            _log.warning("an authenticator cannot judge", extra={"authenticator": self._name, "problem": problem})
+            _log.warning(
+                "authenticator unavailable",
+                extra={"event": "authenticator_unavailable", "authenticator": self._name, "problem": problem},
+            )
         elif self.problem and not problem:
-            _log.info("an authenticator can judge again", extra={"authenticator": self._name})
+            _log.info(
+                "authenticator available again",
+                extra={"event": "authenticator_available", "authenticator": self._name},
+            )
         self.problem = problem

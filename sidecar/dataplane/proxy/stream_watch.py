@@ -96,8 +96,12 @@ class StreamWatch:
                     stream.end()
             except Exception as error:  # noqa: BLE001 - the others must end all the same
                 _log.error(
-                    "fault while ending a stream",
-                    extra={"error": type(error).__name__, "places": traceback_locations(error)},
+                    "unhandled error while ending a stream",
+                    extra={
+                        "event": "stream_end_failed",
+                        "error": type(error).__name__,
+                        "places": traceback_locations(error),
+                    },
                 )
 
     def _is_over(self, stream: _Stream, now: float) -> bool:

@@ -233,15 +233,21 @@ class Mirror:
         """Remember what ``error`` means for the next step, and log the first of a row."""
         if isinstance(error, Unavailable):
             if first:
-                _log.warning("the store cannot be read", extra={"cause": error.cause, "detail": error.detail})
+                _log.warning(
+                    "store could not be read; retrying",
+                    extra={"event": "store_read_failed", "cause": error.cause, "detail": error.detail},
+                )
             return
         self._position = ""
         if isinstance(error, GapError):
             self._has_lost = self._has_lost or isinstance(error, LossError)
-            _log.warning("the log of the store has a gap: everything is read anew")
+            _log.warning("gap in the change log of the store; reloading the snapshot", extra={"event": "store_log_gap"})
         elif first:
             places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-            _log.error("fault while following the store", extra={"error": type(error).__name__, "places": places})
+            _log.error(
+                "unhandled error while following the store",
+                extra={"event": "store_follow_error", "error": type(error).__name__, "places": places},
+            )
 
     async def _catch_up(self) -> None:
         """Take over one piece of the log. Raises GapError and Unavailable."""
@@ -334,8 +340,8 @@ class Mirror:
         if self._generation:
             self._reseeds.inc()
             _log.critical(
-                "the store came back empty: what this process knew has been put back",
-                extra={"records": len(records), "denials": len(denials)},
+                "store was empty; restored from memory",
+                extra={"event": "store_restored", "records": len(records), "denials": len(denials)},
             )
         return generation
 
@@ -348,8 +354,9 @@ class Mirror:
             fresh.apply(batch)
         if missing.add or missing.revoke or missing.add_entries:
             _log.critical(
-                "the store has lost entries: what this process knew has been put back",
+                "store had lost entries; restored from memory",
                 extra={
+                    "event": "store_entries_restored",
                     "records": len(missing.add),
                     "revoked": len(missing.revoke),
                     "denials": len(missing.add_entries),

@@ -20,7 +20,7 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
 
 T = TypeVar("T")
-_log = logging.getLogger("sidecar.store.sqlite.database")
+_log = logging.getLogger("sidecar.db")
 
 _APPLICATION_ID = 0x61755363
 _BUSY_TIMEOUT = 2.0
@@ -199,7 +199,10 @@ class Database:
         now = time.monotonic()
         if sentence != self._said or now - self._said_at >= _LOG_INTERVAL:
             self._said, self._said_at = sentence, now
-            _log.error("the store cannot be used", extra={"path": str(self._path), "detail": sentence})
+            _log.error(
+                "store unavailable",
+                extra={"event": "store_unavailable", "path": str(self._path), "detail": sentence},
+            )
         self._problem, self._tried_at = sentence, now
 
     async def _look_again(self, *, is_written: bool) -> None:
@@ -217,7 +220,7 @@ class Database:
             except (sqlite3.Error, TimeoutError):
                 return
         self._problem = ""
-        _log.info("the store can be used again", extra={"path": str(self._path)})
+        _log.info("store available again", extra={"event": "store_available", "path": str(self._path)})
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         # shielded: a caller that gives up must not leave the next one with half a transaction

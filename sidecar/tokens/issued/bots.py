@@ -75,7 +75,7 @@ class Bots:
         claimed = await self.claim(name, by, replace_person)
         if claimed:
             await self._write(Batch(add=claimed))
-            _audit.info("bot name registered", extra={"bot": name, "by": by})
+            _audit.info("bot name registered", extra={"event": "bot_name_registered", "bot": name, "by": by})
             return claimed[0], True
         _, standing = await self._registration(name)
         if standing is None:
@@ -101,7 +101,7 @@ class Bots:
         registration = standing or make_registration(name, number, now, by)
         added = () if standing else (registration,)
         await self._write(Batch(add=added, revoke=((registration.id, now), *over)))
-        _audit.info("bot name released", extra={"bot": name, "by": by})
+        _audit.info("bot name released", extra={"event": "bot_name_released", "bot": name, "by": by})
 
     async def adopt(self, names: Iterable[str]) -> int:
         """Keep ``names``, which records of tokens keep so far. Returns how many were registered."""

@@ -152,6 +152,7 @@ class Minter:
         _audit.info(
             "token minted",
             extra={
+                "event": "token_minted",
                 "token_id": token_id,
                 "kind": request.kind.value,
                 "actor": actor_id,

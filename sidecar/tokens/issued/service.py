@@ -262,7 +262,13 @@ def note_revoked(record: TokenRecord, *, by: str) -> None:
     """Leave the audit line of a token's end."""
     _audit.info(
         "token revoked",
-        extra={"token_id": record.id, "kind": record.kind.value, "actor": record.actor_id, "by": by},
+        extra={
+            "event": "token_revoked",
+            "token_id": record.id,
+            "kind": record.kind.value,
+            "actor": record.actor_id,
+            "by": by,
+        },
     )
 
 

@@ -199,7 +199,7 @@ class RevocationService:
             for record in {record.id: record for records in ended for record in records.values()}.values():
                 note_revoked(record, by=by)
             for denial in denials:
-                _audit.info("denial added", extra={**_audited(denial), "by": by})
+                _audit.info("revocation entry added", extra={"event": "revocation_added", **_audited(denial), "by": by})
         return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
 
     async def _check_issuers(self, wishes: Sequence[RevocationRequest]) -> None:
@@ -265,7 +265,7 @@ class RevocationService:
         if denial is None:
             raise Refused(Reason.NOT_FOUND)
         await self._write(Batch(remove_entries=(denial_id,)))
-        _audit.info("denial removed", extra={**_audited(denial), "by": by})
+        _audit.info("revocation entry removed", extra={"event": "revocation_removed", **_audited(denial), "by": by})
 
     async def _prepared(self, wish: RevocationRequest, now: float) -> RevocationRequest:
         """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""

@@ -21,6 +21,7 @@ from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 
 UPSTREAM_MARK = "upstream"
 _log = logging.getLogger("sidecar.upstream_credentials")
+_WITHHELD = "the Actor has the name of an admin without being one; no upstream credential is sent"
 
 
 class UpstreamCredentials:
@@ -63,7 +64,7 @@ class UpstreamCredentials:
         """
         # DataHub's ids may be addresses; the server reads what stands before the first @
         if actor.impersonates_admin(self._admin_names, actor.id.partition("@")[0]):
-            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            _log.warning(_WITHHELD, extra={"event": "upstream_credential_withheld", "provider": actor.provider})
             return ""
         key = self._signing()
         carried = (key.kid, actor.id, actor.domain, actor.roles)
@@ -120,7 +121,7 @@ class DataHubCredentials:
             if actor.id == client_id:  # another member of the chain may be called as his authenticator is
                 return f"Basic {client_id}:{secret.reveal()}"
         if actor.impersonates_admin(self._admin_names):
-            _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
+            _log.warning(_WITHHELD, extra={"event": "upstream_credential_withheld", "provider": actor.provider})
             return ""
         token = self._tokens.get(actor.id, self._clock.now(), lambda issued: self._mint(actor, issued))
         return f"Bearer {token}"

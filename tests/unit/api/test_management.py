@@ -171,10 +171,7 @@ async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar:
     assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", sam)).status == 204
     assert (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()["revokedAt"] is not None
     assert (await sidecar.call("GET", "/tokens?active=true", sam)).json()["data"] == []
-    assert (
-        sidecar.folder.joinpath("sidecar.store.sqlite.database").read_bytes().find(token.rpartition(".")[2].encode())
-        == -1
-    )
+    assert sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode()) == -1
 
 
 async def test_lists_come_in_pages(sidecar: ManagedSidecar) -> None:
@@ -543,7 +540,7 @@ async def test_opaque_token_is_judged_and_ended_by_its_text(tmp_path: Path, said
 
 
 async def test_to_ask_about_a_token_is_no_use_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         root = sidecar.token_of("root")
         asked, used = await sidecar.mint(root, name="asked"), await sidecar.mint(root, name="used")
@@ -636,12 +633,12 @@ async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidec
 async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.2)
     async with managed_sidecar(tmp_path) as sidecar:
         root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
         made = await sidecar.mint(root)
         assert await sidecar.status(sam) == 200
-        blocker = sqlite3.connect(tmp_path / "sidecar.store.sqlite.database", isolation_level=None)
+        blocker = sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)
         blocker.execute("BEGIN EXCLUSIVE")
         try:
             replies = [
@@ -661,7 +658,7 @@ async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
 
 
 async def test_last_use_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         await _check_last_use(sidecar)
 
@@ -746,7 +743,7 @@ async def test_names_of_bots_from_before_are_registered_at_the_start(tmp_path: P
     """Their tokens' records are forgotten one day; the names are not."""
     async with managed_sidecar(tmp_path) as running:
         await running.mint(running.token_of("root"), name="ingest", kind="bot")
-    with sqlite3.connect(tmp_path / "sidecar.store.sqlite.database") as database:
+    with sqlite3.connect(tmp_path / "sidecar.db") as database:
         database.execute("DELETE FROM token_records WHERE kind = 'bot_name'")
     database.close()
     async with managed_sidecar(tmp_path) as running:

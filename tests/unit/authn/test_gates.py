@@ -47,7 +47,7 @@ class Picture:
     """What the gate asks, as the test sets it."""
 
     age: float = 0.0
-    denials: RevocationList = field(default_factory=RevocationList)
+    revocations: RevocationList = field(default_factory=RevocationList)
     known: dict[str, TokenRecord] = field(default_factory=dict)
     bots: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ def verdict(picture: Picture, of: Accepted, **more: Any) -> tuple[Reason, Cause,
 def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: bool) -> None:
     picture = Picture()
     assert verdict(picture, accepted(is_own=is_own)) is None
-    picture.denials.add(denial())
+    picture.revocations.add(denial())
     assert verdict(picture, accepted(is_own=is_own)) == (Reason.TOKEN_REVOKED, Cause.DENIED, "token")
 
 
@@ -99,28 +99,28 @@ def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: 
 )
 def test_credential_without_facts_of_its_own_is_judged_by_its_actor(entry: RevocationEntry) -> None:
     picture = Picture()
-    picture.denials.add(entry)
+    picture.revocations.add(entry)
     assert verdict(picture, accepted()) == (Reason.TOKEN_REVOKED, Cause.DENIED, entry.scope.value)
 
 
 def test_every_change_of_the_list_is_noticed_by_what_was_clear_before() -> None:
     picture, known = Picture(), accepted()
     assert verdict(picture, known) is None
-    picture.denials.add(denial(name="other"))
+    picture.revocations.add(denial(name="other"))
     assert verdict(picture, known) is None
-    picture.denials.add(denial())
+    picture.revocations.add(denial())
     assert verdict(picture, known) is not None
-    picture.denials.discard(denial().id)
+    picture.revocations.discard(denial().id)
     assert verdict(picture, known) is None
     swapped = RevocationList()
     swapped.add(denial())
-    picture.denials = swapped
+    picture.revocations = swapped
     assert verdict(picture, known) is not None
 
 
 def test_what_is_clear_of_this_list_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, known = Picture(), accepted()
-    picture.denials.add(denial(name="other"))
+    picture.revocations.add(denial(name="other"))
     assert verdict(picture, known) is None
     monkeypatch.setattr(RevocationList, "match", None)
     assert verdict(picture, known) is None
@@ -168,7 +168,7 @@ def test_stale_picture_lets_nobody_pass_unless_told_to(age: float, more: dict[st
 
 def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> None:
     picture = Picture(age=9000, known={"1": record(revoked_at=NOW)})
-    picture.denials.add(denial())
+    picture.revocations.add(denial())
     for known in (accepted(), accepted(replace(SAM, token_id="j2"), is_own=True, record_id="1")):
         failure = gate(picture).check(known)
         assert failure is not None
@@ -177,7 +177,7 @@ def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> No
 
 def test_entry_that_has_expired_denies_no_more() -> None:
     picture, clock = Picture(), HandClock(NOW)
-    picture.denials.add(denial(expires_at=NOW + 60))
+    picture.revocations.add(denial(expires_at=NOW + 60))
     assert verdict(picture, accepted(), clock=clock) is not None
     clock.advance(120)
     assert verdict(picture, accepted(), clock=clock) is None

@@ -514,7 +514,7 @@ async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
 
 
 async def test_mostly_waste_is_read_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.replica.revocation_list._TOLERATED_WASTE", 3)
+    monkeypatch.setattr("sidecar.store.replica.revocation_list._MAX_WASTE", 3)
     async with following(world) as mirror:
         for number in range(4):
             await mirror.write(Batch(add_entries=[denial(f"j{number}")]))

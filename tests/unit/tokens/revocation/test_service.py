@@ -179,7 +179,7 @@ async def test_own_token_ends_on_record(world: World, caplog: pytest.LogCaptureF
     assert world.ended == {"t1"}
     assert entry["expiresAt"] == at(NOW + DAY)
     assert len(world.store.batches) == 1
-    assert {line.getMessage() for line in caplog.records} == {"token revoked", "denial added"}
+    assert {line.__dict__["event"] for line in caplog.records} == {"token_revoked", "revocation_added"}
     assert all(line.__dict__["by"] == "USER:root" for line in caplog.records)
 
 
