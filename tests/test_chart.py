@@ -45,7 +45,7 @@ def test_the_copies_are_like_their_originals(copy: Path) -> None:
 
 def test_every_value_is_described_and_in_the_schema() -> None:
     values = _text("values.yaml")
-    described = [path for path, text in generate.described(values) if text]
+    described = [path for path, text in generate.patterns(values) if text]
     leaves = list(_leaves(yaml.safe_load(values)))
     assert [leaf for leaf in leaves if not any(leaf[: len(path)] == path for path in described)] == []
     schema = json.loads(_text("values.schema.json"))

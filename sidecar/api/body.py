@@ -17,19 +17,19 @@ _UNDECIDED_BODY_TIMEOUT = 10.0
 """Seconds that a body has before there is a verdict on its caller."""
 
 
-class Bodies:
+class BodyReader:
     """Reads whole bodies of at most ``most`` bytes that arrive within ``timeout`` seconds.
 
     A body that is waited for before there is a verdict on its caller (``is_decided`` False) has less time, and a place
     in ``undecided``.
     """
 
-    def __init__(self, timeout: float, undecided: Budget, most: int = MAX_BYTES) -> None:
+    def __init__(self, timeout: float, undecided: Budget, max_bytes: int = MAX_BYTES) -> None:
         self._timeout = timeout
         self._undecided = undecided
-        self._most = most
+        self._max_bytes = max_bytes
 
-    async def json(self, request: web.BaseRequest) -> object:
+    async def read_json(self, request: web.BaseRequest) -> object:
         """One JSON value. Raises Refused (400, 408, 413)."""
         _check_type(request, "application/json")
         try:
@@ -37,7 +37,7 @@ class Bodies:
         except ValueError as error:
             raise bad_request("The body is not one JSON value without repeated members") from error
 
-    async def form(self, request: web.BaseRequest, *, is_decided: bool = True) -> dict[str, str]:
+    async def read_form(self, request: web.BaseRequest, *, is_decided: bool = True) -> dict[str, str]:
         """The fields of a form (RFC 6749 appendix B), none of them twice.
 
         Raises Refused (400, 408, 413), and Unavailable when too many bodies are waited for before a verdict.
@@ -47,12 +47,12 @@ class Bodies:
             text = (await self._read(request, is_decided=is_decided)).decode("ascii")
         except UnicodeDecodeError as error:
             raise bad_request("The body is not a form") from error
-        return _fields(text, "The body is not a form of fields that come once")
+        return _parse_fields(text, "The body is not a form of fields that come once")
 
     async def _read(self, request: web.BaseRequest, *, is_decided: bool = True) -> bytes:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise bad_request("The body must not be compressed")
-        if request.content_length is not None and request.content_length > self._most:
+        if request.content_length is not None and request.content_length > self._max_bytes:
             raise Refused(Reason.TOO_LARGE)
         if "Expect" in request.headers and request.version == HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -65,7 +65,7 @@ class Bodies:
                 async with asyncio.timeout(within):
                     while chunk := await request.content.readany():
                         received += chunk
-                        if len(received) > self._most:
+                        if len(received) > self._max_bytes:
                             raise Refused(Reason.TOO_LARGE)
         except TimeoutError as error:
             raise Refused(
@@ -76,9 +76,9 @@ class Bodies:
         return bytes(received)
 
 
-def query(request: web.BaseRequest, known: Collection[str]) -> dict[str, str]:
+def parse_query(request: web.BaseRequest, known: Collection[str]) -> dict[str, str]:
     """The parameters of the query, all of them ``known``, none of them twice. Raises Refused(REQUEST_INVALID)."""
-    fields = _fields(request.raw_path.partition("?")[2], "The query is not a list of parameters that come once")
+    fields = _parse_fields(request.raw_path.partition("?")[2], "The query is not a list of parameters that come once")
     if not fields.keys() <= set(known):
         raise bad_request(f"The query may have: {', '.join(known)}" if known else "No query is expected here")
     return fields
@@ -95,14 +95,14 @@ def _check_type(request: web.BaseRequest, wanted: str) -> None:
         raise bad_request(f"The Content-Type must be {wanted}")
 
 
-def _fields(text: str, complaint: str) -> dict[str, str]:
+def _parse_fields(text: str, message: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(
             text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_MAX_FIELDS
         )
     except ValueError as error:
-        raise bad_request(complaint) from error
+        raise bad_request(message) from error
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise bad_request(complaint)
+        raise bad_request(message)
     return fields

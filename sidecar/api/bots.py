@@ -4,9 +4,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import PARAMETERS, list_answer
-from sidecar.tokens.issued.bots import Bots, describe
+from sidecar.api.body import BodyReader, bad_request, parse_query
+from sidecar.api.paging import PARAMETERS, list_response
+from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 from sidecar.tokens.issued.service import Caller
 from sidecar.web.error_responses import json_answer, no_content
 
@@ -14,28 +14,28 @@ _MEMBERS = ("name", "replacePerson")
 _MAX_NAME = 256
 
 
-class BotCalls:
+class BotHandlers:
     """The calls, for admins who have been let in."""
 
-    def __init__(self, bots: Bots, bodies: Bodies) -> None:
+    def __init__(self, bots: BotRegistry, bodies: BodyReader) -> None:
         self._bots = bots
         self._bodies = bodies
 
     async def register(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """201 with the name, or 200 where it was kept before."""
-        query(request, ())
-        name, replace_person = _read(await self._bodies.json(request))
+        parse_query(request, ())
+        name, replace_person = _parse_registration(await self._bodies.read_json(request))
         registration, is_new = await self._bots.register(name, by=caller.name, replace_person=replace_person)
-        return json_answer(201 if is_new else 200, describe(registration))
+        return json_answer(201 if is_new else 200, describe_bot(registration))
 
-    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+    async def list_names(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the names."""
-        asked = query(request, PARAMETERS)
-        return await list_answer(asked, self._bots.page, lambda page: map(describe, page.records))
+        asked = parse_query(request, PARAMETERS)
+        return await list_response(asked, self._bots.page, lambda page: map(describe_bot, page.records))
 
     async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """204: people may bear the name again."""
-        query(request, ())
+        parse_query(request, ())
         try:
             name = unquote(rest, errors="strict")
         except UnicodeDecodeError as error:
@@ -44,7 +44,7 @@ class BotCalls:
         return no_content()
 
 
-def _read(document: object) -> tuple[str, bool]:
+def _parse_registration(document: object) -> tuple[str, bool]:
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
         raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
     name, replace_person = document.get("name"), document.get("replacePerson", False)

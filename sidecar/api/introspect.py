@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.caller import CallerAuthentication
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.tokens.issued.service import TokenService
@@ -19,22 +19,22 @@ _SHOWN_AS_TEXT = ("scope", "client_id")
 _INACTIVE = {"active": False}
 
 
-class Introspect:
+class IntrospectEndpoint:
     """Admins and services may ask about any token, others about their own."""
 
-    def __init__(self, door: CallerAuthentication, tokens: TokenService, bodies: Bodies) -> None:
-        self._door = door
+    def __init__(self, authentication: CallerAuthentication, tokens: TokenService, bodies: BodyReader) -> None:
+        self._authentication = authentication
         self._tokens = tokens
         self._bodies = bodies
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """200 with what may be known of the token; ``active`` false, and nothing else, for everything else."""
-        query(request, ())
-        caller = await self._door.authenticate(request)
-        form = await self._bodies.form(request)
+        parse_query(request, ())
+        caller = await self._authentication.authenticate(request)
+        form = await self._bodies.read_form(request)
         if not form.get("token"):
             raise bad_request("token is missing")
-        found = await self._door.verify_submitted(form["token"])
+        found = await self._authentication.verify_submitted(form["token"])
         if found.caller is None or found.token is None:
             return json_answer(200, _INACTIVE)
         may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
@@ -45,7 +45,7 @@ class Introspect:
 
 def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:
     """What a JWT says, or of another token what its issuer has said of it."""
-    claims: Mapping[str, Any] = _said_of(actor) if token is None else token.claims
+    claims: Mapping[str, Any] = _claims_of(actor) if token is None else token.claims
     return {
         "active": True,
         "token_type": "Bearer",
@@ -55,7 +55,7 @@ def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:
     }
 
 
-def _said_of(actor: Actor) -> dict[str, Any]:
+def _claims_of(actor: Actor) -> dict[str, Any]:
     said = {"iss": actor.issuer, "sub": actor.subject, "jti": actor.token_id}
     times = {"exp": actor.expires_at, "iat": actor.issued_at}
     return {name: value for name, value in (*said.items(), *times.items()) if value not in (None, "")}

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.caller import CallerAuthentication, NotRevocableError
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.request import Scheme, read_credential
@@ -11,27 +11,31 @@ from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import json_answer
 
 
-class Revoke:
+class RevokeEndpoint:
     """Ends the form's ``token``. Without another credential that token is its bearer's credential for this."""
 
     def __init__(
-        self, door: CallerAuthentication, tokens: TokenService, revocations: RevocationService, bodies: Bodies
+        self,
+        authentication: CallerAuthentication,
+        tokens: TokenService,
+        revocations: RevocationService,
+        bodies: BodyReader,
     ) -> None:
-        self._door = door
+        self._authentication = authentication
         self._tokens = tokens
         self._revocations = revocations
         self._bodies = bodies
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """200 when the token has ended, and for what no issuer known here has made (section 2.2)."""
-        query(request, ())
+        parse_query(request, ())
         credential = read_credential(request.headers)
-        caller = None if credential.scheme is Scheme.NOTHING else await self._door.authenticate(request)
-        form = await self._bodies.form(request, is_decided=caller is not None)
+        caller = None if credential.scheme is Scheme.NOTHING else await self._authentication.authenticate(request)
+        form = await self._bodies.read_form(request, is_decided=caller is not None)
         if not form.get("token"):
             raise bad_request("token is missing")
-        found = await self._door.verify_submitted(form["token"])
-        token = found.to_revoke()
+        found = await self._authentication.verify_submitted(form["token"])
+        token = found.revocable_token()
         if token is None:
             return json_answer(200, {})
         is_bearer = caller is not None and credential.value == form["token"]
@@ -39,7 +43,7 @@ class Revoke:
             raise NotRevocableError("The token is for another audience: a credential of this one's callers is required")
         if caller is not None and not is_bearer and not await self._tokens.may_manage(caller, token):
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: the token is another's")
-        await self._revocations.end(token, by=_name(caller or found.caller))
+        await self._revocations.revoke_token(token, by=_name(caller or found.caller))
         return json_answer(200, {})
 
 

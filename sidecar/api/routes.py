@@ -6,16 +6,16 @@ from enum import Enum, auto
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies
-from sidecar.api.bots import BotCalls
+from sidecar.api.body import BodyReader
+from sidecar.api.bots import BotHandlers
 from sidecar.api.caller import AuthenticationFailed, CallerAuthentication, NotRevocableError
-from sidecar.api.introspect import Introspect
-from sidecar.api.revocations import RevocationCalls
-from sidecar.api.revoke import Revoke
-from sidecar.api.tokens import TokenCalls
+from sidecar.api.introspect import IntrospectEndpoint
+from sidecar.api.revocations import RevocationHandlers
+from sidecar.api.revoke import RevokeEndpoint
+from sidecar.api.tokens import TokenHandlers
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
@@ -43,28 +43,32 @@ class Operation:
     handler: OperationHandler
 
 
-class Endpoint:
+class ApiEndpoint:
     """One path: its calls by method."""
 
     def __init__(
-        self, name: str, door: CallerAuthentication, refusals: ErrorResponses, calls: Mapping[str, Operation]
+        self,
+        name: str,
+        authentication: CallerAuthentication,
+        error_responses: ErrorResponses,
+        operations: Mapping[str, Operation],
     ) -> None:
         self._name = name
-        self._door = door
-        self._refusals = refusals
-        self._calls = {**calls, **({"HEAD": calls["GET"]} if "GET" in calls else {})}
-        self.methods = tuple(self._calls)
+        self._authentication = authentication
+        self._error_responses = error_responses
+        self._operations = {**operations, **({"HEAD": operations["GET"]} if "GET" in operations else {})}
+        self.methods = tuple(self._operations)
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """The answer of the call, or the refusal."""
         current_request.set(request_id(request))
-        call = self._calls.get(request.method)
+        call = self._operations.get(request.method)
         if call is None:
             raise MethodNotAllowed(*self.methods)
         try:
-            caller = await self._door.authenticate(request)
+            caller = await self._authentication.authenticate(request)
         except AuthenticationFailed as refused:
-            return self._refusals.refuse(request, refused.verdict, route=self._name)
+            return self._error_responses.refuse(request, refused.verdict, route=self._name)
         if call.access is Access.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.handler(request, caller, rest)
@@ -76,10 +80,13 @@ class OAuthEndpoint:
     methods = ("POST",)
 
     def __init__(
-        self, name: str, refusals: ErrorResponses, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+        self,
+        name: str,
+        error_responses: ErrorResponses,
+        answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> None:
         self._name = name
-        self._refusals = refusals
+        self._error_responses = error_responses
         self._answer = answer
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
@@ -92,51 +99,76 @@ class OAuthEndpoint:
         except AuthenticationFailed as refused:
             verdict = refused.verdict
             error = _oauth_error(verdict.failure.status)
-            return self._refusals.refuse(request, verdict, route=self._name, oauth_error=error)
+            return self._error_responses.refuse(request, verdict, route=self._name, oauth_error=error)
         except NotRevocableError as refused:
-            return self._refusals.refuse(request, refused, route=self._name, oauth_error="unsupported_token_type")
+            return self._error_responses.refuse(
+                request, refused, route=self._name, oauth_error="unsupported_token_type"
+            )
         except Failed as failure:
-            return self._refusals.refuse(request, failure, route=self._name, oauth_error=_oauth_error(failure.status))
+            return self._error_responses.refuse(
+                request, failure, route=self._name, oauth_error=_oauth_error(failure.status)
+            )
 
 
 def api_routes(
     prefix: str,
-    door: CallerAuthentication,
-    refusals: ErrorResponses,
+    authentication: CallerAuthentication,
+    error_responses: ErrorResponses,
     tokens: TokenService,
     revocations: RevocationService,
-    bots: Bots,
-    bodies: Bodies,
+    bots: BotRegistry,
+    bodies: BodyReader,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
     """Handlers by exact path, and handlers by the path above the last segment, which is an id."""
-    mine, denials = TokenCalls(tokens, bodies), RevocationCalls(revocations, door, bodies)
-    names = BotCalls(bots, bodies)
+    token_handlers, revocation_handlers = (
+        TokenHandlers(tokens, bodies),
+        RevocationHandlers(revocations, authentication, bodies),
+    )
+    bot_handlers = BotHandlers(bots, bodies)
 
     def endpoint(name: str, calls: Mapping[str, Operation]) -> tuple[str, Handler]:
-        return name, Endpoint(name, door, refusals, calls)
+        return name, ApiEndpoint(name, authentication, error_responses, calls)
 
     def oauth(name: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> tuple[str, Handler]:
-        return name, OAuthEndpoint(name, refusals, answer)
+        return name, OAuthEndpoint(name, error_responses, answer)
 
     exact = {
         f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Operation(Access.CALLER, mine.list), "POST": Operation(Access.CALLER, mine.mint)}
+            "tokens",
+            {
+                "GET": Operation(Access.CALLER, token_handlers.list_records),
+                "POST": Operation(Access.CALLER, token_handlers.mint),
+            },
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations", {"GET": Operation(Access.ADMIN, denials.list), "POST": Operation(Access.ADMIN, denials.add)}
+            "revocations",
+            {
+                "GET": Operation(Access.ADMIN, revocation_handlers.list_entries),
+                "POST": Operation(Access.ADMIN, revocation_handlers.add),
+            },
         ),
         f"{prefix}/bots": endpoint(
-            "bots", {"GET": Operation(Access.ADMIN, names.list), "POST": Operation(Access.ADMIN, names.register)}
+            "bots",
+            {
+                "GET": Operation(Access.ADMIN, bot_handlers.list_names),
+                "POST": Operation(Access.ADMIN, bot_handlers.register),
+            },
         ),
-        f"{prefix}/revoke": oauth("revoke", Revoke(door, tokens, revocations, bodies)),
-        f"{prefix}/introspect": oauth("introspect", Introspect(door, tokens, bodies)),
+        f"{prefix}/revoke": oauth("revoke", RevokeEndpoint(authentication, tokens, revocations, bodies)),
+        f"{prefix}/introspect": oauth("introspect", IntrospectEndpoint(authentication, tokens, bodies)),
     }
     below = {
         f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Operation(Access.CALLER, mine.show), "DELETE": Operation(Access.CALLER, mine.revoke)}
+            "tokens",
+            {
+                "GET": Operation(Access.CALLER, token_handlers.show),
+                "DELETE": Operation(Access.CALLER, token_handlers.revoke),
+            },
         ),
-        f"{prefix}/revocations": endpoint("revocations", {"DELETE": Operation(Access.ADMIN, denials.remove)}),
-        f"{prefix}/bots": endpoint("bots", {"DELETE": Operation(Access.ADMIN, names.release)}),
+        f"{prefix}/revocations": endpoint(
+            "revocations", {"DELETE": Operation(Access.ADMIN, revocation_handlers.remove)}
+        ),
+        f"{prefix}/bots": endpoint("bots", {"DELETE": Operation(Access.ADMIN, bot_handlers.release)}),
     }
     return exact, below
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import PARAMETERS, is_id, list_answer
+from sidecar.api.body import BodyReader, bad_request, parse_query
+from sidecar.api.paging import PARAMETERS, is_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import MINTED_KINDS, TokenKind
@@ -19,28 +19,28 @@ _MAX_DESCRIPTION = 1024
 _MAX_ROLES = 100
 
 
-class TokenCalls:
+class TokenHandlers:
     """The calls, for callers who have been let in."""
 
-    def __init__(self, tokens: TokenService, bodies: Bodies) -> None:
+    def __init__(self, tokens: TokenService, bodies: BodyReader) -> None:
         self._tokens = tokens
         self._bodies = bodies
 
     async def mint(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """201 with the record and, this once, the token."""
-        query(request, ())
-        minted = await self._tokens.mint(caller, parse_spec(await self._bodies.json(request)))
+        parse_query(request, ())
+        minted = await self._tokens.mint(caller, parse_spec(await self._bodies.read_json(request)))
         return json_answer(201, {**minted.record.as_json(), "token": minted.token})
 
-    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+    async def list_records(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the records that the caller may see."""
-        asked = query(request, ("actor", "kind", "active", *PARAMETERS))
+        asked = parse_query(request, ("actor", "kind", "active", *PARAMETERS))
         kind, active = asked.get("kind"), asked.get("active")
         if kind is not None and kind not in MINTED_KINDS:
             raise bad_request("kind is bot, personal or session")
         if active not in (None, "true", "false"):
             raise bad_request("active is true or false")
-        return await list_answer(
+        return await list_response(
             asked,
             lambda after, limit: self._tokens.page(
                 caller,
@@ -55,12 +55,12 @@ class TokenCalls:
 
     async def show(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with the record."""
-        query(request, ())
+        parse_query(request, ())
         return json_answer(200, (await self._tokens.show(caller, _id(rest))).as_json())
 
     async def revoke(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """204: the token has ended, now or before."""
-        query(request, ())
+        parse_query(request, ())
         await self._tokens.revoke(caller, _id(rest))
         return no_content()
 

@@ -11,14 +11,14 @@ from sidecar.web.error_responses import ErrorResponses, json_answer
 from sidecar.web.request import connection_of, own_context
 
 
-class UserInfo:
+class UserInfoEndpoint:
     """Answers who is asking, as the service behind would be told."""
 
     methods = ("GET", "HEAD")
 
-    def __init__(self, decider: Decider, refusals: ErrorResponses) -> None:
+    def __init__(self, decider: Decider, error_responses: ErrorResponses) -> None:
         self._decider = decider
-        self._refusals = refusals
+        self._error_responses = error_responses
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the Actor, or the refusal."""
@@ -28,15 +28,15 @@ class UserInfo:
         view.target = None  # route rules are about the service behind, not about this
         verdict = await self._decider.decide(view)
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(request, verdict, route="userinfo")
+            return self._error_responses.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
         if self._decider.is_authenticated(verdict.accepted):
             connection_of(request).mark_authenticated()
-        return json_answer(200, describe(verdict.accepted.actor))
+        return json_answer(200, describe_actor(verdict.accepted.actor))
 
 
-def describe(actor: Actor) -> dict[str, object]:
+def describe_actor(actor: Actor) -> dict[str, object]:
     """The Actor as JSON; times in RFC 3339, UTC."""
     expires = actor.expires_at
     return {

@@ -10,7 +10,7 @@ from typing import Any
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ABSENT, ClaimPath
-from sidecar.identity.names import Name, folded, malformed, read_address, read_name
+from sidecar.identity.names import ParsedName, folded, malformed_principal, parse_address, parse_name
 
 MAX_GROUPS = 1000
 """Most groups or roles that are read from one token."""
@@ -103,8 +103,8 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
         email=principal.email,
         email_in_token=principal.email_in_token,
         domain=principal.domain,
-        groups=_names(claims, policy.groups_claim),
-        roles=_names(claims, policy.roles_claim),
+        groups=_text_list(claims, policy.groups_claim),
+        roles=_text_list(claims, policy.roles_claim),
         token_id=claims.get("jti", ""),
         issued_at=claims.get("iat"),
         expires_at=claims.get("exp"),
@@ -116,22 +116,22 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
 
 def _principal(claims: Mapping[str, Any], policy: PrincipalPolicy, *, is_bot: bool) -> _Principal:
     if policy.username_claim is not None and policy.email_claim is not None and not is_bot:
-        principal = _mapped_principal(claims, policy.username_claim, policy.email_claim, policy)
+        principal = _principal_from_mapping(claims, policy.username_claim, policy.email_claim, policy)
     else:
-        principal = _listed_principal(claims, policy)
+        principal = _principal_from_list(claims, policy)
     if "/" in principal.name and not policy.namespaced:
         # Only a namespace of our own making may stand before a slash. A metadata server is no exception: who signs
         # up there as corp/sam@example.com is not the Sam of corp.
-        raise malformed("a slash in the name")
+        raise malformed_principal("a slash in the name")
     return principal
 
 
-def _mapped_principal(
+def _principal_from_mapping(
     claims: Mapping[str, Any], username: ClaimPath, email: ClaimPath, policy: PrincipalPolicy
 ) -> _Principal:
-    name, address = _name(username.find(claims)), _name(email.find(claims))
+    name, address = _parse_claim(username.find(claims)), _parse_claim(email.find(claims))
     if not address.domain:
-        raise malformed("the mapped e-mail is no address")
+        raise malformed_principal("the mapped e-mail is no address")
     _check_email_verified(claims, policy)
     return _Principal(
         name.text if policy.verbatim else name.local,
@@ -144,16 +144,16 @@ def _mapped_principal(
     )
 
 
-def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
-    deciding: object = ABSENT
+def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
+    value: object = ABSENT
     for path in policy.principal_claims:
-        deciding = path.find(claims)
-        if deciding is not ABSENT:
+        value = path.find(claims)
+        if value is not ABSENT:
             break
-    name = _name(deciding)
+    name = _parse_claim(value)
     if name.domain:
         _check_email_verified(claims, policy)
-    stated = read_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
+    stated = parse_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
     address = stated if _is_verified(claims, policy) else ""
     email = address or name.address
     if not stated and not name.domain and policy.principal_domain:
@@ -178,19 +178,19 @@ def actor_name(text: str, *, verbatim: bool = False) -> str:
     """
     namespace, slash, rest = text.partition("/")
     if slash:
-        read_name(namespace)
-    name = read_name(rest if slash else text)
+        parse_name(namespace)
+    name = parse_name(rest if slash else text)
     if verbatim:
         return text
     if name.domain or "@" in namespace:
-        raise malformed("an Actor id is a name, not an address")
+        raise malformed_principal("an Actor id is a name, not an address")
     return f"{namespace}/{name.local}" if slash else name.local
 
 
-def _name(value: object) -> Name:
+def _parse_claim(value: object) -> ParsedName:
     if value is ABSENT:
         raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MISSING)
-    return read_name(value)
+    return parse_name(value)
 
 
 def _is_verified(claims: Mapping[str, Any], policy: PrincipalPolicy) -> bool:
@@ -229,22 +229,22 @@ def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
     is_named_with_provider = f"{policy.provider}/{name}" in policy.admin_names
     if policy.own_issuer or not (is_named or is_named_with_provider):
         return is_named
-    has_home = bool(policy.allowed_domains or policy.principal_domain)
-    if _is_named_by_address(principal, policy) and has_home and not _is_at_home(principal.domain, policy):
+    has_home_domain = bool(policy.allowed_domains or policy.principal_domain)
+    if _is_named_by_address(principal, policy) and has_home_domain and not _is_home_domain(principal.domain, policy):
         return False
     if is_named_with_provider:
         return True
     if "/" in principal.name:
         return False
     if policy.flat:
-        return not principal.domain_in_token or _is_at_home(principal.domain, policy)
+        return not principal.domain_in_token or _is_home_domain(principal.domain, policy)
     # An address beside another name says nothing about who may be called so: only the address of that very name does.
     local, _, domain = principal.address.partition("@")
     is_own_address = name == (principal.address if policy.verbatim else local)
-    return policy.may_be_admin and is_own_address and _is_at_home(domain, policy)
+    return policy.may_be_admin and is_own_address and _is_home_domain(domain, policy)
 
 
-def _is_at_home(domain: str, policy: PrincipalPolicy) -> bool:
+def _is_home_domain(domain: str, policy: PrincipalPolicy) -> bool:
     return bool(domain) and (domain in policy.allowed_domains or domain == policy.principal_domain)
 
 
@@ -278,7 +278,7 @@ def _scalar_text(value: str | float) -> str:
     return str(value)
 
 
-def _names(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
+def _text_list(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
     if path is None:
         return ()
     value = path.find(claims)

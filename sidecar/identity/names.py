@@ -12,7 +12,7 @@ MAX_PRINCIPAL = 512
 # Characters outside ASCII of which a lower, upper or folded form is ASCII: dotted and dotless i, long s, the Kelvin
 # sign, the ligatures of f and st. One of them in a name could imitate another name. The sharp s stays: no case form
 # of it is one letter of ASCII.
-_ASCII_IN_DISGUISE = frozenset("\u0130\u0131\u017f\u212a\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06")
+_ASCII_LOOKALIKES = frozenset("\u0130\u0131\u017f\u212a\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06")
 # Of RFC 5322's atoms without % and !, by which mail was once routed through other hosts, and without the slash.
 _ATOM = r"[A-Za-z0-9_#$&'*+\-=?^`{|}~]+"
 _LOCAL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
@@ -23,7 +23,7 @@ _MAX_DOMAIN = 253
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class ParsedName:
     """A text that may name an Actor.
 
     ``local`` is the part before the ``@``, or all of it; ``domain`` the part after it, or empty. Both are in lower
@@ -40,25 +40,25 @@ class Name:
         return f"{self.local}@{self.domain}" if self.domain else ""
 
 
-def read_name(value: object) -> Name:
+def parse_name(value: object) -> ParsedName:
     """``value`` as a name or a plain e-mail address. Raises Refused(PRINCIPAL_INVALID) for anything else."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_PRINCIPAL:
-        raise malformed("not a string, empty or too long")
+        raise malformed_principal("not a string, empty or too long")
     if " " in value or not value.isprintable():
         # isprintable() is False for control, format and surrogate characters and for every other white space
-        raise malformed("white space or a character that does not show")
-    if not value.isascii() and _imitates(value):
-        raise malformed("a character that stands for one of ASCII")
+        raise malformed_principal("white space or a character that does not show")
+    if not value.isascii() and _is_confusable(value):
+        raise malformed_principal("a character that stands for one of ASCII")
     local, at, domain = value.partition("@")
-    if at and not _is_plain(local, domain):
-        raise malformed("an @, but not one plain e-mail address")
-    return Name(value, local.lower(), domain.lower())
+    if at and not _is_plain_address(local, domain):
+        raise malformed_principal("an @, but not one plain e-mail address")
+    return ParsedName(value, local.lower(), domain.lower())
 
 
-def read_address(value: object) -> str:
+def parse_address(value: object) -> str:
     """``value`` in lower case where it is a plain e-mail address, else empty."""
     try:
-        return read_name(value).address
+        return parse_name(value).address
     except Refused:
         return ""
 
@@ -74,20 +74,20 @@ def local_part(actor_id: str) -> str:
     return folded(actor_id).partition("@")[0]
 
 
-def malformed(detail: str) -> Refused:
+def malformed_principal(detail: str) -> Refused:
     """The refusal of a text that can name no Actor. ``detail`` must not hold the text."""
     return Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, detail)
 
 
-def _imitates(value: str) -> bool:
+def _is_confusable(value: str) -> bool:
     """Whether a character outside ASCII would be read as one of ASCII: by case, or as another form of @ or /."""
-    if not _ASCII_IN_DISGUISE.isdisjoint(value):
+    if not _ASCII_LOOKALIKES.isdisjoint(value):
         return True
     plain = normalize("NFKC", value)
     return any(mark in plain and mark not in value for mark in "@/")
 
 
-def _is_plain(local: str, domain: str) -> bool:
+def _is_plain_address(local: str, domain: str) -> bool:
     """Whether the two are an address without quotes, comments, routes, and letters outside ASCII in the domain."""
     if len(domain) > _MAX_DOMAIN or not _DOMAIN.fullmatch(domain):
         return False

@@ -27,12 +27,12 @@ class ServerNames:
         self._suffixes = suffixes
 
     @property
-    def described(self) -> tuple[str, ...]:
+    def patterns(self) -> tuple[str, ...]:
         """The names, folded and in order, then patterns of the suffixes."""
         listed = sorted(name for name in self._names if not name.endswith(self._suffixes or ("\0",)))
         return (*listed, *(f"*{suffix}" for suffix in self._suffixes))
 
-    def has(self, actor_id: str) -> bool:
+    def contains(self, actor_id: str) -> bool:
         """Whether the server would take the Actor ``actor_id`` for one of its own.
 
         A server reads what stands before the first ``@`` of an address. A name behind a provider's name and a slash is

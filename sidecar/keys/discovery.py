@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from yarl import URL
 
 from sidecar.config.providers import Provider
-from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.document import DocumentError, parse_object
 from sidecar.outbound import ControlClient, OutboundError, OutboundKind, check_url, is_loopback
 
 _MAX_URL = 2048
-_ELSEWHERE = frozenset({OutboundKind.STATUS, OutboundKind.REDIRECT})
+_NOT_FOUND_KINDS = frozenset({OutboundKind.STATUS, OutboundKind.REDIRECT})
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
+class IssuerMetadata:
     """What an issuer says of itself: its exact spelling and the URL of its keys."""
 
     issuer: str
     jwks_uri: str
 
 
-async def discover(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> Discovered:
+async def discover(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> IssuerMetadata:
     """Ask the issuer of ``provider`` (which must have one) at both well-known places.
 
     Raises OutboundError, or DocumentError when the document is not the issuer's or names no usable URL.
@@ -31,15 +31,15 @@ async def discover(provider: Provider, client: ControlClient, within: float, max
             answer = await client.get(
                 url, within=within, max_bytes=max_bytes, allow_insecure=provider.allow_insecure_urls
             )
-            document = read_object(answer.body)
+            document = parse_object(answer.body)
         except OutboundError as error:
-            if error.kind not in _ELSEWHERE:
+            if error.kind not in _NOT_FOUND_KINDS:
                 raise
             failures.append(error)
         except DocumentError as error:
             failures.append(error)
         else:
-            return read_metadata(document, provider)
+            return parse_metadata(document, provider)
     raise failures[0]
 
 
@@ -54,7 +54,7 @@ def well_known_urls(issuer: str) -> tuple[str, str]:
     )
 
 
-def read_metadata(document: dict[str, object], provider: Provider) -> Discovered:
+def parse_metadata(document: dict[str, object], provider: Provider) -> IssuerMetadata:
     """Judge a discovery document. Raises DocumentError or, for a refused ``jwks_uri``, OutboundError.
 
     ``issuer`` must be the configured one, character by character; of the flat form's authority only the final slash
@@ -68,7 +68,7 @@ def read_metadata(document: dict[str, object], provider: Provider) -> Discovered
     target = check_url(jwks_uri, allow_insecure=provider.allow_insecure_urls)
     if is_loopback(target.host or "") and not is_loopback(URL(provider.issuer or "").host or ""):
         raise DocumentError("useless", "an issuer elsewhere names a jwks_uri on this host")
-    return Discovered(issuer, jwks_uri)
+    return IssuerMetadata(issuer, jwks_uri)
 
 
 def _is_same_issuer(issuer: str, provider: Provider) -> bool:

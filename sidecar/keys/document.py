@@ -18,7 +18,7 @@ class DocumentError(SidecarError):
         self.detail = detail
 
 
-def read_object(document: bytes) -> dict[str, Any]:
+def parse_object(document: bytes) -> dict[str, Any]:
     """The one JSON object that ``document`` is: UTF-8, finite numbers, bounded depth.
 
     One byte order mark before it is skipped (RFC 8259 8.1).

@@ -17,12 +17,12 @@ from sidecar.concurrency import retrieve
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
-from sidecar.keys.discovery import Discovered, discover, read_metadata
+from sidecar.keys.discovery import IssuerMetadata, discover, parse_metadata
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
 from sidecar.keys.keyset import KeyIndex, VerificationKey
-from sidecar.keys.refresher import Pace, Refresher
-from sidecar.keys.url_keys import FetchContext, UrlKeys, open_keys
+from sidecar.keys.refresher import Refresher, Timing
+from sidecar.keys.url_keys import FetchContext, UrlKeys, create_keys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 
@@ -41,7 +41,7 @@ class KeyStatus:
 
     provider: str
     usable: bool
-    tried: bool
+    attempted: bool
     keys: int
     age: float | None
     problem: str
@@ -53,23 +53,23 @@ class IssuerDiscovery:
     ``changed`` is called when it says otherwise, and once it is known that it says nothing. ``asked``: it was asked.
     """
 
-    def __init__(self, around: FetchContext, changed: Callable[[], None]) -> None:
-        self.found: Discovered | None = None
-        self.asked = False
+    def __init__(self, context: FetchContext, on_change: Callable[[], None]) -> None:
+        self.metadata: IssuerMetadata | None = None
+        self.attempted = False
         self.problem = "not asked yet"
-        self._around = around
-        self._changed = changed
-        self._subject = f"discovery {around.provider.issuer}"
-        self.refresher = Refresher(self._fetch, around.settings, around.pace)
+        self._context = context
+        self._on_change = on_change
+        self._subject = f"discovery {context.provider.issuer}"
+        self.refresher = Refresher(self._fetch, context.settings, context.timing)
 
     async def start(self) -> None:
         """Take up the copy on disk, and begin to ask in the background."""
-        around = self._around
-        now = around.pace.clock.now()
-        kept = await asyncio.to_thread(around.disk.read, self._subject, now, around.settings.max_stale)
+        context = self._context
+        now = context.timing.clock.now()
+        kept = await asyncio.to_thread(context.disk.load, self._subject, now, context.settings.max_stale)
         if kept is not None:
             try:
-                self._adopt(read_metadata(kept[0], around.provider))
+                self._adopt(parse_metadata(kept[0], context.provider))
             except (DocumentError, OutboundError) as error:
                 logger.warning("the copy on disk is not used", extra={"detail": error.detail})
         self.refresher.start()
@@ -79,30 +79,30 @@ class IssuerDiscovery:
         await self.refresher.aclose()
 
     async def _fetch(self) -> float | None:
-        around, before = self._around, self.problem if self.refresher.tried else ""
-        settings = around.settings
+        context, before = self._context, self.problem if self.refresher.attempted else ""
+        settings = context.settings
         try:
-            found = await discover(around.provider, around.client, settings.timeout, settings.max_bytes)
+            found = await discover(context.provider, context.client, settings.timeout, settings.max_bytes)
         except (OutboundError, DocumentError) as error:
             self.problem, lifetime = f"discovery: {error.kind}: {error.detail}", None
         except Exception:  # a fault of ours must not end the background work
             self.problem, lifetime = "discovery: internal: see the log", None
-            logger.exception("discovery failed", extra={"provider": around.provider.name})
+            logger.exception("discovery failed", extra={"provider": context.provider.name})
         else:
             self.problem, lifetime = "", _DISCOVERY_LIFETIME
             self._adopt(found)
             content = {"issuer": found.issuer, "jwks_uri": found.jwks_uri}
-            await asyncio.to_thread(around.disk.write, self._subject, content, around.pace.clock.now())
-        around.tell(around.provider.issuer or "", before, self.problem)
-        if not self.asked:
-            self.asked = True
-            self._changed()
+            await asyncio.to_thread(context.disk.save, self._subject, content, context.timing.clock.now())
+        context.log_transition(context.provider.issuer or "", before, self.problem)
+        if not self.attempted:
+            self.attempted = True
+            self._on_change()
         return lifetime
 
-    def _adopt(self, found: Discovered) -> None:
-        if found != self.found:
-            self.found = found
-            self._changed()
+    def _adopt(self, found: IssuerMetadata) -> None:
+        if found != self.metadata:
+            self.metadata = found
+            self._on_change()
 
 
 class ProviderKeys:
@@ -123,32 +123,32 @@ class ProviderKeys:
         cache_dir: Path | None,
         *,
         allow_published: bool = False,
-        pace: Pace | None = None,
+        pace: Timing | None = None,
     ) -> None:
         self.provider = provider
         self._clock = clock
-        self._around = FetchContext(
-            provider, settings, client, metrics, pace or Pace(clock), DiskCopy(cache_dir), allow_published
+        self._context = FetchContext(
+            provider, settings, client, metrics, pace or Timing(clock), DiskCopy(cache_dir), allow_published
         )
-        self._urls = [open_keys(url, self._around, self._reindex) for url in provider.key_urls]
-        self._discovery = IssuerDiscovery(self._around, self._follow) if provider.discovery else None
-        self._found: list[UrlKeys] = []
-        self._presumed = UrlKeys(provider.presumed_url, self._around, self._reindex) if provider.presumed_url else None
-        self._unnamed: frozenset[str] = frozenset()
+        self._configured_urls = [create_keys(url, self._context, self._reindex) for url in provider.key_urls]
+        self._discovery = IssuerDiscovery(self._context, self._apply_discovery) if provider.discovery else None
+        self._discovered_urls: list[UrlKeys] = []
+        self._presumed = UrlKeys(provider.presumed_url, self._context, self._reindex) if provider.presumed_url else None
+        self._reported_useless: frozenset[str] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
         self._index = KeyIndex()
-        self.observe()
+        self.bind_metrics()
 
-    def observe(self) -> None:
+    def bind_metrics(self) -> None:
         """Be the one whose keys the metrics tell for this provider; so is every new one, until another is."""
-        metrics, labels = self._around.metrics, (self.provider.name,)
+        metrics, labels = self._context.metrics, (self.provider.name,)
         metrics.watch(metrics.jwks_keys, lambda: self._index.size, labels)
         metrics.watch(metrics.jwks_age, self._age_or_nan, labels)
 
     @property
     def issuer(self) -> str | None:
         """The issuer's own spelling once discovery has told it."""
-        found = self._discovered()
+        found = self._metadata()
         return found.issuer if found else None
 
     async def start(self) -> None:
@@ -157,9 +157,9 @@ class ProviderKeys:
             await self._presumed.start()
         if self._discovery is not None:
             await self._discovery.start()
-        for source in self._urls:
+        for source in self._configured_urls:
             await source.start()
-        await self._settle()
+        await self._wait_tasks()
 
     async def aclose(self) -> None:
         """End all background work."""
@@ -190,9 +190,9 @@ class ProviderKeys:
         found = self.candidates(kid, algorithm)
         if found:
             return found
-        if self._discovery is not None and self._discovery.found is None:
+        if self._discovery is not None and self._discovery.metadata is None:
             await self._discovery.refresher.on_demand()
-            await self._settle()
+            await self._wait_tasks()
         await asyncio.gather(*(source.refresher.on_demand() for source in self._sources()))
         found = self.candidates(kid, algorithm)
         if not found and not self._is_complete():
@@ -212,14 +212,14 @@ class ProviderKeys:
         return KeyStatus(
             provider=self.provider.name,
             usable=bool(usable),
-            tried=all(fetched.tried for fetched in self._refreshers()),
+            attempted=all(fetched.attempted for fetched in self._refreshers()),
             keys=self._index.size,
             age=max((source.age for source in usable), default=None),
             problem="; ".join(problems),
         )
 
     def _sources(self) -> list[UrlKeys]:
-        return [*self._urls, *self._found]
+        return [*self._configured_urls, *self._discovered_urls]
 
     def _refreshers(self) -> list[Refresher]:
         fetched = [source.refresher for source in self._sources()]
@@ -228,8 +228,8 @@ class ProviderKeys:
     def _is_complete(self) -> bool:
         """Whether every URL that might have a key has told its keys."""
         sources = self._sources()
-        unknown = self._awaits_discovery() and self._discovered() is None
-        return bool(sources) and not unknown and all(source.is_told for source in sources)
+        unknown = self._awaits_discovery() and self._metadata() is None
+        return bool(sources) and not unknown and all(source.is_conclusive for source in sources)
 
     def _awaits_discovery(self) -> bool:
         """Whether keys are expected from a URL that only discovery can name."""
@@ -238,15 +238,15 @@ class ProviderKeys:
             return False
         if not provider.candidate_urls:
             return not provider.key_urls
-        used = {URL(source.url) for source in self._found}
+        used = {URL(source.url) for source in self._discovered_urls}
         return any(URL(url) not in used for url in provider.candidate_urls)
 
     def _useless(self) -> list[str]:
         """A sentence for each listed URL that verifies no token, because nothing says that it is the issuer's."""
         provider, discovery = self.provider, self._discovery
-        if discovery is None or provider.candidates_are_shared or not (discovery.asked or discovery.found):
+        if discovery is None or provider.candidates_are_shared or not (discovery.attempted or discovery.metadata):
             return []
-        found, used = self._discovered(), {URL(source.url) for source in self._found}
+        found, used = self._metadata(), {URL(source.url) for source in self._discovered_urls}
         unused = [url for url in provider.candidate_urls if URL(url) not in used]
         if found is None:
             return [
@@ -264,40 +264,40 @@ class ProviderKeys:
 
     def _retry_after(self) -> int:
         due = min((fetched.due for fetched in self._refreshers()), default=0.0) - self._clock.monotonic()
-        return math.ceil(max(1.0, min(due, self._around.settings.retry_max)))
+        return math.ceil(max(1.0, min(due, self._context.settings.retry_max)))
 
-    def _follow(self) -> None:
+    def _apply_discovery(self) -> None:
         """Take up the ``jwks_uri`` that discovery named, unless it is known already or not listed.
 
         What was only presumed to be the issuer's counts from now on if nothing was named, and no longer if another was.
         """
-        discovered = self._discovered()
-        self._settle_presumed(None if discovered is None else URL(discovered.jwks_uri))
+        discovered = self._metadata()
+        self._resolve_presumed(None if discovered is None else URL(discovered.jwks_uri))
         if discovered is not None and self._may_use(discovered.jwks_uri):
-            self._forget([source for source in self._found if not source.usable])
-            source = UrlKeys(discovered.jwks_uri, self._around, self._reindex)
-            self._found.append(source)
+            self._drop_sources([source for source in self._discovered_urls if not source.usable])
+            source = UrlKeys(discovered.jwks_uri, self._context, self._reindex)
+            self._discovered_urls.append(source)
             self._spawn(source.start())
-        self._tell_useless()
+        self._log_useless()
 
-    def _settle_presumed(self, named: URL | None) -> None:
+    def _resolve_presumed(self, named: URL | None) -> None:
         """Decide about the presumed URL; of the listed ones only that which is ``named`` stays, if one is."""
         presumed, self._presumed = self._presumed, None
         if presumed is not None:
-            self._found.append(presumed)
+            self._discovered_urls.append(presumed)
         if named is not None and self.provider.candidate_urls:
             listed = any(URL(url) == named for url in self.provider.candidate_urls)
             guessed = URL(self.provider.presumed_url) if self.provider.presumed_url else None
-            gone = (source for source in self._found if URL(source.url) != named)
-            self._forget([source for source in gone if not listed or URL(source.url) == guessed])
+            gone = (source for source in self._discovered_urls if URL(source.url) != named)
+            self._drop_sources([source for source in gone if not listed or URL(source.url) == guessed])
         self._reindex()
 
-    def _tell_useless(self) -> None:
+    def _log_useless(self) -> None:
         """One line for each listed URL that turns out to verify no token."""
         useless = frozenset(self._useless())
-        for sentence in sorted(useless - self._unnamed):
+        for sentence in sorted(useless - self._reported_useless):
             logger.error("a key URL verifies no token", extra={"provider": self.provider.name, "detail": sentence})
-        self._unnamed = useless
+        self._reported_useless = useless
 
     def _may_use(self, url: str) -> bool:
         """Whether a discovered URL counts and is new.
@@ -305,21 +305,21 @@ class ProviderKeys:
         With ``publicKeyUrls`` given, those are all the places that are ever asked; discovery only says whose they are.
         """
         provider = self.provider
-        if any(URL(source.url) == URL(url) for source in self._urls + self._found[-1:]):
+        if any(URL(source.url) == URL(url) for source in self._configured_urls + self._discovered_urls[-1:]):
             return False
         if not provider.key_urls and not provider.candidate_urls:
             return True
         return any(URL(candidate) == URL(url) for candidate in provider.candidate_urls)
 
     def _reindex(self) -> None:
-        if self._found and self._found[-1].usable:
-            self._forget(self._found[:-1])
+        if self._discovered_urls and self._discovered_urls[-1].usable:
+            self._drop_sources(self._discovered_urls[:-1])
         self._index = KeyIndex(*(source.keys for source in self._sources()))
 
-    def _forget(self, moved: list[UrlKeys]) -> None:
+    def _drop_sources(self, dropped: list[UrlKeys]) -> None:
         """Give up URLs that discovery no longer names."""
-        self._found = [source for source in self._found if source not in moved]
-        for source in moved:
+        self._discovered_urls = [source for source in self._discovered_urls if source not in dropped]
+        for source in dropped:
             source.withdraw()
             self._spawn(source.aclose())
 
@@ -329,13 +329,13 @@ class ProviderKeys:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(retrieve)
 
-    async def _settle(self) -> None:
+    async def _wait_tasks(self) -> None:
         """Wait for what :meth:`_spawn` began. A caller who is cancelled cancels none of it."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _discovered(self) -> Discovered | None:
-        return self._discovery.found if self._discovery is not None else None
+    def _metadata(self) -> IssuerMetadata | None:
+        return self._discovery.metadata if self._discovery is not None else None
 
     def _age_or_nan(self) -> float:
         age = self.status().age

@@ -76,7 +76,7 @@ def _read_entry(entry: object, folder: Path) -> ListedKey:
         raise KeyFileError(f"{path}: a kid is up to 128 letters, digits, dots, dashes and underscores")
     if state not in STATES:
         raise KeyFileError(f"{path}: the state of {kid} is not one of {', '.join(STATES)}")
-    retired_at, since = (_moment(entry, name, path) for name in ("retiredAt", "since"))
+    retired_at, since = (_timestamp(entry, name, path) for name in ("retiredAt", "since"))
     file = folder / f"{kid}.pem"
     try:
         private = read_private_key(file)
@@ -87,7 +87,7 @@ def _read_entry(entry: object, folder: Path) -> ListedKey:
     return ListedKey(kid, state, private.public_key(), private, retired_at, since)
 
 
-def _moment(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
+def _timestamp(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
     value = entry.get(name)
     if value is None:
         return None
@@ -96,7 +96,7 @@ def _moment(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def write_list(keys: Sequence[ListedKey]) -> bytes:
+def encode_list(keys: Sequence[ListedKey]) -> bytes:
     """What ``keys.yaml`` has to hold so that :func:`read_folder` gives ``keys``."""
     entries = []
     for key in keys:

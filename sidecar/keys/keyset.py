@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.document import DocumentError, parse_object
 from sidecar.keys.weak_rsa import rsa_weakness
 from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 
@@ -91,21 +91,21 @@ class ParsedKeys:
 class UnusableKeyError(Exception):
     """One entry of a set is not used; ``word`` says why."""
 
-    def __init__(self, word: str) -> None:
-        super().__init__(word)
-        self.word = word
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def parse_jwks(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
+def parse_key_set(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
     """Read an RFC 7517 key set. Raises DocumentError when it is not one, or has more than 256 entries.
 
     A set without usable keys is no error: it says that no key is valid. ``allow_published`` also accepts keys whose
     private half anyone can look up.
     """
-    return read_jwks(read_object(document), allow_published=allow_published)
+    return key_set_from_document(parse_object(document), allow_published=allow_published)
 
 
-def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
+def key_set_from_document(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
     """:func:`parse_jwks` for a document that has been read already."""
     entries = document.get("keys")
     if not isinstance(entries, list):
@@ -116,11 +116,11 @@ def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) 
     skipped: Counter[str] = Counter()
     for entry in entries:
         try:
-            key = _read_entry(entry)
+            key = _parse_entry(entry)
             if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
                 raise UnusableKeyError("published")
-        except UnusableKeyError as reason:
-            skipped[reason.word] += 1
+        except UnusableKeyError as unusable:
+            skipped[unusable.reason] += 1
         except Exception:  # noqa: BLE001 - libraries meet hostile numbers here; an entry must not take the set down
             skipped["malformed"] += 1
         else:
@@ -128,23 +128,23 @@ def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) 
     return ParsedKeys(tuple(keys.values()), skipped)
 
 
-def _read_entry(entry: object) -> VerificationKey:
+def _parse_entry(entry: object) -> VerificationKey:
     if not isinstance(entry, dict):
         raise UnusableKeyError("malformed")
     kty = entry.get("kty")
     if kty == "oct":
         raise UnusableKeyError("symmetric")
-    reader = _READERS.get(kty) if isinstance(kty, str) else None
+    reader = _PARSERS.get(kty) if isinstance(kty, str) else None
     if reader is None:
         raise UnusableKeyError("type")
     if not _PRIVATE_MEMBERS.isdisjoint(entry):
         raise UnusableKeyError("private")
     _check_purpose(entry)
-    kid = _read_kid(entry)
+    kid = _parse_kid(entry)
     public, family = reader(entry)
-    algorithms = _bind(entry.get("alg"), family)
+    algorithms = _bound_algorithms(entry.get("alg"), family)
     _check_certificate(entry.get("x5c"), public)
-    return VerificationKey(kid, algorithms, wrap(public))
+    return VerificationKey(kid, algorithms, to_jose_key(public))
 
 
 def _check_purpose(entry: Mapping[str, Any]) -> None:
@@ -155,14 +155,14 @@ def _check_purpose(entry: Mapping[str, Any]) -> None:
         raise UnusableKeyError("use")
 
 
-def _read_kid(entry: Mapping[str, Any]) -> str | None:
+def _parse_kid(entry: Mapping[str, Any]) -> str | None:
     kid = entry.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > _MAX_KID):
         raise UnusableKeyError("kid")
     return kid
 
 
-def _bind(algorithm: object, family: frozenset[str]) -> frozenset[str]:
+def _bound_algorithms(algorithm: object, family: frozenset[str]) -> frozenset[str]:
     """The key's algorithms: its own ``alg`` (RFC 7517 4.4), else all that its type and curve allow."""
     if algorithm is None:
         return family
@@ -183,36 +183,36 @@ def _check_certificate(chain: object, public: PublicKey) -> None:
         raise UnusableKeyError("certificate")
 
 
-def _read_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
-    modulus, exponent = _read_integer(entry, "n"), _read_integer(entry, "e")
+def _parse_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+    modulus, exponent = _parse_integer(entry, "n"), _parse_integer(entry, "e")
     if rsa_weakness(modulus, exponent):
         raise UnusableKeyError("weak")
     return rsa.RSAPublicNumbers(exponent, modulus).public_key(), RSA_ALGORITHMS
 
 
-def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+def _parse_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     name = entry.get("crv")
     if not isinstance(name, str) or name not in EC_CURVES:
         raise UnusableKeyError("curve")
     curve, algorithm = EC_CURVES[name]
     length = (curve.key_size + 7) // 8
-    x, y = (int.from_bytes(_read_bytes(entry, axis, length)) for axis in ("x", "y"))
+    x, y = (int.from_bytes(_parse_bytes(entry, axis, length)) for axis in ("x", "y"))
     try:
         return ec.EllipticCurvePublicNumbers(x, y, curve).public_key(), frozenset({algorithm})
     except ValueError as error:
         raise UnusableKeyError("curve") from error
 
 
-def _read_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+def _parse_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     if entry.get("crv") != "Ed25519":
         raise UnusableKeyError("curve")
-    point = _read_bytes(entry, "x", 32)
+    point = _parse_bytes(entry, "x", 32)
     if not is_sound_ed25519(point):
         raise UnusableKeyError("weak")
     return ed25519.Ed25519PublicKey.from_public_bytes(point), ED25519_ALGORITHMS
 
 
-_READERS = {"RSA": _read_rsa, "EC": _read_ec, "OKP": _read_okp}
+_PARSERS = {"RSA": _parse_rsa, "EC": _parse_ec, "OKP": _parse_okp}
 
 
 def is_sound_ed25519(encoded: bytes) -> bool:
@@ -233,18 +233,18 @@ def is_sound_ed25519(encoded: bytes) -> bool:
     return y != 1
 
 
-def _read_integer(entry: Mapping[str, Any], member: str) -> int:
+def _parse_integer(entry: Mapping[str, Any], member: str) -> int:
     """An unsigned integer, also in base64 of the standard alphabet, padded, and with leading zeros (OpenMetadata's)."""
     value = entry.get(member)
     text = value.translate(_STANDARD_TO_URL).rstrip("=") if isinstance(value, str) else value
     return int.from_bytes(_decode(text))
 
 
-def _read_bytes(entry: Mapping[str, Any], member: str, length: int) -> bytes:
-    octets = _decode(entry.get(member))
-    if len(octets) != length:
+def _parse_bytes(entry: Mapping[str, Any], member: str, length: int) -> bytes:
+    content = _decode(entry.get(member))
+    if len(content) != length:
         raise UnusableKeyError("malformed")
-    return octets
+    return content
 
 
 def _decode(text: object) -> bytes:
@@ -256,7 +256,7 @@ def _decode(text: object) -> bytes:
         raise UnusableKeyError("malformed") from error
 
 
-def wrap(public: PublicKey) -> JoseKey:
+def to_jose_key(public: PublicKey) -> JoseKey:
     """The library's key object for ``public``."""
     if isinstance(public, rsa.RSAPublicKey):
         return RSAKey.import_key(public)
@@ -278,7 +278,7 @@ def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, 
     return members
 
 
-def replace(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
+def update_keys(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
     """The keys of ``new``, as the objects of ``old`` where nothing changed; the other keys of ``old`` are withdrawn."""
     kept = {key.identity: key for key in old}
     current = tuple(kept.pop(key.identity, key) for key in new)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sidecar.errors import SidecarError
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, encode_private_key, generate
-from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder, write_list
+from sidecar.keys.key_folder import LIST_NAME, ListedKey, encode_list, read_folder
 from sidecar.keys.signing import thumbprint
 
 _LOCK_NAME = ".lock"
@@ -27,7 +27,7 @@ class RotationError(SidecarError):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RotationResult:
     """What was done, a sentence for each step; empty: nothing, for which ``note`` may give the reason."""
 
     steps: tuple[str, ...]
@@ -41,8 +41,8 @@ def rotate(
     *,
     publish_lead_time: float,
     algorithm: str | None,
-    is_over: Callable[[ListedKey], bool],
-) -> Change:
+    is_obsolete: Callable[[ListedKey], bool],
+) -> RotationResult:
     """The next key signs from now on and a new one stands ready, if the next one has been published for
     ``publish_lead_time``.
 
@@ -54,27 +54,27 @@ def rotate(
     with _locked(folder):
         keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
         steps: list[str] = []
-        kept = _without_ended(keys, is_over, steps)
-        kind = algorithm or _algorithm_in_use(kept)
-        waiting = next((key for key in kept if key.state == "next"), None)
-        if not any(key.state == "active" for key in kept):
-            kept = [_new_key(folder, "active", kind, now, steps), *kept]
+        remaining = _without_obsolete(keys, is_obsolete, steps)
+        key_type = algorithm or _algorithm_in_use(remaining)
+        waiting = next((key for key in remaining if key.state == "next"), None)
+        if not any(key.state == "active" for key in remaining):
+            remaining = [_new_key(folder, "active", key_type, now, steps), *remaining]
         elif waiting is not None:
             published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
             if published < publish_lead_time:
                 seconds = f"{published:.0f} s; it can sign after {publish_lead_time:.0f} s"
                 note = f"{waiting.kid} has been published for {seconds}"
-                return replace(_written(folder, keys, kept, steps), note=note)
+                return replace(_apply(folder, keys, remaining, steps), note=note)
             if waiting.private is None:
                 raise RotationError(f"{folder / f'{waiting.kid}.pem'} holds no private key, so it cannot sign")
-            kept = _promoted(kept, waiting, now, steps)
+            remaining = _promoted(remaining, waiting, now, steps)
             waiting = None
         if waiting is None:
-            kept.append(_new_key(folder, "next", kind, now, steps))
-        return _written(folder, keys, kept, steps)
+            remaining.append(_new_key(folder, "next", key_type, now, steps))
+        return _apply(folder, keys, remaining, steps)
 
 
-def retire(folder: Path, kid: str, now: datetime) -> Change:
+def retire(folder: Path, kid: str, now: datetime) -> RotationResult:
     """The key ``kid`` signs no more; it stays published for the tokens it has signed.
 
     Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
@@ -83,13 +83,13 @@ def retire(folder: Path, kid: str, now: datetime) -> Change:
         keys = read_folder(folder)
         key = _find(folder, keys, kid)
         if key.state == "retired":
-            return Change((), tuple(keys))
+            return RotationResult((), tuple(keys))
         _check_another_signs(keys, kid)
         kept = [_retired(key, now) if key.kid == kid else key for key in keys]
-        return _written(folder, keys, kept, [f"{kid} is retired"])
+        return _apply(folder, keys, kept, [f"{kid} is retired"])
 
 
-def remove(folder: Path, kid: str) -> Change:
+def remove(folder: Path, kid: str) -> RotationResult:
     """The key ``kid`` is gone at once, and every token that it has signed with it.
 
     Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
@@ -98,15 +98,15 @@ def remove(folder: Path, kid: str) -> Change:
         keys = read_folder(folder)
         _find(folder, keys, kid)
         _check_another_signs(keys, kid)
-        return _written(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
+        return _apply(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
 
 
-def remove_ended(folder: Path, is_over: Callable[[ListedKey], bool]) -> Change:
+def remove_obsolete(folder: Path, is_obsolete: Callable[[ListedKey], bool]) -> RotationResult:
     """Remove the retired keys of which ``is_over`` holds. Raises RotationError and KeyFileError."""
     with _locked(folder):
         keys = read_folder(folder)
         steps: list[str] = []
-        return _written(folder, keys, _without_ended(keys, is_over, steps), steps)
+        return _apply(folder, keys, _without_obsolete(keys, is_obsolete, steps), steps)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _read_only(folder, error) from error
+        raise _write_failed(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -124,7 +124,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _read_only(folder: Path, error: OSError) -> RotationError:
+def _write_failed(folder: Path, error: OSError) -> RotationError:
     return RotationError(
         f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a folder of your"
         " own, run this command there, and replace the Secret by what it leaves; sidecars take the files up by"
@@ -132,10 +132,10 @@ def _read_only(folder: Path, error: OSError) -> RotationError:
     )
 
 
-def _without_ended(
-    keys: Sequence[ListedKey], is_over: Callable[[ListedKey], bool], steps: list[str]
+def _without_obsolete(
+    keys: Sequence[ListedKey], is_obsolete: Callable[[ListedKey], bool], steps: list[str]
 ) -> list[ListedKey]:
-    ended = [key.kid for key in keys if key.state == "retired" and is_over(key)]
+    ended = [key.kid for key in keys if key.state == "retired" and is_obsolete(key)]
     steps += [f"{kid} is removed: no token needs it any more" for kid in ended]
     return [key for key in keys if key.kid not in ended]
 
@@ -184,16 +184,18 @@ def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
         raise RotationError(f"no other key than {kid} signs; rotate first: sidecar keys rotate")
 
 
-def _written(folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]) -> Change:
+def _apply(
+    folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]
+) -> RotationResult:
     """The list as ``after`` has it on disk, and the files of keys that it no longer names gone."""
     if steps:
-        _write_file(folder / LIST_NAME, write_list(after), mode=0o644)
+        _write_file(folder / LIST_NAME, encode_list(after), mode=0o644)
         left = {key.kid for key in after}
         for key in before:
             if key.kid not in left:
                 with contextlib.suppress(OSError):
                     (folder / f"{key.kid}.pem").unlink()
-    return Change(tuple(steps), tuple(after))
+    return RotationResult(tuple(steps), tuple(after))
 
 
 def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -214,7 +216,7 @@ def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise _read_only(path.parent, error) from error
+        raise _write_failed(path.parent, error) from error
 
 
 def utc_now() -> datetime:

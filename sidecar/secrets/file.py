@@ -6,7 +6,7 @@ from pathlib import Path
 _MAX_BYTES = 64 * 1024
 
 
-def read(path: str, environ: Mapping[str, str]) -> str:
+def read_file(path: str, environ: Mapping[str, str]) -> str:
     """The file's text. Raises ValueError, which never holds the content."""
     if not path.startswith("/"):
         raise ValueError("names a file; its path must be absolute: file:/path")

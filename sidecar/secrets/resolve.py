@@ -12,7 +12,7 @@ def _not_supported(reference: str, environ: Mapping[str, str]) -> str:
     raise ValueError("names a secrets manager, which is not supported; use file:/path or env:NAME")
 
 
-_SOURCES: Mapping[str, Source] = {"env": env.read, "file": file.read, "secret": _not_supported}
+_SOURCES: Mapping[str, Source] = {"env": env.read_variable, "file": file.read_file, "secret": _not_supported}
 
 
 def resolve(text: str, environ: Mapping[str, str]) -> str:
@@ -23,11 +23,11 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     """
     if not is_reference(text):
         return text
-    scheme, _, place = text.partition(":")
-    found = _without_final_newline(_SOURCES[scheme](place, environ))
-    if not found:
-        raise ValueError(f"{scheme}:{place} holds nothing")
-    return found
+    scheme, _, location = text.partition(":")
+    secret = _without_final_newline(_SOURCES[scheme](location, environ))
+    if not secret:
+        raise ValueError(f"{scheme}:{location} holds nothing")
+    return secret
 
 
 def _without_final_newline(text: str) -> str:

@@ -115,7 +115,7 @@ class Store(Protocol):
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """Records in order of creation, newest first. Raises ValueError for an ``after`` that is no mark."""
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """The denial of that id, or None."""
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
@@ -131,7 +131,7 @@ class Store(Protocol):
         """A mark that the store carries as long as it keeps its contents; empty: none, it is new or was emptied."""
 
     async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+        self, records: Sequence[TokenRecord], entries: Sequence[RevocationEntry], generation: str
     ) -> bool:
         """Put back what a mirror knows into an emptied store and give it ``generation``.
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from sidecar.identity.actor import ActorType
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 
 class TokenKind(StrEnum):
@@ -43,7 +43,7 @@ class Owner:
         return mine == others
 
 
-NOBODY = Owner()
+NO_OWNER = Owner()
 """Owner of what the command line mints."""
 
 
@@ -64,7 +64,7 @@ class TokenRecord:
     roles: tuple[str, ...] = ()
     allow_impersonation: bool = False
     is_admin: bool = False
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     last_used_at: float | None = None
     revoked_at: float | None = None
 
@@ -80,10 +80,10 @@ class TokenRecord:
             "roles": list(self.roles),
             "allowImpersonation": self.allow_impersonation,
             "owner": {"issuer": self.owner.issuer, "provider": self.owner.provider, "id": self.owner.id},
-            "createdAt": to_text(self.created_at),
-            "expiresAt": to_text(self.expires_at),
-            "lastUsedAt": to_text(self.last_used_at),
-            "revokedAt": to_text(self.revoked_at),
+            "createdAt": format_rfc3339(self.created_at),
+            "expiresAt": format_rfc3339(self.expires_at),
+            "lastUsedAt": format_rfc3339(self.last_used_at),
+            "revokedAt": format_rfc3339(self.revoked_at),
         }
 
 

@@ -47,8 +47,8 @@ class RevocationEntry:
 
 def entry_key(scope: Scope, issuer: str, name: str) -> bytes:
     """What a denial is about, as 15 octets that tell any two such things apart."""
-    about = f"{len(issuer)}:{issuer}{name}".encode("utf-8", "surrogatepass")
-    return blake2b(about, digest_size=_KEY_BYTES, person=scope.encode("ascii")).digest()
+    text = f"{len(issuer)}:{issuer}{name}".encode("utf-8", "surrogatepass")
+    return blake2b(text, digest_size=_KEY_BYTES, person=scope.encode("ascii")).digest()
 
 
 def entry_id(key: bytes, issued_before: float | None) -> str:
@@ -62,10 +62,10 @@ def entry_id(key: bytes, issued_before: float | None) -> str:
 def parse_entry_id(text: str) -> tuple[bytes, float | None] | None:
     """What :func:`entry_id` was made of; None for other ids, which are good as well but take more memory."""
     try:
-        octets = bytes.fromhex(text)
-        if len(octets) == _KEY_BYTES:
-            return octets, None
-        return octets[:_KEY_BYTES], float(_CUT_OFF.unpack(octets[_KEY_BYTES:])[0])
+        content = bytes.fromhex(text)
+        if len(content) == _KEY_BYTES:
+            return content, None
+        return content[:_KEY_BYTES], float(_CUT_OFF.unpack(content[_KEY_BYTES:])[0])
     except (ValueError, struct.error):
         return None
 
@@ -95,6 +95,6 @@ def make_entry(
     )
 
 
-def actor_name(actor_type: str, actor_id: str) -> str:
+def actor_entry_name(actor_type: str, actor_id: str) -> str:
     """``name`` of a denial about an Actor."""
     return f"{actor_type}:{actor_id}"

@@ -32,7 +32,7 @@ FORMAT = "datahub"
 
 # DataHub knows one kind of Actor; whoever is a SERVICE here is told by the record.
 _ACTOR_TYPE = "USER"
-_EXPECTATIONS = ValidationPolicy(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
+_VALIDATION = ValidationPolicy(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
 
 
 class DataHubKind(StrEnum):
@@ -104,7 +104,7 @@ def verify_datahub(
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_INVALID or PRINCIPAL_INVALID.
     """
-    expected = replace(_EXPECTATIONS, leeway=leeway, early=early) if leeway or early else _EXPECTATIONS
+    expected = replace(_VALIDATION, leeway=leeway, early=early) if leeway or early else _VALIDATION
     verified = verify(token, (key,), expected, now)
     claims = verified.claims
     with AFTER_SIGNATURE:
@@ -142,7 +142,7 @@ def datahub_hash(text: str, salt: Secret) -> str:
     return b64encode(sha256(f"{text}{salt.reveal()}".encode("utf-8", "surrogatepass")).digest()).decode("ascii")
 
 
-def datahub_token(
+def mint_datahub_token(
     key: SharedKey,
     *,
     actor_id: str,
@@ -151,7 +151,7 @@ def datahub_token(
     issuer: str,
     issued_at: int,
     expires_at: int | None,
-    mark: str = "",
+    purpose: str = "",
 ) -> str:
     """Mint a token for ``actor_id``. Times are whole seconds since the epoch; ``expires_at`` None: it never ends.
 
@@ -171,6 +171,6 @@ def datahub_token(
     if expires_at is not None:
         claims["exp"] = expires_at
     claims["iss"] = issuer
-    if mark:
-        claims[UPSTREAM_CLAIM] = mark
+    if purpose:
+        claims[UPSTREAM_CLAIM] = purpose
     return sign({"alg": ALGORITHM}, claims, key.key)

@@ -1,7 +1,6 @@
 """A token in the body of a request, to be revoked or introspected, as the deny list identifies it."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 
 from sidecar.identity.actor import Actor
 from sidecar.store.revocation_entry import Scope
@@ -21,7 +20,7 @@ class SubmittedToken:
     issuer: str
     name: str
     subject: str = ""
-    ends: float | None = None
+    expires_at: float | None = None
     provider: str = ""
 
     @property
@@ -30,24 +29,14 @@ class SubmittedToken:
         return self.name if self.scope is Scope.TOKEN else ""
 
 
-def submitted_jwt(token: Unverified) -> SubmittedToken:
+def submitted_from_jwt(token: Unverified) -> SubmittedToken:
     """``token``, whose signature and the types of whose claims were found good."""
-    said = token.claims
-    scope, name = (Scope.TOKEN, said["jti"]) if said.get("jti") else (Scope.DIGEST, jwt_digest(token))
-    return SubmittedToken(scope, said.get("iss", ""), name, said.get("sub", ""), said.get("exp"))
+    claims = token.claims
+    scope, name = (Scope.TOKEN, claims["jti"]) if claims.get("jti") else (Scope.DIGEST, token.digest)
+    return SubmittedToken(scope, claims.get("iss", ""), name, claims.get("sub", ""), claims.get("exp"))
 
 
-def submitted_by(actor: Actor, digest: str) -> SubmittedToken:
+def submitted_from_actor(actor: Actor, digest: str) -> SubmittedToken:
     """The token that made ``actor``; ``digest`` stands for it where it has no id."""
     scope, name = (Scope.TOKEN, actor.token_id) if actor.token_id else (Scope.DIGEST, digest)
     return SubmittedToken(scope, actor.issuer, name, actor.subject, actor.expires_at, actor.provider)
-
-
-def jwt_digest(token: Unverified) -> str:
-    """The name of a denial about a JWT without ``jti``: SHA-256 of what was signed, lower-case hex."""
-    return sha256(token.signing_input).hexdigest()
-
-
-def token_digest(text: str) -> str:
-    """The same of a token that is no JWT: SHA-256 of its text."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

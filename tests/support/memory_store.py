@@ -90,9 +90,9 @@ class MemoryStore:
         more = str(start + limit) if start + limit < len(found) else ""
         return Page(records=tuple(found[start : start + limit]), after=more, total=len(found))
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         self.check()
-        return self.all_denials.get(denial_id)
+        return self.all_denials.get(entry_id)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         self.check()
@@ -138,15 +138,15 @@ class MemoryStore:
         return self.mark
 
     async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+        self, records: Sequence[TokenRecord], entries: Sequence[RevocationEntry], generation: str
     ) -> bool:
         self.check()
         if self.mark:
             return False
         self.mark = generation
         self.all_records = {record.id: record for record in records} | self.all_records
-        self.all_denials = {denial.id: denial for denial in denials} | self.all_denials
-        self.log.append(Changes(str(self.trimmed + len(self.log) + 1), tuple(records), tuple(denials)))
+        self.all_denials = {denial.id: denial for denial in entries} | self.all_denials
+        self.log.append(Changes(str(self.trimmed + len(self.log) + 1), tuple(records), tuple(entries)))
         self._wake()
         return True
 

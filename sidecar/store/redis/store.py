@@ -112,12 +112,12 @@ class RedisStore:
         page, more = _cut(found, limit)
         return Page(records=page, after=more, total=total)
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        if not wire.is_id(denial_id):
+        if not wire.is_id(entry_id):
             return None
-        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], denial_id))
-        return None if value is None else wire.read_denial(denial_id, value)
+        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], entry_id))
+        return None if value is None else wire.read_denial(entry_id, value)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""
@@ -182,14 +182,14 @@ class RedisStore:
         return (found or b"").decode("utf-8", "replace")
 
     async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+        self, records: Sequence[TokenRecord], entries: Sequence[RevocationEntry], generation: str
     ) -> bool:
         """See :class:`sidecar.store.base.Store`."""
-        for start in range(0, max(len(records), len(denials)), _RESTORE_PIECE):
+        for start in range(0, max(len(records), len(entries)), _RESTORE_PIECE):
             arguments = _Arguments()
             arguments.add(records[start : start + _RESTORE_PIECE], self._indexes, self._standing, replacing=False)
             arguments.none()
-            arguments.deny(denials[start : start + _RESTORE_PIECE], self._by_issuer)
+            arguments.deny(entries[start : start + _RESTORE_PIECE], self._by_issuer)
             arguments.none()
             arguments.none()
             await self._apply("restore", arguments, "", restoring=True)

@@ -90,9 +90,9 @@ class SqliteStore:
         found = await self._rows("read_record", f"{_SELECT_RECORDS} WHERE id = ?", [token_id])
         return _record(found[0]) if found else None
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [denial_id])
+        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [entry_id])
         return _denial(found[0]) if found else None
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
@@ -144,11 +144,11 @@ class SqliteStore:
         return str(found[0][0]) if found else ""
 
     async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
+        self, records: Sequence[TokenRecord], entries: Sequence[RevocationEntry], generation: str
     ) -> bool:
         """See :class:`sidecar.store.base.Store`."""
-        for start in range(0, max(len(records), len(denials)), _PIECE):
-            await self._put_back(records[start : start + _PIECE], denials[start : start + _PIECE])
+        for start in range(0, max(len(records), len(entries)), _PIECE):
+            await self._put_back(records[start : start + _PIECE], entries[start : start + _PIECE])
 
         def work(connection: sqlite3.Connection) -> bool:
             return connection.execute("INSERT OR IGNORE INTO generation VALUES (1, ?)", (generation,)).rowcount == 1

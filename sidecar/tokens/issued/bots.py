@@ -11,17 +11,17 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import make_registration, registration_id
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 _audit = logging.getLogger(AUDIT)
 _PAGE = 500
 
 
-def _never_seen(_name: str) -> bool:
+def _no_person(_name: str) -> bool:
     return False
 
 
-class Bots:
+class BotRegistry:
     """Registers, releases and lists the names.
 
     ``admin_names`` are those in ``adminPrincipals``, ``reserved`` nobody's. ``is_person_seen`` says whether a person of
@@ -36,7 +36,7 @@ class Bots:
         *,
         admin_names: Iterable[str],
         reserved: Iterable[str],
-        is_person_seen: Callable[[str], bool] = _never_seen,
+        is_person_seen: Callable[[str], bool] = _no_person,
     ) -> None:
         self._store = store
         self._write = write
@@ -51,11 +51,11 @@ class Bots:
 
         Raises Refused(CONFLICT) for the name of a person or an admin, unless ``replace_person``.
         """
-        number, standing = await self._registration(name)
-        if standing is not None:
+        number, registration = await self._registration(name)
+        if registration is not None:
             return ()
         if not replace_person and not await self._tokens(name, number):
-            person = await self._person(name)
+            person = await self._person_reason(name)
             if person:
                 raise Refused(
                     Reason.CONFLICT,
@@ -64,14 +64,14 @@ class Bots:
                 )
         return (make_registration(name, number, self._clock.now(), by),)
 
-    async def has(self, name: str) -> bool:
+    async def is_registered(self, name: str) -> bool:
         """Whether ``name`` is kept for a bot."""
-        number, standing = await self._registration(name)
-        return standing is not None or bool(await self._tokens(name, number))
+        number, registration = await self._registration(name)
+        return registration is not None or bool(await self._tokens(name, number))
 
     async def register(self, name: str, *, by: str, replace_person: bool) -> tuple[TokenRecord, bool]:
         """Keep ``name`` for a bot. Returns the registration, and whether it is new. Raises as :meth:`claim`."""
-        name = self._sound(name)
+        name = self._canonical_name(name)
         claimed = await self.claim(name, by, replace_person)
         if claimed:
             await self._write(Batch(add=claimed))
@@ -84,7 +84,7 @@ class Bots:
 
     async def release(self, name: str, *, by: str) -> None:
         """Let ``name`` be a person's again. Raises Refused: NOT_FOUND, or CONFLICT while a token of the bot stands."""
-        name = self._sound(name)
+        name = self._canonical_name(name)
         number, standing = await self._registration(name)
         tokens = await self._tokens(name, number)
         if standing is None and not tokens:
@@ -97,13 +97,13 @@ class Bots:
                 Reason.CONFLICT,
                 message=f"The bot has {len(in_force)} tokens in force, {in_force[0].id} among them; revoke them first",
             )
-        over = [(token.id, now) for token in tokens if token.revoked_at is None]
+        revocations = [(token.id, now) for token in tokens if token.revoked_at is None]
         registration = standing or make_registration(name, number, now, by)
         added = () if standing else (registration,)
-        await self._write(Batch(add=added, revoke=((registration.id, now), *over)))
+        await self._write(Batch(add=added, revoke=((registration.id, now), *revocations)))
         _audit.info("bot name released", extra={"bot": name, "by": by})
 
-    async def adopt(self, names: Iterable[str]) -> int:
+    async def adopt_existing(self, names: Iterable[str]) -> int:
         """Keep ``names``, which records of tokens keep so far. Returns how many were registered."""
         adopted = [record for name in names for record in await self.claim(name, "earlier tokens", True)]
         for start in range(0, len(adopted), _PAGE):
@@ -115,7 +115,7 @@ class Bots:
         query = RecordQuery(actor_id="", kind=TokenKind.BOT_NAME.value, active=True, now=self._clock.now())
         return await self._store.records(query, after, limit)
 
-    def _sound(self, name: str) -> str:
+    def _canonical_name(self, name: str) -> str:
         """``name`` as Actors are spelled."""
         try:
             name = actor_name(name)
@@ -147,7 +147,7 @@ class Bots:
             if token.revoked_at is None or released is None or token.created_at > released
         ]
 
-    async def _person(self, name: str) -> str:
+    async def _person_reason(self, name: str) -> str:
         """What makes ``name`` a person's; empty: nothing is known."""
         if folded(name) in self._admin_names:
             return "is named in adminPrincipals"
@@ -167,10 +167,10 @@ class Bots:
                 return
 
 
-def describe(registration: TokenRecord) -> dict[str, object]:
+def describe_bot(registration: TokenRecord) -> dict[str, object]:
     """A kept name as JSON."""
     return {
         "name": registration.name,
-        "registeredAt": to_text(registration.created_at),
+        "registeredAt": format_rfc3339(registration.created_at),
         "registeredBy": registration.description,
     }

@@ -14,16 +14,16 @@ from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
-from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, datahub_token
+from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, mint_datahub_token
 from sidecar.tokens.jwt.jose import sign
 
 _audit = logging.getLogger(AUDIT)
 
-Write = Callable[[Batch], Awaitable[None]]
+WriteBatch = Callable[[Batch], Awaitable[None]]
 """Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
-Claim = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
+ClaimBotName = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
 """See :meth:`sidecar.tokens.issued.bots.Bots.claim`."""
 
 _TOKEN_TYPES = {
@@ -56,7 +56,7 @@ class TokenRequest:
     roles: tuple[str, ...] = ()
     allow_impersonation: bool = False
     is_admin: bool = False
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     minted_by: str = ""
     format: str = "openmetadata"
     replace_person: bool = False
@@ -81,8 +81,8 @@ class Minter:
     def __init__(
         self,
         signing: Callable[[], SigningKey],
-        write: Write,
-        claim: Claim,
+        write: WriteBatch,
+        claim: ClaimBotName,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -116,21 +116,21 @@ class Minter:
         form without its secrets and for a person's name, Refused(REQUEST_INVALID) for a life that is too long, and
         Unavailable(STORE_UNAVAILABLE) when the record could not be written.
         """
-        longest = self._max_lifetime
-        if longest is not None and (request.lifetime is None or request.lifetime > longest):
+        max_lifetime = self._max_lifetime
+        if max_lifetime is not None and (request.lifetime is None or request.lifetime > max_lifetime):
             raise Refused(
-                Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
+                Reason.REQUEST_INVALID, message=f"Tokens live at most {max_lifetime:g} s here (tokens.maxLifetime)"
             )
         actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
-        names: Sequence[TokenRecord] = ()
+        registrations: Sequence[TokenRecord] = ()
         if request.kind is TokenKind.BOT:
-            names = await self._claim(actor_id, request.minted_by, request.replace_person)
+            registrations = await self._claim(actor_id, request.minted_by, request.replace_person)
         token_id = self._new_id()
         now = self._clock.now()
         issued = int(now)
         expires = None if request.lifetime is None else issued + int(request.lifetime)
-        make = self._datahub_token if request.format == FORMAT else self._own_token
-        token, token_hash = make(request, actor_id, token_id, issued, expires)
+        encode = self._datahub_token if request.format == FORMAT else self._openmetadata_token
+        token, token_hash = encode(request, actor_id, token_id, issued, expires)
         record = TokenRecord(
             id=token_id,
             token_hash=token_hash,
@@ -147,7 +147,7 @@ class Minter:
             is_admin=request.is_admin,
             owner=request.owner,
         )
-        await self._write(Batch(add=(*names, record), keep_bot_tokens=self._keep_bot_tokens))
+        await self._write(Batch(add=(*registrations, record), keep_bot_tokens=self._keep_bot_tokens))
         self._metrics.tokens_issued.labels(request.kind.value).inc()
         _audit.info(
             "token minted",
@@ -161,12 +161,12 @@ class Minter:
         )
         return Minted(token, record)
 
-    def _own_token(
+    def _openmetadata_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
     ) -> tuple[str, str]:
         """The token and what its record keeps of it."""
         claims = {
-            **openmetadata_claims(actor_id, request.email or self._made_up_email(actor_id), request.roles),
+            **openmetadata_claims(actor_id, request.email or self._default_email(actor_id), request.roles),
             "iss": self._issuer,
             "isBot": request.kind is TokenKind.BOT,
             "tokenType": _TOKEN_TYPES[request.kind],
@@ -188,7 +188,7 @@ class Minter:
         if self._datahub is None or not self._issuer:
             text = "DataHub tokens need authentication.tokenService and jwtTokenConfiguration.jwtissuer"
             raise Refused(Reason.CONFLICT, message=f"No such tokens can be minted: {text}")
-        token = datahub_token(
+        token = mint_datahub_token(
             self._datahub.key,
             actor_id=actor_id,
             kind=_DATAHUB_KINDS[request.kind],
@@ -199,7 +199,7 @@ class Minter:
         )
         return token, datahub_hash(token, self._datahub.salt)
 
-    def _made_up_email(self, actor_id: str) -> str:
+    def _default_email(self, actor_id: str) -> str:
         if "@" in actor_id:
             return folded(actor_id)
         return f"{actor_id}@{self._principal_domain}" if self._principal_domain else ""

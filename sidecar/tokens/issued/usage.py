@@ -13,7 +13,7 @@ _WRITE_PERIOD = 60.0
 _MAX_PENDING = 100_000
 
 
-class Usage:
+class UsageRecorder:
     """Collects uses and writes them in the background."""
 
     def __init__(self, store: Store, clock: Clock, wait: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
@@ -38,7 +38,7 @@ class Usage:
 
     async def start(self) -> None:
         """Begin to write."""
-        self._writer = asyncio.create_task(self._write_on(), name="token usage")
+        self._writer = asyncio.create_task(self._run(), name="token usage")
 
     async def aclose(self) -> None:
         """Write what is left, and cease."""
@@ -47,7 +47,7 @@ class Usage:
             await asyncio.gather(self._writer, return_exceptions=True)
         await self._write()
 
-    async def _write_on(self) -> None:
+    async def _run(self) -> None:
         while True:
             await self._wait(_WRITE_INTERVAL)
             await self._write()

@@ -9,6 +9,7 @@ import re
 from binascii import a2b_base64
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Never
 
@@ -46,22 +47,27 @@ class Unverified:
         self.kid = header.kid
         self.issuer: str | None = claims.get("iss")
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the signing input in lower-case hex: identifies a token without ``jti`` in the revocation list."""
+        return sha256(self.signing_input).hexdigest()
+
 
 class _Header:
     """What a header says, shared by all tokens that have it. ``refused``: nothing under it is accepted."""
 
-    __slots__ = ("algorithm", "kid", "members", "refused")
+    __slots__ = ("algorithm", "kid", "members", "rejected")
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         self.algorithm: str = members["alg"]
         self.kid: str | None = members.get("kid")
         self.members = MappingProxyType(members)
         try:
-            _check_header_demands(members)
+            _check_header_values(members)
         except Refused:
-            self.refused = True
+            self.rejected = True
         else:
-            self.refused = False
+            self.rejected = False
 
 
 def parse(token: str, max_bytes: int) -> Unverified:
@@ -74,8 +80,8 @@ def parse(token: str, max_bytes: int) -> Unverified:
     header = _read_header(segments[0])
     claims = json_object(decode_segment(segments[1]), Cause.ENCODING)
     signature = decode_segment(segments[2])
-    if header.refused:
-        _check_header_demands(header.members)
+    if header.rejected:
+        _check_header_values(header.members)
     if "iss" in claims and not isinstance(claims["iss"], str):
         raise Refused(Reason.TOKEN_INVALID, Cause.CLAIM_TYPE, "iss is not a string")
     return Unverified(token, header, claims, signature)
@@ -162,7 +168,7 @@ def _check_header_types(header: dict[str, Any]) -> None:
             raise _malformed(Cause.HEADER, f"{name} is not a string")
 
 
-def _check_header_demands(header: Mapping[str, Any]) -> None:
+def _check_header_values(header: Mapping[str, Any]) -> None:
     if header["alg"].lower() == "none":
         raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM, "unsigned")
     if "crit" in header or "b64" in header:

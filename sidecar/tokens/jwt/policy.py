@@ -43,7 +43,7 @@ def provider_validation(provider: Provider, issuer: str | None) -> ValidationPol
     )
 
 
-def own_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
+def issued_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
     """What own tokens must be; ``max_lifetime`` is in seconds.
 
     Without it ``exp`` may be absent: whether that is accepted is for the record to say.
@@ -104,7 +104,7 @@ def provider_policy(
     )
 
 
-def own_policy(
+def issued_policy(
     principal_claims: Iterable[str],
     authorizer: AuthorizerConfiguration,
     authenticator: str,

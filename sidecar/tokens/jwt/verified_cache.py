@@ -70,9 +70,9 @@ class VerifiedCache(Generic[E]):
         self._hits = metrics.cache_hits
         self._misses = metrics.cache_misses
         self._metrics = metrics
-        self.observe()
+        self.bind_metrics()
 
-    def observe(self) -> None:
+    def bind_metrics(self) -> None:
         """Be the one whose entries the metrics tell; so is every new one, until another is."""
         self._metrics.watch(self._metrics.token_cache_entries, self.__len__)
         self._metrics.watch(self._metrics.token_cache_bytes, lambda: self._bytes)
@@ -81,7 +81,7 @@ class VerifiedCache(Generic[E]):
         """What is known of ``token`` and still holds at ``now``, or None."""
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
-        if entry is not None and self._holds(digest, entry, now):
+        if entry is not None and self._is_valid(digest, entry, now):
             self._entries.move_to_end(digest)
             self._hits.value += 1
             return entry
@@ -107,11 +107,11 @@ class VerifiedCache(Generic[E]):
         while len(self._entries) > self._size or self._bytes > self._max_bytes:
             self._bytes -= self._entries.popitem(last=False)[1].weight
 
-    def holds_any(self, wanted: Callable[[E], bool]) -> bool:
+    def any_entry(self, predicate: Callable[[E], bool]) -> bool:
         """Whether ``wanted`` is true of something that is remembered. Looks through everything."""
-        return any(map(wanted, self._entries.values()))
+        return any(map(predicate, self._entries.values()))
 
-    def advance_epoch(self) -> None:
+    def advance_generation(self) -> None:
         """A new policy is in force: forget everything."""
         self.generation += 1
         self._entries.clear()
@@ -120,7 +120,7 @@ class VerifiedCache(Generic[E]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _holds(self, digest: bytes, entry: E, now: float) -> bool:
+    def _is_valid(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
         until, again = entry.expires_at, entry.revalidate_at

@@ -63,19 +63,17 @@ class VerifiedClaims:
         return None if confirmation is None else str(confirmation["x5t#S256"])
 
 
-def verify(
-    token: Unverified, keys: Sequence[VerificationKey], expectations: ValidationPolicy, now: float
-) -> VerifiedClaims:
+def verify(token: Unverified, keys: Sequence[VerificationKey], policy: ValidationPolicy, now: float) -> VerifiedClaims:
     """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
-    if token.algorithm not in expectations.algorithms:
+    if token.algorithm not in policy.algorithms:
         raise _invalid(Cause.ALGORITHM)
-    key = signing_key(token, keys)
+    key = find_signing_key(token, keys)
     claims = token.claims
     with AFTER_SIGNATURE:
-        check_claims(claims, expectations, now)
+        check_claims(claims, policy, now)
     return VerifiedClaims(
         claims,
         key,
@@ -88,7 +86,7 @@ def verify(
     )
 
 
-def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
+def find_signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
     """The first of ``keys`` that has signed ``token``; each is used with its own algorithm and key id only.
 
     Raises Refused(TOKEN_INVALID) with cause UNKNOWN_KID (no keys), KEY_UNUSABLE (none fits) or SIGNATURE.
@@ -104,15 +102,15 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
-def check_claims(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
+def check_claims(claims: Mapping[str, Any], policy: ValidationPolicy, now: float) -> None:
     """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
-    if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
+    if policy.issuers is not None and claims.get("iss") not in policy.issuers:
         raise _invalid(Cause.ISSUER)
-    _check_audience(claims.get("aud"), expectations.audiences)
-    _check_required(claims, expectations.required_claims)
-    _check_forbidden(claims, bound_to_certificates=expectations.bound_to_certificates)
-    _check_times(claims, expectations, now)
+    _check_audience(claims.get("aud"), policy.audiences)
+    _check_required(claims, policy.required_claims)
+    _check_forbidden(claims, bound_to_certificates=policy.bound_to_certificates)
+    _check_times(claims, policy, now)
 
 
 def _fits(key: VerificationKey, token: Unverified) -> bool:
@@ -179,19 +177,19 @@ def _names_certificate(confirmation: object) -> bool:
     return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
-def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
-    expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
-    leeway = expectations.leeway
-    early = leeway if expectations.early is None else expectations.early
-    if expires is None and expectations.require_expiry:
+def _check_times(claims: Mapping[str, Any], policy: ValidationPolicy, now: float) -> None:
+    expires, not_before, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
+    leeway = policy.leeway
+    early = leeway if policy.early is None else policy.early
+    if expires is None and policy.require_expiry:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
         raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
-    if starts is not None and now + early < starts:
+    if not_before is not None and now + early < not_before:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
     if issued is not None and now + early < issued:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
-    longest = expectations.max_lifetime
+    longest = policy.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):
         raise _invalid(Cause.LIFETIME)
 

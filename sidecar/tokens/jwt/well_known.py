@@ -3,8 +3,6 @@
 Anyone can look these up, or mint their like. Only digests stand here.
 """
 
-from hashlib import sha256
-
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.keys.well_known import WELL_KNOWN_KIDS
 from sidecar.tokens.jwt.compact import Unverified
@@ -17,7 +15,7 @@ WELL_KNOWN_TOKENS = frozenset(
 )
 
 
-def refuse_well_known(token: Unverified) -> None:
+def reject_well_known(token: Unverified) -> None:
     """Raise Refused(TOKEN_INVALID, PUBLISHED_SECRET) for a published token or one under a published key id."""
-    if token.kid in WELL_KNOWN_KIDS or sha256(token.signing_input).hexdigest() in WELL_KNOWN_TOKENS:
+    if token.kid in WELL_KNOWN_KIDS or token.digest in WELL_KNOWN_TOKENS:
         raise Refused(Reason.TOKEN_INVALID, Cause.PUBLISHED_SECRET)

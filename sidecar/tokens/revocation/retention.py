@@ -34,14 +34,14 @@ class RetentionPolicy:
     unbound: IssuerBounds | None = None
     has_never_expiring: bool = False
 
-    def end(
+    def default_expiry(
         self,
         scope: Scope,
         issuer: str,
         now: float,
         *,
         issued_before: float | None = None,
-        token_ends: float | None = None,
+        token_expires_at: float | None = None,
     ) -> float | None:
         """When the last token concerned has ended; None: never, as far as is known.
 
@@ -51,28 +51,30 @@ class RetentionPolicy:
         if scope is Scope.ACTOR:
             bounds = [*self.issuers.values(), *([self.unbound] if self.unbound else [])]
             bounds += [UNKNOWN] if self.has_never_expiring else []
-        if token_ends is not None:
-            return token_ends + max((bound.leeway for bound in bounds), default=0.0)
-        return _longest(bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None)
+        if token_expires_at is not None:
+            return token_expires_at + max((bound.leeway for bound in bounds), default=0.0)
+        return _latest_expiry(
+            bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None
+        )
 
-    def chosen_end(
-        self, end: float | None, wanted: float | None, now: float, *, token_ends: float | None = None
+    def entry_expiry(
+        self, default: float | None, requested: float | None, now: float, *, token_expires_at: float | None = None
     ) -> float | None:
         """The end that an entry gets when ``wanted`` is asked for; ``end`` and ``token_ends`` as :meth:`end` has them.
 
         Raises ValueError when that is too early. Where no end is known, whoever revokes may know better.
         """
-        if wanted is None:
-            return end
-        if wanted <= now:
+        if requested is None:
+            return default
+        if requested <= now:
             raise ValueError("expiresAt has passed")
-        earliest = end if token_ends is None else token_ends
-        if earliest is not None and wanted < earliest:
+        earliest = default if token_expires_at is None else token_expires_at
+        if earliest is not None and requested < earliest:
             raise ValueError("expiresAt is earlier than the end of the tokens concerned")
-        return wanted if end is None else max(wanted, end)
+        return requested if default is None else max(requested, default)
 
 
-def _longest(bounds: Collection[IssuerBounds], start: float, *, exclusive: bool) -> float | None:
+def _latest_expiry(bounds: Collection[IssuerBounds], start: float, *, exclusive: bool) -> float | None:
     """The latest end of tokens issued by ``start``; an issuer's clock may be ahead by the tolerance."""
     latest = start
     for bound in bounds:

@@ -17,10 +17,10 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import spellings
-from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, make_entry
-from sidecar.store.timestamps import from_text, to_text
-from sidecar.tokens.issued.mint import Write
-from sidecar.tokens.issued.service import note_revoked
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, make_entry
+from sidecar.store.timestamps import format_rfc3339, parse_rfc3339
+from sidecar.tokens.issued.mint import WriteBatch
+from sidecar.tokens.issued.service import audit_token_revoked
 from sidecar.tokens.revocation.retention import RetentionPolicy
 from sidecar.tokens.submitted import SubmittedToken
 
@@ -46,7 +46,7 @@ _ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
 NOW = "now"
 """A moment that an entry may name beside RFC 3339 times: that of its writing."""
 _TIME = r"[0-9]{1,12}\.[0-9]{6}"
-_MARK = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
+_CURSOR = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ class RevocationRequest:
     expires_at: float | None = None
     reason: str = ""
     token: str = ""
-    token_ends: float | None = None
+    token_expires_at: float | None = None
     unknown_issuer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedEntry:
     """An entry that was written, and how many own tokens on record it has ended."""
 
-    denial: RevocationEntry
-    own: int = 0
+    entry: RevocationEntry
+    ended_tokens: int = 0
 
 
 def parse_request(document: object) -> RevocationRequest:
@@ -89,61 +89,61 @@ def parse_request(document: object) -> RevocationRequest:
     unknown_issuer = document.get("unknownIssuer", False)
     if not isinstance(unknown_issuer, bool):
         raise ValueError("unknownIssuer is true or false")
-    wish = RevocationRequest(
+    request = RevocationRequest(
         scope,
         issuer=_text(document, "issuer"),
-        issued_before=_moment(document, "issuedBefore"),
-        expires_at=_moment(document, "expiresAt"),
+        issued_before=_timestamp(document, "issuedBefore"),
+        expires_at=_timestamp(document, "expiresAt"),
         reason=_text(document, "reason", _MAX_REASON, blank=True),
         token=_text(document, "token", 1024 * 1024),
         unknown_issuer=unknown_issuer,
     )
     if scope is Scope.ACTOR:
-        return replace(wish, name=_actor(document["actor"]))
-    return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
+        return replace(request, name=_actor(document["actor"]))
+    return replace(request, name=_text(document, "jti") or _text(document, "subject"))
 
 
-def about_token(wish: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
+def for_token(request: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
     """``wish`` about ``token``, whose issuer has made it and so is known."""
     return replace(
-        wish,
+        request,
         token="",
         scope=token.scope,
         issuer=token.issuer,
         name=token.name,
-        token_ends=token.ends,
+        token_expires_at=token.expires_at,
         unknown_issuer=True,
     )
 
 
-def describe(denial: RevocationEntry) -> dict[str, Any]:
+def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
     """The entry as it is shown: times RFC 3339 UTC."""
-    about: dict[str, Any] = {} if denial.scope is Scope.ACTOR else {"issuer": denial.issuer}
-    match denial.scope:
+    about: dict[str, Any] = {} if entry.scope is Scope.ACTOR else {"issuer": entry.issuer}
+    match entry.scope:
         case Scope.TOKEN:
-            about["jti"] = denial.name
+            about["jti"] = entry.name
         case Scope.DIGEST:
-            about["digest"] = denial.name
+            about["digest"] = entry.name
         case Scope.SUBJECT:
-            about["subject"] = denial.name
+            about["subject"] = entry.name
         case Scope.ACTOR:
-            kind, _, actor_id = denial.name.partition(":")
+            kind, _, actor_id = entry.name.partition(":")
             about["actor"] = {"type": kind, "id": actor_id}
-    if denial.issued_before is not None:
-        about["issuedBefore"] = to_text(denial.issued_before)
+    if entry.issued_before is not None:
+        about["issuedBefore"] = format_rfc3339(entry.issued_before)
     return {
-        "id": denial.id,
+        "id": entry.id,
         **about,
-        "reason": denial.reason,
-        "createdAt": to_text(denial.created_at),
-        "createdBy": denial.created_by,
-        "expiresAt": to_text(denial.expires_at),
+        "reason": entry.reason,
+        "createdAt": format_rfc3339(entry.created_at),
+        "createdBy": entry.created_by,
+        "expiresAt": format_rfc3339(entry.expires_at),
     }
 
 
-def shown_with_matches(added: Added) -> dict[str, Any]:
+def describe_added(added: AddedEntry) -> dict[str, Any]:
     """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
-    return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
+    return {**describe_entry(added.entry), "matches": {"own": added.ended_tokens, "foreign": "unknown"}}
 
 
 class RevocationService:
@@ -152,29 +152,29 @@ class RevocationService:
     def __init__(
         self,
         store: Store,
-        write: Write,
+        write: WriteBatch,
         clock: Clock,
-        rule: RetentionPolicy,
+        retention: RetentionPolicy,
         *,
         own_issuer: str,
-        others: Callable[[], Awaitable[Collection[str]]] | None = None,
+        other_issuers: Callable[[], Awaitable[Collection[str]]] | None = None,
         verbatim: bool = False,
     ) -> None:
         """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any.
 
         ``verbatim``: records may name people in capitals and by addresses, which entries do not.
         """
-        self._others = others
-        self._known: frozenset[str] = frozenset()
-        self._asked_at: float | None = None
+        self._list_other_issuers = other_issuers
+        self._other_issuers_cache: frozenset[str] = frozenset()
+        self._listed_at: float | None = None
         self._store = store
         self._write = write
         self._clock = clock
-        self._rule = rule
+        self._retention = retention
         self._own_issuer = own_issuer
         self._verbatim = verbatim
 
-    async def add(self, wishes: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[Added]:
+    async def add(self, requests: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[AddedEntry]:
         """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
 
         ``quiet``: the caller leaves an audit line for all of them.
@@ -183,34 +183,34 @@ class RevocationService:
         Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
         Raises Refused(REQUEST_INVALID), also for an issuer that nothing here has: its entry would end nothing.
         """
-        await self._check_issuers(wishes)
+        await self._check_issuers(requests)
         now = self._clock.now()
-        prepared = [await self._prepared(wish, now) for wish in wishes]
+        prepared = [await self._completed(wish, now) for wish in requests]
         prepared += [
-            replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
+            replace(wish, issuer=other) for wish in prepared for other in self._retention.spellings(wish.issuer)[1:]
         ]
-        denials = [self._entry(wish, now, by) for wish in prepared]
-        ended = await self._end(prepared, denials, now)
-        if any(denial.issued_before is not None for denial in denials):
+        entries = [self._entry(wish, now, by) for wish in prepared]
+        ended = await self._write_entries(prepared, entries, now)
+        if any(denial.issued_before is not None for denial in entries):
             # once more, for what was being minted while the cut-off was being written
-            later = await self._end(prepared, (), now)
+            later = await self._write_entries(prepared, (), now)
             ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
         if not quiet:
             for record in {record.id: record for records in ended for record in records.values()}.values():
-                note_revoked(record, by=by)
-            for denial in denials:
-                _audit.info("denial added", extra={**_audited(denial), "by": by})
-        return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
+                audit_token_revoked(record, by=by)
+            for denial in entries:
+                _audit.info("denial added", extra={**_audit_fields(denial), "by": by})
+        return [AddedEntry(entries[place], len(ended[place])) for place in range(len(requests))]
 
-    async def _check_issuers(self, wishes: Sequence[RevocationRequest]) -> None:
+    async def _check_issuers(self, requests: Sequence[RevocationRequest]) -> None:
         """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
-        if self._others is None:
+        if self._list_other_issuers is None:
             return
-        named = {wish.issuer for wish in wishes if wish.issuer and not wish.unknown_issuer}
-        unknown = {issuer for issuer in named if self._rule.spellings(issuer)[0] not in self._rule.issuers}
-        others = await self._other_issuers(self._others) if unknown else frozenset()
+        named = {wish.issuer for wish in requests if wish.issuer and not wish.unknown_issuer}
+        unknown = {issuer for issuer in named if self._retention.spellings(issuer)[0] not in self._retention.issuers}
+        others = await self._cached_other_issuers(self._list_other_issuers) if unknown else frozenset()
         for issuer in sorted(unknown - others):
-            near = _nearest(issuer, {*self._rule.issuers, *others})
+            near = _closest_issuer(issuer, {*self._retention.issuers, *others})
             raise Refused(
                 Reason.REQUEST_INVALID,
                 message=f"No provider, record or token of the last 24 hours has the issuer {json.dumps(issuer)}: "
@@ -218,23 +218,23 @@ class RevocationService:
                 "To write it all the same: unknownIssuer true, or --unknown-issuer",
             )
 
-    async def end(self, token: SubmittedToken, *, by: str) -> None:
+    async def revoke_token(self, token: SubmittedToken, *, by: str) -> None:
         """End one token: on its record where it has one, else by an entry."""
-        wish = about_token(RevocationRequest(Scope.TOKEN), token)
-        record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+        request = for_token(RevocationRequest(Scope.TOKEN), token)
+        record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
         if record is None:
-            if not await self._stands(wish):
-                await self.add([wish], by=by)
+            if not await self._has_lasting_entry(request):
+                await self.add([request], by=by)
         elif record.revoked_at is None:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
-            note_revoked(record, by=by)
+            audit_token_revoked(record, by=by)
 
-    async def _other_issuers(self, ask: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
+    async def _cached_other_issuers(self, list_issuers: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
         """As they were a moment ago: to look through all records for every line of a file would take hours."""
         now = self._clock.monotonic()
-        if self._asked_at is None or now - self._asked_at >= _KNOWN_ISSUERS_LIFETIME:
-            self._known, self._asked_at = frozenset(await ask()), now
-        return self._known
+        if self._listed_at is None or now - self._listed_at >= _KNOWN_ISSUERS_LIFETIME:
+            self._other_issuers_cache, self._listed_at = frozenset(await list_issuers()), now
+        return self._other_issuers_cache
 
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
         """A page of the entries that stand, newest first. Raises ValueError for an ``after`` that is no mark.
@@ -242,113 +242,119 @@ class RevocationService:
         An entry that is written anew while the list is read moves to its front, which has been read: so behind the
         last page come those that were written since the first, some of them for the second time.
         """
-        named = None if issuer is None else self._rule.spellings(issuer)[0]
+        named = None if issuer is None else self._retention.spellings(issuer)[0]
         now = self._clock.now()
-        mark = _Mark.read(after) if after else _Mark(now)
-        page = await self._store.entries(named, mark.place, limit, now)
-        is_over = not page.after
-        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.entries):
-            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > mark.since))
-            is_over = True
-        if not is_over:
-            return replace(page, after=str(replace(mark, place=page.after)))
+        cursor = _PageCursor.parse(after) if after else _PageCursor(now)
+        page = await self._store.entries(named, cursor.position, limit, now)
+        is_last = not page.after
+        if cursor.reread_since is not None and any(denial.created_at <= cursor.since for denial in page.entries):
+            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > cursor.since))
+            is_last = True
+        if not is_last:
+            return replace(page, after=str(replace(cursor, position=page.after)))
         if after:
-            since = mark.since if mark.begun is None else mark.begun
+            since = cursor.since if cursor.reread_since is None else cursor.reread_since
             newest = (await self._store.entries(named, "", 1, now)).entries
             if newest and newest[0].created_at > since:
-                return replace(page, after=str(_Mark(since, now)))
+                return replace(page, after=str(_PageCursor(since, now)))
         return replace(page, after="")
 
-    async def remove(self, denial_id: str, *, by: str) -> None:
+    async def remove(self, entry_id: str, *, by: str) -> None:
         """Take an entry off the list. Raises Refused(NOT_FOUND)."""
-        denial = await self._store.entry(denial_id)
-        if denial is None:
+        entry = await self._store.entry(entry_id)
+        if entry is None:
             raise Refused(Reason.NOT_FOUND)
-        await self._write(Batch(remove_entries=(denial_id,)))
-        _audit.info("denial removed", extra={**_audited(denial), "by": by})
+        await self._write(Batch(remove_entries=(entry_id,)))
+        _audit.info("denial removed", extra={**_audit_fields(entry), "by": by})
 
-    async def _prepared(self, wish: RevocationRequest, now: float) -> RevocationRequest:
+    async def _completed(self, request: RevocationRequest, now: float) -> RevocationRequest:
         """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
-        wish = replace(wish, issuer=self._rule.spellings(wish.issuer)[0])
-        if wish.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
-            return replace(wish, issued_before=now) if wish.issued_before is None else wish
-        if wish.token_ends is None and self._may_be_own(wish):
-            record = await self._store.record(wish.name)
-            return wish if record is None else replace(wish, token_ends=record.expires_at)
-        return wish
+        request = replace(request, issuer=self._retention.spellings(request.issuer)[0])
+        if request.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
+            return replace(request, issued_before=now) if request.issued_before is None else request
+        if request.token_expires_at is None and self._may_be_issued_here(request):
+            record = await self._store.record(request.name)
+            return request if record is None else replace(request, token_expires_at=record.expires_at)
+        return request
 
-    async def _stands(self, wish: RevocationRequest) -> bool:
+    async def _has_lasting_entry(self, request: RevocationRequest) -> bool:
         """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
         now = self._clock.now()
-        wanted = self._entry(await self._prepared(wish, now), now, "")
+        wanted = self._entry(await self._completed(request, now), now, "")
         found = await self._store.entry(wanted.id)
         if found is None or found.expires_at is None:
             return found is not None
         return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
 
-    def _entry(self, wish: RevocationRequest, now: float, by: str) -> RevocationEntry:
-        end = self._rule.end(wish.scope, wish.issuer, now, issued_before=wish.issued_before, token_ends=wish.token_ends)
+    def _entry(self, request: RevocationRequest, now: float, by: str) -> RevocationEntry:
+        end = self._retention.default_expiry(
+            request.scope,
+            request.issuer,
+            now,
+            issued_before=request.issued_before,
+            token_expires_at=request.token_expires_at,
+        )
         try:
-            end = self._rule.chosen_end(end, wish.expires_at, now, token_ends=wish.token_ends)
+            end = self._retention.entry_expiry(end, request.expires_at, now, token_expires_at=request.token_expires_at)
         except ValueError as error:
             raise Refused(Reason.REQUEST_INVALID, message=f"The entry cannot be kept so: {error}") from error
         return make_entry(
-            wish.scope,
-            wish.issuer,
-            wish.name,
+            request.scope,
+            request.issuer,
+            request.name,
             now,
-            issued_before=wish.issued_before,
+            issued_before=request.issued_before,
             expires_at=end,
-            reason=wish.reason,
+            reason=request.reason,
             created_by=by,
         )
 
-    async def _end(
-        self, wishes: Sequence[RevocationRequest], denials: Sequence[RevocationEntry], now: float
+    async def _write_entries(
+        self, requests: Sequence[RevocationRequest], entries: Sequence[RevocationEntry], now: float
     ) -> list[dict[str, TokenRecord]]:
         """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
-        concerned = [{record.id: record async for record in self._concerned(wish, now)} for wish in wishes]
+        concerned = [{record.id: record async for record in self._matching_records(wish, now)} for wish in requests]
         ended = dict.fromkeys(token_id for records in concerned for token_id in records)
-        if denials or ended:
-            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=denials))
+        if entries or ended:
+            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=entries))
         return concerned
 
-    async def _concerned(self, wish: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
+    async def _matching_records(self, request: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
         """Standing records of own tokens that ``wish`` is about."""
-        if wish.scope in (Scope.TOKEN, Scope.DIGEST):
-            record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+        if request.scope in (Scope.TOKEN, Scope.DIGEST):
+            record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
             if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
                 yield record
             return
-        assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
-        for query in self._queries(wish, now):
-            async for record in self._all(query):
-                if record.created_at < wish.issued_before and self._is_concerned(wish, record):
+        assert request.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
+        for query in self._queries(request, now):
+            async for record in self._iterate_records(query):
+                if record.created_at < request.issued_before and self._matches_record(request, record):
                     yield record
 
-    def _may_be_own(self, wish: RevocationRequest) -> bool:
-        return wish.scope is Scope.TOKEN and bool(self._own_issuer) and wish.issuer == self._own_issuer
+    def _may_be_issued_here(self, request: RevocationRequest) -> bool:
+        return request.scope is Scope.TOKEN and bool(self._own_issuer) and request.issuer == self._own_issuer
 
-    def _queries(self, wish: RevocationRequest, now: float) -> list[RecordQuery]:
-        if wish.scope is Scope.ISSUER:
+    def _queries(self, request: RevocationRequest, now: float) -> list[RecordQuery]:
+        if request.scope is Scope.ISSUER:
             return [RecordQuery(active=True, now=now)]
-        if wish.scope is Scope.ACTOR:
-            actor_id = None if self._verbatim else wish.name.partition(":")[2]
+        if request.scope is Scope.ACTOR:
+            actor_id = None if self._verbatim else request.name.partition(":")[2]
             return [RecordQuery(actor_id=actor_id, active=True, now=now)]
-        queries = [RecordQuery(owner=(wish.issuer, wish.name), active=True, now=now)]
-        if wish.issuer == self._own_issuer:
-            queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
+        queries = [RecordQuery(owner=(request.issuer, request.name), active=True, now=now)]
+        if request.issuer == self._own_issuer:
+            queries.append(RecordQuery(actor_id=request.name, active=True, now=now))
         return queries
 
-    def _is_concerned(self, wish: RevocationRequest, record: TokenRecord) -> bool:
-        if wish.scope is Scope.ISSUER:
-            return wish.issuer in (record.owner.issuer, self._own_issuer)
-        if wish.scope is Scope.ACTOR:
+    def _matches_record(self, request: RevocationRequest, record: TokenRecord) -> bool:
+        if request.scope is Scope.ISSUER:
+            return request.issuer in (record.owner.issuer, self._own_issuer)
+        if request.scope is Scope.ACTOR:
             kind = record.actor_type
-            return wish.name in {actor_name(kind, spelling) for spelling in spellings(record.actor_id)}
+            return request.name in {actor_entry_name(kind, spelling) for spelling in spellings(record.actor_id)}
         return True
 
-    async def _all(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
+    async def _iterate_records(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
         after = ""
         while True:
             page = await self._store.records(query, after, _PAGE)
@@ -360,7 +366,7 @@ class RevocationService:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class _PageCursor:
     """Where the next page goes on: at ``place`` of the store's list.
 
     ``begun`` None: that list is read for the first time, since ``since``. Else it was read to its end; since ``begun``
@@ -368,36 +374,36 @@ class _Mark:
     """
 
     since: float
-    begun: float | None = None
-    place: str = ""
+    reread_since: float | None = None
+    position: str = ""
 
     def __str__(self) -> str:
-        begun = "" if self.begun is None else f"{self.begun:.6f}"
-        return f"{self.since:.6f}+{begun}+{self.place}"
+        begun = "" if self.reread_since is None else f"{self.reread_since:.6f}"
+        return f"{self.since:.6f}+{begun}+{self.position}"
 
     @classmethod
-    def read(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Self:
         """Raises ValueError for what is no mark."""
-        found = _MARK.fullmatch(text)
+        found = _CURSOR.fullmatch(text)
         if found is None:
             raise ValueError("not the mark of a page")
         return cls(float(found[1]), float(found[2]) if found[2] else None, found[3])
 
 
-def _nearest(issuer: str, known: Collection[str]) -> str:
+def _closest_issuer(issuer: str, known: Collection[str]) -> str:
     """The known issuer that ``issuer`` was probably meant to be; empty when there is none."""
-    bare = {_bare(other): other for other in sorted(known) if other}
-    same = bare.get(_bare(issuer))
-    close = difflib.get_close_matches(_bare(issuer), bare, n=1, cutoff=0.8)
+    bare = {_without_scheme(other): other for other in sorted(known) if other}
+    same = bare.get(_without_scheme(issuer))
+    close = difflib.get_close_matches(_without_scheme(issuer), bare, n=1, cutoff=0.8)
     return same or (bare[close[0]] if close else "")
 
 
-def _bare(issuer: str) -> str:
+def _without_scheme(issuer: str) -> str:
     return issuer.strip().lower().rstrip("/").removeprefix("https://").removeprefix("http://")
 
 
-def _audited(denial: RevocationEntry) -> dict[str, str]:
-    return {"denial_id": denial.id, "scope": denial.scope.value, "issuer": denial.issuer}
+def _audit_fields(entry: RevocationEntry) -> dict[str, str]:
+    return {"denial_id": entry.id, "scope": entry.scope.value, "issuer": entry.issuer}
 
 
 def _text(document: Mapping[str, Any], name: str, longest: int = _MAX_NAME, *, blank: bool = False) -> str:
@@ -410,12 +416,12 @@ def _text(document: Mapping[str, Any], name: str, longest: int = _MAX_NAME, *, b
     return value
 
 
-def _moment(document: Mapping[str, Any], name: str) -> float | None:
+def _timestamp(document: Mapping[str, Any], name: str) -> float | None:
     text = _text(document, name)
     if not text or (text == NOW and name == "issuedBefore"):
         return None  # absent and now are the same: the moment of writing
     try:
-        return from_text(text)
+        return parse_rfc3339(text)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error
 
@@ -425,6 +431,6 @@ def _actor(value: object) -> str:
         raise ValueError("actor is type (USER or SERVICE) and id")
     try:
         # folded, as the deny list asks: an entry under another spelling would concern no Actor
-        return actor_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
+        return actor_entry_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
     except Refused as refusal:
         raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal

@@ -23,7 +23,7 @@ def new_assertion_key() -> AssertionKey:
     return ECKey.generate_key("P-256")
 
 
-class Assertions:
+class IdentityAssertions:
     """Signs statements about Actors as ``<issuer>/assertion`` for ``audience``.
 
     :attr:`jwks` publishes the public half of the key, which no file or store ever holds.
@@ -47,17 +47,17 @@ class Assertions:
 
         Without groups it says ``groups_omitted``, and has no member ``groups`` that could be taken for "in none".
         """
-        said = self._said(actor, with_groups=with_groups)
+        statement = self._statement(actor, with_groups=with_groups)
         # the digest of what is said, because an Actor with many groups would take more memory than its statement
-        carried = sha256(json.dumps(said).encode()).digest()
-        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(said, issued))
+        key = sha256(json.dumps(statement).encode()).digest()
+        return self._tokens.get(key, self._clock.now(), lambda issued: self._mint(statement, issued))
 
-    def _mint(self, said: dict[str, object], issued: int) -> str:
-        claims = {"iss": self._issuer, "aud": self._audience, **said, "iat": issued, "exp": issued + LIFETIME}
+    def _mint(self, statement: dict[str, object], issued: int) -> str:
+        claims = {"iss": self._issuer, "aud": self._audience, **statement, "iat": issued, "exp": issued + LIFETIME}
         return sign({"alg": _ALGORITHM, "kid": self._kid, "typ": ASSERTION_TYPE}, claims, self._key)
 
     @staticmethod
-    def _said(actor: Actor, *, with_groups: bool) -> dict[str, object]:
+    def _statement(actor: Actor, *, with_groups: bool) -> dict[str, object]:
         omitted = {} if with_groups else {"groups_omitted": True}
         return {
             "sub": actor.id,

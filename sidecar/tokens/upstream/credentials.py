@@ -13,17 +13,17 @@ from sidecar.identity.actor import Actor
 from sidecar.identity.names import folded
 from sidecar.keys.signing import SigningKey
 from sidecar.secrets.value import Secret
-from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
+from sidecar.tokens.datahub import DataHubKind, SharedKey, mint_datahub_token
 from sidecar.tokens.issued.mint import openmetadata_claims
 from sidecar.tokens.jwt.jose import sign
 from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM
 from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 
-UPSTREAM_MARK = "upstream"
+UPSTREAM_PURPOSE = "upstream"
 _log = logging.getLogger("sidecar.upstream_credentials")
 
 
-class UpstreamCredentials:
+class OpenMetadataCredentials:
     """``openmetadata``: the server accepts it when its ``publicKeyUrls`` lists our JWKS.
 
     ``signing`` gives the own RSA key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
@@ -66,8 +66,8 @@ class UpstreamCredentials:
             _log.warning("no credential for a name that is an admin's", extra={"provider": actor.provider})
             return ""
         key = self._signing()
-        carried = (key.kid, actor.id, actor.domain, actor.roles)
-        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(key, actor, issued))
+        cache_key = (key.kid, actor.id, actor.domain, actor.roles)
+        return self._tokens.get(cache_key, self._clock.now(), lambda issued: self._mint(key, actor, issued))
 
     def _mint(self, key: SigningKey, actor: Actor, issued: int) -> str:
         # OpenMetadata makes the name from whatever stands before the @: the Actor's address may have another there.
@@ -80,7 +80,7 @@ class UpstreamCredentials:
             "iss": self._issuer,
             "isBot": False,
             "tokenType": "OM_USER",
-            UPSTREAM_CLAIM: UPSTREAM_MARK,
+            UPSTREAM_CLAIM: UPSTREAM_PURPOSE,
             "iat": issued,
             "exp": issued + LIFETIME,
         }
@@ -126,7 +126,7 @@ class DataHubCredentials:
         return f"Bearer {token}"
 
     def _mint(self, actor: Actor, issued: int) -> str:
-        return datahub_token(
+        return mint_datahub_token(
             self._key,
             actor_id=actor.id,
             kind=DataHubKind.SESSION,
@@ -134,5 +134,5 @@ class DataHubCredentials:
             issuer=self._issuer,
             issued_at=issued,
             expires_at=issued + LIFETIME,
-            mark=UPSTREAM_MARK,
+            purpose=UPSTREAM_PURPOSE,
         )
