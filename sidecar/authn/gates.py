@@ -1,4 +1,4 @@
-"""The revocation gate: checks every accepted credential against revocation list and records on every use, from memory."""
+"""The revocation gate: checks each use of an accepted credential against revocation list and records, in memory."""
 
 from typing import Protocol
 

@@ -129,7 +129,7 @@ def _issuer(spec: AuthenticatorSpec) -> str:
 
 
 def _unreachable(found: Sequence[AuthenticatorSpec]) -> list[Problem]:
-    """Introspection of JWTs listed after ``jwt``, which decides first: tokens revoked at the server would be accepted."""
+    """Introspection of JWTs listed after ``jwt``, which decides first: it would accept tokens revoked at the server."""
     types = [spec.type_name for spec in found]
     return [
         _problem(spec.configured, "jwts has no effect after jwt; list jwt after it")

@@ -178,7 +178,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     async with _opened(settings) as store:
         bots = build_bots(settings, store, store.write, clock, reserved)
         if kind is not TokenKind.BOT and await bots.is_registered(actor_name(actor_id)):
-            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; set kind to bot")
         return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics).mint(request)
 
 

@@ -212,7 +212,7 @@ def _check_lifetime(verified: VerifiedClaims, max_lifetime: float | None) -> Non
 def check_shared_secrets(
     signing_key: Secret, salt: Secret, path: str, *, needs_salt: bool = True, allow_published: bool
 ) -> SharedKey:
-    """The signing key, if key and salt can be used. Raises Misconfigured; ``path`` is the configuration block of both."""
+    """The signing key, if key and salt are usable. Raises Misconfigured; ``path`` is their configuration block."""
     problems = []
     if needs_salt and not salt:
         problems.append(Problem(f"{path}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))

@@ -39,7 +39,7 @@ class GuestOptions(Model):
 
 
 class Guest(Authenticator):
-    """Assigns one Actor to requests without credentials, where the access decision allows it. Decides on no credential."""
+    """Assigns one Actor to requests without credentials, where access rules allow it. Decides on no credential."""
 
     Options = GuestOptions
 

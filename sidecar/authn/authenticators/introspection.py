@@ -82,7 +82,7 @@ def _basic(client: Any, method: str, uri: str, headers: dict[str, str], body: st
 
 
 class Introspection(BearerAuthenticator):
-    """Decides on bearer tokens that the endpoint reports as active. Abstains from opaque tokens reported as inactive."""
+    """Decides on bearer tokens that the endpoint reports as active. Abstains from inactive opaque tokens."""
 
     Options = IntrospectionOptions
     options: IntrospectionOptions
@@ -120,7 +120,7 @@ class Introspection(BearerAuthenticator):
         return self._probe.problem
 
     async def check(self) -> list[str]:
-        """Introspect a token that does not exist: a server that accepts the client credentials reports it as inactive."""
+        """Introspect a token that does not exist: the server accepts the client if it answers "inactive"."""
         try:
             answer = await self._introspect("auth-sidecar-check")
         except Unavailable as failure:

@@ -1,4 +1,4 @@
-"""Base class of authenticators that query a server about bearer tokens: caching, and one query for concurrent requests."""
+"""Base class for authenticators that query a server about bearer tokens: caching and single flight."""
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable

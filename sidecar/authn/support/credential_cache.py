@@ -118,7 +118,7 @@ class CredentialCache:
         self._accepted.clear()
 
     async def single_flight(self, digest: bytes, authenticate: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """The outcome of ``authenticate``, which runs once for concurrent requests, even if some of them stop waiting."""
+        """The outcome of ``authenticate``, called once for concurrent requests, even if some of them stop waiting."""
         task = self._in_flight.get(digest)
         if task is None:
             if len(self._in_flight) >= _MAX_IN_FLIGHT:

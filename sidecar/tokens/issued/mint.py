@@ -1,4 +1,4 @@
-"""Make own tokens, in OpenMetadata's shape or DataHub's. The record is on disk before anyone sees the token."""
+"""Mints issued tokens in OpenMetadata's or DataHub's format. The record is on disk before the token is returned."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ from sidecar.tokens.jwt.jose import sign
 _audit = logging.getLogger(AUDIT)
 
 WriteBatch = Callable[[Batch], Awaitable[None]]
-"""Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
+"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 ClaimBotName = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
 """See :meth:`sidecar.tokens.issued.bots.Bots.claim`."""
@@ -40,10 +40,10 @@ _DATAHUB_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
+    """The token to mint, already authorized. ``lifetime`` in seconds, None: never expires; ``email`` empty: derived.
 
-    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names who asked, for the audit log.
-    ``replace_person``: a bot may have the name of a person, who is refused from then on.
+    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names the requester, for the audit log.
+    ``replace_person``: a bot may take the name of a person, who is rejected from then on.
     """
 
     name: str
@@ -64,18 +64,18 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new token: its text, which nobody can show again, and its record."""
+    """A new token and its record. The text is not stored and cannot be shown again."""
 
     token: str
     record: TokenRecord
 
 
 class Minter:
-    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
+    """Mints tokens of ``issuer``, signed with the current key of ``signing``, or in DataHub's format with ``datahub``.
 
-    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. ``claim`` says what is to be
-    written besides a bot's token, so that its name is kept. A bot's older tokens end with
-    a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
+    ``verbatim``: ids of people may contain capital letters and be addresses; ids of bots never. ``claim`` returns the
+    records to write so that a bot's name is reserved. A bot's older tokens are revoked by a new one unless
+    ``keep_bot_tokens``. ``max_lifetime`` limits new tokens, in seconds.
     """
 
     def __init__(
@@ -110,16 +110,16 @@ class Minter:
         self._new_id = new_id
 
     async def mint(self, request: TokenRequest) -> Minted:
-        """Mint what ``request`` says.
+        """Mint the token of ``request``.
 
-        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
-        form without its secrets and for a person's name, Refused(REQUEST_INVALID) for a life that is too long, and
-        Unavailable(STORE_UNAVAILABLE) when the record could not be written.
+        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token can carry, Refused(CONFLICT) for DataHub's
+        format without its secrets and for a person's name, Refused(REQUEST_INVALID) for a lifetime that is too long,
+        and Unavailable(STORE_UNAVAILABLE) if the record could not be written.
         """
         max_lifetime = self._max_lifetime
         if max_lifetime is not None and (request.lifetime is None or request.lifetime > max_lifetime):
             raise Refused(
-                Reason.REQUEST_INVALID, message=f"Tokens live at most {max_lifetime:g} s here (tokens.maxLifetime)"
+                Reason.REQUEST_INVALID, message=f"The lifetime exceeds tokens.maxLifetime ({max_lifetime:g} s)"
             )
         actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
         registrations: Sequence[TokenRecord] = ()
@@ -138,7 +138,7 @@ class Minter:
             kind=request.kind,
             actor_id=actor_id,
             actor_type=request.actor_type,
-            created_at=now,  # finer than iat: a cut-off of the same second tells which came first
+            created_at=now,  # finer than iat, to compare with an issuedBefore in the same second
             expires_at=None if expires is None else float(expires),
             format=request.format,
             description=request.description,
@@ -164,7 +164,7 @@ class Minter:
     def _openmetadata_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
     ) -> tuple[str, str]:
-        """The token and what its record keeps of it."""
+        """The token, and the hash for its record."""
         claims = {
             **openmetadata_claims(actor_id, request.email or self._default_email(actor_id), request.roles),
             "iss": self._issuer,
@@ -184,10 +184,10 @@ class Minter:
     def _datahub_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
     ) -> tuple[str, str]:
-        """The same in DataHub's form: the record keeps what DataHub's store would."""
+        """The same in DataHub's format; the hash is the one that DataHub's store would contain."""
         if self._datahub is None or not self._issuer:
-            text = "DataHub tokens need authentication.tokenService and jwtTokenConfiguration.jwtissuer"
-            raise Refused(Reason.CONFLICT, message=f"No such tokens can be minted: {text}")
+            text = "set authentication.tokenService and jwtTokenConfiguration.jwtissuer"
+            raise Refused(Reason.CONFLICT, message=f"DataHub tokens cannot be minted: {text}")
         token = mint_datahub_token(
             self._datahub.key,
             actor_id=actor_id,
@@ -206,7 +206,7 @@ class Minter:
 
 
 def openmetadata_claims(actor_id: str, email: str, roles: tuple[str, ...]) -> dict[str, object]:
-    """The claims by which an OpenMetadata server finds ``actor_id``, whichever of its usual claims it asks first."""
+    """The claims in which an OpenMetadata server looks for the name, all set to ``actor_id``."""
     claims: dict[str, object] = {
         "sub": actor_id,
         "username": actor_id,

@@ -1,4 +1,4 @@
-"""The deny list, managed: which tokens of any issuer are refused from now on, and for how long that is kept."""
+"""Management of the revocation list: which tokens of any issuer are rejected, and how long each entry is kept."""
 
 import difflib
 import json
@@ -27,12 +27,12 @@ from sidecar.tokens.submitted import SubmittedToken
 _audit = logging.getLogger(AUDIT)
 
 MAX_ENTRIES = 1000
-"""Most entries that are written at once."""
+"""Maximum number of entries in one request."""
 _MAX_NAME = 2048
 _MAX_REASON = 512
 _PAGE = 500
 _KNOWN_ISSUERS_LIFETIME = 5.0
-# What an entry may be about: its members besides those that every entry may have.
+# Allowed members of an entry besides the common ones, and the scope that they select.
 _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"token"}): Scope.TOKEN,
     frozenset({"issuer", "jti"}): Scope.TOKEN,
@@ -44,17 +44,17 @@ _SHAPES: Mapping[frozenset[str], Scope] = {
 }
 _ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
 NOW = "now"
-"""A moment that an entry may name beside RFC 3339 times: that of its writing."""
+"""Value of ``issuedBefore`` that stands for the time of the request."""
 _TIME = r"[0-9]{1,12}\.[0-9]{6}"
 _CURSOR = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationRequest:
-    """What is to be denied. Times are seconds since the epoch, None: not said.
+    """The requested entry. Times are seconds since the epoch, None: not specified.
 
-    ``token`` is a token's text that nobody has verified yet: :func:`about_token` then fills in the rest.
-    ``unknown_issuer``: the issuer may be one that nothing here has.
+    ``token`` is the text of a token that is not verified yet; :func:`for_token` replaces it. ``unknown_issuer``: the
+    issuer need not be known here.
     """
 
     scope: Scope
@@ -70,25 +70,25 @@ class RevocationRequest:
 
 @dataclass(frozen=True, slots=True)
 class AddedEntry:
-    """An entry that was written, and how many own tokens on record it has ended."""
+    """An entry that was written, and the number of issued tokens that it revoked on record."""
 
     entry: RevocationEntry
     ended_tokens: int = 0
 
 
 def parse_request(document: object) -> RevocationRequest:
-    """What one entry in JSON asks for. Raises ValueError with a text that repeats none of its values."""
+    """The entry that a JSON object requests. Raises ValueError with a text that repeats none of its values."""
     if not isinstance(document, dict):
-        raise ValueError("an entry is an object")
+        raise ValueError("an entry must be an object")
     scope = _SHAPES.get(frozenset(document) - _ALWAYS_ALLOWED)
     if scope is None:
         raise ValueError(
-            "an entry is one of token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
-            " the last three may have issuedBefore, all of them reason, expiresAt and unknownIssuer"
+            "an entry has one of: token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
+            " the last three allow issuedBefore, all of them reason, expiresAt and unknownIssuer"
         )
     unknown_issuer = document.get("unknownIssuer", False)
     if not isinstance(unknown_issuer, bool):
-        raise ValueError("unknownIssuer is true or false")
+        raise ValueError("unknownIssuer must be true or false")
     request = RevocationRequest(
         scope,
         issuer=_text(document, "issuer"),
@@ -104,7 +104,7 @@ def parse_request(document: object) -> RevocationRequest:
 
 
 def for_token(request: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
-    """``wish`` about ``token``, whose issuer has made it and so is known."""
+    """``request`` for the verified ``token``, whose issuer is known."""
     return replace(
         request,
         token="",
@@ -117,7 +117,7 @@ def for_token(request: RevocationRequest, token: SubmittedToken) -> RevocationRe
 
 
 def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
-    """The entry as it is shown: times RFC 3339 UTC."""
+    """The entry as JSON; times are RFC 3339 in UTC."""
     about: dict[str, Any] = {} if entry.scope is Scope.ACTOR else {"issuer": entry.issuer}
     match entry.scope:
         case Scope.TOKEN:
@@ -142,12 +142,12 @@ def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
 
 
 def describe_added(added: AddedEntry) -> dict[str, Any]:
-    """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
+    """The entry, with the number of issued tokens that it revoked. Tokens of other issuers are not on record."""
     return {**describe_entry(added.entry), "matches": {"own": added.ended_tokens, "foreign": "unknown"}}
 
 
 class RevocationService:
-    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
+    """Every method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer."""
 
     def __init__(
         self,
@@ -160,9 +160,9 @@ class RevocationService:
         other_issuers: Callable[[], Awaitable[Collection[str]]] | None = None,
         verbatim: bool = False,
     ) -> None:
-        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any.
+        """``other_issuers`` returns known issuers besides those of ``retention``; None: any issuer is allowed.
 
-        ``verbatim``: records may name people in capitals and by addresses, which entries do not.
+        ``verbatim``: records may contain names in capital letters and addresses, which entries do not.
         """
         self._list_other_issuers = other_issuers
         self._other_issuers_cache: frozenset[str] = frozenset()
@@ -175,13 +175,13 @@ class RevocationService:
         self._verbatim = verbatim
 
     async def add(self, requests: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[AddedEntry]:
-        """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
+        """Add entries for all of ``requests``, or for none if it raises. Returns one entry per request.
 
-        ``quiet``: the caller leaves an audit line for all of them.
+        ``quiet``: the caller writes one audit line for all of them.
 
-        While nobody knows how an issuer's tokens spell it, there are further entries for its other spellings.
-        Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
-        Raises Refused(REQUEST_INVALID), also for an issuer that nothing here has: its entry would end nothing.
+        While the spelling of an issuer is unknown, entries for its other spellings are added too. Matching issued
+        tokens are also revoked on record, because a record outlives its entry. Raises Refused(REQUEST_INVALID), also
+        for an issuer that is not known here, because the entry would have no effect.
         """
         await self._check_issuers(requests)
         now = self._clock.now()
@@ -192,7 +192,7 @@ class RevocationService:
         entries = [self._entry(wish, now, by) for wish in prepared]
         ended = await self._write_entries(prepared, entries, now)
         if any(denial.issued_before is not None for denial in entries):
-            # once more, for what was being minted while the cut-off was being written
+            # again, for tokens that were minted while the entries were written
             later = await self._write_entries(prepared, (), now)
             ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
         if not quiet:
@@ -214,12 +214,12 @@ class RevocationService:
             raise Refused(
                 Reason.REQUEST_INVALID,
                 message=f"No provider, record or token of the last 24 hours has the issuer {json.dumps(issuer)}: "
-                f"the entry would end nothing. {f'There is {json.dumps(near)}. ' if near else ''}"
-                "To write it all the same: unknownIssuer true, or --unknown-issuer",
+                f"the entry would have no effect. {f'Did you mean {json.dumps(near)}? ' if near else ''}"
+                "To write it anyway, set unknownIssuer to true (--unknown-issuer)",
             )
 
     async def revoke_token(self, token: SubmittedToken, *, by: str) -> None:
-        """End one token: on its record where it has one, else by an entry."""
+        """Revoke one token: on its record if it has one, else by an entry."""
         request = for_token(RevocationRequest(Scope.TOKEN), token)
         record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
         if record is None:
@@ -230,17 +230,17 @@ class RevocationService:
             audit_token_revoked(record, by=by)
 
     async def _cached_other_issuers(self, list_issuers: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
-        """As they were a moment ago: to look through all records for every line of a file would take hours."""
+        """Cached for some seconds: scanning all records for every entry of an import would take hours."""
         now = self._clock.monotonic()
         if self._listed_at is None or now - self._listed_at >= _KNOWN_ISSUERS_LIFETIME:
             self._other_issuers_cache, self._listed_at = frozenset(await list_issuers()), now
         return self._other_issuers_cache
 
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
-        """A page of the entries that stand, newest first. Raises ValueError for an ``after`` that is no mark.
+        """A page of the active entries, newest first. Raises ValueError for an invalid cursor ``after``.
 
-        An entry that is written anew while the list is read moves to its front, which has been read: so behind the
-        last page come those that were written since the first, some of them for the second time.
+        An entry that is replaced while a client reads the list moves to the front, which the client has read already.
+        So after the last page, entries written since the first page follow, possibly for the second time.
         """
         named = None if issuer is None else self._retention.spellings(issuer)[0]
         now = self._clock.now()
@@ -260,7 +260,7 @@ class RevocationService:
         return replace(page, after="")
 
     async def remove(self, entry_id: str, *, by: str) -> None:
-        """Take an entry off the list. Raises Refused(NOT_FOUND)."""
+        """Remove an entry. Raises Refused(NOT_FOUND)."""
         entry = await self._store.entry(entry_id)
         if entry is None:
             raise Refused(Reason.NOT_FOUND)
@@ -268,7 +268,7 @@ class RevocationService:
         _audit.info("denial removed", extra={**_audit_fields(entry), "by": by})
 
     async def _completed(self, request: RevocationRequest, now: float) -> RevocationRequest:
-        """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
+        """``request`` with defaults: the spelling of the issuer, the cut-off, the expiry of an issued token."""
         request = replace(request, issuer=self._retention.spellings(request.issuer)[0])
         if request.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
             return replace(request, issued_before=now) if request.issued_before is None else request
@@ -278,7 +278,7 @@ class RevocationService:
         return request
 
     async def _has_lasting_entry(self, request: RevocationRequest) -> bool:
-        """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
+        """Whether an entry that lasts as long exists: a token's bearer must not replace it."""
         now = self._clock.now()
         wanted = self._entry(await self._completed(request, now), now, "")
         found = await self._store.entry(wanted.id)
@@ -297,7 +297,7 @@ class RevocationService:
         try:
             end = self._retention.entry_expiry(end, request.expires_at, now, token_expires_at=request.token_expires_at)
         except ValueError as error:
-            raise Refused(Reason.REQUEST_INVALID, message=f"The entry cannot be kept so: {error}") from error
+            raise Refused(Reason.REQUEST_INVALID, message=f"The entry is not valid: {error}") from error
         return make_entry(
             request.scope,
             request.issuer,
@@ -312,7 +312,9 @@ class RevocationService:
     async def _write_entries(
         self, requests: Sequence[RevocationRequest], entries: Sequence[RevocationEntry], now: float
     ) -> list[dict[str, TokenRecord]]:
-        """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
+        """Write ``entries`` and revoke the records that ``requests`` match. Returns these records by id, for each
+        request.
+        """
         concerned = [{record.id: record async for record in self._matching_records(wish, now)} for wish in requests]
         ended = dict.fromkeys(token_id for records in concerned for token_id in records)
         if entries or ended:
@@ -320,13 +322,13 @@ class RevocationService:
         return concerned
 
     async def _matching_records(self, request: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
-        """Standing records of own tokens that ``wish`` is about."""
+        """Unrevoked records of issued tokens that ``request`` matches."""
         if request.scope in (Scope.TOKEN, Scope.DIGEST):
             record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
             if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
                 yield record
             return
-        assert request.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
+        assert request.issued_before is not None  # noqa: S101 - completed before; 0 is a valid cut-off
         for query in self._queries(request, now):
             async for record in self._iterate_records(query):
                 if record.created_at < request.issued_before and self._matches_record(request, record):
@@ -367,10 +369,10 @@ class RevocationService:
 
 @dataclass(frozen=True, slots=True)
 class _PageCursor:
-    """Where the next page goes on: at ``place`` of the store's list.
+    """Position of the next page: at ``position`` in the store's list.
 
-    ``begun`` None: that list is read for the first time, since ``since``. Else it was read to its end; since ``begun``
-    its front is read again, down to what was written at ``since``.
+    ``reread_since`` None: the list is read for the first time, since ``since``. Otherwise it was read to its end; its
+    front is read again since ``reread_since``, down to the entries written at ``since``.
     """
 
     since: float
@@ -383,15 +385,15 @@ class _PageCursor:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for what is no mark."""
+        """Raises ValueError for an invalid cursor."""
         found = _CURSOR.fullmatch(text)
         if found is None:
-            raise ValueError("not the mark of a page")
+            raise ValueError("not a page cursor")
         return cls(float(found[1]), float(found[2]) if found[2] else None, found[3])
 
 
 def _closest_issuer(issuer: str, known: Collection[str]) -> str:
-    """The known issuer that ``issuer`` was probably meant to be; empty when there is none."""
+    """The known issuer that ``issuer`` probably stands for; empty if there is none."""
     bare = {_without_scheme(other): other for other in sorted(known) if other}
     same = bare.get(_without_scheme(issuer))
     close = difflib.get_close_matches(_without_scheme(issuer), bare, n=1, cutoff=0.8)
@@ -407,19 +409,19 @@ def _audit_fields(entry: RevocationEntry) -> dict[str, str]:
 
 
 def _text(document: Mapping[str, Any], name: str, longest: int = _MAX_NAME, *, blank: bool = False) -> str:
-    """A member's text; empty where it is absent, which the entry's shape has allowed."""
+    """The string value of ``name``; empty if absent, which the shape check allows."""
     value = document.get(name, ...)
     if value is ...:
         return ""
     if not isinstance(value, str) or not (value or blank) or len(value) > longest:
-        raise ValueError(f"{name} is a text of {0 if blank else 1} to {longest} characters")
+        raise ValueError(f"{name} must be a string of {0 if blank else 1} to {longest} characters")
     return value
 
 
 def _timestamp(document: Mapping[str, Any], name: str) -> float | None:
     text = _text(document, name)
     if not text or (text == NOW and name == "issuedBefore"):
-        return None  # absent and now are the same: the moment of writing
+        return None  # absent and "now" both mean the time of the request
     try:
         return parse_rfc3339(text)
     except ValueError as error:
@@ -428,9 +430,9 @@ def _timestamp(document: Mapping[str, Any], name: str) -> float | None:
 
 def _actor(value: object) -> str:
     if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
-        raise ValueError("actor is type (USER or SERVICE) and id")
+        raise ValueError("actor must have type (USER or SERVICE) and id")
     try:
-        # folded, as the deny list asks: an entry under another spelling would concern no Actor
+        # folded like the look-up keys: an entry under another spelling would match no Actor
         return actor_entry_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
     except Refused as refusal:
-        raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal
+        raise ValueError("actor.id must be a name or a plain e-mail address, without white space") from refusal

@@ -136,7 +136,7 @@ async def test_own_tokens_mint_nothing_unless_their_owner_is_an_admin(world: Wor
     without_record = Caller(replace(SAM.actor, issuer=ISSUER), is_own=True)
     for caller in (personal, bot, admin_bot, session, without_record, JOB):
         assert (await refusal(world.mint(caller))).reason is Reason.FORBIDDEN
-    assert "bots mint no tokens" in (await refusal(world.mint(admin_bot))).message
+    assert "bots cannot mint tokens" in (await refusal(world.mint(admin_bot))).message
     admins_own = bearer((await world.mint(ADMIN)).record)
     minted = await world.mint(admins_own, name="second")
     assert minted.record.owner == Owner(CORP, "corp", "s-0", "root")

@@ -253,7 +253,7 @@ async def test_issuer_that_nothing_has_is_refused_and_the_near_one_is_named(issu
     with pytest.raises(Refused) as caught:
         await world.deny(issuer=issuer, subject="s")
     assert f'has the issuer "{issuer}"' in caught.value.message
-    assert (f'There is "{near}".' in caught.value.message) is bool(near)
+    assert (f'Did you mean "{near}"?' in caught.value.message) is bool(near)
     assert world.store.batches == []
     for known in ({"issuer": CORP}, {"issuer": "https://owner.example.com"}, {"issuer": issuer, "unknownIssuer": True}):
         await world.deny(**known, subject="s")
