@@ -1,4 +1,4 @@
-"""The text of a name: which texts may name an Actor, and under which spelling two names compare."""
+"""Validation of Actor names: which strings are allowed, and the spelling in which two names are compared."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from unicodedata import category, normalize
 from sidecar.errors import Cause, Reason, Refused
 
 MAX_PRINCIPAL = 512
-"""Longest text of a principal claim; a Kubernetes service account's ``sub`` can reach 338 characters."""
+"""Maximum length of a principal claim; the ``sub`` of a Kubernetes service account can have 338 characters."""
 
 # Characters outside ASCII of which a lower, upper or folded form is ASCII: dotted and dotless i, long s, the Kelvin
 # sign, the ligatures of f and st. One of them in a name could imitate another name. The sharp s stays: no case form
@@ -24,10 +24,10 @@ _MAX_DOMAIN = 253
 
 @dataclass(frozen=True, slots=True)
 class ParsedName:
-    """A text that may name an Actor.
+    """A string that can name an Actor.
 
-    ``local`` is the part before the ``@``, or all of it; ``domain`` the part after it, or empty. Both are in lower
-    case; ``text`` is as written.
+    ``local`` is the part before the ``@``, or all of it; ``domain`` is the part after it, or empty. Both are in lower
+    case; ``text`` is unchanged.
     """
 
     text: str
@@ -36,7 +36,7 @@ class ParsedName:
 
     @property
     def address(self) -> str:
-        """The whole address in lower case; empty where it is none."""
+        """The whole address in lower case; empty if it is not an address."""
         return f"{self.local}@{self.domain}" if self.domain else ""
 
 
@@ -46,17 +46,17 @@ def parse_name(value: object) -> ParsedName:
         raise malformed_principal("not a string, empty or too long")
     if " " in value or not value.isprintable():
         # isprintable() is False for control, format and surrogate characters and for every other white space
-        raise malformed_principal("white space or a character that does not show")
+        raise malformed_principal("white space or an invisible character")
     if not value.isascii() and _is_confusable(value):
-        raise malformed_principal("a character that stands for one of ASCII")
+        raise malformed_principal("a character that can be mistaken for an ASCII character")
     local, at, domain = value.partition("@")
     if at and not _is_plain_address(local, domain):
-        raise malformed_principal("an @, but not one plain e-mail address")
+        raise malformed_principal("contains @, but is not a plain e-mail address")
     return ParsedName(value, local.lower(), domain.lower())
 
 
 def parse_address(value: object) -> str:
-    """``value`` in lower case where it is a plain e-mail address, else empty."""
+    """``value`` in lower case if it is a plain e-mail address, otherwise empty."""
     try:
         return parse_name(value).address
     except Refused:
@@ -64,23 +64,23 @@ def parse_address(value: object) -> str:
 
 
 def folded(actor_id: str) -> str:
-    """The spelling under which ids compare: lower case, but for a provider's name before a slash."""
+    """The spelling in which ids are compared: lower case, except for a provider's name before a slash."""
     head, slash, rest = actor_id.partition("/")
     return f"{head}/{rest.lower()}" if slash else head.lower()
 
 
 def local_part(actor_id: str) -> str:
-    """``actor_id`` folded and without the part after an ``@``: what ``principal: localPart`` makes of it."""
+    """``actor_id`` folded and without ``@`` and domain: the result of ``principal: localPart``."""
     return folded(actor_id).partition("@")[0]
 
 
 def malformed_principal(detail: str) -> Refused:
-    """The refusal of a text that can name no Actor. ``detail`` must not hold the text."""
+    """The rejection of an invalid name. ``detail`` must not contain the name."""
     return Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, detail)
 
 
 def _is_confusable(value: str) -> bool:
-    """Whether a character outside ASCII would be read as one of ASCII: by case, or as another form of @ or /."""
+    """Whether a character outside ASCII could be read as an ASCII character: by case, or as a form of @ or /."""
     if not _ASCII_LOOKALIKES.isdisjoint(value):
         return True
     plain = normalize("NFKC", value)
@@ -88,14 +88,14 @@ def _is_confusable(value: str) -> bool:
 
 
 def _is_plain_address(local: str, domain: str) -> bool:
-    """Whether the two are an address without quotes, comments, routes, and letters outside ASCII in the domain."""
+    """Whether this is an address without quotes, comments, routes, and with an ASCII domain."""
     if len(domain) > _MAX_DOMAIN or not _DOMAIN.fullmatch(domain):
         return False
     return bool(_LOCAL.fullmatch(local)) or (not local.isascii() and _is_international(local))
 
 
 def _is_international(local: str) -> bool:
-    """As the pattern for ASCII, with letters, digits and marks of other scripts in their composed form."""
+    """Like the ASCII pattern, with letters, digits and marks of other scripts in composed form."""
     return (
         normalize("NFKC", local) == local
         and "" not in local.split(".")

@@ -1,4 +1,4 @@
-"""The copy on disk that lets a restart during an issuer's outage go on verifying. Only public data is written."""
+"""Copies on disk that allow a restart during an issuer's outage. Only public data is written."""
 
 import contextlib
 import hashlib
@@ -17,16 +17,17 @@ _MAX_CLOCK_DIFFERENCE = 60.0
 
 
 class DiskCopy:
-    """JSON objects in one folder (None: nothing is kept), found by the text they belong to. Shared by processes."""
+    """JSON objects in one folder (None: nothing is stored), identified by ``subject``. Shared by processes."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._warned = False
 
     def load(self, subject: str, now: float, max_age: float) -> tuple[dict[str, Any], float] | None:
-        """What was kept for ``subject`` and its age in seconds; None when absent, unreadable, too old or of the future.
+        """The stored content for ``subject`` and its age in seconds; None if absent, unreadable, too old or from the
+        future.
 
-        The caller judges the content as if it had just been fetched.
+        The caller validates the content as if it had been fetched.
         """
         if self._folder is None:
             return None
@@ -42,7 +43,7 @@ class DiskCopy:
         return content, max(0.0, now - kept_at)
 
     def save(self, subject: str, content: dict[str, Any], now: float) -> None:
-        """Keep ``content``; whoever reads sees the old or the new one whole. A failure is a warning, once."""
+        """Store ``content`` atomically. The first failure is logged as a warning."""
         if self._folder is None:
             return
         record = json.dumps({"subject": subject, "keptAt": now, "content": content})

@@ -1,6 +1,6 @@
-"""The keys of one provider: which URLs are the issuer's, and the keys of all of them, found without waiting.
+"""All keys of one provider: which URLs belong to the issuer, and look-up of their keys without waiting.
 
-Each URL lives for itself, so that a dead one hurts only its own tokens.
+Each URL is fetched independently, so that an unreachable one affects only its own tokens.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """One provider's keys at this moment.
+    """State of one provider's keys.
 
-    ``tried``: every first fetch has ended. ``age``: seconds since the oldest set in use was confirmed, None without
-    any. ``problem``: what is wrong now, in words for the operator; empty when all is well.
+    ``attempted``: every first fetch has ended. ``age``: seconds since the oldest set in use was confirmed, None without
+    any. ``problem``: what is wrong now, for operators; empty if nothing.
     """
 
     provider: str
@@ -48,9 +48,10 @@ class KeyStatus:
 
 
 class IssuerDiscovery:
-    """What the issuer says of itself, asked hourly and kept on disk.
+    """The issuer's discovery document, fetched hourly and copied to disk.
 
-    ``changed`` is called when it says otherwise, and once it is known that it says nothing. ``asked``: it was asked.
+    ``on_change`` is called when its content changes, and after the first attempt. ``attempted``: a first fetch has
+    ended.
     """
 
     def __init__(self, context: FetchContext, on_change: Callable[[], None]) -> None:
@@ -63,7 +64,7 @@ class IssuerDiscovery:
         self.refresher = Refresher(self._fetch, context.settings, context.timing)
 
     async def start(self) -> None:
-        """Take up the copy on disk, and begin to ask in the background."""
+        """Load the copy on disk, and start fetching in the background."""
         context = self._context
         now = context.timing.clock.now()
         kept = await asyncio.to_thread(context.disk.load, self._subject, now, context.settings.max_stale)
@@ -75,7 +76,7 @@ class IssuerDiscovery:
         self.refresher.start()
 
     async def aclose(self) -> None:
-        """End the background work."""
+        """Stop the background work."""
         await self.refresher.aclose()
 
     async def _fetch(self) -> float | None:
@@ -85,7 +86,7 @@ class IssuerDiscovery:
             found = await discover(context.provider, context.client, settings.timeout, settings.max_bytes)
         except (OutboundError, DocumentError) as error:
             self.problem, lifetime = f"discovery: {error.kind}: {error.detail}", None
-        except Exception:  # a fault of ours must not end the background work
+        except Exception:  # a bug must not end the background work
             self.problem, lifetime = "discovery: internal: see the log", None
             logger.exception("discovery failed", extra={"provider": context.provider.name})
         else:
@@ -106,11 +107,10 @@ class IssuerDiscovery:
 
 
 class ProviderKeys:
-    """A :class:`~sidecar.keys.keyset.KeySource` over a provider's URLs, configured and discovered.
+    """A :class:`~sidecar.keys.keyset.KeySource` for a provider's URLs, configured and discovered.
 
-    ``cache_dir`` is the folder of the disk copies (None: none are kept). ``allow_published`` accepts keys whose private
-    half is published in a product's sources. Make it inside the running loop; nothing is fetched before
-    :meth:`start`.
+    ``cache_dir`` is the folder of disk copies (None: none). ``allow_published`` accepts keys whose private half is
+    published in a product's sources. Create it inside the running event loop; :meth:`start` begins to fetch.
     """
 
     def __init__(
@@ -140,20 +140,20 @@ class ProviderKeys:
         self.bind_metrics()
 
     def bind_metrics(self) -> None:
-        """Be the one whose keys the metrics tell for this provider; so is every new one, until another is."""
+        """Make this object the source of the provider's key metrics. Each new one does so on creation."""
         metrics, labels = self._context.metrics, (self.provider.name,)
         metrics.watch(metrics.jwks_keys, lambda: self._index.size, labels)
         metrics.watch(metrics.jwks_age, self._age_or_nan, labels)
 
     @property
     def issuer(self) -> str | None:
-        """The issuer's own spelling once discovery has told it."""
+        """The issuer's exact name once discovery has succeeded."""
         found = self._metadata()
         return found.issuer if found else None
 
     async def start(self) -> None:
-        """Take up what is on disk and begin to fetch in the background; needs no issuer to be there."""
-        if self._presumed is not None:  # before discovery, which decides whether it is kept
+        """Load the copies on disk and start fetching in the background; the issuer may be down."""
+        if self._presumed is not None:  # before discovery, which decides whether to keep it
             await self._presumed.start()
         if self._discovery is not None:
             await self._discovery.start()
@@ -162,7 +162,7 @@ class ProviderKeys:
         await self._wait_tasks()
 
     async def aclose(self) -> None:
-        """End all background work."""
+        """Stop all background work."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -174,7 +174,7 @@ class ProviderKeys:
             await self._presumed.aclose()
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Keys that may have made a signature, from memory alone; empty when none is known or all are too old."""
+        """Keys that may have made a signature, from memory; empty if none is known or all are too old."""
         found = self._index.find(kid, algorithm)
         if found:
             for source in self._sources():
@@ -183,9 +183,9 @@ class ProviderKeys:
         return found
 
     async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Ask every URL once more, within the cool-down; empty: the issuer definitely has no such key.
+        """Fetch every URL again, at most once per cool-down; empty: the issuer has no such key.
 
-        Raises Unavailable(KEYS_UNAVAILABLE) while a URL that might have it has no usable key set.
+        Raises Unavailable(KEYS_UNAVAILABLE) while a URL that might list the key has no usable key set.
         """
         found = self.candidates(kid, algorithm)
         if found:
@@ -200,7 +200,7 @@ class ProviderKeys:
         return found
 
     def status(self) -> KeyStatus:
-        """How the keys stand now."""
+        """The current state of the keys."""
         sources = self._sources()
         usable = [source for source in sources if source.usable]
         discovery = [] if self._discovery is None else [self._discovery]
@@ -208,7 +208,7 @@ class ProviderKeys:
         problems += [item.problem for item in discovery if item.problem]
         problems += self._useless()
         if not problems and self._awaits_discovery() and not sources:
-            problems = ["discovery names a jwks_uri that publicKeyUrls does not list"]
+            problems = ["the jwks_uri of the discovery document is not in publicKeyUrls"]
         return KeyStatus(
             provider=self.provider.name,
             usable=bool(usable),
@@ -226,13 +226,13 @@ class ProviderKeys:
         return fetched if self._discovery is None else [*fetched, self._discovery.refresher]
 
     def _is_complete(self) -> bool:
-        """Whether every URL that might have a key has told its keys."""
+        """Whether a key set was received from every URL that might list a key."""
         sources = self._sources()
         unknown = self._awaits_discovery() and self._metadata() is None
         return bool(sources) and not unknown and all(source.is_conclusive for source in sources)
 
     def _awaits_discovery(self) -> bool:
-        """Whether keys are expected from a URL that only discovery can name."""
+        """Whether keys are expected from a URL that only discovery can provide."""
         provider = self.provider
         if self._discovery is None:
             return False
@@ -242,7 +242,7 @@ class ProviderKeys:
         return any(URL(url) not in used for url in provider.candidate_urls)
 
     def _useless(self) -> list[str]:
-        """A sentence for each listed URL that verifies no token, because nothing says that it is the issuer's."""
+        """A message for each configured URL that cannot verify any token because it is not known to be the issuer's."""
         provider, discovery = self.provider, self._discovery
         if discovery is None or provider.candidates_are_shared or not (discovery.attempted or discovery.metadata):
             return []
@@ -250,15 +250,15 @@ class ProviderKeys:
         unused = [url for url in provider.candidate_urls if URL(url) not in used]
         if found is None:
             return [
-                f"{url}: verifies no token: there is no discovery document of {provider.issuer} to say whose keys "
-                f"these are; write {{url: {url}, issuer: <iss of the tokens>}}"
+                f"{url}: verifies no token: {provider.issuer} has no discovery document that names this URL; "
+                f"set {{url: {url}, issuer: <iss of the tokens>}}"
                 for url in unused
             ]
         listed = any(URL(url) == URL(found.jwks_uri) for url in provider.candidate_urls)
-        instead = "" if listed else ", which publicKeyUrls does not list: name it instead"
+        instead = "" if listed else ", which publicKeyUrls does not contain: use that URL instead"
         return [
             f"{url}: verifies no token: the discovery document of {provider.issuer} names {found.jwks_uri}{instead}; "
-            f"for another issuer's keys write {{url: {url}, issuer: <iss of the tokens>}}, else remove it"
+            f"if these are keys of another issuer, set {{url: {url}, issuer: <iss of the tokens>}}, else remove it"
             for url in unused
         ]
 
@@ -267,9 +267,10 @@ class ProviderKeys:
         return math.ceil(max(1.0, min(due, self._context.settings.retry_max)))
 
     def _apply_discovery(self) -> None:
-        """Take up the ``jwks_uri`` that discovery named, unless it is known already or not listed.
+        """Start using the discovered ``jwks_uri``, unless it is known already or not allowed.
 
-        What was only presumed to be the issuer's counts from now on if nothing was named, and no longer if another was.
+        A URL that was only presumed to be the issuer's is confirmed if discovery named none, and dropped if it named
+        another.
         """
         discovered = self._metadata()
         self._resolve_presumed(None if discovered is None else URL(discovered.jwks_uri))
@@ -281,7 +282,7 @@ class ProviderKeys:
         self._log_useless()
 
     def _resolve_presumed(self, named: URL | None) -> None:
-        """Decide about the presumed URL; of the listed ones only that which is ``named`` stays, if one is."""
+        """Decide about the presumed URL; of the listed URLs only ``named`` stays, if discovery named one."""
         presumed, self._presumed = self._presumed, None
         if presumed is not None:
             self._discovered_urls.append(presumed)
@@ -293,16 +294,17 @@ class ProviderKeys:
         self._reindex()
 
     def _log_useless(self) -> None:
-        """One line for each listed URL that turns out to verify no token."""
+        """Log each configured URL that was found to verify no token, once."""
         useless = frozenset(self._useless())
         for sentence in sorted(useless - self._reported_useless):
             logger.error("a key URL verifies no token", extra={"provider": self.provider.name, "detail": sentence})
         self._reported_useless = useless
 
     def _may_use(self, url: str) -> bool:
-        """Whether a discovered URL counts and is new.
+        """Whether a discovered URL is allowed and new.
 
-        With ``publicKeyUrls`` given, those are all the places that are ever asked; discovery only says whose they are.
+        With ``publicKeyUrls``, only those URLs are ever fetched; discovery then only confirms which belong to the
+        issuer.
         """
         provider = self.provider
         if any(URL(source.url) == URL(url) for source in self._configured_urls + self._discovered_urls[-1:]):
@@ -317,7 +319,7 @@ class ProviderKeys:
         self._index = KeyIndex(*(source.keys for source in self._sources()))
 
     def _drop_sources(self, dropped: list[UrlKeys]) -> None:
-        """Give up URLs that discovery no longer names."""
+        """Stop using URLs that discovery no longer names."""
         self._discovered_urls = [source for source in self._discovered_urls if source not in dropped]
         for source in dropped:
             source.withdraw()
@@ -330,7 +332,7 @@ class ProviderKeys:
         task.add_done_callback(retrieve)
 
     async def _wait_tasks(self) -> None:
-        """Wait for what :meth:`_spawn` began. A caller who is cancelled cancels none of it."""
+        """Wait for the tasks of :meth:`_spawn`. Cancelling the caller cancels none of them."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 

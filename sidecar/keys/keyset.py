@@ -1,7 +1,7 @@
-"""A JWKS document becomes usable public keys, each bound to its algorithms (RFC 7517, RFC 7518, RFC 8037).
+"""Parses a JWKS document into public keys, each bound to its algorithms (RFC 7517, RFC 7518, RFC 8037).
 
-Entries are judged one by one: a bad one is skipped and counted and takes no other with it. What is accepted is
-rebuilt from its numbers, so that nothing else of an entry (certificates, URLs, private members) ever goes on.
+Entries are checked one by one: a bad one is skipped and counted and does not affect the others. Accepted keys are
+rebuilt from their numbers, so that other members (certificates, URLs, private members) are never used.
 """
 
 import base64
@@ -35,17 +35,17 @@ EC_CURVES: dict[str, tuple[ec.EllipticCurve, str]] = {
 }
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UNSAFE = frozenset({"weak", "private", "published"})
-"""Words for entries that are not used because whoever reads the set could sign with them, or nearly."""
+"""Reasons for entries that are unsafe: everyone who reads the set could sign with them, or nearly."""
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _STANDARD_TO_URL = str.maketrans("+/", "-_")
 _MAX_KID = 512
 
 
 class VerificationKey:
-    """A key that verifies and what it may be used for. Only ``live`` ever changes: to False, for good, when withdrawn.
+    """A public key and its permitted algorithms. Only ``live`` ever changes: to False, permanently, when it is
+    withdrawn.
 
-    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint of the key alone. Key sets only ever give
-    public keys.
+    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint. Key sets contain public keys only.
     """
 
     __slots__ = ("algorithms", "fingerprint", "key", "kid", "live")
@@ -59,37 +59,37 @@ class VerificationKey:
 
     @property
     def identity(self) -> tuple[str | None, frozenset[str], str]:
-        """Equal for two keys that may stand for each other in every respect."""
+        """Equal for two keys that are interchangeable."""
         return self.kid, self.algorithms, self.fingerprint
 
 
 class KeySource(Protocol):
-    """What verification asks for keys."""
+    """Provides keys for verification."""
 
     @property
     def issuer(self) -> str | None:
-        """The exact spelling of the issuer once it is known, else None."""
+        """The exact name of the issuer once it is known, else None."""
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Keys that may have made a signature, from memory alone; empty when none is known."""
+        """Keys that may have made a signature, from memory; empty if none is known."""
 
     async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Look once more for a key that :meth:`candidates` does not know; empty: there is definitely none.
+        """Look again for a key that :meth:`candidates` does not know; empty: it does not exist.
 
-        Raises Unavailable(KEYS_UNAVAILABLE) when nobody can say.
+        Raises Unavailable(KEYS_UNAVAILABLE) if that cannot be determined now.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedKeys:
-    """The usable keys of a document, and how many entries were skipped for which reason (a bounded set of words)."""
+    """The usable keys of a document, and the number of skipped entries by reason (a fixed set of words)."""
 
     keys: tuple[VerificationKey, ...]
     skipped: Counter[str]
 
 
 class UnusableKeyError(Exception):
-    """One entry of a set is not used; ``word`` says why."""
+    """An entry of a key set is not used; ``reason`` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -97,16 +97,16 @@ class UnusableKeyError(Exception):
 
 
 def parse_key_set(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
-    """Read an RFC 7517 key set. Raises DocumentError when it is not one, or has more than 256 entries.
+    """Parse an RFC 7517 key set. Raises DocumentError if it is not one, or has more than 256 entries.
 
-    A set without usable keys is no error: it says that no key is valid. ``allow_published`` also accepts keys whose
-    private half anyone can look up.
+    A set without usable keys is not an error: it says that no key is valid. ``allow_published`` also accepts keys whose
+    private half is published.
     """
     return key_set_from_document(parse_object(document), allow_published=allow_published)
 
 
 def key_set_from_document(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
-    """:func:`parse_jwks` for a document that has been read already."""
+    """:func:`parse_key_set` for a document that is parsed already."""
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise DocumentError("not_json", "no array of keys")
@@ -121,7 +121,7 @@ def key_set_from_document(document: Mapping[str, object], *, allow_published: bo
                 raise UnusableKeyError("published")
         except UnusableKeyError as unusable:
             skipped[unusable.reason] += 1
-        except Exception:  # noqa: BLE001 - libraries meet hostile numbers here; an entry must not take the set down
+        except Exception:  # noqa: BLE001 - malicious numbers can make libraries raise anything; one entry must not affect the set
             skipped["malformed"] += 1
         else:
             keys.setdefault(key.identity, key)
@@ -172,12 +172,12 @@ def _bound_algorithms(algorithm: object, family: frozenset[str]) -> frozenset[st
 
 
 def _check_certificate(chain: object, public: PublicKey) -> None:
-    """A certificate gives no trust here, but one that holds another key makes the entry contradictory (4.7)."""
+    """A certificate adds no trust here, but one for another key makes the entry contradictory (RFC 7517 4.7)."""
     if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
         return
     try:
         certified = x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
-    except Exception:  # noqa: BLE001 - unreadable, and never used: not worth losing the key for
+    except Exception:  # noqa: BLE001 - unreadable and never used: keep the key
         return
     if certified != public:
         raise UnusableKeyError("certificate")
@@ -216,7 +216,7 @@ _PARSERS = {"RSA": _parse_rsa, "EC": _parse_ec, "OKP": _parse_okp}
 
 
 def is_sound_ed25519(encoded: bytes) -> bool:
-    """Whether 32 octets are a canonical point of edwards25519 outside its small subgroup (RFC 8032 5.1.3).
+    """Whether 32 bytes are a canonical point of edwards25519 outside its small subgroup (RFC 8032 5.1.3).
 
     With a point of small order, signatures can be made that verify for many messages.
     """
@@ -234,7 +234,7 @@ def is_sound_ed25519(encoded: bytes) -> bool:
 
 
 def _parse_integer(entry: Mapping[str, Any], member: str) -> int:
-    """An unsigned integer, also in base64 of the standard alphabet, padded, and with leading zeros (OpenMetadata's)."""
+    """An unsigned integer; accepts standard base64, padding and leading zeros, as OpenMetadata writes them."""
     value = entry.get(member)
     text = value.translate(_STANDARD_TO_URL).rstrip("=") if isinstance(value, str) else value
     return int.from_bytes(_decode(text))
@@ -257,7 +257,7 @@ def _decode(text: object) -> bytes:
 
 
 def to_jose_key(public: PublicKey) -> JoseKey:
-    """The library's key object for ``public``."""
+    """The JOSE library's key object for ``public``."""
     if isinstance(public, rsa.RSAPublicKey):
         return RSAKey.import_key(public)
     if isinstance(public, ec.EllipticCurvePublicKey):
@@ -266,7 +266,7 @@ def to_jose_key(public: PublicKey) -> JoseKey:
 
 
 def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, str]:
-    """``key`` as RFC 7517 members, public ones only; ``alg`` is ``algorithm``, else present if there is only one."""
+    """The public members of ``key`` (RFC 7517); ``alg`` is ``algorithm``, else present if there is only one."""
     members = {name: str(value) for name, value in key.key.as_dict(private=False).items() if name != "kid"}
     members["use"] = "sig"
     if key.kid is not None:
@@ -279,7 +279,7 @@ def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, 
 
 
 def update_keys(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
-    """The keys of ``new``, as the objects of ``old`` where nothing changed; the other keys of ``old`` are withdrawn."""
+    """The keys of ``new``, as the objects of ``old`` if unchanged; the other keys of ``old`` are withdrawn."""
     kept = {key.identity: key for key in old}
     current = tuple(kept.pop(key.identity, key) for key in new)
     for key in kept.values():
@@ -288,10 +288,10 @@ def update_keys(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) 
 
 
 class KeyIndex:
-    """Finds candidates in one look-up. Immutable; made anew when the keys change."""
+    """Finds candidates in one look-up. Immutable; rebuilt when the keys change."""
 
     def __init__(self, *sets: Iterable[VerificationKey]) -> None:
-        """Index the union of ``sets``. ``kid`` is a hint: a set that names none offers all its keys for every kid."""
+        """Index the union of ``sets``. ``kid`` is a hint: a set without key ids offers all its keys for every kid."""
         self._named: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
         self._nameless: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
         self.size = 0
@@ -309,5 +309,5 @@ class KeyIndex:
                     table[kid, algorithm] = (*found, key)
 
     def find(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """At most 16 keys for ``algorithm``: those named ``kid``; all when ``kid`` is None."""
+        """At most 16 keys for ``algorithm`` with the id ``kid``; all if ``kid`` is None."""
         return self._named.get((kid, algorithm)) or self._nameless.get((None, algorithm), ())

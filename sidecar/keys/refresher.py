@@ -1,4 +1,4 @@
-"""When to fetch: ahead of expiry in the background, at most once per cool-down on demand, never twice at once."""
+"""Schedules fetches: before expiry in the background, on demand at most once per cool-down, never concurrently."""
 
 import asyncio
 import random
@@ -10,13 +10,13 @@ from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
 
-_MIN_PAUSE = 0.5  # whatever is configured or answered, nobody is asked in a tight loop
-_MAX_WAIT = 60.0  # a nap, not a sleep: what is due is looked at again at least this often
+_MIN_PAUSE = 0.5  # prevents a tight loop, whatever is configured or answered
+_MAX_WAIT = 60.0  # the schedule is checked at least this often
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Time and chance for the background work; tests hand in their own."""
+    """Clock, sleep and randomness of the background work; tests replace them."""
 
     clock: Clock
     wait: Wait = asyncio.sleep
@@ -24,10 +24,10 @@ class Timing:
 
 
 class Refresher:
-    """Owns the fetching of one document.
+    """Fetches one document.
 
-    ``fetch`` returns how long its result is good for in seconds, or None when it failed; it raises nothing.
-    ``idle`` is called after every nap.
+    ``fetch`` returns for how many seconds its result is valid, or None if it failed; it raises nothing. ``on_wake`` is
+    called after every wait.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class Refresher:
         """Monotonic time of the next background fetch."""
 
     def start(self) -> None:
-        """Begin with a first fetch at once, in the background."""
+        """Start the background work with a first fetch."""
         self._loop_task = asyncio.create_task(self._run())
 
     async def aclose(self) -> None:
-        """End the background work and a fetch that is under way."""
+        """Stop the background work and cancel a fetch in progress."""
         tasks = [task for task in (self._loop_task, self._fetch_task) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def on_demand(self) -> None:
-        """Wait for one fetch: the one under way, or a new one unless the last such demand is too recent.
+        """Wait for a fetch: the one in progress, or a new one unless the last demand was within the cool-down.
 
-        All who wait share it, and none of them can cancel it for the others.
+        All callers share it, and none of them can cancel it for the others.
         """
         if self._fetch_task is None:
             now = self._timing.clock.monotonic()

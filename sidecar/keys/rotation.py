@@ -1,8 +1,8 @@
-"""Own keys change hands: a new key is published before it signs, an old one stays published while its tokens live.
+"""Rotation of signing keys: a new key is published before it signs, an old one stays published while its tokens live.
 
-Works on the folder of :mod:`sidecar.keys.key_folder`, under a lock, so that two replicas that rotate at once do it
-once. Every step leaves a folder that can be read: files of new keys are written before the list names them, and files
-of removed keys go after the list has forgotten them.
+Works on the folder of :mod:`sidecar.keys.key_folder` under a lock, so that two replicas that rotate concurrently rotate
+once. Every step leaves a readable folder: files of new keys are written before the list contains them, and files of
+removed keys are deleted after the list no longer contains them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class RotationError(SidecarError):
 
 @dataclass(frozen=True, slots=True)
 class RotationResult:
-    """What was done, a sentence for each step; empty: nothing, for which ``note`` may give the reason."""
+    """The steps that were taken, a sentence each; empty: none, and ``note`` may give the reason."""
 
     steps: tuple[str, ...]
     keys: tuple[ListedKey, ...]
@@ -75,9 +75,9 @@ def rotate(
 
 
 def retire(folder: Path, kid: str, now: datetime) -> RotationResult:
-    """The key ``kid`` signs no more; it stays published for the tokens it has signed.
+    """Stop signing with the key ``kid``; it stays published for the tokens that it has signed.
 
-    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder)
@@ -90,9 +90,9 @@ def retire(folder: Path, kid: str, now: datetime) -> RotationResult:
 
 
 def remove(folder: Path, kid: str) -> RotationResult:
-    """The key ``kid`` is gone at once, and every token that it has signed with it.
+    """Remove the key ``kid``. Every token that it has signed becomes invalid.
 
-    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder)
@@ -102,7 +102,7 @@ def remove(folder: Path, kid: str) -> RotationResult:
 
 
 def remove_obsolete(folder: Path, is_obsolete: Callable[[ListedKey], bool]) -> RotationResult:
-    """Remove the retired keys of which ``is_over`` holds. Raises RotationError and KeyFileError."""
+    """Remove the retired keys for which ``is_obsolete`` is true. Raises RotationError and KeyFileError."""
     with _locked(folder):
         keys = read_folder(folder)
         steps: list[str] = []
@@ -111,7 +111,7 @@ def remove_obsolete(folder: Path, is_obsolete: Callable[[ListedKey], bool]) -> R
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Be the only one who changes ``folder``; waits for others."""
+    """Hold the exclusive lock of ``folder``; waits for other processes."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -126,9 +126,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _write_failed(folder: Path, error: OSError) -> RotationError:
     return RotationError(
-        f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a folder of your"
-        " own, run this command there, and replace the Secret by what it leaves; sidecars take the files up by"
-        " themselves"
+        f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a writable folder,"
+        " run this command there, and update the Secret from that folder; running sidecars reload the files"
     )
 
 
@@ -136,14 +135,14 @@ def _without_obsolete(
     keys: Sequence[ListedKey], is_obsolete: Callable[[ListedKey], bool], steps: list[str]
 ) -> list[ListedKey]:
     ended = [key.kid for key in keys if key.state == "retired" and is_obsolete(key)]
-    steps += [f"{kid} is removed: no token needs it any more" for kid in ended]
+    steps += [f"{kid} is removed: all its tokens have expired" for kid in ended]
     return [key for key in keys if key.kid not in ended]
 
 
 def _algorithm_in_use(keys: Sequence[ListedKey]) -> str:
     in_use = next((algorithm_of(key.public) for key in keys if key.state == "active"), KEY_TYPES[0])
     if in_use not in KEY_TYPES:
-        raise RotationError(f"keys of type {in_use} are not made here; choose another with --type")
+        raise RotationError(f"keys of type {in_use} cannot be generated; choose another type with --type")
     return in_use
 
 
@@ -156,7 +155,7 @@ def _new_key(folder: Path, state: str, algorithm: str, now: datetime, steps: lis
 
 
 def _promoted(keys: Sequence[ListedKey], waiting: ListedKey, now: datetime, steps: list[str]) -> list[ListedKey]:
-    """``waiting`` first, and all that signed before retired."""
+    """``waiting`` as the active key, the former active keys retired."""
     steps.append(f"{waiting.kid} signs from now on")
     others = []
     for key in keys:
@@ -176,18 +175,18 @@ def _find(folder: Path, keys: Sequence[ListedKey], kid: str) -> ListedKey:
     for key in keys:
         if key.kid == kid:
             return key
-    raise RotationError(f"{folder / LIST_NAME} has no key of that id; see: sidecar keys list")
+    raise RotationError(f"{folder / LIST_NAME} has no key with that id; see: sidecar keys list")
 
 
 def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
     if not any(key.state == "active" and key.kid != kid for key in keys):
-        raise RotationError(f"no other key than {kid} signs; rotate first: sidecar keys rotate")
+        raise RotationError(f"{kid} is the only key that signs; rotate first: sidecar keys rotate")
 
 
 def _apply(
     folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]
 ) -> RotationResult:
-    """The list as ``after`` has it on disk, and the files of keys that it no longer names gone."""
+    """Write the list ``after``, and delete the files of keys that it no longer contains."""
     if steps:
         _write_file(folder / LIST_NAME, encode_list(after), mode=0o644)
         left = {key.kid for key in after}
@@ -199,7 +198,7 @@ def _apply(
 
 
 def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Put ``content`` in place in one step, on disk when this returns."""
+    """Replace ``path`` atomically; the content is on disk on return."""
     draft = path.with_name(f".{path.name}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -220,5 +219,5 @@ def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def utc_now() -> datetime:
-    """This moment, as the list has it: whole seconds."""
+    """The current time in whole seconds, as in the list."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""Our own keys: the first active one signs, all verify, their public halves are published."""
+"""The signing keys: the first active one signs, all verify, their public halves are published."""
 
 import asyncio
 import hashlib
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key with the name and the algorithm that go into the header of what it signs."""
+    """A private key with the key id and algorithm for the header of what it signs."""
 
     kid: str
     algorithm: str
@@ -46,7 +46,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class _KeySet:
-    """One consistent state; a reload swaps the whole of it."""
+    """One consistent state; a reload replaces it as a whole."""
 
     signing: tuple[SigningKey, ...]
     verification: tuple[VerificationKey, ...]
@@ -56,10 +56,9 @@ class _KeySet:
 
 
 class SigningKeys:
-    """A :class:`~sidecar.keys.keyset.KeySource` over the key files that ``jwtTokenConfiguration`` must name.
+    """A :class:`~sidecar.keys.keyset.KeySource` for the key files of ``jwtTokenConfiguration``.
 
-    Raises Misconfigured when they cannot be used, or are published in a product's sources and ``allow_published``
-    is not given.
+    Raises Misconfigured if they cannot be used, or are published in a product's sources without ``allow_published``.
     """
 
     def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
@@ -71,7 +70,7 @@ class SigningKeys:
 
     @property
     def issuer(self) -> str | None:
-        """``iss`` of own tokens."""
+        """``iss`` of issued tokens."""
         return self._configuration.jwtissuer or None
 
     @property
@@ -81,7 +80,7 @@ class SigningKeys:
 
     @property
     def signing_rsa(self) -> SigningKey | None:
-        """The first active RSA key: a server that reads only those can be given nothing else."""
+        """The first active RSA key, for servers that support no other type."""
         return next((key for key in self._set.signing if isinstance(key.key, RSAKey)), None)
 
     def public_key_set(self) -> tuple[bytes, str]:
@@ -93,20 +92,20 @@ class SigningKeys:
         return self._set.index.find(kid, algorithm)
 
     async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The same: files are watched, requests do not make them be read."""
+        """The same: files are watched, requests do not cause them to be read."""
         return self.candidates(kid, algorithm)
 
     def reload(self) -> None:
-        """Take up changed files. Raises Misconfigured and keeps the old keys when they cannot be used."""
+        """Load changed files. Raises Misconfigured and keeps the current keys if they cannot be used."""
         self._last_signature = _file_signature(self._configuration)
         self._set = self._load(self._set.verification)
 
     async def start(self, wait: Wait = asyncio.sleep) -> None:
-        """Begin to watch the files. ``wait`` sleeps for so many seconds."""
+        """Start watching the files. ``wait`` sleeps for that many seconds."""
         self._watch_task = asyncio.create_task(self._poll(wait))
 
     async def aclose(self) -> None:
-        """Cease to watch."""
+        """Stop watching."""
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.gather(self._watch_task, return_exceptions=True)
@@ -137,7 +136,7 @@ class SigningKeys:
             if key.state == "active" and key.private is not None
         )
         if not signing:
-            raise Misconfigured([Problem(path, "no key is active; give one the state active")])
+            raise Misconfigured([Problem(path, "no key is active; set the state of one key to active")])
         verification = update_keys(old, [_verification_key(key) for key in listed])
         document = _document(verification, {key.kid: algorithm_of(key.public) for key in listed})
         etag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
@@ -145,7 +144,7 @@ class SigningKeys:
 
 
 def thumbprint(public: PublicKey) -> str:
-    """RFC 7638 thumbprint: the ``kid`` of a key that was given none."""
+    """RFC 7638 thumbprint: the default ``kid``."""
     return to_jose_key(public).thumbprint()
 
 
@@ -153,7 +152,7 @@ def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
     if configuration.key_dir:
         return read_folder(Path(configuration.key_dir))
     if not configuration.rsaprivate_key_file_path:
-        raise KeyFileError("a public key alone cannot sign; name the private one too")
+        raise KeyFileError("a public key alone cannot sign; set the private key file too")
     private = read_private_key(Path(configuration.rsaprivate_key_file_path))
     public = private.public_key()
     if configuration.rsapublic_key_file_path:
@@ -172,7 +171,7 @@ def _reject_well_known(listed: list[ListedKey]) -> None:
             raise KeyFileError(f"the key id {key.kid} is a product's published default; choose another")
         if thumbprint(key.public) in WELL_KNOWN_THUMBPRINTS:
             raise KeyFileError(
-                f"the key {key.kid} is published in a product's sources; make one: sidecar keys generate"
+                f"the key {key.kid} is published in a product's sources; generate a new one: sidecar keys generate"
             )
 
 
@@ -185,7 +184,7 @@ def _wrap_private(private: PrivateKey) -> JoseKey:
 
 
 def _verification_key(key: ListedKey) -> VerificationKey:
-    """With its algorithms. A server that shares an RSA key may sign with any of the RS ones (its own setting)."""
+    """The key with its algorithms. A server that shares an RSA key may sign with any of RS256, RS384 and RS512."""
     algorithm = algorithm_of(key.public)
     family = next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
     return VerificationKey(key.kid, family, to_jose_key(key.public))
@@ -197,7 +196,7 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
 
 
 def _file_signature(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
-    """What tells a changed set of key files from an unchanged one, also behind a swapped symbolic link."""
+    """Identifies the state of the key files, also behind a replaced symbolic link."""
     if configuration.key_dir:
         folder = Path(configuration.key_dir)
         paths = [folder / LIST_NAME, *sorted(folder.glob("*.pem"))]

@@ -1,6 +1,6 @@
 """One key set of a provider, behind a URL or in a file: fetched in the background, kept through outages.
 
-A key set that arrived is the whole truth: what it no longer lists is withdrawn. A fetch that failed changes nothing,
+A key set that was received is complete: keys that it no longer lists are withdrawn. A failed fetch changes nothing
 until ``keys.maxStale`` has passed.
 """
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchContext:
-    """What every part of one provider needs."""
+    """Shared by all key sets of one provider."""
 
     provider: Provider
     settings: KeyFetchSettings
@@ -54,7 +54,7 @@ class FetchContext:
         self.metrics.jwks_fetches.labels(self.provider.name, outcome).inc()
 
     def log_transition(self, url: str, before: str, now: str) -> None:
-        """One line when a fetch begins or ceases to fail, none while nothing changes."""
+        """Log when fetches start or stop to fail."""
         if before != now:
             level, text = (
                 (logging.WARNING, "keys cannot be fetched") if now else (logging.INFO, "keys are fetched again")
@@ -63,7 +63,7 @@ class FetchContext:
 
 
 class UrlKeys:
-    """The key set behind one URL. ``changed`` is called whenever ``keys`` did."""
+    """The key set behind one URL. ``on_change`` is called whenever ``keys`` changed."""
 
     def __init__(self, url: str, context: FetchContext, on_change: Callable[[], None]) -> None:
         self.url = url
@@ -76,7 +76,7 @@ class UrlKeys:
         self._skipped: Mapping[str, int] = {}
         self._closed = False
         self.is_conclusive = False
-        """Whether the set that arrived last says which keys there are: it has some, if only unsafe ones."""
+        """Whether the last received set has keys, even if only unsafe ones: then unknown keys do not exist."""
         self.refresher = Refresher(self._fetch, context.settings, context.timing, self.expire)
 
     @property
@@ -90,7 +90,7 @@ class UrlKeys:
         return self._context.timing.clock.monotonic() - self._confirmed_at
 
     async def start(self) -> None:
-        """Take up the copy on disk, if it is young enough, and begin to fetch in the background."""
+        """Load the copy on disk, unless it is too old, and start fetching in the background."""
         context = self._context
         now = context.timing.clock.now()
         kept = await asyncio.to_thread(context.disk.load, self.url, now, context.settings.max_stale)
@@ -106,12 +106,12 @@ class UrlKeys:
             self.refresher.start()
 
     async def aclose(self) -> None:
-        """End the background work, and never begin it again. The keys are left as they are."""
+        """Stop the background work permanently. The keys are not changed."""
         self._closed = True
         await self.refresher.aclose()
 
     def withdraw(self) -> None:
-        """Give up every key."""
+        """Withdraw every key."""
         self._etag = ""
         self.is_conclusive = False
         if self.keys:
@@ -119,7 +119,7 @@ class UrlKeys:
             self._on_change()
 
     def expire(self) -> None:
-        """Give up keys that nobody has confirmed for ``keys.maxStale``."""
+        """Withdraw keys that were not confirmed for ``keys.maxStale``."""
         if self.keys and self.age > self._context.settings.max_stale:
             logger.error(
                 "keys are too old to be used", extra={"provider": self._context.provider.name, "url": self.url}
@@ -134,7 +134,7 @@ class UrlKeys:
             self.is_conclusive = bool(self.keys)
             outcome, lifetime = str(error.kind), None
             self.problem = f"{error.kind}: {error.detail}"
-        except Exception:  # a fault of ours must not end the background work
+        except Exception:  # a bug must not end the background work
             outcome, lifetime = "internal", None
             self.problem = "internal: see the log"
             logger.exception("fetching keys failed", extra={"provider": context.provider.name, "url": self.url})
@@ -177,7 +177,7 @@ class UrlKeys:
         self._on_change()
 
     def _set_problem(self) -> str:
-        """Why no token can be verified with this set as it is; empty when one can."""
+        """Why no token can be verified with this set; empty if one can."""
         if not self.keys:
             skipped = ", ".join(f"{number} {word}" for word, number in sorted(self._skipped.items()))
             return f"useless: the set has no usable key{f' ({skipped})' if skipped else ''}"
@@ -186,12 +186,12 @@ class UrlKeys:
         if not accepted or accepted & offered:
             return ""
         return (
-            f"has keys, but none for the accepted algorithms: no token can pass (accepted are "
-            f"{', '.join(sorted(accepted))}, the keys are for {', '.join(sorted(offered))})"
+            f"no key fits the accepted algorithms, so no token can be verified (accepted: "
+            f"{', '.join(sorted(accepted))}; the keys are for: {', '.join(sorted(offered))})"
         )
 
     def _lifetime(self, answer: Answer) -> float:
-        """Seconds the answer is good for: what it says within bounds, and never so long that keys would go stale."""
+        """Seconds for which the response is valid: its max-age within limits, and never beyond ``keys.maxStale``."""
         settings = self._context.settings
         if answer.max_age is None:
             return min(settings.refresh, settings.max_stale)
@@ -200,7 +200,7 @@ class UrlKeys:
 
 
 class FileKeys(UrlKeys):
-    """The key set in a file of this machine, which is watched. There is no copy of it: the file is as near as that."""
+    """The key set in a local file, which is watched. It has no disk copy."""
 
     def __init__(self, url: str, context: FetchContext, on_change: Callable[[], None]) -> None:
         super().__init__(url, context, on_change)
@@ -208,7 +208,7 @@ class FileKeys(UrlKeys):
         self._last_signature: FileSignature | None = None
 
     async def start(self) -> None:
-        """Read the file, and begin to watch it. Raises Misconfigured when no token can be verified with it."""
+        """Read the file, and start watching it. Raises Misconfigured if no token can be verified with it."""
         await self._fetch()
         if self.problem:
             place = f"provider {self._context.provider.name}"
@@ -233,7 +233,7 @@ class FileKeys(UrlKeys):
             self._confirmed_at = context.timing.clock.monotonic()
             outcome = "not_modified"
         else:
-            self._last_signature = None  # until what was read has been understood
+            self._last_signature = None  # until the content has been parsed
             self._adopt(parse_key_set(content, allow_published=context.allow_published), 0.0)
             self._last_signature = stamp
             outcome = "ok"
@@ -241,7 +241,7 @@ class FileKeys(UrlKeys):
         return (outcome, _POLL_INTERVAL) if self.keys else ("useless", _POLL_INTERVAL)
 
     def withdraw(self) -> None:
-        """Give up every key."""
+        """Withdraw every key."""
         self._last_signature = None
         super().withdraw()
 
@@ -250,15 +250,17 @@ FileSignature = tuple[int, int, int]
 
 
 def _read_file(path: Path, max_bytes: int, known: FileSignature | None) -> tuple[FileSignature, bytes | None]:
-    """What tells this file from a changed one, and its content; None where it is as it was ``seen``.
+    """The file's signature and content; the content is None if the signature is ``known``.
 
-    Raises OSError, and DocumentError for what is no file or has more than ``most`` bytes.
+    Raises OSError, and DocumentError if it is not a regular file or has more than ``max_bytes`` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never waits for the writer of a pipe
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # O_NONBLOCK: does not wait for the writer of a pipe
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise DocumentError("unreadable", "is no regular file")
+            raise DocumentError("unreadable", "is not a regular file")
         signature = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
         if signature == known:
             return signature, None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 
 def read_variable(name: str, environ: Mapping[str, str]) -> str:
-    """The variable's text. Raises ValueError when it is not set."""
+    """The value of the variable. Raises ValueError if it is not set."""
     if name not in environ:
         raise ValueError(f"names the environment variable {name}, which is not set")
     return environ[name]

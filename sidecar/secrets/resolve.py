@@ -1,4 +1,4 @@
-"""From what a setting says to the secret itself: which word before the colon means which source."""
+"""Resolves secret references: the prefix selects the source."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,17 +16,17 @@ _SOURCES: Mapping[str, Source] = {"env": env.read_variable, "file": file.read_fi
 
 
 def resolve(text: str, environ: Mapping[str, str]) -> str:
-    """The secret behind ``text``: ``file:/path``, ``env:NAME``, or ``text`` itself.
+    """The secret for ``text``: ``file:/path``, ``env:NAME``, or ``text`` itself.
 
-    What a source holds is taken verbatim but for one final newline. Raises ValueError, which names the place and
-    never what was found there, for a place that does not exist or holds nothing.
+    The value is used unchanged except for one final newline. Raises ValueError if the source does not exist or is
+    empty; the message names the source, never its content.
     """
     if not is_reference(text):
         return text
     scheme, _, location = text.partition(":")
     secret = _without_final_newline(_SOURCES[scheme](location, environ))
     if not secret:
-        raise ValueError(f"{scheme}:{location} holds nothing")
+        raise ValueError(f"{scheme}:{location} is empty")
     return secret
 
 

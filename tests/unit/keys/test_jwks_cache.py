@@ -362,7 +362,7 @@ async def test_set_without_a_key_for_the_accepted_algorithms_is_a_problem(world:
     )
     await eventually(lambda: keys.status().attempted)
     problem = keys.status().problem
-    assert problem.startswith(f"{urls[1]}: has keys, but none for the accepted algorithms")
+    assert problem.startswith(f"{urls[1]}: no key fits the accepted algorithms")
     assert "RS256" in problem
     assert "ES256" in problem
 

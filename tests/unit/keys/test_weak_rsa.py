@@ -101,7 +101,7 @@ def test_weak_key_is_used_nowhere(kind: str, tmp_path: Path, request: pytest.Fix
     private.write_bytes(encode_private_key(key))
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, spki))
-    with pytest.raises(KeyFileError, match=r"private\.pem is too weak: the key .*make a new key"):
+    with pytest.raises(KeyFileError, match=r"private\.pem is too weak: the key .*generate a new key"):
         read_private_key(private)
     with pytest.raises(KeyFileError, match=r"public\.pem is too weak"):
         read_public_key(public)
