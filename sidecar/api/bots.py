@@ -1,4 +1,4 @@
-"""``{prefix}/bots``: the names that are kept for bots, for admins."""
+"""``{prefix}/bots``: reserved bot names, for admins."""
 
 from urllib.parse import unquote
 
@@ -15,14 +15,14 @@ _MAX_NAME = 256
 
 
 class BotHandlers:
-    """The calls, for admins who have been let in."""
+    """Handlers for authenticated admins."""
 
     def __init__(self, bots: BotRegistry, bodies: BodyReader) -> None:
         self._bots = bots
         self._bodies = bodies
 
     async def register(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """201 with the name, or 200 where it was kept before."""
+        """201 with the name, or 200 if it was registered before."""
         parse_query(request, ())
         name, replace_person = _parse_registration(await self._bodies.read_json(request))
         registration, is_new = await self._bots.register(name, by=caller.name, replace_person=replace_person)
@@ -34,7 +34,7 @@ class BotHandlers:
         return await list_response(asked, self._bots.page, lambda page: map(describe_bot, page.records))
 
     async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """204: people may bear the name again."""
+        """204: people may use the name again."""
         parse_query(request, ())
         try:
             name = unquote(rest, errors="strict")
@@ -46,10 +46,10 @@ class BotHandlers:
 
 def _parse_registration(document: object) -> tuple[str, bool]:
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
-        raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
+        raise bad_request(f"The body must be an object; allowed members: {', '.join(_MEMBERS)}")
     name, replace_person = document.get("name"), document.get("replacePerson", False)
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        raise bad_request(f"name is a text of 1 to {_MAX_NAME} characters")
+        raise bad_request(f"name must be a string of 1 to {_MAX_NAME} characters")
     if not isinstance(replace_person, bool):
-        raise bad_request("replacePerson is true or false")
+        raise bad_request("replacePerson must be true or false")
     return name, replace_person

@@ -11,7 +11,7 @@ _MAX_AGE_SECONDS = 300
 
 
 class PublishedKeys:
-    """Answers with a key set. ``read`` returns the document's bytes and its entity tag, quotes included."""
+    """Serves a key set. ``key_set`` returns the document and its entity tag, quotes included."""
 
     methods = ("GET", "HEAD")
 
@@ -19,7 +19,7 @@ class PublishedKeys:
         self._key_set = key_set
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """200 with the set, or 304 when the caller has it. Anybody may read it."""
+        """200 with the set, or 304 if the client has it. No authentication required."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
         document, tag = self._key_set()

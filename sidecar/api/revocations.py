@@ -1,4 +1,4 @@
-"""``{prefix}/revocations``: the deny list, for admins."""
+"""``{prefix}/revocations``: the revocation list, for admins."""
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from sidecar.web.error_responses import json_answer, no_content
 
 
 class RevocationHandlers:
-    """The calls, for admins who have been let in."""
+    """Handlers for authenticated admins."""
 
     def __init__(
         self, revocations: RevocationService, authentication: CallerAuthentication, bodies: BodyReader
@@ -30,19 +30,19 @@ class RevocationHandlers:
         self._bodies = bodies
 
     async def add(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """201 with the entry, or with the list of entries where a list was sent: all of them or none."""
+        """201 with the entry, or with a list of entries if the body is a list: all of them are written or none."""
         parse_query(request, ())
         document = await self._bodies.read_json(request)
         entries = document if isinstance(document, list) else [document]
         if not 1 <= len(entries) <= MAX_ENTRIES:
-            raise bad_request(f"The body is an entry, or a list of 1 to {MAX_ENTRIES}")
-        wishes = [await self._request(entry) for entry in entries]
-        added = await self._revocations.add(wishes, by=caller.name)
+            raise bad_request(f"The body must be an entry, or a list of 1 to {MAX_ENTRIES} entries")
+        requests = [await self._request(entry) for entry in entries]
+        added = await self._revocations.add(requests, by=caller.name)
         shown = [describe_added(entry) for entry in added]
         return json_answer(201, {"data": shown} if isinstance(document, list) else shown[0])
 
     async def list_entries(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """200 with a page of the entries that stand."""
+        """200 with a page of the active entries."""
         asked = parse_query(request, ("issuer", *PARAMETERS))
         return await list_response(
             asked,
@@ -51,7 +51,7 @@ class RevocationHandlers:
         )
 
     async def remove(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """204: the entry is off the list."""
+        """204: the entry was removed."""
         parse_query(request, ())
         if not is_id(rest):
             raise Refused(Reason.NOT_FOUND)
@@ -62,10 +62,10 @@ class RevocationHandlers:
         try:
             request = parse_request(entry)
         except ValueError as error:
-            raise bad_request(f"The entry cannot be read: {error}") from error
+            raise bad_request(f"The entry is not valid: {error}") from error
         if not request.token:
             return request
         token = (await self._authentication.verify_submitted(request.token)).revocable_token()
         if token is None:
-            raise bad_request("The token to revoke is not valid here, or has expired")
+            raise bad_request("The token to revoke has no valid signature of a known issuer, or has expired")
         return for_token(request, token)

@@ -1,18 +1,18 @@
-"""``POST {prefix}/revoke`` (RFC 7009): whoever holds a token may end it."""
+"""``POST {prefix}/revoke`` (RFC 7009): the bearer of a token may revoke it."""
 
 from aiohttp import web
 
-from sidecar.api.body import BodyReader, bad_request, parse_query
+from sidecar.api.body import BodyReader, bad_request
 from sidecar.api.caller import CallerAuthentication, NotRevocableError
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.identity.request import Scheme, read_credential
+from sidecar.identity.request import read_credential
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import json_answer
 
 
 class RevokeEndpoint:
-    """Ends the form's ``token``. Without another credential that token is its bearer's credential for this."""
+    """Revokes the token in the form. Without another credential, that token authenticates its bearer."""
 
     def __init__(
         self,
@@ -26,11 +26,8 @@ class RevokeEndpoint:
         self._revocations = revocations
         self._bodies = bodies
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """200 when the token has ended, and for what no issuer known here has made (section 2.2)."""
-        parse_query(request, ())
-        credential = read_credential(request.headers)
-        caller = None if credential.scheme is Scheme.NOTHING else await self._authentication.authenticate(request)
+    async def __call__(self, request: web.BaseRequest, caller: Caller | None, rest: str) -> web.StreamResponse:
+        """200 if the token is revoked, and for tokens that no known issuer signed (RFC 7009 section 2.2)."""
         form = await self._bodies.read_form(request, is_decided=caller is not None)
         if not form.get("token"):
             raise bad_request("token is missing")
@@ -38,11 +35,13 @@ class RevokeEndpoint:
         token = found.revocable_token()
         if token is None:
             return json_answer(200, {})
-        is_bearer = caller is not None and credential.value == form["token"]
+        is_bearer = caller is not None and read_credential(request.headers).value == form["token"]
         if caller is None and found.is_for_others:
-            raise NotRevocableError("The token is for another audience: a credential of this one's callers is required")
+            raise NotRevocableError(
+                "The token is for another audience; revoking it requires a credential that is accepted here"
+            )
         if caller is not None and not is_bearer and not await self._tokens.may_manage(caller, token):
-            raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: the token is another's")
+            raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: the token belongs to another caller")
         await self._revocations.revoke_token(token, by=_name(caller or found.caller))
         return json_answer(200, {})
 

@@ -1,12 +1,14 @@
-"""What the API has to offer, and the guard that each call stands behind."""
+"""Paths of the API, their methods and handlers, and the authorization of each operation."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Generic, TypeVar
 
 from aiohttp import web
 
-from sidecar.api.body import BodyReader
+from sidecar.access.decide import Deny
+from sidecar.api.body import BodyReader, parse_query
 from sidecar.api.bots import BotHandlers
 from sidecar.api.caller import AuthenticationFailed, CallerAuthentication, NotRevocableError
 from sidecar.api.introspect import IntrospectEndpoint
@@ -24,27 +26,29 @@ from sidecar.web.request import request_id
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
 
+C = TypeVar("C")
+
 _OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
 
 
 class Access(Enum):
-    """Who may call."""
+    """Who may call an operation."""
 
     CALLER = auto()
-    """Whoever has a good credential; the call looks closer."""
+    """Any authenticated caller; the operation checks further permissions."""
     ADMIN = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of a path."""
+    """The operation of one method on a path."""
 
     access: Access
     handler: OperationHandler
 
 
 class ApiEndpoint:
-    """One path: its calls by method."""
+    """One path: its operations by method."""
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class ApiEndpoint:
         self.methods = tuple(self._operations)
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The answer of the call, or the refusal."""
+        """The response of the operation, or an error response."""
         current_request.set(request_id(request))
         call = self._operations.get(request.method)
         if call is None:
@@ -74,8 +78,8 @@ class ApiEndpoint:
         return await call.handler(request, caller, rest)
 
 
-class OAuthEndpoint:
-    """A call of OAuth's: POST only, and refusals also say what RFC 6749 calls them."""
+class OAuthEndpoint(Generic[C]):
+    """An OAuth 2.0 endpoint: POST only, and error responses include the error codes of RFC 6749."""
 
     methods = ("POST",)
 
@@ -83,31 +87,31 @@ class OAuthEndpoint:
         self,
         name: str,
         error_responses: ErrorResponses,
-        answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        authenticate: Callable[[web.BaseRequest], Awaitable[C]],
+        handler: Callable[[web.BaseRequest, C, str], Awaitable[web.StreamResponse]],
     ) -> None:
         self._name = name
         self._error_responses = error_responses
-        self._answer = answer
+        self._authenticate = authenticate
+        self._handler = handler
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The answer, or the refusal."""
+        """The response, or an error response."""
         current_request.set(request_id(request))
         try:
             if request.method not in self.methods:
                 raise MethodNotAllowed(*self.methods)
-            return await self._answer(request)
-        except AuthenticationFailed as refused:
-            verdict = refused.verdict
-            error = _oauth_error(verdict.failure.status)
-            return self._error_responses.refuse(request, verdict, route=self._name, oauth_error=error)
-        except NotRevocableError as refused:
-            return self._error_responses.refuse(
-                request, refused, route=self._name, oauth_error="unsupported_token_type"
-            )
+            parse_query(request, ())
+            return await self._handler(request, await self._authenticate(request), rest)
+        except AuthenticationFailed as failed:
+            return self._refuse(request, failed.verdict, _oauth_error(failed.verdict.failure.status))
+        except NotRevocableError as failure:
+            return self._refuse(request, failure, "unsupported_token_type")
         except Failed as failure:
-            return self._error_responses.refuse(
-                request, failure, route=self._name, oauth_error=_oauth_error(failure.status)
-            )
+            return self._refuse(request, failure, _oauth_error(failure.status))
+
+    def _refuse(self, request: web.BaseRequest, failure: Deny | Failed, oauth_error: str) -> web.StreamResponse:
+        return self._error_responses.refuse(request, failure, route=self._name, oauth_error=oauth_error)
 
 
 def api_routes(
@@ -119,56 +123,38 @@ def api_routes(
     bots: BotRegistry,
     bodies: BodyReader,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
-    """Handlers by exact path, and handlers by the path above the last segment, which is an id."""
-    token_handlers, revocation_handlers = (
-        TokenHandlers(tokens, bodies),
-        RevocationHandlers(revocations, authentication, bodies),
-    )
+    """Handlers by exact path, and handlers by the path without its last segment, which is an id."""
+    token_handlers = TokenHandlers(tokens, bodies)
+    revocation_handlers = RevocationHandlers(revocations, authentication, bodies)
     bot_handlers = BotHandlers(bots, bodies)
 
-    def endpoint(name: str, calls: Mapping[str, Operation]) -> tuple[str, Handler]:
-        return name, ApiEndpoint(name, authentication, error_responses, calls)
+    def endpoint(name: str, access: Access, **handlers: OperationHandler) -> tuple[str, Handler]:
+        operations = {method: Operation(access, handler) for method, handler in handlers.items()}
+        return name, ApiEndpoint(name, authentication, error_responses, operations)
 
-    def oauth(name: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> tuple[str, Handler]:
-        return name, OAuthEndpoint(name, error_responses, answer)
-
-    exact = {
+    introspect = IntrospectEndpoint(authentication, tokens, bodies)
+    revoke = RevokeEndpoint(authentication, tokens, revocations, bodies)
+    exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/tokens": endpoint(
-            "tokens",
-            {
-                "GET": Operation(Access.CALLER, token_handlers.list_records),
-                "POST": Operation(Access.CALLER, token_handlers.mint),
-            },
+            "tokens", Access.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations",
-            {
-                "GET": Operation(Access.ADMIN, revocation_handlers.list_entries),
-                "POST": Operation(Access.ADMIN, revocation_handlers.add),
-            },
+            "revocations", Access.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
         ),
-        f"{prefix}/bots": endpoint(
-            "bots",
-            {
-                "GET": Operation(Access.ADMIN, bot_handlers.list_names),
-                "POST": Operation(Access.ADMIN, bot_handlers.register),
-            },
+        f"{prefix}/bots": endpoint("bots", Access.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
+        f"{prefix}/revoke": (
+            "revoke",
+            OAuthEndpoint("revoke", error_responses, authentication.authenticate_if_presented, revoke),
         ),
-        f"{prefix}/revoke": oauth("revoke", RevokeEndpoint(authentication, tokens, revocations, bodies)),
-        f"{prefix}/introspect": oauth("introspect", IntrospectEndpoint(authentication, tokens, bodies)),
+        f"{prefix}/introspect": (
+            "introspect",
+            OAuthEndpoint("introspect", error_responses, authentication.authenticate, introspect),
+        ),
     }
     below = {
-        f"{prefix}/tokens": endpoint(
-            "tokens",
-            {
-                "GET": Operation(Access.CALLER, token_handlers.show),
-                "DELETE": Operation(Access.CALLER, token_handlers.revoke),
-            },
-        ),
-        f"{prefix}/revocations": endpoint(
-            "revocations", {"DELETE": Operation(Access.ADMIN, revocation_handlers.remove)}
-        ),
-        f"{prefix}/bots": endpoint("bots", {"DELETE": Operation(Access.ADMIN, bot_handlers.release)}),
+        f"{prefix}/tokens": endpoint("tokens", Access.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke),
+        f"{prefix}/revocations": endpoint("revocations", Access.ADMIN, DELETE=revocation_handlers.remove),
+        f"{prefix}/bots": endpoint("bots", Access.ADMIN, DELETE=bot_handlers.release),
     }
     return exact, below
 

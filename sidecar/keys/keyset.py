@@ -121,7 +121,7 @@ def key_set_from_document(document: Mapping[str, object], *, allow_published: bo
                 raise UnusableKeyError("published")
         except UnusableKeyError as unusable:
             skipped[unusable.reason] += 1
-        except Exception:  # noqa: BLE001 - malicious numbers can make libraries raise anything; one entry must not affect the set
+        except Exception:  # noqa: BLE001 - malicious numbers can raise anything; skip the entry only
             skipped["malformed"] += 1
         else:
             keys.setdefault(key.identity, key)

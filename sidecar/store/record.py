@@ -1,6 +1,6 @@
-"""A token record: what is known of an own token without its text.
+"""A token record: what is stored about an issued token.
 
-The token itself is never stored, only a SHA-256 of it. Times are seconds since the epoch.
+The token itself is never stored, only its SHA-256. Times are seconds since the epoch.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sidecar.store.timestamps import format_rfc3339
 
 
 class TokenKind(StrEnum):
-    """What a record is about: a token, or with ``BOT_NAME`` a name that is kept for a bot."""
+    """The kind of a record: a token, or with ``BOT_NAME`` a name reserved for a bot."""
 
     BOT = "bot"
     PERSONAL = "personal"
@@ -27,7 +27,7 @@ MINTED_KINDS = (TokenKind.BOT, TokenKind.PERSONAL, TokenKind.SESSION)
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Where the person or program that a token belongs to comes from."""
+    """The identity of the person or program that a token belongs to."""
 
     issuer: str = ""
     provider: str = ""
@@ -35,21 +35,21 @@ class Owner:
     id: str = ""
 
     def is_same_as(self, other: "Owner") -> bool:
-        """Whether both are one person or program: ``id`` is only what it is called.
+        """Whether both are the same person or program; ``id`` is only a display name.
 
-        A provider vouches for its own subjects alone, also where two use the name of one issuer.
+        Subjects are unique within a provider only, even if two providers use the same issuer name.
         """
         mine, others = (self.issuer, self.provider, self.subject), (other.issuer, other.provider, other.subject)
         return mine == others
 
 
 NO_OWNER = Owner()
-"""Owner of what the command line mints."""
+"""Owner of tokens minted on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
+    """One issued token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
 
     id: str
     token_hash: str
@@ -69,7 +69,7 @@ class TokenRecord:
     revoked_at: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The record as it is shown: times RFC 3339 UTC, no hash."""
+        """The record as displayed: times in RFC 3339 UTC, no hash."""
         return {
             "id": self.id,
             "name": self.name,
@@ -88,5 +88,5 @@ class TokenRecord:
 
 
 def hash_token(text: str) -> str:
-    """What a record keeps of a token's text."""
+    """The SHA-256 of a token's text, as stored in its record."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sidecar.api.userinfo import describe_actor, rfc3339
+from sidecar.api.userinfo import describe_actor
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.store.timestamps import format_rfc3339
 
 
 def test_members_are_those_of_the_contract() -> None:
@@ -37,4 +38,4 @@ def test_members_are_those_of_the_contract() -> None:
     ],
 )
 def test_moments_that_no_calendar_has_are_none(seconds: float, text: str | None) -> None:
-    assert rfc3339(seconds) == text
+    assert format_rfc3339(seconds, "seconds") == text
