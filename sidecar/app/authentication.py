@@ -32,13 +32,13 @@ from sidecar.identity.server_names import (
 from sidecar.identity.token_sources import TokenHeader, TokenSources
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.policy import (
     admin_names,
     provider_policy,
 )
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.well_known import refuse_well_known
+from sidecar.tokens.jwt.well_known import reject_well_known
 
 
 def build_authenticators(
@@ -62,7 +62,7 @@ def build_authenticators(
             cache=cache,
             clock=clock,
             max_token_bytes=longest,
-            refuse=None if settings.allow_published_secrets else refuse_well_known,
+            refuse=None if settings.allow_published_secrets else reject_well_known,
             seen=seen,
         )
     }
@@ -95,7 +95,7 @@ def _datahub_trust(loaded: Loaded, trust: IssuerRegistry) -> DataHubTokenPolicy 
         reserved=frozenset({"anonymous", block.system_client_id.lower()}),
         namespaces=frozenset(provider.name.lower() for provider in loaded.providers if provider.namespaced),
         admin_names=admin_names(settings.authorizer_configuration),
-        passes_on=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
+        forwards_token=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
     )
 
 
@@ -145,7 +145,7 @@ def build_decider(
     members: AuthenticatorSet,
     metrics: Metrics,
     clock: Clock,
-    usage: Usage | None = None,
+    usage: UsageRecorder | None = None,
     kind: type[Decider] = Decider,
     undecided: Budget | None = None,
 ) -> Decider:

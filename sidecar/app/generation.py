@@ -32,8 +32,8 @@ from sidecar.errors import Unavailable
 from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
-from sidecar.tokens.issued.bots import Bots
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.cors import RefusalCors
 from sidecar.web.dispatcher import ActiveConfig
@@ -50,12 +50,12 @@ def _is_person(name: str) -> Callable[[Accepted], bool]:
     return lambda accepted: not accepted.actor.is_bot and folded(accepted.actor.id) == wanted
 
 
-async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
+async def _keep_bot_names(mirror: Mirror, bots: BotRegistry) -> None:
     """Register the names of bots that have tokens on record from before names were registered."""
     while True:
         if mirror.is_loaded and mirror.unregistered_bots():
             try:
-                adopted = await bots.adopt(mirror.unregistered_bots())
+                adopted = await bots.adopt_existing(mirror.unregistered_bots())
                 _log.info("bot names registered", extra={"event": "bot_names_registered", "names": adopted})
             except Unavailable as failure:
                 _log.warning(
@@ -88,9 +88,9 @@ class ConfigGeneration:
         metrics.jwks_keys.clear()
         metrics.jwks_age.clear()
         for keys in self.issuers.provider_keys:
-            keys.observe()
+            keys.bind_metrics()
         self.issuers.mirror.observe()
-        self.cache.observe()
+        self.cache.bind_metrics()
 
 
 async def build(loaded: Loaded, ground: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
@@ -113,7 +113,7 @@ async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, 
     await check_names(loaded, trust.store, clock.now())
     # most stores are read in a moment: whoever asks first is then not sent away
     await trust.mirror.wait_first_load(_FIRST_LOAD_TIMEOUT)
-    usage = Usage(trust.store, clock)
+    usage = UsageRecorder(trust.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
     cache: VerifiedCache[Accepted] = VerifiedCache(
@@ -147,7 +147,7 @@ async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, 
     await watch.start()
     stack.push_async_callback(watch.aclose)
     bots = build_bots(
-        settings, trust.store, trust.mirror.write, clock, trust.reserved, lambda name: cache.holds_any(_is_person(name))
+        settings, trust.store, trust.mirror.write, clock, trust.reserved, lambda name: cache.any_entry(_is_person(name))
     )
     keeper = asyncio.create_task(_keep_bot_names(trust.mirror, bots), name="names of bots")
     stack.push_async_callback(_ended, keeper)

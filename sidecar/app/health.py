@@ -42,7 +42,7 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     name = f"provider {status.provider}"
     if status.usable:
         return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
-    return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
+    return PartStatus(name, Condition.UNUSABLE if status.attempted else Condition.PENDING, status.problem)
 
 
 def _member_status(member: Authenticator) -> PartStatus:

@@ -17,7 +17,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.outbound import ControlClient
 from sidecar.store.base import Store
 from sidecar.store.open import open_store
@@ -26,8 +26,8 @@ from sidecar.store.sqlite.database import sqlite_path
 from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
-    own_policy,
-    own_validation,
+    issued_policy,
+    issued_validation,
     provider_policy,
     provider_validation,
 )
@@ -42,7 +42,7 @@ class IssuerRegistry:
     """Whose tokens are accepted: everything that judging a credential needs."""
 
     provider_keys: tuple[ProviderKeys, ...]
-    own_keys: OwnKeys | None
+    own_keys: SigningKeys | None
     store: Store
     mirror: Mirror
     issuers: dict[str, Issuer]
@@ -104,11 +104,11 @@ def reserved_names(settings: Settings, planned: Iterable[AuthenticatorSpec]) -> 
     return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
 
 
-async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
+async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> SigningKeys | None:
     configuration = settings.jwt_token_configuration
     if not has_own_keys(configuration):
         return None
-    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys
@@ -217,7 +217,7 @@ def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTo
     )
 
 
-def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     settings = loaded.settings
     may_name_admins = [
         item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
@@ -225,7 +225,9 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
     verbatim = default_principal(settings) == "verbatim"
-    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
+    policy = issued_policy(
+        claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
+    )
     tokens = IssuedTokens(mirror, policy, require_record=settings.tokens.require_record)
     acceptor = IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))
-    return Issuer(OWN_PROVIDER, keys, own_validation(configuration, settings.tokens.max_lifetime), acceptor)
+    return Issuer(OWN_PROVIDER, keys, issued_validation(configuration, settings.tokens.max_lifetime), acceptor)

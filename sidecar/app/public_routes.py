@@ -5,7 +5,7 @@ from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
-from sidecar.api.userinfo import UserInfo
+from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.management import management_routes
 from sidecar.app.process_context import ProcessContext
@@ -29,10 +29,10 @@ from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.jwt.policy import admin_names
-from sidecar.tokens.upstream.assertion import Assertions
-from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
+from sidecar.tokens.upstream.assertion import IdentityAssertions
+from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
 from sidecar.web.dispatcher import Handler
 from sidecar.web.error_responses import ErrorResponses
 
@@ -40,7 +40,7 @@ from sidecar.web.error_responses import ErrorResponses
 def public_routes(
     loaded: Loaded,
     trust: IssuerRegistry,
-    bots: Bots,
+    bots: BotRegistry,
     members: AuthenticatorSet,
     decider: Decider,
     refusals: ErrorResponses,
@@ -76,11 +76,11 @@ def public_routes(
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx())),
         f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
-        f"{prefix}/userinfo": ("userinfo", UserInfo(decider, refusals)),
+        f"{prefix}/userinfo": ("userinfo", UserInfoEndpoint(decider, refusals)),
     }
     own_keys = trust.own_keys
     if own_keys is not None:
-        published = PublishedKeys(own_keys.published)
+        published = PublishedKeys(own_keys.public_key_set)
         for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
             exact[path] = ("jwks", published)
     if assertions is not None:
@@ -101,13 +101,13 @@ def _spent_headers(settings: Settings, members: AuthenticatorSet) -> tuple[str, 
     return () if passes else members.headers
 
 
-def _assertions(settings: Settings, ground: ProcessContext) -> Assertions | None:
+def _assertions(settings: Settings, ground: ProcessContext) -> IdentityAssertions | None:
     if not settings.identity_headers.assertion:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
     audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
     issuer = settings.jwt_token_configuration.jwtissuer or NAMELESS
-    return Assertions(issuer, audience, ground.clock, ground.assertion_key)
+    return IdentityAssertions(issuer, audience, ground.clock, ground.assertion_key)
 
 
 def _upstream_credentials(settings: Settings, trust: IssuerRegistry, clock: Clock) -> UpstreamCredentialSource | None:
@@ -136,7 +136,7 @@ def _upstream_credentials(settings: Settings, trust: IssuerRegistry, clock: Cloc
             raise Unavailable(Cause.KEYS_UNAVAILABLE, "no own RSA key")
         return key
 
-    return UpstreamCredentials(
+    return OpenMetadataCredentials(
         signing,
         clock,
         issuer=settings.jwt_token_configuration.jwtissuer,

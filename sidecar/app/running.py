@@ -116,7 +116,7 @@ class Sidecar:
         self._server.change_limits(_limits(parts.loaded.settings))
         self._dispatcher.activate(parts.active_config)
         parts.observe(self._context.metrics)
-        old.cache.advance_epoch()
+        old.cache.advance_generation()
         task = asyncio.create_task(self._retire(old), name="last requests of an old configuration")
         self._retiring[task] = old
         task.add_done_callback(self._retiring.pop)

@@ -112,8 +112,8 @@ def _naming(provider: Provider) -> str:
 
 def _print_server_names(names: ServerNames) -> None:
     """Whom the server behind would take for its own bots."""
-    if names.described:
-        print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.described)}"))
+    if names.patterns:
+        print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.patterns)}"))
 
 
 def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:

@@ -18,12 +18,12 @@ from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import Change, remove, remove_ended, retire, rotate, utc_now
+from sidecar.keys.rotation import RotationResult, remove, remove_obsolete, retire, rotate, utc_now
 from sidecar.keys.signing import thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
 from sidecar.store.open import open_store
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
 # How long verifiers may keep our key set (its Cache-Control), and how long sidecars take to see a changed folder.
@@ -105,7 +105,9 @@ def run_rotate(options: argparse.Namespace) -> int:
     settings = load_settings(options).settings
     is_over = asyncio.run(_retention_end(settings, options.keep))
     return _print_change(
-        rotate(_folder(settings), utc_now(), publish_lead_time=options.ahead, algorithm=options.type, is_over=is_over)
+        rotate(
+            _folder(settings), utc_now(), publish_lead_time=options.ahead, algorithm=options.type, is_obsolete=is_over
+        )
     )
 
 
@@ -114,7 +116,7 @@ def run_retire(options: argparse.Namespace) -> int:
     settings = load_settings(options).settings
     folder = _folder(settings)
     if options.kid is None:
-        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.keep))))
+        return _print_change(remove_obsolete(folder, asyncio.run(_retention_end(settings, options.keep))))
     return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
 
 
@@ -136,8 +138,8 @@ def _entry(key: ListedKey, *, signs: bool) -> dict[str, Any]:
         "state": key.state,
         "type": algorithm_of(key.public),
         "signs": signs,
-        "since": None if key.since is None else to_text(key.since.timestamp()),
-        "retiredAt": None if key.retired_at is None else to_text(key.retired_at.timestamp()),
+        "since": None if key.since is None else format_rfc3339(key.since.timestamp()),
+        "retiredAt": None if key.retired_at is None else format_rfc3339(key.retired_at.timestamp()),
     }
 
 
@@ -145,7 +147,7 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     return tuple("yes" if value is True else "" if value is False else value for value in entry.values())
 
 
-def _print_change(change: Change) -> int:
+def _print_change(change: RotationResult) -> int:
     lines = [*change.steps, *([change.note] if change.note else [])]
     if not change.steps:
         lines = [f"nothing was changed{': ' + change.note if change.note else ''}"]

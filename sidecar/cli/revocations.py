@@ -30,13 +30,13 @@ from sidecar.tokens.jwt.compact import strict_json
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.revocation.service import (
     MAX_ENTRIES,
-    Added,
+    AddedEntry,
     RevocationRequest,
     RevocationService,
-    about_token,
-    describe,
+    describe_added,
+    describe_entry,
+    for_token,
     parse_request,
-    shown_with_matches,
 )
 
 _audit = logging.getLogger(AUDIT)
@@ -123,20 +123,20 @@ def run_add(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
     added = asyncio.run(_add(load_settings(options), wish))
-    print(json.dumps(shown_with_matches(added)))
+    print(json.dumps(describe_added(added)))
     print(_meets(added), file=sys.stderr)
     return 0
 
 
-def _meets(added: Added) -> str:
+def _meets(added: AddedEntry) -> str:
     """How many known tokens the entry has met, for people."""
-    text = f"{added.own} own token{'' if added.own == 1 else 's'} on record ended"
-    if added.denial.scope is Scope.SUBJECT and not added.own:
+    text = f"{added.ended_tokens} own token{'' if added.ended_tokens == 1 else 's'} on record ended"
+    if added.entry.scope is Scope.SUBJECT and not added.ended_tokens:
         return f"{text}; how many others' tokens it meets is not known here: make sure that the subject is the raw sub"
     return f"{text}; how many others' tokens it meets is not known here"
 
 
-async def _add(loaded: Loaded, wish: RevocationRequest) -> Added:
+async def _add(loaded: Loaded, wish: RevocationRequest) -> AddedEntry:
     if wish.token:
         wish = await _verified(loaded, wish)
     async with _opened(loaded) as revocations:
@@ -155,11 +155,11 @@ async def _verified(loaded: Loaded, wish: RevocationRequest) -> RevocationReques
         )
         decider = build_decider(loaded.settings, trust, members, metrics, clock)
         found = await build_door(loaded.settings, trust, decider, clock).verify_submitted(wish.token)
-    token = found.to_revoke()
+    token = found.revocable_token()
     if token is None:
         assert found.failure is not None  # noqa: S101 - what passes is genuine
         raise found.failure
-    return about_token(wish, token)
+    return for_token(wish, token)
 
 
 def run_import(options: argparse.Namespace) -> int:
@@ -188,10 +188,10 @@ class _Counts:
         if self.refused <= _SHOWN_MISTAKES:
             print(f"line {number}: {problem}", file=sys.stderr)
 
-    def take(self, added: list[Added]) -> None:
+    def take(self, added: list[AddedEntry]) -> None:
         """Entries were written."""
         self.taken += len(added)
-        self.ended += sum(entry.own for entry in added)
+        self.ended += sum(entry.ended_tokens for entry in added)
 
 
 async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: bool) -> int:
@@ -275,7 +275,7 @@ async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
         entries = _all(lambda after: _page(revocations, issuer, after))
         # what is written anew meanwhile comes twice
-        return list({denial.id: describe(denial) async for denial in entries}.values())
+        return list({denial.id: describe_entry(denial) async for denial in entries}.values())
 
 
 async def _page(

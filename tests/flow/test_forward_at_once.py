@@ -356,7 +356,7 @@ async def test_idle_time_is_not_counted_while_an_answer_is_awaited(start: Start,
 async def test_a_draining_sidecar_still_answers_and_then_closes(start: Start, begins: Begins) -> None:
     async with waiting(start, server={"drainTimeout": "5s"}) as (scene, wire, answer, _):
         draining = asyncio.create_task(scene.sidecar.drain(0, 5))
-        await eventually(lambda: all(connection.is_last for connection in scene.sidecar._server.connections))
+        await eventually(lambda: scene.sidecar.health.draining)
         assert not draining.done()
         answer.set()
         last = await wire.answer()

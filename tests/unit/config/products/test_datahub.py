@@ -62,7 +62,7 @@ def test_a_full_file_is_imported() -> None:
 def test_what_is_left_out_is_named() -> None:
     warnings = [str(warning) for warning in load_text(IMPORT, ENVIRON).warnings]
     for place in ("authentication.authenticators[1].type", "authentication.authenticators[2].type"):
-        assert any(f"{place}: is left out" in warning for warning in warnings)
+        assert any(f"{place}: is skipped" in warning for warning in warnings)
     assert any("authentication.somethingNew: is not known here and ignored" in warning for warning in warnings)
 
 
