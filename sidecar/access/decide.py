@@ -110,7 +110,11 @@ class Decider:
         if not presented:
             return self._without_credential(view, ruling)
         if presented > 1:
-            return _WITHOUT_CREDENTIALS if public else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+            return (
+                _WITHOUT_CREDENTIALS
+                if public
+                else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+            )
         outcome = self._chain.recall(view)
         if outcome is None:
             outcome = await self._authenticate(view)

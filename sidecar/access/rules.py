@@ -152,9 +152,7 @@ class Rules:
         requirements = (requirement,) if requirement else ()
         access = Access[settings.access.upper()]
         methods = _methods(settings)
-        ruling = AccessRequirement(
-            access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials
-        )
+        ruling = AccessRequirement(access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials)
         rule = _Rule(order, methods, ruling, settings.without)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)

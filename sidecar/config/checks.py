@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.products.openmetadata import PUBLISHED_KEY_ID
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
 from sidecar.config.reading.decode import nearest
 from sidecar.config.reading.finding import Finding, FindingId, finding
@@ -22,7 +23,6 @@ from sidecar.config.settings import (
     StoreTls,
 )
 
-PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
 # Where Actors come from besides the providers and authenticators that are listed by name.
@@ -181,6 +181,31 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
+
+
+def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
+    """Secrets are OpenMetadata's business, wherever it keeps them."""
+    manager = settings.secrets_manager_configuration.secrets_manager
+    if manager not in {"db", "noop"}:
+        message = (
+            f"is {manager}, and no secret is read from there: secrets in this configuration are texts, file: or env:"
+        )
+        yield Finding(("secretsManagerConfiguration", "secretsManager"), message, idle=True)
+
+
+def check_switched_off(settings: Settings) -> Iterator[Finding]:
+    """What stands in DataHub's block while the block is switched off."""
+    block = settings.authentication
+    if block.enabled:
+        return
+    parts = [f"authenticator {member.name or member.type}" for member in block.authenticators]
+    parts += ["the system client"] if block.system_client_secret else []
+    for part in parts:
+        message = (
+            f"is false, so {part} is not in force here; to accept it here, write authentication: {{enabled: true}} in "
+            "the sidecar's own file"
+        )
+        yield Finding(("authentication", "enabled"), message, fatal=False)
 
 
 def check_lifetimes(settings: Settings) -> Iterator[Finding]:
@@ -458,6 +483,8 @@ CHECKS: tuple[Check, ...] = (
     check_tracing,
     check_store,
     check_own_keys,
+    check_secrets_manager,
+    check_switched_off,
     check_lifetimes,
     check_authorizer,
     check_rules,

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
-from sidecar.keys.keyset import UNSAFE, ParsedKeys, VerificationKey, parse_jwks, public_jwk, read_jwks, replace
+from sidecar.keys.key_files import KeyFileError, algorithms_of, parse_public_key
+from sidecar.keys.keyset import UNSAFE, ParsedKeys, VerificationKey, parse_jwks, public_jwk, read_jwks, replace, wrap
 from sidecar.keys.refresher import Pace, Refresher
+from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 from sidecar.metrics import Metrics
 from sidecar.outbound import Answer, ControlClient, OutboundError
 
@@ -224,7 +227,7 @@ class FileKeys(UrlKeys):
             outcome = "not_modified"
         else:
             self._seen = None  # until what was read has been understood
-            self._adopt(parse_jwks(content, allow_published=around.allow_published), 0.0)
+            self._adopt(_parse_file(content, self._path, allow_published=around.allow_published), 0.0)
             self._seen = stamp
             outcome = "ok"
         self.problem = self._fault()
@@ -237,6 +240,20 @@ class FileKeys(UrlKeys):
 
 
 Stamp = tuple[int, int, int]
+
+
+def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedKeys:
+    """The keys in a file: a key set, or one public key in PEM or DER, which has no key id. Raises DocumentError."""
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+        return parse_jwks(content, allow_published=allow_published)
+    try:
+        public = parse_public_key(content, path)
+    except KeyFileError as error:
+        raise DocumentError("useless", f"is no key set and no public key: {error}") from error
+    key = VerificationKey(None, algorithms_of(public), wrap(public))
+    if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
+        return ParsedKeys((), Counter(published=1))
+    return ParsedKeys((key,), Counter())
 
 
 def _read_file(path: Path, most: int, seen: Stamp | None) -> tuple[Stamp, bytes | None]:

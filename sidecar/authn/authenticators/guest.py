@@ -59,6 +59,8 @@ class Guest(Authenticator):
     @classmethod
     def describe(cls, options: GuestOptions) -> str:
         """Which credentials it decides on."""
+        if not options.enabled:
+            return "nobody; switched off (enabled: false)"
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
         return f"nobody; without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"
 

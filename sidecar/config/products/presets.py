@@ -15,8 +15,8 @@ class RouteRule:
     """One rule as it is matched, written or of a preset.
 
     A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
-    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added, and
-    the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as himself.
+    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added,
+    and the caller's credentials are not forwarded: a link of a stranger must not act there in the caller's name.
     """
 
     path: str

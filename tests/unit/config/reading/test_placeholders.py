@@ -13,7 +13,7 @@ from sidecar.config.reading.placeholders import Expansion, Opening, Placeholder,
 from sidecar.config.reading.source import Document, SourceError
 from sidecar.config.reading.tree import Items, plain
 
-VECTORS = json.loads((Path(__file__).parents[2] / "vectors/config/substitution.json").read_text(encoding="utf-8"))
+VECTORS = json.loads((Path(__file__).parents[3] / "vectors/config/substitution.json").read_text(encoding="utf-8"))
 _TEXT = st.text(alphabet=st.sampled_from("${}:-aX \"'[],#&*!|\n"), max_size=40)
 
 
