@@ -187,9 +187,7 @@ def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
     """Secrets are OpenMetadata's business, wherever it keeps them."""
     manager = settings.secrets_manager_configuration.secrets_manager
     if manager not in {"db", "noop"}:
-        message = (
-            f"is {manager}, and no secret is read from there: secrets in this configuration are texts, file: or env:"
-        )
+        message = f"is {manager}, and no secret is read from it; secrets in this configuration are text, file: or env:"
         yield Finding(("secretsManagerConfiguration", "secretsManager"), message, idle=True)
 
 
@@ -458,7 +456,8 @@ def check_openmetadata_admin(settings: Settings) -> Iterator[Finding]:
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
-    issuers = flat.providers or flat.public_key_urls or flat.authority
+    server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
+    issuers = flat.providers or flat.public_key_urls or flat.authority or server_key
     members = settings.authentication.enabled and settings.authentication.authenticators
     if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"

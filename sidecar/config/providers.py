@@ -331,7 +331,8 @@ def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tup
 def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> Iterator[Provider]:
     """OpenMetadata's one issuer and its key URLs, each URL bound to its issuer; ``base`` is what all of them share."""
     flat = settings.authentication_configuration
-    if not flat.public_key_urls and not flat.authority:
+    server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
+    if not (flat.public_key_urls or flat.authority or server_key):
         return
     if not base.principal_claims:
         findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), _NO_CLAIMS))
@@ -397,9 +398,10 @@ def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
     flat = settings.authentication_configuration
     has_authority = any(provider.is_flat for provider in found)
     if flat.client_id and not has_authority:
+        accepted = ", ".join(f"issuer: {provider.issuer}" for provider in found if provider.issuer)
         message = (
-            "has no effect: it is the required audience of authority, and authority is no issuer here; entries of "
-            "providers have audiences of their own"
+            "has no effect: it is the required audience of authority, and authority is no issuer here "
+            f"(publicKeyUrls are for {accepted or 'none'}); entries of providers have audiences of their own"
         )
         yield Finding((_BLOCK, "clientId"), message, idle=True)
     if flat.authority and not has_authority:
