@@ -462,12 +462,12 @@ def _authority(
 ) -> Iterator[Provider]:
     """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
     can_discover = origin(authority.issuer) is not None and not authority.entra and not authority.fault
+    if authority.fault and (not flat.public_key_urls or urls.same_origin or urls.foreign):
+        findings.append(Finding((_BLOCK, "authority"), authority.fault))
+        return
     loose = _addresses([*urls.same_origin, *urls.foreign]) if can_discover else ()
     is_meant = not flat.public_key_urls or urls.named or loose
     if not flat.authority or not is_meant:
-        return
-    if authority.fault:
-        findings.append(Finding((_BLOCK, "authority"), authority.fault))
         return
     if not flat.client_id:
         findings.append(_no_audience((_BLOCK, "clientId")))
