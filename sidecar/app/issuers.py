@@ -10,6 +10,7 @@ from sidecar.app.datahub import DataHubSetup, datahub_setup
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
+from sidecar.authn.authenticators.server_tokens import ServerPrincipalMapper
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock
@@ -27,7 +28,6 @@ from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
     issued_policy,
-    issued_validation,
     provider_policy,
     provider_validation,
 )
@@ -85,6 +85,8 @@ async def open_issuers(loaded: Loaded, ground: ProcessContext, stack: AsyncExitS
         provider_keys.append(keys)
         bots = _bot_check(settings, client, ground.clock) if provider.is_own else None
         issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
+        if provider.is_own:
+            issuer = _server_issuer(issuer, mirror, loaded)
         if provider.issuer is None:
             unbound = issuer
         else:
@@ -217,7 +219,21 @@ def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTo
     )
 
 
+def _server_issuer(issuer: Issuer, mirror: Mirror, loaded: Loaded) -> Issuer:
+    """The metadata server as an issuer, for whose key own tokens may be on record from earlier."""
+    assert isinstance(issuer.mapper, ProviderPrincipalMapper)  # noqa: S101 - _provider_issuer makes no other
+    mapper = ServerPrincipalMapper(issuer.mapper, mirror, _own_resolver(mirror, loaded, require_record=True))
+    return replace(issuer, mapper=mapper)
+
+
 def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    acceptor = _own_resolver(mirror, loaded, require_record=settings.tokens.require_record)
+    expectations = issued_validation(settings.jwt_token_configuration, settings.tokens.max_lifetime)
+    return Issuer(OWN_PROVIDER, keys, expectations, acceptor)
+
+
+def _own_resolver(mirror: Mirror, loaded: Loaded, *, require_record: bool) -> IssuedTokenResolver:
     settings = loaded.settings
     may_name_admins = [
         item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
@@ -228,6 +244,5 @@ def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     policy = issued_policy(
         claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
     )
-    tokens = IssuedTokens(mirror, policy, require_record=settings.tokens.require_record)
-    acceptor = IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))
-    return Issuer(OWN_PROVIDER, keys, issued_validation(configuration, settings.tokens.max_lifetime), acceptor)
+    tokens = IssuedTokens(mirror, policy, require_record=require_record)
+    return IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))

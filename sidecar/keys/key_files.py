@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from sidecar.errors import SidecarError
-from sidecar.keys.keyset import EC_CURVES, PublicKey, is_sound_ed25519
+from sidecar.keys.keyset import EC_CURVES, ED25519_ALGORITHMS, RSA_PKCS1, PublicKey, is_sound_ed25519
 from sidecar.keys.weak_rsa import rsa_weakness
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -43,7 +43,11 @@ def read_private_key(path: Path) -> PrivateKey:
 
 def read_public_key(path: Path) -> PublicKey:
     """The public key in ``path``: SubjectPublicKeyInfo. Raises KeyFileError."""
-    content = _read(path)
+    return parse_public_key(_read(path), path)
+
+
+def parse_public_key(content: bytes, path: Path) -> PublicKey:
+    """The public key in ``content``, which ``path`` holds: SubjectPublicKeyInfo. Raises KeyFileError."""
     try:
         if content.lstrip().startswith(b"-----BEGIN"):
             key = serialization.load_pem_public_key(content)
@@ -62,6 +66,12 @@ def algorithm_of(public: PublicKey) -> str:
     if isinstance(public, rsa.RSAPublicKey):
         return "RS256"
     return _ES_BY_CURVE[public.curve.name] if isinstance(public, ec.EllipticCurvePublicKey) else "Ed25519"
+
+
+def algorithms_of(public: PublicKey) -> frozenset[str]:
+    """The algorithms that ``public`` verifies. A server may sign with any of the RS ones (its own setting)."""
+    algorithm = algorithm_of(public)
+    return next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
 
 
 def generate(algorithm: str) -> PrivateKey:

@@ -13,11 +13,16 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured, Problem
-from sidecar.keys.key_files import KeyFileError, PrivateKey, algorithm_of, read_private_key, read_public_key
+from sidecar.keys.key_files import (
+    KeyFileError,
+    PrivateKey,
+    algorithm_of,
+    algorithms_of,
+    read_private_key,
+    read_public_key,
+)
 from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder
 from sidecar.keys.keyset import (
-    ED25519_ALGORITHMS,
-    RSA_PKCS1,
     JoseKey,
     KeyIndex,
     PublicKey,
@@ -194,10 +199,7 @@ def _wrap_private(private: PrivateKey) -> JoseKey:
 
 
 def _verification_key(key: ListedKey) -> VerificationKey:
-    """The key with its algorithms. A server that shares an RSA key may sign with any of RS256, RS384 and RS512."""
-    algorithm = algorithm_of(key.public)
-    family = next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
-    return VerificationKey(key.kid, family, to_jose_key(key.public))
+    return VerificationKey(key.kid, algorithms_of(key.public), to_jose_key(key.public))
 
 
 def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> bytes:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
+from sidecar.keys.key_files import KeyFileError, algorithms_of, parse_public_key
 from sidecar.keys.keyset import (
     UNSAFE,
     ParsedKeys,
@@ -25,9 +27,11 @@ from sidecar.keys.keyset import (
     key_set_from_document,
     parse_key_set,
     public_jwk,
+    to_jose_key,
     update_keys,
 )
 from sidecar.keys.refresher import Refresher, Timing
+from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 from sidecar.metrics import Metrics
 from sidecar.outbound import Answer, ControlClient, OutboundError
 
@@ -249,7 +253,7 @@ class FileKeys(UrlKeys):
             outcome = "not_modified"
         else:
             self._last_signature = None  # until the content has been parsed
-            self._adopt(parse_key_set(content, allow_published=context.allow_published), 0.0)
+            self._adopt(_parse_file(content, self._path, allow_published=context.allow_published), 0.0)
             self._last_signature = stamp
             outcome = "ok"
         self.problem = self._set_problem()
@@ -262,6 +266,20 @@ class FileKeys(UrlKeys):
 
 
 FileSignature = tuple[int, int, int]
+
+
+def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedKeys:
+    """The keys in a file: a key set, or one public key in PEM or DER, which has no key id. Raises DocumentError."""
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+        return parse_key_set(content, allow_published=allow_published)
+    try:
+        public = parse_public_key(content, path)
+    except KeyFileError as error:
+        raise DocumentError("useless", f"is no key set and no public key: {error}") from error
+    key = VerificationKey(None, algorithms_of(public), to_jose_key(public))
+    if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
+        return ParsedKeys((), Counter(published=1))
+    return ParsedKeys((key,), Counter())
 
 
 def _read_file(path: Path, max_bytes: int, known: FileSignature | None) -> tuple[FileSignature, bytes | None]:

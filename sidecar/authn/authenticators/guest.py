@@ -59,6 +59,8 @@ class Guest(Authenticator):
     @classmethod
     def describe(cls, options: GuestOptions) -> str:
         """The credentials that this authenticator decides on."""
+        if not options.enabled:
+            return "no requests; it is switched off (enabled: false)"
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
         return f"no credentials: anonymous requests are {options.guest_user} on {', '.join(options.paths)}{methods}"
 
