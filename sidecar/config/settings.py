@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.reading.units import Address, BasePath, Duration, Network, Size, WebOrigin
+from sidecar.config.reading.units import Address, AnyOrigin, BasePath, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -98,13 +98,31 @@ class Limits(Model):
     """Time without progress of a request body, or of a caller that reads a response, after which it is aborted."""
 
 
+class ServerTls(Model):
+    """TLS on the public listener. The files are read again when they change."""
+
+    cert_file: Annotated[str, Field(min_length=1)]
+    """Certificate with its chain (PEM)."""
+    key_file: Annotated[str, Field(min_length=1)]
+    """Its private key (PEM, not encrypted)."""
+    client_ca_file: Text = ""
+    """CAs of client certificates (PEM), for ``clientCertificates``. A caller may present one of their certificates; one
+    of another CA ends the handshake. Absent: none is asked for."""
+
+
 class ServerSettings(Model):
     """The two listeners."""
 
     listen: Address = "127.0.0.1:4180"
-    """Public listener: ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (every address of both families) or ``unix:/path``."""
     admin_listen: Address = "127.0.0.1:4181"
-    """Operations listener (metrics, health, configuration). Do not expose it."""
+    """Operations listener (metrics, health, configuration). Do not expose it; it has no TLS."""
+    socket_mode: Annotated[str, Field(pattern=r"^(0?[0-7]{3})?$")] = ""
+    """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: as the process's umask says."""
+    socket_group: Text = ""
+    """Group of that socket, by name or number; absent: that of the process."""
+    tls: ServerTls | None = None
+    """TLS on the public listener; absent: plain HTTP."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of processes that share the public address, each with its own keys, token cache and copy of the revocation
     list."""
@@ -112,14 +130,19 @@ class ServerSettings(Model):
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies (CIDRs, or ``unix``) whose headers about the original request are trusted. Empty: none."""
-    client_certificates: Literal["none", "envoy", "nginx"] = "none"
-    """Format of the client certificate that trusted proxies send in ``X-Forwarded-Client-Cert``: Envoy's, or nginx's
-    ``$ssl_client_escaped_cert``. With ``none``, tokens bound to a certificate are rejected."""
+    client_certificates: Literal["none", "envoy", "nginx", "tls"] = "none"
+    """Where the client's certificate is taken from. ``envoy``, ``nginx``: for trusted proxies, from
+    ``X-Forwarded-Client-Cert``, in Envoy's form or as nginx's ``$ssl_client_escaped_cert``. With ``tls.clientCaFile``,
+    for all other peers, from the handshake; ``tls``: from the handshake alone. Tokens bound to a certificate are
+    rejected with ``none``."""
     public_url: Text = ""
     """URL by which callers reach the public listener."""
+    origins: tuple[WebOrigin, ...] | None = None
+    """Origins (``https://host[:port]``) of your pages: the default of ``websocketOrigins`` and ``cors.origins``. The
+    origin of ``publicUrl`` is always among them."""
     websocket_origins: tuple[WebOrigin, ...] | None = None
-    """Origins (``https://host[:port]``) whose pages may open WebSockets to the upstream; pages of other origins get
-    403. Requests without ``Origin`` do not come from browsers and are not affected. Absent: not checked."""
+    """Origins whose pages may open WebSockets to the upstream; pages of other origins get 403. Requests without
+    ``Origin`` do not come from browsers and are not affected. Absent: ``server.origins``; without it, not checked."""
     realm: str = "auth-sidecar"
     """Realm in ``WWW-Authenticate``."""
     check_deadline: Duration = 5.0
@@ -180,8 +203,9 @@ class StoreSettings(Model):
     """Where token records and revocations are stored."""
 
     url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
-    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
-    ``redis+sentinel://host:port,host:port/service/db``; ``rediss`` instead of ``redis`` uses TLS."""
+    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``unix:///path/of/socket?db=1``,
+    ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/service/db``; ``rediss``
+    instead of ``redis`` uses TLS. ``db``, ``username`` and ``password`` in the query have the meaning of redis-py."""
     username: Text = ""
     """User, if it is not in the URL."""
     password: Secret | None = None
@@ -459,6 +483,27 @@ class AuthenticatorSettings(Model):
     """Options of this authenticator; see the guide."""
 
 
+class TokenHeaderSettings(Model):
+    """A header that holds a token, as proxies in front that sign people in add it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Its name, such as ``X-Goog-IAP-JWT-Assertion``. The value is a token, with or without ``Bearer``."""
+    providers: Names = ()
+    """Whose tokens count there: names of providers or authenticators; empty: everybody's."""
+    ambient: bool = False
+    """The proxy adds it to every request: with ``Authorization`` in the request it is not looked at."""
+    forward: bool = False
+    """Forward it to the upstream as it came, verified or not; otherwise it is removed."""
+
+
+class WebsocketTokenSettings(Model):
+    """Tokens of pages, which cannot set ``Authorization`` on a WebSocket."""
+
+    subprotocol: bool = False
+    """Read ``bearer.<token>`` and ``base64url.bearer.authorization.k8s.io.<token in base64url>`` from
+    ``Sec-WebSocket-Protocol``. It must be offered beside another subprotocol, and is removed from what is forwarded."""
+
+
 class AuthenticationSettings(Model):
     """DataHub's block with its own keys: the authentication chain."""
 
@@ -474,6 +519,10 @@ class AuthenticationSettings(Model):
     """Authenticators, tried in this order. ``jwt`` is always in the chain: if it is not listed, it is the first."""
     require_record: bool = False
     """Reject DataHub tokens of version 2 that are not on record here."""
+    token_headers: tuple[TokenHeaderSettings, ...] = ()
+    """Headers besides ``Authorization`` that may hold a token. A request with several credentials is refused."""
+    websocket_tokens: WebsocketTokenSettings = WebsocketTokenSettings()
+    """Tokens of WebSockets."""
     excluded_paths: Unused = Field(default=None, description=UNUSED)
     enforce_existence_enabled: Unused = Field(default=None, description=UNUSED)
     log_authenticator_exceptions: Unused = Field(default=None, description=UNUSED)
@@ -548,6 +597,11 @@ class CorsSettings(Model):
 
     preflight: Literal["authenticated", "public"] = "authenticated"
     """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` passes without credentials."""
+    origins: tuple[AnyOrigin, ...] | None = None
+    """Origins whose pages may read refusals of upstream paths, such as a 401: they get ``Access-Control-Allow-Origin``.
+    ``*``: every page. Answers of the upstream are left as they are. Absent: those of ``server.origins``."""
+    credentials: bool = False
+    """Also for requests with cookies: ``Access-Control-Allow-Credentials``. Not with ``*``."""
 
 
 class IdentityHeaderSettings(Model):

@@ -194,9 +194,13 @@ class ProviderKeys:
         if found:
             return found
         if self._discovery is not None and self._discovery.found is None:
-            await self._discovery.refresher.on_demand()
+            await self._discovery.refresher.on_demand(lambda: self._discovered() is not None)
             await self._settle()
-        await asyncio.gather(*(source.refresher.on_demand() for source in self._sources()))
+
+        def is_known() -> bool:
+            return bool(self.candidates(kid, algorithm))
+
+        await asyncio.gather(*(source.refresher.on_demand(is_known) for source in self._sources()))
         found = self.candidates(kid, algorithm)
         if not found and not self._is_complete():
             raise Unavailable(Cause.KEYS_UNAVAILABLE, self.status().problem, retry_after=self._retry_after())

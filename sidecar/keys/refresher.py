@@ -60,16 +60,20 @@ class Refresher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def on_demand(self) -> None:
-        """Wait for one fetch: the one under way, or a new one unless the last such demand is too recent.
+    async def on_demand(self, is_enough: Callable[[], bool]) -> None:
+        """Wait for the fetch that is under way, and for a new one unless the last such demand is too recent.
 
-        All who wait share it, and none of them can cancel it for the others.
+        There is no new one after a fetch that failed, or one after which ``is_enough``: a fetch that began before the
+        demand may have been answered before it, too. All callers share a fetch, and none can cancel it for the others.
         """
-        if self._flight is None:
-            now = self._pace.clock.monotonic()
-            if now - self._demanded < self._settings.unknown_kid_cooldown:
+        if self._flight is not None:
+            await self._share()
+            if self._failures or is_enough():
                 return
-            self._demanded = now
+        now = self._pace.clock.monotonic()
+        if now - self._demanded < self._settings.unknown_kid_cooldown:
+            return
+        self._demanded = now
         await self._share()
 
     async def _share(self) -> None:

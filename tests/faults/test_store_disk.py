@@ -52,7 +52,7 @@ async def test_full_volume_is_named_while_it_lasts(
     with IdentityProvider() as idp:
         path = configuration(volume, tmp_path, idp)
         async with run_sidecar(load([str(path)], {})) as sidecar:
-            host, port = sidecar.public_addresses[0][:2]  # type: ignore[index] # as sockets name addresses
+            host, port = sidecar.public_addresses[0][:2]
             managed = ManagedSidecar(f"http://{host}:{port}", idp, tmp_path)
             admin = managed.token_of("root")
 

@@ -108,7 +108,7 @@ async def outcome(wire: Wire, octets: bytes) -> tuple[Any, ...]:
         answer = await wire.answer()
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         return ("broken off", getattr(error, "partial", b""))
-    again = None
+    again: tuple[Any, ...] | str | None = None
     if "close" not in answer.all("Connection"):
         await wire.send(octets.replace(b" /", b" /again", 1))
         try:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError, web
@@ -57,11 +57,11 @@ class EchoService:
 
 
 @asynccontextmanager
-async def joined(scene: Scene, **options: object) -> AsyncIterator[ClientWebSocketResponse]:
+async def joined(scene: Scene, **options: Any) -> AsyncIterator[ClientWebSocketResponse]:
     name, value = bearer()
     async with (
         ClientSession() as session,
-        session.ws_connect(f"http://{scene.address}/ws", headers={name: value}, max_msg_size=0, **options) as socket,  # type: ignore[arg-type]
+        session.ws_connect(f"http://{scene.address}/ws", headers={name: value}, max_msg_size=0, **options) as socket,
     ):
         yield socket
 

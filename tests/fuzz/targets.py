@@ -42,7 +42,7 @@ from sidecar.keys.discovery import read_metadata
 from sidecar.keys.document import DocumentError, read_object
 from sidecar.keys.keyset import parse_jwks
 from sidecar.metrics import Metrics
-from sidecar.outbound import OutboundError
+from sidecar.outbound import Answer, OutboundError
 from sidecar.secrets.value import Secret
 from sidecar.store.redis import codec as wire
 from sidecar.store.replica.revocation_list import RevocationList
@@ -168,23 +168,22 @@ def discovery_document(octets: bytes) -> None:
 
 
 class _Says:
-    """An introspection endpoint's answer, whatever is asked."""
+    """A client for control traffic whose every answer has this body."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
 
-    async def introspect_token(self, *_: str) -> "_Says":
-        return self
+    async def post(self, *_: object, **__: object) -> Answer:
+        return Answer(self.body, "", None, not_modified=False)
 
 
 def introspection_answer(octets: bytes) -> None:
     """Nobody is accepted whom the answer does not call active."""
-    around = surroundings(client=object(), providers={"corp": PROVIDER}, policies={"corp": POLICY})
+    around = surroundings(client=_Says(octets), providers={"corp": PROVIDER}, policies={"corp": POLICY})
     options = options_of(
         Introspection, {"provider": "corp", "url": "https://idp.example.com/i", "clientId": "c", "clientSecret": "s"}
     )
     member = Introspection(options, around)
-    member._client = _Says(octets)
     outcome = loop().run_until_complete(member.authenticate(asked("Bearer opaque")))
     if hasattr(outcome, "actor"):
         assert json.loads(octets)["active"] is True

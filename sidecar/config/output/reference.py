@@ -37,7 +37,7 @@ without a value counts as absent. Unknown keys are errors.
 
 - *duration*: `90` (seconds), `30s`, `10m`, `1h30m`, `7d`, or ISO 8601 such as `PT30M`
 - *size*: `4096` (bytes), `512KiB`, `1MB`
-- *address*: `host:port`, `[v6]:port` or `unix:/path`
+- *address*: `host:port`, `[v6]:port`, `*:port` or `unix:/path`
 - *network*: `10.0.0.0/8`, a single address, or `unix`
 - *secret*: the text itself, `file:/absolute/path` or `env:NAME` (verbatim, without one final newline); never printed
 - `${VAR:-default}` is replaced by an environment variable: see [placeholders](../compatibility.md#placeholders)

@@ -38,7 +38,7 @@ def test_the_only_url_of_the_authoritys_origin_is_presumed_to_be_its_own() -> No
     assert provider.issuer_aliases == ("https://idp.example.com/realms/x/",)
     assert (provider.key_urls, provider.candidate_urls) == ((), tuple(urls))
     assert provider.presumed_url in urls
-    assert (provider.audiences, provider.algorithms) == ({"om"}, {"RS256"})
+    assert (provider.audiences, provider.algorithms) == (frozenset({"om"}), frozenset({"RS256"}))
     assert provider.discovery
     assert provider.is_flat
     assert provider.require_expiry
@@ -410,7 +410,7 @@ def test_what_is_never_inherited_cannot_be_written_in_the_block(key: str) -> Non
 
 def test_client_id_is_the_audience_of_the_authority_alone() -> None:
     result = found({"authority": GOOGLE, "clientId": "om", "providers": [CORP]})
-    assert (result["default"].audiences, result["corp"].audiences) == ({"om"}, frozenset())
+    assert (result["default"].audiences, result["corp"].audiences) == (frozenset({"om"}), frozenset())
 
 
 @pytest.mark.parametrize(

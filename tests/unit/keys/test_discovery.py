@@ -54,7 +54,8 @@ def test_well_known_places() -> None:
 
 async def test_keys_are_found_from_the_issuer_alone(world: World, issuer: Issuer) -> None:
     keys = await world.provider(issuer.provider())
-    assert keys.issuer is None
+    at_first = keys.issuer
+    assert at_first is None
     await eventually(lambda: keys.candidates("a", "RS256"))
     assert keys.issuer == issuer.name
     await eventually(lambda: keys.status().tried)

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def next_fetch(world: World, keys: ProviderKeys) -> float:
     """Seconds until the only URL is fetched in the background."""
     (source,) = keys._urls
     return source.refresher.due - world.clock.monotonic()
+
+
+def was_asked_after(world: World, before: int) -> bool:
+    return world.asked > before
+
+
+def has_failed(world: World, times: int) -> bool:
+    return world.outcomes().get("status", 0) >= times
 
 
 # --- fetching in the background
@@ -100,7 +109,7 @@ async def test_keys_are_refreshed_before_they_would_be_too_old(world: World) -> 
     for _ in range(10):
         before = world.asked
         world.clock.advance(299)
-        await eventually(lambda before=before: world.asked > before)
+        await eventually(partial(was_asked_after, world, before))
         await eventually(lambda: keys.status().age == 0)
         assert keys.candidates("a", "RS256")
 
@@ -487,7 +496,7 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_in_between(
     world.server.answers["/jwks"] = status(500)
     for number in range(1, 6):
         world.clock.advance(700)
-        await eventually(lambda number=number: world.outcomes().get("status", 0) >= number)
+        await eventually(partial(has_failed, world, number))
     world.server.publish(A)
     world.clock.advance(100)
     await eventually(lambda: keys.status().problem == "")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_retired_key_stays_until_no_token_needs_it(tmp_path: Path) -> None:
 def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
     rotated(tmp_path)
     signing, waiting = read_folder(tmp_path)
-    for change in (lambda: retire(tmp_path, signing.kid, NOW), lambda: remove(tmp_path, signing.kid)):
+    for change in (partial(retire, tmp_path, signing.kid, NOW), partial(remove, tmp_path, signing.kid)):
         with pytest.raises(RotationError, match="rotate first"):
             change()
     with pytest.raises(RotationError, match="no key of that id"):
@@ -118,7 +119,7 @@ def test_two_who_rotate_at_once_do_it_once(tmp_path: Path) -> None:
     rotated(tmp_path)
     program = (
         "import sys; from datetime import datetime; from pathlib import Path; from sidecar.keys.rotation import rotate;"
-        "rotate(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), ahead=330, algorithm='ES256',"
+        "rotate(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), publish_lead_time=330, algorithm='ES256',"
         " is_over=lambda key: False)"
     )
     later = (NOW + timedelta(minutes=6)).isoformat()

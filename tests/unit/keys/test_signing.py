@@ -157,7 +157,7 @@ def test_missing_and_public_only_files_are_refused(tmp_path: Path) -> None:
 def test_published_key_and_published_name_are_refused_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "PUBLISHED_THUMBPRINTS", {rsa_key(1).thumbprint()})
+    monkeypatch.setattr(signing, "WELL_KNOWN_THUMBPRINTS", {rsa_key(1).thumbprint()})
     published = configuration(write_key(tmp_path / "published.pem", rsa_key(1)))
     named = configuration(write_key(tmp_path / "named.pem", rsa_key(0)), key_id=OPENMETADATA_DEFAULT_KID)
     assert "published" in problem(published)

@@ -60,7 +60,8 @@ def close() -> rsa.RSAPrivateKey:
     return private_key((next(primes), next(primes)))
 
 
-def numbers(key: rsa.RSAPrivateKey) -> tuple[int, int]:
+def numbers(key: rsa.RSAPrivateKey | None) -> tuple[int, int]:
+    assert key is not None
     public = key.public_key().public_numbers()
     return public.n, public.e
 

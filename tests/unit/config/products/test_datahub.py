@@ -14,7 +14,7 @@ from sidecar.config.products.spring import Expander
 from sidecar.config.reading.placeholders import PlaceholderError
 from sidecar.errors import Misconfigured
 
-FULL = Path(__file__).parents[2] / "vectors/config/datahub.yaml"
+FULL = Path(__file__).parents[3] / "vectors/config/datahub.yaml"
 KEY, SALT, SECRET = "key: with #, 'odd' {signs}", "salt-of-the-tests", "s3cret-of-the-tests"
 ENVIRON = {
     "DATAHUB_TOKEN_SERVICE_SIGNING_KEY": KEY,

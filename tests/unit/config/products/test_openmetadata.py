@@ -10,7 +10,7 @@ from sidecar.config.load import Loaded, load
 from sidecar.config.products.openmetadata import VARIABLES
 from sidecar.errors import Misconfigured
 
-FULL = Path(__file__).parents[2] / "vectors/config/openmetadata.yaml"
+FULL = Path(__file__).parents[3] / "vectors/config/openmetadata.yaml"
 ALGORITHM = "tokenValidationAlgorithm"  # written out in the file; its variable came with a later version
 
 

@@ -1,5 +1,7 @@
 """Configuration becomes expectations and policies; published tokens are known by name."""
 
+from typing import Any
+
 import pytest
 
 from sidecar.config.providers import Provider
@@ -41,15 +43,20 @@ def policy(provider: Provider = CORP) -> object:
 
 def test_expectations_of_a_provider() -> None:
     made = provider_validation(CORP, None)
-    assert made.issuers == {"https://idp/", "https://idp"}
-    assert made.algorithms == {"RS256", "EdDSA", "Ed25519"}
-    assert (made.audiences, made.max_lifetime, made.leeway, made.require_expiry) == ({"meta"}, 60.0, 30.0, True)
+    assert made.issuers == frozenset({"https://idp/", "https://idp"})
+    assert made.algorithms == frozenset({"RS256", "EdDSA", "Ed25519"})
+    assert (made.audiences, made.max_lifetime, made.leeway, made.require_expiry) == (
+        frozenset({"meta"}),
+        60.0,
+        30.0,
+        True,
+    )
     ((path, values),) = made.required_claims
-    assert (path.text, values) == ("realm_access.roles", {"staff"})
+    assert (path.text, values) == ("realm_access.roles", frozenset({"staff"}))
 
 
 def test_exact_issuer_replaces_every_spelling() -> None:
-    assert provider_validation(CORP, "https://idp").issuers == {"https://idp"}
+    assert provider_validation(CORP, "https://idp").issuers == frozenset({"https://idp"})
 
 
 def test_unbound_provider_expects_no_issuer() -> None:
@@ -58,7 +65,12 @@ def test_unbound_provider_expects_no_issuer() -> None:
 
 def test_expectations_of_own_tokens() -> None:
     made = own_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
-    assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == ({"me"}, {"meta"}, 5.0, False)
+    assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == (
+        frozenset({"me"}),
+        frozenset({"meta"}),
+        5.0,
+        False,
+    )
     assert "none" not in made.algorithms
     assert not any(name.startswith("HS") for name in made.algorithms)
     assert own_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
@@ -68,7 +80,7 @@ def test_expectations_of_own_tokens() -> None:
     ("written", "early", "late"), [({}, 5.0, 0.0), ({"clock_skew": 0}, 0.0, 0.0), ({"clock_skew": 9}, 9.0, 9.0)]
 )
 def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
-    written: dict[str, float], early: float, late: float
+    written: dict[str, Any], early: float, late: float
 ) -> None:
     """5 s for ``nbf`` and ``iat`` and none for ``exp``; what is written counts for all three."""
     expected = own_validation(JwtTokenConfiguration(jwtissuer="me", **written))
@@ -82,7 +94,11 @@ def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
 
 def test_names_and_domains_compare_without_case() -> None:
     made = provider_policy(CORP, AUTHORIZER, ("Guest",), lambda name: False, "jwt")
-    assert (made.principal_domain, made.allowed_domains, made.reserved) == ("x.com", {"y.com"}, {"guest"})
+    assert (made.principal_domain, made.allowed_domains, made.reserved) == (
+        "x.com",
+        frozenset({"y.com"}),
+        frozenset({"guest"}),
+    )
     assert admin_names(AUTHORIZER) == {"admin", "Corp/boss"}
 
 

@@ -139,7 +139,11 @@ def test_memory_of_short_lived_tokens_is_bounded() -> None:
     made: list[str] = []
 
     def mint(name: str) -> str:
-        return tokens.get(name, 0.0, lambda _: made.append(name) or name)
+        def note(_: object) -> str:
+            made.append(name)
+            return name
+
+        return tokens.get(name, 0.0, note)
 
     tokens = TokenCache(size=2)
     for name in "abcab":
