@@ -29,6 +29,7 @@ from sidecar.identity.server_names import (
     OPENMETADATA_BOTS,
     ServerNames,
 )
+from sidecar.identity.token_sources import TokenHeader, TokenSources
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from sidecar.tokens.issued.usage import Usage
@@ -169,7 +170,17 @@ def build_decider(
         public_preflight=settings.cors.preflight == "public",
         guests=None if members.guest is None else _guests(members.guest),
         undecided=undecided,
+        sources=token_sources(settings),
     )
+
+
+def token_sources(settings: Settings) -> TokenSources | None:
+    """Where tokens may stand besides ``Authorization``; None: nowhere."""
+    block = settings.authentication
+    headers = [TokenHeader(item.name, frozenset(item.providers), item.ambient) for item in block.token_headers]
+    if not block.enabled or not (headers or block.websocket_tokens.subprotocol):
+        return None
+    return TokenSources(headers, subprotocol=block.websocket_tokens.subprotocol)
 
 
 def revocation_gate(settings: Settings, trust: IssuerRegistry, clock: Clock) -> RevocationGate:

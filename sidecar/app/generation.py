@@ -24,6 +24,7 @@ from sidecar.authn.registry import build_specs
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.origins import cors_origins
 from sidecar.config.settings import Settings
 from sidecar.dataplane.proxy.pool import endpoint_of
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
@@ -34,6 +35,7 @@ from sidecar.store.replica.mirror import Mirror
 from sidecar.tokens.issued.bots import Bots
 from sidecar.tokens.issued.usage import Usage
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.web.cors import RefusalCors
 from sidecar.web.dispatcher import ActiveConfig
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.server import TrustedPeers
@@ -133,11 +135,13 @@ async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, 
     tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
+    origins = cors_origins(settings)
     refusals = ErrorResponses(
         settings.server.realm,
         members.challenges,
         lines_per_second=settings.logging.refusals_per_second,
         left_out=metrics.log_lines_left_out.inc,
+        cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
     )
     watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
     await watch.start()

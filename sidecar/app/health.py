@@ -11,6 +11,7 @@ from sidecar.authn.base import Authenticator
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.store import SqliteStore
 
 
@@ -27,7 +28,10 @@ def health_of(
     if trust.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_member_status, member) for member in members.started]
-    required: list[Callable[[], PartStatus]] = [partial(_mirror_status, trust, settings)]
+    required: list[Callable[[], PartStatus]] = [
+        partial(_mirror_status, trust, settings),
+        partial(_clock_status, trust.mirror),
+    ]
     if upstream is not None:
         required.append(upstream)
     return Health(credentials, required)
@@ -47,6 +51,11 @@ def _member_status(member: Authenticator) -> PartStatus:
         return PartStatus(name, Condition.UNUSABLE, problem)
     outdated = member.degraded_reason
     return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
+
+
+def _clock_status(mirror: Mirror) -> PartStatus:
+    problem = mirror.clock_problem
+    return PartStatus("clock", Condition.DEGRADED if problem else Condition.USABLE, problem)
 
 
 def _mirror_status(trust: IssuerRegistry, settings: Settings) -> PartStatus:

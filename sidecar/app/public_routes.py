@@ -13,11 +13,12 @@ from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
 from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
-from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource
+from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource, normal_name
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
@@ -52,7 +53,11 @@ def public_routes(
     prefix = settings.server.prefix
     assertions = _assertions(settings, ground)
     identity_headers = IdentityHeaders(
-        strip=(*settings.identity_headers.strip, *_spent_headers(settings, members)),
+        strip=(
+            *settings.identity_headers.strip,
+            *_spent_headers(settings, members),
+            *(header.name for header in settings.authentication.token_headers if not header.forward),
+        ),
         max_bytes=settings.identity_headers.max_bytes,
         max_total_bytes=settings.identity_headers.total_bytes,
         assertion=assertions,
@@ -177,14 +182,19 @@ def _forwarder(
             is_identity=identity_headers.is_stripped,
             keep_authorization=upstream.credentials == "passthrough",
             keep_trace=spans is None,
-            credential_headers=decider.credential_headers,
+            credential_headers=(
+                *decider.credential_headers,
+                *(header.name for header in settings.authentication.token_headers),
+            ),
+            token_headers=[normal_name(header.name) for header in settings.authentication.token_headers],
+            token_protocols=settings.authentication.websocket_tokens.subprotocol,
         ),
         pool=pool,
         refusals=refusals,
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
-        public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
-        websocket_origins=settings.server.websocket_origins,
+        public_url=settings.server.public_url,
+        websocket_origins=websocket_origins(settings),
         watch=watch,
         spans=spans,
     )

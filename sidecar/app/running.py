@@ -15,7 +15,7 @@ from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import Operations, operations_server
 from sidecar.app.generation import ConfigGeneration, build
 from sidecar.app.process_context import ProcessContext
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import Clock, SystemClock, checked
 from sidecar.config.load import Loaded
 from sidecar.config.output.show import as_json
 from sidecar.config.settings import Limits, Settings
@@ -23,8 +23,9 @@ from sidecar.errors import Misconfigured, Problem
 from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.web.dispatcher import Dispatcher
-from sidecar.web.listeners import MAX_ADMIN_CONNECTIONS, accept, cap_to_file_limit, open_sockets
+from sidecar.web.listeners import MAX_ADMIN_CONNECTIONS, SocketAccess, accept, cap_to_file_limit, open_sockets
 from sidecar.web.server import HttpServer
+from sidecar.web.server_tls import CertificateFiles
 
 _log = logging.getLogger("sidecar")
 _SETTLE_TIMEOUT = 5.0
@@ -47,6 +48,8 @@ class Sidecar:
             answer_at_once=self._dispatcher.answer_at_once,
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
+        tls = parts.loaded.settings.server.tls
+        self._certificates = None if tls is None else CertificateFiles(tls)
         self._retiring: dict[asyncio.Task[None], ConfigGeneration] = {}
         ground.metrics.watch(ground.metrics.ready, lambda: self.health.report(self._capacity())[0])
 
@@ -72,11 +75,14 @@ class Sidecar:
 
     async def accept(self, sockets: Sequence[socket.socket]) -> list[web.BaseSite]:
         """Answer whoever connects to ``sockets``, until the sites that this returns are stopped."""
-        return await accept(self._public, sockets)
+        context = None if self._certificates is None else self._certificates.context
+        return await accept(self._public, sockets, tls=context)
 
     async def setup(self) -> None:
         """Get ready to accept."""
         await self._public.setup()
+        if self._certificates is not None:
+            await self._certificates.start()
 
     async def wait_settled(self) -> None:
         """Return once every part has had its first try, or after some seconds."""
@@ -143,6 +149,8 @@ class Sidecar:
 
     async def aclose(self) -> None:
         """Cut what is left, and close every part."""
+        if self._certificates is not None:
+            await self._certificates.aclose()
         await self._public.cleanup()
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=_RETIRE_TIMEOUT)
@@ -233,13 +241,14 @@ async def operations_listener(operations: Operations, address: str, metrics: Met
 async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
     """Both listeners up while the context lasts. Raises as :func:`build_sidecar`, and when an address cannot be had."""
     server = loaded.settings.server
-    ground = ProcessContext(Metrics(), clock or SystemClock())
+    ground = ProcessContext(Metrics(), checked(clock or SystemClock()))
     ground.metrics.workers.set(1)
     async with (
         build_sidecar(loaded, ground) as sidecar,
         operations_listener(sidecar, server.admin_listen, ground.metrics),
     ):
-        await sidecar.accept(open_sockets(server.listen, "server.listen"))
+        access = SocketAccess(server.socket_mode, server.socket_group)
+        await sidecar.accept(open_sockets(server.listen, "server.listen", access))
         _log.info(
             "listening",
             extra={

@@ -11,6 +11,7 @@ from sidecar.app.datahub import datahub_setup
 from sidecar.app.egress_report import routes
 from sidecar.app.naming import EXAMPLE, reading
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.cli.network_lines import network_lines
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
@@ -49,6 +50,8 @@ def run_check(options: argparse.Namespace) -> int:
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
         _print_egress(loaded, planned)
+        for line in network_lines(loaded.settings):
+            print(printable(line))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)

@@ -4,6 +4,8 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.listener_checks import check_server_tls, check_sockets
+from sidecar.config.origins import check_origins
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
 from sidecar.config.reading.decode import nearest
 from sidecar.config.reading.finding import Finding, FindingId, finding
@@ -21,6 +23,7 @@ from sidecar.config.settings import (
     Settings,
     StoreTls,
 )
+from sidecar.config.token_header_checks import check_token_headers
 
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -52,7 +55,7 @@ def _overlap(one: str, other: str) -> bool:
     if int(port) != int(other_port) or int(port) == 0:
         return False
     both_local = is_loopback(host.strip("[]")) and is_loopback(other_host.strip("[]"))
-    wild = {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
+    wild = {"0.0.0.0", "[::]", "*"}  # noqa: S104 - compared, not bound
     return host == other_host or both_local or bool(wild & {host, other_host})
 
 
@@ -452,6 +455,10 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     check_listeners,
+    check_sockets,
+    check_token_headers,
+    check_origins,
+    check_server_tls,
     check_times,
     check_header_budgets,
     check_upstream,

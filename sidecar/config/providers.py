@@ -582,7 +582,7 @@ def _is_listener(host: str, port: int, listen: str) -> bool:
     if not listen_port.isdigit() or int(listen_port) != port:
         return False
     if is_loopback(host):
-        return is_loopback(listen_host) or listen_host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        return is_loopback(listen_host) or listen_host in {"0.0.0.0", "::", "*"}  # noqa: S104 - compared, not bound
     return host == listen_host
 
 

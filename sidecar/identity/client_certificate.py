@@ -19,17 +19,26 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTI
 
 
 def certificate_thumbprint(view: RequestContext, dialect: str) -> str | None:
-    """``x5t#S256`` of the caller's certificate; None when no trusted proxy tells of exactly one.
+    """``x5t#S256`` of the caller's certificate; None when there is not exactly one.
 
-    ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it) or ``none``.
+    ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it), ``tls`` (the
+    handshake alone) or ``none``. A trusted proxy's own handshake says nothing about its callers; of every other peer
+    the handshake counts, and no header.
     """
-    if not view.trusted:
+    if dialect == "none":
         return None
+    if dialect == "tls" or not view.trusted:
+        return view.handshake_certificate or None
     lines = view.headers.getall(HEADER, [])
     if len(lines) != 1 or not 0 < len(lines[0]) <= _MAX_VALUE:
         return None
     digest = _DIALECTS[dialect](lines[0])
-    return None if digest is None else base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return None if digest is None else thumbprint(digest)
+
+
+def thumbprint(digest: bytes) -> str:
+    """``x5t#S256`` of the certificate with this SHA-256 digest."""
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _envoy(value: str) -> bytes | None:
@@ -60,8 +69,4 @@ def _nginx(value: str) -> bytes | None:
         return None
 
 
-def _none(_: str) -> None:
-    return None
-
-
-_DIALECTS: Mapping[str, Callable[[str], bytes | None]] = {"envoy": _envoy, "nginx": _nginx, "none": _none}
+_DIALECTS: Mapping[str, Callable[[str], bytes | None]] = {"envoy": _envoy, "nginx": _nginx}

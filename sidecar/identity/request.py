@@ -42,11 +42,15 @@ class Scheme(StrEnum):
 
 @dataclass(slots=True)  # not frozen: made for every request, and freezing triples the cost of making one
 class Credential:
-    """What stood in ``Authorization``: the scheme and, without its scheme word, the value."""
+    """What stood in ``Authorization``: the scheme and, without its scheme word, the value.
+
+    Where it stood elsewhere, ``providers`` may say whose tokens count there; empty: everybody's.
+    """
 
     scheme: Scheme
     value: str = ""
     scheme_text: str = ""
+    providers: frozenset[str] = frozenset()
 
 
 _BEARER = Scheme.BEARER
@@ -80,7 +84,7 @@ class RequestContext:
     trusted proxy. ``headers`` are the headers of the request that carried the question.
     ``other_methods`` are methods that a server may take instead of ``method``, because a header of the original
     request names them. ``conditions`` are those of the question itself: the caller must meet them whatever the rules
-    say.
+    say. ``handshake_certificate`` is the ``x5t#S256`` of the certificate that the peer presented in the handshake.
     """
 
     method: str
@@ -91,6 +95,7 @@ class RequestContext:
     preflight: bool = False
     other_methods: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    handshake_certificate: str = ""
 
 
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:

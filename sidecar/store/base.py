@@ -4,18 +4,19 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.merge import Entries
+from sidecar.store.record import Current, TokenKind, TokenRecord
+from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is written at once: all of it or nothing.
+    """What is written as one step: all of it or nothing.
 
     ``add``: new records (one whose id is there already changes nothing); a new record of a bot ends that bot's other
     standing records at its ``created_at`` unless ``keep_bot_tokens``. ``revoke``: ids of records and when they ended
-    (one that has ended keeps its end, an unknown id is ignored). ``add_entries`` and ``remove_entries``: denials to add
-    (same id again: replaced) and ids of denials to remove.
+    (of several ends the earliest counts; that of an unknown id is kept for the record). ``add_entries`` and
+    ``remove_entries``: denials to add (same id again: replaced) and ids of denials to remove, known or not.
     """
 
     add: Sequence[TokenRecord] = ()
@@ -27,17 +28,43 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A piece of the log, or of a snapshot, in order of effect; ``position`` is where a reader then stands.
+    """A piece of the log, or of a snapshot; ``position`` is where a reader then stands.
 
-    ``skipped`` counts entries that could not be understood (garbage, other versions).
+    Of each denial it has only the last word. ``marks`` are those of the writes that the reader has then seen, the last
+    one is the mark of ``position``. ``is_complete``: nothing had been written behind it when the store was asked.
+    ``store_time``: what the store's own clock said then, where it has one. ``skipped`` counts entries that could not be
+    understood (garbage, other versions).
     """
 
     position: str
     records: tuple[TokenRecord, ...] = ()
-    entries: tuple[RevocationEntry, ...] = ()
-    removed: tuple[str, ...] = ()
+    revocations: tuple[RevocationEntry, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    currents: tuple[Current, ...] = ()
+    ends: tuple[tuple[str, float], ...] = ()
     written_at: tuple[float, ...] = ()
     skipped: int = 0
+    marks: tuple[str, ...] = field(default=(), compare=False)
+    is_complete: bool = field(default=True, compare=False)
+    store_time: float | None = field(default=None, compare=False)
+
+    @property
+    def entries(self) -> Entries:
+        """What is said, to be merged."""
+        return Entries(self.records, self.ends, self.revocations, self.removals, self.currents)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the store promises of a write: it has all of ``entries``, with the versions that it gave.
+
+    Of what was to be merged, ``entries`` leaves out what the store knows better. ``mark`` is that of the last write of
+    the log by then: a reader who sees it in the log of the same life of the store sees everything of ``entries``, or
+    what has come of it.
+    """
+
+    mark: str
+    entries: Entries = field(default_factory=Entries)
 
 
 class GapError(Exception):
@@ -103,8 +130,18 @@ class Store(Protocol):
     time-out the batch may or may not have happened; every reader agrees on which, and writing it again is harmless.
     """
 
-    async def write(self, batch: Batch) -> None:
-        """Write ``batch`` for good, as one step that readers of the log see once."""
+    async def write(self, batch: Batch, after: int = 0) -> Receipt:
+        """Write ``batch`` for good, as one step that readers of the log see once.
+
+        The store gives each entry a version of its own, higher than any that it has given, than what it holds of the
+        same id, than ``after``, and than the microsecond of its own clock.
+        """
+
+    async def merge(self, entries: Entries) -> Receipt:
+        """Merge what a copy knows (see :mod:`sidecar.store.merge`), versions and all, in one step for each kind.
+
+        Gives the store a mark of its life where it has none.
+        """
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
         """Remember when records were last used. Best effort: not logged, and an unknown id is ignored."""
@@ -122,23 +159,15 @@ class Store(Protocol):
         """Denials not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
 
     def snapshot(self) -> AsyncIterator[Changes]:
-        """Everything that stands, in pieces. From the last piece's position :meth:`follow` misses nothing."""
+        """Everything that stands, and what was removed, in pieces of one position. From there :meth:`follow` misses
+        nothing; what was written meanwhile may be among the pieces or not.
+        """
 
     async def follow(self, position: str, wait: float) -> Changes:
         """What was written after ``position``; waits up to ``wait`` seconds for the first change. Raises GapError."""
 
-    async def generation(self) -> str:
+    async def life(self) -> str:
         """A mark that the store carries as long as it keeps its contents; empty: none, it is new or was emptied."""
-
-    async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
-    ) -> bool:
-        """Put back what a mirror knows into an emptied store and give it ``generation``.
-
-        Entries that are there already win, but an end of a record counts on either side, and a bot's records from
-        before one that has replaced them come back ended. False: the store had been given a mark by somebody else;
-        what it did not have was added all the same. Followers get GapError when much was put back.
-        """
 
     async def status(self) -> StoreStatus:
         """How the store stands."""

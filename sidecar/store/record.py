@@ -3,9 +3,9 @@
 The token itself is never stored, only a SHA-256 of it. Times are seconds since the epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any
 
 from sidecar.identity.actor import ActorType
@@ -49,7 +49,10 @@ NOBODY = Owner()
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
+    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked.
+
+    ``version`` is given by the store when the token is minted: it orders the tokens of a bot.
+    """
 
     id: str
     token_hash: str
@@ -67,6 +70,7 @@ class TokenRecord:
     owner: Owner = NOBODY
     last_used_at: float | None = None
     revoked_at: float | None = None
+    version: int = field(default=0, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The record as it is shown: times RFC 3339 UTC, no hash."""
@@ -85,6 +89,21 @@ class TokenRecord:
             "lastUsedAt": to_text(self.last_used_at),
             "revokedAt": to_text(self.revoked_at),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The token that has replaced the earlier tokens of a bot. ``bot`` is :func:`bot_key` of the bot's Actor id."""
+
+    bot: str
+    version: int
+    id: str
+
+
+def bot_key(actor_id: str) -> str:
+    """A name for a bot that tells any two apart, has 32 characters and shows nothing."""
+    text = f"{len(actor_id)}:{actor_id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def hash_token(text: str) -> str:

@@ -1,7 +1,7 @@
 """A denial: which tokens are refused although they verify, and until when that has to be remembered."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 
@@ -31,7 +31,8 @@ class RevocationEntry:
     ``issuer`` is empty for ACTOR. ``name`` is the ``jti``, the digest (lower-case hex), the ``sub``, or
     ``<TYPE>:<id>`` for ACTOR; empty for ISSUER. ``issued_before`` is None for TOKEN and DIGEST, else exclusive: a token
     whose ``iat`` is earlier is refused, and one without ``iat``. ``expires_at``: from then on no token that it
-    concerns can be valid any more, and the entry may go; None: never.
+    concerns can be valid any more, and the entry may go; None: never. ``version`` is given by the store: of two words
+    about one id the one with the higher version counts.
     """
 
     id: str
@@ -43,6 +44,16 @@ class RevocationEntry:
     expires_at: float | None = None
     reason: str = ""
     created_by: str = ""
+    version: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A denial that was taken off the list. It is kept until ``until``, so that no copy brings the denial back."""
+
+    id: str
+    version: int
+    until: float = field(compare=False)
 
 
 def entry_key(scope: Scope, issuer: str, name: str) -> bytes:

@@ -96,7 +96,13 @@ def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
 
 
 def verify_datahub(
-    token: Unverified, key: SharedKey, now: float, leeway: float = 0.0, early: float = 0.0
+    token: Unverified,
+    key: SharedKey,
+    now: float,
+    leeway: float = 0.0,
+    early: float = 0.0,
+    *,
+    earliest: float | None = None,
 ) -> DataHubToken:
     """Check signature, times and DataHub's claims. The issuer is not compared, an absent ``exp`` means for ever.
 
@@ -105,7 +111,7 @@ def verify_datahub(
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_INVALID or PRINCIPAL_INVALID.
     """
     expected = replace(_EXPECTATIONS, leeway=leeway, early=early) if leeway or early else _EXPECTATIONS
-    verified = verify(token, (key,), expected, now)
+    verified = verify(token, (key,), expected, now, earliest)
     claims = verified.claims
     with AFTER_SIGNATURE:
         if claims.get("actorType") != _ACTOR_TYPE:

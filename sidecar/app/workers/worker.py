@@ -28,7 +28,7 @@ from sidecar.app.running import Sidecar, build_sidecar
 from sidecar.app.workers.framing import frame, read_frame
 from sidecar.app.workers.rpc import loads
 from sidecar.app.workers.totals import families
-from sidecar.clock import SystemClock
+from sidecar.clock import CheckedClock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable
 from sidecar.logs import traceback_locations
@@ -55,7 +55,7 @@ class Worker:
     async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
         """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
         self._configure_logs(loaded)
-        ground = ProcessContext(Metrics(), SystemClock(), assertion_key=assertion_key)
+        ground = ProcessContext(Metrics(), CheckedClock(SystemClock()), assertion_key=assertion_key)
         self._sidecar = await self._stack.enter_async_context(build_sidecar(loaded, ground))
         if is_patient:
             await self._sidecar.wait_settled()

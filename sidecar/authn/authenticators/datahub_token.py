@@ -5,7 +5,7 @@ from hmac import compare_digest
 from typing import Literal, Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
-from sidecar.clock import Clock
+from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
@@ -96,7 +96,7 @@ class DataHubTokenAuthenticator:
         self._trust = trust
         self._own_policy = PrincipalPolicy(OWN_PROVIDER, authenticator=DATAHUB, admin_names=trust.admin_names)
         self._cache = cache
-        self._now = clock.now
+        self._now, self._earliest = latest_of(clock), earliest_of(clock)
         self._max_token_bytes = max_token_bytes
 
     def recall(self, view: RequestContext) -> Accepted | None:
@@ -123,8 +123,10 @@ class DataHubTokenAuthenticator:
 
     async def _evaluate(self, token: Unverified) -> Accepted:
         trust = self._trust
-        skew = (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else ()
-        found = verify_datahub(token, trust.key, self._now(), *skew)
+        skew = (
+            (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else (0.0, 0.0)
+        )
+        found = verify_datahub(token, trust.key, self._now(), *skew, earliest=self._earliest())
         with AFTER_SIGNATURE:
             return await self._identified(token, found)
 

@@ -15,6 +15,7 @@ from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorCont
 from sidecar.authn.support.bearer import BearerAuthenticator
 from sidecar.authn.support.credential_cache import Questions
 from sidecar.authn.support.dependency_probe import DependencyProbe
+from sidecar.clock import earliest_of, latest_of
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
@@ -166,7 +167,7 @@ class Introspection(BearerAuthenticator):
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
             # a member after this one would find a revoked JWT's signature good
             return Abstained(inactive) if jwt is None else Rejected(inactive, self.options.provider)
-        now = self.surroundings.clock.now()
+        now, earliest = latest_of(self.surroundings.clock)(), earliest_of(self.surroundings.clock)()
         claims = {name: value for name, value in answer.items() if name != "active"}
         claims.setdefault("iss", self._issuer)
         if jwt is not None:  # the answer may leave out what the deny list goes by
@@ -174,7 +175,7 @@ class Introspection(BearerAuthenticator):
         try:
             with AFTER_SIGNATURE:  # the server's word stands for one
                 _check_token_type(claims)
-                check_claims(claims, self._expected, now)
+                check_claims(claims, self._expected, now, earliest)
                 actor = make_actor(claims, self._policy)
         except Refused as refusal:
             return Rejected(refusal, self.options.provider)

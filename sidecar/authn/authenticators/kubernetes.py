@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
 from sidecar.authn.support.bearer import BearerAuthenticator
+from sidecar.clock import earliest_of, latest_of
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model, Names, Text
@@ -200,7 +201,8 @@ class Kubernetes(BearerAuthenticator):
             raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
         candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
         expected = replace(self._expected, issuers=self._issuers)
-        return verify(token, candidates, expected, self.surroundings.clock.now())
+        clock = self.surroundings.clock
+        return verify(token, candidates, expected, latest_of(clock)(), earliest_of(clock)())
 
     async def _reviewed(self, token: str, digest: bytes, accepted: Accepted) -> Outcome:
         """Rejected when the account is gone, or what the token is bound to. Raises Unavailable without an answer."""

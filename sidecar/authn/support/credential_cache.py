@@ -8,7 +8,7 @@ from hashlib import blake2b
 from os import urandom
 
 from sidecar.authn.base import Accepted, Outcome
-from sidecar.clock import Clock
+from sidecar.clock import Clock, latest_of
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Unavailable
 
@@ -38,6 +38,7 @@ class CredentialCache:
     def __init__(self, clock: Clock, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
         self.generation = 0
         self._clock = clock
+        self._latest = latest_of(clock)
         self._size = size
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -68,7 +69,7 @@ class CredentialCache:
 
     def _has_ended(self, accepted: Accepted) -> bool:
         ends, again = accepted.expires_at, accepted.revalidate_at
-        return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
+        return (ends is not None and self._latest() >= ends) or (again is not None and self._latest() >= again)
 
     def put(self, digest: bytes, accepted: Accepted, seconds: float, generation: int | None = None) -> None:
         """Remember for ``seconds``, and never past its own end; not if all were forgotten since ``generation``."""

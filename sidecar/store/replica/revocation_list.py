@@ -115,8 +115,9 @@ class RevocationList:
         span = self._span(denial)
         if self._replace(key, denial.id, span, is_proper=is_proper):
             self._expiries.put(key, span.imag)
-            self._archive.add(denial, has_proper_id=is_proper)
             self.version = next(_versions)
+        # even if it refuses the same: its version is a later one
+        self._archive.add(denial, has_proper_id=is_proper)
         return True
 
     def discard(self, denial_id_: str) -> bool:

@@ -31,7 +31,7 @@ class Bots:
     def __init__(
         self,
         store: Store,
-        write: Callable[[Batch], Awaitable[None]],
+        write: Callable[[Batch], Awaitable[object]],
         clock: Clock,
         *,
         admin_names: Iterable[str],

@@ -20,7 +20,7 @@ from sidecar.tokens.jwt.jose import sign
 
 _audit = logging.getLogger(AUDIT)
 
-Write = Callable[[Batch], Awaitable[None]]
+Write = Callable[[Batch], Awaitable[object]]
 """Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 Claim = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]

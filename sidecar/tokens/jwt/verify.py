@@ -64,10 +64,15 @@ class VerifiedClaims:
 
 
 def verify(
-    token: Unverified, keys: Sequence[VerificationKey], expectations: ValidationPolicy, now: float
+    token: Unverified,
+    keys: Sequence[VerificationKey],
+    expectations: ValidationPolicy,
+    now: float,
+    earliest: float | None = None,
 ) -> VerifiedClaims:
     """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
 
+    ``earliest`` is what ``nbf`` and ``iat`` are compared with where the clock is in doubt; None: ``now``.
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
     if token.algorithm not in expectations.algorithms:
@@ -75,7 +80,7 @@ def verify(
     key = signing_key(token, keys)
     claims = token.claims
     with AFTER_SIGNATURE:
-        check_claims(claims, expectations, now)
+        check_claims(claims, expectations, now, earliest)
     return VerifiedClaims(
         claims,
         key,
@@ -104,7 +109,9 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
-def check_claims(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
+def check_claims(
+    claims: Mapping[str, Any], expectations: ValidationPolicy, now: float, earliest: float | None = None
+) -> None:
     """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
     if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
@@ -112,7 +119,7 @@ def check_claims(claims: Mapping[str, Any], expectations: ValidationPolicy, now:
     _check_audience(claims.get("aud"), expectations.audiences)
     _check_required(claims, expectations.required_claims)
     _check_forbidden(claims, bound_to_certificates=expectations.bound_to_certificates)
-    _check_times(claims, expectations, now)
+    _check_times(claims, expectations, now, now if earliest is None else earliest)
 
 
 def _fits(key: VerificationKey, token: Unverified) -> bool:
@@ -179,7 +186,7 @@ def _names_certificate(confirmation: object) -> bool:
     return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
-def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
+def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float, earliest: float) -> None:
     expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
     leeway = expectations.leeway
     early = leeway if expectations.early is None else expectations.early
@@ -187,9 +194,9 @@ def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
         raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
-    if starts is not None and now + early < starts:
+    if starts is not None and earliest + early < starts:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
-    if issued is not None and now + early < issued:
+    if issued is not None and earliest + early < issued:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
     longest = expectations.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):
