@@ -6,6 +6,7 @@ service is ever connected to, by whatever name it is asked.
 """
 
 import asyncio
+import base64
 import ipaddress
 import re
 import socket
@@ -15,17 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from sidecar.egress import NO_PROXY, Egress, Proxy
 from sidecar.errors import Misconfigured, Problem, SidecarError
 from sidecar.tls import client_context
 
 # Front doors add policies of many kilobytes to every answer.
 _MAX_HEADER_LINE = 64 * 1024
 _MAX_HEADER_LINES = 512
+# A resolver that is cut off from the network may not answer at all; a proxy resolves names itself.
+_LOOKUP_TIMEOUT = 1.0
 _IDENTITY = frozenset({"", "identity"})
 _GZIP = frozenset({"gzip", "x-gzip"})
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -54,6 +59,7 @@ class OutboundKind(StrEnum):
 
     TIMEOUT = "timeout"
     CONNECT = "connect"
+    PROXY = "proxy"
     TLS = "tls"
     STATUS = "status"
     REDIRECT = "redirect"
@@ -100,11 +106,18 @@ class ControlClient:
         ca_file: str = "",
         resolver: AbstractResolver | None = None,
         headers: Callable[[], Mapping[str, str]] = dict,
+        *,
+        egress: Egress = NO_PROXY,
     ) -> None:
-        """``headers`` gives what every request carries besides; it is asked each time."""
+        """``headers`` gives what every request carries besides; it is asked each time.
+
+        ``egress`` says which requests go through a proxy.
+        """
         self._headers = headers
+        self._egress = egress
+        self._resolver = _GuardedResolver(resolver or aiohttp.DefaultResolver())
         connector = aiohttp.TCPConnector(
-            resolver=_GuardedResolver(resolver or aiohttp.DefaultResolver()),
+            resolver=self._resolver,
             use_dns_cache=False,
             force_close=True,  # fetches are minutes apart: a kept connection would only be found dead
             ssl=_tls(ca_file),
@@ -169,24 +182,46 @@ class ControlClient:
         target = check_url(url, allow_insecure=allow_insecure)
         etag = headers.get("If-None-Match", "")
         headers = {**self._headers(), **headers}
+        proxy: Proxy | None = None
         try:
-            async with (
-                asyncio.timeout(within),
-                self._session.request(method, target, headers=headers, data=body, allow_redirects=False) as response,
-            ):
-                not_modified = bool(etag) and response.status == 304
-                if not not_modified:
-                    _check_head(response, max_bytes, (200, 201) if method == "POST" else (200,))
-                content = b"" if not_modified else await _read(response, max_bytes)
-                return Answer(content, _etag(response), _max_age(response), not_modified)
+            async with asyncio.timeout(within):
+                proxy = await self._proxy_for(target)
+                async with self._session.request(
+                    method, target, headers=headers, data=body, allow_redirects=False, **_through(proxy)
+                ) as response:
+                    not_modified = bool(etag) and response.status == 304
+                    if not not_modified:
+                        _check_head(response, max_bytes, (200, 201) if method == "POST" else (200,))
+                    content = b"" if not_modified else await _read(response, max_bytes)
+                    return Answer(content, _etag(response), _max_age(response), not_modified)
         except TimeoutError as error:
-            raise OutboundError(OutboundKind.TIMEOUT, f"no complete answer within {within:g} s") from error
+            way = "" if proxy is None else f" through the proxy {proxy.url} ({proxy.origin})"
+            raise OutboundError(OutboundKind.TIMEOUT, f"no complete answer within {within:g} s{way}") from error
+        except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError) as error:
+            raise OutboundError(OutboundKind.PROXY, _proxy_detail(error, proxy, target)) from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise OutboundError(OutboundKind.TLS, _tls_detail(error)) from error
         except aiohttp.InvalidURL as error:
             raise OutboundError(OutboundKind.URL_REFUSED, "not a usable URL") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise OutboundError(OutboundKind.CONNECT, _connect_detail(error)) from error
+
+    async def _proxy_for(self, target: URL) -> Proxy | None:
+        """The proxy for ``target``. None: the request goes there directly.
+
+        A proxy resolves names itself, so the addresses that are refused are looked for here first. A name that only
+        the proxy can resolve is none of this machine's. Raises OutboundError.
+        """
+        proxy = self._egress.route(str(target)).proxy
+        host = target.host or ""
+        if proxy is None or _literal(host) is not None:
+            return proxy
+        try:
+            async with asyncio.timeout(_LOOKUP_TIMEOUT):
+                found = await self._resolver.resolve(host, target.port or 443, socket.AF_UNSPEC)
+        except (OSError, TimeoutError):
+            return proxy
+        return None if any(is_loopback(result["host"]) for result in found) else proxy
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -278,12 +313,33 @@ class _GuardedResolver(AbstractResolver):
         await self._resolver.close()
 
 
+def _through(proxy: Proxy | None) -> dict[str, Any]:
+    """What the library is told of ``proxy``."""
+    if proxy is None:
+        return {}
+    headers = {}
+    if proxy.user:
+        pair = f"{proxy.user}:{proxy.password.reveal()}".encode()
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    return {"proxy": proxy.url, "proxy_headers": headers}
+
+
+def _proxy_detail(error: Exception, proxy: Proxy | None, target: URL) -> str:
+    name = "the proxy" if proxy is None else f"the proxy {proxy.url} ({proxy.origin})"
+    if not isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{name} cannot be reached"
+    what = f"{name} answers {error.status} to CONNECT {target.host}:{target.port}"
+    if error.status == 407:
+        return f"{what}: it does not accept the credentials, or there are none"
+    return f"{what}: allow this host there, or name it in NO_PROXY if it can be reached directly"
+
+
 def _tls(ca_file: str) -> ssl.SSLContext:
     try:
         return client_context(ca_file)
     except (OSError, ValueError) as error:
         message = f"the CA bundle cannot be used ({type(error).__name__}); name a readable PEM file"
-        raise Misconfigured([Problem("keys.caFile", message)]) from error
+        raise Misconfigured([Problem("caFile", f"{message}: {ca_file}")]) from error
 
 
 def _check_head(response: aiohttp.ClientResponse, max_bytes: int, good: Sequence[int]) -> None:

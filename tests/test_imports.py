@@ -11,23 +11,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sidecar"
-BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls")
+BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls", "old_names")
 
 # Whom each part may import besides itself and the basics. A name stands for the module and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "budget": ("errors",),
     "clock": (),
+    "old_names": (),
     "concurrency": (),
     "counters": (),
     "tls": (),
     "environment": (),
     "metrics": ("counters",),
     "logs": ("errors",),
-    "identity": ("errors",),
+    "identity": ("errors", "old_names"),
     "secrets": ("errors",),
-    "outbound": BASICS,
-    "config": (*BASICS, "secrets.value", "secrets.resolve"),
+    "egress": ("secrets.value",),
+    "outbound": (*BASICS, "egress"),
+    "config": (*BASICS, "egress", "secrets.value", "secrets.resolve"),
     "keys": (*BASICS, "config.settings", "config.providers", "config.reading.urls", "secrets", "outbound"),
     "store": (*BASICS, "identity", "config.settings", "config.reading.store_url"),
     "tokens": (
@@ -58,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.reading.units",
     ),
     "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.products.presets"),
-    "web": (*BASICS, "access.decide", "identity", "config.settings"),
+    "web": (*BASICS, "access.decide", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
     # authn.base as above

@@ -134,6 +134,7 @@ def authenticator_context(
         settings.allow_published_secrets,
         settings.keys,
         metrics,
+        settings.outbound.ca_file,
     )
 
 

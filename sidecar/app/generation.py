@@ -130,7 +130,7 @@ async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, 
     members = await open_authenticators(build_specs(loaded.authenticators), verifiers, surroundings, stack)
     if SYSTEM in verifiers:
         members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
-    tracing = open_tracing(settings, stack)
+    tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
     refusals = ErrorResponses(

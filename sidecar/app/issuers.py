@@ -76,12 +76,12 @@ async def open_issuers(loaded: Loaded, ground: ProcessContext, stack: AsyncExitS
     reserved = reserved_names(settings, planned)
     own_keys = await _open_own_keys(settings, stack)
     store, mirror = await shares.acquire(settings.store, partial(_open_records, settings.store, ground), stack)
-    client = await _open_client(settings, ground, stack)
+    client = await _open_client(loaded, ground, stack)
     issuers: dict[str, Issuer] = {}
     unbound: Issuer | None = None
     provider_keys: list[ProviderKeys] = []
     for provider in loaded.providers:
-        keys = await _open_provider_keys(provider, settings, ground, stack)
+        keys = await _open_provider_keys(provider, loaded, ground, stack)
         provider_keys.append(keys)
         bots = _bot_check(settings, client, ground.clock) if provider.is_own else None
         issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
@@ -123,15 +123,15 @@ async def _open_records(settings: StoreSettings, ground: ProcessContext, stack: 
     return store, mirror
 
 
-async def _open_client(settings: Settings, ground: ProcessContext, stack: AsyncExitStack) -> ControlClient:
-    file = settings.keys.ca_file
+async def _open_client(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack) -> ControlClient:
+    file, egress = loaded.settings.keys.ca_file, loaded.egress
 
     async def make(stack: AsyncExitStack) -> ControlClient:
-        client = ControlClient(file)
+        client = ControlClient(file, egress=egress)
         stack.push_async_callback(client.aclose)
         return client
 
-    return await ground.shared.acquire(("client", _bundle(file)), make, stack)
+    return await ground.shared.acquire(("client", _bundle(file), egress), make, stack)
 
 
 def _bundle(file: str) -> tuple[str, bytes]:
@@ -143,9 +143,10 @@ def _bundle(file: str) -> tuple[str, bytes]:
 
 
 async def _open_provider_keys(
-    provider: Provider, settings: Settings, ground: ProcessContext, stack: AsyncExitStack
+    provider: Provider, loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack
 ) -> ProviderKeys:
     """The keys of ``provider``; those that are known already, unless they would be fetched in another way now."""
+    settings = loaded.settings
     # nothing else of a provider concerns its keys
     source = Provider(
         provider.name,
@@ -162,7 +163,7 @@ async def _open_provider_keys(
     cache_dir, allow_published = _cache_dir(settings), settings.allow_published_secrets
 
     async def make(stack: AsyncExitStack) -> ProviderKeys:
-        client = await _open_client(settings, ground, stack)
+        client = await _open_client(loaded, ground, stack)
         keys = ProviderKeys(
             source, settings.keys, client, ground.metrics, ground.clock, cache_dir, allow_published=allow_published
         )
@@ -170,7 +171,7 @@ async def _open_provider_keys(
         await keys.start()
         return keys
 
-    made_from = (source, settings.keys, _bundle(settings.keys.ca_file), cache_dir, allow_published)
+    made_from = (source, settings.keys, _bundle(settings.keys.ca_file), loaded.egress, cache_dir, allow_published)
     return await ground.shared.acquire(made_from, make, stack)
 
 

@@ -177,6 +177,7 @@ def _forwarder(
             is_identity=identity_headers.is_stripped,
             keep_authorization=upstream.credentials == "passthrough",
             keep_trace=spans is None,
+            credential_headers=decider.credential_headers,
         ),
         pool=pool,
         refusals=refusals,

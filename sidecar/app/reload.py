@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
+from sidecar.app.egress_report import log_routes
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
@@ -102,9 +103,10 @@ def _finish(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
 
 
 def warn(loaded: Loaded) -> None:
-    """Log what is questionable in ``loaded``."""
+    """Log what is questionable in ``loaded``, and which proxy outgoing calls use."""
     for warning in loaded.warnings:
         _log.warning(str(warning), extra={"event": "configuration_warning"})
+    log_routes(loaded)
 
 
 def _fixed(present: ServerSettings, wanted: ServerSettings) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from sidecar.access.decide import Decider
-from sidecar.config.settings import Settings
+from sidecar.config.load import Loaded
 from sidecar.dataplane.proxy.forward import ForwardSpans
 from sidecar.environment import without_tracing_variables
 from sidecar.errors import Misconfigured, Problem
@@ -22,15 +22,21 @@ class Tracing:
     around: Callable[[RouteTable], RouteTable] = lambda routes: routes
 
 
-def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing:
-    """What ``settings`` say; ``stack`` closes it. Raises Misconfigured without the library."""
+def open_tracing(loaded: Loaded, stack: AsyncExitStack) -> Tracing:
+    """What ``loaded`` says; ``stack`` closes it. Raises Misconfigured without the library."""
+    settings = loaded.settings
     if settings.tracing is None:
         return Tracing()
     require_library()
     from sidecar.web.spans import Spans, TracedDecider, TracedRoutes
 
     with without_tracing_variables():
-        spans = Spans(settings.tracing, settings.upstream.url if settings.upstream else "")
+        spans = Spans(
+            settings.tracing,
+            settings.upstream.url if settings.upstream else "",
+            proxy=loaded.egress.route(settings.tracing.endpoint).proxy,
+            ca_file=settings.outbound.ca_file,
+        )
     stack.push_async_callback(spans.aclose)
     return Tracing(spans, TracedDecider, lambda routes: TracedRoutes(routes, spans))
 

@@ -230,7 +230,7 @@ def load_authenticator(place: str) -> type[Authenticator]:
     except Exception as error:  # whatever importing a stranger's module raises
         raise _UnknownError(f"cannot be imported: {type(error).__name__}") from error
     if not (isinstance(found, type) and issubclass(found, Authenticator)):
-        raise _UnknownError("is not a subclass of sidecar.authn.base.Member")
+        raise _UnknownError("is not a subclass of sidecar.authn.base.Authenticator")
     if not (isinstance(found.Options, type) and issubclass(found.Options, Model)):
         raise _UnknownError("has Options that are no subclass of sidecar.config.settings.Model")
     return found

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sidecar import environment
 from sidecar.app.authentication import server_names
 from sidecar.app.datahub import datahub_setup
+from sidecar.app.egress_report import routes
 from sidecar.app.naming import EXAMPLE, reading
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.options import add_config_option, load_settings
@@ -47,6 +48,7 @@ def run_check(options: argparse.Namespace) -> int:
         _print_base_paths(loaded.settings)
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
+        _print_egress(loaded, planned)
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -109,6 +111,16 @@ def _print_server_names(names: ServerNames) -> None:
     """Whom the server behind would take for its own bots."""
     if names.described:
         print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.described)}"))
+
+
+def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:
+    """Through which proxy each host is asked; nothing where there is no proxy."""
+    proxy = loaded.egress.proxy
+    if proxy is None:
+        return
+    print(printable(f"Outgoing calls use the proxy {proxy}, which {proxy.origin} names:"))
+    for host, way in routes(loaded, planned).items():
+        print(printable(f"  {host}: {way}"))
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

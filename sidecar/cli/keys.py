@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sidecar import old_names
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.output import OutputError, print_checked
 from sidecar.cli.table import table
@@ -49,9 +50,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_config_option(rotating)
     rotating.add_argument("--type", choices=KEY_TYPES, default=None, help="of the new key (default: as the old one)")
-    rotating.add_argument(
-        "--ahead",
-        type=_duration,
+    old_names.add_option(
+        rotating,
+        "--publish-lead-time",
+        _duration,
         default=_PUBLISH_LEAD_TIME,
         help="how long a key is published before it signs (default: 330s)",
     )
@@ -72,9 +74,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _add_retain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--keep",
-        type=_duration,
+    old_names.add_option(
+        parser,
+        "--retain",
+        _duration,
         default=None,
         help="how long at least a retired key stays published; in any case as long as a token on record may need it",
     )
@@ -103,9 +106,10 @@ def run_generate(options: argparse.Namespace) -> int:
 def run_rotate(options: argparse.Namespace) -> int:
     """Print each step that was taken."""
     settings = load_settings(options).settings
-    is_over = asyncio.run(_retention_end(settings, options.keep))
+    is_over = asyncio.run(_retention_end(settings, options.retain))
+    lead_time = options.publish_lead_time
     return _print_change(
-        rotate(_folder(settings), utc_now(), publish_lead_time=options.ahead, algorithm=options.type, is_over=is_over)
+        rotate(_folder(settings), utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_over=is_over)
     )
 
 
@@ -114,7 +118,7 @@ def run_retire(options: argparse.Namespace) -> int:
     settings = load_settings(options).settings
     folder = _folder(settings)
     if options.kid is None:
-        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.keep))))
+        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.retain))))
     return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
 
 
@@ -169,7 +173,7 @@ def _folder(settings: Settings) -> Path:
 async def _retention_end(settings: Settings, keep: float | None) -> Callable[[ListedKey], bool]:
     """Whether no token can need a retired key any more, as the records in the store tell."""
     if keep is None and not settings.tokens.require_record:
-        print("keys are kept: tokens without record may need them; give --keep", file=sys.stderr)
+        print("keys are kept: tokens without record may need them; give --retain", file=sys.stderr)
         return lambda key: False
     now = utc_now().timestamp()
     try:

@@ -45,7 +45,7 @@ class Probe(Protocol):
 def probes_for(loaded: Loaded) -> list[Probe]:
     """Everything that this configuration depends on."""
     settings = loaded.settings
-    probes: list[Probe] = [KeysProbe(provider, settings) for provider in loaded.providers]
+    probes: list[Probe] = [KeysProbe(provider, loaded) for provider in loaded.providers]
     probes += [
         AuthenticatorProbe(member, loaded)
         for member in build_specs(loaded.authenticators)
@@ -68,15 +68,15 @@ def probes_for(loaded: Loaded) -> list[Probe]:
 class KeysProbe:
     """A provider's key URLs and discovery, fetched once exactly as ``sidecar serve`` fetches them."""
 
-    def __init__(self, provider: Provider, settings: Settings) -> None:
+    def __init__(self, provider: Provider, loaded: Loaded) -> None:
         self.name = f"provider {provider.name}"
         self._provider = provider
-        self._settings = settings
+        self._loaded = loaded
 
     async def run(self) -> list[Problem]:
         """A URL that does not answer, or answers with nothing to verify with."""
-        settings = self._settings
-        client = ControlClient(settings.keys.ca_file)
+        settings = self._loaded.settings
+        client = ControlClient(settings.keys.ca_file, egress=self._loaded.egress)
         keys = ProviderKeys(
             self._provider,
             settings.keys,
@@ -112,7 +112,7 @@ class AuthenticatorProbe:
 
     async def run(self) -> list[Problem]:
         """Make the member and let it look."""
-        client = ControlClient(self._loaded.settings.keys.ca_file)
+        client = ControlClient(self._loaded.settings.keys.ca_file, egress=self._loaded.egress)
         try:
             surroundings = authenticator_context(
                 self._planned.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()

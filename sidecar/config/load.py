@@ -10,6 +10,7 @@ from math import inf
 
 from sidecar.config.authenticators import AuthenticatorConfig, configured_authenticators
 from sidecar.config.checks import CHECKS
+from sidecar.config.outbound import egress_of, with_ca_file
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
 from sidecar.config.reading.decode import decode, fields_by_name, models_in, problem_at, split_unknown
@@ -30,6 +31,7 @@ from sidecar.config.reading.tree import (
 )
 from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import ProviderSettings, Settings
+from sidecar.egress import NO_PROXY, Egress
 from sidecar.errors import Misconfigured, Problem
 from sidecar.secrets.resolve import resolve
 
@@ -40,6 +42,7 @@ class Loaded:
 
     ``authenticators`` are the authenticators as written: their options are for their own classes to read. ``since``:
     when the rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
+    ``egress``: which outgoing calls go through a proxy.
     """
 
     settings: Settings
@@ -48,6 +51,7 @@ class Loaded:
     warnings: tuple[Problem, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     since: float = inf
+    egress: Egress = NO_PROXY
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -98,11 +102,13 @@ def load(
     ]
     members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
     problems += validate_authenticators(members)
+    egress, more = egress_of(decoded.value, environ)
+    problems += more
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
     sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
-    return Loaded(decoded.value, found, members, tuple(problems), sources)
+    return Loaded(with_ca_file(decoded.value), found, members, tuple(problems), sources, egress=egress)
 
 
 def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool]:

@@ -159,14 +159,14 @@ class UpstreamSettings(Model):
     keepalive_timeout: Duration = 15.0
     """How long an idle connection to the service is kept; less than the service's own."""
     ca_file: Text = ""
-    """CA bundle for an ``https`` service; absent: the system's."""
+    """CA bundle for an ``https`` service; absent: that of ``outbound``."""
 
 
 class StoreTls(Model):
     """TLS towards the store."""
 
     ca_file: Text = ""
-    """CA bundle."""
+    """CA bundle; absent: that of ``outbound``."""
     cert_file: Text = ""
     """Client certificate."""
     key_file: Text = ""
@@ -219,7 +219,20 @@ class KeyFetchSettings(Model):
     cache_dir: Text = ""
     """Folder for the disk copy; absent: beside the SQLite file. Not writable is a warning."""
     ca_file: Text = ""
-    """CA bundle for key and discovery URLs; absent: the system's."""
+    """CA bundle for key and discovery URLs; absent: that of ``outbound``."""
+
+
+class OutboundSettings(Model):
+    """Calls that the sidecar makes by URL: keys, discovery, introspection, checks of bot tokens, spans."""
+
+    proxy: Secret = Secret("environment")
+    """``environment``: the proxy that ``HTTPS_PROXY`` names; ``none``: no proxy, whatever the environment says; or
+    ``http://user:password@host:port``. Only https goes through it. ``NO_PROXY`` lists what is reached directly: names
+    with everything below them, addresses, networks, ``host:port`` or ``*``. Always direct: loopback and link-local
+    addresses, plain http, the upstream, the cluster's API server, the store."""
+    ca_file: Text = ""
+    """CA bundle for every outgoing connection that names none of its own (``keys``, ``upstream``, ``store.tls``, the
+    directory of ``ldap``, spans); absent: the system's."""
 
 
 class ClaimActorType(Model):
@@ -619,6 +632,8 @@ class Settings(Model):
     """Where token records and revocations live."""
     keys: KeyFetchSettings = KeyFetchSettings()
     """How the keys of providers are fetched."""
+    outbound: OutboundSettings = OutboundSettings()
+    """Calls that the sidecar makes by URL."""
     authentication_configuration: AuthenticationConfiguration = AuthenticationConfiguration()
     """Whose tokens are accepted."""
     authorizer_configuration: AuthorizerConfiguration = AuthorizerConfiguration()

@@ -457,7 +457,7 @@ class HttpServer(web.Server):
             self.limits = limits
             self._options = _options(limits)
             for connection in self.connections:
-                connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+                connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
 
     def make_room(self, newcomer: Connection) -> None:
         """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
@@ -482,7 +482,7 @@ class HttpServer(web.Server):
         """From now on every answer ends its connection."""
         self.draining = True
         for connection in self.connections:
-            connection.ends = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+            connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
 
     def abort_connections(self) -> None:
         """End every connection at once, whatever is under way on it."""

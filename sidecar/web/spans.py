@@ -5,13 +5,15 @@ Spans are sent by a thread of the SDK's own: whatever becomes of them, requests 
 """
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+import requests
 from aiohttp import web
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -34,6 +36,7 @@ from opentelemetry.util.types import AttributeValue
 from sidecar import __version__
 from sidecar.access.decide import Decider, Deny, Verdict
 from sidecar.config.settings import TracingSettings
+from sidecar.egress import Proxy
 from sidecar.errors import Failed
 from sidecar.identity.request import RequestContext
 from sidecar.web.dispatcher import Handler, RouteTable
@@ -42,6 +45,7 @@ from sidecar.web.trace_context import read_trace_context
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _EXPORT_TIMEOUT = 5.0
+_CA_VARIABLES = frozenset({"OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"})
 _CLOSE_TIMEOUT = 2.0
 
 
@@ -101,13 +105,34 @@ class RequestSpan:
 _current: ContextVar[RequestSpan | None] = ContextVar("current_span", default=None)
 
 
+def _session(proxy: Proxy | None) -> requests.Session:
+    """Sends through ``proxy`` or directly: by itself the library would take plain http through ``HTTP_PROXY``."""
+    session = requests.Session()
+    session.trust_env = False
+    if proxy is not None:
+        credentials = ""
+        if proxy.user:
+            credentials = f"{quote(proxy.user, safe='')}:{quote(proxy.password.reveal(), safe='')}@"
+        session.proxies = {"https": proxy.url.replace("://", f"://{credentials}", 1)}
+    return session
+
+
 class Spans:
     """Makes the spans and sends them. Of untrusted callers the ids are continued, but not their wish to be sampled."""
 
     def __init__(
-        self, settings: TracingSettings, upstream: str = "", chance: Callable[[], float] = random.random
+        self,
+        settings: TracingSettings,
+        upstream: str = "",
+        chance: Callable[[], float] = random.random,
+        *,
+        proxy: Proxy | None = None,
+        ca_file: str = "",
     ) -> None:
-        """``upstream`` is the service's URL. ``chance`` gives numbers from 0 up to 1."""
+        """``upstream`` is the service's URL. ``chance`` gives numbers from 0 up to 1.
+
+        Spans are sent through ``proxy``, else directly. ``ca_file`` counts where no variable names a CA bundle.
+        """
         self._ratio = settings.sample_ratio
         self._chance = chance
         self._provider = TracerProvider(
@@ -115,7 +140,12 @@ class Spans:
             sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
             shutdown_on_exit=False,  # it would hold the exit up for as long as a collector hangs
         )
-        exporter = OTLPSpanExporter(traces_url(settings.endpoint), timeout=_EXPORT_TIMEOUT)
+        exporter = OTLPSpanExporter(
+            traces_url(settings.endpoint),
+            certificate_file=None if _CA_VARIABLES & os.environ.keys() else ca_file or None,
+            timeout=_EXPORT_TIMEOUT,
+            session=_session(proxy),
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("auth-sidecar", __version__)
         self._service = _address(upstream)

@@ -52,13 +52,13 @@ class Basic(PasswordAuthenticator):
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    def recognises(cls, options: BasicOptions) -> str:
+    def describe(cls, options: BasicOptions) -> str:
         """Which credentials it decides on."""
         plain = " (plain passwords)" if options.user_props else ""
         return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
 
     @property
-    def outdated(self) -> str:
+    def degraded_reason(self) -> str:
         """Why the file as it is now is not in use; the one read before still is."""
         return self._outdated
 

@@ -57,7 +57,7 @@ class Guest(Authenticator):
         self.methods = options.methods
 
     @classmethod
-    def recognises(cls, options: GuestOptions) -> str:
+    def describe(cls, options: GuestOptions) -> str:
         """Which credentials it decides on."""
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
         return f"nobody; without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"

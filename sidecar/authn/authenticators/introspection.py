@@ -109,13 +109,13 @@ class Introspection(BearerAuthenticator):
         return Problem(f"authenticator {self.name}", text)
 
     @classmethod
-    def recognises(cls, options: IntrospectionOptions) -> str:
+    def describe(cls, options: IntrospectionOptions) -> str:
         """Which credentials it decides on."""
         jwts = f", and JWTs of {options.provider}" if options.jwts else ""
         return f"opaque Bearer tokens that {options.provider} calls active{jwts}"
 
     @property
-    def problem(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why the endpoint does not answer, as the last look at it has shown."""
         return self._recovery.problem
 

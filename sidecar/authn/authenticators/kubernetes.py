@@ -104,7 +104,7 @@ class Kubernetes(BearerAuthenticator):
         self._keys: ProviderKeys | None = None
 
     @classmethod
-    def recognises(cls, options: KubernetesOptions) -> str:
+    def describe(cls, options: KubernetesOptions) -> str:
         """Which credentials it decides on."""
         whose = f"of {', '.join(options.namespaces)}" if options.namespaces else "of every namespace"
         return f"Bearer tokens of Kubernetes service accounts {whose} for {', '.join(options.audiences)}"
@@ -115,7 +115,7 @@ class Kubernetes(BearerAuthenticator):
         return self._issuers
 
     @property
-    def problem(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why there are no keys."""
         if self._keys is None:
             return "not started"
@@ -123,7 +123,7 @@ class Kubernetes(BearerAuthenticator):
         return "" if status.usable else status.problem or "no keys yet"
 
     @property
-    def outdated(self) -> str:
+    def degraded_reason(self) -> str:
         """Why the keys are not fetched anew."""
         return "" if self._keys is None else self._keys.status().problem
 
@@ -134,9 +134,9 @@ class Kubernetes(BearerAuthenticator):
             keys = self._keys
             while keys is not None and not keys.status().tried:  # noqa: ASYNC110 - keys tell no event
                 await asyncio.sleep(0.02)
-            if self.options.review and not self.problem:
+            if self.options.review and not self.unavailable_reason:
                 await self._request_review({"token": "auth-sidecar-check"})
-            return [self.problem] if self.problem else []
+            return [self.unavailable_reason] if self.unavailable_reason else []
         except Unavailable as failure:
             return [failure.detail]
         finally:

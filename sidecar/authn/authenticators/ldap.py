@@ -61,7 +61,7 @@ class LdapOptions(PasswordOptions):
     tls: Literal["verify", "none"] = "verify"
     """``verify``: ``ldap`` is upgraded by StartTLS and the certificate must be right. ``none``: on loopback only."""
     ca_file: Text = ""
-    """CA bundle; absent: the system's."""
+    """CA bundle; absent: that of ``outbound``."""
     bind_dn: Text = ""
     """Who searches; absent: anonymously."""
     bind_password: Secret | None = None
@@ -113,8 +113,11 @@ class DirectoryError(Exception):
 class Directory:
     """Blocking questions to the directory; called from threads only."""
 
-    def __init__(self, options: LdapOptions) -> None:
-        """Raises ImportError without the package, OSError for a CA bundle that cannot be read."""
+    def __init__(self, options: LdapOptions, ca_file: str = "") -> None:
+        """``ca_file`` counts where ``options`` name none.
+
+        Raises ImportError without the package, OSError for a CA bundle that cannot be read.
+        """
         with warnings.catch_warnings():  # it asks for names that the ASN.1 library has given new ones
             warnings.simplefilter("ignore", DeprecationWarning)
             import ldap3
@@ -124,7 +127,7 @@ class Directory:
         parts = urlsplit(options.url)
         secure = parts.scheme == "ldaps"
         self._start_tls = not secure and options.tls == "verify"
-        context = client_context(options.ca_file)
+        context = client_context(options.ca_file or ca_file)
 
         class StrictTls(ldap3.Tls):  # type: ignore[misc] # ldap3 has no types
             """The library's own way leaves the name in the certificate to itself, and verifies nothing by default."""
@@ -313,7 +316,7 @@ class Ldap(PasswordAuthenticator):
         if bool(options.bind_dn) != bool(options.bind_password):
             raise Misconfigured([self._fault("bindDn and bindPassword go together")])
         try:
-            self._directory = Directory(options)
+            self._directory = Directory(options, surroundings.ca_file)
         except ImportError as error:
             text = "needs a package that is not installed: pip install auth-sidecar[ldap]"
             raise Misconfigured([self._fault(text)]) from error
@@ -325,12 +328,12 @@ class Ldap(PasswordAuthenticator):
         return Problem(f"authenticator {self.name}", text)
 
     @classmethod
-    def recognises(cls, options: LdapOptions) -> str:
+    def describe(cls, options: LdapOptions) -> str:
         """Which credentials it decides on."""
         return f"Basic user and password of the people below {options.user_base} at {options.url}"
 
     @property
-    def problem(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why the directory does not answer, as the last look at it has shown."""
         return self._recovery.problem
 

@@ -133,7 +133,14 @@ class Forwarder:
         framing = _framing(request, body, upgrade=upgrade)
         if self._spans is not None:
             framing += self._spans.forward(request.method)
-        head = self._request_heads.make(request, request.raw_path, client, verdict.accepted, framing)
+        head = self._request_heads.make(
+            request,
+            request.raw_path,
+            client,
+            verdict.accepted,
+            framing,
+            withholds_credentials=verdict.withholds_credentials,
+        )
         connection = await self._pool.acquire()
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
         return await self._send(sending, connection, self._exchange(sending, connection))

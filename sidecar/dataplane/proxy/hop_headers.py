@@ -60,12 +60,19 @@ _SPECIAL = {
 class RequestHeaders:
     """Selects the caller's header lines for the service behind.
 
-    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them.
+    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them. ``credential_headers``:
+    headers besides ``Authorization`` in which the authentication chain reads credentials.
     """
 
     def __init__(
-        self, *, is_identity: Callable[[str], bool], keep_authorization: bool, keep_trace: bool = True
+        self,
+        *,
+        is_identity: Callable[[str], bool],
+        keep_authorization: bool,
+        keep_trace: bool = True,
+        credential_headers: Iterable[str] = (),
     ) -> None:
+        self._credentials = frozenset(normal_name(name) for name in ("Authorization", *credential_headers))
         self._is_identity = is_identity
         self._keep_authorization = keep_authorization
         self._keep_trace = keep_trace
@@ -91,6 +98,12 @@ class RequestHeaders:
         if trace and self._keep_trace:
             lines += _trace_lines(trace)
         return _without(lines, named) if named else lines
+
+    def without_credentials(self, lines: Iterable[bytes]) -> list[bytes]:
+        """``lines`` without those that carry a credential, in any spelling of their names."""
+        return [
+            line for line in lines if normal_name(line.partition(b":")[0].decode("latin-1")) not in self._credentials
+        ]
 
     def _classify(self, name: bytes) -> HeaderPolicy:
         fate = self._policy(name)

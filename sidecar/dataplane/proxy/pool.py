@@ -179,7 +179,7 @@ class UpstreamConnection(ResponseHandler):
     def terminate(self) -> None:
         """End it at once; whoever still reads from it must not take what came so far for the whole."""
         self._break_off()
-        self.abort()
+        super().abort()
 
     def make_idle(self) -> bool:
         """Expect nothing from now on: whatever comes while no request is under way makes it unclean.

@@ -20,7 +20,7 @@ GUEST = "com.datahub.authentication.authenticator.DataHubGuestAuthenticator"
 PLUGIN = """
 from typing import Annotated
 from pydantic import Field
-from sidecar.authn.base import ABSTAINED, Member
+from sidecar.authn.base import ABSTAINED, Authenticator
 from sidecar.config.settings import Model
 from sidecar.secrets.value import Secret
 
@@ -28,7 +28,7 @@ class KeyOptions(Model):
     key: Secret
     count: Annotated[int, Field(ge=1)] = 1
 
-class Keys(Member):
+class Keys(Authenticator):
     Options = KeyOptions
     async def authenticate(self, view):
         return ABSTAINED
@@ -99,7 +99,7 @@ def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) 
     [
         ({"type": "gest"}, "authentication.authenticators[0].type: is not a known authenticator; did you mean guest?"),
         ({"type": "com.example.DataHubGuestAuthentikator"}, f"has no counterpart here; did you mean {GUEST}?"),
-        ({"type": "sample_plugin:Stranger"}, "is not a subclass of sidecar.authn.base.Member"),
+        ({"type": "sample_plugin:Stranger"}, "is not a subclass of sidecar.authn.base.Authenticator"),
         ({"type": "sample_plugin:Nothing"}, "cannot be imported: AttributeError"),
         ({"type": "no_such_module_here:Nothing"}, "cannot be imported: ModuleNotFoundError"),
         ({"type": "broken_plugin:Anything"}, "cannot be imported: RuntimeError"),

@@ -183,11 +183,11 @@ async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
     await member.authenticate(view)
     path.write_text("Alice:nonsense\n")
     await member.poll()
-    assert "line 1 is neither" in member.outdated
+    assert "line 1 is neither" in member.degraded_reason
     assert member.recall(view)
     path.write_text(f"bob:{hashed('new')}\n")
     await member.poll()
-    assert member.outdated == ""
+    assert member.degraded_reason == ""
     assert member.recall(view) is None
     assert isinstance(await member.authenticate(view), Abstained)
 
@@ -200,10 +200,10 @@ async def test_a_file_that_can_be_read_again_is_although_it_looks_the_same(
     with monkeypatch.context() as away:
         away.setattr(Path, "open", _refuse)
         await member.poll()
-        assert "Permission denied" in member.outdated
+        assert "Permission denied" in member.degraded_reason
         assert member.unavailable_reason == ""  # the users are as before
     await member.poll()
-    assert member.outdated == ""
+    assert member.degraded_reason == ""
     assert isinstance(await member.authenticate(asked(basic("bob", "new"))), Accepted)
 
 

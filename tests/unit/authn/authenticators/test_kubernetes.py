@@ -97,7 +97,7 @@ async def _make(api: ApiServer, url: str, tmp_path: Path) -> AsyncIterator[Any]:
         made.append(member)
         await member.start()
         if ready:
-            await eventually(lambda: not member.problem)
+            await eventually(lambda: not member.unavailable_reason)
         return member
 
     yield make
@@ -288,7 +288,7 @@ async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, revie
     api.review = review if "user" in review else web.Response(**review)
     with pytest.raises(Unavailable, match="TokenReview"):
         await member.authenticate(asked(f"Bearer {account_token()}"))
-    assert not member.problem  # or nobody would send it a request again, by which it could recover
+    assert not member.unavailable_reason  # or nobody would send it a request again, by which it could recover
     api.review = GOOD_REVIEW
     assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
 

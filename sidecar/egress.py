@@ -1,0 +1,214 @@
+"""Which outgoing call goes through which HTTP proxy: decided once, by the URL alone.
+
+A proxy sees where a call goes and can refuse it. It must not be able to answer it: only https is sent through one, by
+CONNECT, so that the certificate of the server is verified here. Calls to this machine, to the upstream and to the
+cluster's API server are always direct, whatever the environment says.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from sidecar.secrets.value import Secret
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_CLUSTER_NAMES = re.compile(r"kubernetes(\.default(\.svc(\..+)?)?)?")
+_MAX_ENTRIES = 1000
+VARIABLE = "HTTPS_PROXY"
+EXCEPTIONS = "NO_PROXY"
+FORM = "http://host:port or http://user:password@host:port"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy. ``origin`` is the setting or variable that names it. Its credentials print nowhere."""
+
+    url: str
+    user: str = ""
+    password: Secret = field(default_factory=lambda: Secret(""))
+    origin: str = "outbound.proxy"
+
+    def __str__(self) -> str:
+        return f"{self.url}{' (with credentials)' if self.user else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """One entry of ``NO_PROXY``: a host with everything below it, a network or ``*``; a port limits it."""
+
+    host: str = ""
+    with_itself: bool = True
+    network: _Network | None = None
+    port: int = 0
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether ``host`` (lower case, no brackets, no final dot) with ``port`` is excepted."""
+        if self.port and port != self.port:
+            return False
+        if self.host == "*":
+            return True
+        if self.network is not None:
+            try:
+                address = ipaddress.ip_address(host)
+            except ValueError:
+                return False
+            return address in self.network
+        return (self.with_itself and host == self.host) or host.endswith(f".{self.host}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one URL is reached: through ``proxy``, or directly for ``reason``."""
+
+    proxy: Proxy | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The proxy, and the hosts that are reached without it. ``direct`` maps hosts to the reason."""
+
+    proxy: Proxy | None = None
+    exceptions: tuple[Bypass, ...] = ()
+    direct: tuple[tuple[str, str], ...] = ()
+
+    def route(self, url: str) -> Route:
+        """How ``url`` is reached, as far as its text says; a name may still resolve to this machine."""
+        reason = self._why_direct(url)
+        return Route(None if reason else self.proxy, reason)
+
+    def _why_direct(self, url: str) -> str:
+        if self.proxy is None:
+            return "no proxy is configured"
+        parts = urlsplit(url)
+        host, port = plain_host(parts.hostname or ""), parts.port or 443
+        found = [reason for known, reason in self.direct if host == known]
+        if parts.scheme != "https":
+            found.append("plain http never goes through a proxy")
+        if is_local(host):
+            found.append("loopback and link-local addresses are always direct")
+        if _CLUSTER_NAMES.fullmatch(host):
+            found.append("the cluster's API server is always direct")
+        if any(bypass.covers(host, port) for bypass in self.exceptions):
+            found.append(f"named in {EXCEPTIONS}")
+        return found[0] if found else ""
+
+
+NO_PROXY = Egress()
+
+
+def plain_host(host: str) -> str:
+    """``host`` as it is compared: lower case, no brackets, no zone, no final dot."""
+    return host.strip("[]").partition("%")[0].rstrip(".").lower()
+
+
+def is_local(host: str) -> bool:
+    """Whether ``host`` is ``localhost`` or a literal loopback, link-local or unspecified address."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified)
+
+
+def read_proxy(text: str, origin: str) -> Proxy:
+    """The proxy that ``text`` names; no scheme means http, as curl reads it. Raises ValueError that repeats nothing."""
+    written = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(written)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"must be {FORM}") from None
+    if parts.scheme != "http":
+        known = parts.scheme if re.fullmatch(r"[a-z0-9]{1,10}", parts.scheme) else "another scheme"
+        raise ValueError(f"names a proxy of kind {known}, and only http is supported; write {FORM}")
+    if not host or not re.fullmatch(r"[!-~]+", written) or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"must be {FORM}, with special characters percent-encoded")
+    shown = f"[{host}]" if ":" in host else host
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if ":" in user:
+        raise ValueError("has a user name with a colon, which Basic credentials cannot carry")
+    return Proxy(f"http://{shown}:{port or 80}", user, Secret(password), origin)
+
+
+def read_exceptions(text: str) -> tuple[Bypass, ...]:
+    """The entries of ``NO_PROXY``, separated by commas or blanks. Raises ValueError naming the first that is wrong."""
+    entries = [entry for entry in re.split(r"[,\s]+", text) if entry]
+    if len(entries) > _MAX_ENTRIES:
+        raise ValueError(f"has {len(entries)} entries, more than {_MAX_ENTRIES}")
+    return tuple(_exception(entry.lower()) for entry in entries)
+
+
+def _exception(entry: str) -> Bypass:
+    if entry == "*":
+        return Bypass("*")
+    try:
+        return Bypass(network=ipaddress.ip_network(entry, strict=False))
+    except ValueError:
+        pass
+    bracketed = re.fullmatch(r"\[([0-9a-f:.]+)\](?::([0-9]{1,5}))?", entry)
+    if bracketed:
+        host, port = bracketed[1], int(bracketed[2] or 0)
+    else:
+        name, colon, digits = entry.partition(":")
+        if colon and not re.fullmatch(r"[0-9]{1,5}", digits):
+            raise ValueError(_wrong_entry(entry))
+        host, port = name, int(digits or 0)
+    if port > 65535 or (bracketed is None and not re.fullmatch(r"(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", host)):
+        raise ValueError(_wrong_entry(entry))
+    try:
+        return Bypass(network=ipaddress.ip_network(host), port=port)
+    except ValueError:
+        pass
+    name = host.removeprefix("*").strip(".")
+    return Bypass(name, with_itself=not host.startswith("*"), port=port)
+
+
+def _wrong_entry(entry: str) -> str:
+    shown = re.sub(r"[^!-~]", "?", entry)[:100]
+    return f"has the entry {shown}, which is no host name, .suffix, address, network (10.0.0.0/8), host:port or *"
+
+
+def read_egress(
+    written: str, environ: Mapping[str, str], direct: Iterable[tuple[str, str]] = ()
+) -> tuple[Egress, list[tuple[str, str]]]:
+    """What ``outbound.proxy`` (``environment``, ``none`` or a URL) means, and each fault with the name it is about.
+
+    ``direct`` are hosts that are never reached through a proxy, each with the reason. ``NO_PROXY`` counts with a URL
+    too. Lower-case variables win over those in capitals, as in curl.
+    """
+    faults: list[tuple[str, str]] = []
+    if written == "none":
+        return NO_PROXY, faults
+    origin, text = ("outbound.proxy", written) if written != "environment" else _variable(environ, VARIABLE)
+    if not text:
+        return NO_PROXY, faults
+    exceptions_name, exceptions_text = _variable(environ, EXCEPTIONS)
+    proxy: Proxy | None = None
+    exceptions: tuple[Bypass, ...] = ()
+    try:
+        proxy = read_proxy(text, origin)
+    except ValueError as error:
+        faults.append((origin, str(error)))
+    try:
+        exceptions = read_exceptions(exceptions_text)
+    except ValueError as error:
+        faults.append((exceptions_name, str(error)))
+    names = dict.fromkeys((plain_host(host), reason) for host, reason in direct if host)
+    api = environ.get("KUBERNETES_SERVICE_HOST", "")
+    if api:
+        names[plain_host(api), "the cluster's API server is always direct"] = None
+    return Egress(proxy, exceptions, tuple(names)), faults
+
+
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    for spelling in (name.lower(), name):
+        text = environ.get(spelling, "").strip()
+        if text:
+            return spelling, text
+    return name, ""
