@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Stable public ids of rejections. Deliberately few: an attacker must not learn which check failed (:class:`Cause`)."""
+    """Stable public ids of rejections. Deliberately few: they must not disclose which check failed (:class:`Cause`)."""
 
     TOKEN_MISSING = "token_missing"
     TOKEN_MALFORMED = "token_malformed"

@@ -1,8 +1,8 @@
 """JSON log lines on standard error: one object per line, UTC times, no tokens.
 
 Use the standard ``logging`` module with ``extra={"event": ..., ...}``: ``event`` is the stable name of the line, which
-docs/operations.md lists. Values are escaped: a lone surrogate or a control character from outside cannot break a line or
-forge another. Callers must not log tokens; as a second defence, strings that look like tokens are redacted.
+docs/operations.md lists. Values are escaped: a lone surrogate or a control character from outside cannot break a line
+or forge another. Callers must not log tokens; as a second defence, strings that look like tokens are redacted.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SUPPRESSED_REPORT_INTERVAL = 1.0
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line of JSON. A traceback becomes the field ``exception``. ``static_fields`` are in every line."""
+    """One record, one line of JSON. ``static_fields`` are in every line; a traceback is the field ``exception``."""
 
     def __init__(self, **static_fields: object) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def dump_line(line: dict[str, Any]) -> str:
-    """JSON text of ``line``. Invalid Unicode is replaced; objects that JSON cannot represent are shown by their type."""
+    """JSON text of ``line``. Invalid Unicode is replaced; objects that are no JSON values are shown by their type."""
     try:
         return orjson.dumps(line, default=_by_type).decode()
     except (TypeError, ValueError):

@@ -26,7 +26,7 @@ class MultiprocessMode(Enum):
 class Metrics:
     """The metrics of one process, in a registry of their own.
 
-    Metrics on the request path use :mod:`sidecar.counters` (event loop only); the rest are prometheus-client collectors.
+    Metrics on the request path use :mod:`sidecar.counters` (event loop only), the others prometheus-client collectors.
     Label values must come from a bounded set. Keep the child of a label value if it is used often.
     """
 

@@ -1,8 +1,8 @@
 """The only HTTP client for control traffic: key sets, discovery documents, introspection, probes.
 
 Not used for requests of callers. The server is treated as hostile: time and size are bounded, including the
-decompressed size; redirects are rejected; cookies are not stored; and the client never connects to the address of a cloud
-metadata service, whatever the host name.
+decompressed size; redirects are rejected; cookies are not stored; and the client never connects to the address of a
+cloud metadata service, whatever the host name.
 """
 
 import asyncio
