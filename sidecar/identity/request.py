@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from sidecar import old_names
 from sidecar.errors import Cause
 from sidecar.identity.actor import Actor
 
@@ -96,6 +97,12 @@ class RequestContext:
     other_methods: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     handshake_certificate: str = ""
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        return old_names.imported(__name__, name)
 
 
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:

@@ -8,6 +8,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sidecar import old_names
 
 _log = logging.getLogger("sidecar.authn")
 _MIN_PAUSE = 1.0
@@ -36,6 +39,11 @@ class DependencyProbe:
         self._random_fraction = random_fraction
         self._probe_requested = False
         self._task: asyncio.Task[None] | None = None
+
+    if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+        def __getattr__(self, name: str) -> Any:
+            return old_names.attribute(self, name, old_names.PROBE_METHODS)
 
     def report_failure(self) -> None:
         """A request failed because of the dependency: probe it now, unless a probe is already scheduled."""

@@ -174,18 +174,18 @@ def listed(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
 
 def test_key_that_a_token_on_record_needs_is_kept(run: Callable[..., tuple[int, str, str]]) -> None:
     _, token, _ = run("token", "create", "--kind", "bot", "--name", "ingest", "--expiry", "7")
-    code, out, _ = run("keys", "rotate", "--ahead", "0s")
+    code, out, _ = run("keys", "rotate", "--publish-lead-time", "0s")
     assert code == 0
     assert "signs from now on" in out
     old = next(entry["kid"] for entry in listed(run) if entry["state"] == "retired")
-    _, out, _ = run("keys", "retire", "--keep", "0s")
+    _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out == "nothing was changed\n"
     assert run("token", "explain", token.strip())[0] == 0
     (record,) = [json.loads(line) for line in run("token", "list", "--json")[1].splitlines()]
     run("token", "revoke", record["id"])
     _, out, _ = run("keys", "retire")
     assert out == "nothing was changed\n"
-    _, out, _ = run("keys", "retire", "--keep", "0s")
+    _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out.startswith(f"{old} is removed")
 
 
