@@ -46,7 +46,7 @@ def _configuration(folder: Path, issuer: str, port: int, admin_port: int, tokens
             "adminListen": f"127.0.0.1:{admin_port}",
             "drainDelay": "0s",
         },
-        "store": {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"},
+        "store": {"url": f"sqlite:///{folder}/sidecar.db"},
         "tokens": {"cacheEntries": tokens},
         "authenticationConfiguration": {"providers": [provider]},
     }

@@ -49,7 +49,7 @@ def _configuration(folder: Path, keys: KeyServer, workers: int, port: int, admin
             "drainDelay": "0s",
             "workers": workers,
         },
-        "store": {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"},
+        "store": {"url": f"sqlite:///{folder}/sidecar.db"},
         "authenticationConfiguration": {"providers": [provider]},
     }
     settings = folder / f"{workers}.yaml"

@@ -22,9 +22,14 @@ _BEARER = Scheme.BEARER
 
 @dataclass(slots=True)  # not frozen: made for every request
 class Allow:
-    """The request may pass. ``accepted`` is None where nobody is identified (public and guest paths)."""
+    """The request may pass. ``accepted`` is None where nobody is identified (public and guest paths).
+
+    ``withholds_credentials``: the upstream must not receive the caller's credentials. They were refused, could not be
+    checked, or the path ignores them.
+    """
 
     accepted: Accepted | None
+    withholds_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Deny:
 
 Verdict = Allow | Deny
 _ANONYMOUS = Allow(None)
+_WITHOUT_CREDENTIALS = Allow(None, withholds_credentials=True)
 _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
 
 
@@ -95,23 +101,31 @@ class Decider:
         self._guests = guests
         self.rules_can_require = rules.can_require
         """Whether any rule could refuse an authenticated caller, so that a question without a path is not enough."""
+        self.credential_headers = chain.headers
+        """Headers besides ``Authorization`` in which credentials are read."""
 
     async def decide(self, view: RequestContext) -> Verdict:
         """The verdict. Raises Refused only for a request that must not be read (400)."""
         if self._sources is not None:
             self._sources.read_into(view)
         ruling = self._requirement(view)
+        public = ruling.access is Access.PUBLIC
+        if public and ruling.ignores_credentials:
+            return _WITHOUT_CREDENTIALS
         presented = self._chain.count_credentials(view)
         if not presented:
             return self._without_credential(view, ruling)
-        public = ruling.access is Access.PUBLIC
         if presented > 1:
-            return _ANONYMOUS if public else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+            return (
+                _WITHOUT_CREDENTIALS
+                if public
+                else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+            )
         outcome = self._chain.recall(view)
         if outcome is None:
             outcome = await self._authenticate(view)
         if public:
-            return _ANONYMOUS if isinstance(outcome, Denied) else Allow(outcome)
+            return _WITHOUT_CREDENTIALS if isinstance(outcome, Denied) else Allow(outcome)
         if isinstance(outcome, Denied):
             return Deny(outcome.failure, outcome.provider, outcome.authenticator)
         return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
@@ -123,11 +137,10 @@ class Decider:
         """
         if self._sources is not None:
             self._sources.read_into(view)
-        if (
-            view.credential.scheme is not _BEARER
-            or self._requirement(view).requirements
-            or self._chain.count_credentials(view) != 1
-        ):
+        if view.credential.scheme is not _BEARER:
+            return None
+        ruling = self._requirement(view)
+        if ruling.requirements or ruling.ignores_credentials or self._chain.count_credentials(view) != 1:
             return None
         return self._chain.accept_at_once(view)
 

@@ -67,24 +67,29 @@ class AccessRequirement:
     """What holds for one request: how strict, and every requirement that applies.
 
     ``excludes_guests``: a rule that is written asks for authenticated callers, or the path is ambiguous; where no rule
-    matches, the guest of the chain may be.
+    matches, the guest of the chain may be. ``ignores_credentials``: on a public path, credentials are neither verified
+    nor forwarded, and no identity is added.
     """
 
     access: Access
     requirements: tuple[Condition, ...] = ()
     excludes_guests: bool = False
+    ignores_credentials: bool = False
 
     def and_also(self, other: "AccessRequirement") -> "AccessRequirement":
         """What is stricter of both, and the requirements of both; this very object where ``other`` adds nothing."""
         excludes_guests = self.excludes_guests or other.excludes_guests
+        ignores_credentials = self.ignores_credentials or other.ignores_credentials
         if (
             other.access <= self.access
             and excludes_guests == self.excludes_guests
+            and ignores_credentials == self.ignores_credentials
             and all(needed in self.requirements for needed in other.requirements)
         ):
             return self
         requirements = dict.fromkeys((*self.requirements, *other.requirements))
-        return AccessRequirement(max(self.access, other.access), tuple(requirements), excludes_guests)
+        access = max(self.access, other.access)
+        return AccessRequirement(access, tuple(requirements), excludes_guests, ignores_credentials)
 
 
 AUTHENTICATED = AccessRequirement(Access.AUTHENTICATED)
@@ -146,7 +151,8 @@ class Rules:
         requirement = _requirement(settings.require)
         requirements = (requirement,) if requirement else ()
         access = Access[settings.access.upper()]
-        methods, ruling = _methods(settings), AccessRequirement(access, requirements, access is Access.AUTHENTICATED)
+        methods = _methods(settings)
+        ruling = AccessRequirement(access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials)
         rule = _Rule(order, methods, ruling, settings.without)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)

@@ -68,7 +68,7 @@ class Chain:
         self._certificate = certificate
         self._now = (clock or SystemClock()).now
         self._skippable = frozenset(skippable)
-        self._headers = tuple(headers)
+        self.headers = self._headers = tuple(headers)
         self._authenticators = tuple(authenticators)
         self._prompt: list[Prompt] = []
         for authenticator in authenticators:

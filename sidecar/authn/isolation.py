@@ -106,8 +106,15 @@ class IsolatedAuthenticator:
     def _log_failure(self, doing: str, error: BaseException) -> None:
         """The kind of error only: its text may hold the credential."""
         if self._lines.allows():
-            extra = {"authenticator": self.name, "doing": doing, "error": type(error).__name__}
-            _log.error("an authenticator is broken", extra=extra)
+            _log.error(
+                "authenticator failed",
+                extra={
+                    "event": "authenticator_failed",
+                    "authenticator": self.name,
+                    "doing": doing,
+                    "error": type(error).__name__,
+                },
+            )
 
 
 def _is_valid(outcome: object) -> bool:

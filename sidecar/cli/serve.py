@@ -1,4 +1,4 @@
-"""``sidecar serve``: run until told to stop."""
+"""``sidecar serve``: runs the sidecar until a signal stops it."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ def _run(options: argparse.Namespace) -> int:
     loaded = load_settings(options)
     logs.configure(loaded.settings.logging.level)
     for finding in environment.findings:
-        _log.warning(finding)
+        _log.warning(finding, extra={"event": "environment_warning"})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(loaded, partial(load_settings, options), config_paths(options)))
     return 0

@@ -41,8 +41,8 @@ class UntrustedPeers:
                 return
         self._logged[peer] = now
         _log.warning(
-            "checks are refused: the peer is not in server.trustedProxies, and rules have a require; add its address",
-            extra={"peer": peer},
+            "checks rejected: the peer is not in server.trustedProxies, and rules have a require; add its address",
+            extra={"event": "untrusted_peer", "peer": peer},
         )
 
 

@@ -209,7 +209,7 @@ class IdentityHeaders:
 
     def _note_blanked(self, actor: Actor, message: str) -> None:
         self._blanked.inc()
-        _log.warning(message, extra={"provider": actor.provider})
+        _log.warning(message, extra={"event": "groups_omitted", "provider": actor.provider})
 
     def _values(self, actor: Actor) -> dict[str, str]:
         name = encode_value(actor.id)
@@ -226,7 +226,10 @@ class IdentityHeaders:
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)
             if actor.impersonates_admin(self._admin_names):
-                _log.warning("anonymous for a name that is an admin's", extra={"provider": actor.provider})
+                _log.warning(
+                    "the Actor has the name of an admin without being one; forwarded as anonymous",
+                    extra={"event": "admin_name_anonymized", "provider": actor.provider},
+                )
                 values |= _DATAHUB_NOBODY
         if _size(values) > self._max_bytes:
             values[_GROUPS] = ""

@@ -259,8 +259,9 @@ class Dispatcher:
         forwarded = request.headers.getall("X-Forwarded-For", ())
         client = client_address(connection.peer, forwarded, serving.peers, trusted=connection.trusted)
         _access_log.info(
-            "answered",
+            "request answered",
             extra={
+                "event": "request_answered",
                 "requestId": request_id(request),
                 "method": request.method[:16],
                 "path": request.raw_path.partition("?")[0][:512],
@@ -287,5 +288,5 @@ def _unhandled(request: web.BaseRequest, error: Exception, route: str, refusals:
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has begun; it can only be cut off") from error
     seen = {"error": type(error).__name__, "places": traceback_locations(error), "route": route}
-    _log.error("fault while answering", extra={"requestId": request_id(request), **seen})
+    _log.error("unhandled error", extra={"event": "unhandled_error", "requestId": request_id(request), **seen})
     return refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)

@@ -68,8 +68,9 @@ class ErrorResponses:
         identifier = request_id(request)
         if self._lines.allows():
             _log.info(
-                "refused",
+                "request rejected",
                 extra={
+                    "event": "request_rejected",
                     "requestId": identifier,
                     "reason": failure.reason.value,
                     "cause": failure.cause.value,
@@ -91,8 +92,9 @@ class ErrorResponses:
         identifier = new_request_id()
         if self._lines.allows():
             _log.info(
-                "refused by the HTTP parser",
+                "request rejected by the HTTP parser",
                 extra={
+                    "event": "malformed_request_rejected",
                     "requestId": identifier,
                     "reason": failure.reason.value,
                     "detail": failure.detail,

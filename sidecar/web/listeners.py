@@ -45,7 +45,10 @@ def cap_to_file_limit(limits: Limits, *, forwards: bool) -> Limits:
     most = max(1, max(spare - limits.max_in_flight, spare // 2) if forwards else spare)
     if most >= limits.max_connections:
         return limits
-    _log.warning("fewer connections than maxConnections: too few open files allowed", extra={"connections": most})
+    _log.warning(
+        "the open-file limit is too low for maxConnections; accepting fewer connections",
+        extra={"event": "max_connections_reduced", "connections": most},
+    )
     return limits.model_copy(update={"max_connections": most})
 
 

@@ -342,7 +342,8 @@ class Connection(web.RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A fault outside the handler, by its kind alone: its text may hold what the request carried."""
-        _log.error("fault on a connection", extra={"error": type(kw.get("exc_info")).__name__})
+        error = type(kw.get("exc_info")).__name__
+        _log.error("unhandled error on a connection", extra={"event": "connection_error", "error": error})
 
     def handle_error(
         self,
@@ -464,8 +465,7 @@ class HttpServer(web.Server):
         if limits != self.limits:
             self.limits = limits
             self._options = _options(limits)
-            for connection in self.connections:
-                connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+            self._end_after_answers()
 
     def make_room(self, newcomer: Connection) -> None:
         """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
@@ -489,13 +489,18 @@ class HttpServer(web.Server):
     def drain(self) -> None:
         """From now on every answer ends its connection."""
         self.draining = True
-        for connection in self.connections:
-            connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+        self._end_after_answers()
 
     def abort_connections(self) -> None:
         """End every connection at once, whatever is under way on it."""
         for connection in self.connections:
             connection.force_close()
+
+    def _end_after_answers(self) -> None:
+        """Close each open connection after its next answer."""
+        for connection in self.connections:
+            assert isinstance(connection, Connection)  # noqa: S101 - __call__ makes nothing else
+            connection.is_last = True
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""

@@ -214,7 +214,7 @@ def test_a_plugin_that_cannot_be_started_is_one_sentence(
         yaml.safe_dump(
             {
                 "server": {"listen": f"127.0.0.1:{free_port()}", "adminListen": f"127.0.0.1:{free_port()}"},
-                "store": {"url": f"sqlite:///{tmp_path}/sidecar.store.sqlite.database"},
+                "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
                 "authentication": {"authenticators": [member]},
             }
         )

@@ -104,7 +104,7 @@ async def test_an_untrusted_peer_is_refused_where_rules_require_something(
     assert await scene.metric("sidecar_untrusted_checks_total") == 5
     lines = [record for record in caplog.records if record.name == "sidecar.check"]
     assert [record.__dict__["peer"] for record in lines] == ["127.0.0.1"], "once a minute for each peer"
-    refused = [record.__dict__ for record in caplog.records if record.message == "refused"]
+    refused = [record.__dict__ for record in caplog.records if record.__dict__.get("event") == "request_rejected"]
     assert {(line["cause"], line["detail"]) for line in refused} == {
         ("peer_untrusted", "peer 127.0.0.1 is not in server.trustedProxies")
     }

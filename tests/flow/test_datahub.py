@@ -232,7 +232,7 @@ def test_foreign_issuer_cannot_name_the_system_client(stage: Stage, provider: Id
 
 def _check(folder: Path, authentication: Mapping[str, Any], **more: Any) -> tuple[int, str, str]:
     config = folder / "sidecar.yaml"
-    store = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
+    store = {"url": f"sqlite:///{folder}/sidecar.db"}
     config.write_text(yaml.safe_dump({"authentication": authentication, "store": store, **more}), encoding="utf-8")
     command = [sys.executable, "-m", "sidecar", "check", "--offline", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -266,7 +266,7 @@ def test_check_prints_the_chain(tmp_path: Path) -> None:
 def test_secrets_that_protect_nothing_stop_the_check(
     tmp_path: Path, changes: dict[str, Any], more: dict[str, Any], place: str
 ) -> None:
-    plain = [{"type": "datahub"}]
+    plain: list[dict[str, Any]] = [{"type": "datahub"}]
     if "configs" in place:
         plain = [{"type": "datahub", "configs": {"signingKey": "other" * 9, "salt": "s"}}]
     code, _, err = _check(tmp_path, {"authenticators": plain, **changes}, **more)
@@ -278,7 +278,7 @@ def test_secrets_that_protect_nothing_stop_the_check(
 @pytest.mark.parametrize(
     ("member", "options", "said"),
     [
-        ({"type": "guest"}, {"guestUser": CLIENT}, f"guestUser: is the system client, {CLIENT}"),
+        ({"type": "guest"}, {"guestUser": CLIENT}, f"guestUser: is the name of the system client ({CLIENT})"),
         ({"type": "basic", "name": "system"}, {"htpasswd": "/x"}, "has the name of a provider, system"),
     ],
 )

@@ -143,7 +143,7 @@ async def test_a_denied_actor_stays_denied_by_either_rule(
 def document(keys: JwksServer, folder: Path, **principal: str) -> dict[str, Any]:
     made = blocks(keys, folder, **principal)
     made["upstream"]["url"] = "http://127.0.0.1:9"
-    made["store"] = {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}
+    made["store"] = {"url": f"sqlite:///{folder}/sidecar.db"}
     made["server"] = {"listen": f"127.0.0.1:{free_port()}", "adminListen": f"127.0.0.1:{free_port()}"}
     return made
 
@@ -199,6 +199,6 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
 async def test_a_store_that_cannot_be_asked_may_hold_names(tmp_path: Path, keys: JwksServer) -> None:
     content = document(keys, tmp_path)
     content["store"] = {"url": f"redis://127.0.0.1:{free_port()}/0"}
-    with pytest.raises(Misconfigured, match="the store cannot be asked whether it holds"):
+    with pytest.raises(Misconfigured, match="the store cannot be read"):
         async with run_sidecar(load([written(tmp_path, content)], {})):
             pass

@@ -313,13 +313,13 @@ def reload(sidecar: Sidecar, name: str) -> dict[str, Any]:
     before = outcome(sidecar, name)
     sidecar.process.popen.send_signal(signal.SIGHUP)
     sidecar.process.wait_until(lambda: outcome(sidecar, name) > before, within=20, what=f"reload {name}")
-    return lines(sidecar, "configuration reload")[-1]
+    return lines(sidecar, "configuration_reload")[-1]
 
 
-def lines(sidecar: Sidecar, message: str) -> list[dict[str, Any]]:
-    """What was logged with that message; the last line of the log may still be being written."""
+def lines(sidecar: Sidecar, event: str) -> list[dict[str, Any]]:
+    """The log lines with that event; the last line of the log may still be being written."""
     whole = sidecar.process.output.rpartition("\n")[0].splitlines()
-    return [json.loads(line) for line in whole if f'"message":"{message}"' in line]
+    return [json.loads(line) for line in whole if f'"event":"{event}"' in line]
 
 
 def rewrite(sidecar: Sidecar, change: Callable[[dict[str, Any]], object]) -> None:

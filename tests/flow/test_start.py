@@ -23,9 +23,9 @@ def command(folder: Path, admin_address: str, workers: int) -> list[str | Path]:
     return [sys.executable, "-m", "sidecar", "serve", "--config", config]
 
 
-def messages(process: Process) -> list[str]:
+def events(process: Process) -> list[str | None]:
     lines = process.output.splitlines()
-    return [json.loads(line)["message"] for line in lines if line.startswith("{")]
+    return [json.loads(line).get("event") for line in lines if line.startswith("{")]
 
 
 def at_once() -> bool:
@@ -50,7 +50,7 @@ def test_a_reload_that_comes_too_early_comes_later(tmp_path: Path) -> None:
     with running(command(tmp_path, admin_address, 1), log=tmp_path / "log", ready=at_once) as process:
         process.wait_until(holds_back(process), within=10, what="holding it back")
         process.popen.send_signal(signal.SIGHUP)
-        process.wait_until(lambda: "configuration reload" in messages(process), within=30, what="reloaded")
+        process.wait_until(lambda: "configuration_reload" in events(process), within=30, what="reloaded")
         assert answers(f"http://{admin_address}/livez", 200)
         assert not holds_back(process)()
 
@@ -64,7 +64,7 @@ def test_a_start_that_is_called_off_ends_before_it_answers(tmp_path: Path) -> No
         pids = children.read_text(encoding="ascii").split()
         process.popen.terminate()
         assert process.popen.wait(30) == 0
-        assert "listening" not in messages(process)
-        assert messages(process)[-1] == "stopped"
+        assert "listening" not in events(process)
+        assert events(process)[-1] == "stopped"
         assert "Traceback" not in process.output
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

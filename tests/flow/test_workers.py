@@ -180,7 +180,7 @@ def test_a_worker_that_dies_again_and_again_waits_longer(sidecar: Sidecar) -> No
     """Meanwhile the service is ready, and the gap is named."""
 
     def pauses() -> list[float]:
-        return [line["pause"] for line in lines(sidecar, "a worker has ended") if line["of"] == 0]
+        return [line["pause"] for line in lines(sidecar, "worker_exited") if line["of"] == 0]
 
     before = len(pauses())
     for times in (1, 2):
@@ -249,7 +249,7 @@ async def test_draining_under_load_loses_no_request(tmp_path: Path, idp: Identit
                 assert (pending.reply.status, pending.reply.body) == (200, b"done")
             assert await asyncio.to_thread(sidecar.process.popen.wait, 15) == 0
             assert not any(map(is_alive, pids))
-            assert '"a worker has ended"' not in sidecar.process.output
+            assert '"worker_exited"' not in sidecar.process.output
             assert "Traceback" not in sidecar.process.output
 
 

@@ -107,4 +107,4 @@ def test_the_next_callers_get_their_own_answers(scene: tuple[OddService, Sidecar
 
     try_one()
     assert sidecar.process.popen.poll() is None
-    assert "fault while answering" not in sidecar.process.output
+    assert "unhandled_error" not in sidecar.process.output

@@ -168,7 +168,7 @@ LITERAL = {"store": {"url": "redis://redis:6379", "password": "hunter2"}}
         ({"replicaCount": 2}, SQLITE),
         ({"autoscaling": {"enabled": True}}, SQLITE),
         ({"replicaCount": 2, "config": {"store": {"url": "env:STORE_URL"}}}, SQLITE),
-        ({"config": {"store": {"url": "sqlite:////tmp/sidecar.store.sqlite.database"}}}, "sqlite:////var/lib/sidecar/"),
+        ({"config": {"store": {"url": "sqlite:////tmp/sidecar.db"}}}, "sqlite:////var/lib/sidecar/"),
         ({"secret": {"data": {"a": "b"}, "existingSecret": "c"}}, "secret.data and secret.existingSecret"),
         ({"redis": {"enabled": True}}, "redis.enabled needs a password"),
         (

@@ -45,7 +45,7 @@ def running_sidecar(
     ``under``: a command that runs the one which follows it, such as one that sets limits.
     """
     address, admin_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    document = {"store": {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}, **configuration}
+    document = {"store": {"url": f"sqlite:///{folder}/sidecar.db"}, **configuration}
     document["server"] = {
         "listen": address,
         "adminListen": admin_address,

@@ -75,7 +75,7 @@ async def test_lines_above_the_limit_are_left_out_and_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many a second, as many in one burst; the number of the others is one line."""
-    monkeypatch.setattr(logs, "_LEFT_OUT_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_SUPPRESSED_REPORT_INTERVAL", 0.0)
     caplog.set_level(logging.INFO)
     clock, left_out = HandClock(), list[None]()
     limit = LineLimit(logging.getLogger("limited"), 10, lambda: left_out.append(None), now=clock.monotonic)
@@ -83,7 +83,7 @@ async def test_lines_above_the_limit_are_left_out_and_counted(
     assert len(left_out) == 15
     await eventually(lambda: caplog.records)
     assert [(record.getMessage(), record.__dict__["lines"]) for record in caplog.records] == [
-        ("lines left out: more than the limit per second", 15)
+        ("log lines suppressed: limit per second exceeded", 15)
     ]
     clock.advance(0.5)
     assert [limit.allows() for _ in range(7)] == [True] * 5 + [False] * 2

@@ -34,7 +34,7 @@ class ApiKeys(Authenticator):
         self._keys = options.keys
 
     @classmethod
-    def recognises(cls, options: ApiKeyOptions) -> str:
+    def describe(cls, options: ApiKeyOptions) -> str:
         """For ``sidecar check``."""
         return f"{HEADER} of {', '.join(sorted(options.keys))}"
 

@@ -61,7 +61,7 @@
 {{- if or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled -}}
 {{- fail "a SQLite store is one pod's alone: with replicaCount above 1 or autoscaling set redis.enabled, or write a redis address into config.store.url (its password goes into config.store.password)" -}}
 {{- end -}}
-{{- $url := (.Values.config.store | default dict).url | default "sqlite:////var/lib/sidecar/sidecar.store.sqlite.database" | toString -}}
+{{- $url := (.Values.config.store | default dict).url | default "sqlite:////var/lib/sidecar/sidecar.db" | toString -}}
 {{- if and (ne .Values.shape "attached") (not (hasPrefix "sqlite:////var/lib/sidecar/" $url)) -}}
 {{- fail "config.store.url must be a redis address or below sqlite:////var/lib/sidecar/, where the volume is" -}}
 {{- end -}}

@@ -15,6 +15,9 @@ class RouteRule:
     """One rule as it is matched, written or of a preset.
 
     A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
+    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added,
+    and the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as
+    himself.
     """
 
     path: str
@@ -23,10 +26,15 @@ class RouteRule:
     require: RequireSettings = _NO_REQUIREMENT
     without: frozenset[str] = frozenset()
     of_preset: bool = True
+    ignores_credentials: bool = False
 
 
 def _public(methods: tuple[str, ...], *paths: str) -> tuple[RouteRule, ...]:
     return tuple(RouteRule(path, methods, "public") for path in paths)
+
+
+def _login(methods: tuple[str, ...], *paths: str) -> tuple[RouteRule, ...]:
+    return tuple(RouteRule(path, methods, "public", ignores_credentials=True) for path in paths)
 
 
 PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
@@ -51,6 +59,17 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
             "/api/v1/collate/apps/support/redeem-code",
         ),
         *_public(("PUT",), "/api/v1/users/registrationConfirmation", "/api/v1/users/resendRegistrationToken"),
+        # Login of confidential OpenID Connect clients and of SAML.
+        *_login(
+            (*_READ, "POST"),
+            "/api/v1/auth/login",
+            "/api/v1/auth/callback",
+            "/api/v1/auth/logout",
+            "/api/v1/auth/refresh",
+            "/callback",
+        ),
+        *_login(_READ, "/api/v1/saml/login", "/api/v1/saml/metadata"),
+        *_login(("POST",), "/api/v1/saml/acs"),
         # Its feed among it: without credentials everybody could name any user's id and read along.
         RouteRule("/api/**"),
         # The single-page application. A server that is mounted below a path which basePath does not name has its API
@@ -70,6 +89,10 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
             "/openapi/up/**",
         ),
         *_public((), "/schema-registry/**", "/public-iceberg/**"),
+        # Login at DataHub's frontend, for a sidecar in front of it.
+        *_login(_READ, "/authenticate", "/sso", "/logOut"),
+        *_login(("POST",), "/logIn", "/signUp", "/resetNativeUserCredentials", "/oidcImplicitTokenExchange"),
+        *_login((*_READ, "POST"), "/callback/*"),
         # DataHub's user interface asks these as the system client: sessions for anybody, whether a password is right,
         # the client secret of its identity provider. A GMS answers whoever has a good credential.
         RouteRule("/auth/**", require=RequireSettings(providers=("system",))),

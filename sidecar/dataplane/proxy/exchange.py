@@ -169,7 +169,7 @@ class Exchange:
     def _cut_if_failed(self, sending: "asyncio.Task[None]") -> None:
         """Half a request cannot be taken back; the answer to it is broken off with it."""
         if not sending.cancelled() and sending.exception() is not None:
-            self._connection.abort()
+            self._connection.terminate()
 
     async def _bounded_head(self) -> UpstreamResponse:
         # A bare timer: asyncio.timeout costs several times as much on every request.

@@ -136,7 +136,14 @@ class Forwarder:
         framing = _framing(request, body, upgrade=upgrade)
         if self._spans is not None:
             framing += self._spans.forward(request.method)
-        head = self._request_heads.make(request, request.raw_path, client, verdict.accepted, framing)
+        head = self._request_heads.make(
+            request,
+            request.raw_path,
+            client,
+            verdict.accepted,
+            framing,
+            withholds_credentials=verdict.withholds_credentials,
+        )
         connection = await self._pool.acquire()
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
         return await self._send(sending, connection, self._exchange(sending, connection))
@@ -191,7 +198,7 @@ class Forwarder:
             return await exchanging
         except BaseException:
             # Whatever was left unread on it must not become the answer to somebody else's request.
-            connection.abort()
+            connection.terminate()
             raise
         finally:
             pool.release(connection)
@@ -202,7 +209,7 @@ class Forwarder:
         answer = await exchange.resume()
         sent = await self._answer(sending, connection, answer)
         if answer.message.code in BODILESS:
-            connection.abort()
+            connection.terminate()
         return sent
 
     async def _exchange(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
@@ -220,7 +227,7 @@ class Forwarder:
             await exchange.finish()
         # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
         if is_head or answer.message.code in BODILESS or not answer.request_sent:
-            connection.abort()
+            connection.terminate()
         return sent
 
     async def _answer(

@@ -47,12 +47,23 @@ class RequestHeads:
         self._host = parts.netloc.rpartition("@")[2]
 
     def make(
-        self, asked: RequestHead, target: str, client: Connection, accepted: Accepted | None, framing: bytes
+        self,
+        asked: RequestHead,
+        target: str,
+        client: Connection,
+        accepted: Accepted | None,
+        framing: bytes,
+        *,
+        withholds_credentials: bool = False,
     ) -> bytes:
-        """The head of what ``client`` asked for ``target``. ``framing`` are the last header lines."""
+        """The head of what ``client`` asked for ``target``. ``framing`` are the last header lines.
+
+        ``withholds_credentials``: leave out the headers in which the sidecar reads credentials.
+        """
         may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
         lines = [f"{asked.method} {self._base_path}{target} HTTP/1.1\r\n".encode("ascii")]
-        lines += self._headers.select(asked.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate)
+        selected = self._headers.select(asked.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate)
+        lines += self._headers.without_credentials(selected) if withholds_credentials else selected
         if "Host" not in asked.headers:
             lines.append(b"Host: %b\r\n" % self._authority)
         lines += self._forwarding_lines(asked, client)

@@ -62,7 +62,8 @@ _SPECIAL = {
 class RequestHeaders:
     """Selects the caller's header lines for the service behind.
 
-    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them.
+    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them. ``credential_headers``:
+    headers besides ``Authorization`` in which the authentication chain reads credentials.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class RequestHeaders:
         is_identity: Callable[[str], bool],
         keep_authorization: bool,
         keep_trace: bool = True,
+        credential_headers: Iterable[str] = (),
         token_headers: Collection[str] = (),
         token_protocols: bool = False,
     ) -> None:
@@ -78,6 +80,7 @@ class RequestHeaders:
 
         ``token_protocols``: subprotocols that are tokens are removed.
         """
+        self._credentials = frozenset(normal_name(name) for name in ("Authorization", *credential_headers))
         self._token_headers = frozenset(token_headers)
         self._token_protocols = token_protocols
         self._is_identity = is_identity
@@ -109,6 +112,12 @@ class RequestHeaders:
         if trace and self._keep_trace:
             lines += _trace_lines(trace)
         return _without(lines, named) if named else lines
+
+    def without_credentials(self, lines: Iterable[bytes]) -> list[bytes]:
+        """``lines`` without those that carry a credential, in any spelling of their names."""
+        return [
+            line for line in lines if normal_name(line.partition(b":")[0].decode("latin-1")) not in self._credentials
+        ]
 
     def _classify(self, name: bytes) -> HeaderPolicy:
         fate = self._policy(name)

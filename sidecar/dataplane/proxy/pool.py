@@ -176,7 +176,7 @@ class UpstreamConnection(ResponseHandler):
             self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not self._arrivals.poll(0)
 
-    def abort(self) -> None:
+    def terminate(self) -> None:
         """End it at once; whoever still reads from it must not take what came so far for the whole."""
         self._break_off()
         super().abort()

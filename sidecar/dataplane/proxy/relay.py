@@ -75,7 +75,7 @@ class PendingExchange:
     def cancel(self) -> None:
         """Whatever may still come must not become the answer to somebody else's request."""
         self._relays.remove(self)
-        self.connection.abort()
+        self.connection.terminate()
         self.pool.release(self.connection)
 
 
@@ -140,7 +140,7 @@ class ExchangeTable:
         self.remove(relay)
         if message.code in BODILESS:
             # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
-            connection.abort()
+            connection.terminate()
         relay.pool.release(connection)
         self._duration.observe(perf_counter() - begun.started)
         self._answers.child(str(message.code)).inc()

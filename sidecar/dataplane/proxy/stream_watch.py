@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from sidecar.authn.base import Accepted, Gate
-from sidecar.clock import Clock
+from sidecar.clock import Clock, latest_of
 from sidecar.errors import Refused
 from sidecar.logs import traceback_locations
 
@@ -44,7 +44,7 @@ class StreamWatch:
         self.gate = gate
         """The one that it was made with."""
         self._gates: tuple[Gate, ...] = (gate,)
-        self._now = clock.now
+        self._now = latest_of(clock)
         self._changed = changed
         self._wait = wait
         self._streams: set[_Stream] = set()
@@ -96,8 +96,12 @@ class StreamWatch:
                     stream.end()
             except Exception as error:  # noqa: BLE001 - the others must end all the same
                 _log.error(
-                    "fault while ending a stream",
-                    extra={"error": type(error).__name__, "places": traceback_locations(error)},
+                    "unhandled error while ending a stream",
+                    extra={
+                        "event": "stream_end_failed",
+                        "error": type(error).__name__,
+                        "places": traceback_locations(error),
+                    },
                 )
 
     def _is_over(self, stream: _Stream, now: float) -> bool:

@@ -171,10 +171,7 @@ async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar:
     assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", sam)).status == 204
     assert (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()["revokedAt"] is not None
     assert (await sidecar.call("GET", "/tokens?active=true", sam)).json()["data"] == []
-    assert (
-        sidecar.folder.joinpath("sidecar.store.sqlite.database").read_bytes().find(token.rpartition(".")[2].encode())
-        == -1
-    )
+    assert sidecar.folder.joinpath("sidecar.db").read_bytes().find(token.rpartition(".")[2].encode()) == -1
 
 
 async def test_lists_come_in_pages(sidecar: ManagedSidecar) -> None:
@@ -346,7 +343,7 @@ async def test_issuer_that_nothing_has_is_400_unless_it_is_said_to_be_unknown(si
     root, issuer = sidecar.token_of("root"), sidecar.idp.issuer
     reply = await sidecar.call("POST", "/revocations", root, body={"issuer": issuer + "/", "subject": "sub-sam"})
     assert refusal(reply) == (400, "request_invalid")
-    assert f'There is "{issuer}"' in reply.json()["message"]
+    assert f'Did you mean "{issuer}"' in reply.json()["message"]
     entry = {"issuer": issuer + "/", "subject": "sub-sam", "unknownIssuer": True}
     assert (await sidecar.call("POST", "/revocations", root, body=entry)).status == 201
     listed = (await sidecar.call("GET", "/revocations", root)).json()["data"]
@@ -543,7 +540,7 @@ async def test_opaque_token_is_judged_and_ended_by_its_text(tmp_path: Path, said
 
 
 async def test_to_ask_about_a_token_is_no_use_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         root = sidecar.token_of("root")
         asked, used = await sidecar.mint(root, name="asked"), await sidecar.mint(root, name="used")
@@ -608,7 +605,8 @@ async def test_introspection_tells_what_the_token_says(sidecar: ManagedSidecar) 
         for token in (sam, personal):
             answer = (await sidecar.call("POST", "/introspect", asking, form={"token": token})).json()
             claims = claims_of(token)
-            shown = {name: claims[name] for name in ("iss", "sub", "exp", "iat", "jti", "aud") if name in claims}
+            names = ("iss", "sub", "exp", "iat", "jti", "aud")
+            shown: dict[str, Any] = {name: claims[name] for name in names if name in claims}
             assert answer == {"active": True, "token_type": "Bearer", "username": "sam", **shown}
 
 
@@ -636,12 +634,12 @@ async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidec
 async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.2)
     async with managed_sidecar(tmp_path) as sidecar:
         root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
         made = await sidecar.mint(root)
         assert await sidecar.status(sam) == 200
-        blocker = sqlite3.connect(tmp_path / "sidecar.store.sqlite.database", isolation_level=None)
+        blocker = sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)
         blocker.execute("BEGIN EXCLUSIVE")
         try:
             replies = [
@@ -661,7 +659,7 @@ async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
 
 
 async def test_last_use_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         await _check_last_use(sidecar)
 
@@ -713,7 +711,7 @@ async def test_a_person_who_came_in_is_not_made_a_bot_by_accident(sidecar: Manag
 async def test_registering_again_answers_what_stands(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
     first = await sidecar.call("POST", "/bots", root, body={"name": "corp/Nightly"})
-    again = await sidecar.call("POST", "/bots", root, body={"name": "CORP/nightly"})
+    again = await sidecar.call("POST", "/bots", root, body={"name": "corp/nightly"})
     assert (first.status, again.status, first.json()) == (201, 200, again.json())
     assert first.json()["name"] == "corp/nightly"
     assert (await sidecar.call("DELETE", "/bots/corp%2Fnightly", root)).status == 204
@@ -746,7 +744,7 @@ async def test_names_of_bots_from_before_are_registered_at_the_start(tmp_path: P
     """Their tokens' records are forgotten one day; the names are not."""
     async with managed_sidecar(tmp_path) as running:
         await running.mint(running.token_of("root"), name="ingest", kind="bot")
-    with sqlite3.connect(tmp_path / "sidecar.store.sqlite.database") as database:
+    with sqlite3.connect(tmp_path / "sidecar.db") as database:
         database.execute("DELETE FROM token_records WHERE kind = 'bot_name'")
     database.close()
     async with managed_sidecar(tmp_path) as running:

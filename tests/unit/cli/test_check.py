@@ -55,7 +55,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(name="check")
 def _check(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(configuration: Mapping[str, Any], *options: str) -> tuple[int, str]:
-        store = {"url": f"sqlite:///{Path.cwd()}/sidecar.store.sqlite.database"}
+        store = {"url": f"sqlite:///{Path.cwd()}/sidecar.db"}
         Path("c.yaml").write_text(yaml.safe_dump({"store": store, **configuration}), encoding="utf-8")
         code = main(["check", "--config", "c.yaml", *options])
         captured = capsys.readouterr()
@@ -110,7 +110,11 @@ def test_a_key_url_that_verifies_no_token_is_exit_1(check: Any, service: Service
     """Though the one beside it does: both issuers' URLs and what to write are told, offline as a warning."""
     offer_keys(service, url)
     service.documents["/partners"] = service.documents["/keys"]
-    flat = {"authority": url, "clientId": "om", "publicKeyUrls": [f"{url}/keys", f"{url}/partners"]}
+    flat: dict[str, Any] = {
+        "authority": url,
+        "clientId": "om",
+        "publicKeyUrls": [f"{url}/keys", f"{url}/partners"],
+    }
     code, text = check({"authenticationConfiguration": flat})
     assert code == 1
     assert f"error: provider default: {url}/partners: verifies no token: the discovery document of {url} names" in text
@@ -176,7 +180,7 @@ def own_keys(folder: Path) -> dict[str, Any]:
 
 def test_own_keys_and_their_store_are_looked_at(check: Any, folder: Path) -> None:
     """A missing key file is a fault of the configuration, a missing folder an unusable store; neither is made."""
-    store = folder / "store" / "sidecar.store.sqlite.database"
+    store = folder / "store" / "sidecar.db"
     configuration = {**own_keys(folder), "store": {"url": f"sqlite:///{store}"}}
     code, text = check(configuration)
     assert code == 1
@@ -224,7 +228,7 @@ def test_drift_from_an_openmetadata_server_is_told(check: Any, service: Service,
 def test_own_bots_before_an_openmetadata_server(check: Any, service: Service, url: str, folder: Path) -> None:
     """With passthrough it will not know them; with openmetadata the algorithm must be the server's."""
     service.documents[PUBLIC_SERVER_AUTH] = {"publicKeyUrls": [], "tokenValidationAlgorithm": "RS512"}
-    configuration = {**own_keys(folder), "store": {"url": f"sqlite:///{folder}/sidecar.store.sqlite.database"}}
+    configuration = {**own_keys(folder), "store": {"url": f"sqlite:///{folder}/sidecar.db"}}
     code, text = check({**configuration, "upstream": {"url": url}})
     assert code == 0
     assert "bots minted here are unknown to the server" in text

@@ -75,7 +75,7 @@ def test_entry_is_added_listed_and_removed(run: Run, arguments: tuple[str, ...],
     assert entries(run, "--issuer", "other") == []
     code, out, err = run("revocations", "remove", made["id"])
     assert (code, out) == (0, "")
-    assert (json.loads(err)["message"], json.loads(err)["by"]) == ("denial removed", "command line")
+    assert (json.loads(err)["event"], json.loads(err)["by"]) == ("revocation_removed", "command line")
     assert entries(run) == []
     code, _, err = run("revocations", "remove", made["id"])
     assert code == 1
@@ -146,7 +146,7 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
     code, out, err = run("revocations", "import", "--unknown-issuer", "-")
     assert (code, out) == (0, "2500 entries taken, 0 refused\n")
     (audited,) = map(json.loads, err.splitlines())
-    assert (audited["message"], audited["taken"], audited["refused"]) == ("denials imported", 2500, 0)
+    assert (audited["event"], audited["taken"], audited["refused"]) == ("revocations_imported", 2500, 0)
     assert len(entries(run)) == 2500
     code, _, err = run("revocations", "import", str(tmp_path / "none"))
     assert code == 1
@@ -154,13 +154,13 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
 
 
 def test_import_refuses_issuers_that_nothing_has_line_by_line(run: Run, idp: IdentityProvider, tmp_path: Path) -> None:
-    lines = [{"issuer": idp.issuer, "jti": "a"}, {"issuer": idp.issuer + "/", "jti": "b"}]
+    lines: list[dict[str, Any]] = [{"issuer": idp.issuer, "jti": "a"}, {"issuer": idp.issuer + "/", "jti": "b"}]
     lines.append({"issuer": "i", "jti": "c", "unknownIssuer": True})
     file = tmp_path / "entries.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     code, out, err = run("revocations", "import", str(file))
     assert (code, out) == (1, "2 entries taken, 1 refused\n")
-    assert f'There is "{idp.issuer}"' in err.splitlines()[0]
+    assert f'Did you mean "{idp.issuer}"' in err.splitlines()[0]
     assert {entry["jti"] for entry in entries(run)} == {"a", "c"}
 
 
@@ -193,7 +193,7 @@ def test_issuer_of_an_owner_on_record_is_known(tmp_path: Path, run: Run) -> None
     assert (code, out) == (1, "")
     assert "--unknown-issuer" in err
     minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "sam")
-    with contextlib.closing(sqlite3.connect(tmp_path / "sidecar.store.sqlite.database", isolation_level=None)) as store:
+    with contextlib.closing(sqlite3.connect(tmp_path / "sidecar.db", isolation_level=None)) as store:
         store.execute("UPDATE token_records SET owner_issuer = 'https://gone.example.com', owner_subject = 's'")
     code, out, _ = run("revocations", "add", "--issuer", "https://gone.example.com", "--subject", "s")
     assert code == 0
@@ -207,7 +207,7 @@ def test_tokens_are_listed_shown_and_revoked(run: Run) -> None:
     _, out, _ = run("token", "list", "--json", "--actor", "sam", "--kind", "personal")
     assert [json.loads(line)["id"] for line in out.splitlines()] == [other]
     code, out, err = run("token", "revoke", token_id)
-    assert (code, out, json.loads(err)["message"]) == (0, "", "token revoked")
+    assert (code, out, json.loads(err)["event"]) == (0, "", "token_revoked")
     _, out, _ = run("token", "show", token_id)
     ended = json.loads(out)["revokedAt"]
     assert ended is not None

@@ -72,7 +72,7 @@ def test_create_prints_the_token_alone_and_its_record_beside(run: Run) -> None:
     assert code == 0
     claims = parse(out.removesuffix("\n"), 16_384).claims
     audited, record = map(json.loads, err.splitlines())
-    assert (audited["message"], audited["by"], audited["token_id"]) == ("token minted", "command line", record["id"])
+    assert (audited["event"], audited["by"], audited["token_id"]) == ("token_minted", "command line", record["id"])
     assert (claims["sub"], claims["isBot"], claims["roles"]) == ("ingest", True, ["a", "b"])
     assert claims["exp"] - claims["iat"] == 30 * 86_400
     assert (record["id"], record["name"], record["description"]) == (claims["jti"], "Ingest", "nightly")
@@ -83,7 +83,7 @@ def test_create_as_json(run: Run) -> None:
     arguments = ("--kind", "personal", "--actor-id", "sam", "--expiry", "PT15M")
     code, out, err = run("create", "--name", "laptop", *arguments, "--json")
     printed = json.loads(out)
-    assert (code, json.loads(err)["message"]) == (0, "token minted")
+    assert (code, json.loads(err)["event"]) == (0, "token_minted")
     assert printed["record"]["actor"] == {"type": "USER", "id": "sam"}
     assert parse(printed["token"], 16_384).claims["jti"] == printed["record"]["id"]
 
@@ -318,7 +318,7 @@ def test_a_person_is_not_made_a_bot_by_accident(run: Run) -> None:
     minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "bob")
     code, out, err = run("create", "--name", "Bob")
     assert (code, out) == (1, "")
-    assert "bob is a person who has tokens on record" in err
+    assert "bob is a person with issued tokens" in err
     assert "--replace-person" in err
     assert run("create", "--name", "admin")[0] == 1
     minted(run, "--name", "bob", "--replace-person")

@@ -29,8 +29,8 @@ def test_a_configuration_arrives_whole(tmp_path: Path, monkeypatch: pytest.Monke
     arrived = loads(dumps(loaded))
     assert (arrived.settings, arrived.providers, arrived.sources) == (loaded.settings, loaded.providers, loaded.sources)
     assert arrived.settings.store.password.reveal() == "of the store"
-    assert arrived.members[0].options == loaded.authenticators[0].options
-    assert arrived.members[0].resolve_secret("env:SECRET_OF_A_MEMBER") == "of the member"
+    assert arrived.authenticators[0].options == loaded.authenticators[0].options
+    assert arrived.authenticators[0].resolve_secret("env:SECRET_OF_A_MEMBER") == "of the member"
     assert b"SECRET_OF_A_MEMBER" not in dumps(loaded)
 
 

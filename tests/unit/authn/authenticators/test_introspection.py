@@ -121,7 +121,7 @@ async def test_an_answer_that_does_not_say_active_is_no_answer(make: Any, server
     member = make()
     with pytest.raises(Unavailable):
         await member.authenticate(asked("Bearer opaque"))
-    await eventually(lambda: member.problem)
+    await eventually(lambda: member.unavailable_reason)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 302, 500])
@@ -131,9 +131,9 @@ async def test_a_server_that_does_not_answer_is_a_broken_one(make: Any, server: 
     with pytest.raises(Unavailable) as caught:
         await member.authenticate(asked("Bearer opaque"))
     assert caught.value.cause is Cause.INTROSPECTION_UNAVAILABLE
-    await eventually(lambda: f"status {status}" in member.problem)
+    await eventually(lambda: f"status {status}" in member.unavailable_reason)
     server.status, server.answer = 200, {"active": False}
-    await eventually(lambda: not member.problem)
+    await eventually(lambda: not member.unavailable_reason)
     assert {question["token"][0] for question in server.asked[1:]} == {"auth-sidecar-check"}
 
 
@@ -149,9 +149,9 @@ async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_al
         member = make(url=running.url)
         with pytest.raises(Unavailable):
             await member.authenticate(asked("Bearer odd"))
-        await member._recovery._task
+        await member._probe._task
         assert [question["token"] for question in server.asked] == [["odd"], ["auth-sidecar-check"]]
-        assert member.problem == ""
+        assert member.unavailable_reason == ""
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ async def test_made_up_tokens_are_twenty_questions_a_second(make: Any, server: S
         clock.advance(1)
     assert (len(server.asked), len(throttled)) == (60, 240)
     assert {(failure.cause, failure.retry_after) for failure in throttled} == {(Cause.THROTTLED, 1)}
-    assert not member.problem
+    assert not member.unavailable_reason
 
 
 async def test_unanswered_questions_count_too(make: Any, server: Server) -> None:

@@ -97,7 +97,7 @@ async def _make(api: ApiServer, url: str, tmp_path: Path) -> AsyncIterator[Any]:
         made.append(member)
         await member.start()
         if ready:
-            await eventually(lambda: not member.problem)
+            await eventually(lambda: not member.unavailable_reason)
         return member
 
     yield make
@@ -288,7 +288,7 @@ async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, revie
     api.review = review if "user" in review else web.Response(**review)
     with pytest.raises(Unavailable, match="TokenReview"):
         await member.authenticate(asked(f"Bearer {account_token()}"))
-    assert not member.problem  # or nobody would send it a request again, by which it could recover
+    assert not member.unavailable_reason  # or nobody would send it a request again, by which it could recover
     api.review = GOOD_REVIEW
     assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
 
@@ -315,7 +315,7 @@ async def test_the_clusters_issuer_has_one_owner(make: Any, written: dict[str, s
     """Written, or that of the pod's token: a provider of that name makes the start an error, which names both."""
     with pytest.raises(Misconfigured) as caught:
         await make(providers={"corp": Provider("corp", ISSUER)}, **written)
-    assert f"its issuer {ISSUER} is that of the provider corp too" in str(caught.value)
+    assert f"issuer {ISSUER} is also the issuer of provider corp" in str(caught.value)
 
 
 async def test_the_cluster_is_not_called_as_a_member_of_the_chain(make: Any) -> None:

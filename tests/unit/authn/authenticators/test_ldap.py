@@ -176,7 +176,7 @@ async def test_a_directory_that_does_not_answer_is_broken(make: Any) -> None:
         member = make(url=f"ldaps://127.0.0.1:{silent.getsockname()[1]}", within="200ms")
         with pytest.raises(Unavailable):
             await ask(member, "alice", "opensesame")
-        await eventually(lambda: member.problem)
+        await eventually(lambda: member.unavailable_reason)
     assert await make().check() == []
 
 

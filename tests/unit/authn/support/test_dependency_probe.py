@@ -69,8 +69,8 @@ async def test_it_is_looked_at_more_and_more_rarely_until_it_is_well(
     await dependency.pass_by(1000)
     assert dependency.recovery.problem == ""
     assert dependency.looks[7:] == [45.0]
-    told = [(record.message, record.__dict__.get("problem")) for record in caplog.records]
-    assert told == [("an authenticator cannot judge", "away; late"), ("an authenticator can judge again", None)]
+    told = [(record.__dict__["event"], record.__dict__.get("problem")) for record in caplog.records]
+    assert told == [("authenticator_unavailable", "away; late"), ("authenticator_available", None)]
 
 
 async def test_pauses_differ_between_processes() -> None:
