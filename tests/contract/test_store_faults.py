@@ -442,7 +442,7 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
     _, _, position = await stand(store)
     for number in range(4):
         await store.write(Batch(add_entries=[denial(str(number))], remove_entries=[denial("gone").id]))
-    assert len((await store.follow(position, 0.0)).entries.denials) == 4
+    assert len((await store.follow(position, 0.0)).revocations) == 4
     await store.write(Batch(add_entries=[denial("4")]))
     with pytest.raises(GapError) as gap:
         await store.follow(position, 0.0)

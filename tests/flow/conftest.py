@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -160,7 +160,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             clock = HandClock(forge.NOW)
             sidecar = await stack.enter_async_context(run_sidecar(load([str(config)], {}), clock))
             if published:
-                await eventually(lambda: set(sidecar.health.report()[1]["failing"]) <= {"upstream"})
+                await eventually(lambda: set(cast("list[str]", sidecar.health.report()[1]["failing"])) <= {"upstream"})
             return Scene(address, admin_address, sidecar, keys, clock, config)
 
         yield begin

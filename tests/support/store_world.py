@@ -150,7 +150,7 @@ class _HeldKv:
         """Nothing is held."""
 
     def _run(self, command: Command) -> Any:
-        return self._client.execute_command(*command)  # type: ignore[no-untyped-call] # the library's
+        return self._client.execute_command(*command)  # type: ignore[no-untyped-call] # the library has no types here
 
 
 class MemoryBacking:

@@ -8,6 +8,11 @@ from sidecar.clock import CheckedClock, checked, earliest_of, latest_of
 from tests.support.hand_clock import HandClock
 
 
+def agrees(clock: CheckedClock) -> bool:
+    """Whether it agrees now: asked anew, not narrowed by an earlier assertion."""
+    return clock.agrees
+
+
 class SetClock(HandClock):
     """A clock that can be set."""
 

@@ -78,6 +78,7 @@ def test_a_star_is_shared_by_processes() -> None:
 
 
 def test_a_star_does_without_a_family_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+
     class OneFamily(socket.socket):
         def bind(self, address: Any) -> None:
             if self.family == socket.AF_INET6:
