@@ -131,9 +131,9 @@ class ServerSettings(Model):
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies (CIDRs, or ``unix``) whose headers about the original request are trusted. Empty: none."""
     client_certificates: Literal["none", "envoy", "nginx", "tls"] = "none"
-    """Source of the client certificate. ``envoy``, ``nginx``: for trusted proxies, ``X-Forwarded-Client-Cert`` in Envoy's
-    format or as nginx's ``$ssl_client_escaped_cert``; for other peers, with ``tls.clientCaFile``, the TLS handshake.
-    ``tls``: the TLS handshake only. ``none``: tokens bound to a certificate are rejected."""
+    """Source of the client certificate. ``envoy``, ``nginx``: for trusted proxies, ``X-Forwarded-Client-Cert`` in
+    Envoy's format or as nginx's ``$ssl_client_escaped_cert``; for other peers, with ``tls.clientCaFile``, the TLS
+    handshake. ``tls``: the TLS handshake only. ``none``: tokens bound to a certificate are rejected."""
     public_url: Text = ""
     """URL by which callers reach the public listener."""
     origins: tuple[WebOrigin, ...] | None = None
@@ -597,8 +597,8 @@ class CorsSettings(Model):
     preflight: Literal["authenticated", "public"] = "authenticated"
     """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` passes without credentials."""
     origins: tuple[AnyOrigin, ...] | None = None
-    """Origins whose pages may read refusals of upstream paths, such as a 401 (``Access-Control-Allow-Origin``). ``*``: all
-    pages. Responses of the upstream are not changed. Absent: those of ``server.origins``."""
+    """Origins whose pages may read refusals of upstream paths, such as a 401 (``Access-Control-Allow-Origin``). ``*``:
+    all pages. Responses of the upstream are not changed. Absent: those of ``server.origins``."""
     credentials: bool = False
     """Also allow requests with cookies (``Access-Control-Allow-Credentials``). Not with ``*``."""
 
