@@ -1,4 +1,4 @@
-"""How many requests of one kind a process works on at the same time."""
+"""Limits how many requests of one kind a process handles concurrently."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from sidecar.errors import Cause, Unavailable
 
 
 class Budget:
-    """So many ``places``; ``taken`` of them are in use. Belongs to the event loop's thread."""
+    """``places`` slots, of which ``taken`` are in use. Not thread-safe: use it on the event loop only."""
 
     __slots__ = ("places", "taken")
 
@@ -18,22 +18,22 @@ class Budget:
 
     @property
     def is_full(self) -> bool:
-        """Whether no place is left."""
+        """Whether no slot is free."""
         return self.taken >= self.places
 
     def take(self) -> None:
-        """Take a place, to be given back. Raises Unavailable (503, overload) when none is left."""
+        """Take a slot; release it with :meth:`give_back`. Raises Unavailable (503, overload) if none is free."""
         if self.is_full:
             raise Unavailable(Cause.OVERLOAD, retry_after=1)
         self.taken += 1
 
     def give_back(self) -> None:
-        """One place is free again."""
+        """Release one slot."""
         self.taken -= 1
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place while the context lasts. Raises as :meth:`take`."""
+        """Hold a slot while the context is active. Raises as :meth:`take`."""
         self.take()
         try:
             yield

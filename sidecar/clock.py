@@ -1,4 +1,4 @@
-"""Time as an argument: production hands in :class:`CheckedClock`, tests a clock that they move by hand."""
+"""Time as an argument: production passes :class:`CheckedClock`, tests a clock that they control."""
 
 import logging
 import time
@@ -9,17 +9,17 @@ _log = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
-    """Two readings of time, both in seconds."""
+    """Wall-clock and monotonic time, both in seconds."""
 
     def now(self) -> float:
-        """Seconds since the Unix epoch (UTC); jumps when the system clock is set. For token claims and records."""
+        """Seconds since the Unix epoch (UTC); may jump when the system clock is set. For token claims and records."""
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary start; never goes back. For ages, cool-downs and deadlines."""
+        """Seconds since an arbitrary start; never decreases. For ages, cool-downs and timeouts."""
 
 
 class SystemClock:
-    """The clock of this machine."""
+    """The system clock."""
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)

@@ -1,7 +1,7 @@
-"""Counting on the hot path: plain integers, turned into Prometheus samples only when somebody scrapes.
+"""Counters for the hot path: plain integers that become Prometheus samples when the metrics are scraped.
 
-A library counter takes a lock and checks its labels at every increment; several of them on a request cost more than
-the verdict. Everything here belongs to one thread, that of the event loop, which also answers the scrape.
+A counter of the library takes a lock and validates its labels on every increment; several of them per request cost
+more than the authentication. Not thread-safe: increments and scrapes run on the event loop.
 """
 
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 
 class Counter:
-    """A count that only grows."""
+    """A monotonic counter."""
 
     __slots__ = ("value",)
 
@@ -22,12 +22,12 @@ class Counter:
         self.value = 0
 
     def inc(self) -> None:
-        """One more."""
+        """Increment by one."""
         self.value += 1
 
 
 class CounterVec(Collector):
-    """A Prometheus counter made of :class:`Counter`, one for each combination of label values."""
+    """A Prometheus counter with one :class:`Counter` per combination of label values."""
 
     kind = "counter"
 
@@ -37,23 +37,23 @@ class CounterVec(Collector):
         registry.register(self)
 
     def child(self, *values: str) -> Counter:
-        """The tally of these label values. Take them from bounded sets, and keep the child where you can."""
+        """The counter of these label values. Values must come from bounded sets; keep the child if it is used often."""
         return self._children.get(values) or self._children.setdefault(values, Counter())
 
     def describe(self) -> list[Metric]:
-        """What it is called, without samples."""
+        """The metric without samples."""
         return [CounterMetricFamily(self.name, self.text, labels=self.labels)]
 
     def collect(self) -> Iterator[Metric]:
-        """The samples of this moment."""
+        """The current samples."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
-        for values, tally in self._children.items():
-            family.add_metric(values, tally.value)
+        for values, counter in self._children.items():
+            family.add_metric(values, counter.value)
         yield family
 
 
 class Histogram:
-    """How many took how long."""
+    """Durations by bucket."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -63,13 +63,16 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """One more, which took ``seconds``."""
+        """Add one observation of ``seconds``."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
 
 class HistogramVec(Collector):
-    """A Prometheus histogram of seconds made of :class:`Histogram`. ``bounds`` are the buckets' upper ends."""
+    """A Prometheus histogram of seconds with one :class:`Histogram` per combination of label values.
+
+    ``bounds`` are the upper bounds of the buckets.
+    """
 
     kind = "histogram"
 
@@ -82,21 +85,21 @@ class HistogramVec(Collector):
         registry.register(self)
 
     def child(self, *values: str) -> Histogram:
-        """The tally of these label values."""
+        """The histogram of these label values."""
         return self._children.get(values) or self._children.setdefault(values, Histogram(self._bounds))
 
     def describe(self) -> list[Metric]:
-        """What it is called, without samples."""
+        """The metric without samples."""
         return [HistogramMetricFamily(self.name, self.text, labels=self.labels)]
 
     def collect(self) -> Iterator[Metric]:
-        """The samples of this moment."""
+        """The current samples."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
-        for values, tally in self._children.items():
+        for values, histogram in self._children.items():
             reached = 0
             buckets = []
-            for bound, count in zip((*self._bounds, float("inf")), tally.counts, strict=True):
+            for bound, count in zip((*self._bounds, float("inf")), histogram.counts, strict=True):
                 reached += count
                 buckets.append(("+Inf" if bound == float("inf") else str(bound), float(reached)))
-            family.add_metric(values, buckets, tally.total)
+            family.add_metric(values, buckets, histogram.total)
         yield family

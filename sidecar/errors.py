@@ -1,12 +1,12 @@
-"""The one error family, and the public reason ids with what they answer.
+"""The error family of the package, and the public reason ids with their responses.
 
-Three ways for a request to fail, kept apart because they end differently:
+A request can fail in three ways, which end differently:
 
-- :class:`Refused`: the credential or the request was judged and found wanting (4xx),
-- :class:`Unavailable`: nobody can judge now, a dependency is down and nothing cached can answer (503),
-- :class:`UpstreamFailed`: the service behind failed (502, 504).
+- :class:`Refused`: the credential or the request was evaluated and rejected (4xx),
+- :class:`Unavailable`: no decision is possible now: a dependency is down and nothing is cached (503),
+- :class:`UpstreamFailed`: the upstream failed (502, 504).
 
-:class:`Misconfigured` stops the start or the command, never a request.
+:class:`Misconfigured` ends the start or the command, never a request.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Stable public ids of refusals. Few on purpose: what tells an attacker which check failed is a :class:`Cause`."""
+    """Stable public ids of rejections. Deliberately few: they must not disclose which check failed (:class:`Cause`)."""
 
     TOKEN_MISSING = "token_missing"
     TOKEN_MALFORMED = "token_malformed"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
 
 class Cause(StrEnum):
-    """The exact cause behind a :class:`Reason`: for log, metric label and ``token explain``, never for the answer."""
+    """The exact cause of a :class:`Reason`: for log, metric label and ``token explain``, never for the response."""
 
     NONE = "none"
     # the request
@@ -62,13 +62,13 @@ class Cause(StrEnum):
     CONDITION_EMAILS = "condition_emails"
     CONDITION_EMAIL_DOMAINS = "condition_email_domains"
     PEER_UNTRUSTED = "peer_untrusted"
-    # the token's form
+    # the format of the token
     TOKEN_SIZE = "token_size"
     ENCODING = "encoding"
     HEADER = "header"
     CLAIM_TYPE = "claim_type"
     NOT_A_JWT = "not_a_jwt"
-    # the token's trust
+    # the verification of the token
     ISSUER = "issuer"
     ALGORITHM = "algorithm"
     TOKEN_TYPE = "token_type"
@@ -87,7 +87,7 @@ class Cause(StrEnum):
     TOKEN_PLACE = "token_place"
     PUBLISHED_SECRET = "published_secret"
     UPSTREAM_ONLY = "upstream_only"
-    # the record and the deny list
+    # the token record and the revocation list
     DENIED = "denied"
     NOT_ON_RECORD = "not_on_record"
     RECORD_REVOKED = "record_revoked"
@@ -117,17 +117,17 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReasonText:
-    """What a reason answers: HTTP status, a text fit for strangers, the RFC 6750 ``error`` (empty: none)."""
+    """The response to a reason: HTTP status, a text that is safe to disclose, the RFC 6750 ``error`` (empty: none)."""
 
     status: int
     message: str
     bearer_error: str = ""
 
 
-# No message may contain the letters "code": OpenMetadata's client looks for them anywhere in an answer.
+# No message may contain the letters "code": OpenMetadata's client searches every response for them.
 REASONS: dict[Reason, ReasonText] = {
     Reason.TOKEN_MISSING: ReasonText(401, "Not authorized: no credentials were presented"),
-    Reason.TOKEN_MALFORMED: ReasonText(401, "Not authorized: the token cannot be read", "invalid_token"),
+    Reason.TOKEN_MALFORMED: ReasonText(401, "Not authorized: the token cannot be parsed", "invalid_token"),
     Reason.TOKEN_EXPIRED: ReasonText(401, "Not authorized: the token has expired", "invalid_token"),
     Reason.TOKEN_NOT_YET_VALID: ReasonText(401, "Not authorized: the token is not valid yet", "invalid_token"),
     Reason.TOKEN_INVALID: ReasonText(401, "Not authorized: the token is not valid here", "invalid_token"),
@@ -146,20 +146,20 @@ REASONS: dict[Reason, ReasonText] = {
     Reason.TOO_LARGE: ReasonText(413, "The request is too large"),
     Reason.REQUEST_INVALID: ReasonText(400, "The request is not valid"),
     Reason.UNAVAILABLE: ReasonText(503, "The request cannot be checked now"),
-    Reason.UPSTREAM_UNREACHABLE: ReasonText(502, "The service behind cannot be reached"),
-    Reason.UPSTREAM_TIMEOUT: ReasonText(504, "The service behind did not answer in time"),
+    Reason.UPSTREAM_UNREACHABLE: ReasonText(502, "The upstream cannot be reached"),
+    Reason.UPSTREAM_TIMEOUT: ReasonText(504, "The upstream did not respond in time"),
 }
 
 
 class SidecarError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that this package raises deliberately."""
 
 
 class Failed(SidecarError):
-    """A request ends here. ``detail`` is for the log only and never holds a token, secret or claim value.
+    """The request fails. ``detail`` is for the log only and never holds a token, secret or claim value.
 
-    ``ends_connection``: where the next request on the connection begins is not certain. ``is_signed``: the token that
-    is refused was made by its issuer all the same, see :data:`AFTER_SIGNATURE`.
+    ``ends_connection``: the start of the next request on the connection is uncertain, so it must be closed.
+    ``is_signed``: the rejected token has a valid signature of its issuer, see :data:`AFTER_SIGNATURE`.
     """
 
     def __init__(
@@ -185,11 +185,11 @@ class Failed(SidecarError):
 
 
 class Refused(Failed):
-    """Judged and found wanting; nothing that comes later may change it."""
+    """Rejected. No later step may change this to an acceptance."""
 
 
 class MethodNotAllowed(Refused):
-    """The path exists, the method does not (405). ``allowed`` are those that do."""
+    """The path does not support the method (405). ``allowed`` are the methods that it supports."""
 
     def __init__(self, *allowed: str, ends_connection: bool = False) -> None:
         super().__init__(Reason.METHOD_NOT_ALLOWED, ends_connection=ends_connection)
@@ -208,11 +208,11 @@ class _AfterSignature:
 
 
 AFTER_SIGNATURE = _AfterSignature()
-"""``with AFTER_SIGNATURE:`` around what is asked of a token after its signature was found good: a failure says so."""
+"""``with AFTER_SIGNATURE:`` encloses the checks that follow signature verification; it marks their failures."""
 
 
 class Unavailable(Failed):
-    """Nobody can judge now (503). ``retry_after`` is in whole seconds."""
+    """No decision is possible now (503). ``retry_after`` is in whole seconds."""
 
     def __init__(self, cause: Cause, detail: str = "", *, retry_after: int = 5) -> None:
         super().__init__(Reason.UNAVAILABLE, cause, detail)
@@ -220,12 +220,12 @@ class Unavailable(Failed):
 
 
 class UpstreamFailed(Failed):
-    """The service behind failed before its answer began (502 or 504)."""
+    """The upstream failed before its response began (502 or 504)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of a configuration: where it stands, what is wrong, what to do. ``id`` is stable where there is one."""
+    """One problem of a configuration: its position, what is wrong, what to do. ``id``, if present, is stable."""
 
     path: str
     message: str
@@ -240,7 +240,7 @@ class Problem:
 
 
 class Misconfigured(SidecarError):
-    """The configuration cannot be used; carries every problem that was found, not only the first."""
+    """The configuration is invalid. Has all problems that were found, not only the first."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))

@@ -1,8 +1,8 @@
-"""JSON lines on standard error: one object a line, UTC times, never a token.
+"""JSON log lines on standard error: one object per line, UTC times, no tokens.
 
-Use the standard ``logging`` with ``extra={...}`` for fields. Values are made safe: a lone surrogate or a control
-character from outside cannot break a line or forge another. Whoever logs keeps tokens out; what looks like one all the
-same, in a path or a library's message, is blotted out as a second net.
+Use the standard ``logging`` module with ``extra={"event": ..., ...}``: ``event`` is the stable name of the line, which
+docs/operations.md lists. Values are escaped: a lone surrogate or a control character from outside cannot break a line
+or forge another. Callers must not log tokens; as a second defence, strings that look like tokens are redacted.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ import orjson
 
 AUDIT = "sidecar.audit"
 current_request: ContextVar[str] = ContextVar("current_request", default="")
-"""The id of the request that is being answered, for lines of those who know nothing of requests."""
+"""The id of the request being handled, for log lines of code without access to the request."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # Parts of a compact JWS or JWE: its header is a JSON object, and "{" is "e" and one of these in base64url.
-# In front stands no other character of such a part, unless it belongs to an escape of JSON's.
+# No other base64url character precedes it, unless that belongs to a JSON escape.
 _TOKEN = re.compile(
     r"(?:(?<![A-Za-z0-9_-])|(?<=\\[bfnrt]))e[w-z0-9_-][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*"
 )
@@ -34,11 +34,11 @@ _SUPPRESSED_REPORT_INTERVAL = 1.0
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line of JSON. A traceback becomes the field ``exception``. ``marks`` stand in every line."""
+    """One record, one line of JSON. ``static_fields`` are in every line; a traceback is the field ``exception``."""
 
-    def __init__(self, **marks: object) -> None:
+    def __init__(self, **static_fields: object) -> None:
         super().__init__()
-        self._marks = marks
+        self._static_fields = static_fields
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         }
         if event := getattr(record, "event", ""):
             line["event"] = event
-        line |= self._marks
+        line |= self._static_fields
         if identifier := current_request.get():
             line["requestId"] = identifier
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
@@ -59,7 +59,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def dump_line(line: dict[str, Any]) -> str:
-    """JSON text of ``line``; what UTF-8 cannot carry is replaced, what JSON cannot carry is shown by its type."""
+    """JSON text of ``line``. Invalid Unicode is replaced; objects that are no JSON values are shown by their type."""
     try:
         return orjson.dumps(line, default=_by_type).decode()
     except (TypeError, ValueError):
@@ -83,68 +83,68 @@ def _by_type(value: object) -> str:
 
 
 class LineLimit:
-    """Bounds the lines that callers can cause: ``per_second`` on average, and as many in one burst (a token bucket).
+    """Limits the lines that callers can cause (token bucket): ``per_second`` on average, with a burst of the same size.
 
-    Ask :meth:`allows` before each line to ``log``. Where lines were left out, one line a second says how many, and
-    ``left_out`` is called for each. Belongs to the event loop's thread.
+    Call :meth:`allows` before each line to ``log``. One line a second reports how many were suppressed, and
+    ``suppressed`` is called for each. Not thread-safe: use it on the event loop only.
     """
 
     def __init__(
         self,
         log: logging.Logger,
         per_second: float,
-        left_out: Callable[[], None] = lambda: None,
+        suppressed: Callable[[], None] = lambda: None,
         *,
         level: int = logging.INFO,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._log = log
         self._rate = per_second
-        self._most = max(1.0, per_second)
-        self._left_out = left_out
+        self._burst = max(1.0, per_second)
+        self._count_suppressed = suppressed
         self._level = level
         self._now = now
-        self._tokens = self._most
+        self._tokens = self._burst
         self._at = now()
-        self._missing = 0
+        self._suppressed = 0
 
     def allows(self) -> bool:
-        """Whether the line may be written; False is also the answer where no such line is written at all."""
+        """Whether the line may be written. Also False if ``level`` is disabled."""
         if not self._log.isEnabledFor(self._level):
             return False
         now = self._now()
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return True
-        self._left_out()
-        if not self._missing:
-            asyncio.get_running_loop().call_later(_SUPPRESSED_REPORT_INTERVAL, self._tell)
-        self._missing += 1
+        self._count_suppressed()
+        if not self._suppressed:
+            asyncio.get_running_loop().call_later(_SUPPRESSED_REPORT_INTERVAL, self._report)
+        self._suppressed += 1
         return False
 
-    def _tell(self) -> None:
-        missing, self._missing = self._missing, 0
+    def _report(self) -> None:
+        suppressed, self._suppressed = self._suppressed, 0
         token = current_request.set("")
         try:
             self._log.log(
                 self._level,
                 "log lines suppressed: limit per second exceeded",
-                extra={"event": "log_lines_suppressed", "lines": missing},
+                extra={"event": "log_lines_suppressed", "lines": suppressed},
             )
         finally:
             current_request.reset(token)
 
 
 def traceback_locations(error: BaseException) -> list[str]:
-    """Where ``error`` came from, without its text: that may hold what a request carried."""
+    """Source locations of the traceback of ``error``, without its text, which may have content of a request."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
 
 
 @contextmanager
 def audit_lines(stream: TextIO) -> Iterator[None]:
-    """Send audit lines, and nothing else, to ``stream`` as JSON while the context lasts: for commands."""
+    """While the context is active, write audit lines, and no others, to ``stream`` as JSON. For commands."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     audit = logging.getLogger(AUDIT)
@@ -158,13 +158,13 @@ def audit_lines(stream: TextIO) -> Iterator[None]:
         audit.removeHandler(handler)
 
 
-def configure(level: str = "info", stream: TextIO | None = None, **marks: object) -> None:
+def configure(level: str = "info", stream: TextIO | None = None, **static_fields: object) -> None:
     """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON.
 
-    Audit lines are sent at every level. ``marks`` stand in every line.
+    Audit lines are written at every level. ``static_fields`` are in every line.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(**marks))
+    handler.setFormatter(JsonFormatter(**static_fields))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])

@@ -1,4 +1,4 @@
-"""Every metric name and label, once. Label values come from small fixed sets; children are resolved ahead of use."""
+"""Declares all metrics and their labels. Label values come from small fixed sets; children are resolved before use."""
 
 import platform
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class MultiprocessMode(Enum):
-    """What a gauge of several worker processes shows: their sum, the extreme one, or what their supervisor says."""
+    """How a gauge is aggregated over worker processes. SUPERVISOR: the value of the supervisor counts."""
 
     SUM = "sum"
     MAX = "max"
@@ -24,18 +24,18 @@ class MultiprocessMode(Enum):
 
 
 class Metrics:
-    """The metrics of one process, on a registry of their own.
+    """The metrics of one process, in a registry of their own.
 
-    What requests touch are tallies, belonging to the event loop's thread; the rest are prometheus-client collectors.
-    Whoever passes a label value must take it from a bounded set, and keep the child where it is used often.
+    Metrics on the request path use :mod:`sidecar.counters` (event loop only), the others prometheus-client collectors.
+    Label values must come from a bounded set. Keep the child of a label value if it is used often.
     """
 
     def __init__(self) -> None:
-        # One more series for every counter, of no use to anybody here.
+        # would add a second series for every counter
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library's
         self.registry = registry = CollectorRegistry()
         self.across: dict[str, MultiprocessMode] = {}
-        """The rule of each gauge where several processes are shown as one."""
+        """Aggregation rule of each gauge, by name."""
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
@@ -46,26 +46,30 @@ class Metrics:
             self.across[name] = across
             return Gauge(name, text, labels, registry=registry)
 
-        def tallies(name: str, text: str, *labels: str) -> CounterVec:
+        def counter_vec(name: str, text: str, *labels: str) -> CounterVec:
             return CounterVec(registry, name, text, labels)
 
-        def time_tallies(name: str, text: str, *labels: str) -> HistogramVec:
+        def histogram_vec(name: str, text: str, *labels: str) -> HistogramVec:
             return HistogramVec(registry, name, text, labels, _BUCKETS)
 
-        self.http_requests = tallies("sidecar_http_requests_total", "Requests answered.", "listener", "route", "code")
-        self.http_request_duration = time_tallies(
-            "sidecar_http_request_duration_seconds", "Time from request to end of answer.", "route"
+        self.http_requests = counter_vec("sidecar_http_requests_total", "Responses sent.", "listener", "route", "code")
+        self.http_request_duration = histogram_vec(
+            "sidecar_http_request_duration_seconds",
+            "Time from the head of the request to the end of the response.",
+            "route",
         )
         self.http_in_flight = gauge(
-            "sidecar_http_requests_in_flight", "Requests being answered.", across=MultiprocessMode.SUM
+            "sidecar_http_requests_in_flight", "Requests in flight.", across=MultiprocessMode.SUM
         )
         self.http_undecided = gauge(
-            "sidecar_http_requests_undecided", "Requests that wait for a verdict.", across=MultiprocessMode.SUM
+            "sidecar_http_requests_undecided",
+            "Requests waiting for an authentication decision.",
+            across=MultiprocessMode.SUM,
         )
         self.log_lines_left_out = counter(
-            "sidecar_log_lines_left_out_total", "Lines about refused requests that were not written."
+            "sidecar_log_lines_left_out_total", "Log lines about rejected requests that were suppressed."
         )
-        self.authentications = tallies(
+        self.authentications = counter_vec(
             "sidecar_authentications_total",
             "Outcomes of authentication; reason is the exact cause.",
             "authenticator",
@@ -73,24 +77,22 @@ class Metrics:
             "outcome",
             "reason",
         )
-        self.upstream_requests = tallies("sidecar_upstream_requests_total", "Requests forwarded.", "code")
-        self.upstream_duration = time_tallies(
-            "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the answer."
+        self.upstream_requests = counter_vec("sidecar_upstream_requests_total", "Requests forwarded.", "code")
+        self.upstream_duration = histogram_vec(
+            "sidecar_upstream_duration_seconds", "Time from forwarding to the head of the response."
         )
         self.upstream_repeats = counter(
-            "sidecar_upstream_repeats_total", "GET and HEAD sent again because an idle connection had ended."
+            "sidecar_upstream_repeats_total", "GET and HEAD requests retried because an idle connection was closed."
         )
         self.ready = gauge(
             "sidecar_ready", "Whether this process is ready for requests.", across=MultiprocessMode.SUPERVISOR
         )
-        self.websockets_open = gauge(
-            "sidecar_websockets_open", "WebSockets being passed through.", across=MultiprocessMode.SUM
-        )
+        self.websockets_open = gauge("sidecar_websockets_open", "Open WebSockets.", across=MultiprocessMode.SUM)
         self.jwks_fetches = counter("sidecar_jwks_fetches_total", "Fetches of key sets.", "provider", "outcome")
         self.jwks_keys = gauge("sidecar_jwks_keys", "Usable keys.", "provider", across=MultiprocessMode.MIN)
         self.jwks_age = gauge("sidecar_jwks_age_seconds", "Age of the oldest key set in use.", "provider")
-        self.token_cache_lookups = tallies(
-            "sidecar_token_cache_lookups_total", "Look-ups in the verified-token cache.", "result"
+        self.token_cache_lookups = counter_vec(
+            "sidecar_token_cache_lookups_total", "Lookups in the verified-token cache.", "result"
         )
         self.token_cache_entries = gauge(
             "sidecar_token_cache_entries", "Tokens in the verified-token cache.", across=MultiprocessMode.SUM
@@ -103,33 +105,39 @@ class Metrics:
         self.store_operations = counter(
             "sidecar_store_operations_total", "Operations on the store.", "operation", "outcome"
         )
-        self.store_up = gauge("sidecar_store_up", "Whether the store answered last time.", across=MultiprocessMode.MIN)
+        self.store_up = gauge(
+            "sidecar_store_up", "Whether the last operation on the store succeeded.", across=MultiprocessMode.MIN
+        )
         self.revocation_mirror_age = gauge(
-            "sidecar_revocation_mirror_age_seconds", "Age of the local picture of records and revocations."
+            "sidecar_revocation_mirror_age_seconds", "Age of the local copy of records and revocations."
         )
         self.revocation_entries = gauge("sidecar_revocation_entries", "Entries of the deny list.")
         self.revocation_endless = gauge(
-            "sidecar_revocation_endless_entries", "Entries of the deny list that never expire by themselves."
+            "sidecar_revocation_endless_entries", "Entries of the deny list that never expire."
         )
-        self.revocation_propagation = time_tallies(
-            "sidecar_revocation_propagation_seconds", "Time from a write to the store until it is known here."
+        self.revocation_propagation = histogram_vec(
+            "sidecar_revocation_propagation_seconds",
+            "Time from a write to the store until this process has applied it.",
         )
         self.revocation_skipped = counter(
-            "sidecar_revocation_skipped_entries_total", "Entries of the store that could not be understood."
+            "sidecar_revocation_skipped_entries_total", "Entries of the store that could not be parsed."
         )
         self.clock_offset = gauge(
             "sidecar_clock_offset_seconds", "By how much this clock is ahead of the store's, or of its own course."
         )
         self.store_reseeds = counter(
-            "sidecar_store_reseeds_total", "Times that a store came back empty and was filled again from here."
+            "sidecar_store_reseeds_total", "Times that the store was empty and was restored from memory."
         )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
-        self.tokens_revoked = counter("sidecar_tokens_revoked_total", "Tokens and cut-offs revoked.", "kind")
+        self.tokens_revoked = counter(
+            "sidecar_tokens_revoked_total", "Tokens revoked and deny-list entries added.", "kind"
+        )
         self.untrusted_checks = counter(
-            "sidecar_untrusted_checks_total", "Checks refused because the peer is not in server.trustedProxies."
+            "sidecar_untrusted_checks_total", "Checks rejected because the peer is not in server.trustedProxies."
         )
         self.headers_blanked = counter(
-            "sidecar_identity_headers_blanked_total", "Groups left out of headers or assertions that grew too large."
+            "sidecar_identity_headers_blanked_total",
+            "Responses whose groups were omitted because the headers were too large.",
         )
         self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
         self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=MultiprocessMode.SUPERVISOR)
@@ -139,15 +147,17 @@ class Metrics:
             "worker",
             across=MultiprocessMode.SUPERVISOR,
         )
-        self.worker_deaths = counter("sidecar_worker_deaths_total", "Workers that ended unasked and were replaced.")
-        build = gauge("sidecar_build_info", "What is running.", "version", "python")
+        self.worker_deaths = counter(
+            "sidecar_worker_deaths_total", "Workers that exited unexpectedly and were restarted."
+        )
+        build = gauge("sidecar_build_info", "Version of the sidecar and of Python.", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)
 
         self.cache_hits = self.token_cache_lookups.child("hit")
         self.cache_misses = self.token_cache_lookups.child("miss")
 
     def watch(self, gauge: Gauge, read: Callable[[], float], labels: Iterable[str] = ()) -> None:
-        """Let ``gauge`` ask ``read`` when it is scraped."""
+        """Have ``gauge`` call ``read`` on each scrape."""
         names = tuple(labels)
         child = gauge.labels(*names) if names else gauge
         child.set_function(read)

@@ -1,8 +1,8 @@
-"""The one HTTP client for control traffic: key sets, discovery documents, introspection, probes.
+"""The only HTTP client for control traffic: key sets, discovery documents, introspection, probes.
 
-Never used for callers' requests. Whatever is at the other end is hostile: time and size are bounded, also of what
-unfolds from a compressed answer, redirects are refused, cookies are not kept, and no address of a cloud's metadata
-service is ever connected to, by whatever name it is asked.
+Not used for requests of callers. The server is treated as hostile: time and size are bounded, including the
+decompressed size; redirects are rejected; cookies are not stored; and the client never connects to the address of a
+cloud metadata service, whatever the host name.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from sidecar.egress import NO_PROXY, Egress, Proxy
 from sidecar.errors import Misconfigured, Problem, SidecarError
 from sidecar.tls import client_context
 
-# Front doors add policies of many kilobytes to every answer.
+# Some gateways add policy headers of many kilobytes to every response.
 _MAX_HEADER_LINE = 64 * 1024
 _MAX_HEADER_LINES = 512
-# A resolver that is cut off from the network may not answer at all; a proxy resolves names itself.
+# An isolated resolver may not answer at all; a proxy resolves names itself.
 _LOOKUP_TIMEOUT = 1.0
 _IDENTITY = frozenset({"", "identity"})
 _GZIP = frozenset({"gzip", "x-gzip"})
@@ -55,7 +55,7 @@ _ETAG = re.compile(r"(?:W/)?\"[\x21\x23-\x7e]{0,256}\"")
 
 
 class OutboundKind(StrEnum):
-    """Why nothing usable came back; bounded, so that it can label a metric."""
+    """Why a fetch failed. A fixed set, so that it can be a metric label."""
 
     TIMEOUT = "timeout"
     CONNECT = "connect"
@@ -70,9 +70,9 @@ class OutboundKind(StrEnum):
 
 
 class OutboundError(SidecarError):
-    """A fetch failed. ``detail`` is for the log and never repeats anything of the answer's body.
+    """A fetch failed. ``detail`` is for the log and has no content of the response body.
 
-    ``status`` is that of an answer of kind STATUS, else 0.
+    ``status`` is the response status for the kind STATUS, else 0.
     """
 
     def __init__(self, kind: OutboundKind, detail: str, status: int = 0) -> None:
@@ -86,7 +86,7 @@ class OutboundError(SidecarError):
 class Answer:
     """A 200, or a 304 to the ``etag`` that was sent (``not_modified``, no body).
 
-    ``max_age`` is in seconds what Cache-Control leaves (0 for no-store), None when it does not say.
+    ``max_age`` is the remaining lifetime by Cache-Control in seconds (0 for no-store); None if not specified.
     """
 
     body: bytes
@@ -96,9 +96,9 @@ class Answer:
 
 
 class ControlClient:
-    """GET and POST with all bounds set. Make it inside a running loop and close it with :meth:`aclose`.
+    """GET and POST with all limits set. Create it inside a running loop and close it with :meth:`aclose`.
 
-    Raises Misconfigured when ``ca_file`` (a PEM bundle that replaces the system's) cannot be read.
+    Raises Misconfigured if ``ca_file`` (a PEM bundle that replaces the system's) cannot be read.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class ControlClient:
         *,
         egress: Egress = NO_PROXY,
     ) -> None:
-        """``headers`` gives what every request carries besides; it is asked each time.
+        """``headers`` is called for each request and returns additional headers.
 
-        ``egress`` says which requests go through a proxy.
+        ``egress`` selects the requests that use a proxy.
         """
         self._headers = headers
         self._egress = egress
@@ -119,7 +119,7 @@ class ControlClient:
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
             use_dns_cache=False,
-            force_close=True,  # fetches are minutes apart: a kept connection would only be found dead
+            force_close=True,  # fetches are minutes apart: an idle connection would be closed by then
             ssl=_tls(ca_file),
         )
         self._session = aiohttp.ClientSession(
@@ -147,13 +147,12 @@ class ControlClient:
         etag: str = "",
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Answer:
-        """Fetch ``url`` in at most ``within`` seconds from name look-up to last byte; raises OutboundError.
+        """Fetch ``url`` within ``within`` seconds, from name lookup to last byte. Raises OutboundError.
 
-        Plain http is for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional; ``headers``
-        are sent besides.
+        Plain http is allowed for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional.
         """
         headers = {**headers, "If-None-Match": etag} if etag else headers
-        return await self._ask("GET", url, headers, None, within, max_bytes, allow_insecure=allow_insecure)
+        return await self._request("GET", url, headers, None, within, max_bytes, allow_insecure=allow_insecure)
 
     async def post(
         self,
@@ -165,10 +164,10 @@ class ControlClient:
         max_bytes: int,
         allow_insecure: bool = False,
     ) -> Answer:
-        """Send ``body`` to ``url`` under the same bounds; 201 is as good as 200. Raises OutboundError."""
-        return await self._ask("POST", url, headers, body, within, max_bytes, allow_insecure=allow_insecure)
+        """Send ``body`` to ``url`` with the same limits. Accepts 200 and 201. Raises OutboundError."""
+        return await self._request("POST", url, headers, body, within, max_bytes, allow_insecure=allow_insecure)
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         url: str,
@@ -196,7 +195,7 @@ class ControlClient:
                     return Answer(content, _etag(response), _max_age(response), not_modified)
         except TimeoutError as error:
             way = "" if proxy is None else f" through the proxy {proxy.url} ({proxy.origin})"
-            raise OutboundError(OutboundKind.TIMEOUT, f"no complete answer within {within:g} s{way}") from error
+            raise OutboundError(OutboundKind.TIMEOUT, f"no complete response within {within:g} s{way}") from error
         except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError) as error:
             raise OutboundError(OutboundKind.PROXY, _proxy_detail(error, proxy, target)) from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
@@ -207,10 +206,10 @@ class ControlClient:
             raise OutboundError(OutboundKind.CONNECT, _connect_detail(error)) from error
 
     async def _proxy_for(self, target: URL) -> Proxy | None:
-        """The proxy for ``target``. None: the request goes there directly.
+        """The proxy for ``target``. None: a direct connection.
 
-        A proxy resolves names itself, so the addresses that are refused are looked for here first. A name that only
-        the proxy can resolve is none of this machine's. Raises OutboundError.
+        A proxy resolves names itself, so this resolves the name first and rejects forbidden addresses. A name that only
+        the proxy can resolve cannot be an address of this machine. Raises OutboundError.
         """
         proxy = self._egress.route(str(target)).proxy
         host = target.host or ""
@@ -229,9 +228,9 @@ class ControlClient:
 
 
 def check_url(url: str, *, allow_insecure: bool = False) -> URL:
-    """``url`` parsed, when it may be fetched: https, or http on loopback, no credentials, no refused literal address.
+    """Parse ``url`` and check that it may be fetched: https, or http on loopback, no credentials, no forbidden address.
 
-    Raises OutboundError. Names are judged again when they have been resolved.
+    Raises OutboundError. Host names are checked again after they are resolved.
     """
     try:
         target = URL(url)
@@ -241,11 +240,11 @@ def check_url(url: str, *, allow_insecure: bool = False) -> URL:
     if target.scheme not in ("https", "http") or not host:
         raise OutboundError(OutboundKind.URL_REFUSED, "neither https nor http")
     if target.user is not None or target.password is not None:
-        raise OutboundError(OutboundKind.URL_REFUSED, "carries credentials")
+        raise OutboundError(OutboundKind.URL_REFUSED, "contains credentials")
     if is_refused_address(host):
-        raise OutboundError(OutboundKind.ADDRESS_REFUSED, f"{host} is a link-local, metadata or group address")
+        raise OutboundError(OutboundKind.ADDRESS_REFUSED, f"{host} is a link-local, metadata or multicast address")
     if target.scheme == "http" and not allow_insecure and not is_loopback(host):
-        raise OutboundError(OutboundKind.URL_REFUSED, "plain http is for loopback only")
+        raise OutboundError(OutboundKind.URL_REFUSED, "plain http is allowed for loopback only")
     return target
 
 
@@ -256,9 +255,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_refused_address(host: str) -> bool:
-    """Whether ``host`` is a literal address that is never connected to, also when wrapped in an IPv6 address.
+    """Whether ``host`` is a literal address that must not be connected to, also embedded in an IPv6 address.
 
-    Refused: link-local, the clouds' metadata services, multicast, broadcast, unspecified. Names are not (False).
+    These are link-local, metadata services of clouds, multicast, broadcast, unspecified. False for host names.
     """
     address = _literal(host)
     return address is not None and any(_is_refused(candidate) for candidate in (address, *_embedded(address)))
@@ -269,7 +268,7 @@ def _literal(host: str) -> _Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         pass
-    try:  # the forms that inet_aton reads: 2852039166, 0xa9fea9fe, 169.254.43518
+    try:  # the forms that inet_aton accepts: 2852039166, 0xa9fea9fe, 169.254.43518
         return ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[0-9a-fA-FxX.]+", host) else None
     except OSError:
         return None
@@ -294,7 +293,7 @@ def _is_refused(address: _Address) -> bool:
 
 
 class _GuardedResolver(AbstractResolver):
-    """Judges what names resolve to. Literal addresses never come here: :func:`check_url` judges those."""
+    """Rejects names that resolve to a forbidden address. :func:`check_url` checks literal addresses."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -305,7 +304,7 @@ class _GuardedResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         for result in found:
             if is_refused_address(result["host"]):
-                detail = f"{host} resolves to a link-local, metadata or group address"
+                detail = f"{host} resolves to a link-local, metadata or multicast address"
                 raise OutboundError(OutboundKind.ADDRESS_REFUSED, detail)
         return found
 
@@ -314,7 +313,7 @@ class _GuardedResolver(AbstractResolver):
 
 
 def _through(proxy: Proxy | None) -> dict[str, Any]:
-    """What the library is told of ``proxy``."""
+    """Arguments for the request that select ``proxy``."""
     if proxy is None:
         return {}
     headers = {}
@@ -330,7 +329,7 @@ def _proxy_detail(error: Exception, proxy: Proxy | None, target: URL) -> str:
         return f"{name} cannot be reached"
     what = f"{name} answers {error.status} to CONNECT {target.host}:{target.port}"
     if error.status == 407:
-        return f"{what}: it does not accept the credentials, or there are none"
+        return f"{what}: the credentials are missing or not accepted"
     return f"{what}: allow this host there, or name it in NO_PROXY if it can be reached directly"
 
 
@@ -338,7 +337,7 @@ def _tls(ca_file: str) -> ssl.SSLContext:
     try:
         return client_context(ca_file)
     except (OSError, ValueError) as error:
-        message = f"the CA bundle cannot be used ({type(error).__name__}); name a readable PEM file"
+        message = f"the CA bundle cannot be loaded ({type(error).__name__}); specify a readable PEM file"
         raise Misconfigured([Problem("caFile", f"{message}: {ca_file}")]) from error
 
 
@@ -348,7 +347,7 @@ def _check_head(response: aiohttp.ClientResponse, max_bytes: int, good: Sequence
     if response.status not in good:
         raise OutboundError(OutboundKind.STATUS, f"status {response.status}", response.status)
     if _encoding(response) not in _IDENTITY | _GZIP:
-        raise OutboundError(OutboundKind.ENCODING, "compressed, and not by gzip; identity was asked for")
+        raise OutboundError(OutboundKind.ENCODING, "unsupported Content-Encoding; only identity and gzip are accepted")
     if response.content_length is not None and response.content_length > max_bytes:
         raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
 
@@ -363,22 +362,22 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body += chunk
         if len(body) > max_bytes:
             raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes")
-    return _unfolded(bytes(body), max_bytes) if _encoding(response) in _GZIP else bytes(body)
+    return _decompressed(bytes(body), max_bytes) if _encoding(response) in _GZIP else bytes(body)
 
 
-def _unfolded(body: bytes, max_bytes: int) -> bytes:
-    """What ``body``, one or more members of gzip (RFC 1952), holds; never more than ``max_bytes`` are unfolded."""
+def _decompressed(body: bytes, max_bytes: int) -> bytes:
+    """The content of ``body``, one or more gzip members (RFC 1952); decompresses at most ``max_bytes``."""
     content = bytearray()
     while body:
         member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
             content += member.decompress(body, max_bytes + 1 - len(content))
         except zlib.error as error:
-            raise OutboundError(OutboundKind.ENCODING, "not the gzip that it says it is") from error
+            raise OutboundError(OutboundKind.ENCODING, "Content-Encoding is gzip, but the body is not") from error
         if len(content) > max_bytes:
-            raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes when unfolded")
+            raise OutboundError(OutboundKind.TOO_LARGE, f"more than {max_bytes} bytes when decompressed")
         if not member.eof:
-            raise OutboundError(OutboundKind.ENCODING, "its gzip breaks off")
+            raise OutboundError(OutboundKind.ENCODING, "truncated gzip body")
         body = member.unused_data.lstrip(b"\0")  # RFC 1952 has no padding, but some writers add zeros
     return bytes(content)
 
@@ -402,12 +401,12 @@ def _max_age(response: aiohttp.ClientResponse) -> float | None:
 def _tls_detail(error: aiohttp.ClientError | OSError) -> str:
     cause = error.__cause__ if isinstance(error, aiohttp.ClientError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {cause.verify_message}"
-    return "no TLS connection could be made"
+        return f"certificate verification failed: {cause.verify_message}"
+    return "TLS handshake failed"
 
 
 def _connect_detail(error: Exception) -> str:
-    """The system's words for it; never the library's, which quote what the peer sent."""
+    """The error text of the operating system; that of the library may quote content of the peer."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name cannot be resolved"
     if isinstance(error, OSError) and error.strerror:

@@ -11,20 +11,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sidecar"
-BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls")
+BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls", "old_names")
 
 # Whom each part may import besides itself and the basics. A name stands for the module and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "budget": ("errors",),
     "clock": (),
+    "old_names": (),
     "concurrency": (),
     "counters": (),
     "tls": (),
     "environment": (),
     "metrics": ("counters",),
     "logs": ("errors",),
-    "identity": ("errors",),
+    "identity": ("errors", "old_names"),
     "secrets": ("errors",),
     "egress": ("secrets.value",),
     "outbound": (*BASICS, "egress"),

@@ -1,1 +1,1 @@
-"""The operations listener: health, metrics, effective configuration. It reads states, it changes nothing."""
+"""The operations listener: health, metrics, effective configuration. Read-only."""

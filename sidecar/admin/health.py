@@ -1,4 +1,4 @@
-"""Alive, ready, and if not, what is missing."""
+"""Readiness, and the parts that prevent it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Condition(Enum):
-    """State of one part. PENDING: has not had its first try. DEGRADED: works on what it last knew."""
+    """State of one part. PENDING: first attempt not complete. DEGRADED: works with its last known data."""
 
     PENDING = "pending"
     USABLE = "usable"
@@ -17,7 +17,7 @@ class Condition(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """One part's state, by name, with one sentence for people."""
+    """The state of one part, with a sentence that explains it."""
 
     name: str
     condition: Condition
@@ -28,8 +28,8 @@ Read = Callable[[], PartStatus]
 
 
 class Health:
-    """Ready means: every kind of credential has had its first try and one of them is usable, every other part is
-    usable or degraded, and the process is not draining.
+    """Ready means: every kind of credential has completed its first attempt and one of them is usable, every other part
+    is usable or degraded, and the process is not draining.
     """
 
     def __init__(self, credentials: Sequence[Read], required: Sequence[Read]) -> None:
@@ -39,17 +39,17 @@ class Health:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every part has had its first try."""
+        """Whether every part has completed its first attempt."""
         return all(read().condition is not Condition.PENDING for read in (*self._credentials, *self._required))
 
-    def report(self, *others: PartStatus) -> tuple[bool, dict[str, object]]:
-        """Whether the process is ready, and the state of every part; ``others`` are required too."""
+    def report(self, *others: PartStatus) -> tuple[bool, dict[str, Any]]:
+        """Whether the process is ready, and the state of every part, including ``others``, which are required too."""
         credentials = [read() for read in self._credentials]
         required = [*(read() for read in self._required), *others]
         tried = all(part.condition is not Condition.PENDING for part in credentials)
         usable = any(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in credentials)
-        standing = all(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in required)
-        ready = tried and (usable or not credentials) and standing and not self.draining
+        required_ok = all(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in required)
+        ready = tried and (usable or not credentials) and required_ok and not self.draining
         failing = [
             part.name for part in (*credentials, *required) if part.condition in (Condition.PENDING, Condition.UNUSABLE)
         ]
@@ -64,7 +64,7 @@ class Health:
         }
 
 
-_WORSE = [
+_BY_SEVERITY = [
     condition.value for condition in (Condition.USABLE, Condition.DEGRADED, Condition.PENDING, Condition.UNUSABLE)
 ]
 
@@ -72,16 +72,16 @@ _WORSE = [
 def combined(
     reports: Sequence[Mapping[str, Any] | None], *, is_complete: bool, is_draining: bool
 ) -> tuple[bool, dict[str, object]]:
-    """One report out of those of several workers, None standing for one that is not there now.
+    """Combine the reports of several workers; None for a worker that is not running.
 
-    Ready means: ``is_complete``, there are workers, and each of them is ready. Of every part the worst state is shown.
+    Ready means: ``is_complete``, there are workers, and each of them is ready. Each part has its worst state.
     """
     present = [report for report in reports if report is not None]
     ready = is_complete and not is_draining and bool(present) and all(report["ready"] for report in present)
     parts: dict[str, Mapping[str, str]] = {}
     for report in present:
         for name, part in report["parts"].items():
-            if name not in parts or _WORSE.index(part["state"]) > _WORSE.index(parts[name]["state"]):
+            if name not in parts or _BY_SEVERITY.index(part["state"]) > _BY_SEVERITY.index(parts[name]["state"]):
                 parts[name] = part
     missing = [f"worker {number}" for number, report in enumerate(reports) if report is None]
     failing = dict.fromkeys(name for report in present for name in report["failing"])

@@ -1,4 +1,4 @@
-"""What the operations listener answers: health, metrics, the configuration in force."""
+"""Routes of the operations listener: health, metrics, effective configuration."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -25,22 +25,22 @@ _COPIED = ("Content-Type", "Content-Encoding", "Vary")
 
 
 class Operations(Protocol):
-    """What the listener tells of, asked anew each time."""
+    """The source of the responses; called for each request."""
 
     async def readiness(self) -> tuple[bool, dict[str, object]]:
-        """Whether requests may come, and the state of every part."""
+        """Whether the process is ready, and the state of every part."""
 
     async def scrape(self) -> CollectorRegistry:
-        """Every metric as it stands now."""
+        """All metrics with their current values."""
 
     def configuration(self) -> Any:
-        """The effective configuration, JSON-ready, without secrets."""
+        """The effective configuration as JSON values, without secrets."""
 
 
 def operations_server(operations: Operations, metrics: Metrics) -> HttpServer:
-    """The listener's connections. ``metrics`` counts what it answers.
+    """The server of the operations listener. ``metrics`` counts its responses.
 
-    They are held to the bounds that the public listener has by default; what the parser refuses is not logged.
+    It has the default limits of the public listener. Requests that the HTTP parser rejects are not logged.
     """
     handler = _Handler(operations, metrics)
     return HttpServer(
@@ -53,7 +53,7 @@ def operations_server(operations: Operations, metrics: Metrics) -> HttpServer:
 
 
 class _Handler:
-    """Answers one request."""
+    """Handles requests."""
 
     def __init__(self, operations: Operations, metrics: Metrics) -> None:
         self._operations = operations
@@ -67,7 +67,7 @@ class _Handler:
         }
 
     async def __call__(self, request: web.BaseRequest) -> Response:
-        """The answer of the call, or what went wrong as JSON."""
+        """The response of the route, or the error as JSON."""
         route = "none"
         try:
             check_framing(request, request.raw_path)
@@ -81,7 +81,7 @@ class _Handler:
             answer = await call(request)
         except Failed as failure:
             answer = _refusal(failure)
-        except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may hold what the request carried
+        except Exception as error:  # noqa: BLE001 - aiohttp would log its text, which may have content of the request
             _log.error(
                 "unhandled error",
                 extra={
@@ -91,12 +91,12 @@ class _Handler:
                     "route": route,
                 },
             )
-            answer = _json(500, {"code": 500, "message": "Internal fault", "reason": "unavailable"})
+            answer = _json(500, {"code": 500, "message": "Internal error", "reason": "unavailable"})
         self._counted.child("admin", route, str(answer.status)).inc()
         return answer
 
     def refuse_unparsed(self, failure: Failed) -> Response:
-        """The answer to what the HTTP parser refused."""
+        """The response to a request that the HTTP parser rejected."""
         answer = _refusal(failure, close=True)
         self._counted.child("admin", "none", str(answer.status)).inc()
         return answer

@@ -1,4 +1,4 @@
-"""Who judges a request: verifiers, the chain of authenticators and its gates, the rules."""
+"""Builds request authentication: token authenticators, the authentication chain with its gates, and the rules."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,70 +32,71 @@ from sidecar.identity.server_names import (
 from sidecar.identity.token_sources import TokenHeader, TokenSources
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.policy import (
     admin_names,
     provider_policy,
 )
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.well_known import refuse_well_known
+from sidecar.tokens.jwt.well_known import reject_well_known
 
 
 def build_authenticators(
     loaded: Loaded,
-    trust: IssuerRegistry,
+    registry: IssuerRegistry,
     cache: VerifiedCache[Accepted],
     clock: Clock,
-    seen: Callable[[tuple[str, ...]], None] | None = None,
+    note_issuers: Callable[[tuple[str, ...]], None] | None = None,
 ) -> dict[str, AuthenticatorProtocol]:
-    """What verifies tokens and DataHub's secrets, over ``trust``, by name. ``cache`` remembers what it found.
+    """The authenticators that need ``registry``, by name: JWT, DataHub tokens, DataHub system client.
 
-    ``seen`` gets the issuers of accepted tokens that no configuration names.
+    ``cache`` holds verified tokens. ``note_issuers`` receives issuers of accepted tokens that are not configured.
     """
     settings = loaded.settings
-    longest = settings.server.limits.max_token_bytes
-    made: dict[str, AuthenticatorProtocol] = {
+    max_bytes = settings.server.limits.max_token_bytes
+    built: dict[str, AuthenticatorProtocol] = {
         JWT: JwtAuthenticator(
-            trust.issuers,
-            unbound=trust.unbound,
+            registry.issuers,
+            unbound=registry.unbound,
             own_names=OwnIssuers(settings),
             cache=cache,
             clock=clock,
-            max_token_bytes=longest,
-            refuse=None if settings.allow_published_secrets else refuse_well_known,
-            seen=seen,
+            max_token_bytes=max_bytes,
+            refuse=None if settings.allow_published_secrets else reject_well_known,
+            seen=note_issuers,
         )
     }
-    datahub = _datahub_trust(loaded, trust)
-    if datahub is not None:
-        made[DATAHUB] = DataHubTokenAuthenticator(datahub, cache=cache, clock=clock, max_token_bytes=longest)
-    if trust.datahub.system_client is not None:
-        made[SYSTEM] = SystemAuthenticator(*trust.datahub.system_client)
-    return made
+    datahub_policy = _datahub_policy(loaded, registry)
+    if datahub_policy is not None:
+        built[DATAHUB] = DataHubTokenAuthenticator(datahub_policy, cache=cache, clock=clock, max_token_bytes=max_bytes)
+    if registry.datahub.system_client is not None:
+        built[SYSTEM] = SystemAuthenticator(*registry.datahub.system_client)
+    return built
 
 
-def _datahub_trust(loaded: Loaded, trust: IssuerRegistry) -> DataHubTokenPolicy | None:
-    if trust.datahub.key is None or not trust.datahub.accepts_tokens:
+def _datahub_policy(loaded: Loaded, registry: IssuerRegistry) -> DataHubTokenPolicy | None:
+    if registry.datahub.key is None or not registry.datahub.accepts_tokens:
         return None
     settings = loaded.settings
-    block = settings.authentication
+    authentication = settings.authentication
     return DataHubTokenPolicy(
-        trust.datahub.key,
-        trust.datahub.salt,
-        issuer=block.token_service.issuer,
+        registry.datahub.key,
+        registry.datahub.salt,
+        issuer=authentication.token_service.issuer,
         own_issuer=settings.jwt_token_configuration.jwtissuer,
-        records=trust.mirror,
-        require_record=block.require_record,
+        records=registry.mirror,
+        require_record=authentication.require_record,
         require_own_record=settings.tokens.require_record,
         max_own_lifetime=settings.tokens.max_lifetime,
         own_leeway=own_leeway(settings.jwt_token_configuration),
         own_early=own_early(settings.jwt_token_configuration),
-        providers=frozenset(trust.issuers) - {block.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
-        # the guest is DataHub's own to name: its user interface gives him a session
-        reserved=frozenset({"anonymous", block.system_client_id.lower()}),
+        providers=frozenset(registry.issuers)
+        - {authentication.token_service.issuer, settings.jwt_token_configuration.jwtissuer},
+        # DataHub names its guest itself: its user interface creates a session for the guest
+        reserved=frozenset({"anonymous", authentication.system_client_id.lower()}),
         namespaces=frozenset(provider.name.lower() for provider in loaded.providers if provider.namespaced),
         admin_names=admin_names(settings.authorizer_configuration),
-        passes_on=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
+        forwards_token=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
     )
 
 
@@ -113,7 +114,7 @@ def authenticator_context(
     reserved: frozenset[str] = frozenset(RESERVED_NAMES),
     is_bot_name: Callable[[str], bool] = _no_bots,
 ) -> AuthenticatorContext:
-    """What the member ``name`` of the chain is given; ``reserved`` and ``is_bot_name`` as in the trust."""
+    """The context of the authenticator ``name``; ``reserved`` and ``is_bot_name`` as in :class:`IssuerRegistry`."""
     settings = loaded.settings
     authorizer = settings.authorizer_configuration
     own = Provider(
@@ -141,41 +142,42 @@ def authenticator_context(
 
 def build_decider(
     settings: Settings,
-    trust: IssuerRegistry,
-    members: AuthenticatorSet,
+    registry: IssuerRegistry,
+    authenticators: AuthenticatorSet,
     metrics: Metrics,
     clock: Clock,
-    usage: Usage | None = None,
-    kind: type[Decider] = Decider,
+    usage: UsageRecorder | None = None,
+    decider_class: type[Decider] = Decider,
     undecided: Budget | None = None,
 ) -> Decider:
-    """What judges every request, over ``trust`` and the chain's ``members``. ``usage`` notes which tokens are used.
+    """The decider for all requests: the chain of ``authenticators``, its gates and the rules.
 
-    ``kind`` is a decider, perhaps one that also tells others what it decides. ``undecided``: see there.
+    ``usage`` records the use of issued tokens. ``decider_class`` may be a subclass that traces decisions. ``undecided``
+    limits the requests that wait for a decision.
     """
     chain = Chain(
-        members.authenticators,
-        (revocation_gate(settings, trust, clock),),
+        authenticators.authenticators,
+        (revocation_gate(settings, registry, clock),),
         metrics,
-        skippable=members.skippable,
-        headers=members.headers,
+        skippable=authenticators.skippable,
+        headers=authenticators.headers,
         certificate=partial(certificate_thumbprint, dialect=settings.server.client_certificates),
         clock=clock,
         use=None if usage is None else UsageGate(usage),
     )
-    return kind(
+    return decider_class(
         Rules(settings.rules),
         chain,
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
-        guests=None if members.guest is None else _guests(members.guest),
+        guests=None if authenticators.guest is None else _guests(authenticators.guest),
         undecided=undecided,
         sources=token_sources(settings),
     )
 
 
 def token_sources(settings: Settings) -> TokenSources | None:
-    """Where tokens may stand besides ``Authorization``; None: nowhere."""
+    """Where tokens are read besides ``Authorization``; None: nowhere else."""
     block = settings.authentication
     headers = [TokenHeader(item.name, frozenset(item.providers), item.ambient) for item in block.token_headers]
     if not block.enabled or not (headers or block.websocket_tokens.subprotocol):
@@ -183,11 +185,11 @@ def token_sources(settings: Settings) -> TokenSources | None:
     return TokenSources(headers, subprotocol=block.websocket_tokens.subprotocol)
 
 
-def revocation_gate(settings: Settings, trust: IssuerRegistry, clock: Clock) -> RevocationGate:
-    """What asks ``trust``'s mirror whether a credential still stands."""
+def revocation_gate(settings: Settings, registry: IssuerRegistry, clock: Clock) -> RevocationGate:
+    """The gate that checks credentials against the revocation list in the mirror of ``registry``."""
     revocation = settings.revocation
     return RevocationGate(
-        trust.mirror,
+        registry.mirror,
         clock,
         max_staleness=revocation.max_staleness,
         deny_when_stale=revocation.on_stale == "deny",
@@ -196,9 +198,9 @@ def revocation_gate(settings: Settings, trust: IssuerRegistry, clock: Clock) -> 
 
 
 def server_names(settings: Settings) -> ServerNames:
-    """Names that the server behind would take for its own bots or its system client, whoever issued the token.
+    """Names that the upstream would treat as its own bots or its system client, whatever the issuer of the token.
 
-    With ``passthrough`` the server judges the caller's token itself, and with ``none`` it is presented nothing.
+    With ``passthrough`` the upstream verifies the caller's token itself; with ``none`` it receives no credential.
     """
     upstream = settings.upstream
     if upstream is None:

@@ -1,4 +1,4 @@
-"""What one configuration is made into: everything behind the listeners."""
+"""Builds everything behind the listeners from one configuration."""
 
 import asyncio
 import logging
@@ -32,8 +32,8 @@ from sidecar.errors import Unavailable
 from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
-from sidecar.tokens.issued.bots import Bots
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.cors import RefusalCors
 from sidecar.web.dispatcher import ActiveConfig
@@ -41,7 +41,7 @@ from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.server import TrustedPeers
 
 _FIRST_LOAD_TIMEOUT = 1.0
-_SEEN_NAMES_RETENTION = 300.0
+_BOT_NAMES_INTERVAL = 300.0
 _log = logging.getLogger("sidecar")
 
 
@@ -50,30 +50,30 @@ def _is_person(name: str) -> Callable[[Accepted], bool]:
     return lambda accepted: not accepted.actor.is_bot and folded(accepted.actor.id) == wanted
 
 
-async def _keep_bot_names(mirror: Mirror, bots: Bots) -> None:
-    """Register the names of bots that have tokens on record from before names were registered."""
+async def _register_bot_names(mirror: Mirror, bots: BotRegistry) -> None:
+    """Register names of bots whose token records are older than name registration."""
     while True:
         if mirror.is_loaded and mirror.unregistered_bots():
             try:
-                adopted = await bots.adopt(mirror.unregistered_bots())
+                adopted = await bots.adopt_existing(mirror.unregistered_bots())
                 _log.info("bot names registered", extra={"event": "bot_names_registered", "names": adopted})
             except Unavailable as failure:
                 _log.warning(
                     "bot names could not be registered; retrying",
                     extra={"event": "bot_names_registration_failed", "cause": failure.cause},
                 )
-        # an older replica may mint for a bot at any time
-        await asyncio.sleep(_SEEN_NAMES_RETENTION if mirror.is_loaded else _FIRST_LOAD_TIMEOUT)
+        # an older replica may mint a bot token at any time
+        await asyncio.sleep(_BOT_NAMES_INTERVAL if mirror.is_loaded else _FIRST_LOAD_TIMEOUT)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigGeneration:
-    """A configuration at work. ``stack`` closes it."""
+    """A running configuration. ``stack`` closes it."""
 
     loaded: Loaded
     active_config: ActiveConfig
@@ -84,95 +84,102 @@ class ConfigGeneration:
     stack: AsyncExitStack
 
     def observe(self, metrics: Metrics) -> None:
-        """Be what the metrics tell of, whatever else has been made meanwhile."""
+        """Set the gauges to the values of this generation, also if another was built in the meantime."""
         metrics.jwks_keys.clear()
         metrics.jwks_age.clear()
         for keys in self.issuers.provider_keys:
-            keys.observe()
+            keys.bind_metrics()
         self.issuers.mirror.observe()
-        self.cache.observe()
+        self.cache.bind_metrics()
 
 
-async def build(loaded: Loaded, ground: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
-    """The parts that ``loaded`` names, started. ``at_start``: they are the first of this process.
+async def build(loaded: Loaded, context: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
+    """Build and start all parts of ``loaded``. ``at_start``: this is the first generation of the process.
 
-    Raises Misconfigured when the configuration cannot be served, and Unavailable when the store's file cannot be
-    opened. Needs no identity provider to be there.
+    Raises Misconfigured if the configuration cannot be served, and Unavailable if the file of the store cannot be
+    opened. Does not need the identity providers to be reachable.
     """
     stack = AsyncExitStack()
     try:
-        return await _build(loaded, ground, stack, at_start=at_start)
+        return await _build(loaded, context, stack, at_start=at_start)
     except BaseException:
         await stack.aclose()
         raise
 
 
-async def _build(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack, *, at_start: bool) -> ConfigGeneration:
-    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
-    trust = await open_issuers(loaded, ground, stack)
-    await check_names(loaded, trust.store, clock.now())
-    # most stores are read in a moment: whoever asks first is then not sent away
-    await trust.mirror.wait_first_load(_FIRST_LOAD_TIMEOUT)
-    usage = Usage(trust.store, clock)
+async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack, *, at_start: bool) -> ConfigGeneration:
+    settings, metrics, clock = loaded.settings, context.metrics, context.clock
+    registry = await open_issuers(loaded, context, stack)
+    await check_names(loaded, registry.store, clock.now())
+    # most stores load quickly, so that the first requests are not answered 503
+    await registry.mirror.wait_first_load(_FIRST_LOAD_TIMEOUT)
+    usage = UsageRecorder(registry.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
     cache: VerifiedCache[Accepted] = VerifiedCache(
         settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
     )
-    verifiers = build_authenticators(loaded, trust, cache, clock, ground.issuers.note)
-    surroundings = partial(
+    built = build_authenticators(loaded, registry, cache, clock, context.issuers.note)
+    context_for = partial(
         authenticator_context,
         loaded=loaded,
-        client=trust.client,
+        client=registry.client,
         metrics=metrics,
         clock=clock,
-        reserved=trust.reserved,
-        is_bot_name=trust.mirror.is_bot_name,
+        reserved=registry.reserved,
+        is_bot_name=registry.mirror.is_bot_name,
     )
-    members = await open_authenticators(build_specs(loaded.authenticators), verifiers, surroundings, stack)
-    if SYSTEM in verifiers:
-        members = replace(members, authenticators=(verifiers[SYSTEM], *members.authenticators))
+    authenticators = await open_authenticators(build_specs(loaded.authenticators), built, context_for, stack)
+    if SYSTEM in built:
+        authenticators = replace(authenticators, authenticators=(built[SYSTEM], *authenticators.authenticators))
     tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
-    decider = build_decider(settings, trust, members, metrics, clock, usage, tracing.decider, undecided)
+    decider = build_decider(settings, registry, authenticators, metrics, clock, usage, tracing.decider, undecided)
     origins = cors_origins(settings)
-    refusals = ErrorResponses(
+    error_responses = ErrorResponses(
         settings.server.realm,
-        members.challenges,
+        authenticators.challenges,
         lines_per_second=settings.logging.refusals_per_second,
         left_out=metrics.log_lines_left_out.inc,
         cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
     )
-    watch = StreamWatch(revocation_gate(settings, trust, clock), clock, trust.mirror.changed)
+    watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
     bots = build_bots(
-        settings, trust.store, trust.mirror.write, clock, trust.reserved, lambda name: cache.holds_any(_is_person(name))
+        settings,
+        registry.store,
+        registry.mirror.write,
+        clock,
+        registry.reserved,
+        lambda name: cache.any_entry(_is_person(name)),
     )
-    keeper = asyncio.create_task(_keep_bot_names(trust.mirror, bots), name="names of bots")
-    stack.push_async_callback(_ended, keeper)
-    routes = public_routes(loaded, trust, bots, members, decider, refusals, ground, watch, stack, tracing.spans)
+    bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
+    stack.push_async_callback(_cancel, bot_names_task)
+    routes = public_routes(
+        loaded, registry, bots, authenticators, decider, error_responses, context, watch, stack, tracing.spans
+    )
     server = settings.server
-    serving = ActiveConfig(
+    active_config = ActiveConfig(
         tracing.around(routes),
-        refusals,
+        error_responses,
         TrustedPeers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
         undecided=undecided,
         log_access=settings.logging.access,
     )
-    upstream = await _awaited_upstream(settings, clock, stack) if at_start else None
-    health = health_of(trust, members, settings, None if upstream is None else upstream.status)
-    return ConfigGeneration(loaded, serving, health, trust, cache, watch, stack)
+    upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
+    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status)
+    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, stack)
 
 
-async def _awaited_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:
-    """What readiness waits for; a configuration that is reloaded waits for nothing, its upstream has been there."""
+async def _start_waiting_for_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:
+    """Start waiting for the upstream, which delays readiness. Used at process start only, not on reload."""
     upstream = settings.upstream
     if upstream is None or upstream.wait_at_start is None:
         return None
     endpoint = endpoint_of(upstream.url, upstream.ca_file)
-    awaited = UpstreamStart(endpoint, upstream.url, upstream.wait_at_start, clock)
-    await awaited.start()
-    stack.push_async_callback(awaited.aclose)
-    return awaited
+    waiting = UpstreamStart(endpoint, upstream.url, upstream.wait_at_start, clock)
+    await waiting.start()
+    stack.push_async_callback(waiting.aclose)
+    return waiting

@@ -1,4 +1,4 @@
-"""What readiness is made of."""
+"""Collects the parts that decide readiness."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,21 +16,21 @@ from sidecar.store.sqlite.store import SqliteStore
 
 
 def health_of(
-    trust: IssuerRegistry,
-    members: AuthenticatorSet,
+    registry: IssuerRegistry,
+    authenticators: AuthenticatorSet,
     settings: Settings,
     upstream: Callable[[], PartStatus] | None = None,
 ) -> Health:
-    credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in trust.provider_keys]
-    names = {authenticator.name for authenticator in members.authenticators}
+    credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in registry.provider_keys]
+    names = {authenticator.name for authenticator in authenticators.authenticators}
     if names & {DATAHUB, SYSTEM}:
-        credentials.append(lambda: PartStatus("shared secrets of DataHub", Condition.USABLE))
-    if trust.own_keys is not None:
+        credentials.append(lambda: PartStatus("DataHub secrets", Condition.USABLE))
+    if registry.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
-    credentials += [partial(_member_status, member) for member in members.started]
+    credentials += [partial(_authenticator_status, member) for member in authenticators.started]
     required: list[Callable[[], PartStatus]] = [
-        partial(_mirror_status, trust, settings),
-        partial(_clock_status, trust.mirror),
+        partial(_mirror_status, registry, settings),
+        partial(_clock_status, registry.mirror),
     ]
     if upstream is not None:
         required.append(upstream)
@@ -42,15 +42,15 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     name = f"provider {status.provider}"
     if status.usable:
         return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
-    return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
+    return PartStatus(name, Condition.UNUSABLE if status.attempted else Condition.PENDING, status.problem)
 
 
-def _member_status(member: Authenticator) -> PartStatus:
-    name = f"authenticator {member.name}"
-    if problem := member.unavailable_reason:
+def _authenticator_status(authenticator: Authenticator) -> PartStatus:
+    name = f"authenticator {authenticator.name}"
+    if problem := authenticator.unavailable_reason:
         return PartStatus(name, Condition.UNUSABLE, problem)
-    outdated = member.degraded_reason
-    return PartStatus(name, Condition.DEGRADED if outdated else Condition.USABLE, outdated)
+    reason = authenticator.degraded_reason
+    return PartStatus(name, Condition.DEGRADED if reason else Condition.USABLE, reason)
 
 
 def _clock_status(mirror: Mirror) -> PartStatus:
@@ -58,12 +58,12 @@ def _clock_status(mirror: Mirror) -> PartStatus:
     return PartStatus("clock", Condition.DEGRADED if problem else Condition.USABLE, problem)
 
 
-def _mirror_status(trust: IssuerRegistry, settings: Settings) -> PartStatus:
-    mirror, name, revocation = trust.mirror, "revocation state", settings.revocation
+def _mirror_status(registry: IssuerRegistry, settings: Settings) -> PartStatus:
+    mirror, name, revocation = registry.mirror, "revocation state", settings.revocation
     if not mirror.is_loaded:
-        return PartStatus(name, Condition.PENDING, "the store has not been read yet")
+        return PartStatus(name, Condition.PENDING, "the store has not been loaded yet")
     if mirror.age <= revocation.max_staleness:
-        problem = trust.store.problem if isinstance(trust.store, SqliteStore) else ""
+        problem = registry.store.problem if isinstance(registry.store, SqliteStore) else ""
         return PartStatus(name, Condition.DEGRADED if problem else Condition.USABLE, problem)
     denied = revocation.on_stale == "deny"
-    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not answer")
+    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not respond")

@@ -1,4 +1,4 @@
-"""Whose tokens are accepted: keys, records and revocations, opened as the configuration names them."""
+"""Opens the trusted issuers of a configuration: their keys, token records and revocations."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
@@ -10,6 +10,7 @@ from sidecar.app.datahub import DataHubSetup, datahub_setup
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
+from sidecar.authn.authenticators.server_tokens import ServerPrincipalMapper
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock
@@ -17,7 +18,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.outbound import ControlClient
 from sidecar.store.base import Store
 from sidecar.store.open import open_store
@@ -26,23 +27,23 @@ from sidecar.store.sqlite.database import sqlite_path
 from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
-    own_policy,
-    own_validation,
+    issued_policy,
+    issued_validation,
     provider_policy,
     provider_validation,
 )
 
 _AUTHENTICATOR = JwtAuthenticator.name
 RESERVED_NAMES = ("anonymous", "guest", "__datahub_system")
-"""Names that stand for nobody in particular: no credential of others may carry them."""
+"""Names without an identity. No credential of another issuer may have one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerRegistry:
-    """Whose tokens are accepted: everything that judging a credential needs."""
+    """The trusted issuers, with everything that verifying a credential needs."""
 
     provider_keys: tuple[ProviderKeys, ...]
-    own_keys: OwnKeys | None
+    own_keys: SigningKeys | None
     store: Store
     mirror: Mirror
     issuers: dict[str, Issuer]
@@ -52,12 +53,12 @@ class IssuerRegistry:
     datahub: DataHubSetup
 
     def provider_of(self, issuer: str) -> str:
-        """Name of the provider whose keys decide on the tokens of ``issuer``; empty: none does."""
+        """Name of the provider whose keys verify the tokens of ``issuer``; empty: none."""
         known = self.issuers.get(issuer) or self.unbound
         return known.name if known is not None else ""
 
     def spellings(self, issuer: str) -> tuple[str, ...]:
-        """``issuer`` as its tokens spell it, once discovery has told; before that in every spelling accepted."""
+        """The exact ``iss`` of ``issuer`` once discovery has found it; before that, all accepted spellings."""
         known = self.issuers.get(issuer)
         if known is None:
             return (issuer,)
@@ -65,26 +66,28 @@ class IssuerRegistry:
         return (exact,) if exact else (issuer, *((known.expectations.issuers or frozenset()) - {issuer}))
 
 
-async def open_issuers(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack) -> IssuerRegistry:
-    """Keys, records and revocations as ``loaded`` names them; ``stack`` gives them back.
+async def open_issuers(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack) -> IssuerRegistry:
+    """Open the keys, records and revocations of ``loaded``; ``stack`` closes them.
 
-    Raises Misconfigured, and Unavailable when the store's file cannot be opened.
+    Raises Misconfigured, and Unavailable if the file of the store cannot be opened.
     """
-    settings, shares = loaded.settings, ground.shared
-    planned = build_specs(loaded.authenticators)
-    datahub = datahub_setup(settings, planned)
-    reserved = reserved_names(settings, planned)
+    settings, shared = loaded.settings, context.shared
+    specs = build_specs(loaded.authenticators)
+    datahub = datahub_setup(settings, specs)
+    reserved = reserved_names(settings, specs)
     own_keys = await _open_own_keys(settings, stack)
-    store, mirror = await shares.acquire(settings.store, partial(_open_records, settings.store, ground), stack)
-    client = await _open_client(loaded, ground, stack)
+    store, mirror = await shared.acquire(settings.store, partial(_open_records, settings.store, context), stack)
+    client = await _open_client(loaded, context, stack)
     issuers: dict[str, Issuer] = {}
     unbound: Issuer | None = None
     provider_keys: list[ProviderKeys] = []
     for provider in loaded.providers:
-        keys = await _open_provider_keys(provider, loaded, ground, stack)
+        keys = await _open_provider_keys(provider, loaded, context, stack)
         provider_keys.append(keys)
-        bots = _bot_check(settings, client, ground.clock) if provider.is_own else None
+        bots = _bot_check(settings, client, context.clock) if provider.is_own else None
         issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
+        if provider.is_own:
+            issuer = _server_issuer(issuer, mirror, loaded)
         if provider.issuer is None:
             unbound = issuer
         else:
@@ -94,36 +97,38 @@ async def open_issuers(loaded: Loaded, ground: ProcessContext, stack: AsyncExitS
     return IssuerRegistry(tuple(provider_keys), own_keys, store, mirror, issuers, unbound, client, reserved, datahub)
 
 
-def reserved_names(settings: Settings, planned: Iterable[AuthenticatorSpec]) -> frozenset[str]:
-    """Names that no credential of others may carry, as claims and as the configuration spell them.
+def reserved_names(settings: Settings, specs: Iterable[AuthenticatorSpec]) -> frozenset[str]:
+    """Names that no credential of another issuer may have, as in claims and as in the configuration.
 
-    The guest's own name is one of them.
+    They include the name of the guest.
     """
-    guests = {item.options.guest_user for item in planned if isinstance(item.options, GuestOptions)}
+    guests = {item.options.guest_user for item in specs if isinstance(item.options, GuestOptions)}
     client_id = settings.authentication.system_client_id
     return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
 
 
-async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
+async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> SigningKeys | None:
     configuration = settings.jwt_token_configuration
     if not has_own_keys(configuration):
         return None
-    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys
 
 
-async def _open_records(settings: StoreSettings, ground: ProcessContext, stack: AsyncExitStack) -> tuple[Store, Mirror]:
-    store = await open_store(settings, ground.metrics, ground.clock)
+async def _open_records(
+    settings: StoreSettings, context: ProcessContext, stack: AsyncExitStack
+) -> tuple[Store, Mirror]:
+    store = await open_store(settings, context.metrics, context.clock)
     stack.push_async_callback(store.aclose)
-    mirror = Mirror(store, ground.clock, ground.metrics)
+    mirror = Mirror(store, context.clock, context.metrics)
     await mirror.start()
     stack.push_async_callback(mirror.aclose)
     return store, mirror
 
 
-async def _open_client(loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack) -> ControlClient:
+async def _open_client(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack) -> ControlClient:
     file, egress = loaded.settings.keys.ca_file, loaded.egress
 
     async def make(stack: AsyncExitStack) -> ControlClient:
@@ -131,11 +136,11 @@ async def _open_client(loaded: Loaded, ground: ProcessContext, stack: AsyncExitS
         stack.push_async_callback(client.aclose)
         return client
 
-    return await ground.shared.acquire(("client", _bundle(file), egress), make, stack)
+    return await context.shared.acquire(("client", _ca_bundle(file), egress), make, stack)
 
 
-def _bundle(file: str) -> tuple[str, bytes]:
-    """A CA bundle with what stands in it: behind the same name there may be another by now."""
+def _ca_bundle(file: str) -> tuple[str, bytes]:
+    """The path of a CA bundle with its content, which may have changed under the same path."""
     try:
         return file, Path(file).read_bytes() if file else b""
     except OSError:
@@ -143,11 +148,11 @@ def _bundle(file: str) -> tuple[str, bytes]:
 
 
 async def _open_provider_keys(
-    provider: Provider, loaded: Loaded, ground: ProcessContext, stack: AsyncExitStack
+    provider: Provider, loaded: Loaded, context: ProcessContext, stack: AsyncExitStack
 ) -> ProviderKeys:
-    """The keys of ``provider``; those that are known already, unless they would be fetched in another way now."""
+    """The keys of ``provider``; shared with the previous configuration if they are fetched in the same way."""
     settings = loaded.settings
-    # nothing else of a provider concerns its keys
+    # only these fields affect how keys are fetched
     source = Provider(
         provider.name,
         provider.issuer,
@@ -163,16 +168,16 @@ async def _open_provider_keys(
     cache_dir, allow_published = _cache_dir(settings), settings.allow_published_secrets
 
     async def make(stack: AsyncExitStack) -> ProviderKeys:
-        client = await _open_client(loaded, ground, stack)
+        client = await _open_client(loaded, context, stack)
         keys = ProviderKeys(
-            source, settings.keys, client, ground.metrics, ground.clock, cache_dir, allow_published=allow_published
+            source, settings.keys, client, context.metrics, context.clock, cache_dir, allow_published=allow_published
         )
         stack.push_async_callback(keys.aclose)
         await keys.start()
         return keys
 
-    made_from = (source, settings.keys, _bundle(settings.keys.ca_file), loaded.egress, cache_dir, allow_published)
-    return await ground.shared.acquire(made_from, make, stack)
+    key = (source, settings.keys, _ca_bundle(settings.keys.ca_file), loaded.egress, cache_dir, allow_published)
+    return await context.shared.acquire(key, make, stack)
 
 
 def _cache_dir(settings: Settings) -> Path | None:
@@ -193,7 +198,7 @@ def _provider_issuer(
     policy = provider_policy(provider, settings.authorizer_configuration, reserved, is_bot_name, _AUTHENTICATOR)
     bound = settings.server.client_certificates != "none"
     expectations = replace(provider_validation(provider, None), bound_to_certificates=bound)
-    acceptor = ProviderPrincipalMapper(
+    mapper = ProviderPrincipalMapper(
         policy,
         provider.clock_skew,
         provider.early,
@@ -201,7 +206,7 @@ def _provider_issuer(
         bots=bots,
         bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
     )
-    return Issuer(provider.name, keys, expectations, acceptor)
+    return Issuer(provider.name, keys, expectations, mapper)
 
 
 def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
@@ -217,7 +222,21 @@ def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTo
     )
 
 
-def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+def _server_issuer(issuer: Issuer, mirror: Mirror, loaded: Loaded) -> Issuer:
+    """The metadata server as an issuer, for whose key own tokens may be on record from earlier."""
+    assert isinstance(issuer.mapper, ProviderPrincipalMapper)  # noqa: S101 - _provider_issuer makes no other
+    mapper = ServerPrincipalMapper(issuer.mapper, mirror, _own_resolver(mirror, loaded, require_record=True))
+    return replace(issuer, mapper=mapper)
+
+
+def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    acceptor = _own_resolver(mirror, loaded, require_record=settings.tokens.require_record)
+    expectations = issued_validation(settings.jwt_token_configuration, settings.tokens.max_lifetime)
+    return Issuer(OWN_PROVIDER, keys, expectations, acceptor)
+
+
+def _own_resolver(mirror: Mirror, loaded: Loaded, *, require_record: bool) -> IssuedTokenResolver:
     settings = loaded.settings
     may_name_admins = [
         item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
@@ -225,7 +244,8 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
     verbatim = default_principal(settings) == "verbatim"
-    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
-    tokens = IssuedTokens(mirror, policy, require_record=settings.tokens.require_record)
-    acceptor = IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))
-    return Issuer(OWN_PROVIDER, keys, own_validation(configuration, settings.tokens.max_lifetime), acceptor)
+    policy = issued_policy(
+        claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
+    )
+    tokens = IssuedTokens(mirror, policy, require_record=require_record)
+    return IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))

@@ -1,10 +1,10 @@
-"""How tokens and revocations are managed: what mints, what denies, and their routes."""
+"""Builds token and revocation management: the minter, the services and their routes."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from sidecar.access.decide import Decider
-from sidecar.api.body import Bodies
+from sidecar.api.body import BodyReader
 from sidecar.api.caller import CallerAuthentication
 from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
@@ -18,12 +18,12 @@ from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_verbatim_names
 from sidecar.config.settings import Settings
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store
 from sidecar.tokens.datahub import DataHubSecrets
-from sidecar.tokens.issued.bots import Bots
-from sidecar.tokens.issued.mint import Minter, Write
+from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.mint import Minter, WriteBatch
 from sidecar.tokens.issued.service import TokenRules as MintingRules
 from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
@@ -41,75 +41,83 @@ def _never_seen(_name: str) -> bool:
 
 def management_routes(
     loaded: Loaded,
-    trust: IssuerRegistry,
-    bots: Bots,
+    registry: IssuerRegistry,
+    bots: BotRegistry,
     decider: Decider,
-    refusals: ErrorResponses,
-    ground: ProcessContext,
-    started: Sequence[Authenticator],
+    error_responses: ErrorResponses,
+    context: ProcessContext,
+    authenticators: Sequence[Authenticator],
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
-    """The routes by which tokens and revocations are managed: by exact path, and by the path above an id."""
-    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
+    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+    settings, metrics, clock = loaded.settings, context.metrics, context.clock
     server = settings.server
-    write = trust.mirror.write
+    write = registry.mirror.write
     minter = None
-    if trust.own_keys is not None:
-        minter = build_minter(loaded, trust.own_keys, trust.datahub, write, bots, clock, metrics)
+    if registry.own_keys is not None:
+        minter = build_minter(loaded, registry.own_keys, registry.datahub, write, bots, clock, metrics)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
-        reserved=trust.reserved,
+        reserved=registry.reserved,
         allow_never_expiring=settings.tokens.allow_never_expiring,
         max_lifetime=settings.tokens.max_lifetime,
-        is_bot_name=trust.mirror.is_bot_name,
-        provider_of=trust.provider_of,
+        is_bot_name=registry.mirror.is_bot_name,
+        provider_of=registry.provider_of,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )
-    tokens = TokenService(trust.store, write, minter, clock, rules)
+    tokens = TokenService(registry.store, write, minter, clock, rules)
 
     async def others() -> frozenset[str]:
-        found = {record.owner.issuer for record in trust.mirror.records()}
-        return frozenset(found.union(ground.issuers.names(), *(member.issuers for member in started)))
+        found = {record.owner.issuer for record in registry.mirror.records()}
+        return frozenset(found.union(context.issuers.names(), *(member.issuers for member in authenticators)))
 
-    revocations = build_revocations(loaded, trust.store, write, clock, trust.spellings, others)
-    door = CallerAuthentication(decider, tokens, server.limits.max_token_bytes)
+    revocations = build_revocations(loaded, registry.store, write, clock, registry.spellings, others)
+    caller_authentication = CallerAuthentication(decider, tokens, server.limits.max_token_bytes)
     return api_routes(
-        server.prefix, door, refusals, tokens, revocations, bots, Bodies(server.limits.body_timeout, decider.undecided)
+        server.prefix,
+        caller_authentication,
+        error_responses,
+        tokens,
+        revocations,
+        bots,
+        BodyReader(server.limits.body_timeout, decider.undecided),
     )
 
 
-def build_door(settings: Settings, trust: IssuerRegistry, decider: Decider, clock: Clock) -> CallerAuthentication:
-    """What judges tokens that are handed over, for commands: nothing is minted behind it."""
+def build_caller_authentication(
+    settings: Settings, registry: IssuerRegistry, decider: Decider, clock: Clock
+) -> CallerAuthentication:
+    """Verifies submitted tokens, for commands. It cannot mint."""
     rules = MintingRules(settings.jwt_token_configuration.jwtissuer)
-    tokens = TokenService(trust.store, trust.mirror.write, None, clock, rules)
+    tokens = TokenService(registry.store, registry.mirror.write, None, clock, rules)
     return CallerAuthentication(decider, tokens, settings.server.limits.max_token_bytes)
 
 
 def build_bots(
     settings: Settings,
     store: Store,
-    write: Write,
+    write: WriteBatch,
     clock: Clock,
     reserved: Iterable[str],
     is_person_seen: Callable[[str], bool] = _never_seen,
-) -> Bots:
-    """The names that are kept for bots in ``store``; ``is_person_seen`` as in
+) -> BotRegistry:
+    """The registered bot names in ``store``; ``is_person_seen`` as in
     :class:`sidecar.tokens.issued.bots.Bots`.
     """
     names = admin_names(settings.authorizer_configuration)
-    return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
+    return BotRegistry(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
 
 
 def build_minter(
     loaded: Loaded,
-    own_keys: OwnKeys,
+    own_keys: SigningKeys,
     datahub: DataHubSetup,
-    write: Write,
-    bots: Bots,
+    write: WriteBatch,
+    bots: BotRegistry,
     clock: Clock,
     metrics: Metrics,
 ) -> Minter:
-    """What mints with ``own_keys`` and ``datahub``'s secrets, as ``loaded`` says; ``write`` writes the records."""
+    """A minter that signs with ``own_keys`` and the secrets of ``datahub``; ``write`` writes the records."""
     settings = loaded.settings
     configuration = settings.jwt_token_configuration
     return Minter(
@@ -131,15 +139,15 @@ def build_minter(
 def build_revocations(
     loaded: Loaded,
     store: Store,
-    write: Write,
+    write: WriteBatch,
     clock: Clock,
     spellings: Callable[[str], tuple[str, ...]] | None = None,
-    others: Callable[[], Awaitable[Collection[str]]] | None = None,
+    other_issuers: Callable[[], Awaitable[Collection[str]]] | None = None,
 ) -> RevocationService:
-    """The deny list of ``store``, with what ``loaded`` says of how long tokens live.
+    """The revocation service of ``store``, with the token lifetimes of ``loaded``.
 
-    ``spellings`` gives an issuer as its tokens may spell it; None: in every way that ``loaded`` accepts. ``others``
-    gives the issuers that are known besides those that ``loaded`` names; None: those of the records in ``store``.
+    ``spellings`` returns the spellings of an issuer in its tokens; None: all that ``loaded`` accepts. ``other_issuers``
+    returns known issuers that ``loaded`` does not name; None: the issuers of the records in ``store``.
     """
     own = loaded.settings.jwt_token_configuration
     bounds: dict[str, IssuerBounds] = {}
@@ -156,32 +164,34 @@ def build_revocations(
     own_issuer = own.jwtissuer if has_own_keys(own) else ""
     if own_issuer:
         bounds[own_issuer] = IssuerBounds(loaded.settings.tokens.max_lifetime, max(own_leeway(own), own_early(own)))
-    rule = RetentionPolicy(
+    policy = RetentionPolicy(
         bounds,
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
         unbound,
-        has_never_expiring=_has_endless(loaded),
+        has_never_expiring=_has_never_expiring(loaded),
     )
     verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
-    named = _named_by_members(loaded)
+    authenticator_issuers = _authenticator_issuers(loaded)
 
     async def known_issuers() -> frozenset[str]:
-        return named.union(await (others or partial(_owners, store))())
+        return authenticator_issuers.union(await (other_issuers or partial(_record_issuers, store))())
 
-    return RevocationService(store, write, clock, rule, own_issuer=own_issuer, others=known_issuers, verbatim=verbatim)
+    return RevocationService(
+        store, write, clock, policy, own_issuer=own_issuer, other_issuers=known_issuers, verbatim=verbatim
+    )
 
 
-def _named_by_members(loaded: Loaded) -> frozenset[str]:
-    """Issuers that are no provider's and no keys' of ours: DataHub's own, and a cluster's where it is written."""
-    planned = build_specs(loaded.authenticators)
-    found = {item.options.issuer for item in planned if isinstance(item.options, KubernetesOptions)}
-    if any(item.type_name == DATAHUB for item in planned):
+def _authenticator_issuers(loaded: Loaded) -> frozenset[str]:
+    """Issuers of authenticators without a provider: DataHub, and the cluster if its issuer is configured."""
+    specs = build_specs(loaded.authenticators)
+    found = {item.options.issuer for item in specs if isinstance(item.options, KubernetesOptions)}
+    if any(item.type_name == DATAHUB for item in specs):
         found.add(loaded.settings.authentication.token_service.issuer)
     return frozenset(found - {""})
 
 
-async def _owners(store: Store) -> frozenset[str]:
-    """Where the owners of the tokens on record come from."""
+async def _record_issuers(store: Store) -> frozenset[str]:
+    """Issuers of the owners of the tokens on record."""
     found: set[str] = set()
     after = ""
     while True:
@@ -192,7 +202,7 @@ async def _owners(store: Store) -> frozenset[str]:
             return frozenset(found)
 
 
-def _has_endless(loaded: Loaded) -> bool:
-    """Whether anybody comes in by what never ends by itself: only JWTs of issuers have a longest life."""
+def _has_never_expiring(loaded: Loaded) -> bool:
+    """Whether a credential without expiry is accepted: only JWTs have a maximum lifetime."""
     system_client = loaded.settings.authentication.enabled and loaded.settings.authentication.system_client_secret
     return bool(system_client) or any(member.type_name != JWT for member in build_specs(loaded.authenticators))

@@ -1,4 +1,4 @@
-"""What stays while configurations come and go."""
+"""State of the process that outlives a configuration."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """What every configuration of one process is built on."""
+    """Passed to every configuration of one process."""
 
     metrics: Metrics
     clock: Clock

@@ -1,11 +1,11 @@
-"""The routes of the public listener: checks, forwarding, published keys, the API."""
+"""Builds the routes of the public listener: checks, forwarding, published keys, the API."""
 
 from contextlib import AsyncExitStack
 from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
-from sidecar.api.userinfo import UserInfo
+from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.management import management_routes
 from sidecar.app.process_context import ProcessContext
@@ -29,39 +29,39 @@ from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.jwt.policy import admin_names
-from sidecar.tokens.upstream.assertion import Assertions
-from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
+from sidecar.tokens.upstream.assertion import IdentityAssertions
+from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
 from sidecar.web.dispatcher import Handler
 from sidecar.web.error_responses import ErrorResponses
 
 
 def public_routes(
     loaded: Loaded,
-    trust: IssuerRegistry,
-    bots: Bots,
-    members: AuthenticatorSet,
+    registry: IssuerRegistry,
+    bots: BotRegistry,
+    authenticators: AuthenticatorSet,
     decider: Decider,
-    refusals: ErrorResponses,
-    ground: ProcessContext,
+    error_responses: ErrorResponses,
+    context: ProcessContext,
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None = None,
 ) -> PublicRoutes:
-    settings, metrics, clock = loaded.settings, ground.metrics, ground.clock
+    settings, metrics, clock = loaded.settings, context.metrics, context.clock
     prefix = settings.server.prefix
-    assertions = _assertions(settings, ground)
+    assertions = _assertions(settings, context)
     identity_headers = IdentityHeaders(
         strip=(
             *settings.identity_headers.strip,
-            *_spent_headers(settings, members),
+            *_consumed_headers(settings, authenticators),
             *(header.name for header in settings.authentication.token_headers if not header.forward),
         ),
         max_bytes=settings.identity_headers.max_bytes,
         max_total_bytes=settings.identity_headers.total_bytes,
         assertion=assertions,
-        credential=_upstream_credentials(settings, trust, clock),
+        credential=_upstream_credentials(settings, registry, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
         admin_names=_datahub_admins(settings),
         metrics=metrics,
@@ -70,17 +70,17 @@ def public_routes(
         CheckEndpoint,
         decider=decider,
         identity_headers=identity_headers,
-        refusals=refusals,
+        refusals=error_responses,
         untrusted=UntrustedPeers(metrics),
     )
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx())),
         f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
-        f"{prefix}/userinfo": ("userinfo", UserInfo(decider, refusals)),
+        f"{prefix}/userinfo": ("userinfo", UserInfoEndpoint(decider, error_responses)),
     }
-    own_keys = trust.own_keys
+    own_keys = registry.own_keys
     if own_keys is not None:
-        published = PublishedKeys(own_keys.published)
+        published = PublishedKeys(own_keys.public_key_set)
         for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
             exact[path] = ("jwks", published)
     if assertions is not None:
@@ -88,68 +88,72 @@ def public_routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, refusals, metrics, watch, stack, spans)
-    managing, below = management_routes(loaded, trust, bots, decider, refusals, ground, members.started)
+    upstream = _forwarder(settings, decider, identity_headers, error_responses, metrics, watch, stack, spans)
+    managing, below = management_routes(
+        loaded, registry, bots, decider, error_responses, context, authenticators.started
+    )
     return PublicRoutes(
         prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
     )
 
 
-def _spent_headers(settings: Settings, members: AuthenticatorSet) -> tuple[str, ...]:
-    """Headers of credentials that are for the sidecar only."""
+def _consumed_headers(settings: Settings, authenticators: AuthenticatorSet) -> tuple[str, ...]:
+    """Credential headers that are not forwarded to the upstream."""
     passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
-    return () if passes else members.headers
+    return () if passes else authenticators.headers
 
 
-def _assertions(settings: Settings, ground: ProcessContext) -> Assertions | None:
+def _assertions(settings: Settings, context: ProcessContext) -> IdentityAssertions | None:
     if not settings.identity_headers.assertion:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
     audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
     issuer = settings.jwt_token_configuration.jwtissuer or NAMELESS
-    return Assertions(issuer, audience, ground.clock, ground.assertion_key)
+    return IdentityAssertions(issuer, audience, context.clock, context.assertion_key)
 
 
-def _upstream_credentials(settings: Settings, trust: IssuerRegistry, clock: Clock) -> UpstreamCredentialSource | None:
+def _upstream_credentials(
+    settings: Settings, registry: IssuerRegistry, clock: Clock
+) -> UpstreamCredentialSource | None:
     upstream = settings.upstream
     client_id = settings.authentication.system_client_id
-    if upstream is not None and upstream.credentials == "datahub" and trust.datahub.key is not None:
+    if upstream is not None and upstream.credentials == "datahub" and registry.datahub.key is not None:
         return DataHubCredentials(
-            trust.datahub.key,
+            registry.datahub.key,
             clock,
             issuer=settings.authentication.token_service.issuer,
             authenticator=SYSTEM,
-            system_client=trust.datahub.system_client,
-            # to the server whoever bears his name is the system client, be it in a session
+            system_client=registry.datahub.system_client,
+            # the upstream treats any caller with this name as the system client, also in a session
             admin_names=_datahub_admins(settings) | {client_id, client_id.lower()},
         )
     if upstream is None or upstream.credentials != "openmetadata":
         return None
-    own_keys = trust.own_keys
+    own_keys = registry.own_keys
     if own_keys is None or own_keys.signing_rsa is None:
-        text = "openmetadata needs an own RSA key: see jwtTokenConfiguration"
+        text = "openmetadata needs an own RSA key: configure one in jwtTokenConfiguration"
         raise Misconfigured([Problem("upstream.credentials", text)])
 
     def signing() -> SigningKey:
         key = own_keys.signing_rsa
-        if key is None:  # a reload took the last RSA key away
+        if key is None:  # a key reload removed the last RSA key
             raise Unavailable(Cause.KEYS_UNAVAILABLE, "no own RSA key")
         return key
 
-    return UpstreamCredentials(
+    return OpenMetadataCredentials(
         signing,
         clock,
         issuer=settings.jwt_token_configuration.jwtissuer,
         algorithm=upstream.token_validation_algorithm,
         principal_domain=settings.authorizer_configuration.principal_domain,
         principal_claims=settings.authentication_configuration.jwt_principal_claims,
-        # the server's default admin is one whatever is configured here
+        # the default admin of the upstream is an admin whatever is configured here
         admin_names=admin_names(settings.authorizer_configuration) | {OPENMETADATA_ADMIN},
     )
 
 
 def _datahub_admins(settings: Settings) -> frozenset[str]:
-    """Names that make admins of a DataHub behind: there the root user is one whatever is configured here."""
+    """Names of admins in a DataHub upstream. Its root user is an admin whatever is configured here."""
     return admin_names(settings.authorizer_configuration) | {ROOT_USER}
 
 
@@ -157,7 +161,7 @@ def _forwarder(
     settings: Settings,
     decider: Decider,
     identity_headers: IdentityHeaders,
-    refusals: ErrorResponses,
+    error_responses: ErrorResponses,
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
@@ -190,7 +194,7 @@ def _forwarder(
             token_protocols=settings.authentication.websocket_tokens.subprotocol,
         ),
         pool=pool,
-        refusals=refusals,
+        refusals=error_responses,
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
         public_url=settings.server.public_url,

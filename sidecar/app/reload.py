@@ -1,4 +1,4 @@
-"""Reloads: a changed configuration is taken up whole, or the present one stays and the reason is told."""
+"""Reloads the configuration: activates a changed one as a whole, or keeps the current one and logs why."""
 
 import asyncio
 import logging
@@ -29,9 +29,9 @@ _FIXED = {
 
 
 class Reload:
-    """Call it to reload. ``reread`` reads the configuration again; ``apply`` puts it in force, or raises.
+    """Call it to reload. ``reread`` reads the configuration again; ``apply`` activates it, or raises.
 
-    Either changes everything or nothing; neither outcome ends the process.
+    A reload is atomic, and no outcome ends the process.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Reload:
         self._counted = metrics.config_reloads
 
     async def __call__(self) -> None:
-        """Reload; one audit line tells the outcome."""
+        """Reload, and log the outcome in one audit line."""
         try:
             loaded = await _read(self._reread)
             problems = list(_fixed(self._loaded.settings.server, loaded.settings.server))
             if problems:
                 raise Misconfigured(problems)
-            # what was written meanwhile bears the names of the rules in force, as long as they stay
+            # records written in the meantime use the naming rules in force, as long as these do not change
             since = self._loaded.since if loaded.names_as(self._loaded) else SystemClock().now()
             loaded = replace(loaded, since=since)
             await self._apply(loaded)
@@ -61,7 +61,7 @@ class Reload:
             self._log_outcome("refused", error.problems)
         except Failed as error:
             self._log_outcome("refused", [Problem("", f"{error.message}: {error.detail}")])
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end what works
+        except Exception as error:  # noqa: BLE001 - an internal error must not end the process
             _log.error(
                 "unhandled error while reloading",
                 extra={
@@ -88,29 +88,35 @@ class Reload:
 
 
 async def _read(reread: Callable[[], Loaded]) -> Loaded:
-    """What ``reread`` reads. Raises as it does, and Misconfigured when that takes too long.
+    """Run ``reread`` in a daemon thread. Raises as it does, and Misconfigured if it takes too long.
 
-    In a thread that nobody has to wait for: a pipe without a writer or a dead mount would hold the exit up for ever.
+    The process does not wait for the thread on exit: a pipe without a writer or a dead mount would block it forever.
     """
     done: Future[Loaded] = Future()
-    threading.Thread(target=_finish, args=(done, reread), name="reading configuration", daemon=True).start()
+    threading.Thread(target=_finish, args=(done, reread), name="read configuration", daemon=True).start()
     try:
         async with asyncio.timeout(_READ_TIMEOUT):
             return await asyncio.wrap_future(done)
     except TimeoutError:
-        raise Misconfigured([Problem("", f"could not be read within {_READ_TIMEOUT:g} seconds")]) from None
+        raise Misconfigured(
+            [
+                Problem(
+                    "", f"could not be read within {_READ_TIMEOUT:g} seconds; check for a pipe or an unresponsive mount"
+                )
+            ]
+        ) from None
 
 
 def _finish(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
     done.set_running_or_notify_cancel()
     try:
         done.set_result(reread())
-    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+    except BaseException as error:  # noqa: BLE001 - raised again by the waiting task
         done.set_exception(error)
 
 
 def warn(loaded: Loaded) -> None:
-    """Log what is questionable in ``loaded``, and which proxy outgoing calls use."""
+    """Log the warnings of ``loaded``, and the proxy that outgoing calls use."""
     for warning in loaded.warnings:
         _log.warning(str(warning), extra={"event": "configuration_warning"})
     log_routes(loaded)

@@ -1,4 +1,4 @@
-"""A sidecar at work: its listeners, its present configuration, and how another takes that one's place."""
+"""A running sidecar: its listeners, its current configuration, and how a reload replaces that."""
 
 import asyncio
 import logging
@@ -35,102 +35,102 @@ _CAPACITY = "capacity"
 
 
 class Sidecar:
-    """The running parts that outsiders may see. Made by :func:`build_sidecar` and :func:`run_sidecar`."""
+    """A running sidecar. Created by :func:`build_sidecar` and :func:`run_sidecar`."""
 
-    def __init__(self, parts: ConfigGeneration, ground: ProcessContext) -> None:
-        self._generation = parts
-        self._context = ground
-        self._dispatcher = Dispatcher(parts.active_config, ground.metrics)
+    def __init__(self, generation: ConfigGeneration, context: ProcessContext) -> None:
+        self._generation = generation
+        self._context = context
+        self._dispatcher = Dispatcher(generation.active_config, context.metrics)
         self._server = HttpServer(
             self._dispatcher,
-            limits=_limits(parts.loaded.settings),
+            limits=_limits(generation.loaded.settings),
             parse_failure=self._dispatcher.refuse_unparsed,
             answer_at_once=self._dispatcher.answer_at_once,
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
-        tls = parts.loaded.settings.server.tls
+        tls = generation.loaded.settings.server.tls
         self._certificates = None if tls is None else CertificateFiles(tls)
         self._retiring: dict[asyncio.Task[None], ConfigGeneration] = {}
-        ground.metrics.watch(ground.metrics.ready, lambda: self.health.report(self._capacity())[0])
+        context.metrics.watch(context.metrics.ready, lambda: self.health.report(self._capacity())[0])
 
     @property
     def loaded(self) -> Loaded:
-        """The configuration in force."""
+        """The current configuration."""
         return self._generation.loaded
 
     @property
     def metrics(self) -> Metrics:
-        """What this process counts."""
+        """The metrics of this process."""
         return self._context.metrics
 
     @property
     def health(self) -> Health:
-        """What readiness is made of."""
+        """The health of the current configuration."""
         return self._generation.health
 
     @property
     def public_addresses(self) -> list[Any]:
-        """Bound addresses of the public listener, as sockets name them."""
+        """Bound addresses of the public listener."""
         return list(self._public.addresses)
 
     async def accept(self, sockets: Sequence[socket.socket]) -> list[web.BaseSite]:
-        """Answer whoever connects to ``sockets``, until the sites that this returns are stopped."""
+        """Serve connections on ``sockets`` until the returned sites are stopped."""
         context = None if self._certificates is None else self._certificates.context
         return await accept(self._public, sockets, tls=context)
 
     async def setup(self) -> None:
-        """Get ready to accept."""
+        """Prepare the listener. Call before :meth:`accept`."""
         await self._public.setup()
         if self._certificates is not None:
             await self._certificates.start()
 
     async def wait_settled(self) -> None:
-        """Return once every part has had its first try, or after some seconds."""
+        """Wait until every part has completed its first attempt, or for a few seconds."""
         await _wait_settled(self.health)
 
     async def prepare(self, loaded: Loaded) -> ConfigGeneration:
-        """The parts of ``loaded``, ready to take the place of the present ones: :meth:`activate`, or close its stack.
+        """Build a generation from ``loaded``. Then :meth:`activate` it, or close its stack.
 
-        Raises Misconfigured when it cannot be served, or is not ready within seconds though the present one is;
-        Unavailable when a store that it names cannot be opened.
+        Raises Misconfigured if it cannot be served, or is not ready within seconds although the current one is ready;
+        Unavailable if its store cannot be opened.
         """
         try:
-            parts = await build(loaded, self._context)
+            generation = await build(loaded, self._context)
             try:
-                await _wait_settled(parts.health)
-                ready, report = parts.health.report()
+                await _wait_settled(generation.health)
+                ready, report = generation.health.report()
                 if not ready and self.health.report()[0]:
-                    raise Misconfigured([Problem("", f"not ready with it: {report['failing']}")])
+                    raise Misconfigured([Problem("", f"not ready with this configuration: {report['failing']}")])
             except BaseException:
-                await parts.stack.aclose()
+                await generation.stack.aclose()
                 raise
         finally:
             self._generation.observe(self._context.metrics)
-        return parts
+        return generation
 
-    def activate(self, parts: ConfigGeneration) -> None:
-        """Answer by ``parts`` from the next request on. What is under way ends as it began; then its parts close."""
-        old, self._generation = self._generation, parts
-        # who is removed in an emergency is known for a while: revocations may still name it
-        self._context.issuers.note(old.issuers.issuers)
-        self._server.change_limits(_limits(parts.loaded.settings))
-        self._dispatcher.activate(parts.active_config)
-        parts.observe(self._context.metrics)
-        old.cache.advance_epoch()
-        task = asyncio.create_task(self._retire(old), name="last requests of an old configuration")
-        self._retiring[task] = old
+    def activate(self, generation: ConfigGeneration) -> None:
+        """Use ``generation`` from the next request on. The previous one closes after its in-flight requests."""
+        previous, self._generation = self._generation, generation
+        # revocations may still name an issuer that was removed in an emergency
+        self._context.issuers.note(previous.issuers.issuers)
+        self._server.change_limits(_limits(generation.loaded.settings))
+        self._dispatcher.activate(generation.active_config)
+        generation.observe(self._context.metrics)
+        previous.cache.advance_generation()
+        task = asyncio.create_task(self._retire(previous), name="retire configuration")
+        self._retiring[task] = previous
         task.add_done_callback(self._retiring.pop)
         for earlier in self._retiring.values():
-            earlier.watch.also_check(parts.watch.gate, parts.issuers.mirror.changed)
+            earlier.watch.also_check(generation.watch.gate, generation.issuers.mirror.changed)
 
     async def reload(self, loaded: Loaded) -> None:
-        """Work by ``loaded`` from now on. Raises as :meth:`prepare`, and nothing has changed then."""
+        """Replace the configuration with ``loaded``. Raises as :meth:`prepare`; then nothing has changed."""
         self.activate(await self.prepare(loaded))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """Not ready from now on; keep accepting for ``delay`` seconds, then stop.
+        """Report not ready; accept connections for ``delay`` more seconds, then stop.
 
-        Work in flight may take ``timeout`` seconds more to end.
+        In-flight requests have ``timeout`` seconds after that to complete.
         """
         self.health.draining = True
         self._server.drain()
@@ -138,17 +138,17 @@ class Sidecar:
         for site in self._public.sites:
             await site.stop()
         self._server.shutting_down.set()
-        # aiohttp's own waiting would not read on: an upload under way could not end.
+        # aiohttp's own shutdown stops reading, so that an upload in progress could not complete
         with suppress(TimeoutError):
             await asyncio.wait_for(self._dispatcher.wait_idle(), timeout)
         await self._public.cleanup()
 
     def abort_connections(self) -> None:
-        """End every client connection at once."""
+        """Close every client connection immediately."""
         self._server.abort_connections()
 
     async def aclose(self) -> None:
-        """Cut what is left, and close every part."""
+        """Close remaining connections and every part."""
         if self._certificates is not None:
             await self._certificates.aclose()
         await self._public.cleanup()
@@ -169,26 +169,26 @@ class Sidecar:
         return as_json(self.loaded)
 
     def _capacity(self) -> PartStatus:
-        """Whether callers with a good credential are answered: no load takes their places but their own."""
+        """Whether authenticated callers are served: only their own load can use up their capacity."""
         serving, server = self._generation.active_config, self._server
         if self._dispatcher.in_flight >= serving.max_in_flight:
-            text = f"{self._dispatcher.in_flight} requests in flight, as many as maxInFlight allows: others get 503"
+            text = f"{self._dispatcher.in_flight} requests in flight, the limit of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
         if server.is_full:
-            text = f"{len(server.connections)} connections in use, as many as maxConnections allows: others are closed"
+            text = f"{len(server.connections)} connections in use, the limit of maxConnections: others are closed"
             return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
         if serving.undecided.is_full:
-            text = f"{serving.undecided.taken} requests wait for a verdict, a quarter of maxInFlight: others get 503"
+            text = f"{serving.undecided.taken} requests await a decision, a quarter of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, Condition.DEGRADED, text)
         if serving.anonymous.is_full:
             text = f"{serving.anonymous.taken} requests have no credential, half of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, Condition.DEGRADED, text)
         return PartStatus(_CAPACITY, Condition.USABLE)
 
-    async def _retire(self, parts: ConfigGeneration) -> None:
-        await self._dispatcher.wait_drained(parts.active_config)
+    async def _retire(self, generation: ConfigGeneration) -> None:
+        await self._dispatcher.wait_drained(generation.active_config)
         try:
-            await parts.stack.aclose()
+            await generation.stack.aclose()
         except Exception as error:  # noqa: BLE001 - the task has no caller
             _log.error(
                 "unhandled error while closing the previous configuration",
@@ -207,17 +207,17 @@ def _limits(settings: Settings) -> Limits:
 async def _wait_settled(health: Health) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_SETTLE_TIMEOUT):
-            while not health.is_settled:  # noqa: ASYNC110 - a handful of parts, none of which tells anybody
+            while not health.is_settled:  # noqa: ASYNC110 - few parts, and they have no event to wait for
                 await asyncio.sleep(_POLL_INTERVAL)
 
 
 @asynccontextmanager
-async def build_sidecar(loaded: Loaded, ground: ProcessContext) -> AsyncIterator[Sidecar]:
-    """A sidecar that accepts nobody yet; everything is closed in reverse order after the context.
+async def build_sidecar(loaded: Loaded, context: ProcessContext) -> AsyncIterator[Sidecar]:
+    """A sidecar that does not accept connections yet; everything is closed in reverse order after the context.
 
-    Raises Misconfigured when the configuration cannot be served. Needs no identity provider to be there.
+    Raises Misconfigured if the configuration cannot be served. Does not need the identity providers to be reachable.
     """
-    sidecar = Sidecar(await build(loaded, ground, at_start=True), ground)
+    sidecar = Sidecar(await build(loaded, context, at_start=True), context)
     try:
         await sidecar.setup()
         yield sidecar
@@ -227,7 +227,7 @@ async def build_sidecar(loaded: Loaded, ground: ProcessContext) -> AsyncIterator
 
 @asynccontextmanager
 async def operations_listener(operations: Operations, address: str, metrics: Metrics) -> AsyncIterator[None]:
-    """The operations listener, up while the context lasts. Raises Misconfigured when ``address`` cannot be had."""
+    """Run the operations listener while the context is active. Raises Misconfigured if ``address`` cannot be bound."""
     runner = web.ServerRunner(operations_server(operations, metrics), shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -239,13 +239,13 @@ async def operations_listener(operations: Operations, address: str, metrics: Met
 
 @asynccontextmanager
 async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
-    """Both listeners up while the context lasts. Raises as :func:`build_sidecar`, and when an address cannot be had."""
+    """Run both listeners while the context is active. Raises as :func:`build_sidecar`, and if binding fails."""
     server = loaded.settings.server
-    ground = ProcessContext(Metrics(), checked(clock or SystemClock()))
-    ground.metrics.workers.set(1)
+    context = ProcessContext(Metrics(), checked(clock or SystemClock()))
+    context.metrics.workers.set(1)
     async with (
-        build_sidecar(loaded, ground) as sidecar,
-        operations_listener(sidecar, server.admin_listen, ground.metrics),
+        build_sidecar(loaded, context) as sidecar,
+        operations_listener(sidecar, server.admin_listen, context.metrics),
     ):
         access = SocketAccess(server.socket_mode, server.socket_group)
         await sidecar.accept(open_sockets(server.listen, "server.listen", access))

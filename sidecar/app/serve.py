@@ -1,4 +1,4 @@
-"""A service until it is told to stop: what each signal means."""
+"""Runs a service until a signal stops it, and handles signals."""
 
 import asyncio
 import gc
@@ -23,36 +23,36 @@ _POLL_INTERVAL = 5.0
 
 
 class Service(Protocol):
-    """What runs: a sidecar in this process, or a supervisor of several."""
+    """A sidecar in this process, or a supervisor of worker processes."""
 
     @property
     def loaded(self) -> Loaded:
-        """The configuration in force."""
+        """The current configuration."""
 
     @property
     def metrics(self) -> Metrics:
-        """Where reloads are counted."""
+        """The metrics that count reloads."""
 
     async def reload(self, loaded: Loaded) -> None:
-        """Work by ``loaded`` from now on. Raises Misconfigured and Unavailable, and nothing has changed then."""
+        """Replace the configuration with ``loaded``. Raises Misconfigured and Unavailable; then nothing has changed."""
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """Not ready from now on; accept for ``delay`` seconds more, then end what is under way in ``timeout``."""
+        """Report not ready; accept for ``delay`` more seconds, then give in-flight requests ``timeout`` seconds."""
 
     def abort_connections(self) -> None:
-        """End every client connection at once."""
+        """Close every client connection immediately."""
 
 
 async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str]) -> None:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once.
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
-    SIGHUP reloads what ``reread`` reads, and so does a change of ``files`` where ``server.reloadOnChange`` says so.
+    SIGHUP reloads the configuration through ``reread``; so does a change of ``files`` with ``server.reloadOnChange``.
     """
-    gc.freeze()  # what was imported stays: no collection has to walk through it while callers wait
-    stop, at_once, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    gc.freeze()  # imported objects stay forever: exempt them from garbage collection
+    stop, forced, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def on_stop() -> None:
-        (at_once if stop.is_set() else stop).set()
+        (forced if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,21 +72,21 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             reloading = asyncio.create_task(_reload_on(changed, service, reread))
             watching = asyncio.create_task(_watch(files, service, changed))
             await stopping
-            await _wait_for_signal(reloading, watching)
-            await _drain(service, at_once)
+            await _cancel(reloading, watching)
+            await _drain(service, forced)
         else:
-            await _wait_for_signal(starting)
+            await _cancel(starting)
     _log.info("stopped", extra={"event": "stopped"})
 
 
-async def _drain(service: Service, at_once: asyncio.Event) -> None:
-    """End what is under way; ``at_once``, when that is said meanwhile."""
+async def _drain(service: Service, forced: asyncio.Event) -> None:
+    """Drain; abort the rest as soon as ``forced`` is set."""
     server = service.loaded.settings.server
     _log.info("draining", extra={"event": "draining", "seconds": server.drain_delay})
     draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
-    hurried = asyncio.create_task(at_once.wait())
-    await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
-    await _wait_for_signal(draining, hurried)
+    forcing = asyncio.create_task(forced.wait())
+    await asyncio.wait({draining, forcing}, return_when=asyncio.FIRST_COMPLETED)
+    await _cancel(draining, forcing)
     service.abort_connections()
 
 
@@ -109,7 +109,7 @@ async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event)
 
 
 def _file_signatures(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
-    """What tells changed files from unchanged ones, also behind a swapped symbolic link."""
+    """Inode, modification time and size of each file, which also change with a swapped symbolic link."""
     stamps: list[tuple[int, int, int] | None] = []
     for name in files:
         try:
@@ -121,7 +121,7 @@ def _file_signatures(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
     return stamps
 
 
-async def _wait_for_signal(*tasks: asyncio.Task[Any]) -> None:
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What configurations that follow each other have in common: opened by the first, closed after the last."""
+"""Resources that consecutive configurations share: opened by the first, closed after the last."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -17,34 +17,34 @@ class _Entry:
 
 
 class SharedResources:
-    """Open things by what they were made from. A configuration that needs the same takes the same."""
+    """Open resources by key. Configurations with an equal key share the resource."""
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
     async def acquire(self, key: object, make: Callable[[AsyncExitStack], Awaitable[T]], stack: AsyncExitStack) -> T:
-        """The thing that is made from ``key``; if there is none yet, ``make`` opens it on the stack it is given.
+        """The resource with this ``key``; if there is none, ``make`` opens it on the stack that it receives.
 
-        It stays open until every ``stack`` that it was taken with is closed. Raises what ``make`` raises. Not for two
-        callers at once.
+        It stays open until every ``stack`` that acquired it is closed. Raises as ``make``. Not reentrant: callers must
+        not run concurrently.
         """
-        held = next((known for known in self._entries if known.key == key), None)
-        if held is None:
-            held = await _open(key, make)
-            self._entries.append(held)
-        held.users += 1
-        stack.push_async_callback(self._release, held)
-        thing: T = held.resource
-        return thing
+        entry = next((known for known in self._entries if known.key == key), None)
+        if entry is None:
+            entry = await _open(key, make)
+            self._entries.append(entry)
+        entry.users += 1
+        stack.push_async_callback(self._release, entry)
+        resource: T = entry.resource
+        return resource
 
-    async def _release(self, held: _Entry) -> None:
-        held.users -= 1
-        if not held.users:
-            self._entries.remove(held)
-            await held.stack.aclose()
+    async def _release(self, entry: _Entry) -> None:
+        entry.users -= 1
+        if not entry.users:
+            self._entries.remove(entry)
+            await entry.stack.aclose()
 
 
 async def _open(key: object, make: Callable[[AsyncExitStack], Awaitable[Any]]) -> _Entry:
     async with AsyncExitStack() as stack:
-        thing = await make(stack)
-        return _Entry(key, thing, stack.pop_all())
+        resource = await make(stack)
+        return _Entry(key, resource, stack.pop_all())

@@ -1,4 +1,4 @@
-"""Tracing, where it is configured: only then is its library imported."""
+"""Sets up tracing. Imports its library only if tracing is configured."""
 
 import importlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from sidecar.web.dispatcher import RouteTable
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """What tells others of requests: nothing, unless it is configured."""
+    """Hooks that create spans; without tracing, they do nothing."""
 
     spans: ForwardSpans | None = None
     decider: type[Decider] = Decider
@@ -42,7 +42,7 @@ def open_tracing(loaded: Loaded, stack: AsyncExitStack) -> Tracing:
 
 
 def require_library() -> None:
-    """Raises Misconfigured when what makes spans is not installed."""
+    """Raise Misconfigured if the tracing library is not installed."""
     try:
         with without_tracing_variables():
             importlib.import_module("sidecar.web.spans")

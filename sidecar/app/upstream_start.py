@@ -1,4 +1,4 @@
-"""``upstream.waitAtStart``: not ready before the service behind has accepted a connection once."""
+"""``upstream.waitAtStart``: not ready until the upstream has accepted a connection once."""
 
 import asyncio
 import logging
@@ -15,47 +15,47 @@ _NAME = "upstream"
 
 
 class UpstreamStart:
-    """Connects to ``endpoint`` until that has succeeded once, or for ``longest`` seconds."""
+    """Tries to connect to ``endpoint`` until it succeeds once, for at most ``max_wait`` seconds."""
 
-    def __init__(self, endpoint: Endpoint, url: str, longest: float, clock: Clock) -> None:
+    def __init__(self, endpoint: Endpoint, url: str, max_wait: float, clock: Clock) -> None:
         self._endpoint = endpoint
         self._url = url
-        self._longest = longest
+        self._max_wait = max_wait
         self._clock = clock
-        self._until = clock.monotonic() + longest
-        self._has_answered = False
-        self._looking: asyncio.Task[None] | None = None
+        self._until = clock.monotonic() + max_wait
+        self._has_accepted = False
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to look, in the background."""
-        self._looking = asyncio.create_task(self._look(), name="start of the upstream")
+        """Start trying in the background."""
+        self._task = asyncio.create_task(self._poll(), name="wait for upstream")
 
     async def aclose(self) -> None:
-        """Look no more."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        """Stop trying."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def status(self) -> PartStatus:
-        """Pending until the service has accepted a connection; degraded, which is ready, once the time is over."""
-        if self._has_answered:
+        """Pending until the upstream accepts a connection; degraded (which counts as ready) after the timeout."""
+        if self._has_accepted:
             return PartStatus(_NAME, Condition.USABLE)
         if self._clock.monotonic() < self._until:
             return PartStatus(_NAME, Condition.PENDING, f"{self._url} has not accepted a connection yet")
-        text = f"{self._url} has not accepted a connection within {self._longest:g} s (upstream.waitAtStart)"
+        text = f"{self._url} has not accepted a connection within {self._max_wait:g} s (upstream.waitAtStart)"
         return PartStatus(_NAME, Condition.DEGRADED, text)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._clock.monotonic() < self._until:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_CONNECT_TIMEOUT):
                     await self._connect()
-                self._has_answered = True
+                self._has_accepted = True
                 return
             await asyncio.sleep(_POLL_INTERVAL)
         _log.warning(
             "upstream has not accepted a connection; ready without it",
-            extra={"event": "upstream_wait_timed_out", "upstream": self._url, "waited_seconds": self._longest},
+            extra={"event": "upstream_wait_timed_out", "upstream": self._url, "waited_seconds": self._max_wait},
         )
 
     async def _connect(self) -> None:

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from sidecar import old_names
 from sidecar.clock import Clock
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings, Model
@@ -38,6 +39,7 @@ class _Configured:
 STATIC_CONFIGURATION: Revocable = _Configured()
 
 
+@old_names.with_old_keywords(old_names.ACCEPTED_FIELDS)
 @dataclass(slots=True, eq=False)
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
@@ -69,6 +71,11 @@ class Accepted:
     counter: Counter | None = None
     derived: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     weight: int = 0
+
+    if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+        def __getattr__(self, name: str) -> Any:
+            return old_names.attribute(self, name, old_names.ACCEPTED_FIELDS)
 
     def memory(self) -> int:
         """About how many bytes it takes, with the headers that will be kept in ``derived``: measured, rounded up."""
@@ -169,6 +176,10 @@ class Authenticator(ABC):
     challenge: ClassVar[str] = ""
     """Scheme besides ``Bearer`` that a refusal asks callers for in ``WWW-Authenticate``; empty: none."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        old_names.adopt_overrides(cls)
+
     def __init__(self, options: Any, surroundings: AuthenticatorContext) -> None:
         """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
         self.options = options
@@ -216,6 +227,12 @@ class Authenticator(ABC):
 
     async def stop(self) -> None:  # noqa: B027 - as above
         """Close it again."""
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        return old_names.imported(__name__, name)
 
 
 class Gate(Protocol):

@@ -1,4 +1,4 @@
-"""``sidecar bots list|register|release``: the names that are kept for bots, on the store itself."""
+"""``sidecar bots list|register|release``: reserved bot names, directly in the store."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
-from sidecar.tokens.issued.bots import Bots, describe
+from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 
 _BY = "command line"
 _PAGE = 500
@@ -23,37 +23,35 @@ _PAGE = 500
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
-    actions = subparsers.add_parser("bots", help="the names that are kept for bots").add_subparsers(
+    actions = subparsers.add_parser("bots", help="manage reserved bot names").add_subparsers(
         metavar="ACTION", required=True
     )
-    lists = actions.add_parser("list", help="show the names that are kept for bots")
+    lists = actions.add_parser("list", help="list reserved bot names")
     add_config_option(lists)
     lists.add_argument("--json", action="store_true", help="one JSON object per line")
     lists.set_defaults(run=run_list)
-    registers = actions.add_parser(
-        "register", help="keep a name for a bot: people of that name are refused from then on"
-    )
+    registers = actions.add_parser("register", help="reserve a name for a bot; users with this name are then rejected")
     add_config_option(registers)
     registers.add_argument("name", metavar="NAME")
     add_replace_person_option(registers)
     registers.set_defaults(run=run_register)
-    releases = actions.add_parser("release", help="let people bear a bot's name; the bot's tokens must have ended")
+    releases = actions.add_parser("release", help="release a bot name for users; the tokens of the bot must have ended")
     add_config_option(releases)
     releases.add_argument("name", metavar="NAME")
     releases.set_defaults(run=run_release)
 
 
 def add_replace_person_option(parser: argparse.ArgumentParser) -> None:
-    """Let ``parser`` take ``--replace-person``."""
+    """Add ``--replace-person`` to ``parser``."""
     parser.add_argument(
         "--replace-person",
         action="store_true",
-        help="also when a person or an admin has the name, who is then refused until it is released",
+        help="also if a user or an admin has the name; that user is rejected until the name is released",
     )
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print every name, newest first."""
+    """Print all names, newest first."""
     names = asyncio.run(_list(load_settings(options)))
     if options.json:
         for name in names:
@@ -69,14 +67,14 @@ async def _list(loaded: Loaded) -> list[dict[str, object]]:
     async with _opened(loaded) as bots:
         while True:
             page = await bots.page(after, _PAGE)
-            found += map(describe, page.records)
+            found += map(describe_bot, page.records)
             after = page.after
             if not after:
                 return found
 
 
 def run_register(options: argparse.Namespace) -> int:
-    """Print the name once it is kept on disk."""
+    """Print the name after it is stored durably."""
     loaded = load_settings(options)
     print(json.dumps(asyncio.run(_register(loaded, options.name, replace_person=options.replace_person))))
     return 0
@@ -85,11 +83,11 @@ def run_register(options: argparse.Namespace) -> int:
 async def _register(loaded: Loaded, name: str, *, replace_person: bool) -> dict[str, object]:
     async with _opened(loaded) as bots:
         registration, _ = await bots.register(name, by=_BY, replace_person=replace_person)
-    return describe(registration)
+    return describe_bot(registration)
 
 
 def run_release(options: argparse.Namespace) -> int:
-    """Release it, and print nothing."""
+    """Release the name. Prints nothing."""
     asyncio.run(_release(load_settings(options), options.name))
     return 0
 
@@ -100,7 +98,7 @@ async def _release(loaded: Loaded, name: str) -> None:
 
 
 @asynccontextmanager
-async def _opened(loaded: Loaded) -> AsyncIterator[Bots]:
+async def _opened(loaded: Loaded) -> AsyncIterator[BotRegistry]:
     clock = SystemClock()
     store = await open_store(loaded.settings.store, Metrics(), clock)
     try:

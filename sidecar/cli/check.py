@@ -1,4 +1,4 @@
-"""``sidecar check``: is the configuration sound, and is everything it names there? Changes nothing."""
+"""``sidecar check``: validates the configuration and probes its dependencies. Read-only."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from sidecar import environment
 from sidecar.app.authentication import server_names
 from sidecar.app.datahub import datahub_setup
 from sidecar.app.egress_report import routes
-from sidecar.app.naming import EXAMPLE, reading
+from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.network_lines import network_lines
 from sidecar.cli.options import add_config_option, load_settings
@@ -30,26 +30,26 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = subparsers.add_parser(
         "check",
-        help="check the configuration and what it depends on",
-        description="Exit code 0: fine (warnings aside), 1: something named is unreachable or useless, "
-        "2: the configuration is wrong.",
+        help="check the configuration and its dependencies",
+        description="Exit code 0: no errors (there may be warnings). 1: a dependency is unreachable or unusable. "
+        "2: the configuration is invalid.",
     )
     add_config_option(parser)
-    parser.add_argument("--offline", action="store_true", help="read the configuration only, ask nobody")
+    parser.add_argument("--offline", action="store_true", help="check the configuration only, without network access")
     parser.set_defaults(run=run_check)
 
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem and return the exit code."""
-    logging.getLogger("sidecar").addHandler(logging.NullHandler())  # what a probe finds is printed once, as a problem
+    logging.getLogger("sidecar").addHandler(logging.NullHandler())  # results of probes are printed once, as problems
     try:
         loaded = load_settings(options)
-        planned = build_specs(loaded.authenticators)
-        _print_chain(planned, has_system_client=datahub_setup(loaded.settings, planned).system_client is not None)
+        specs = build_specs(loaded.authenticators)
+        _print_chain(specs, has_system_client=datahub_setup(loaded.settings, specs).system_client is not None)
         _print_base_paths(loaded.settings)
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
-        _print_egress(loaded, planned)
+        _print_egress(loaded, specs)
         for line in network_lines(loaded.settings):
             print(printable(line))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
@@ -60,60 +60,60 @@ def run_check(options: argparse.Namespace) -> int:
     report([*loaded.warnings, *about, *found])
     failed = any(problem.fatal for problem in found)
     if not failed:
-        print("The configuration is sound." if options.offline else "The configuration is sound and all is there.")
+        print("Configuration OK." if options.offline else "Configuration OK; all dependencies reachable.")
     return 1 if failed else 0
 
 
-def _print_chain(planned: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> None:
-    """The chain in the order in which it is asked."""
-    print("Who is asked, in this order, and decides on:")
+def _print_chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> None:
+    """The authentication chain, in order."""
+    print("Authentication chain (in order):")
     if has_system_client:
         print("  1. system: DataHub's system client, Basic id:secret")
-    for number, member in enumerate(planned, 2 if has_system_client else 1):
-        kind = "" if member.name == member.type_name else f" ({member.type_name})"
-        skipped = member.configured is not None and member.configured.settings.on_error == "continue"
+    for number, spec in enumerate(specs, 2 if has_system_client else 1):
+        kind = "" if spec.name == spec.type_name else f" ({spec.type_name})"
+        skipped = spec.configured is not None and spec.configured.settings.on_error == "continue"
         print(
-            printable(f"  {number}. {member.name}{kind}: {member.describe}{'; skipped when broken' if skipped else ''}")
+            printable(f"  {number}. {spec.name}{kind}: {spec.describe}{'; skipped if unavailable' if skipped else ''}")
         )
 
 
 def _print_base_paths(settings: Settings) -> None:
-    """Which paths are below another one, and which is put in front."""
+    """Base paths of presets and of the upstream."""
     for rule in settings.rules:
         if rule.base_path:
-            print(f"Preset {rule.preset}: its paths are below {rule.base_path}, and nothing outside it is public.")
+            print(f"Preset {rule.preset}: its paths are below {rule.base_path}; nothing outside that is public.")
     path = upstream_base_path(settings.upstream.url) if settings.upstream is not None else ""
     if path:
-        print(f"Forwarded to the upstream: {path} and behind it the path that was asked for; rules judge the latter.")
+        print(f"Forwarded to the upstream: {path} followed by the requested path; rules match the requested path.")
 
 
 def _print_names(loaded: Loaded) -> None:
-    """How each provider's callers are named, with an example."""
+    """The naming of each provider's callers, with an example."""
     if loaded.providers:
-        print("How callers are named:")
+        print("Names of callers:")
     for provider in loaded.providers:
         print(printable(f"  {provider.name}: {_naming(provider)}"))
 
 
 def _naming(provider: Provider) -> str:
     namespace = f"{provider.name}/" if provider.namespaced else ""
-    origin = "" if provider.is_principal_written else " (default with these upstream.credentials)"
+    origin = "" if provider.is_principal_written else " (default for these upstream.credentials)"
     if provider.username_claim:
-        named = f"by {provider.username_claim}; e-mail address in {provider.email_claim}"
+        named = f"from {provider.username_claim}; e-mail address in {provider.email_claim}"
     else:
-        named = f"by the first present of {', '.join(provider.principal_claims)}; e-mail address in "
+        named = f"from the first present of {', '.join(provider.principal_claims)}; e-mail address in "
         named += provider.address_claim
     verified = "required" if provider.needs_verified else "absentIsVerified"
     return (
-        f"principal: {provider.principal}{origin}: {EXAMPLE} is {namespace}{reading(provider.principal)}; "
+        f"principal: {provider.principal}{origin}: {EXAMPLE} becomes {namespace}{example_name(provider.principal)}; "
         f"{named}, emailVerified: {verified}"
     )
 
 
 def _print_server_names(names: ServerNames) -> None:
-    """Whom the server behind would take for its own bots."""
-    if names.described:
-        print(printable(f"Refused to all issuers but the own, as names of the server: {', '.join(names.described)}"))
+    """The names that the upstream would treat as its own bots."""
+    if names.patterns:
+        print(printable(f"Names of the upstream, rejected for all issuers but our own: {', '.join(names.patterns)}"))
 
 
 def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:
@@ -127,19 +127,19 @@ def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:
-    """All probes at once; their problems in order. Raises Misconfigured with all faults of the configuration."""
+    """Run all probes concurrently; returns their problems in order. Raises Misconfigured with all config errors."""
     results = await asyncio.gather(*map(_bounded, probes), return_exceptions=True)
-    faults: list[Problem] = []
+    config_problems: list[Problem] = []
     problems: list[Problem] = []
     for result in results:
         if isinstance(result, Misconfigured):
-            faults.extend(result.problems)
+            config_problems.extend(result.problems)
         elif isinstance(result, BaseException):
             raise result
         else:
             problems.extend(result)
-    if faults:
-        raise Misconfigured([*faults, *problems])
+    if config_problems:
+        raise Misconfigured([*config_problems, *problems])
     return problems
 
 
@@ -148,4 +148,4 @@ async def _bounded(probe: Probe) -> list[Problem]:
         async with asyncio.timeout(_PROBE_TIMEOUT):
             return await probe.run()
     except TimeoutError:
-        return [Problem(probe.name, f"gave no answer within {_PROBE_TIMEOUT:g} s")]
+        return [Problem(probe.name, f"no response within {_PROBE_TIMEOUT:g} s")]

@@ -1,4 +1,4 @@
-"""``sidecar config``: what may be configured, and what is."""
+"""``sidecar config``: the schema of the configuration, and the effective configuration."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ from sidecar.config.output.show import as_yaml
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    actions = subparsers.add_parser("config", help="show the configuration or its schema").add_subparsers(
+    actions = subparsers.add_parser("config", help="print the effective configuration or the schema").add_subparsers(
         metavar="ACTION", required=True
     )
     schema = actions.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(run=run_schema)
-    show = actions.add_parser("show", help="print the effective configuration, secrets masked, with sources")
+    show = actions.add_parser("show", help="print the effective configuration with sources; secrets are masked")
     add_config_option(show)
     show.set_defaults(run=run_show)
 

@@ -1,4 +1,4 @@
-"""``sidecar demo``: the whole thing on this machine, with lines to paste."""
+"""``sidecar demo``: a complete local setup, with commands to try."""
 
 import argparse
 import asyncio
@@ -14,14 +14,16 @@ from sidecar.errors import SidecarError
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser("demo", help="run a demonstration: identity provider, service and sidecar")
-    parser.add_argument("--port", type=_port, default=4180, help="public port; the next three are taken, too")
+    parser = subparsers.add_parser("demo", help="run a local demo: identity provider, upstream and sidecar")
+    parser.add_argument(
+        "--port", type=_port, default=4180, help="public port; the next three ports are used too (default: 4180)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Stay up until Ctrl-C. Exit code 1 when a part does not start or the sidecar ends by itself."""
-    asyncio.run(_demonstrate(options.port))
+    """Run until Ctrl-C. Exit code 1 if a part does not start or the sidecar exits."""
+    asyncio.run(_run_demo(options.port))
     return 0
 
 
@@ -32,39 +34,40 @@ def _port(text: str) -> int:
     return int(text)
 
 
-async def _demonstrate(port: int) -> None:
-    # Ctrl-C cancels this task by itself (asyncio.run); SIGTERM ends the demonstration the same orderly way
+async def _run_demo(port: int) -> None:
+    # asyncio.run cancels this task on Ctrl-C; do the same on SIGTERM
     if (own_task := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own_task.cancel)
     print("Starting ...", file=sys.stderr)
     try:
-        async with start_environment(port) as stage:
-            print(_banner(stage), flush=True)
-            await asyncio.shield(stage.ended)
-            raise SidecarError(f"the sidecar ended by itself:\n{stage.log_tail()}")
+        async with start_environment(port) as environment:
+            print(_banner(environment), flush=True)
+            await asyncio.shield(environment.ended)
+            raise SidecarError(f"the sidecar exited unexpectedly:\n{environment.log_tail()}")
     except asyncio.CancelledError:
         print("Stopped.", file=sys.stderr)
 
 
-def _banner(stage: Environment) -> str:
+def _banner(environment: Environment) -> str:
     lines = [
         "",
-        f"The sidecar listens on {stage.public_url}. Behind it is a service that answers with what it is told about",
-        f"whoever asks. Two companies issue tokens: {stage.provider_url}/acme and {stage.provider_url}/globex.",
+        f"The sidecar listens on {environment.public_url}. Its upstream is an echo service that returns the",
+        "identity headers it received. There are two issuers:",
+        f"{environment.provider_url}/acme and {environment.provider_url}/globex.",
         "",
-        "Paste what follows into another terminal. sidecar.yaml there is the configuration.",
+        "Run these commands in another terminal. The configuration is in sidecar.yaml in this folder.",
         "",
-        f"cd {stage.folder}",
+        f"cd {environment.folder}",
     ]
-    for act in script(stage.public_url, stage.admin_url, stage.provider_url, _program()):
-        lines += ["", f"## {act.title}"]
-        for trial in act.examples:
-            lines += ["", f"# {f'{trial.status} ' if trial.status else ''}{trial.shows}", trial.line]
-    lines += ["", "Ctrl-C ends it and removes its files."]
+    for section in script(environment.public_url, environment.admin_url, environment.provider_url, _program()):
+        lines += ["", f"## {section.title}"]
+        for example in section.examples:
+            lines += ["", f"# {f'{example.status} ' if example.status else ''}{example.shows}", example.line]
+    lines += ["", "Press Ctrl-C to stop the demo and remove its files."]
     return "\n".join(lines)
 
 
 def _program() -> str:
-    """This very program, as a shell in any folder finds it."""
+    """The command that runs this program from any folder."""
     called = Path(sys.argv[0])
     return shlex.quote(str(called.absolute())) if called.name == "sidecar" else f"{sys.executable} -m sidecar"

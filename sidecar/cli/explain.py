@@ -1,6 +1,6 @@
-"""Walk a token through every step of the server's judgement and say which one refuses it, and why.
+"""Explains the validation of a token: runs every step and prints which one rejects it, and why.
 
-The steps are the server's own functions; the last word is the server's own verdict.
+The steps call the functions of the server; the last step is the decision of the server.
 """
 
 import json
@@ -22,61 +22,63 @@ from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, signing_key, verify
-from sidecar.tokens.jwt.well_known import refuse_well_known
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, find_signing_key, verify
+from sidecar.tokens.jwt.well_known import reject_well_known
 
 _LOAD_TIMEOUT = 15.0
 
 
 async def explain(text: str, loaded: Loaded) -> int:
-    """Print every step that ``text`` passes and the one it does not; 0 when the server would accept it, else 1."""
+    """Print every step that ``text`` passes and the one that fails. Returns 0 if the server would accept it, else 1."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
-        await trust.mirror.wait_first_load(_LOAD_TIMEOUT)
-        walk = _Explanation(loaded, trust, clock.now())
+        registry = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
+        await registry.mirror.wait_first_load(_LOAD_TIMEOUT)
+        explanation = _Explanation(loaded, registry, clock.now())
         try:
-            await walk.run(text)
+            await explanation.run(text)
         except Failed as failure:
             _print_step("verdict", f"{_cause_name(failure)}: {failure.reason}")
             return 1
-        members = AuthenticatorSet(
-            tuple(build_authenticators(loaded, trust, VerifiedCache(0, metrics), clock).values())
+        authenticators = AuthenticatorSet(
+            tuple(build_authenticators(loaded, registry, VerifiedCache(0, metrics), clock).values())
         )
-        judged = await build_decider(loaded.settings, trust, members, metrics, clock).apply_rules(text)
-    if judged.failure is not None:
-        _print_step("verdict", f"{_cause_name(judged.failure)}: {judged.failure.reason} ({judged.failure.cause})")
+        validation = await build_decider(loaded.settings, registry, authenticators, metrics, clock).apply_rules(text)
+    if validation.failure is not None:
+        _print_step(
+            "verdict", f"{_cause_name(validation.failure)}: {validation.failure.reason} ({validation.failure.cause})"
+        )
         return 1
-    bound = "" if judged.accepted is None else judged.accepted.certificate
-    _print_step("verdict", f"accepted, with the client certificate {_quoted(bound)} only" if bound else "accepted")
+    bound = "" if validation.accepted is None else validation.accepted.certificate
+    _print_step("verdict", f"accepted, only with the client certificate {_quoted(bound)}" if bound else "accepted")
     return 0
 
 
 class _Explanation:
-    """One token on its way; each step prints what it found, or what stopped it, and raises Failed then."""
+    """Runs the steps for one token. Each step prints its result; a failed one prints the reason and raises Failed."""
 
-    def __init__(self, loaded: Loaded, trust: IssuerRegistry, now: float) -> None:
+    def __init__(self, loaded: Loaded, registry: IssuerRegistry, now: float) -> None:
         self._settings = loaded.settings
-        self._trust = trust
+        self._registry = registry
         self._now = now
 
     async def run(self, text: str) -> None:
-        """All steps in the server's order."""
+        """Run all steps in the order of the server."""
         token = self._form(text)
         if self._is_datahub(token):
-            _print_step("issuer", "only DataHub can be meant; its authenticator decides")
+            _print_step("issuer", "a DataHub token; the DataHub authenticator decides")
             return
         issuer = self._issuer(token)
         keys = await self._keys(token, issuer)
         with _step("signature"):
-            key = signing_key(token, keys)
-        _print_step("signature", f"good, by key {_quoted(key.kid)}")
+            key = find_signing_key(token, keys)
+        _print_step("signature", f"valid, with key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
         with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
             accepted = await issuer.mapper.accept(token, verified)
         _print_step("principal", _actor_text(accepted.actor))
         if accepted.record_id is not None:
-            _print_step("record", f"{accepted.record_id} stands")
+            _print_step("record", f"{accepted.record_id} is active")
 
     def _form(self, text: str) -> Unverified:
         with _step("form"):
@@ -84,18 +86,18 @@ class _Explanation:
         _print_step("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
         if not self._settings.allow_published_secrets:
             with _step("published"):
-                refuse_well_known(token)
+                reject_well_known(token)
         return token
 
     def _is_datahub(self, token: Unverified) -> bool:
         issuer = self._settings.authentication.token_service.issuer
         own_issuer = self._settings.jwt_token_configuration.jwtissuer
-        return self._trust.datahub.accepts_tokens and is_datahub(token, issuer, own_issuer)
+        return self._registry.datahub.accepts_tokens and is_datahub(token, issuer, own_issuer)
 
     def _issuer(self, token: Unverified) -> Issuer:
-        issuer = self._trust.issuers.get(token.issuer or "", self._trust.unbound)
-        known = sorted(self._trust.issuers)
-        with _step("issuer", lambda: f"{_quoted(token.issuer)}; known are {_quoted(known)}"):
+        issuer = self._registry.issuers.get(token.issuer or "", self._registry.unbound)
+        known = sorted(self._registry.issuers)
+        with _step("issuer", lambda: f"{_quoted(token.issuer)}; configured are {_quoted(known)}"):
             if issuer is None:
                 raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         _print_step("issuer", f"{_quoted(token.issuer)} is {issuer.name}")
@@ -112,7 +114,7 @@ class _Explanation:
                 keys = await issuer.keys.refetch(token.kid, token.algorithm)
             if not keys:
                 raise Refused(Reason.TOKEN_INVALID, Cause.UNKNOWN_KID)
-        _print_step("keys", f"{len(keys)} may have signed it")
+        _print_step("keys", f"{len(keys)} candidate{'' if len(keys) == 1 else 's'}")
         return keys
 
     def _claims(
@@ -122,13 +124,13 @@ class _Explanation:
             verified = verify(token, keys, expectations, self._now)
         expires = verified.expires_at
         ends = "never expires" if expires is None else f"expires in {expires - self._now:.0f} s"
-        _print_step("claims", f"as expected of this issuer; {ends}")
+        _print_step("claims", f"valid for this issuer; {ends}")
         return verified
 
 
 @contextmanager
 def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
-    """Print what stops the walk here; ``why`` adds the values that are to blame."""
+    """Print the failure of the step ``name``; ``why`` adds the compared values."""
     try:
         yield
     except Failed as failure:
@@ -138,7 +140,7 @@ def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _cause_name(failure: Failed) -> str:
-    return "cannot be judged now" if isinstance(failure, Unavailable) else "refused"
+    return "no decision possible" if isinstance(failure, Unavailable) else "rejected"
 
 
 def _print_step(step: str, result: str) -> None:
@@ -151,7 +153,7 @@ def _quoted(value: object) -> str:
 
 
 def _expected_text(token: Unverified, expectations: ValidationPolicy, now: float) -> str:
-    """The token's times and audience beside what was expected of them."""
+    """The times and the audience of the token beside the expected values."""
     claims = token.claims
     shown = {name: claims[name] for name in ("aud", "iat", "nbf", "exp") if name in claims}
     expected = f"now {now:.0f}, tolerance {expectations.leeway:g} s"
@@ -160,7 +162,7 @@ def _expected_text(token: Unverified, expectations: ValidationPolicy, now: float
     if expectations.audiences:
         expected += f", audiences {_quoted(sorted(expectations.audiences))}"
     if expectations.max_lifetime is not None:
-        expected += f", longest life {expectations.max_lifetime:g} s"
+        expected += f", maximum lifetime {expectations.max_lifetime:g} s"
     for path, values in expectations.required_claims:
         expected += f", {path.text} one of {_quoted(sorted(values))}"
     return f"{_quoted(shown)}; {expected}"

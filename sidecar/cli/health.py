@@ -1,4 +1,4 @@
-"""``sidecar health``: ask a running sidecar's operations listener whether it is ready. For container health checks."""
+"""``sidecar health``: queries the operations listener of a running sidecar. For container health checks."""
 
 import argparse
 import http.client
@@ -30,8 +30,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = subparsers.add_parser(
         "health",
-        help="ask a running sidecar whether it is ready",
-        description="Exit 0 when the operations listener says ready, else 1 with what is missing.",
+        help="query the readiness of a running sidecar",
+        description="Exit code 0: ready. 1: not ready; prints the failing parts. 2: invalid address.",
     )
     parser.add_argument(
         "address",
@@ -39,7 +39,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=_DEFAULT_ADDRESS,
         help=f"server.adminListen: host:port or unix:/path (default: {_DEFAULT_ADDRESS})",
     )
-    parser.add_argument("--live", action="store_true", help="ask only whether the process is alive")
+    parser.add_argument("--live", action="store_true", help="query liveness instead of readiness")
     parser.set_defaults(run=_run)
 
 
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _connection(address: str) -> http.client.HTTPConnection | None:
-    """To ``address``; a wildcard address is asked on its loopback. None: not an address."""
+    """A connection to ``address``; for a wildcard address, to loopback. None: invalid address."""
     if address.startswith("unix:"):
         return _UnixConnection(address.removeprefix("unix:"))
     host, separator, port = address.rpartition(":")
@@ -75,7 +75,7 @@ def _connection(address: str) -> http.client.HTTPConnection | None:
 
 
 def _missing(body: bytes) -> str:
-    """The names of the parts that a readiness report calls failing."""
+    """The failing parts of a readiness report."""
     try:
         report: Any = json.loads(body)
         return "draining" if report["draining"] else ", ".join(map(str, report["failing"]))

@@ -1,4 +1,4 @@
-"""``sidecar keys``: make a key pair; rotate, list and retire the keys of ``jwtTokenConfiguration.keyDir``."""
+"""``sidecar keys``: generates key pairs; rotates, lists and retires the keys in ``jwtTokenConfiguration.keyDir``."""
 
 import argparse
 import asyncio
@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sidecar import old_names
 from sidecar.cli.options import add_config_option, load_settings
-from sidecar.cli.output import OutputError, print_checked
+from sidecar.cli.output import OutputError, print_durably
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.reading.units import parse_duration
@@ -18,108 +19,117 @@ from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import Change, remove, remove_ended, retire, rotate, utc_now
+from sidecar.keys.rotation import RotationResult, remove, remove_obsolete, retire, rotate, utc_now
 from sidecar.keys.signing import thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
 from sidecar.store.open import open_store
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
-# How long verifiers may keep our key set (its Cache-Control), and how long sidecars take to see a changed folder.
+# Lifetime of our key set in caches of verifiers (its Cache-Control), and time until sidecars see a changed folder.
 _PUBLISH_LEAD_TIME = 330.0
 _RELOAD_INTERVAL = 60.0
-# Credentials for the service behind are not on record; they live five minutes.
+# Upstream credentials have no record; their lifetime is five minutes.
 _RETAIN = 3600.0
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
-    keys = subparsers.add_parser("keys", help="own signing keys").add_subparsers(metavar="ACTION", required=True)
-    parser = keys.add_parser("generate", help="make a key pair and print the configuration block to paste")
-    parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+    keys = subparsers.add_parser("keys", help="manage signing keys").add_subparsers(metavar="ACTION", required=True)
+    parser = keys.add_parser("generate", help="generate a key pair and print its configuration block")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), metavar="DIR", help="output folder (default: current folder)"
+    )
     parser.add_argument("--type", choices=KEY_TYPES, default="RS256", help="algorithm (default: RS256)")
     parser.add_argument("--kid", type=_kid, default=None, help="key id (default: the key's thumbprint)")
     parser.set_defaults(run=run_generate)
     rotating = keys.add_parser(
         "rotate",
-        help="let the next key sign, and publish one for the time after it",
-        description="A key is published before it signs: the first run makes the next key, a later one lets it sign. "
-        "To run it too early or twice changes nothing.",
+        help="promote the next key to active and publish a new next key",
+        description="A key is published before it becomes active: the first run creates the next key, a later run "
+        "promotes it. A run that is too early, or a repeated one, changes nothing.",
     )
     add_config_option(rotating)
-    rotating.add_argument("--type", choices=KEY_TYPES, default=None, help="of the new key (default: as the old one)")
     rotating.add_argument(
-        "--ahead",
-        type=_duration,
+        "--type", choices=KEY_TYPES, default=None, help="algorithm of the new key (default: that of the active key)"
+    )
+    old_names.add_option(
+        rotating,
+        "--publish-lead-time",
+        _duration,
         default=_PUBLISH_LEAD_TIME,
-        help="how long a key is published before it signs (default: 330s)",
+        help="minimum time between publishing a key and signing with it (default: 330s)",
     )
     _add_retain(rotating)
     rotating.set_defaults(run=run_rotate)
-    retiring = keys.add_parser("retire", help="stop signing with a key; without KID: remove keys that nothing needs")
+    retiring = keys.add_parser(
+        "retire", help="stop signing with a key; without KID: remove retired keys that no token needs"
+    )
     add_config_option(retiring)
     retiring.add_argument("kid", nargs="?", default=None, metavar="KID")
     retiring.add_argument(
-        "--remove", action="store_true", help="remove it at once: every token it has signed ends with it"
+        "--remove", action="store_true", help="remove the key immediately, which invalidates every token signed with it"
     )
     _add_retain(retiring)
     retiring.set_defaults(run=run_retire)
-    listing = keys.add_parser("list", help="show the keys in order")
+    listing = keys.add_parser("list", help="list the keys in order")
     add_config_option(listing)
     listing.add_argument("--json", action="store_true", help="print a JSON list")
     listing.set_defaults(run=run_list)
 
 
 def _add_retain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--keep",
-        type=_duration,
+    old_names.add_option(
+        parser,
+        "--retain",
+        _duration,
         default=None,
-        help="how long at least a retired key stays published; in any case as long as a token on record may need it",
+        help="minimum time that a retired key stays published; never less than a token on record needs it",
     )
 
 
 def run_generate(options: argparse.Namespace) -> int:
-    """Write the four files. What is printed is YAML as a whole: the paths are comments, the block is to paste."""
+    """Write the four files. The output is valid YAML: the paths as comments, and the configuration block."""
     key = generate(options.type)
     paths = write_pair(options.dir.resolve(), key)
     text = "".join(f"# {path}\n" for path in paths.values()) + (
         "jwtTokenConfiguration:\n"
         f"  rsapublicKeyFilePath: {json.dumps(str(paths['public_key.der']))}\n"
         f"  rsaprivateKeyFilePath: {json.dumps(str(paths['private_key.der']))}\n"
-        '  jwtissuer: "auth-sidecar"   # iss of your tokens: choose a name of your own\n'
+        '  jwtissuer: "auth-sidecar"   # iss of your tokens; choose your own name\n'
         f"  keyId: {json.dumps(options.kid or thumbprint(key.public_key()))}"
     )
     try:
-        print_checked(text)
+        print_durably(text)
     except OutputError as error:
         for path in paths.values():
             path.unlink(missing_ok=True)
-        raise OutputError(error.error, "; the keys were removed again, nothing was made") from error
+        raise OutputError(error.error, "; the key files were removed again") from error
     return 0
 
 
 def run_rotate(options: argparse.Namespace) -> int:
-    """Print each step that was taken."""
+    """Print each step."""
     settings = load_settings(options).settings
-    is_over = asyncio.run(_retention_end(settings, options.keep))
+    is_over = asyncio.run(_retention_end(settings, options.retain))
+    lead_time = options.publish_lead_time
     return _print_change(
-        rotate(_folder(settings), utc_now(), publish_lead_time=options.ahead, algorithm=options.type, is_over=is_over)
+        rotate(_folder(settings), utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_obsolete=is_over)
     )
 
 
 def run_retire(options: argparse.Namespace) -> int:
-    """Print each step that was taken."""
+    """Print each step."""
     settings = load_settings(options).settings
     folder = _folder(settings)
     if options.kid is None:
-        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.keep))))
+        return _print_change(remove_obsolete(folder, asyncio.run(_retention_end(settings, options.retain))))
     return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the keys, the signing one first."""
+    """Print the keys, the active one first."""
     keys = read_folder(_folder(load_settings(options).settings))
     signing = next((key.kid for key in keys if key.state == "active"), None)
     entries = [_entry(key, signs=key.kid == signing) for key in keys]
@@ -136,8 +146,8 @@ def _entry(key: ListedKey, *, signs: bool) -> dict[str, Any]:
         "state": key.state,
         "type": algorithm_of(key.public),
         "signs": signs,
-        "since": None if key.since is None else to_text(key.since.timestamp()),
-        "retiredAt": None if key.retired_at is None else to_text(key.retired_at.timestamp()),
+        "since": None if key.since is None else format_rfc3339(key.since.timestamp()),
+        "retiredAt": None if key.retired_at is None else format_rfc3339(key.retired_at.timestamp()),
     }
 
 
@@ -145,37 +155,40 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     return tuple("yes" if value is True else "" if value is False else value for value in entry.values())
 
 
-def _print_change(change: Change) -> int:
+def _print_change(change: RotationResult) -> int:
     lines = [*change.steps, *([change.note] if change.note else [])]
     if not change.steps:
-        lines = [f"nothing was changed{': ' + change.note if change.note else ''}"]
+        lines = [f"nothing changed{': ' + change.note if change.note else ''}"]
     try:
         print("\n".join(lines), flush=True)
     except OutputError as error:
         if not change.steps:
             raise
-        raise OutputError(error.error, "; the keys were changed: see sidecar keys list") from error
+        raise OutputError(error.error, "; the keys were changed; run sidecar keys list") from error
     return 0
 
 
 def _folder(settings: Settings) -> Path:
     folder = settings.jwt_token_configuration.key_dir
     if not folder:
-        message = "names no folder; only there can keys be rotated: one pair in two files ends with its tokens"
+        message = (
+            "is not set. Rotation needs keyDir; a single key pair (rsa...FilePath) cannot be rotated without "
+            "invalidating its tokens"
+        )
         raise Misconfigured([Problem("jwtTokenConfiguration.keyDir", message)])
     return Path(folder)
 
 
 async def _retention_end(settings: Settings, keep: float | None) -> Callable[[ListedKey], bool]:
-    """Whether no token can need a retired key any more, as the records in the store tell."""
+    """A predicate: no token needs this retired key any more, according to the records in the store."""
     if keep is None and not settings.tokens.require_record:
-        print("keys are kept: tokens without record may need them; give --keep", file=sys.stderr)
+        print("keys are retained: tokens without a record may need them; set --retain", file=sys.stderr)
         return lambda key: False
     now = utc_now().timestamp()
     try:
         oldest = await _oldest_active(settings, now)
     except Unavailable:
-        print("keys are kept: the store cannot say which of them tokens need", file=sys.stderr)
+        print("keys are retained: the store cannot be read, so that tokens may need them", file=sys.stderr)
         return lambda key: False
 
     def is_over(key: ListedKey) -> bool:
@@ -188,7 +201,7 @@ async def _retention_end(settings: Settings, keep: float | None) -> Callable[[Li
 
 
 async def _oldest_active(settings: Settings, now: float) -> float:
-    """When the oldest own token that has not ended was minted; infinite where there is none."""
+    """Issue time of the oldest active issued token; infinite if there is none."""
     store = await open_store(settings.store, Metrics(), SystemClock())
     oldest, after = float("inf"), ""
     try:

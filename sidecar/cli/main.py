@@ -1,4 +1,4 @@
-"""Which commands there are, and what a failure prints: one sentence and the mend, no traceback."""
+"""Dispatches commands. A failure prints one sentence with what to do, never a traceback."""
 
 import argparse
 import signal
@@ -13,7 +13,7 @@ from sidecar.cli.problems import report
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
-# Each module offers ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on the parsers it makes.
+# Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
 COMMANDS = ("serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "health")
 
 
@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     environment.clean()
     if words[:1] == ["serve"]:
-        # it would end what is about to start; :func:`sidecar.app.serve.serve` takes it up
+        # it would kill the process during startup; :func:`sidecar.app.serve.serve` unblocks it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    # Other commands' modules would only delay the start of this one.
+    # modules of other commands would only delay the start
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    # what serves has a log of its own
+    # serve configures its own log
     serves = words[:1] == ["serve"]
     log = nullcontext() if serves else audit_lines(sys.stderr)
     try:

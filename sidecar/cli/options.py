@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ _MAX_INPUT = 2 * 1024 * 1024
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
-    """Let ``parser`` take ``--config FILE``, any number of times."""
+    """Add ``--config FILE`` to ``parser``; it may be repeated."""
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -31,10 +31,10 @@ def config_paths(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def load_settings(options: argparse.Namespace) -> Loaded:
-    """The configuration that ``options`` name; raises Misconfigured with every problem. Prints nothing."""
+    """The configuration named by ``options``. Raises Misconfigured with every problem; prints nothing."""
     return load(config_paths(options), os.environ, validate)
 
 
 def read_token(argument: str) -> str:
-    """The token that ``argument`` is, or that standard input holds where it is ``-``."""
+    """The token in ``argument``, or on standard input if that is ``-``."""
     return sys.stdin.read(_MAX_INPUT).strip() if argument == "-" else argument

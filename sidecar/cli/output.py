@@ -1,4 +1,4 @@
-"""Standard output that may not take what a command prints: a full disk, a closed pipe."""
+"""Detects output that cannot be written: a full disk, a closed pipe."""
 
 import errno
 import io
@@ -14,9 +14,9 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF)
 
 
 class OutputError(SidecarError):
-    """Standard output did not take everything.
+    """Standard output could not be written completely.
 
-    ``more`` says what has become of what was to be printed. ``is_harmless``: a reader has gone that had seen enough.
+    ``more`` says what the command did with the unprinted result. ``is_harmless``: the reader closed the pipe early.
     """
 
     def __init__(self, error: OSError, more: str = "") -> None:
@@ -26,7 +26,7 @@ class OutputError(SidecarError):
 
 
 class _Checked(io.TextIOBase):
-    """Standard output whose faults are OutputErrors, so that they are told from those of other files."""
+    """Standard output whose errors are OutputErrors, to distinguish them from errors of other files."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -39,7 +39,7 @@ class _Checked(io.TextIOBase):
             raise OutputError(error) from error
 
     def flush(self) -> None:
-        """Hand on what is buffered; raises OutputError."""
+        """Write buffered output; raises OutputError."""
         if self._stream is None:
             return
         try:
@@ -48,7 +48,7 @@ class _Checked(io.TextIOBase):
             raise OutputError(error) from error
 
     def fileno(self) -> int:
-        """The descriptor; raises OSError where there is none."""
+        """The descriptor; raises OSError if there is none."""
         return self._open().fileno()
 
     def isatty(self) -> bool:
@@ -63,7 +63,7 @@ class _Checked(io.TextIOBase):
 
 @contextmanager
 def checked_output() -> Iterator[None]:
-    """Have ``print`` raise OutputError, also for what is still buffered at the end."""
+    """Have ``print`` raise OutputError, also for output that is still buffered at the end."""
     stream = sys.stdout
     try:
         with redirect_stdout(_Checked(stream)):
@@ -74,25 +74,25 @@ def checked_output() -> Iterator[None]:
                 raise
             sys.stdout.flush()
     except OutputError:
-        _abandon(stream)
+        _discard_buffered(stream)
         raise
 
 
-def print_checked(text: str) -> None:
-    """Print what cannot be printed again; once this returns it has been handed on, in a file it is on disk.
+def print_durably(text: str) -> None:
+    """Print a result that cannot be printed again. On return it is written; a file is synced to disk.
 
     Raises OutputError.
     """
     print(text, flush=True)
     try:
         os.fsync(sys.stdout.fileno())
-    except OSError as error:  # a pipe or a terminal has no disk below it
+    except OSError as error:  # pipes and terminals cannot be synced
         if error.errno is not None and error.errno not in _CANNOT_SYNC:
             raise OutputError(error) from error
 
 
-def _abandon(stream: TextIO | None) -> None:
-    """Let what is buffered go nowhere: the interpreter would complain when it ends."""
+def _discard_buffered(stream: TextIO | None) -> None:
+    """Discard buffered output, which the interpreter would report an error for on exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno() if stream is not None else 1)

@@ -1,4 +1,4 @@
-"""What ``sidecar check`` asks outside: keys, store, service behind. Nothing is changed by it."""
+"""Probes of ``sidecar check``: keys, authenticators, store, upstream. Read-only."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import orjson
 from sidecar.app.authentication import authenticator_context
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
-from sidecar.authn.lifecycle import make_authenticator
+from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
@@ -20,7 +20,7 @@ from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.open import open_store
@@ -34,16 +34,16 @@ _COLLECTOR_TIMEOUT = 5.0
 
 
 class Probe(Protocol):
-    """One dependency to look at."""
+    """Checks one dependency."""
 
     name: str
 
     async def run(self) -> list[Problem]:
-        """What is wrong; fatal: unreachable or useless. Raises Misconfigured for a fault of the configuration."""
+        """The problems; fatal: unreachable or unusable. Raises Misconfigured for a configuration error."""
 
 
 def probes_for(loaded: Loaded) -> list[Probe]:
-    """Everything that this configuration depends on."""
+    """Probes for all dependencies of the configuration."""
     settings = loaded.settings
     probes: list[Probe] = [KeysProbe(provider, loaded) for provider in loaded.providers]
     probes += [
@@ -66,7 +66,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
 
 
 class KeysProbe:
-    """A provider's key URLs and discovery, fetched once exactly as ``sidecar serve`` fetches them."""
+    """Key URLs and discovery of a provider, fetched once in the same way as ``sidecar serve`` does."""
 
     def __init__(self, provider: Provider, loaded: Loaded) -> None:
         self.name = f"provider {provider.name}"
@@ -74,7 +74,7 @@ class KeysProbe:
         self._loaded = loaded
 
     async def run(self) -> list[Problem]:
-        """A URL that does not answer, or answers with nothing to verify with."""
+        """A URL that does not respond, or has no usable key."""
         settings = self._loaded.settings
         client = ControlClient(settings.keys.ca_file, egress=self._loaded.egress)
         keys = ProviderKeys(
@@ -88,7 +88,7 @@ class KeysProbe:
         )
         try:
             await keys.start()
-            while not keys.status().tried:  # noqa: ASYNC110 - keys tell no event, and a command may look again
+            while not keys.status().attempted:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.02)
             return self._evaluate(keys)
         finally:
@@ -103,31 +103,31 @@ class KeysProbe:
 
 
 class AuthenticatorProbe:
-    """What a member of the chain depends on, as it says itself."""
+    """Dependencies of an authenticator, which checks them itself."""
 
-    def __init__(self, planned: AuthenticatorSpec, loaded: Loaded) -> None:
-        self.name = f"authenticator {planned.name}"
-        self._planned = planned
+    def __init__(self, spec: AuthenticatorSpec, loaded: Loaded) -> None:
+        self.name = f"authenticator {spec.name}"
+        self._spec = spec
         self._loaded = loaded
 
     async def run(self) -> list[Problem]:
-        """Make the member and let it look."""
+        """Create the authenticator and call its ``check``."""
         client = ControlClient(self._loaded.settings.keys.ca_file, egress=self._loaded.egress)
         try:
             surroundings = authenticator_context(
-                self._planned.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()
+                self._spec.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()
             )
-            return [Problem(self.name, text) for text in await make_authenticator(self._planned, surroundings).check()]
+            return [Problem(self.name, text) for text in await build_authenticator(self._spec, surroundings).check()]
         except Misconfigured:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+        except Exception as error:  # noqa: BLE001 - plugins may raise any exception
             return [Problem(self.name, f"cannot be checked: {type(error).__name__}")]
         finally:
             await client.aclose()
 
 
 class OwnKeysProbe:
-    """The own key files."""
+    """The signing key files."""
 
     name = "own keys"
 
@@ -135,19 +135,19 @@ class OwnKeysProbe:
         self._settings = settings
 
     async def run(self) -> list[Problem]:
-        """Read the files as the start does."""
+        """Load the files as ``sidecar serve`` does."""
         settings = self._settings
         keys = await asyncio.to_thread(
-            OwnKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
+            SigningKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
         )
         upstream = settings.upstream
         if upstream is not None and upstream.credentials == "openmetadata" and keys.signing_rsa is None:
-            return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and there is none")]
+            return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and none is configured")]
         return []
 
 
 class StoreProbe:
-    """The SQLite file, looked at from outside because opening it would create it; or the Redis server."""
+    """The SQLite file, checked without opening it, which would create it; or the Redis server."""
 
     name = "store"
 
@@ -155,14 +155,14 @@ class StoreProbe:
         self._settings = settings.store
 
     async def run(self) -> list[Problem]:
-        """Whether it can be used; of a server also what it may lose."""
+        """Whether it is usable; for Redis also how it may lose data."""
         url = self._settings.url.reveal()
         if not url.startswith("sqlite:"):
-            return await self._ask_server()
-        fault = await asyncio.to_thread(_fault_of_file, sqlite_path(url))
+            return await self._check_redis()
+        fault = await asyncio.to_thread(_file_problem, sqlite_path(url))
         return [Problem(self.name, fault)] if fault else []
 
-    async def _ask_server(self) -> list[Problem]:
+    async def _check_redis(self) -> list[Problem]:
         clock = SystemClock()
         store = RedisStore(RedisClient(self._settings, Metrics(), clock), clock)
         try:
@@ -175,7 +175,7 @@ class StoreProbe:
 
 
 class NamesProbe:
-    """Whether the store holds entries that ``principal`` has to be written for, as the start asks it."""
+    """Whether the store has entries for which ``principal`` must be set, as ``sidecar serve`` checks it."""
 
     name = "store"
 
@@ -183,7 +183,7 @@ class NamesProbe:
         self._loaded = loaded
 
     async def run(self) -> list[Problem]:
-        """Nothing to tell: what is wrong is a fault of the configuration. An SQLite file that is absent has none."""
+        """No problems of its own; raises Misconfigured. An absent SQLite file has no entries."""
         settings = self._loaded.settings.store
         url = settings.url.reveal()
         if url.startswith("sqlite:") and not await asyncio.to_thread(sqlite_path(url).exists):
@@ -192,7 +192,7 @@ class NamesProbe:
         try:
             store = await open_store(settings, Metrics(), clock)
         except Unavailable:
-            return []  # StoreProbe says so
+            return []  # reported by StoreProbe
         try:
             await check_names(self._loaded, store, clock.now())
         finally:
@@ -200,18 +200,18 @@ class NamesProbe:
         return []
 
 
-def _fault_of_file(path: Path) -> str:
+def _file_problem(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
-        return f"the folder {folder} does not exist; create it, writable for the sidecar's user"
+        return f"the folder {folder} does not exist; create it and make it writable for the user of the sidecar"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"the folder {folder} is not writable, which SQLite needs"
+        return f"the folder {folder} is not writable; SQLite needs to create files there"
     if is_full(path):
-        return f"the disk is full where {path} is: nothing can be revoked or minted; free space on that volume"
-    return _fault_of_present(path) if path.exists() else ""
+        return f"the disk of {path} is full: tokens cannot be revoked or minted; free space on that volume"
+    return _existing_file_problem(path) if path.exists() else ""
 
 
-def _fault_of_present(path: Path) -> str:
+def _existing_file_problem(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             head = stream.read(len(_SQLITE_HEAD))
@@ -223,7 +223,7 @@ def _fault_of_present(path: Path) -> str:
 
 
 class UpstreamProbe:
-    """A service: does anything listen at ``url``? ``timeout`` is in seconds."""
+    """Whether ``url`` accepts a connection within ``timeout`` seconds."""
 
     def __init__(self, name: str, url: str, timeout: float) -> None:
         self.name = name
@@ -231,7 +231,7 @@ class UpstreamProbe:
         self._timeout = timeout
 
     async def run(self) -> list[Problem]:
-        """Connect once and hang up."""
+        """Connect once and close."""
         try:
             async with asyncio.timeout(self._timeout):
                 writer = await _connect(self._url)
@@ -252,19 +252,19 @@ async def _connect(url: str) -> asyncio.StreamWriter:
 
 
 class CollectorProbe(UpstreamProbe):
-    """Whom spans are sent to, and what sends them."""
+    """The tracing endpoint and the tracing library."""
 
     def __init__(self, tracing: TracingSettings) -> None:
         super().__init__("tracing", tracing.endpoint, _COLLECTOR_TIMEOUT)
 
     async def run(self) -> list[Problem]:
-        """See :class:`UpstreamProbe`; without the library, a fault of the configuration."""
+        """See :class:`UpstreamProbe`; a missing library is a configuration error."""
         require_library()
         return await super().run()
 
 
 class OpenMetadataProbe:
-    """Whether an OpenMetadata server behind judges tokens by other settings than ours: its database beats its file."""
+    """Compares our settings with those that the OpenMetadata upstream uses, which are in its database."""
 
     name = "OpenMetadata"
     _AUTHENTICATION = (
@@ -282,20 +282,20 @@ class OpenMetadataProbe:
         self._upstream = upstream
 
     async def run(self) -> list[Problem]:
-        """Differences, as warnings; nothing when the service is no OpenMetadata server or does not say."""
+        """Differences, as warnings; none if the upstream is no OpenMetadata server or hides its settings."""
         if self._upstream.url.startswith("unix:"):
             return []
         client = ControlClient(self._upstream.ca_file)
         try:
-            authentication = await self._ask(client, "/api/v1/system/config/auth")
-            authorizer = await self._ask(client, "/api/v1/system/config/authorizer")
+            authentication = await self._fetch(client, "/api/v1/system/config/auth")
+            authorizer = await self._fetch(client, "/api/v1/system/config/authorizer")
         finally:
             await client.aclose()
         if "publicKeyUrls" not in authentication and "jwtPrincipalClaims" not in authentication:
             return []
-        return [*self._differences(authentication, authorizer), *self._combination(authentication)]
+        return [*self._differences(authentication, authorizer), *self._conflicts(authentication)]
 
-    async def _ask(self, client: ControlClient, path: str) -> Mapping[str, Any]:
+    async def _fetch(self, client: ControlClient, path: str) -> Mapping[str, Any]:
         try:
             answer = await client.get(
                 self._upstream.url.rstrip("/") + path,
@@ -319,7 +319,7 @@ class OpenMetadataProbe:
         if ours.model_fields_set:
             dumped = ours.model_dump(by_alias=True)
             compared.append(("authorizerConfiguration", self._AUTHORIZER, dumped, authorizer))
-        message = "is not what the server uses (its database beats its file); see its settings"
+        message = "differs from the setting that the server uses (its database overrides its file); check it there"
         return [
             Problem(f"{block}.{key}", message, fatal=False)
             for block, keys, mine, its in compared
@@ -327,23 +327,26 @@ class OpenMetadataProbe:
             if key in its and _normal(key, mine[key]) != _normal(key, its[key])
         ]
 
-    def _combination(self, authentication: Mapping[str, Any]) -> list[Problem]:
+    def _conflicts(self, authentication: Mapping[str, Any]) -> list[Problem]:
         upstream, problems = self._upstream, []
         if upstream.credentials == "passthrough" and has_own_keys(self._settings.jwt_token_configuration):
             message = (
-                "passthrough: bots minted here are unknown to the server, which compares a bot's token with the one "
-                "it stores; use credentials: openmetadata, or mint bots there"
+                "passthrough: the server rejects bot tokens minted here, because it compares them with the "
+                "ones it stores; use credentials: openmetadata, or mint bot tokens in the server"
             )
             problems.append(Problem("upstream.credentials", message, fatal=False))
         its = authentication.get("tokenValidationAlgorithm") or "RS256"
         if upstream.credentials == "openmetadata" and its != upstream.token_validation_algorithm:
-            message = "is not the server's tokenValidationAlgorithm: it will refuse every token made for it"
+            message = (
+                f"is {upstream.token_validation_algorithm}, but the tokenValidationAlgorithm of the server is {its}: "
+                "the server will reject every token minted for it"
+            )
             problems.append(Problem("upstream.tokenValidationAlgorithm", message))
         return problems
 
 
 def _normal(key: str, value: object) -> object:
-    """Values that mean the same compare equal: no order among sets, nothing given is empty, domains have no case."""
+    """Normalize values of equal meaning: sets have no order, absent equals empty, domains are case-insensitive."""
     if value is None or (isinstance(value, list | tuple) and not value):
         return ""
     if isinstance(value, list | tuple):

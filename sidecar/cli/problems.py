@@ -1,4 +1,4 @@
-"""How every command prints what is wrong with a configuration."""
+"""Prints configuration problems, for all commands."""
 
 import sys
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from sidecar.errors import Problem
 
 
 def report(problems: Iterable[Problem]) -> None:
-    """One line each on standard error: what must be mended, and what is advice."""
+    """Print one line per problem on standard error: errors and warnings."""
     for problem in problems:
         mark = f" [{problem.id}]" if problem.id else ""
         print(f"{'error' if problem.fatal else 'warning'}: {problem}{mark}", file=sys.stderr)

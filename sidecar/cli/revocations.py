@@ -1,4 +1,4 @@
-"""``sidecar revocations add|import|list|remove``: the deny list, on the store itself. No sidecar has to run."""
+"""``sidecar revocations add|import|list|remove``: the deny list, directly in the store. Needs no running sidecar."""
 
 import argparse
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sidecar.app.authentication import build_authenticators, build_decider
 from sidecar.app.issuers import open_issuers
-from sidecar.app.management import build_door, build_revocations
+from sidecar.app.management import build_caller_authentication, build_revocations
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.cli.options import add_config_option, load_settings, read_token
@@ -30,13 +30,13 @@ from sidecar.tokens.jwt.compact import strict_json
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.revocation.service import (
     MAX_ENTRIES,
-    Added,
+    AddedEntry,
     RevocationRequest,
     RevocationService,
-    about_token,
-    describe,
+    describe_added,
+    describe_entry,
+    for_token,
     parse_request,
-    shown_with_matches,
 )
 
 _audit = logging.getLogger(AUDIT)
@@ -44,47 +44,55 @@ _audit = logging.getLogger(AUDIT)
 BY = "command line"
 _MAX_LINE = 64 * 1024
 _LOAD_TIMEOUT = 15.0
-_SHOWN_MISTAKES = 20
+_MAX_SHOWN_ERRORS = 20
 _ABOUT = ("jti", "digest", "subject", "actor")
 T = TypeVar("T")
 
 
 class BadEntryError(SidecarError):
-    """What is to be denied cannot be; the text says where and why."""
+    """An entry is invalid; the text says where and why."""
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
-    actions = subparsers.add_parser("revocations", help="the deny list for tokens of any issuer").add_subparsers(
+    actions = subparsers.add_parser("revocations", help="manage the deny list for tokens of any issuer").add_subparsers(
         metavar="ACTION", required=True
     )
-    add = actions.add_parser("add", help="deny a token, or all tokens issued before an instant")
+    add = actions.add_parser("add", help="revoke a token, or all tokens issued before a time")
     add_config_option(add)
     add.add_argument("--token", metavar="TOKEN", help="the token, or - for standard input; its signature is checked")
     add.add_argument("--issuer", metavar="ISS")
     add.add_argument("--jti", metavar="ID")
-    add.add_argument("--subject", metavar="SUB", help="the raw sub, which need not be the user's name")
-    add.add_argument("--actor", metavar="TYPE:ID", type=_actor, help="such as USER:sam: tokens of every issuer")
+    add.add_argument("--subject", metavar="SUB", help="the sub claim, which may differ from the user name")
+    add.add_argument(
+        "--actor", metavar="TYPE:ID", type=_actor, help="for example USER:sam; revokes tokens of every issuer"
+    )
     add.add_argument(
         "--issued-before",
         metavar="TIME",
-        help="now, or such as 2026-11-21T12:00:00Z (default with --subject and --actor: now)",
+        help="now, or for example 2026-11-21T12:00:00Z (default with --subject and --actor: now)",
     )
     _add_unknown_issuer(add)
-    add.add_argument("--expires-at", metavar="TIME", help="until when to keep it (default: as long as it matters)")
+    add.add_argument(
+        "--expires-at",
+        metavar="TIME",
+        help="when the entry expires (default: when no affected token can be valid any more)",
+    )
     add.add_argument("--reason", metavar="TEXT")
     add.set_defaults(run=run_add)
-    imports = actions.add_parser("import", help="deny what a file of JSON lines names, as POST revocations takes it")
+    imports = actions.add_parser(
+        "import", help="import deny-list entries from a JSON Lines file (same format as POST /oauth2/revocations)"
+    )
     add_config_option(imports)
     imports.add_argument("file", metavar="FILE", help="the file, or - for standard input")
     _add_unknown_issuer(imports)
     imports.set_defaults(run=run_import)
-    lists = actions.add_parser("list", help="show the entries that stand")
+    lists = actions.add_parser("list", help="list active entries")
     add_config_option(lists)
     lists.add_argument("--issuer", metavar="ISS")
     lists.add_argument("--json", action="store_true", help="one JSON object per line")
     lists.set_defaults(run=run_list)
-    remove = actions.add_parser("remove", help="take an entry off the list")
+    remove = actions.add_parser("remove", help="remove an entry")
     add_config_option(remove)
     remove.add_argument("id", metavar="ID")
     remove.set_defaults(run=run_remove)
@@ -94,7 +102,7 @@ def _add_unknown_issuer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unknown-issuer",
         action="store_true",
-        help="take an issuer that no provider and no token on record has",
+        help="accept an issuer that no provider and no token on record has",
     )
 
 
@@ -106,7 +114,7 @@ def _actor(text: str) -> dict[str, str]:
 
 
 def run_add(options: argparse.Namespace) -> int:
-    """Print the entry once it is on disk."""
+    """Print the entry after it is stored durably."""
     named = {
         "token": None if options.token is None else read_token(options.token),
         "issuer": options.issuer,
@@ -119,51 +127,53 @@ def run_add(options: argparse.Namespace) -> int:
         "unknownIssuer": options.unknown_issuer or None,
     }
     try:
-        wish = parse_request({name: value for name, value in named.items() if value is not None})
+        request = parse_request({name: value for name, value in named.items() if value is not None})
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
-    added = asyncio.run(_add(load_settings(options), wish))
-    print(json.dumps(shown_with_matches(added)))
-    print(_meets(added), file=sys.stderr)
+    added = asyncio.run(_add(load_settings(options), request))
+    print(json.dumps(describe_added(added)))
+    print(_summary(added), file=sys.stderr)
     return 0
 
 
-def _meets(added: Added) -> str:
-    """How many known tokens the entry has met, for people."""
-    text = f"{added.own} own token{'' if added.own == 1 else 's'} on record ended"
-    if added.denial.scope is Scope.SUBJECT and not added.own:
-        return f"{text}; how many others' tokens it meets is not known here: make sure that the subject is the raw sub"
-    return f"{text}; how many others' tokens it meets is not known here"
+def _summary(added: AddedEntry) -> str:
+    """How many known tokens the entry revokes."""
+    text = f"{added.ended_tokens} own token{'' if added.ended_tokens == 1 else 's'} on record revoked"
+    if added.entry.scope is Scope.SUBJECT and not added.ended_tokens:
+        return f"{text}; affected tokens of other issuers are not known here: check that the subject is the sub claim"
+    return f"{text}; affected tokens of other issuers are not known here"
 
 
-async def _add(loaded: Loaded, wish: RevocationRequest) -> Added:
-    if wish.token:
-        wish = await _verified(loaded, wish)
+async def _add(loaded: Loaded, request: RevocationRequest) -> AddedEntry:
+    if request.token:
+        request = await _verified(loaded, request)
     async with _opened(loaded) as revocations:
-        (added,) = await revocations.add([wish], by=BY)
+        (added,) = await revocations.add([request], by=BY)
     return added
 
 
-async def _verified(loaded: Loaded, wish: RevocationRequest) -> RevocationRequest:
-    """``wish`` about its token. Raises Failed when the token is not genuine or its issuer's keys cannot be had."""
+async def _verified(loaded: Loaded, request: RevocationRequest) -> RevocationRequest:
+    """``request`` for its token. Raises Failed if its signature is invalid or the keys are unavailable."""
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
-        trust = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
-        await trust.mirror.wait_first_load(_LOAD_TIMEOUT)
-        members = AuthenticatorSet(
-            tuple(build_authenticators(loaded, trust, VerifiedCache(0, metrics), clock).values())
+        registry = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
+        await registry.mirror.wait_first_load(_LOAD_TIMEOUT)
+        authenticators = AuthenticatorSet(
+            tuple(build_authenticators(loaded, registry, VerifiedCache(0, metrics), clock).values())
         )
-        decider = build_decider(loaded.settings, trust, members, metrics, clock)
-        found = await build_door(loaded.settings, trust, decider, clock).verify_submitted(wish.token)
-    token = found.to_revoke()
+        decider = build_decider(loaded.settings, registry, authenticators, metrics, clock)
+        verdict = await build_caller_authentication(loaded.settings, registry, decider, clock).verify_submitted(
+            request.token
+        )
+    token = verdict.revocable_token()
     if token is None:
-        assert found.failure is not None  # noqa: S101 - what passes is genuine
-        raise found.failure
-    return about_token(wish, token)
+        assert verdict.failure is not None  # noqa: S101 - a token that passes is verified
+        raise verdict.failure
+    return for_token(request, token)
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Print how many entries were taken. Lines that are no entries are named, and the rest is taken; then exit 1."""
+    """Print how many entries were imported. Invalid lines are reported and skipped; then the exit code is 1."""
     loaded = load_settings(options)
     if options.file == "-":
         return asyncio.run(_import(loaded, sys.stdin.buffer, unknown_issuer=options.unknown_issuer))
@@ -176,22 +186,22 @@ def run_import(options: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Counts:
-    """What has become of the lines so far."""
+    """Results so far."""
 
     taken: int = 0
     refused: int = 0
     ended: int = 0
 
-    def complain(self, number: int, problem: str) -> None:
-        """A line was refused; the first few are named."""
+    def reject(self, number: int, problem: str) -> None:
+        """Count a rejected line; the first ones are printed."""
         self.refused += 1
-        if self.refused <= _SHOWN_MISTAKES:
+        if self.refused <= _MAX_SHOWN_ERRORS:
             print(f"line {number}: {problem}", file=sys.stderr)
 
-    def take(self, added: list[Added]) -> None:
-        """Entries were written."""
+    def add(self, added: list[AddedEntry]) -> None:
+        """Count written entries."""
         self.taken += len(added)
-        self.ended += sum(entry.own for entry in added)
+        self.ended += sum(entry.ended_tokens for entry in added)
 
 
 async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: bool) -> int:
@@ -199,14 +209,14 @@ async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: boo
     shows_progress = sys.stderr.isatty()
     try:
         async with _opened(loaded) as revocations:
-            for part in _batches(_requests(lines, counts.complain, unknown_issuer=unknown_issuer), MAX_ENTRIES):
+            for part in _batches(_requests(lines, counts.reject, unknown_issuer=unknown_issuer), MAX_ENTRIES):
                 await _add_batch(revocations, part, counts)
                 if shows_progress:
-                    print(f"\r{counts.taken} entries taken", end="", file=sys.stderr, flush=True)
+                    print(f"\r{counts.taken} entries imported", end="", file=sys.stderr, flush=True)
     finally:
         if shows_progress:
             print(file=sys.stderr)
-        # what was written stands, also when the rest could not be
+        # entries that were written stay, even if the rest could not be written
         _audit.info(
             "revocation entries imported",
             extra={
@@ -217,40 +227,40 @@ async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: boo
                 "by": BY,
             },
         )
-    print(f"{counts.taken} entries taken, {counts.refused} refused")
+    print(f"{counts.taken} entries imported, {counts.refused} rejected")
     return 1 if counts.refused else 0
 
 
 async def _add_batch(
     revocations: RevocationService, part: list[tuple[int, RevocationRequest]], counts: _Counts
 ) -> None:
-    """Write them at once, or where one of them cannot be kept, one by one."""
+    """Write the entries in one batch; if one of them is rejected, one by one."""
     try:
-        counts.take(await revocations.add([wish for _, wish in part], by=BY, quiet=True))
+        counts.add(await revocations.add([wish for _, wish in part], by=BY, quiet=True))
     except Refused:
         for number, wish in part:
             try:
-                counts.take(await revocations.add([wish], by=BY, quiet=True))
+                counts.add(await revocations.add([wish], by=BY, quiet=True))
             except Refused as refusal:
-                counts.complain(number, refusal.message)
+                counts.reject(number, refusal.message)
 
 
 def _requests(
-    lines: Iterable[bytes], complain: Callable[[int, str], None], *, unknown_issuer: bool
+    lines: Iterable[bytes], reject: Callable[[int, str], None], *, unknown_issuer: bool
 ) -> Iterator[tuple[int, RevocationRequest]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             if len(line) > _MAX_LINE:
-                raise ValueError("longer than an entry can be")
-            wish = parse_request(strict_json(line))
-            if wish.token:
-                raise ValueError("a token is not taken from a file; name its issuer and jti")
+                raise ValueError(f"longer than {_MAX_LINE} bytes")
+            request = parse_request(strict_json(line))
+            if request.token:
+                raise ValueError("token is not allowed in a file; give its issuer and jti")
         except ValueError as error:
-            complain(number, str(error))
+            reject(number, str(error))
         else:
-            yield number, replace(wish, unknown_issuer=wish.unknown_issuer or unknown_issuer)
+            yield number, replace(request, unknown_issuer=request.unknown_issuer or unknown_issuer)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -260,7 +270,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print every entry that stands, newest first."""
+    """Print all active entries, newest first."""
     entries = asyncio.run(_list(load_settings(options), options.issuer))
     if options.json:
         for entry in entries:
@@ -274,8 +284,8 @@ def run_list(options: argparse.Namespace) -> int:
 async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
         entries = _all(lambda after: _page(revocations, issuer, after))
-        # what is written anew meanwhile comes twice
-        return list({denial.id: describe(denial) async for denial in entries}.values())
+        # an entry that is rewritten in the meantime appears twice
+        return list({denial.id: describe_entry(denial) async for denial in entries}.values())
 
 
 async def _page(
@@ -305,7 +315,7 @@ def _short(value: Any) -> str:
 
 
 def run_remove(options: argparse.Namespace) -> int:
-    """Remove it, and print nothing."""
+    """Remove the entry. Prints nothing."""
     asyncio.run(_remove(load_settings(options), options.id))
     return 0
 

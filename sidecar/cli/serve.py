@@ -1,4 +1,4 @@
-"""``sidecar serve``: run until told to stop."""
+"""``sidecar serve``: runs the sidecar until a signal stops it."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""Tables for people: columns as wide as they must be, nothing that could steer a terminal."""
+"""Text tables with minimal column widths and without control characters."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ _MAX_CELL = 60
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lines with a head; None is a dash, long cells end in dots."""
+    """A table with a header line. None is shown as a dash; long cells are truncated."""
     cells = [list(head), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -1,4 +1,4 @@
-"""``sidecar token``: mint, list, show and revoke on the store; show what a token says, tell what becomes of it."""
+"""``sidecar token``: mints, lists, shows and revokes tokens in the store; inspects and explains any token."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from sidecar.authn.registry import build_specs
 from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
 from sidecar.cli.options import add_config_option, load_settings, read_token
-from sidecar.cli.output import OutputError, print_checked
+from sidecar.cli.output import OutputError, print_durably
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
@@ -25,21 +25,21 @@ from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Sidec
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, TokenRequest
-from sidecar.tokens.issued.service import note_revoked
+from sidecar.tokens.issued.service import audit_token_revoked
 from sidecar.tokens.jwt.compact import decode_segment, json_object, split
 from sidecar.tokens.jwt.policy import admin_names
 
 _BY = "command line"
 _NO_KIND = (
-    "--kind is missing: write --kind bot for a program (its name is then kept for it, and people of that name are "
-    "refused) or --kind personal for a person"
+    "--kind is missing: use --kind bot for a program (reserves its name; users with this name are then rejected) "
+    "or --kind personal for a person"
 )
 _MAX_NAME = 256
 _MAX_TOKEN = 1024 * 1024
@@ -47,15 +47,15 @@ _MAX_TOKEN = 1024 * 1024
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
-    actions = subparsers.add_parser("token", help="own tokens, and what becomes of any token").add_subparsers(
+    actions = subparsers.add_parser("token", help="manage issued tokens; inspect and explain any token").add_subparsers(
         metavar="ACTION", required=True
     )
     _register_create(actions)
     _register_managing(actions)
-    inspect = actions.add_parser("inspect", help="show header and claims; nothing is verified")
+    inspect = actions.add_parser("inspect", help="print header and claims without verification")
     inspect.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
     inspect.set_defaults(run=run_inspect)
-    explained = actions.add_parser("explain", help="judge a token step by step as the server does")
+    explained = actions.add_parser("explain", help="validate a token step by step as the server does")
     add_config_option(explained)
     explained.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
     explained.set_defaults(run=run_explain)
@@ -66,16 +66,16 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
         "create",
         help="mint a token",
         description="Print a new token; an audit line and its record go to standard error. "
-        "Works on the store: no sidecar has to run.",
+        "Uses the store directly: needs no running sidecar.",
     )
     add_config_option(parser)
-    parser.add_argument("--name", required=True, type=_name, help="what the token is called in lists")
+    parser.add_argument("--name", required=True, type=_name, help="name of the token in lists")
     parser.add_argument(
         "--kind",
         choices=[kind.value for kind in MINTED_KINDS],
-        help="bot for a program: its name is then kept for it; personal or session for a person",
+        help="bot for a program (reserves its name); personal or session for a person",
     )
-    parser.add_argument("--actor-id", metavar="ID", help="whom it identifies (default: the name)")
+    parser.add_argument("--actor-id", metavar="ID", help="the Actor that the token identifies (default: NAME)")
     parser.add_argument(
         "--actor-type", choices=[item.value for item in ActorType], help="default: SERVICE for bots, else USER"
     )
@@ -94,16 +94,16 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    lists = actions.add_parser("list", help="show the tokens on record")
+    lists = actions.add_parser("list", help="list the tokens on record")
     add_config_option(lists)
-    lists.add_argument("--actor", metavar="ID", help="only those of this Actor")
+    lists.add_argument("--actor", metavar="ID", help="only tokens of this Actor")
     lists.add_argument("--kind", choices=[kind.value for kind in MINTED_KINDS])
-    lists.add_argument("--active", action="store_true", help="only those that have not ended")
+    lists.add_argument("--active", action="store_true", help="only tokens that are neither expired nor revoked")
     lists.add_argument("--json", action="store_true", help="one JSON object per line")
     lists.set_defaults(run=run_list)
     for action, text, run in (
-        ("show", "show the record of a token", run_show),
-        ("revoke", "end a token for good", run_revoke),
+        ("show", "print the record of a token", run_show),
+        ("revoke", "revoke a token", run_revoke),
     ):
         parser = actions.add_parser(action, help=text)
         add_config_option(parser)
@@ -112,7 +112,7 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run_create(options: argparse.Namespace) -> int:
-    """Mint, and print the token only once its record is on disk. A token that cannot be printed is revoked."""
+    """Mint a token and print it after its record is stored durably. A token that cannot be printed is revoked."""
     if options.kind is None:
         options.misused(_NO_KIND)
     if options.replace_person and options.kind != TokenKind.BOT:
@@ -121,11 +121,11 @@ def run_create(options: argparse.Namespace) -> int:
     minted = asyncio.run(_create(options, loaded))
     record = minted.record.as_json()
     try:
-        print_checked(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
+        print_durably(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
     except OutputError as error:
-        raise OutputError(error.error, _take_back(loaded.settings, minted.record.id)) from error
+        raise OutputError(error.error, _revoke_unprinted(loaded.settings, minted.record.id)) from error
     except BaseException:
-        _take_back(loaded.settings, minted.record.id)
+        _revoke_unprinted(loaded.settings, minted.record.id)
         raise
     if not options.json:
         with suppress(OSError):
@@ -133,13 +133,13 @@ def run_create(options: argparse.Namespace) -> int:
     return 0
 
 
-def _take_back(settings: Settings, token_id: str) -> str:
-    """End the token that could not be handed over; what has become of it, for people."""
+def _revoke_unprinted(settings: Settings, token_id: str) -> str:
+    """Revoke a token that could not be printed; returns a text with the result."""
     try:
         asyncio.run(_revoke(settings, token_id))
     except SidecarError:
         return f"; the token {token_id} could not be revoked: run sidecar token revoke {token_id}"
-    return f"; the token {token_id} was revoked again"
+    return f"; the token {token_id} was revoked"
 
 
 async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
@@ -147,16 +147,17 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     configuration, authorizer = settings.jwt_token_configuration, settings.authorizer_configuration
     if not has_own_keys(configuration):
         raise _misconfigured(
-            "jwtTokenConfiguration", "no own keys; sidecar keys generate makes them, and prints the block to write here"
+            "jwtTokenConfiguration",
+            "has no signing keys; generate them with sidecar keys generate, which prints the block for this section",
         )
     if options.expiry is None and not settings.tokens.allow_never_expiring:
-        raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or give --expiry")
-    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+        raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or set --expiry")
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
     metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
-    planned = build_specs(loaded.authenticators)
-    reserved = reserved_names(settings, planned)
+    specs = build_specs(loaded.authenticators)
+    reserved = reserved_names(settings, specs)
     if folded(actor_id) in reserved:
         message = "The actor's name is reserved; give another --actor-id"
         raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message=message)
@@ -174,16 +175,16 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         minted_by=_BY,
         replace_person=options.replace_person,
     )
-    datahub = datahub_setup(settings, planned)
+    datahub = datahub_setup(settings, specs)
     async with _opened(settings) as store:
         bots = build_bots(settings, store, store.write, clock, reserved)
-        if kind is not TokenKind.BOT and await bots.has(actor_name(actor_id)):
-            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+        if kind is not TokenKind.BOT and await bots.is_registered(actor_name(actor_id)):
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; set kind to bot")
         return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics).mint(request)
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print every record that is asked for, newest first."""
+    """Print the selected records, newest first."""
     query = RecordQuery(options.actor, options.kind, True if options.active else None, now=SystemClock().now())
     records = [record.as_json() for record in asyncio.run(_list(load_settings(options).settings, query))]
     if options.json:
@@ -220,27 +221,27 @@ def run_show(options: argparse.Namespace) -> int:
 
 async def _show(settings: Settings, token_id: str) -> TokenRecord:
     async with _opened(settings) as store:
-        return await _known(store, token_id)
+        return await _require_record(store, token_id)
 
 
 def run_revoke(options: argparse.Namespace) -> int:
-    """End the token, and print nothing. One that has ended stays so."""
+    """Revoke the token. Prints nothing; idempotent."""
     asyncio.run(_revoke(load_settings(options).settings, options.id))
     return 0
 
 
 async def _revoke(settings: Settings, token_id: str) -> None:
     async with _opened(settings) as store:
-        record = await _known(store, token_id)
+        record = await _require_record(store, token_id)
         if record.revoked_at is None:
             await store.write(Batch(revoke=((token_id, SystemClock().now()),)))
-            note_revoked(record, by=_BY)
+            audit_token_revoked(record, by=_BY)
 
 
-async def _known(store: Store, token_id: str) -> TokenRecord:
+async def _require_record(store: Store, token_id: str) -> TokenRecord:
     record = await store.record(token_id)
     if record is None or record.kind is TokenKind.BOT_NAME:
-        raise Refused(Reason.NOT_FOUND, message="There is no token of that id on record")
+        raise Refused(Reason.NOT_FOUND, message="There is no token with this id on record")
     return record
 
 
@@ -254,31 +255,31 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Print header and claims. Raises Refused for what is no token."""
+    """Print header and claims. Raises Refused if it is no token."""
     header, claims, _ = split(read_token(options.token), _MAX_TOKEN)
     shown = {
         "header": json_object(decode_segment(header), Cause.HEADER),
         "claims": json_object(decode_segment(claims), Cause.ENCODING),
     }
     print(json.dumps(shown, indent=2))  # ASCII only: a token must not write escape sequences to a terminal
-    print("nothing of this was verified", file=sys.stderr)
+    print("not verified", file=sys.stderr)
     return 0
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    """Print every step with its result; 0 when the server would accept the token, else 1."""
+    """Print every step with its result. Returns 0 if the server would accept the token, else 1."""
     return asyncio.run(explain(read_token(options.token), load_settings(options)))
 
 
 def _name(text: str) -> str:
     if not text.isprintable() or not text.strip() or len(text) > _MAX_NAME:
-        raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_NAME} characters that show")
+        raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_NAME} printable characters")
     return text
 
 
 def _description(text: str) -> str:
     if not text.isprintable() or len(text) > 4 * _MAX_NAME:
-        raise argparse.ArgumentTypeError(f"must be at most {4 * _MAX_NAME} characters that show")
+        raise argparse.ArgumentTypeError(f"must be at most {4 * _MAX_NAME} printable characters")
     return text
 
 

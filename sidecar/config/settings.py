@@ -431,6 +431,16 @@ class AuthorizerConfiguration(Model):
     default_oauth_role: Unused = Field(default=None, alias="defaultOAuthRole", description=UNUSED)
 
 
+class ServerTokenSettings(Model):
+    """Tokens that the metadata server signs with a key of its own. They need no record here."""
+
+    jwtissuer: Text = ""
+    """``iss`` of the server's tokens. It must differ from the own ``jwtissuer`` where there are own keys."""
+    rsapublic_key_file_path: Text = ""
+    """The server's public key, DER or PEM, the whole path; read again when it changes. Besides, its key set in
+    ``publicKeyUrls`` counts."""
+
+
 class JwtTokenConfiguration(Model):
     """OpenMetadata's block: signing keys and issuer of the tokens that the sidecar issues."""
 
@@ -449,6 +459,8 @@ class JwtTokenConfiguration(Model):
     clock_skew: Duration | None = None
     """Tolerance for ``exp``, ``nbf`` and ``iat`` of issued tokens. Absent: 5 s for ``nbf`` and ``iat``, none for
     ``exp``."""
+    server: ServerTokenSettings = ServerTokenSettings()
+    """What an imported ``openmetadata.yaml`` has in this block: its key verifies the server's tokens; it signs none."""
     jwks_paths: Names = ("/api/v1/config/jwks",)
     """Paths besides ``{prefix}/jwks`` that publish the public keys."""
 
@@ -667,10 +679,10 @@ class ImportSettings(Model):
 
 
 class SecretsManagerConfiguration(Model):
-    """OpenMetadata's block; only ``db`` (its default) is supported."""
+    """OpenMetadata's block. No secret is read from a secrets manager."""
 
-    secrets_manager: Annotated[Literal["db", "noop"], BeforeValidator(lambda v: v or "db")] = "db"
-    """OpenMetadata's secrets manager; others are not supported."""
+    secrets_manager: Annotated[str, BeforeValidator(lambda v: v or "db")] = "db"
+    """OpenMetadata's. Imported, any value is accepted and not used; written here, it must be ``db`` or ``noop``."""
     prefix: Unused = Field(default=None, description=UNUSED)
     tags: Unused = Field(default=None, description=UNUSED)
     parameters: Unused = Field(default=None, description=UNUSED)

@@ -1,1 +1,1 @@
-"""What ``sidecar demo`` puts around a real sidecar: an identity provider and a service that shows what it is told."""
+"""The environment of ``sidecar demo``: an identity provider and an echo upstream around a real sidecar."""

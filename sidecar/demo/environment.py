@@ -1,4 +1,4 @@
-"""Sets the demonstration up: provider and service in this process, the sidecar as the real command beside it."""
+"""Starts the demo: identity provider and upstream in this process, the sidecar as a child process."""
 
 import asyncio
 import http.client
@@ -23,16 +23,16 @@ from sidecar.errors import SidecarError
 
 HOST = "127.0.0.1"
 PORTS = 4
-"""How many ports a demonstration takes."""
+"""Number of ports that the demo uses."""
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
-# A variable of the caller's shell must not change what the demonstration shows.
+# Other variables of the calling shell could change the results.
 _INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A running demonstration. ``ended`` ends when the sidecar does, which it should not."""
+    """A running demo. ``ended`` completes if the sidecar exits unexpectedly."""
 
     folder: Path
     public_url: str
@@ -48,26 +48,26 @@ class Environment:
 
 @asynccontextmanager
 async def start_environment(port: int) -> AsyncIterator[Environment]:
-    """Start everything: on ``port`` the sidecar, on the next ones its operations, the issuers and the service.
+    """Start everything: the sidecar on ``port``, then its operations listener, the issuers and the upstream.
 
-    Raises SidecarError when a port is taken or a part does not start. Leaves nothing behind.
+    Raises SidecarError if a port is in use or a part does not start. Removes all files on exit.
     """
     _require_free(*range(port, port + PORTS))
     url, admin_url, provider_url, upstream_url = (f"http://{HOST}:{port + number}" for number in range(PORTS))
-    folder = Path(tempfile.mkdtemp(prefix="auth-sidecar-demo-"))  # mode 0700: tokens and a private key live here
+    folder = Path(tempfile.mkdtemp(prefix="auth-sidecar-demo-"))  # mode 0700: it has tokens and a private key
     try:
         issuers = _issuers(provider_url)
         provider = IdentityProvider(issuers, SystemClock()).application()
-        async with _served(provider, port + 2), _served(upstream_application(), port + 3):
+        async with _serve(provider, port + 2), _serve(upstream_application(), port + 3):
             config = folder / "sidecar.yaml"
             own_keys = await _run("keys", "generate", "--dir", str(folder / "keys"), "--kid", "demo")
-            config.write_text(_configuration(folder, port, upstream_url, provider_url) + _pasted(own_keys))
+            config.write_text(_configuration(folder, port, upstream_url, provider_url) + _config_block(own_keys))
             bot_token = await _run(
                 "token", "create", "--config", str(config), "--kind", "bot", "--name", "ingestion-bot"
             )
             _write_headers(folder, issuers, bot_token.strip())
             log = folder / "sidecar.log"
-            async with _sidecar(config, log, port + 1) as ended:
+            async with _run_sidecar(config, log, port + 1) as ended:
                 yield Environment(folder, url, admin_url, provider_url, log, ended)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -78,9 +78,7 @@ def _require_free(*ports: int) -> None:
         try:
             socket.create_server((HOST, port)).close()
         except OSError as error:
-            raise SidecarError(
-                f"port {port} cannot be used ({error.strerror}): choose another with --port N"
-            ) from error
+            raise SidecarError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
 
 
 def _issuers(url: str) -> dict[str, DemoIssuer]:
@@ -116,18 +114,18 @@ authenticationConfiguration:
       audiences: [{AUDIENCE}]
       jwtPrincipalClaims: [preferred_username]
       groupsClaim: realm_access.roles
-      principalNamespace: provider        # another company's alice is not ours
+      principalNamespace: provider        # globex/alice is not acme's alice
 authorizerConfiguration:
   principalDomain: example.com
-  adminPrincipals: [acme/root]          # globex/root would be somebody else
+  adminPrincipals: [acme/root]          # globex/root is a different user
 rules:
   - {{path: /health, access: public}}
   - {{path: /admin/**, require: {{groups: [admins]}}}}
 """
 
 
-def _pasted(printed: str) -> str:
-    """The configuration block at the end of what ``keys generate`` printed, its issuer filled in."""
+def _config_block(printed: str) -> str:
+    """The configuration block at the end of the output of ``keys generate``."""
     start = printed.find("jwtTokenConfiguration:")
     if start < 0:
         raise SidecarError("keys generate printed no jwtTokenConfiguration block")
@@ -135,10 +133,10 @@ def _pasted(printed: str) -> str:
 
 
 def _write_headers(folder: Path, issuers: dict[str, DemoIssuer], bot_token: str) -> None:
-    """One file per credential, for ``curl -H @file``: keeps the lines short and tokens out of the process list."""
+    """Write one file per credential, for ``curl -H @file``: keeps tokens out of the process list."""
     now = SystemClock.now()
     acme, globex = issuers["acme"], issuers["globex"]
-    stranger = DemoIssuer("https://idp.stranger.example", "RS256", {"alice": {"email": "alice@example.com"}})
+    unknown = DemoIssuer("https://idp.stranger.example", "RS256", {"alice": {"email": "alice@example.com"}})
     tokens = {
         "alice": acme.mint("alice", now),
         "carol": acme.mint("carol", now),
@@ -146,7 +144,7 @@ def _write_headers(folder: Path, issuers: dict[str, DemoIssuer], bot_token: str)
         "boris": globex.mint("boris", now),
         "bot": bot_token,
         "expired": acme.mint("alice", now - 7200, 3600),
-        "foreign": stranger.mint("alice", now),
+        "foreign": unknown.mint("alice", now),
         "forged": globex.mint("alice", now, issuer=acme.url),
     }
     for name, token in tokens.items():
@@ -154,7 +152,7 @@ def _write_headers(folder: Path, issuers: dict[str, DemoIssuer], bot_token: str)
 
 
 @asynccontextmanager
-async def _served(application: web.Application, port: int) -> AsyncIterator[None]:
+async def _serve(application: web.Application, port: int) -> AsyncIterator[None]:
     """Serve ``application`` on a loopback port."""
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -166,8 +164,8 @@ async def _served(application: web.Application, port: int) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def _sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["asyncio.Task[int]"]:
-    """``sidecar serve`` as a process of its own; ready when entered, gone when left."""
+async def _run_sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["asyncio.Task[int]"]:
+    """Run ``sidecar serve`` as a child process: ready on entry, stopped on exit."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *_command("serve", "--config", str(config)),
@@ -178,7 +176,7 @@ async def _sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["a
         )
     ended = asyncio.create_task(process.wait())
     try:
-        await _until_ready(admin_port, ended, log)
+        await _wait_ready(admin_port, ended, log)
         yield ended
     finally:
         if not ended.done():
@@ -190,14 +188,14 @@ async def _sidecar(config: Path, log: Path, admin_port: int) -> AsyncIterator["a
             await ended
 
 
-async def _until_ready(admin_port: int, ended: "asyncio.Task[int]", log: Path) -> None:
+async def _wait_ready(admin_port: int, ended: "asyncio.Task[int]", log: Path) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _START_TIMEOUT
     while loop.time() < deadline and not ended.done():
         if await asyncio.to_thread(_is_ready, admin_port):
             return
         await asyncio.wait([ended], timeout=0.1)
-    raise SidecarError(f"the sidecar did not get ready:\n{_tail(log)}")
+    raise SidecarError(f"the sidecar did not become ready:\n{_tail(log)}")
 
 
 def _is_ready(admin_port: int) -> bool:
@@ -212,7 +210,7 @@ def _is_ready(admin_port: int) -> bool:
 
 
 async def _run(*arguments: str) -> str:
-    """Standard output of a ``sidecar`` command. Raises SidecarError with its own words when it fails."""
+    """Standard output of a ``sidecar`` command. Raises SidecarError with its error output if it fails."""
     process = await asyncio.create_subprocess_exec(
         *_command(*arguments),
         stdin=asyncio.subprocess.DEVNULL,
@@ -227,7 +225,7 @@ async def _run(*arguments: str) -> str:
 
 
 def _command(*arguments: str) -> list[str]:
-    # -P: a folder named sidecar in the current directory is not this program
+    # -P: do not import a folder named sidecar in the current directory
     return [sys.executable, "-P", "-m", "sidecar", *arguments]
 
 

@@ -1,4 +1,4 @@
-"""The identity provider of the demonstration: discovery, key set and token endpoint for each issuer."""
+"""The identity provider of the demo: discovery, key set and token endpoint of each issuer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from sidecar.demo.issuer import LIFETIME, DemoIssuer
 
 
 class IdentityProvider:
-    """Serves issuers below ``/<name>``. It asks for no password: it is for loopback and for show."""
+    """Serves issuers below ``/<name>``. It checks no password: for demos on loopback only."""
 
     def __init__(self, issuers: Mapping[str, DemoIssuer], clock: Clock) -> None:
         self._issuers = issuers
@@ -33,7 +33,7 @@ class IdentityProvider:
         return web.json_response(issuer.jwks()) if issuer else _not_found()
 
     async def _token(self, request: web.Request) -> web.Response:
-        """RFC 6749 4.3, answers of 5.1 and 5.2."""
+        """RFC 6749 section 4.3, responses by 5.1 and 5.2."""
         issuer = self._issuers.get(request.match_info["issuer"])
         if issuer is None:
             return _not_found()
@@ -41,7 +41,7 @@ class IdentityProvider:
         if form.get("grant_type") != "password":
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
         username = form.get("username")
-        if not isinstance(username, str) or not issuer.knows(username):
+        if not isinstance(username, str) or not issuer.has_user(username):
             return web.json_response({"error": "invalid_grant"}, status=400)
         token = issuer.mint(username, self._clock.now())
         answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME}

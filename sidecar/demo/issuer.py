@@ -1,4 +1,4 @@
-"""An issuer of the demonstration: its key, its people, its tokens."""
+"""An issuer of the demo: its key, its users, its tokens."""
 
 import base64
 import json
@@ -11,19 +11,19 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 AUDIENCE = "demo"
 LIFETIME = 12 * 3600
-"""Seconds that a token of the demonstration is good for."""
+"""Lifetime of a demo token in seconds."""
 
 
 class DemoIssuer:
-    """Signs RS256 or ES256 tokens with a key that lives as long as the demonstration.
+    """Signs RS256 or ES256 tokens with a key that exists as long as the demo.
 
-    ``people`` maps a user name to the claims that come beside the usual ones.
+    ``users`` maps a user name to additional claims.
     """
 
-    def __init__(self, url: str, algorithm: str, people: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, url: str, algorithm: str, users: Mapping[str, Mapping[str, Any]]) -> None:
         self.url = url
         self.algorithm = algorithm
-        self._people = people
+        self._users = users
         self._kid = f"{url.rpartition('/')[2]}-1"
         self._key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
         if algorithm == "RS256":
@@ -31,12 +31,12 @@ class DemoIssuer:
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
 
-    def knows(self, username: str) -> bool:
-        """Whether this issuer has a person of that name."""
-        return username in self._people
+    def has_user(self, username: str) -> bool:
+        """Whether this issuer has a user with that name."""
+        return username in self._users
 
     def mint(self, username: str, now: float, lifetime: int = LIFETIME, *, issuer: str | None = None) -> str:
-        """A token for one of its people, issued at ``now``; ``issuer`` is another's name to sign in, for a forgery."""
+        """A token for a user, issued at ``now``; ``issuer`` replaces the ``iss`` claim, for a forged token."""
         claims = {
             "iss": issuer or self.url,
             "aud": AUDIENCE,
@@ -45,7 +45,7 @@ class DemoIssuer:
             "jti": f"{username}-{now:.6f}",
             "iat": int(now),
             "exp": int(now) + lifetime,
-            **self._people[username],
+            **self._users[username],
         }
         header = {"alg": self.algorithm, "kid": self._kid, "typ": "JWT"}
         signed = f"{_segment(header)}.{_segment(claims)}"

@@ -1,4 +1,4 @@
-"""What there is to see in the demonstration: lines to paste, in the order in which they make sense."""
+"""The commands of the demo, in order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One line for a shell in the demonstration's folder: what it shows, and the status that it gets (0: none)."""
+    """One shell command to run in the demo folder: what it shows, and the expected status (0: none)."""
 
     status: int
     shows: str
@@ -15,16 +15,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Trials about one thing."""
+    """Examples on one topic."""
 
     title: str
     examples: tuple[Example, ...]
 
 
 def script(public: str, admin: str, provider: str, program: str) -> Iterator[Section]:
-    """The whole programme. The first three are URLs; ``program`` is the command as a shell takes it.
+    """All sections. The first three are URLs; ``program`` is the sidecar command, quoted for a shell.
 
-    What a trial changes concerns nobody but Carol, so that every other line can be repeated.
+    Examples that change state affect the user carol only, so that all others can be repeated.
     """
 
     def curl(status: int, shows: str, credential: str | None, path: str, more: str = "") -> Example:
@@ -35,43 +35,47 @@ def script(public: str, admin: str, provider: str, program: str) -> Iterator[Sec
     carol = f"""'{{"issuer": "{provider}/acme", "subject": "carol"}}' """
     bot = """'{"name": "loader-bot", "kind": "bot"}' """
     yield Section(
-        "A good token gets through, and the service behind is told whose it is",
+        "Requests with a valid token are forwarded with identity headers",
         (
-            curl(200, "alice, whose token acme has issued", "alice", "/hello"),
-            curl(200, "boris, from another issuer with another algorithm: he is globex/boris", "boris", "/hello"),
-            curl(200, "a bot, whose token the sidecar has minted itself", "bot", "/hello"),
-            curl(200, "alice, who claims to be root: not heard", "alice", "/hello", "-H 'X-Auth-Request-User: root' "),
-            curl(200, "a public path: nobody need be known", None, "/health"),
-            curl(200, "a path for the group admins: root is in it", "root", "/admin/"),
+            curl(200, "alice, with a token of acme", "alice", "/hello"),
+            curl(200, "boris, from another issuer with another algorithm: globex/boris", "boris", "/hello"),
+            curl(200, "a bot, with a token that the sidecar minted", "bot", "/hello"),
+            curl(
+                200, "alice sends a forged header; it is ignored", "alice", "/hello", "-H 'X-Auth-Request-User: root' "
+            ),
+            curl(200, "a public path: no credential needed", None, "/health"),
+            curl(200, "a path for the group admins: root is a member", "root", "/admin/"),
         ),
     )
     yield Section(
-        "Everything else stays outside",
+        "All other requests are rejected",
         (
-            curl(403, "the same path: alice is not in the group", "alice", "/admin/"),
+            curl(403, "the same path: alice is not a member", "alice", "/admin/"),
             curl(401, "no token", None, "/hello"),
             curl(401, "an expired token", "expired", "/hello"),
             curl(401, "a foreign token: its issuer is not configured", "foreign", "/hello"),
-            curl(401, "a forged token: globex's key signs in acme's name", "forged", "/hello"),
+            curl(401, "a forged token: issuer acme, signed with the key of globex", "forged", "/hello"),
             Example(
-                0, "why is that one refused?", f"cut -d' ' -f3 forged | {program} token explain --config sidecar.yaml -"
+                0,
+                "why was the forged token rejected?",
+                f"cut -d' ' -f3 forged | {program} token explain --config sidecar.yaml -",
             ),
         ),
     )
     yield Section(
-        "nginx, Envoy, Traefik and Caddy may ask, instead of being replaced",
+        "Check endpoint for nginx, Envoy, Traefik and Caddy",
         (
-            curl(200, "the answer alone: alice, in its headers", "alice", "/oauth2/auth"),
-            curl(401, "the answer about nobody", None, "/oauth2/auth"),
+            curl(200, "the identity of alice, in response headers", "alice", "/oauth2/auth"),
+            curl(401, "a check without a token", None, "/oauth2/auth"),
         ),
     )
     yield Section(
-        "A token ends when you say so, whoever has issued it",
+        "Revoke tokens of any issuer",
         (
-            curl(200, "carol, from acme", "carol", "/hello"),
+            curl(200, "carol, with a token of acme", "carol", "/hello"),
             curl(
                 201,
-                "root, an admin, ends all that acme has issued to her",
+                "root, an admin, revokes all tokens that acme issued to carol",
                 "root",
                 "/oauth2/revocations",
                 posted + carol,
@@ -80,22 +84,22 @@ def script(public: str, admin: str, provider: str, program: str) -> Iterator[Sec
         ),
     )
     yield Section(
-        "Bots get tokens here, and people too",
+        "Mint tokens for bots and users",
         (
-            curl(201, "root mints one; it is shown this once", "root", "/oauth2/tokens", posted + bot),
-            curl(200, "what has been minted, and for whom", "root", "/oauth2/tokens"),
+            curl(201, "root mints a bot token, which is shown once", "root", "/oauth2/tokens", posted + bot),
+            curl(200, "list the issued tokens", "root", "/oauth2/tokens"),
             Example(
-                0, "the same on the machine", f"{program} token create --config sidecar.yaml --kind bot --name my-bot"
+                0,
+                "mint a token on the command line",
+                f"{program} token create --config sidecar.yaml --kind bot --name my-bot",
             ),
         ),
     )
     yield Section(
-        "What it says of itself",
+        "Metrics, health and logs",
         (
-            Example(
-                0, "who was let in, who was not, and why", f"curl -s {admin}/metrics | grep ^sidecar_authentications"
-            ),
-            Example(0, "is it ready?", f"curl -s {admin}/readyz"),
-            Example(0, "a log line for each refusal, and for what was changed by whom", "tail -n 3 sidecar.log"),
+            Example(0, "authentication results by cause", f"curl -s {admin}/metrics | grep ^sidecar_authentications"),
+            Example(0, "readiness", f"curl -s {admin}/readyz"),
+            Example(0, "log lines: rejected requests, and the audit log", "tail -n 3 sidecar.log"),
         ),
     )

@@ -1,4 +1,4 @@
-"""The service behind, in the demonstration: answers every request with the identity headers that came with it."""
+"""The upstream of the demo: an echo service that returns the identity headers it received."""
 
 import json
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from aiohttp import web
 
 
-async def _show(request: web.Request) -> web.Response:
+async def _echo(request: web.Request) -> web.Response:
     identity = {name: value for name, value in request.headers.items() if name.lower().startswith("x-auth-")}
-    shown: dict[str, Any] = {
-        "message": "the service behind answers",
+    response: dict[str, Any] = {
+        "message": "response of the upstream",
         "method": request.method,
         "path": request.raw_path,
-        "identity": identity or "nobody",
-        "authorization": "as the caller sent it" if "Authorization" in request.headers else "none",
+        "identity": identity or "none",
+        "authorization": "as sent by the caller" if "Authorization" in request.headers else "none",
     }
-    return web.json_response(shown, dumps=_pretty)
+    return web.json_response(response, dumps=_pretty)
 
 
 def _pretty(value: object) -> str:
@@ -23,7 +23,7 @@ def _pretty(value: object) -> str:
 
 
 def application() -> web.Application:
-    """One handler for everything."""
+    """The application: one handler for all paths."""
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", _show)
+    application.router.add_route("*", "/{path:.*}", _echo)
     return application

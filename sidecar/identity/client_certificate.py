@@ -1,6 +1,6 @@
-"""The certificate by which a caller proved himself to the TLS proxy in front, as that proxy passes it on (RFC 8705).
+"""The client certificate that the TLS proxy in front verified, as forwarded by that proxy (RFC 8705).
 
-Only a trusted proxy's word counts, and the proxy must overwrite whatever the caller sent under the header's name.
+The header counts only from a trusted proxy, and the proxy must overwrite a value sent by the client.
 """
 
 import base64
@@ -19,11 +19,10 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTI
 
 
 def certificate_thumbprint(view: RequestContext, dialect: str) -> str | None:
-    """``x5t#S256`` of the caller's certificate; None when there is not exactly one.
+    """``x5t#S256`` of the caller's certificate; None unless there is exactly one.
 
-    ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it), ``tls`` (the
-    handshake alone) or ``none``. A trusted proxy's own handshake says nothing about its callers; of every other peer
-    the handshake counts, and no header.
+    ``dialect``: ``envoy`` (Envoy's format of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it), ``tls`` (the
+    handshake alone) or ``none``. For a trusted proxy, only the header counts; for any other peer, only the handshake.
     """
     if dialect == "none":
         return None
@@ -42,9 +41,9 @@ def thumbprint(digest: bytes) -> str:
 
 
 def _envoy(value: str) -> bytes | None:
-    """``By=...;Hash=<hex>;Subject="..."``: the hash is the DER certificate's SHA-256.
+    """``By=...;Hash=<hex>;Subject="..."``: the hash is the SHA-256 of the DER certificate.
 
-    Several elements (a comma) mean that an earlier hop's word was kept, which is nobody's that we know.
+    Several elements (a comma) mean that the value of an earlier, untrusted hop was kept.
     """
     position, digests = 0, []
     while position < len(value):

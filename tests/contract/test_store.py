@@ -504,8 +504,8 @@ def _views(seed: int) -> tuple[list[Entries], random.Random]:
             if chance.random() < 0.4:
                 removed.append(Removal(denial(name).id, version, NOW + version))
             elif chance.random() < 0.8:
-                ends = chance.choice([None, NOW + 5, NOW + 9])
-                denied.append(replace(denial(name, expires_at=ends, reason=chance.choice("xy")), version=version))
+                until = chance.choice([None, NOW + 5, NOW + 9])
+                denied.append(replace(denial(name, expires_at=until, reason=chance.choice("xy")), version=version))
         records = [
             bot(str(number), version=number, revoked_at=chance.choice([None, None, NOW + number, NOW + 9]))
             for number in range(1, 5)

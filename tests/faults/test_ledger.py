@@ -171,7 +171,7 @@ async def judge(urls: list[str], fault: Callable[[], Awaitable[None]]) -> None:
             mirrors.append(Mirror(store, clock, metrics))
             await mirrors[-1].start()
             stack.push_async_callback(mirrors[-1].aclose)
-            assert await mirrors[-1].tried(PATIENCE)
+            assert await mirrors[-1].wait_first_load(PATIENCE)
         ledger, over = Ledger(), asyncio.Event()
         writers = [asyncio.create_task(keep_writing(number, mirrors, ledger, over)) for number in range(4)]
         until = time.monotonic() + SECONDS

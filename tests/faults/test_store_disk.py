@@ -70,7 +70,7 @@ async def test_full_volume_is_named_while_it_lasts(
                 return sidecar.metrics.registry.get_sample_value("sidecar_store_up")
 
             def told() -> str:
-                part = sidecar.health.report()[1]["parts"]["revocation state"]  # type: ignore[index] # JSON
+                part = sidecar.health.report()[1]["parts"]["revocation state"]
                 return str(part.get("text", "")) if part["state"] == "degraded" else ""
 
             await until(201)

@@ -278,7 +278,7 @@ def test_secrets_that_protect_nothing_stop_the_check(
 @pytest.mark.parametrize(
     ("member", "options", "said"),
     [
-        ({"type": "guest"}, {"guestUser": CLIENT}, f"guestUser: is the system client, {CLIENT}"),
+        ({"type": "guest"}, {"guestUser": CLIENT}, f"guestUser: is the name of the system client ({CLIENT})"),
         ({"type": "basic", "name": "system"}, {"htpasswd": "/x"}, "has the name of a provider, system"),
     ],
 )

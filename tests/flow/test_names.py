@@ -199,6 +199,6 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
 async def test_a_store_that_cannot_be_asked_may_hold_names(tmp_path: Path, keys: JwksServer) -> None:
     content = document(keys, tmp_path)
     content["store"] = {"url": f"redis://127.0.0.1:{free_port()}/0"}
-    with pytest.raises(Misconfigured, match="the store cannot be asked whether it holds"):
+    with pytest.raises(Misconfigured, match="the store cannot be read"):
         async with run_sidecar(load([written(tmp_path, content)], {})):
             pass

@@ -179,9 +179,9 @@ class MemoryStore:
         more = f"at{start + limit}" if start + limit < len(found) else ""
         return Page(records=tuple(found[start : start + limit]), after=more, total=len(found))
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         self.check()
-        return self.all_denials.get(denial_id)
+        return self.all_denials.get(entry_id)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         self.check()

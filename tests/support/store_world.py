@@ -114,7 +114,7 @@ class RedisBacking:
 
     def save(self) -> None:
         keys: Any = self.client.keys("*")
-        self.saved = [(key, self.client.dump(key), max(self.client.pttl(key), 0)) for key in keys]  # type: ignore[misc,type-var]
+        self.saved = [(key, self.client.dump(key), max(self.client.pttl(key), 0)) for key in keys]  # type: ignore[misc]
 
     def lose(self) -> None:
         self.client.flushall()
@@ -150,7 +150,7 @@ class _HeldKv:
         """Nothing is held."""
 
     def _run(self, command: Command) -> Any:
-        return self._client.execute_command(*command)
+        return self._client.execute_command(*command)  # type: ignore[no-untyped-call] # the library has no types here
 
 
 class MemoryBacking:
@@ -347,7 +347,8 @@ class StoreWorld:
 
     async def stored(self) -> tuple[list[str], dict[str, float | None]]:
         """Ids of the tokens that stand in the store, and until when denials do, by id."""
-        tokens, denials = [], {}
+        tokens: list[str] = []
+        denials: dict[str, float | None] = {}
         async for piece in self.backing.open(self, 0).snapshot():
             tokens += [record.id for record in piece.records if record.revoked_at is None]
             denials |= {denial.id: denial.expires_at for denial in piece.revocations}

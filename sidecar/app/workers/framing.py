@@ -1,4 +1,4 @@
-"""Messages on a stream: four octets of length (big-endian), then so many octets."""
+"""Length-prefixed messages: four bytes with the length (big-endian), then the message."""
 
 import asyncio
 
@@ -7,16 +7,16 @@ _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
 def frame(message: bytes) -> bytes:
-    """``message`` as it travels."""
+    """``message`` with its length prefix."""
     return len(message).to_bytes(_LENGTH_BYTES, "big") + message
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message; None at the end of the stream. Raises ValueError for one longer than any of ours."""
+    """The next message; None at the end of the stream. Raises ValueError if it exceeds the maximum length."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
         if length > _MAX_FRAME_BYTES:
-            raise ValueError("too long for a message")
+            raise ValueError("message too long")
         return await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None

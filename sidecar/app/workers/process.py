@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a process, and calls over the socket that leads it."""
+"""The supervisor's side of a worker: the process, and calls over its control socket."""
 
 import asyncio
 import json
@@ -16,37 +16,37 @@ from sidecar.errors import Cause, Misconfigured, Problem, SidecarError, Unavaila
 
 
 class WorkerFailedError(SidecarError):
-    """A worker has not answered as it should: it is gone, too slow, or has a fault."""
+    """A call to a worker failed: the worker exited, timed out, or raised an exception."""
 
 
 class WorkerProcess:
-    """Made by :meth:`spawn`. ``last`` is what its metrics were when it was last asked."""
+    """Made by :meth:`spawn`. ``last_metrics`` is what its metrics were when it was last_metrics asked."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.last: list[Family] = []
+        self.last_metrics: list[Family] = []
         self._process = process
         self._writer = writer
-        self._asked = 0
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._reading = asyncio.create_task(self._read(reader), name="worker's answers")
+        self._last_call = 0
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reading = asyncio.create_task(self._read(reader), name="read worker responses")
 
     @classmethod
     async def spawn(cls, number: int, listeners: Sequence[Sequence[socket.socket]]) -> Self:
-        """A new process that is worker ``number``; it waits to be told to start. Raises WorkerFailedError.
+        """Start a process as worker ``number``; it waits for the call ``start``. Raises WorkerFailedError.
 
         ``listeners`` are the sockets of each worker on the public address.
         """
         with ExitStack() as opened:
             try:
-                here, there = map(opened.enter_context, socket.socketpair())
-                process = await _execute(number, there, listeners)
+                own_end, worker_end = map(opened.enter_context, socket.socketpair())
+                process = await _execute(number, worker_end, listeners)
             except OSError as error:
-                raise WorkerFailedError(f"a worker process cannot be made: {error.strerror}") from error
-            here.setblocking(False)
-            streams = await asyncio.open_unix_connection(sock=here)
-            there.close()
+                raise WorkerFailedError(f"the worker process cannot be created: {error.strerror}") from error
+            own_end.setblocking(False)
+            streams = await asyncio.open_unix_connection(sock=own_end)
+            worker_end.close()
             opened.pop_all()
         return cls(process, *streams)
 
@@ -56,61 +56,61 @@ class WorkerProcess:
         return self._process.pid
 
     async def call(self, name: str, *arguments: object, within: float) -> Any:
-        """What the worker answers to ``name``.
+        """Call ``name`` in the worker and return its result.
 
-        Raises Misconfigured and Unavailable as the call does, and WorkerFailedError when there is no answer ``within``
-        so many seconds.
+        Raises Misconfigured and Unavailable as the call does, and WorkerFailedError if there is no response ``within``
+        that many seconds.
         """
         if self._reading.done():
-            raise WorkerFailedError("a worker is gone")
-        self._asked += 1
-        number, answer = self._asked, asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
+            raise WorkerFailedError("the worker has exited")
+        self._last_call += 1
+        number, answer = self._last_call, asyncio.get_running_loop().create_future()
+        self._pending[number] = answer
         self._writer.write(frame(dumps((number, name, arguments))))
         try:
             async with asyncio.timeout(within):
                 outcome = await answer
         except TimeoutError:
-            raise WorkerFailedError(f"a worker has not answered within {within:g} seconds") from None
+            raise WorkerFailedError(f"the worker has not answered {name} within {within:g} seconds") from None
         finally:
-            del self._answers[number]
+            del self._pending[number]
         if "problems" in outcome:
             raise Misconfigured([Problem(*values) for values in outcome["problems"]])
         if "unavailable" in outcome:
             cause, detail = outcome["unavailable"]
             raise Unavailable(Cause(cause), detail)
         if "fault" in outcome:
-            raise WorkerFailedError(f"a worker has a fault: {outcome['fault']}")
+            raise WorkerFailedError(f"unhandled error in the worker: {outcome['fault']}")
         return outcome["value"]
 
     async def ended(self) -> int:
-        """The exit code, once it has ended by itself; negative: the signal that ended it."""
+        """Wait for the exit of the process. Returns the exit code; negative: the signal that ended it."""
         await asyncio.wait({self._reading})
         return await self._process.wait()
 
     def release(self) -> None:
-        """Let go of it: it cuts what it is at, and ends."""
+        """Close the control socket: the worker closes its connections and exits."""
         self._writer.close()
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        """Hand out answers until there will be no more. A worker that can no longer be led is not let go on."""
+        """Deliver responses until the stream ends. A worker that sends invalid ones is killed."""
         try:
             while (message := await read_frame(reader)) is not None:
                 number, outcome = json.loads(message)
-                answer = self._answers.get(number)
+                answer = self._pending.get(number)
                 if answer is not None and not answer.done():
                     answer.set_result(outcome)
         except (ValueError, TypeError):
             self.kill()
         finally:
-            for answer in self._answers.values():
+            for answer in self._pending.values():
                 if not answer.done():
-                    answer.set_exception(WorkerFailedError("a worker is gone"))
+                    answer.set_exception(WorkerFailedError("the worker has exited"))
 
 
 async def _execute(
@@ -127,6 +127,6 @@ async def _execute(
         *(",".join(map(str, share)) for share in shares),
         stdin=asyncio.subprocess.DEVNULL,
         pass_fds={control.fileno(), *(listener for share in shares for listener in share)},
-        # the same modules as here, plugins too, however this process came by them
+        # the same modules as in this process, plugins included
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )

@@ -1,6 +1,6 @@
-"""What a supervisor hands to a worker: Python objects over their private socket, secrets among them.
+"""Serializes calls of the supervisor to a worker: Python objects, including secrets, over a private socket.
 
-Only ever read from the supervisor, which has started the reader: unpickling can run anything.
+Only data of the supervisor may be deserialized: unpickling can run any code.
 """
 
 import io
@@ -13,7 +13,7 @@ from sidecar.tokens.upstream.assertion import AssertionKey
 
 
 class _Pickler(pickle.Pickler):
-    """Lets pass what otherwise refuses to be written down, or what the other process has of its own."""
+    """Serializes secrets, which otherwise refuse it, and replaces the environment by that of the reading process."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Secret):
@@ -30,12 +30,12 @@ def _environment() -> Any:
 
 
 def dumps(message: object) -> bytes:
-    """``message`` as octets."""
-    octets = io.BytesIO()
-    _Pickler(octets).dump(message)
-    return octets.getvalue()
+    """``message`` as bytes."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(message)
+    return buffer.getvalue()
 
 
-def loads(octets: bytes) -> Any:
-    """What :func:`dumps` was given."""
-    return pickle.loads(octets)  # noqa: S301 - the supervisor's words, by a socket that nobody else has
+def loads(data: bytes) -> Any:
+    """The object that :func:`dumps` serialized."""
+    return pickle.loads(data)  # noqa: S301 - sent by the supervisor over a private socket

@@ -1,7 +1,7 @@
-"""Several worker processes as one service: one address, one set of metrics, one configuration.
+"""Runs several worker processes as one service with one address, one set of metrics and one configuration.
 
-The supervisor holds the listening sockets, a share for each worker, and the operations listener. It answers no caller:
-a connection that a worker dies with is lost, one that nobody has accepted yet is not.
+The supervisor owns the listening sockets, one share per worker, and the operations listener. It does not serve public
+requests. The connections of a worker that dies are lost; connections that are not accepted yet are not.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ _STATE_TIMEOUT = 2.0
 _CALL_TIMEOUT = 5.0
 _END_TIMEOUT = 15.0
 _MIN_UPTIME = 10.0
-"""A worker that ends younger than this would end again at once: the next one has to wait."""
+"""After a shorter uptime the restart is delayed: the worker would probably exit again immediately."""
 _BACK_OFF = (0.5, 30.0)
 _MEMORY_METRIC = "process_resident_memory_bytes"
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker. ``process`` is there while it answers callers."""
+    """One worker position. ``process`` is set while the worker serves requests."""
 
     number: int
     process: WorkerProcess | None = None
@@ -49,7 +49,7 @@ class _Slot:
 
 
 class Supervisor:
-    """Keeps ``server.workers`` processes at work. Made by :func:`supervised`."""
+    """Keeps ``server.workers`` processes running. Created by :func:`supervised`."""
 
     def __init__(self, loaded: Loaded, listeners: Sequence[Sequence[socket.socket]]) -> None:
         """``listeners`` are the sockets of each worker on the public address."""
@@ -60,33 +60,33 @@ class Supervisor:
         self._slots = [_Slot(number) for number in range(loaded.settings.server.workers)]
         self._totals = Totals(self.metrics.across)
         self._acceptors: dict[int, WorkerProcess] = {}
-        self._dealing = asyncio.Lock()
-        # held while workers change their configuration, and while one begins to answer
-        self._changing = asyncio.Lock()
+        self._assigning = asyncio.Lock()
+        # held during a reload, and while a worker starts to serve
+        self._reloading = asyncio.Lock()
         self._draining = False
-        self._keepers: list[asyncio.Task[None]] = []
+        self._supervisors: list[asyncio.Task[None]] = []
         self._processes: set[WorkerProcess] = set()
-        self.metrics.watch(self.metrics.workers, lambda: len(self._running_slots()))
+        self.metrics.watch(self.metrics.workers, lambda: len(self._running_workers()))
 
     async def start(self) -> None:
-        """Return once every worker answers callers. Raises SidecarError when one of them does not start."""
-        self._keepers = [
+        """Wait until every worker serves requests. Raises SidecarError if one of them does not start."""
+        self._supervisors = [
             asyncio.create_task(self._supervise(slot), name=f"worker {slot.number}") for slot in self._slots
         ]
-        all_begun = asyncio.create_task(self._all_started())
-        await asyncio.wait({all_begun, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
-        all_begun.cancel()
-        for keeper in self._keepers:
+        all_started = asyncio.create_task(self._all_started())
+        await asyncio.wait({all_started, *self._supervisors}, return_when=asyncio.FIRST_COMPLETED)
+        all_started.cancel()
+        for keeper in self._supervisors:
             if keeper.done():
                 keeper.result()
 
     async def reload(self, loaded: Loaded) -> None:
-        """Let every worker work by ``loaded``, or none.
+        """Reload all workers, or none.
 
-        Raises Misconfigured and Unavailable as the first that cannot, and nothing has changed then.
+        Raises Misconfigured and Unavailable as the first worker that fails; then nothing has changed.
         """
-        async with self._changing:
-            workers = self._running_slots()
+        async with self._reloading:
+            workers = self._running_workers()
             calls = (worker.call("prepare", loaded, within=_PREPARE_TIMEOUT) for worker in workers)
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -98,20 +98,20 @@ class Supervisor:
             await asyncio.gather(*(_call_or_kill(worker, "activate") for worker in workers))
 
     async def drain(self, delay: float, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """See :meth:`sidecar.app.running.Sidecar.drain`; every worker does so."""
+        """See :meth:`sidecar.app.running.Sidecar.drain`; applies to every worker."""
         self._draining = True
         await self._stop_supervising()
         within = delay + timeout + _END_TIMEOUT
-        calls = (worker.call("drain", delay, timeout, within=within) for worker in self._running_slots())
+        calls = (worker.call("drain", delay, timeout, within=within) for worker in self._running_workers())
         await asyncio.gather(close_after(delay, self._listeners), *calls, return_exceptions=True)
 
     def abort_connections(self) -> None:
-        """End every worker, and with it its connections."""
+        """Stop every worker immediately, with its connections."""
         for process in self._processes:
             process.release()
 
     async def aclose(self) -> None:
-        """End every worker and wait for it; one that does not end is killed."""
+        """Stop every worker and wait for its exit; kill it after a timeout."""
         await self._stop_supervising()
         self.abort_connections()
         ends = [asyncio.create_task(process.ended()) for process in self._processes]
@@ -125,25 +125,27 @@ class Supervisor:
     async def readiness(self) -> tuple[bool, dict[str, object]]:
         """See :class:`sidecar.admin.routes.Operations`.
 
-        Ready means: every worker has begun, some answer callers, and all who do are ready. One that has ended is not
-        missed: its callers go to the others.
+        Ready means: every worker has started once, at least one is running, and all running ones are ready. A worker
+        that has exited does not count: the others accept its connections.
         """
         reports = await asyncio.gather(*(_report(slot.process) for slot in self._slots))
-        all_begun = all(slot.started.is_set() for slot in self._slots)
-        return combined(reports, is_complete=all_begun, is_draining=self._draining)
+        all_started = all(slot.started.is_set() for slot in self._slots)
+        return combined(reports, is_complete=all_started, is_draining=self._draining)
 
     async def scrape(self) -> CollectorRegistry:
-        """See :class:`sidecar.admin.routes.Operations`. Of a worker that does not answer, what it last said counts."""
-        looks = asyncio.gather(*map(_scrape, self._running_slots()))
+        """See :class:`sidecar.admin.routes.Operations`. For a worker that does not respond, its last metrics count."""
+        scrapes = asyncio.gather(*map(_scrape, self._running_workers()))
         self.metrics.ready.set((await self.readiness())[0])
-        await looks
-        # from here on without waiting: no worker may end between being counted as alive and as ended
+        await scrapes
+        # no await from here on: no worker may exit between being counted as running and as ended
         self.metrics.worker_memory.clear()
         for slot in self._slots:
             if slot.process is not None:
-                memory = value_of(slot.process.last, _MEMORY_METRIC)
+                memory = value_of(slot.process.last_metrics, _MEMORY_METRIC)
                 self.metrics.worker_memory.labels(str(slot.number)).set(memory)
-        return self._totals.registry(families(self.metrics.registry), [worker.last for worker in self._running_slots()])
+        return self._totals.registry(
+            families(self.metrics.registry), [worker.last_metrics for worker in self._running_workers()]
+        )
 
     def configuration(self) -> Any:
         """See :class:`sidecar.admin.routes.Operations`."""
@@ -153,11 +155,11 @@ class Supervisor:
         for slot in self._slots:
             await slot.started.wait()
 
-    def _running_slots(self) -> list[WorkerProcess]:
+    def _running_workers(self) -> list[WorkerProcess]:
         return [slot.process for slot in self._slots if slot.process is not None]
 
     async def _supervise(self, slot: _Slot) -> None:
-        """Have a worker at ``slot``, and another whenever it has ended.
+        """Run a worker in ``slot``, and restart it whenever it exits.
 
         Raises SidecarError when the very first does not start.
         """
@@ -180,7 +182,7 @@ class Supervisor:
             await asyncio.sleep(pause)
 
     async def _run_worker(self, slot: _Slot) -> int:
-        """One worker from its start to its end; its exit code. Raises SidecarError when it does not start."""
+        """Run one worker until it exits. Returns its exit code; raises SidecarError if it does not start."""
         process = await WorkerProcess.spawn(slot.number, self._listeners)
         self._processes.add(process)
         failure: SidecarError | None = None
@@ -192,17 +194,17 @@ class Supervisor:
         code = await process.ended()
         slot.process = None
         self._processes.discard(process)
-        self._totals.end(process.last)
+        self._totals.end(process.last_metrics)
         await self._assign_listeners()
         if failure is not None:
             raise failure
         return code
 
     async def _start_worker(self, slot: _Slot, process: WorkerProcess) -> None:
-        """Let ``process`` answer callers by the configuration in force. Raises SidecarError."""
-        loaded, is_patient = self.loaded, slot.started.is_set()
-        await process.call("start", loaded, self._assertion_key, is_patient, within=_START_TIMEOUT)
-        async with self._changing:
+        """Have ``process`` serve requests with the current configuration. Raises SidecarError."""
+        loaded, wait_settled = self.loaded, slot.started.is_set()
+        await process.call("start", loaded, self._assertion_key, wait_settled, within=_START_TIMEOUT)
+        async with self._reloading:
             if self.loaded is not loaded:
                 await process.call("prepare", self.loaded, within=_PREPARE_TIMEOUT)
                 await process.call("activate", within=_CALL_TIMEOUT)
@@ -211,11 +213,11 @@ class Supervisor:
         slot.started.set()
 
     async def _assign_listeners(self) -> None:
-        """Let each worker accept its own callers, and for one that is not there the next that is.
+        """Have each worker accept on its own sockets; the next running worker accepts for one that is not running.
 
-        Its sockets stay open here: who waits to be accepted loses nothing but moments.
+        The sockets stay open here, so that connections that wait to be accepted are not lost.
         """
-        async with self._dealing:
+        async with self._assigning:
             count = len(self._slots)
             for share in range(count):
                 by_turns = (self._slots[(share + further) % count].process for further in range(count))
@@ -231,13 +233,13 @@ class Supervisor:
                     await _call_or_kill(present, "stop_accepting", share)
 
     async def _stop_supervising(self) -> None:
-        for keeper in self._keepers:
+        for keeper in self._supervisors:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
 
 
 async def _report(process: WorkerProcess | None) -> dict[str, object] | None:
-    """The health report of ``process``, with its id; None when there is no such worker."""
+    """The health report of ``process`` with its process id; None if the worker is not running."""
     if process is None:
         return None
     try:
@@ -248,7 +250,7 @@ async def _report(process: WorkerProcess | None) -> dict[str, object] | None:
 
 
 async def _call_or_kill(process: WorkerProcess, name: str, *arguments: object) -> None:
-    """Let ``process`` do what it cannot refuse; where it does not, another one shall take its place."""
+    """Call ``name`` in ``process``; if the call fails, kill the process so that it is replaced."""
     try:
         await process.call(name, *arguments, within=_CALL_TIMEOUT)
     except SidecarError:
@@ -256,25 +258,25 @@ async def _call_or_kill(process: WorkerProcess, name: str, *arguments: object) -
 
 
 async def _scrape(process: WorkerProcess) -> None:
-    """Ask ``process`` for its metrics."""
+    """Update the metrics of ``process``; keep the last ones if it does not respond."""
     with suppress(SidecarError):
-        process.last = await process.call("metrics", within=_STATE_TIMEOUT)
+        process.last_metrics = await process.call("metrics", within=_STATE_TIMEOUT)
 
 
 def _best_error(failures: Sequence[BaseException]) -> BaseException:
-    """The reason that says most."""
+    """The most specific error."""
     for failure in failures:
         if isinstance(failure, Misconfigured | Unavailable):
             return failure
-    detail = str(failures[0]) if failures else "no worker is at work"
+    detail = str(failures[0]) if failures else "no worker is running"
     return Misconfigured([Problem("server.workers", detail)])
 
 
 @asynccontextmanager
 async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
-    """All workers and the operations listener up while the context lasts.
+    """Run all workers and the operations listener while the context is active.
 
-    Raises Misconfigured when the configuration cannot be served, and other SidecarErrors when a worker does not start.
+    Raises Misconfigured if the configuration cannot be served, and other SidecarErrors if a worker does not start.
     """
     server = loaded.settings.server
     access = SocketAccess(server.socket_mode, server.socket_group)

@@ -1,4 +1,4 @@
-"""One set of metrics out of several processes': counters add up, and each gauge has a rule."""
+"""Aggregates the metrics of several processes: counters are summed, and each gauge has a rule."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ from sidecar.metrics import MultiprocessMode
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 Family = Sequence[Any]
-"""Name, type, text, and samples as ``[name, labels, value]``: what JSON can carry."""
+"""Name, type, help text, and samples as ``[name, labels, value]``; all are JSON values."""
 
-# the process collector's; every process has its own
+# of the process collector, which every process has
 _OF_PROCESSES: Mapping[str, MultiprocessMode] = {
     "process_virtual_memory_bytes": MultiprocessMode.SUM,
     "process_resident_memory_bytes": MultiprocessMode.SUM,
@@ -25,7 +25,7 @@ _OF_PROCESSES: Mapping[str, MultiprocessMode] = {
 
 
 def families(registry: CollectorRegistry) -> list[Family]:
-    """Every metric of ``registry`` as it stands now."""
+    """All metrics of ``registry`` with their current values."""
     return [
         [metric.name, metric.type, metric.documentation, [[s.name, dict(s.labels), s.value] for s in metric.samples]]
         for metric in registry.collect()
@@ -33,14 +33,14 @@ def families(registry: CollectorRegistry) -> list[Family]:
 
 
 def value_of(found: Iterable[Family], sample: str) -> float:
-    """The value of a sample without labels; 0 while there is none."""
+    """The value of a sample without labels; 0 if there is none."""
     return next((value for family in found for name, labels, value in family[3] if name == sample), 0.0)
 
 
 class Totals:
-    """Adds processes up. ``across`` gives the rule of each gauge.
+    """Aggregates processes. ``across`` has the rule of each gauge.
 
-    What a process had counted when it ended is kept, so that no total ever falls.
+    Counts of a process are kept after it has exited, so that no total decreases.
     """
 
     def __init__(self, across: Mapping[str, MultiprocessMode]) -> None:
@@ -48,13 +48,13 @@ class Totals:
         self._ended: dict[str, dict[_Key, float]] = {}
 
     def end(self, last: Iterable[Family]) -> None:
-        """A process is gone, and these were its last words."""
+        """Add the ``last`` metrics of a process that has exited."""
         for name, kind, _, samples in last:
             if kind != "gauge":
                 _add(self._ended.setdefault(name, {}), samples)
 
     def registry(self, own: Iterable[Family], workers: Sequence[Iterable[Family]]) -> CollectorRegistry:
-        """All of them as one, in the order of ``own``, the supervisor's, which knows every metric."""
+        """The aggregate, in the order of ``own``: the metrics of the supervisor, which has all of them."""
         by_name = [{family[0]: family[3] for family in worker} for worker in workers]
         metrics = [self._total(family, [samples.get(family[0], ()) for samples in by_name]) for family in own]
         registry = CollectorRegistry()
@@ -95,7 +95,7 @@ def _gauges(processes: Iterable[Iterable[Any]], rule: MultiprocessMode) -> dict[
 
 
 def _aggregate(values: Sequence[float], rule: MultiprocessMode) -> float:
-    """NaN stands for "there is none", and counts only where nobody has one."""
+    """NaN means "no value"; the result is NaN only if no process has one."""
     if not values:
         return math.nan
     if rule is MultiprocessMode.SUM:
@@ -104,13 +104,13 @@ def _aggregate(values: Sequence[float], rule: MultiprocessMode) -> float:
 
 
 class _Snapshot(Collector):
-    """These metrics."""
+    """A collector of fixed metrics."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
 
     def describe(self) -> Sequence[Metric]:
-        """What it has."""
+        """The metrics."""
         return self._metrics
 
     def collect(self) -> Iterator[Metric]:

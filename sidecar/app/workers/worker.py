@@ -1,8 +1,7 @@
-"""One worker: a sidecar without an operations listener of its own, led by the supervisor that has started it.
+"""A worker process: a sidecar without an operations listener, controlled by the supervisor that started it.
 
-Both ends of their private socket are ours. The supervisor asks, in :mod:`sidecar.app.workers.rpc`'s form; the
-answers are JSON, so that whoever should come to rule a worker rules no more than that. When the socket ends, so does
-the worker.
+Supervisor and worker share a private socket. Calls use :mod:`sidecar.app.workers.rpc` (pickle); responses are JSON, so
+that a compromised worker cannot run code in the supervisor. The worker exits when the socket is closed.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Does what it is asked; each public coroutine is a call that the supervisor may make."""
+    """Each public coroutine is a call that the supervisor may make, by name."""
 
     def __init__(self, number: int, listeners: Sequence[Sequence[socket.socket]]) -> None:
         self._number = number
@@ -52,21 +51,21 @@ class Worker:
         self._sidecar: Sidecar | None = None
         self._preparing: asyncio.Task[ConfigGeneration] | None = None
 
-    async def start(self, loaded: Loaded, assertion_key: AssertionKey, is_patient: bool) -> None:
-        """Build everything; if ``is_patient``, try everything once too. Raises Misconfigured and Unavailable."""
+    async def start(self, loaded: Loaded, assertion_key: AssertionKey, wait_settled: bool) -> None:
+        """Build the sidecar; with ``wait_settled``, wait for first attempts. Raises Misconfigured and Unavailable."""
         self._configure_logs(loaded)
-        ground = ProcessContext(Metrics(), CheckedClock(SystemClock()), assertion_key=assertion_key)
-        self._sidecar = await self._stack.enter_async_context(build_sidecar(loaded, ground))
-        if is_patient:
+        context = ProcessContext(Metrics(), CheckedClock(SystemClock()), assertion_key=assertion_key)
+        self._sidecar = await self._stack.enter_async_context(build_sidecar(loaded, context))
+        if wait_settled:
             await self._sidecar.wait_settled()
 
     async def accept(self, share: int) -> None:
-        """Answer the callers who are dealt out to the worker ``share``: itself, or one that is not there."""
+        """Accept connections of the worker ``share``: this one, or one that is not running."""
         listeners = [listener.dup() for listener in self._listeners[share]]
         self._sites[share] = await self._running.accept(listeners)
 
     async def stop_accepting(self, share: int) -> None:
-        """Leave them to others. Who has been accepted stays."""
+        """Stop accepting connections of the worker ``share``. Accepted connections stay open."""
         for site in self._sites.pop(share):
             await site.stop()
 
@@ -75,25 +74,25 @@ class Worker:
         return (await self._running.readiness())[1]
 
     async def metrics(self) -> list[Any]:
-        """Every metric of this process."""
+        """All metrics of this process."""
         return families(self._running.metrics.registry)
 
     async def prepare(self, loaded: Loaded) -> None:
-        """Build what may take the place of the present configuration. Raises Misconfigured and Unavailable."""
+        """Build the next configuration. Raises Misconfigured and Unavailable."""
         await self.discard()
         self._preparing = asyncio.create_task(self._running.prepare(loaded))
         await self._preparing
 
     async def activate(self) -> None:
-        """Put in force what was prepared."""
+        """Activate the prepared configuration."""
         prepared, self._preparing = self._preparing, None
-        assert prepared is not None  # noqa: S101 - asked after prepare only
-        parts = prepared.result()
-        self._running.activate(parts)
-        self._configure_logs(parts.loaded)
+        assert prepared is not None  # noqa: S101 - called after prepare only
+        generation = prepared.result()
+        self._running.activate(generation)
+        self._configure_logs(generation.loaded)
 
     async def discard(self) -> None:
-        """Close what was prepared, or is being prepared: nothing of it may be taken for what is prepared next."""
+        """Close the prepared configuration, or cancel its preparation."""
         preparing, self._preparing = self._preparing, None
         if preparing is None:
             return
@@ -107,7 +106,7 @@ class Worker:
         await asyncio.gather(close_after(delay, self._listeners), self._running.drain(delay, timeout))
 
     async def aclose(self) -> None:
-        """Cut what is left, and close everything."""
+        """Close all connections and everything else."""
         if self._sidecar is not None:
             self._sidecar.abort_connections()
         await self.discard()
@@ -115,7 +114,7 @@ class Worker:
 
     @property
     def _running(self) -> Sidecar:
-        assert self._sidecar is not None  # noqa: S101 - asked after start only
+        assert self._sidecar is not None  # noqa: S101 - called after start only
         return self._sidecar
 
     def _configure_logs(self, loaded: Loaded) -> None:
@@ -123,14 +122,14 @@ class Worker:
 
 
 async def _call(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
-    """How the call ``name`` ended, as JSON can carry it."""
+    """Run the call ``name`` and return its outcome as JSON values."""
     try:
         return {"value": await getattr(worker, name)(*arguments)}
     except Misconfigured as error:
         return {"problems": [[p.path, p.message, p.file, p.line, p.fatal] for p in error.problems]}
     except Unavailable as error:
         return {"unavailable": [error.cause.value, error.detail]}
-    except Exception as error:  # noqa: BLE001 - the supervisor decides what becomes of a worker that has a fault
+    except Exception as error:  # noqa: BLE001 - the supervisor decides what to do with a failing worker
         _log.error(
             "unhandled error in a worker call",
             extra={
@@ -146,13 +145,13 @@ async def _serve_calls(worker: Worker, control: socket.socket) -> None:
     gc.freeze()  # as :func:`sidecar.app.serve.serve` does
     reader, writer = await asyncio.open_unix_connection(sock=control)
 
-    async def do(number: int, name: str, arguments: Sequence[Any]) -> None:
+    async def run_call(number: int, name: str, arguments: Sequence[Any]) -> None:
         answer = await _call(worker, name, arguments)
         writer.write(frame(json.dumps([number, answer]).encode()))
 
     tasks: set[asyncio.Task[None]] = set()
     while (message := await read_frame(reader)) is not None:
-        task = asyncio.create_task(do(*loads(message)))
+        task = asyncio.create_task(run_call(*loads(message)))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     for task in tasks:
@@ -163,26 +162,26 @@ async def _serve_calls(worker: Worker, control: socket.socket) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Have the kernel end this process when its supervisor is gone, where it can.
+    """On Linux, have the kernel kill this process when its supervisor exits.
 
-    One that stands still would not see its socket end, and keep the address from whoever starts next.
+    A blocked worker would not notice the closed socket, and would keep the address in use.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run worker number ``arguments[0]``, led by the socket ``arguments[1]``.
+    """Run worker number ``arguments[0]``, controlled through the socket ``arguments[1]``.
 
-    The rest are the public listener's sockets, those of each worker separated by commas.
+    The others are the sockets of the public listener: one argument per worker, separated by commas.
     """
-    # a terminal and a service manager tell every process; what it means, the supervisor tells
+    # terminals and service managers signal every process; the supervisor handles the signals
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _exit_with_parent()
     own, control, *shares = arguments
     numbers = [share.split(",") for share in shares]
-    # one object for each: the shares of a unix address are the same, and two would close it twice
+    # one object per descriptor: the shares of a Unix address are equal, and two objects would close it twice
     listeners = {number: socket.socket(fileno=int(number)) for number in {*chain.from_iterable(numbers)}}
     worker = Worker(int(own), [[listeners[number] for number in share] for share in numbers])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -18,7 +18,6 @@ from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
-from sidecar.tokens.submitted import jwt_digest
 
 _BEARER = Scheme.BEARER
 
@@ -114,7 +113,7 @@ def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
 
     Without ``jti`` the token is known by the digest of what was signed.
     """
-    return None if actor.token_id else revocation_keys(actor, jwt_digest(token))
+    return None if actor.token_id else revocation_keys(actor, token.digest)
 
 
 def _accepted(

@@ -57,6 +57,8 @@ def problem_at(
     ``at``: where ``tree`` itself stands in the whole.
     """
     origin = origin_of(tree, path)
+    if origin.variable and origin.variable not in message:
+        message = f"{message} (the value of the variable {origin.variable})"
     return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal, identifier)
 
 

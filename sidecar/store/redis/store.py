@@ -141,12 +141,12 @@ class RedisStore:
         page, more = _cut(found, limit)
         return Page(records=page, after=more, total=total)
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        if not wire.is_id(denial_id):
+        if not wire.is_id(entry_id):
             return None
-        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], denial_id))
-        return None if value is None else wire.read_denial(denial_id, value)
+        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], entry_id))
+        return None if value is None else wire.read_denial(entry_id, value)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""

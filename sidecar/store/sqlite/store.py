@@ -124,9 +124,9 @@ class SqliteStore:
         found = await self._rows("read_record", f"{_SELECT_RECORDS} WHERE id = ?", [token_id])
         return _record(found[0]) if found else None
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [denial_id])
+        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [entry_id])
         return _denial(found[0]) if found else None
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:

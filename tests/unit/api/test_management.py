@@ -343,7 +343,7 @@ async def test_issuer_that_nothing_has_is_400_unless_it_is_said_to_be_unknown(si
     root, issuer = sidecar.token_of("root"), sidecar.idp.issuer
     reply = await sidecar.call("POST", "/revocations", root, body={"issuer": issuer + "/", "subject": "sub-sam"})
     assert refusal(reply) == (400, "request_invalid")
-    assert f'There is "{issuer}"' in reply.json()["message"]
+    assert f'Did you mean "{issuer}"' in reply.json()["message"]
     entry = {"issuer": issuer + "/", "subject": "sub-sam", "unknownIssuer": True}
     assert (await sidecar.call("POST", "/revocations", root, body=entry)).status == 201
     listed = (await sidecar.call("GET", "/revocations", root)).json()["data"]

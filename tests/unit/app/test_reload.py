@@ -36,7 +36,7 @@ async def test_reading_that_does_not_end_is_given_up(
     reload = Reload(loaded, reread, apply, Metrics())
     with caplog.at_level(logging.INFO):
         await reload()
-        assert caplog.records[-1].__dict__["problems"] == ["could not be read within 0.05 seconds"]
+        assert caplog.records[-1].__dict__["problems"][0].startswith("could not be read within 0.05 seconds")
         assert applied == []
         go.set()
         monkeypatch.setattr("sidecar.app.reload._READ_TIMEOUT", 10)

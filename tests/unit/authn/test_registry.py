@@ -134,14 +134,14 @@ def test_all_problems_are_told_at_once(read: Any) -> None:
 
 def test_two_members_need_two_names(read: Any) -> None:
     member = {"type": "sample_plugin:Keys", "configs": {"key": "k"}}
-    assert "another member has the name Keys" in told(read, member, member)
+    assert "another authenticator has the name Keys" in told(read, member, member)
     assert len(build_specs(read(member, {**member, "name": "more"}).authenticators)) == 3
 
 
 @pytest.mark.parametrize("name", ["jwt", "datahub", "system", "own", "guest", "none", "DataHub"])
 def test_no_member_has_a_name_that_stands_for_another(read: Any, name: str) -> None:
     member = {"type": "sample_plugin:Keys", "name": name, "configs": {"key": "k"}}
-    assert f"cannot have the name {name}, which stands for another" in told(read, member)
+    assert f"cannot have the name {name}, which is reserved" in told(read, member)
 
 
 def test_no_package_offers_a_member_under_such_a_name(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, aft
         *({"type": word} for word in after),
     ]
     if refused:
-        assert "jwts has no effect behind jwt" in told(read, *written)
+        assert "jwts has no effect after jwt" in told(read, *written)
     else:
         assert [member.name for member in build_specs(read(*written).authenticators)] == ["introspection", "jwt"]
 
@@ -191,7 +191,7 @@ def test_two_clusters_of_one_issuer_are_refused(read: Any, issuer: str) -> None:
         {"type": "kubernetes", "name": f"k{number}", "configs": {"audiences": ["a"], "issuer": issuer}}
         for number in range(2)
     ]
-    assert "has the issuer of k0, which decides on all its tokens" in told(read, *members)
+    assert "has the same issuer as k0, which decides on all its tokens" in told(read, *members)
     members[1]["configs"]["issuer"] = "https://other"
     read(*members)
 

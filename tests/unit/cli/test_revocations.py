@@ -160,7 +160,7 @@ def test_import_refuses_issuers_that_nothing_has_line_by_line(run: Run, idp: Ide
     file.write_text("\n".join(map(json.dumps, lines)))
     code, out, err = run("revocations", "import", str(file))
     assert (code, out) == (1, "2 entries taken, 1 refused\n")
-    assert f'There is "{idp.issuer}"' in err.splitlines()[0]
+    assert f'Did you mean "{idp.issuer}"' in err.splitlines()[0]
     assert {entry["jti"] for entry in entries(run)} == {"a", "c"}
 
 

@@ -52,7 +52,7 @@ async def test_changed_file_is_taken_up_and_old_keys_are_withdrawn(world: World,
 async def test_unknown_kid_has_the_file_read(world: World, tmp_path: Path) -> None:
     write(tmp_path / "keys.json", A)
     keys = await of(world, tmp_path / "keys.json")
-    await eventually(lambda: keys.status().tried)
+    await eventually(lambda: keys.status().attempted)
     write(tmp_path / "keys.json", A, B)
     assert kids(await keys.refetch("b", "RS256")) == ["b"]
 

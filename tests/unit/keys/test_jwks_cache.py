@@ -34,7 +34,7 @@ COOLDOWN = 10.0
 
 def next_fetch(world: World, keys: ProviderKeys) -> float:
     """Seconds until the only URL is fetched in the background."""
-    (source,) = keys._urls
+    (source,) = keys._configured_urls
     return source.refresher.due - world.clock.monotonic()
 
 
@@ -54,7 +54,7 @@ async def test_start_needs_no_issuer_and_keys_arrive_by_themselves(world: World)
     world.server.answers["/jwks"] = held(document({"keys": [A]}), gate)
     keys = await world.keys()
     assert keys.candidates("a", "RS256") == ()
-    assert not keys.status().tried
+    assert not keys.status().attempted
     gate.set()
     await eventually(lambda: keys.candidates("a", "RS256"))
     assert keys.status().usable
@@ -370,9 +370,9 @@ async def test_set_without_a_key_for_the_accepted_algorithms_is_a_problem(world:
     keys = await world.provider(
         Provider("corp", "https://idp.example.com", key_urls=urls, algorithms=frozenset({"RS256"}))
     )
-    await eventually(lambda: keys.status().tried)
+    await eventually(lambda: keys.status().attempted)
     problem = keys.status().problem
-    assert problem.startswith(f"{urls[1]}: has keys, but none for the accepted algorithms")
+    assert problem.startswith(f"{urls[1]}: no key fits the accepted algorithms")
     assert "RS256" in problem
     assert "ES256" in problem
 
@@ -404,7 +404,7 @@ async def test_restart_during_an_outage_verifies_from_disk(world: World, tmp_pat
     assert kids(second.candidates("e", "ES256")) == ["e"]
     assert second.candidates("p", "RS256") == ()
     assert second.status().age == 7200
-    await eventually(lambda: second.status().tried)
+    await eventually(lambda: second.status().attempted)
     assert second.candidates("a", "RS256")
     world.clock.advance(86400 - 7200 + 1)
     assert second.candidates("a", "RS256") == ()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from sidecar.config.settings import KeyFetchSettings
-from sidecar.keys.refresher import Pace, Refresher
+from sidecar.keys.refresher import Refresher, Timing
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
 
@@ -29,7 +29,7 @@ class Fetches:
 
 
 def refresher(fetches: Fetches, chance: float = 0.5) -> Refresher:
-    pace = Pace(fetches.clock, fetches.clock.wait, lambda: chance)
+    pace = Timing(fetches.clock, fetches.clock.wait, lambda: chance)
     return Refresher(fetches.fetch, KeyFetchSettings(), pace)
 
 
@@ -69,7 +69,7 @@ async def test_nothing_makes_it_ask_in_a_tight_loop(lifetime: float | None) -> N
     fetches = Fetches(HandClock())
     fetches.lifetime = lifetime
     settings = KeyFetchSettings(retry_min="0s", retry_max="0s")  # type: ignore[arg-type]
-    made = Refresher(fetches.fetch, settings, Pace(fetches.clock, fetches.clock.wait, lambda: 0.0))
+    made = Refresher(fetches.fetch, settings, Timing(fetches.clock, fetches.clock.wait, lambda: 0.0))
     made.start()
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -107,7 +107,7 @@ async def test_demand_joins_the_fetch_under_way(
 ) -> None:
     fetch, gate, calls = held
     clock = HandClock()
-    made = Refresher(fetch, KeyFetchSettings(), Pace(clock, clock.wait, lambda: 0.5))
+    made = Refresher(fetch, KeyFetchSettings(), Timing(clock, clock.wait, lambda: 0.5))
     made.start()
     await eventually(lambda: calls)
     waiting = [asyncio.create_task(made.on_demand(lambda: True)) for _ in range(10)]
@@ -126,7 +126,7 @@ async def test_demand_that_the_fetch_under_way_does_not_meet_is_fetched_once_mor
     """The issuer may have answered it before it published the key that is asked for."""
     fetch, gate, calls = held
     clock = HandClock()
-    made = Refresher(fetch, KeyFetchSettings(), Pace(clock, clock.wait, lambda: 0.5))
+    made = Refresher(fetch, KeyFetchSettings(), Timing(clock, clock.wait, lambda: 0.5))
     made.start()
     await eventually(lambda: calls)
     waiting = [asyncio.create_task(made.on_demand(unknown)) for _ in range(10)]

@@ -17,8 +17,8 @@ import pytest
 from sidecar.cli.main import main
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import Change, RotationError, remove, remove_ended, retire, rotate
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.rotation import RotationError, RotationResult, remove, remove_obsolete, retire, rotate
+from sidecar.keys.signing import SigningKeys
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 AHEAD = 330.0
@@ -28,8 +28,10 @@ def _never(key: ListedKey) -> bool:
     return False
 
 
-def rotated(folder: Path, minutes: float = 0, is_over: Callable[[ListedKey], bool] = _never) -> Change:
-    return rotate(folder, NOW + timedelta(minutes=minutes), publish_lead_time=AHEAD, algorithm="ES256", is_over=is_over)
+def rotated(folder: Path, minutes: float = 0, is_over: Callable[[ListedKey], bool] = _never) -> RotationResult:
+    return rotate(
+        folder, NOW + timedelta(minutes=minutes), publish_lead_time=AHEAD, algorithm="ES256", is_obsolete=is_over
+    )
 
 
 def states(folder: Path) -> list[str]:
@@ -41,7 +43,7 @@ def test_first_rotation_makes_a_signing_key_and_the_next_one(tmp_path: Path) -> 
     rotated(folder)
     assert states(folder) == ["active", "next"]
     assert {path.stat().st_mode & 0o777 for path in folder.glob("*.pem")} == {0o600}
-    assert len(json.loads(OwnKeys(JwtTokenConfiguration(key_dir=str(folder))).published()[0])["keys"]) == 2
+    assert len(json.loads(SigningKeys(JwtTokenConfiguration(key_dir=str(folder))).public_key_set()[0])["keys"]) == 2
 
 
 def test_key_signs_only_after_it_has_been_published_for_long_enough(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_key_signs_only_after_it_has_been_published_for_long_enough(tmp_path: Pa
 
 def test_running_sidecar_takes_the_new_key_up_and_keeps_the_old(tmp_path: Path) -> None:
     rotated(tmp_path)
-    own = OwnKeys(JwtTokenConfiguration(key_dir=str(tmp_path)))
+    own = SigningKeys(JwtTokenConfiguration(key_dir=str(tmp_path)))
     old = own.signing
     rotated(tmp_path, 6)
     own.reload()
@@ -73,8 +75,8 @@ def test_retired_key_stays_until_no_token_needs_it(tmp_path: Path) -> None:
     rotated(tmp_path)
     rotated(tmp_path, 6)
     retired = next(key for key in read_folder(tmp_path) if key.state == "retired")
-    assert remove_ended(tmp_path, _never).steps == ()
-    assert remove_ended(tmp_path, lambda key: True).steps
+    assert remove_obsolete(tmp_path, _never).steps == ()
+    assert remove_obsolete(tmp_path, lambda key: True).steps
     assert states(tmp_path) == ["active", "next"]
     assert not (tmp_path / f"{retired.kid}.pem").exists()
     rotated(tmp_path, 12)
@@ -100,7 +102,7 @@ def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
 
 def test_type_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     rotated(tmp_path)
-    rotate(tmp_path, NOW + timedelta(minutes=6), publish_lead_time=AHEAD, algorithm=None, is_over=_never)
+    rotate(tmp_path, NOW + timedelta(minutes=6), publish_lead_time=AHEAD, algorithm=None, is_obsolete=_never)
     assert type(read_folder(tmp_path)[2].public) is type(read_folder(tmp_path)[0].public)
 
 
@@ -172,18 +174,18 @@ def listed(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
 
 def test_key_that_a_token_on_record_needs_is_kept(run: Callable[..., tuple[int, str, str]]) -> None:
     _, token, _ = run("token", "create", "--kind", "bot", "--name", "ingest", "--expiry", "7")
-    code, out, _ = run("keys", "rotate", "--ahead", "0s")
+    code, out, _ = run("keys", "rotate", "--publish-lead-time", "0s")
     assert code == 0
     assert "signs from now on" in out
     old = next(entry["kid"] for entry in listed(run) if entry["state"] == "retired")
-    _, out, _ = run("keys", "retire", "--keep", "0s")
+    _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out == "nothing was changed\n"
     assert run("token", "explain", token.strip())[0] == 0
     (record,) = [json.loads(line) for line in run("token", "list", "--json")[1].splitlines()]
     run("token", "revoke", record["id"])
     _, out, _ = run("keys", "retire")
     assert out == "nothing was changed\n"
-    _, out, _ = run("keys", "retire", "--keep", "0s")
+    _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out.startswith(f"{old} is removed")
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,10 +78,9 @@ def test_a_star_is_shared_by_processes() -> None:
 
 
 def test_a_star_does_without_a_family_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.socket
 
-    class OneFamily(real):
-        def bind(self, address: object) -> None:
+    class OneFamily(socket.socket):
+        def bind(self, address: Any) -> None:
             if self.family == socket.AF_INET6:
                 raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
             super().bind(address)

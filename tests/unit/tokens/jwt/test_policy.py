@@ -12,13 +12,13 @@ from sidecar.identity.claims import make_actor
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import (
     admin_names,
-    own_policy,
-    own_validation,
+    issued_policy,
+    issued_validation,
     provider_policy,
     provider_validation,
 )
 from sidecar.tokens.jwt.verify import check_claims
-from sidecar.tokens.jwt.well_known import WELL_KNOWN_TOKENS, refuse_well_known
+from sidecar.tokens.jwt.well_known import WELL_KNOWN_TOKENS, reject_well_known
 from tests.support import forge
 
 CORP = Provider(
@@ -64,7 +64,7 @@ def test_unbound_provider_expects_no_issuer() -> None:
 
 
 def test_expectations_of_own_tokens() -> None:
-    made = own_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
+    made = issued_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
     assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == (
         frozenset({"me"}),
         frozenset({"meta"}),
@@ -73,7 +73,7 @@ def test_expectations_of_own_tokens() -> None:
     )
     assert "none" not in made.algorithms
     assert not any(name.startswith("HS") for name in made.algorithms)
-    assert own_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
+    assert issued_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
     written: dict[str, Any], early: float, late: float
 ) -> None:
     """5 s for ``nbf`` and ``iat`` and none for ``exp``; what is written counts for all three."""
-    expected = own_validation(JwtTokenConfiguration(jwtissuer="me", **written))
+    expected = issued_validation(JwtTokenConfiguration(jwtissuer="me", **written))
     good = {"iss": "me", "iat": 1000, "nbf": 1000, "exp": 2000}
     check_claims(good, expected, 1000 - early)
     check_claims(good, expected, 2000 + late - 0.1)
@@ -119,7 +119,7 @@ def test_unbound_flat_form_makes_no_admins() -> None:
 
 
 def test_own_policy_knows_bots_and_admins() -> None:
-    made = make_actor({"sub": "admin", "isBot": True}, own_policy(("sub",), AUTHORIZER, "jwt"))
+    made = make_actor({"sub": "admin", "isBot": True}, issued_policy(("sub",), AUTHORIZER, "jwt"))
     assert (made.provider, made.is_bot, made.is_admin) == ("own", True, True)
     assert made.email == "admin@x.com"
 
@@ -148,9 +148,9 @@ def published(**header: object) -> Unverified:
 
 def test_openmetadatas_published_key_id_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
-        refuse_well_known(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
+        reject_well_known(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
     assert refusal.value.cause is Cause.PUBLISHED_SECRET
-    refuse_well_known(published())
+    reject_well_known(published())
 
 
 def test_openmetadatas_published_admin_token_is_refused() -> None:
@@ -162,7 +162,7 @@ def test_openmetadatas_published_admin_token_is_refused() -> None:
     sample = parse(forge.token(claims, header), 16_384)
     sample.kid = None
     with pytest.raises(Refused):
-        refuse_well_known(sample)
+        reject_well_known(sample)
     assert len(WELL_KNOWN_TOKENS) == 1
 
 

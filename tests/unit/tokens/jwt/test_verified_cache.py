@@ -102,7 +102,7 @@ def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
     memory = cache()
     memory.put("old", Entry(), memory.generation)
     begun = memory.generation
-    memory.advance_epoch()
+    memory.advance_generation()
     memory.put("late", Entry(), begun)
     assert memory.get("old", 0) is None
     assert memory.get("late", 0) is None
@@ -163,7 +163,7 @@ def test_memory_of_what_leaves_is_given_back() -> None:
     assert counted() == 50
     memory.put("a", Entry(size=100, expires_at=10), 0)
     assert (memory.get("a", 10), counted()) == (None, 30)
-    memory.advance_epoch()
+    memory.advance_generation()
     assert counted() == 0
 
 
