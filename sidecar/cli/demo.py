@@ -52,7 +52,8 @@ def _banner(environment: Environment) -> str:
     lines = [
         "",
         f"The sidecar listens on {environment.public_url}. Its upstream is an echo service that returns the",
-        f"identity headers it received. There are two issuers: {environment.provider_url}/acme and {environment.provider_url}/globex.",
+        "identity headers it received. There are two issuers:",
+        f"{environment.provider_url}/acme and {environment.provider_url}/globex.",
         "",
         "Run these commands in another terminal. The configuration is in sidecar.yaml in this folder.",
         "",

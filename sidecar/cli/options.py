@@ -18,7 +18,7 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         action="append",
         default=None,
-        help=f"configuration file; repeatable, later ones override (default: ${CONFIG_VARIABLE}, else built-in defaults)",
+        help=f"configuration file; repeatable, later ones win (default: ${CONFIG_VARIABLE}, else built-in defaults)",
     )
 
 

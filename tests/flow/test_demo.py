@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.ports import free_ports
 
-_END = "Ctrl-C ends it"
+_END = "Press Ctrl-C to stop"
 _SECONDS = 60
 
 
@@ -112,8 +112,8 @@ def test_the_service_behind_is_told_who_asks(demo: Demo) -> None:
     assert user("alice, whose token acme has issued") == "alice"
     assert user("boris") == "globex/boris"
     assert user("a bot, whose") == "ingestion-bot"
-    assert user("alice, who claims to be root") == "alice"
-    assert user("public path") == "nobody"
+    assert user("alice sends a forged header") == "alice"
+    assert user("public path") == "none"
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
     await run("check", "--config", path)
     text = "".join(capsys.readouterr())
     assert (
-        "corp: principal: verbatim (default with these upstream.credentials): Alice@Corp.com is Alice@Corp.com" in text
+        "corp: principal: verbatim (default for these upstream.credentials): Alice@Corp.com becomes Alice@Corp.com"
+        in text
     )
     assert "authenticationConfiguration.principal: is not written: verbatim is in force" in text
     if entry == "record":
