@@ -231,7 +231,7 @@ def test_own_bots_before_an_openmetadata_server(check: Any, service: Service, ur
     upstream = {"url": url, "credentials": "openmetadata"}
     code, text = check({**configuration, "upstream": upstream})
     assert code == 1
-    assert "is not the server's tokenValidationAlgorithm" in text
+    assert "but the tokenValidationAlgorithm of the server is RS512" in text
     assert check({**configuration, "upstream": {**upstream, "tokenValidationAlgorithm": "RS512"}})[0] == 0
 
 
