@@ -179,12 +179,12 @@ def test_key_that_a_token_on_record_needs_is_kept(run: Callable[..., tuple[int, 
     assert "signs from now on" in out
     old = next(entry["kid"] for entry in listed(run) if entry["state"] == "retired")
     _, out, _ = run("keys", "retire", "--retain", "0s")
-    assert out == "nothing was changed\n"
+    assert out == "nothing changed\n"
     assert run("token", "explain", token.strip())[0] == 0
     (record,) = [json.loads(line) for line in run("token", "list", "--json")[1].splitlines()]
     run("token", "revoke", record["id"])
     _, out, _ = run("keys", "retire")
-    assert out == "nothing was changed\n"
+    assert out == "nothing changed\n"
     _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out.startswith(f"{old} is removed")
 
