@@ -543,7 +543,7 @@ async def test_opaque_token_is_judged_and_ended_by_its_text(tmp_path: Path, said
 
 
 async def test_to_ask_about_a_token_is_no_use_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         root = sidecar.token_of("root")
         asked, used = await sidecar.mint(root, name="asked"), await sidecar.mint(root, name="used")
@@ -636,7 +636,7 @@ async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidec
 async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.2)
     async with managed_sidecar(tmp_path) as sidecar:
         root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
         made = await sidecar.mint(root)
@@ -661,7 +661,7 @@ async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
 
 
 async def test_last_use_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         await _check_last_use(sidecar)
 

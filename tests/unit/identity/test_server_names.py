@@ -35,5 +35,5 @@ def test_other_names_stay_free(name: str) -> None:
 
 
 def test_without_names_nothing_is_the_servers() -> None:
-    assert not ServerNames().has("ingestion-bot")
-    assert not ServerNames().has("")
+    assert not ServerNames().contains("ingestion-bot")
+    assert not ServerNames().contains("")

@@ -184,7 +184,7 @@ def test_certificate_of_another_key_makes_an_entry_useless() -> None:
 
 
 def test_published_key_is_passed_over_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyset, "PUBLISHED_THUMBPRINTS", {rsa_key().thumbprint()})
+    monkeypatch.setattr(keyset, "WELL_KNOWN_THUMBPRINTS", {rsa_key().thumbprint()})
     document = json.dumps({"keys": [jwk(rsa_key(), "a")]}).encode()
     assert parse_key_set(document).skipped == {"published": 1}
     assert len(parse_key_set(document, allow_published=True).keys) == 1

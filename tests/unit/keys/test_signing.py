@@ -157,7 +157,7 @@ def test_missing_and_public_only_files_are_refused(tmp_path: Path) -> None:
 def test_published_key_and_published_name_are_refused_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "PUBLISHED_THUMBPRINTS", {rsa_key(1).thumbprint()})
+    monkeypatch.setattr(signing, "WELL_KNOWN_THUMBPRINTS", {rsa_key(1).thumbprint()})
     published = configuration(write_key(tmp_path / "published.pem", rsa_key(1)))
     named = configuration(write_key(tmp_path / "named.pem", rsa_key(0)), key_id=OPENMETADATA_DEFAULT_KID)
     assert "published" in problem(published)
@@ -251,13 +251,13 @@ def test_kid_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
         ("keys: 5", "no list"),
         ("keys: [", "not YAML"),
         ("keys: []", "no key is active"),
-        ("keys: [5]", "an entry is"),
-        ("keys: [{kid: a}]", "an entry is"),
-        ("keys: [{kid: a, state: active, other: 1}]", "an entry is"),
+        ("keys: [5]", "an entry has"),
+        ("keys: [{kid: a}]", "an entry has"),
+        ("keys: [{kid: a, state: active, other: 1}]", "an entry has"),
         ("keys: [{kid: a, state: sleeping}]", "state of a"),
         ("keys: [{kid: a, state: [active]}]", "state of a"),
-        ("keys: [{kid: ../a, state: active}]", "a kid is"),
-        ("keys: [{kid: '', state: active}]", "a kid is"),
+        ("keys: [{kid: ../a, state: active}]", "a kid has"),
+        ("keys: [{kid: '', state: active}]", "a kid has"),
         ("keys: [{kid: a, state: retired, retiredAt: yesterday}]", "retiredAt of a"),
         ("keys: [{kid: a, state: active}, {kid: a, state: next}]", "twice"),
         ("keys: [{kid: a, state: next}]", "no key is active"),

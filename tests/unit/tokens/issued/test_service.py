@@ -18,6 +18,7 @@ from sidecar.tokens.issued.records import recorded_actor
 from sidecar.tokens.issued.service import Caller, TokenRules, TokenService, TokenSpec
 from sidecar.tokens.jwt.compact import parse
 from sidecar.tokens.jwt.verify import VerifiedClaims
+from sidecar.tokens.submitted import submitted_from_jwt
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.members import unclaimed
@@ -252,15 +253,15 @@ async def test_the_same_issuer_and_subject_from_another_provider_is_another_pers
     for work in (world.service.show(stranger, record.id), world.service.revoke(stranger, record.id)):
         assert (await refusal(work)).status == 404
     assert not stranger.may_manage(record)
-    theirs = parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384)
-    assert await world.service.may_manage(SAM, theirs, "corp")
-    assert not await world.service.may_manage(stranger, theirs, "corp")
-    assert not await world.service.may_manage(SAM, theirs, "unbound")
+    theirs = submitted_from_jwt(parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384))
+    assert await world.service.may_manage(SAM, replace(theirs, provider="corp"))
+    assert not await world.service.may_manage(stranger, replace(theirs, provider="corp"))
+    assert not await world.service.may_manage(SAM, replace(theirs, provider="unbound"))
 
 
 async def test_a_refused_tokens_provider_is_that_of_its_issuer(world: World) -> None:
     owned = World(provider_of={CORP: "corp"}.get)
-    theirs = parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384)
+    theirs = submitted_from_jwt(parse(forge.token(forge.claims(iss=CORP, sub="s-1")), 16_384))
     assert await owned.service.may_manage(SAM, theirs)
     assert not await owned.service.may_manage(Caller(replace(SAM.actor, provider="unbound")), theirs)
 

@@ -220,7 +220,7 @@ async def test_token_minted_while_the_cut_off_was_written_ends_too(
 
     async def slow(batch: Any) -> None:
         await write(batch)
-        if batch.deny:
+        if batch.add_entries:
             world.record("meanwhile")
 
     world.list = RevocationService(world.store, slow, world.clock, RULE, own_issuer=OWN)
