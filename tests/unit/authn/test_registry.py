@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sidecar.authn.authenticators.guest import Guest
+from sidecar.authn.base import Authenticator
 from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, build_specs, load_authenticator, validate
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
@@ -61,33 +62,33 @@ def told(read: Any, *authenticators: dict[str, Any]) -> str:
 
 
 def test_without_any_the_chain_is_jwt(read: Any) -> None:
-    assert [member.name for member in build_specs(read().members)] == ["jwt"]
+    assert [member.name for member in build_specs(read().authenticators)] == ["jwt"]
 
 
 def test_jwt_is_first_unless_it_is_listed(read: Any) -> None:
-    assert [member.name for member in build_specs(read({"type": "guest"}).members)] == ["jwt", "guest"]
+    assert [member.name for member in build_specs(read({"type": "guest"}).authenticators)] == ["jwt", "guest"]
     listed = read({"type": "sample_plugin:Keys", "name": "keys", "configs": {"key": "k"}}, {"type": "jwt"})
-    assert [member.name for member in build_specs(listed.members)] == ["keys", "jwt"]
+    assert [member.name for member in build_specs(listed.authenticators)] == ["keys", "jwt"]
 
 
 def test_switched_off_the_block_has_no_members(read: Any) -> None:
-    assert [member.name for member in build_specs(read({"type": "guest"}, enabled=False).members)] == ["jwt"]
+    assert [member.name for member in build_specs(read({"type": "guest"}, enabled=False).authenticators)] == ["jwt"]
 
 
 def test_datahubs_guest_is_off_unless_it_is_switched_on(read: Any) -> None:
     """DataHub's default, under DataHub's name only."""
-    _, by_java_name = build_specs(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).members)
+    _, by_java_name = build_specs(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).authenticators)
     assert by_java_name.factory is Guest
     assert not by_java_name.options.enabled
-    _, switched_on = build_specs(read({"type": GUEST, "configs": {"enabled": "true"}}).members)
+    _, switched_on = build_specs(read({"type": GUEST, "configs": {"enabled": "true"}}).authenticators)
     assert switched_on.options.enabled
-    _, by_word = build_specs(read({"type": "guest"}).members)
+    _, by_word = build_specs(read({"type": "guest"}).authenticators)
     assert by_word.options.enabled
 
 
 def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) -> None:
     member = {"type": "sample_plugin:Keys", "configs": {"key": "env:API_KEY", "count": 3}}
-    _, keys = build_specs(read(member, environ={"API_KEY": "opensesame"}).members)
+    _, keys = build_specs(read(member, environ={"API_KEY": "opensesame"}).authenticators)
     assert keys.is_plugin
     assert keys.name == "Keys"
     assert keys.options.key.matches("opensesame")
@@ -108,7 +109,7 @@ def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) 
         ({"type": "sample_plugin:Keys", "configs": {"key": "k", "cuont": 2}}, "did you mean count?"),
         ({"type": "sample_plugin:Keys", "configs": {"key": "env:UNSET"}}, "configs.key: "),
         ({"type": "guest", "configs": {"guestUser": "env:NAME"}}, "configs.guestUser: is no secret"),
-        ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a name"),
+        ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a valid Actor name"),
         ({"type": "guest", "configs": {"paths": ["/a/../b"]}}, "configs.paths[0]: must match"),
         ({"type": "jwt", "configs": {"leeway": 3}}, "configs.leeway: is not a known name; jwt has no options"),
     ],
@@ -130,7 +131,7 @@ def test_all_problems_are_told_at_once(read: Any) -> None:
 def test_two_members_need_two_names(read: Any) -> None:
     member = {"type": "sample_plugin:Keys", "configs": {"key": "k"}}
     assert "another authenticator has the name Keys" in told(read, member, member)
-    assert len(build_specs(read(member, {**member, "name": "more"}).members)) == 3
+    assert len(build_specs(read(member, {**member, "name": "more"}).authenticators)) == 3
 
 
 @pytest.mark.parametrize("name", ["jwt", "datahub", "system", "own", "guest", "none", "DataHub"])
@@ -173,7 +174,7 @@ def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, aft
     if refused:
         assert "jwts has no effect after jwt" in told(read, *written)
     else:
-        assert [member.name for member in build_specs(read(*written).members)] == ["introspection", "jwt"]
+        assert [member.name for member in build_specs(read(*written).authenticators)] == ["introspection", "jwt"]
 
 
 @pytest.mark.parametrize("issuer", ["", "https://cluster"])
@@ -191,13 +192,13 @@ def test_two_clusters_of_one_issuer_are_refused(read: Any, issuer: str) -> None:
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)
-    assert [member.name for member in build_specs(loaded.members)] == ["jwt"]
+    assert [member.name for member in build_specs(loaded.authenticators)] == ["jwt"]
 
 
 def test_options_are_printed_nowhere(read: Any) -> None:
     """Only the authenticator knows which of its options are secret."""
     loaded = read({"type": "sample_plugin:Keys", "configs": {"key": "opensesame"}})
-    for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(build_specs(loaded.members))):
+    for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(build_specs(loaded.authenticators))):
         assert "opensesame" not in text
     assert "key" in as_yaml(loaded)
 
@@ -209,3 +210,9 @@ def test_the_guide_names_every_option_of_every_member() -> None:
         rows = "\n".join(line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|"))
         named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows.splitlines())))
         assert named == set(fields_by_name(load_authenticator(place).Options)), word
+
+
+def test_every_built_in_type_describes_its_credentials() -> None:
+    """A built-in that overrides nothing would be listed by ``sidecar check`` with the default phrase of plugins."""
+    for place in BUILT_IN.values():
+        assert load_authenticator(place).describe.__func__ is not Authenticator.describe.__func__, place
