@@ -52,30 +52,32 @@ def public_routes(
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
     prefix = settings.server.prefix
     assertions = _assertions(settings, context)
-    identity_headers = IdentityHeaders(
+    sizes = settings.identity_headers
+    build_headers = partial(
+        IdentityHeaders,
         strip=(
             *settings.identity_headers.strip,
             *_consumed_headers(settings, authenticators),
             *(header.name for header in settings.authentication.token_headers if not header.forward),
         ),
         max_bytes=settings.identity_headers.max_bytes,
-        max_total_bytes=settings.identity_headers.total_bytes,
         assertion=assertions,
         credential=_upstream_credentials(settings, registry, clock),
         datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
         admin_names=_datahub_admins(settings),
         metrics=metrics,
     )
+    identity_headers = build_headers(max_total_bytes=sizes.total_bytes)
+    nginx_headers = build_headers(max_total_bytes=sizes.nginx_total_bytes, variant="-nginx")
     check = partial(
         CheckEndpoint,
         decider=decider,
-        identity_headers=identity_headers,
         refusals=error_responses,
         untrusted=UntrustedPeers(metrics),
     )
     exact: dict[str, tuple[str, Handler]] = {
-        f"{prefix}/auth": ("check", check(Nginx())),
-        f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
+        f"{prefix}/auth": ("check", check(Nginx(), identity_headers=nginx_headers)),
+        f"{prefix}/forward_auth": ("check", check(ForwardAuth(), identity_headers=identity_headers)),
         f"{prefix}/userinfo": ("userinfo", UserInfoEndpoint(decider, error_responses)),
     }
     own_keys = registry.own_keys
@@ -93,7 +95,11 @@ def public_routes(
         loaded, registry, bots, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
-        prefix=prefix, exact={**exact, **managing}, below=below, envoy=check(Envoy()), upstream=upstream
+        prefix=prefix,
+        exact={**exact, **managing},
+        below=below,
+        envoy=check(Envoy(), identity_headers=identity_headers),
+        upstream=upstream,
     )
 
 

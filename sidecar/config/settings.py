@@ -615,6 +615,9 @@ class CorsSettings(Model):
     """Also allow requests with cookies (``Access-Control-Allow-Credentials``). Not with ``*``."""
 
 
+_NGINX_TOTAL = 3584
+
+
 class IdentityHeaderSettings(Model):
     """Headers that pass the identity of the caller to the upstream."""
 
@@ -626,8 +629,9 @@ class IdentityHeaderSettings(Model):
     """Maximum bytes of the identity headers, without assertion and credential. Over it, the groups header is blank."""
     max_total_bytes: Size | None = None
     """Maximum bytes of identity headers, assertion and minted credential together; absent: 5 KiB more than
-    ``maxBytes``, which is 8 KiB by default. Over it, the groups header is blank; then the assertion has
-    ``groups_omitted`` instead of groups; then the request gets 503."""
+    ``maxBytes``, which is 8 KiB by default, and 3584 bytes at ``{prefix}/auth``, because nginx's default buffer has
+    4 KB. Over it, the groups header is blank; then the assertion has ``groups_omitted`` instead of groups; then the
+    request gets 503."""
     strip: Names = ()
     """Further headers to remove from callers' requests."""
 
@@ -635,6 +639,15 @@ class IdentityHeaderSettings(Model):
     def total_bytes(self) -> int:
         """``max_total_bytes``, or its default."""
         return self.max_bytes + 5 * 1024 if self.max_total_bytes is None else self.max_total_bytes
+
+    @property
+    def nginx_total_bytes(self) -> int:
+        """The same for answers to nginx, which answers 500 to a head larger than its buffer (4 KB by default).
+
+        A written limit shows that the buffer was set as well.
+        """
+        is_default = self.max_total_bytes is None and self.max_bytes <= _NGINX_TOTAL
+        return _NGINX_TOTAL if is_default else self.total_bytes
 
 
 class RevocationSettings(Model):

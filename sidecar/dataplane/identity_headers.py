@@ -100,6 +100,7 @@ class IdentityHeaders:
     """Encodes the complete header set of an Actor once, and keeps it with the verified token.
 
     ``max_bytes`` bounds the identity headers, ``max_total_bytes`` these with assertion and credential.
+    ``variant`` keeps the blocks of two instances with different budgets apart, for one Actor.
     ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there, and so
     is who bears one of ``admin_names`` and is no admin, for that server knows its admins by their urn alone.
     """
@@ -116,10 +117,12 @@ class IdentityHeaders:
         admin_names: frozenset[str] = frozenset(),
         now: Callable[[], float] = monotonic,
         metrics: Metrics,
+        variant: str = "",
     ) -> None:
         self._stripped = _ALWAYS_STRIPPED | {normal_name(name) for name in strip}
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes
+        self._check, self._check_trusted = f"check{variant}", f"check{variant}-trusted"
         self._assertion = assertion
         self._credential = credential
         self._datahub_actor = datahub_actor
@@ -152,7 +155,7 @@ class IdentityHeaders:
         """
         if accepted is None:
             return self._blank_trusted if trusted else self._blank
-        return self._block(accepted, "check-trusted" if trusted else "check", self._make_check_block, trusted)
+        return self._block(accepted, self._check_trusted if trusted else self._check, self._make_check_block, trusted)
 
     def forward_block(self, accepted: Accepted | None) -> bytes:
         """The set for the service behind, without blank ones; the minted ``Authorization`` included.

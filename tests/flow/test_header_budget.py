@@ -57,7 +57,8 @@ async def test_an_upstream_gets_headers_within_the_budget(
 async def test_a_check_is_answered_within_the_budget(
     start: Start, tmp_path: Path, number: int, header: int, stated: bool
 ) -> None:
-    blocks = {"identityHeaders": {"assertion": True}, "jwtTokenConfiguration": own_keys(tmp_path)}
+    headers = {"assertion": True, "maxTotalBytes": BUDGET}
+    blocks = {"identityHeaders": headers, "jwtTokenConfiguration": own_keys(tmp_path)}
     limits = {"maxHeaderBytes": "128KiB", "maxTokenBytes": "128KiB"}
     scene = await start(server={"trustedProxies": [LOOPBACK], "limits": limits}, **blocks)
     asked = [("X-Original-URI", "/x"), ("X-Original-Method", "GET"), bearer(groups=groups(number))]
@@ -69,6 +70,20 @@ async def test_a_check_is_answered_within_the_budget(
             assert sum(len(name) + len(value) + 4 for name, value in sent) <= BUDGET
             assert answer.all("X-Auth-Request-Groups") == [",".join(groups(header))]
             assert claims(answer.all("X-Auth-Assertion")[0]).get("groups_omitted", False) is not stated
+
+
+@pytest.mark.parametrize("number", [3, 60, 87, 200])
+async def test_an_answer_to_nginx_fits_its_default_buffer(start: Start, tmp_path: Path, number: int) -> None:
+    """nginx answers 500 to a head over 4 KB unless ``proxy_buffer_size`` is set; other proxies have larger limits."""
+    blocks = {"identityHeaders": {"assertion": True}, "jwtTokenConfiguration": own_keys(tmp_path)}
+    limits = {"maxHeaderBytes": "128KiB", "maxTokenBytes": "128KiB"}
+    scene = await start(server={"trustedProxies": [LOOPBACK], "limits": limits}, **blocks)
+    asked = [("X-Original-URI", "/x"), ("X-Original-Method", "GET"), bearer(groups=groups(number))]
+    async with await scene.connect() as wire:
+        answer = await wire.ask("/oauth2/auth", asked)
+        assert answer.status == 200
+        assert sum(len(name) + len(value) + 4 for name, value in answer.head.headers) < 4000
+        assert answer.all("X-Auth-Assertion")
 
 
 async def test_what_never_fits_is_503_and_reaches_no_upstream(start: Start, tmp_path: Path) -> None:

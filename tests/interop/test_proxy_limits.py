@@ -49,7 +49,7 @@ def asked(provider: IdentityProvider, tmp_path_factory: pytest.TempPathFactory) 
             "providers": [{"name": "corp", "issuer": provider.issuer, "audiences": [AUDIENCE], "groupsClaim": "groups"}]
         },
         "upstream": {"credentials": "openmetadata"},
-        "identityHeaders": {"assertion": True},
+        "identityHeaders": {"assertion": True, "maxTotalBytes": "8KiB"},
         "jwtTokenConfiguration": {
             "rsapublicKeyFilePath": str(folder / "keys" / "public_key.der"),
             "rsaprivateKeyFilePath": str(folder / "keys" / "private_key.der"),
