@@ -100,15 +100,17 @@ async def plainly(scene: Scene) -> AsyncIterator[Wire]:
 
 
 async def refuses_connections(scene: Scene) -> None:
-    """Return once the public listener is closed."""
+    """Return once the public listener is closed, and what is under way has been told."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 wire = await scene.connect()
             except ConnectionRefusedError:
-                return
+                break
             async with wire:
                 pass
+        for _ in range(20):  # turns of the loop that both share
+            await asyncio.sleep(0)
 
 
 def own_keys(folder: Path) -> dict[str, Any]:

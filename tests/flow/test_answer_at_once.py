@@ -70,12 +70,15 @@ async def ask(wire: Wire, *headers: tuple[str, str]) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("target", ["/oauth2/auth", "/oauth2/forward_auth", "/oauth2/ext_authz/x", "/oauth2/auth?x=1"])
+@pytest.mark.parametrize(
+    "target", ["/oauth2/auth", "/oauth2/forward_auth", "/oauth2/ext_authz/x", "/oauth2/auth?allowed_groups=staff"]
+)
 async def test_the_second_answer_is_the_first(start: Start, counted: Counted, target: str) -> None:
     """Byte for byte, but for the date; and it is counted like every other."""
     scene = await start(**TRUSTED)
     async with await scene.connect() as wire:
-        headers = [*ASKED, ("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET"), bearer()]
+        token = bearer(groups=["staff"])
+        headers = [*ASKED, ("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET"), token]
         headers.append(("X-Request-Id", "the-same"))
         async with plainly(scene) as plain:
             first = await plain.ask(target, headers)
