@@ -1,4 +1,4 @@
-"""Bring what the chart repeats of other files up to date: ``python helm/generate.py`` (or ``make chart``).
+"""Update the copies of other files in the chart: ``python helm/generate.py`` (or ``make chart``).
 
 - ``values.schema.json``: the part for ``config``, from the sidecar's own schema.
 - ``README.md``: the table of values, from the comments in ``values.yaml``.
@@ -27,7 +27,7 @@ _TABLE = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- end of values -->)", re.DO
 
 
 def schema(present: dict[str, Any]) -> dict[str, Any]:
-    """The chart's schema with its part for ``config`` made anew."""
+    """The chart's schema with a new part for ``config``."""
     definitions = json_schema()
     del definitions["$schema"]
     configuration = {"Configuration": definitions, **definitions.pop("$defs")}

@@ -1,4 +1,4 @@
-{{/* The sidecar's configuration: the values', and the store when this release runs one. */}}
+{{/* The sidecar's configuration: that of the values, with the store if this release runs one. */}}
 {{- define "auth-sidecar.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- if .Values.redis.enabled -}}
@@ -6,7 +6,7 @@
 {{- $_ := set $config "store" (merge $store ($config.store | default dict)) -}}
 {{- end -}}
 {{- if and (eq .Values.shape "beside") (not (.Values.beside.container | default dict).readinessProbe) -}}
-{{- /* the pod would be ready, and get requests, before its server listens */ -}}
+{{- /* otherwise the pod would be ready, and receive requests, before its server listens */ -}}
 {{- $upstream := $config.upstream | default dict -}}
 {{- if and $upstream.url (kindIs "invalid" $upstream.waitAtStart) -}}
 {{- $_ := set $upstream "waitAtStart" "5m" -}}
@@ -15,7 +15,7 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* "true" when the store is a SQLite file: the default, and whatever is not known to be Redis. */}}
+{{/* "true" when the store is a SQLite file: the default, and every URL that is not known to be Redis. */}}
 {{- define "auth-sidecar.usesSqlite" -}}
 {{- $config := include "auth-sidecar.config" . | fromYaml -}}
 {{- $url := ($config.store | default dict).url | toString -}}
@@ -51,7 +51,7 @@
 {{- include "auth-sidecar.seconds" (dig "drainDelay" "5s" .Values.config.server) -}}
 {{- end -}}
 
-{{/* 10 seconds beyond the drain for closing what is open; 30, Kubernetes' own default, for a server beside. */}}
+{{/* The drain, 10 seconds to close connections, and with a server in the pod 30 more, Kubernetes' default. */}}
 {{- define "auth-sidecar.terminationGracePeriodSeconds" -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
 {{- $drain := add (include "auth-sidecar.drainDelay" .) (include "auth-sidecar.seconds" (dig "drainTimeout" "30s" .Values.config.server)) -}}
@@ -61,7 +61,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* "true" when the chain asks the cluster, and the pod therefore needs its own token. */}}
+{{/* "true" if the chain has a kubernetes authenticator, for which the pod needs its own token. */}}
 {{- define "auth-sidecar.asksCluster" -}}
 {{- range (.Values.config.authentication | default dict).authenticators -}}
 {{- if eq .type "kubernetes" -}}true{{- end -}}

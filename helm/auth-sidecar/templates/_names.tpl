@@ -25,7 +25,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
-{{/* Labels that one kind of this release's pods has, and no other: (list . "sidecar"). */}}
+{{/* Labels of one kind of this release's pods only: (list . "sidecar"). */}}
 {{- define "auth-sidecar.componentLabels" -}}
 {{- $context := index . 0 -}}
 app.kubernetes.io/name: {{ include "auth-sidecar.name" $context }}
@@ -33,7 +33,7 @@ app.kubernetes.io/instance: {{ $context.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of the pods that the sidecar runs in, whoever makes them. */}}
+{{/* Labels of the pods that the sidecar runs in, of this chart or another. */}}
 {{- define "auth-sidecar.targetLabels" -}}
 {{- if eq .Values.shape "attached" -}}
 {{- toYaml .Values.attached.selector -}}
@@ -43,8 +43,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{/*
-Changes with a text that is secret, and gives it away to nobody who reads pods but not Secrets: scrypt makes each guess
-at it dear. (list . "text")
+A checksum that changes with a secret text and does not reveal it to users who can read pods but not Secrets: scrypt makes
+each guess expensive. (list . "text")
 */}}
 {{- define "auth-sidecar.secretChecksum" -}}
 {{- $context := index . 0 -}}

@@ -35,8 +35,8 @@ readinessProbe:
   failureThreshold: 2
 {{- if include "auth-sidecar.isNative" . }}
 lifecycle:
-  # A native sidecar is sent SIGTERM only when the server has ended, and would answer 502 until then. So the drain starts
-  # here, at the same time as the server's own hook, which ends with the process.
+  # A native sidecar gets SIGTERM only after the server has ended, and would answer 502 until then. So the drain starts here,
+  # at the same time as the server's own hook. The hook ends with the process.
   preStop:
     exec:
       command: [python, -c, "import os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(86400)"]
@@ -103,7 +103,7 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* Where state lasts: SQLite's file on the claim; beside Redis only copies of keys, which may be lost. */}}
+{{/* Volume for state: the SQLite file on the claim; with Redis only cached keys, which may be lost. */}}
 {{- define "auth-sidecar.stateVolume" -}}
 - name: sidecar-state
 {{- if and (include "auth-sidecar.usesSqlite" .) .Values.persistence.enabled }}
@@ -124,9 +124,9 @@ items:
 {{- end -}}
 
 {{/*
-The server's container. The pod's address stays known to others for a moment after it is told to end, so a server
-without a hook of its own waits for the sidecar's drainDelay, while the sidecar still accepts, and two seconds more (the action needs
-Kubernetes 1.30).
+The server's container. Other pods may still use the pod's address for a moment after its termination begins. A server
+without a hook of its own therefore waits for the sidecar's drainDelay, while the sidecar still accepts connections, and two
+seconds more (the action needs Kubernetes 1.30).
 */}}
 {{- define "auth-sidecar.besideContainer" -}}
 {{- $container := deepCopy .Values.beside.container -}}
@@ -138,7 +138,7 @@ Kubernetes 1.30).
 {{- toYaml $container -}}
 {{- end -}}
 
-{{/* "true" when the sidecar runs as a native sidecar container: started before the server, ended after it. */}}
+{{/* "true" when the sidecar runs as a native sidecar container: it starts before the server and ends after it. */}}
 {{- define "auth-sidecar.isNative" -}}
 {{- $known := semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version -}}
 {{- $wanted := toString .Values.beside.nativeSidecar -}}

@@ -1,14 +1,14 @@
-{{/* Values that would install something broken or unsafe; each fails with what is wrong and the mend. */}}
+{{/* Values that would install something broken or unsafe; each fails with what is wrong and how to fix it. */}}
 {{- define "auth-sidecar.refusals" -}}
 {{- $values := .Values -}}
 {{- range $name := list "listen" "adminListen" -}}
 {{- $address := get $values.config.server $name | toString -}}
 {{- if or (hasPrefix "unix:" $address) (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address) (not (regexMatch ":[0-9]+$" $address)) -}}
-{{- fail (printf "config.server.%s is %q, which nobody outside of the container can reach; use *:<port>" $name $address) -}}
+{{- fail (printf "config.server.%s is %q, which is unreachable from outside the container; use *:<port>" $name $address) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.secret.data $values.secret.existingSecret -}}
-{{- fail "secret.data and secret.existingSecret are mounted at the same place; give one of them" -}}
+{{- fail "secret.data and secret.existingSecret are mounted at the same place; set only one of them" -}}
 {{- end -}}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor would scrape every pod twice; enable one of them" -}}
@@ -19,7 +19,7 @@
 {{- include "auth-sidecar.shapeRefusals" . -}}
 {{- end -}}
 
-{{/* Secrets written out below a path: (list "config" .Values.config). A ConfigMap is read by many. */}}
+{{/* Literal secrets below a path: (list "config" .Values.config). Many users may read a ConfigMap. */}}
 {{- define "auth-sidecar.secretRefusals" -}}
 {{- $path := index . 0 -}}
 {{- $value := index . 1 -}}
@@ -35,7 +35,7 @@
 {{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$" $path -}}
 {{- $refers := regexMatch "^(file:/|env:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
 {{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@|[?&]password=[^&]" (toString $value)) -}}
-{{- fail (printf "%s holds a secret, and a ConfigMap is no place for one: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
+{{- fail (printf "%s holds a secret, which would be stored in a ConfigMap: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -44,14 +44,14 @@
 {{- $redis := .Values.redis -}}
 {{- if $redis.enabled -}}
 {{- if and $redis.password $redis.existingSecret -}}
-{{- fail "redis.password and redis.existingSecret are both given; give one of them" -}}
+{{- fail "redis.password and redis.existingSecret are both set; set only one of them" -}}
 {{- end -}}
 {{- if not (or $redis.password $redis.existingSecret) -}}
-{{- fail "redis.enabled needs a password: name a Secret in redis.existingSecret, or give redis.password" -}}
+{{- fail "redis.enabled needs a password: set redis.existingSecret or redis.password" -}}
 {{- end -}}
 {{- $store := .Values.config.store | default dict -}}
 {{- if or $store.url $store.password $store.username -}}
-{{- fail "redis.enabled and config.store name two stores; leave redis.enabled out, or url, username and password of config.store" -}}
+{{- fail "redis.enabled and config.store name two stores; remove redis.enabled, or url, username and password of config.store" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

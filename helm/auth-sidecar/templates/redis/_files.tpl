@@ -1,5 +1,5 @@
 {{/*
-What Redis reads. Only the password's digest is written anywhere, and into memory; denials must never be evicted.
+Configuration of Redis. Only the digest of the password is written, to memory. Revocation entries must never be evicted.
 */}}
 {{- define "auth-sidecar.redisFiles" -}}
 redis.conf: |
