@@ -20,10 +20,6 @@ class SetClock(HandClock):
         self._now += seconds
 
 
-def agrees(clock: CheckedClock) -> bool:
-    return clock.agrees
-
-
 def test_clock_without_fault_is_one_time() -> None:
     hand = SetClock()
     clock = CheckedClock(hand)
