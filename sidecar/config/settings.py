@@ -106,19 +106,19 @@ class ServerTls(Model):
     key_file: Annotated[str, Field(min_length=1)]
     """Its private key (PEM, not encrypted)."""
     client_ca_file: Text = ""
-    """CAs of client certificates (PEM), for ``clientCertificates``. A caller may present one of their certificates; one
-    of another CA ends the handshake. Absent: none is asked for."""
+    """CAs of client certificates (PEM), for ``clientCertificates``. Client certificates are optional; one of another CA
+    ends the handshake. Absent: client certificates are not requested."""
 
 
 class ServerSettings(Model):
     """The two listeners."""
 
     listen: Address = "127.0.0.1:4180"
-    """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (every address of both families) or ``unix:/path``."""
+    """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (all addresses, IPv4 and IPv6) or ``unix:/path``."""
     admin_listen: Address = "127.0.0.1:4181"
     """Operations listener (metrics, health, configuration). Do not expose it; it has no TLS."""
     socket_mode: Annotated[str, Field(pattern=r"^(0?[0-7]{3})?$")] = ""
-    """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: as the process's umask says."""
+    """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: by the umask of the process."""
     socket_group: Text = ""
     """Group of that socket, by name or number; absent: that of the process."""
     tls: ServerTls | None = None
@@ -131,10 +131,9 @@ class ServerSettings(Model):
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies (CIDRs, or ``unix``) whose headers about the original request are trusted. Empty: none."""
     client_certificates: Literal["none", "envoy", "nginx", "tls"] = "none"
-    """Where the client's certificate is taken from. ``envoy``, ``nginx``: for trusted proxies, from
-    ``X-Forwarded-Client-Cert``, in Envoy's form or as nginx's ``$ssl_client_escaped_cert``. With ``tls.clientCaFile``,
-    for all other peers, from the handshake; ``tls``: from the handshake alone. Tokens bound to a certificate are
-    rejected with ``none``."""
+    """Source of the client certificate. ``envoy``, ``nginx``: for trusted proxies, ``X-Forwarded-Client-Cert`` in
+    Envoy's format or as nginx's ``$ssl_client_escaped_cert``; for other peers, with ``tls.clientCaFile``, the TLS
+    handshake. ``tls``: the TLS handshake only. ``none``: tokens bound to a certificate are rejected."""
     public_url: Text = ""
     """URL by which callers reach the public listener."""
     origins: tuple[WebOrigin, ...] | None = None
@@ -205,7 +204,7 @@ class StoreSettings(Model):
     url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
     """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``unix:///path/of/socket?db=1``,
     ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/service/db``; ``rediss``
-    instead of ``redis`` uses TLS. ``db``, ``username`` and ``password`` in the query have the meaning of redis-py."""
+    instead of ``redis`` uses TLS. ``db``, ``username`` and ``password`` in the query mean the same as in redis-py."""
     username: Text = ""
     """User, if it is not in the URL."""
     password: Secret | None = None
@@ -496,24 +495,24 @@ class AuthenticatorSettings(Model):
 
 
 class TokenHeaderSettings(Model):
-    """A header that holds a token, as proxies in front that sign people in add it."""
+    """A header with a token, as identity-aware proxies add it."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    """Its name, such as ``X-Goog-IAP-JWT-Assertion``. The value is a token, with or without ``Bearer``."""
+    """Name of the header, such as ``X-Goog-IAP-JWT-Assertion``. The value is a token, with or without ``Bearer``."""
     providers: Names = ()
-    """Whose tokens count there: names of providers or authenticators; empty: everybody's."""
+    """Providers or authenticators whose tokens are accepted in this header; empty: all."""
     ambient: bool = False
-    """The proxy adds it to every request: with ``Authorization`` in the request it is not looked at."""
+    """The proxy adds the header to every request: it is ignored if the request has ``Authorization``."""
     forward: bool = False
-    """Forward it to the upstream as it came, verified or not; otherwise it is removed."""
+    """Forward the header to the upstream unchanged, verified or not; otherwise it is removed."""
 
 
 class WebsocketTokenSettings(Model):
-    """Tokens of pages, which cannot set ``Authorization`` on a WebSocket."""
+    """Tokens of WebSockets, on which pages cannot set ``Authorization``."""
 
     subprotocol: bool = False
-    """Read ``bearer.<token>`` and ``base64url.bearer.authorization.k8s.io.<token in base64url>`` from
-    ``Sec-WebSocket-Protocol``. It must be offered beside another subprotocol, and is removed from what is forwarded."""
+    """Accept ``bearer.<token>`` and ``base64url.bearer.authorization.k8s.io.<token in base64url>`` in
+    ``Sec-WebSocket-Protocol``. Another subprotocol must be offered as well; the token is not forwarded."""
 
 
 class AuthenticationSettings(Model):
@@ -532,7 +531,7 @@ class AuthenticationSettings(Model):
     require_record: bool = False
     """Reject DataHub tokens of version 2 that are not on record here."""
     token_headers: tuple[TokenHeaderSettings, ...] = ()
-    """Headers besides ``Authorization`` that may hold a token. A request with several credentials is refused."""
+    """Headers besides ``Authorization`` that may contain a token. A request with several credentials is rejected."""
     websocket_tokens: WebsocketTokenSettings = WebsocketTokenSettings()
     """Tokens of WebSockets."""
     excluded_paths: Unused = Field(default=None, description=UNUSED)
@@ -610,10 +609,10 @@ class CorsSettings(Model):
     preflight: Literal["authenticated", "public"] = "authenticated"
     """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` passes without credentials."""
     origins: tuple[AnyOrigin, ...] | None = None
-    """Origins whose pages may read refusals of upstream paths, such as a 401: they get ``Access-Control-Allow-Origin``.
-    ``*``: every page. Answers of the upstream are left as they are. Absent: those of ``server.origins``."""
+    """Origins whose pages may read refusals of upstream paths, such as a 401 (``Access-Control-Allow-Origin``). ``*``:
+    all pages. Responses of the upstream are not changed. Absent: those of ``server.origins``."""
     credentials: bool = False
-    """Also for requests with cookies: ``Access-Control-Allow-Credentials``. Not with ``*``."""
+    """Also allow requests with cookies (``Access-Control-Allow-Credentials``). Not with ``*``."""
 
 
 class IdentityHeaderSettings(Model):

@@ -57,7 +57,7 @@ def script(public: str, admin: str, provider: str, program: str) -> Iterator[Sec
             curl(401, "a forged token: issuer acme, signed with the key of globex", "forged", "/hello"),
             Example(
                 0,
-                "why was the forged token rejected?",
+                "why was it rejected?",
                 f"cut -d' ' -f3 forged | {program} token explain --config sidecar.yaml -",
             ),
         ),

@@ -311,9 +311,9 @@ def test_check_speaks_of_the_root_user(tmp_path: Path, credentials: str, admins:
     ("text", "authenticators", "code", "said"),
     [
         (token(), ["datahub"], 0, "accepted"),
-        (token(key="x" * 40), ["datahub"], 1, "refused: token_invalid (signature)"),
+        (token(key="x" * 40), ["datahub"], 1, "rejected: token_invalid (signature)"),
         # the key is there to sign for the server behind, not to let anybody in
-        (token(), [], 1, "refused"),
+        (token(), [], 1, "rejected"),
     ],
 )
 def test_explain_decides_as_the_chain_would(

@@ -171,7 +171,8 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
     await run("check", "--config", path)
     text = "".join(capsys.readouterr())
     assert (
-        "corp: principal: verbatim (default with these upstream.credentials): Alice@Corp.com is Alice@Corp.com" in text
+        "corp: principal: verbatim (default for these upstream.credentials): Alice@Corp.com becomes Alice@Corp.com"
+        in text
     )
     assert "authenticationConfiguration.principal: is not written: verbatim is in force" in text
     if entry == "record":
@@ -185,11 +186,11 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
             pass
     (problem,) = refusal.value.problems
     assert problem.path == "authenticationConfiguration.principal"
-    assert "principal: localPart the name Alice@Corp.com is the Actor alice," in problem.message
-    assert "principal: verbatim it is Alice@Corp.com," in problem.message
+    assert "principal: localPart the name Alice@Corp.com gives the Actor alice," in problem.message
+    assert "principal: verbatim Alice@Corp.com," in problem.message
     capsys.readouterr()
     assert await run("check", "--config", path) == 2
-    assert "authenticationConfiguration.principal: must be written" in "".join(capsys.readouterr())
+    assert "authenticationConfiguration.principal: must be set" in "".join(capsys.readouterr())
     for rule in ("localPart", "verbatim"):
         content["authenticationConfiguration"]["principal"] = rule
         async with run_sidecar(load([written(tmp_path, content)], {})):

@@ -185,13 +185,15 @@ class RevocationService:
         """
         await self._check_issuers(requests)
         now = self._clock.now()
-        prepared = [await self._completed(wish, now) for wish in requests]
+        prepared = [await self._completed(request, now) for request in requests]
         prepared += [
-            replace(wish, issuer=other) for wish in prepared for other in self._retention.spellings(wish.issuer)[1:]
+            replace(request, issuer=other)
+            for request in prepared
+            for other in self._retention.spellings(request.issuer)[1:]
         ]
-        entries = [self._entry(wish, now, by) for wish in prepared]
+        entries = [self._entry(request, now, by) for request in prepared]
         ended = await self._write_entries(prepared, entries, now)
-        if any(denial.issued_before is not None for denial in entries):
+        if any(entry.issued_before is not None for entry in entries):
             # again, for tokens that were minted while the entries were written
             later = await self._write_entries(prepared, (), now)
             ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
@@ -208,7 +210,7 @@ class RevocationService:
         """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
         if self._list_other_issuers is None:
             return
-        named = {wish.issuer for wish in requests if wish.issuer and not wish.unknown_issuer}
+        named = {request.issuer for request in requests if request.issuer and not request.unknown_issuer}
         unknown = {issuer for issuer in named if self._retention.spellings(issuer)[0] not in self._retention.issuers}
         others = await self._cached_other_issuers(self._list_other_issuers) if unknown else frozenset()
         for issuer in sorted(unknown - others):
@@ -249,8 +251,8 @@ class RevocationService:
         cursor = _PageCursor.parse(after) if after else _PageCursor(now)
         page = await self._store.entries(named, cursor.position, limit, now)
         is_last = not page.after
-        if cursor.reread_since is not None and any(denial.created_at <= cursor.since for denial in page.entries):
-            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > cursor.since))
+        if cursor.reread_since is not None and any(entry.created_at <= cursor.since for entry in page.entries):
+            page = replace(page, entries=tuple(entry for entry in page.entries if entry.created_at > cursor.since))
             is_last = True
         if not is_last:
             return replace(page, after=str(replace(cursor, position=page.after)))
@@ -317,7 +319,9 @@ class RevocationService:
         """Write ``entries`` and revoke the records that ``requests`` match. Returns these records by id, for each
         request.
         """
-        concerned = [{record.id: record async for record in self._matching_records(wish, now)} for wish in requests]
+        concerned = [
+            {record.id: record async for record in self._matching_records(request, now)} for request in requests
+        ]
         ended = dict.fromkeys(token_id for records in concerned for token_id in records)
         if entries or ended:
             await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=entries))

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sidecar.authn.authenticators.guest import Guest
+from sidecar.authn.base import Authenticator
 from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, AuthenticatorSpec, build_specs, load_authenticator, validate
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
@@ -113,7 +114,7 @@ def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) 
         ({"type": "sample_plugin:Keys", "configs": {"key": "k", "cuont": 2}}, "did you mean count?"),
         ({"type": "sample_plugin:Keys", "configs": {"key": "env:UNSET"}}, "configs.key: "),
         ({"type": "guest", "configs": {"guestUser": "env:NAME"}}, "configs.guestUser: is no secret"),
-        ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a name"),
+        ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a valid Actor name"),
         ({"type": "guest", "configs": {"paths": ["/a/../b"]}}, "configs.paths[0]: must match"),
         ({"type": "jwt", "configs": {"leeway": 3}}, "configs.leeway: is not a known name; jwt has no options"),
     ],
@@ -217,3 +218,10 @@ def test_the_guide_names_every_option_of_every_member() -> None:
         rows = "\n".join(line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|"))
         named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows.splitlines())))
         assert named == set(fields_by_name(load_authenticator(place).Options)), word
+
+
+def test_every_built_in_type_describes_its_credentials() -> None:
+    """A built-in that overrides nothing would be listed by ``sidecar check`` with the default phrase of plugins."""
+    for place in BUILT_IN.values():
+        described = next(vars(kind) for kind in load_authenticator(place).__mro__ if "describe" in vars(kind))
+        assert described is not vars(Authenticator), place

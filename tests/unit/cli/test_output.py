@@ -67,7 +67,7 @@ def test_token_that_could_not_be_printed_ends(
     assert len(records) == 1
     assert records[0]["revokedAt"] is not None
     assert said.startswith("standard output cannot be written: ")
-    assert said.endswith(f"; the token {records[0]['id']} was revoked again")
+    assert said.endswith(f"; the token {records[0]['id']} was revoked")
 
 
 def test_token_whose_record_cannot_be_shown_stands(run: Run) -> None:
@@ -83,7 +83,7 @@ def test_keys_whose_configuration_could_not_be_printed_are_removed(tmp_path: Pat
     def generate(*words: str, **streams: Any) -> subprocess.CompletedProcess[str]:
         return command("keys", "generate", "--dir", str(tmp_path / "made"), *words, **streams)
 
-    assert complaint(full(generate)).endswith("; the keys were removed again, nothing was made")
+    assert complaint(full(generate)).endswith("; the key files were removed again")
     assert list((tmp_path / "made").iterdir()) == []
     assert generate(stdout=subprocess.PIPE).returncode == 0
 

@@ -67,7 +67,7 @@ def test_entry_is_added_listed_and_removed(run: Run, arguments: tuple[str, ...],
     code, out, err = run("revocations", "add", *arguments, "--unknown-issuer")
     made = json.loads(out)
     assert made.pop("matches") == {"own": 0, "foreign": "unknown"}
-    assert "0 own tokens on record ended" in err
+    assert "0 own tokens on record revoked" in err
     assert code == 0
     assert made.items() >= about.items()
     assert made["createdBy"] == "command line"
@@ -98,7 +98,7 @@ def test_genuine_token_is_denied(run: Run, idp: IdentityProvider, monkeypatch: p
     assert json.loads(out)["jti"] == parse(token, 16_384).claims["jti"]
     code, out, _ = run("token", "explain", token)
     assert code == 1
-    assert out.endswith("verdict    refused: token_revoked (denied)\n")
+    assert out.endswith("verdict    rejected: token_revoked (denied)\n")
     monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
     assert run("revocations", "add", "--token", "-")[0] == 0
     assert len(entries(run)) == 1
@@ -137,14 +137,14 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
     file.write_text("\n".join([*lines[:10], *bad, "", *lines[10:]]))
     code, out, err = run("revocations", "import", "--unknown-issuer", str(file))
     assert code == 1
-    assert out == "2500 entries taken, 4 refused\n"
+    assert out == "2500 entries imported, 4 rejected\n"
     named = {line.partition(":")[0] for line in err.splitlines() if not line.startswith("{")}
     assert named == {"line 11", "line 12", "line 13", "line 14"}
     assert len(entries(run)) == 2500
     standard_input = io.TextIOWrapper(io.BytesIO("\n".join(lines).encode()))
     monkeypatch.setattr("sys.stdin", standard_input)
     code, out, err = run("revocations", "import", "--unknown-issuer", "-")
-    assert (code, out) == (0, "2500 entries taken, 0 refused\n")
+    assert (code, out) == (0, "2500 entries imported, 0 rejected\n")
     (audited,) = map(json.loads, err.splitlines())
     assert (audited["event"], audited["taken"], audited["refused"]) == ("revocations_imported", 2500, 0)
     assert len(entries(run)) == 2500
@@ -159,7 +159,7 @@ def test_import_refuses_issuers_that_nothing_has_line_by_line(run: Run, idp: Ide
     file = tmp_path / "entries.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     code, out, err = run("revocations", "import", str(file))
-    assert (code, out) == (1, "2 entries taken, 1 refused\n")
+    assert (code, out) == (1, "2 entries imported, 1 rejected\n")
     assert f'Did you mean "{idp.issuer}"' in err.splitlines()[0]
     assert {entry["jti"] for entry in entries(run)} == {"a", "c"}
 
@@ -172,7 +172,7 @@ def test_import_shows_its_progress_on_a_terminal_only(
     for is_terminal in (True, False):
         monkeypatch.setattr(type(sys.stderr), "isatty", lambda _, is_terminal=is_terminal: is_terminal)
         _, _, err = run("revocations", "import", "--unknown-issuer", str(file))
-        assert ("\r1000 entries taken\r1500 entries taken\n" in err) is is_terminal
+        assert ("\r1000 entries imported\r1500 entries imported\n" in err) is is_terminal
 
 
 def test_entry_about_a_person_ends_the_own_tokens(run: Run) -> None:
@@ -182,7 +182,7 @@ def test_entry_about_a_person_ends_the_own_tokens(run: Run) -> None:
             run("revocations", "add", "--actor", actor)
     code, out, err = run("revocations", "add", "--actor", "USER:sam", "--issued-before", "2100-01-01T00:00:00Z")
     assert (code, json.loads(out)["matches"]) == (0, {"own": 1, "foreign": "unknown"})
-    assert "1 own token on record ended" in err
+    assert "1 own token on record revoked" in err
     code, out, _ = run("revocations", "add", "--issuer", ISSUER, "--issued-before", "now")
     assert (code, json.loads(out)["matches"]["own"]) == (0, 0)
 

@@ -109,7 +109,7 @@ def weak(path: Path) -> None:
     [
         (absent, "No such file"),
         (folder, "Is a directory"),
-        (os.mkfifo, "no regular file"),
+        (os.mkfifo, "not a regular file"),
         (empty_set, "no usable key"),
         (weak, "no usable key (1 weak)"),
     ],

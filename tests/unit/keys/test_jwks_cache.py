@@ -127,7 +127,7 @@ async def test_unchanged_set_is_confirmed_without_a_body(world: World) -> None:
 async def test_background_work_outlives_a_fault_of_our_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = await world.fetched()
     with monkeypatch.context() as patched:
-        patched.setattr("sidecar.keys.url_keys.parse_jwks", lambda *_, **__: 1 / 0)
+        patched.setattr("sidecar.keys.url_keys.parse_key_set", lambda *_, **__: 1 / 0)
         world.clock.advance(600)
         await eventually(lambda: world.outcomes().get("internal"))
     world.clock.advance(60)

@@ -90,7 +90,7 @@ def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
     for change in (partial(retire, tmp_path, signing.kid, NOW), partial(remove, tmp_path, signing.kid)):
         with pytest.raises(RotationError, match="rotate first"):
             change()
-    with pytest.raises(RotationError, match="no key of that id"):
+    with pytest.raises(RotationError, match="no key with that id"):
         retire(tmp_path, "none", NOW)
     retire(tmp_path, waiting.kid, NOW)
     assert retire(tmp_path, waiting.kid, NOW).steps == ()
@@ -122,7 +122,7 @@ def test_two_who_rotate_at_once_do_it_once(tmp_path: Path) -> None:
     program = (
         "import sys; from datetime import datetime; from pathlib import Path; from sidecar.keys.rotation import rotate;"
         "rotate(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), publish_lead_time=330, algorithm='ES256',"
-        " is_over=lambda key: False)"
+        " is_obsolete=lambda key: False)"
     )
     later = (NOW + timedelta(minutes=6)).isoformat()
     command = [sys.executable, "-c", program, str(tmp_path), later]
@@ -179,12 +179,12 @@ def test_key_that_a_token_on_record_needs_is_kept(run: Callable[..., tuple[int, 
     assert "signs from now on" in out
     old = next(entry["kid"] for entry in listed(run) if entry["state"] == "retired")
     _, out, _ = run("keys", "retire", "--retain", "0s")
-    assert out == "nothing was changed\n"
+    assert out == "nothing changed\n"
     assert run("token", "explain", token.strip())[0] == 0
     (record,) = [json.loads(line) for line in run("token", "list", "--json")[1].splitlines()]
     run("token", "revoke", record["id"])
     _, out, _ = run("keys", "retire")
-    assert out == "nothing was changed\n"
+    assert out == "nothing changed\n"
     _, out, _ = run("keys", "retire", "--retain", "0s")
     assert out.startswith(f"{old} is removed")
 

@@ -223,7 +223,7 @@ def _refuse(*_: object) -> None:
         (read_htpasswd, f"a:{hashed('x')}\nA:{hashed('y')}", "lines 1 and 2 map to the same Actor"),
         (read_htpasswd, f"a:{hashed('x')}\na@b.c:{hashed('y')}", "lines 1 and 2 map to the same Actor"),
         (read_user_props, "datahub:datahub", "published default user"),
-        (read_user_props, "a: OBF:1abc", "no plain password"),
+        (read_user_props, "a: OBF:1abc", "contains a hashed password"),
         (read_user_props, "a: ,admin", "line 1 has no password"),
     ],
     ids=map(str, range(11)),  # the hashes are made anew in every process

@@ -329,11 +329,11 @@ async def test_what_is_denied_is_denied_in_any_letters() -> None:
 
 async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() -> None:
     records = Records({"own-1": RECORD})
-    for passes_on in (True, False):
-        member = authenticator(records, passes_on=passes_on)
+    for forwards_token in (True, False):
+        member = authenticator(records, forwards_token=forwards_token)
         theirs, ours = await member.authenticate(view(token())), await member.authenticate(view(OWN))
         assert isinstance(theirs, Accepted)
         assert isinstance(ours, Accepted)
-        assert theirs.forwarded_authorization == (f"Bearer {token()}" if passes_on else "")
+        assert theirs.forwarded_authorization == (f"Bearer {token()}" if forwards_token else "")
         assert ours.forwarded_authorization == ""
         assert token() not in repr(theirs)

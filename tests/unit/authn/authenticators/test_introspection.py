@@ -240,14 +240,14 @@ async def test_the_check_asks_about_a_made_up_token(make: Any, server: Server) -
     server.answer = {"active": False}
     assert await make().check() == []
     server.answer = ACTIVE
-    assert "made-up" in (await make().check())[0]
+    assert "does not exist" in (await make().check())[0]
     server.status = 401
     assert "status 401" in (await make().check())[0]
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"provider": "crop"}, "there are: corp"), ({"url": "http://idp.example/i"}, "plain http")],
+    [({"provider": "crop"}, "known: corp"), ({"url": "http://idp.example/i"}, "plain http")],
 )
 async def test_options_that_cannot_be_used(make: Any, options: dict[str, str], expected: str) -> None:
     with pytest.raises(Misconfigured, match=expected):

@@ -196,7 +196,7 @@ async def test_a_directory_is_asked_as_soon_as_it_is_there(
     ("options", "expected"),
     [
         ({"url": "ldap://directory.example", "tls": "none"}, "loopback"),
-        ({"bindPassword": None}, "go together"),
+        ({"bindPassword": None}, "or neither"),
         ({"caFile": "/does/not/exist"}, "caFile"),
     ],
 )

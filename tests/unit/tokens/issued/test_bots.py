@@ -148,7 +148,7 @@ async def test_a_name_of_a_person_is_replaced_on_request_only(name: str) -> None
     for work in (world.mint(name), world.bots.register(name, by="x", replace_person=False)):
         failure = await refusal(work)
         assert (failure.reason, failure.status) == (Reason.CONFLICT, 409)
-        assert "refused to every person until it is released" in failure.message
+        assert "callers of other issuers with this name are rejected" in failure.message
         assert "--replace-person" in failure.message
     assert not world.is_kept(name)
     await world.mint(name, replace_person=True)
