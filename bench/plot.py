@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pygal  # type: ignore[import-untyped]  # the package has no types
-from pygal.style import Style  # type: ignore[import-untyped]  # as above
+import pygal
+from pygal.style import Style
 
 _SCRIPT = re.compile("<script.*?</script>", re.DOTALL)  # the chart stands still
 _STYLE = Style(

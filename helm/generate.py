@@ -50,7 +50,7 @@ def _or_blank(value: dict[str, Any]) -> dict[str, Any]:
         return value | {"type": ["string", "null"]}
     if "$ref" in value:
         return value
-    about = {key: value[key] for key in ("description", "default") if key in value}
+    about: dict[str, Any] = {key: value[key] for key in ("description", "default") if key in value}
     rule = {key: one for key, one in value.items() if key not in about}
     return {**about, "anyOf": [*rule.get("anyOf", [rule]), _PLACEHOLDER, {"type": "null"}]}
 

@@ -1,7 +1,11 @@
-"""Time as an argument: production passes :class:`SystemClock`, tests a clock that they control."""
+"""Time as an argument: production passes :class:`CheckedClock`, tests a clock that they control."""
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+_log = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
@@ -19,3 +23,90 @@ class SystemClock:
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+
+
+class CheckedClock:
+    """``clock``, compared periodically with the store's clock and with the monotonic clock.
+
+    While they disagree (:attr:`agrees`), nothing is removed from memory, expiry uses :meth:`latest`, and not-before uses
+    :meth:`earliest`. Setting the system clock neither revives an expired token nor makes a future one valid.
+    """
+
+    JUMP = 30.0
+    """Difference in seconds that is not explained by drift."""
+    STEADY = 3600.0
+    """If the store has no clock, a new time is accepted after it has been constant for this many seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.now: Callable[[], float] = clock.now
+        self.monotonic: Callable[[], float] = clock.monotonic
+        self.offset = 0.0
+        """Seconds by which this clock was ahead at the last comparison."""
+        self.agrees = True
+        # now minus monotonic: at the last agreement, at the last comparison; and the time since when it is constant
+        self._agreed: float | None = None
+        self._course: float | None = None
+        self._steady_since = 0.0
+
+    @property
+    def problem(self) -> str:
+        """The problem as a sentence; empty: none."""
+        if self.agrees:
+            return ""
+        way = "ahead" if self.offset > 0 else "behind"
+        return f"the system clock is {abs(self.offset):.0f} s {way}; nothing expires until it agrees with the store's"
+
+    def latest(self) -> float:
+        """The later of the clock and of the time extrapolated from the last agreement: for expiry."""
+        now = self.now()
+        return now if self._agreed is None else max(now, self._agreed + self.monotonic())
+
+    def earliest(self) -> float:
+        """The earlier of both: for not-before, and for the end of revocation entries."""
+        now = self.now()
+        return now if self._agreed is None else min(now, self._agreed + self.monotonic())
+
+    def compare(self, store_time: float | None) -> None:
+        """Compare with the clock of the store; None: the store has no clock."""
+        now, monotonic = self.now(), self.monotonic()
+        course = now - monotonic
+        if self._course is None or abs(course - self._course) > self.JUMP:
+            if self._course is not None:
+                _log.warning(
+                    "system clock jumped; nothing is expired from memory until it is correct",
+                    extra={"event": "clock_jumped", "seconds": round(course - self._course, 1)},
+                )
+            self._steady_since = monotonic
+        self._course = course
+        if store_time is not None:
+            self.offset = now - store_time
+            agrees = abs(self.offset) <= self.JUMP
+        else:
+            self.offset = 0.0 if self._agreed is None else course - self._agreed
+            agrees = abs(self.offset) <= self.JUMP or monotonic - self._steady_since >= self.STEADY
+        if agrees:
+            self._agreed = course
+        if agrees != self.agrees:
+            self.agrees = agrees
+            if agrees:
+                _log.warning("system clock agrees with the store's clock again", extra={"event": "clock_correct"})
+            else:
+                _log.warning(
+                    "system clock differs from the store's clock",
+                    extra={"event": "clock_wrong", "seconds": round(self.offset, 1)},
+                )
+
+
+def checked(clock: Clock) -> CheckedClock:
+    """``clock`` itself if it is a CheckedClock, else a CheckedClock around it."""
+    return clock if isinstance(clock, CheckedClock) else CheckedClock(clock)
+
+
+def latest_of(clock: Clock) -> Callable[[], float]:
+    """The function of ``clock`` to decide whether something has expired."""
+    return clock.latest if isinstance(clock, CheckedClock) else clock.now
+
+
+def earliest_of(clock: Clock) -> Callable[[], float]:
+    """The function of ``clock`` to decide whether something is valid yet, and whether a revocation entry has ended."""
+    return clock.earliest if isinstance(clock, CheckedClock) else clock.now

@@ -185,6 +185,8 @@ def read_egress(
     faults: list[tuple[str, str]] = []
     if written == "none":
         return NO_PROXY, faults
+    if written != "environment" and "://" not in written:
+        return NO_PROXY, [("outbound.proxy", f"must be environment, none or {FORM}")]
     origin, text = ("outbound.proxy", written) if written != "environment" else _variable(environ, VARIABLE)
     if not text:
         return NO_PROXY, faults

@@ -84,6 +84,7 @@ class Cause(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     ISSUED_IN_FUTURE = "issued_in_future"
     PROOF_OF_POSSESSION = "proof_of_possession"
+    TOKEN_PLACE = "token_place"
     PUBLISHED_SECRET = "published_secret"
     UPSTREAM_ONLY = "upstream_only"
     # the token record and the revocation list

@@ -122,6 +122,9 @@ class Metrics:
         self.revocation_skipped = counter(
             "sidecar_revocation_skipped_entries_total", "Entries of the store that could not be parsed."
         )
+        self.clock_offset = gauge(
+            "sidecar_clock_offset_seconds", "By how much this clock is ahead of the store's, or of its own course."
+        )
         self.store_reseeds = counter(
             "sidecar_store_reseeds_total", "Times that the store was empty and was restored from memory."
         )

@@ -73,7 +73,7 @@ def test_the_chart_knows_every_secret_by_its_name() -> None:
     assert found
     secrets = set(_secrets(Settings))
     assert {"password", "signingKey"} <= secrets
-    assert {name for name in secrets if not re.search(found[1], name)} == {"url"}
+    assert {name for name in secrets if not re.search(found[1], name)} == {"proxy", "url"}
 
 
 def _secrets(model: type[Any]) -> Iterator[str]:

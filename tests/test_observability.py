@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -221,9 +222,13 @@ def test_prometheus_understands_the_panel(prometheus: Callable[[str], Any], expr
     assert not answer.get("warnings")
 
 
+def _selects_something(prometheus: Callable[[str], Any], query: str) -> bool:
+    return bool(prometheus(query)["data"]["result"])
+
+
 def test_panels_show_what_is_there(prometheus: Callable[[str], Any]) -> None:
     """An expression can be understood and still select nothing, as two metrics whose labels never meet."""
     always = ("Ready A", "In flight A", "Age A", "Usable keys A", "Store up A", "CPU A", "Memory A")
     for title in (*always, "File descriptors A", "Revocation list A", "Tokens in the cache A", "Versions A"):
         query = f"query?{urlencode({'query': _plain(DASHBOARD_EXPRESSIONS[title])})}"
-        wait_for(lambda query=query: bool(prometheus(query)["data"]["result"]), f"shown by {title}")
+        wait_for(partial(_selects_something, prometheus, query), f"shown by {title}")

@@ -14,6 +14,7 @@ from sidecar.budget import Budget
 from sidecar.errors import Cause, Failed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, RequestContext, Scheme
+from sidecar.identity.token_sources import TokenSources
 
 _PUBLIC = AccessRequirement(Access.PUBLIC)
 _BEARER = Scheme.BEARER
@@ -88,7 +89,10 @@ class Decider:
         public_preflight: bool,
         guests: GuestPolicy | None = None,
         undecided: Budget | None = None,
+        sources: TokenSources | None = None,
     ) -> None:
+        """``sources``: where a credential may stand besides ``Authorization``."""
+        self._sources = sources
         self.undecided = undecided or Budget()
         self._rules = rules
         self._chain = chain
@@ -101,7 +105,9 @@ class Decider:
         """Headers besides ``Authorization`` in which credentials are read."""
 
     async def decide(self, view: RequestContext) -> Verdict:
-        """The verdict. Raises Refused only for a request target that must not be read (400)."""
+        """The verdict. Raises Refused only for a request that must not be read (400)."""
+        if self._sources is not None:
+            self._sources.read_into(view)
         ruling = self._requirement(view)
         public = ruling.access is Access.PUBLIC
         if public and ruling.ignores_credentials:
@@ -129,6 +135,8 @@ class Decider:
 
         Raises Refused as :meth:`decide` does.
         """
+        if self._sources is not None:
+            self._sources.read_into(view)
         if view.credential.scheme is not _BEARER:
             return None
         ruling = self._requirement(view)

@@ -42,7 +42,7 @@ class Health:
         """Whether every part has completed its first attempt."""
         return all(read().condition is not Condition.PENDING for read in (*self._credentials, *self._required))
 
-    def report(self, *others: PartStatus) -> tuple[bool, dict[str, object]]:
+    def report(self, *others: PartStatus) -> tuple[bool, dict[str, Any]]:
         """Whether the process is ready, and the state of every part, including ``others``, which are required too."""
         credentials = [read() for read in self._credentials]
         required = [*(read() for read in self._required), *others]

@@ -1,12 +1,12 @@
-"""``{prefix}/bots``: the names that are kept for bots, for admins."""
+"""``{prefix}/bots``: reserved bot names, for admins."""
 
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import PARAMETERS, list_answer
-from sidecar.tokens.issued.bots import Bots, describe
+from sidecar.api.body import BodyReader, bad_request, parse_query
+from sidecar.api.paging import PARAMETERS, list_response
+from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 from sidecar.tokens.issued.service import Caller
 from sidecar.web.error_responses import json_answer, no_content
 
@@ -14,28 +14,28 @@ _MEMBERS = ("name", "replacePerson")
 _MAX_NAME = 256
 
 
-class BotCalls:
-    """The calls, for admins who have been let in."""
+class BotHandlers:
+    """Handlers for authenticated admins."""
 
-    def __init__(self, bots: Bots, bodies: Bodies) -> None:
+    def __init__(self, bots: BotRegistry, bodies: BodyReader) -> None:
         self._bots = bots
         self._bodies = bodies
 
     async def register(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """201 with the name, or 200 where it was kept before."""
-        query(request, ())
-        name, replace_person = _read(await self._bodies.json(request))
+        """201 with the name, or 200 if it was registered before."""
+        parse_query(request, ())
+        name, replace_person = _parse_registration(await self._bodies.read_json(request))
         registration, is_new = await self._bots.register(name, by=caller.name, replace_person=replace_person)
-        return json_answer(201 if is_new else 200, describe(registration))
+        return json_answer(201 if is_new else 200, describe_bot(registration))
 
-    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+    async def list_names(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the names."""
-        asked = query(request, PARAMETERS)
-        return await list_answer(asked, self._bots.page, lambda page: map(describe, page.records))
+        asked = parse_query(request, PARAMETERS)
+        return await list_response(asked, self._bots.page, lambda page: map(describe_bot, page.records))
 
     async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """204: people may bear the name again."""
-        query(request, ())
+        """204: people may use the name again."""
+        parse_query(request, ())
         try:
             name = unquote(rest, errors="strict")
         except UnicodeDecodeError as error:
@@ -44,12 +44,12 @@ class BotCalls:
         return no_content()
 
 
-def _read(document: object) -> tuple[str, bool]:
+def _parse_registration(document: object) -> tuple[str, bool]:
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
-        raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
+        raise bad_request(f"The body must be an object; allowed members: {', '.join(_MEMBERS)}")
     name, replace_person = document.get("name"), document.get("replacePerson", False)
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        raise bad_request(f"name is a text of 1 to {_MAX_NAME} characters")
+        raise bad_request(f"name must be a string of 1 to {_MAX_NAME} characters")
     if not isinstance(replace_person, bool):
-        raise bad_request("replacePerson is true or false")
+        raise bad_request("replacePerson must be true or false")
     return name, replace_person

@@ -1,40 +1,38 @@
-"""``POST {prefix}/introspect`` (RFC 7662): is this token accepted here, and what does it say?"""
+"""``POST {prefix}/introspect`` (RFC 7662): whether a token is accepted, and its claims."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
+from sidecar.api.body import BodyReader, bad_request
 from sidecar.api.caller import CallerAuthentication
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.tokens.issued.service import TokenService
+from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.jwt.compact import Unverified
 from sidecar.web.error_responses import json_answer
 
-# cnf: without the certificate whose thumbprint it names the token is worth nothing (RFC 8705 section 3.2)
+# cnf: the token is valid only together with the certificate that it names (RFC 8705 section 3.2)
 _SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "cnf")
-# No verification has looked at what these are.
+# The types of these claims are not verified.
 _SHOWN_AS_TEXT = ("scope", "client_id")
 _INACTIVE = {"active": False}
 
 
-class Introspect:
-    """Admins and services may ask about any token, others about their own."""
+class IntrospectEndpoint:
+    """Admins and services may introspect any token, other callers their own."""
 
-    def __init__(self, door: CallerAuthentication, tokens: TokenService, bodies: Bodies) -> None:
-        self._door = door
+    def __init__(self, authentication: CallerAuthentication, tokens: TokenService, bodies: BodyReader) -> None:
+        self._authentication = authentication
         self._tokens = tokens
         self._bodies = bodies
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """200 with what may be known of the token; ``active`` false, and nothing else, for everything else."""
-        query(request, ())
-        caller = await self._door.authenticate(request)
-        form = await self._bodies.form(request)
+    async def __call__(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+        """200 with the claims that the caller may see; for every other token only ``active`` false."""
+        form = await self._bodies.read_form(request)
         if not form.get("token"):
             raise bad_request("token is missing")
-        found = await self._door.verify_submitted(form["token"])
+        found = await self._authentication.verify_submitted(form["token"])
         if found.caller is None or found.token is None:
             return json_answer(200, _INACTIVE)
         may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
@@ -44,8 +42,8 @@ class Introspect:
 
 
 def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:
-    """What a JWT says, or of another token what its issuer has said of it."""
-    claims: Mapping[str, Any] = _said_of(actor) if token is None else token.claims
+    """The claims of a JWT; of an opaque token the claims that its issuer reported."""
+    claims: Mapping[str, Any] = _claims_of(actor) if token is None else token.claims
     return {
         "active": True,
         "token_type": "Bearer",
@@ -55,7 +53,7 @@ def _describe(token: Unverified | None, actor: Actor) -> dict[str, Any]:
     }
 
 
-def _said_of(actor: Actor) -> dict[str, Any]:
+def _claims_of(actor: Actor) -> dict[str, Any]:
     said = {"iss": actor.issuer, "sub": actor.subject, "jti": actor.token_id}
     times = {"exp": actor.expires_at, "iat": actor.issued_at}
     return {name: value for name, value in (*said.items(), *times.items()) if value not in (None, "")}

@@ -1,4 +1,4 @@
-"""Lists in pages: ``limit`` and the opaque ``after``."""
+"""Paged lists: parameters ``limit`` and ``after`` (an opaque cursor)."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -15,22 +15,22 @@ _DEFAULT_LIMIT = "50"
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 
 
-async def list_answer(
-    asked: Mapping[str, str],
-    read: Callable[[str, int], Awaitable[Page]],
-    show: Callable[[Page], Iterable[object]],
+async def list_response(
+    parameters: Mapping[str, str],
+    fetch: Callable[[str, int], Awaitable[Page]],
+    render: Callable[[Page], Iterable[object]],
 ) -> web.StreamResponse:
-    """200 with the page that ``read`` (after, limit) gives. Raises Refused(REQUEST_INVALID)."""
-    limit = asked.get("limit", _DEFAULT_LIMIT)
+    """200 with the page that ``fetch(after, limit)`` returns. Raises Refused(REQUEST_INVALID)."""
+    limit = parameters.get("limit", _DEFAULT_LIMIT)
     if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= _MAX_LIMIT:
-        raise bad_request(f"limit is a number from 1 to {_MAX_LIMIT}")
+        raise bad_request(f"limit must be a number from 1 to {_MAX_LIMIT}")
     try:
-        page = await read(asked.get("after", ""), int(limit))
+        page = await fetch(parameters.get("after", ""), int(limit))
     except ValueError as error:
-        raise bad_request("after is not a mark that a list has given") from error
-    return json_answer(200, {"data": list(show(page)), "paging": {"after": page.after or None, "total": page.total}})
+        raise bad_request("after is not a cursor returned by this list") from error
+    return json_answer(200, {"data": list(render(page)), "paging": {"after": page.after or None, "total": page.total}})
 
 
 def is_id(segment: str) -> bool:
-    """Whether ``segment`` of a path can be an id at all."""
+    """Whether a path segment is a valid id."""
     return _ID.fullmatch(segment) is not None

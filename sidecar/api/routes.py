@@ -1,21 +1,23 @@
-"""What the API has to offer, and the guard that each call stands behind."""
+"""Paths of the API, their methods and handlers, and the authorization of each operation."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Generic, TypeVar
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies
-from sidecar.api.bots import BotCalls
+from sidecar.access.decide import Deny
+from sidecar.api.body import BodyReader, parse_query
+from sidecar.api.bots import BotHandlers
 from sidecar.api.caller import AuthenticationFailed, CallerAuthentication, NotRevocableError
-from sidecar.api.introspect import Introspect
-from sidecar.api.revocations import RevocationCalls
-from sidecar.api.revoke import Revoke
-from sidecar.api.tokens import TokenCalls
+from sidecar.api.introspect import IntrospectEndpoint
+from sidecar.api.revocations import RevocationHandlers
+from sidecar.api.revoke import RevokeEndpoint
+from sidecar.api.tokens import TokenHandlers
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
@@ -24,119 +26,135 @@ from sidecar.web.request import request_id
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
 
+C = TypeVar("C")
+
 _OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
 
 
 class Access(Enum):
-    """Who may call."""
+    """Who may call an operation."""
 
     CALLER = auto()
-    """Whoever has a good credential; the call looks closer."""
+    """Any authenticated caller; the operation checks further permissions."""
     ADMIN = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of a path."""
+    """The operation of one method on a path."""
 
     access: Access
     handler: OperationHandler
 
 
-class Endpoint:
-    """One path: its calls by method."""
+class ApiEndpoint:
+    """One path: its operations by method."""
 
     def __init__(
-        self, name: str, door: CallerAuthentication, refusals: ErrorResponses, calls: Mapping[str, Operation]
+        self,
+        name: str,
+        authentication: CallerAuthentication,
+        error_responses: ErrorResponses,
+        operations: Mapping[str, Operation],
     ) -> None:
         self._name = name
-        self._door = door
-        self._refusals = refusals
-        self._calls = {**calls, **({"HEAD": calls["GET"]} if "GET" in calls else {})}
-        self.methods = tuple(self._calls)
+        self._authentication = authentication
+        self._error_responses = error_responses
+        self._operations = {**operations, **({"HEAD": operations["GET"]} if "GET" in operations else {})}
+        self.methods = tuple(self._operations)
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The answer of the call, or the refusal."""
+        """The response of the operation, or an error response."""
         current_request.set(request_id(request))
-        call = self._calls.get(request.method)
+        call = self._operations.get(request.method)
         if call is None:
             raise MethodNotAllowed(*self.methods)
         try:
-            caller = await self._door.authenticate(request)
+            caller = await self._authentication.authenticate(request)
         except AuthenticationFailed as refused:
-            return self._refusals.refuse(request, refused.verdict, route=self._name)
+            return self._error_responses.refuse(request, refused.verdict, route=self._name)
         if call.access is Access.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.handler(request, caller, rest)
 
 
-class OAuthEndpoint:
-    """A call of OAuth's: POST only, and refusals also say what RFC 6749 calls them."""
+class OAuthEndpoint(Generic[C]):
+    """An OAuth 2.0 endpoint: POST only, and error responses include the error codes of RFC 6749."""
 
     methods = ("POST",)
 
     def __init__(
-        self, name: str, refusals: ErrorResponses, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+        self,
+        name: str,
+        error_responses: ErrorResponses,
+        authenticate: Callable[[web.BaseRequest], Awaitable[C]],
+        handler: Callable[[web.BaseRequest, C, str], Awaitable[web.StreamResponse]],
     ) -> None:
         self._name = name
-        self._refusals = refusals
-        self._answer = answer
+        self._error_responses = error_responses
+        self._authenticate = authenticate
+        self._handler = handler
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The answer, or the refusal."""
+        """The response, or an error response."""
         current_request.set(request_id(request))
         try:
             if request.method not in self.methods:
                 raise MethodNotAllowed(*self.methods)
-            return await self._answer(request)
-        except AuthenticationFailed as refused:
-            verdict = refused.verdict
-            error = _oauth_error(verdict.failure.status)
-            return self._refusals.refuse(request, verdict, route=self._name, oauth_error=error)
-        except NotRevocableError as refused:
-            return self._refusals.refuse(request, refused, route=self._name, oauth_error="unsupported_token_type")
+            parse_query(request, ())
+            return await self._handler(request, await self._authenticate(request), rest)
+        except AuthenticationFailed as failed:
+            return self._refuse(request, failed.verdict, _oauth_error(failed.verdict.failure.status))
+        except NotRevocableError as failure:
+            return self._refuse(request, failure, "unsupported_token_type")
         except Failed as failure:
-            return self._refusals.refuse(request, failure, route=self._name, oauth_error=_oauth_error(failure.status))
+            return self._refuse(request, failure, _oauth_error(failure.status))
+
+    def _refuse(self, request: web.BaseRequest, failure: Deny | Failed, oauth_error: str) -> web.StreamResponse:
+        return self._error_responses.refuse(request, failure, route=self._name, oauth_error=oauth_error)
 
 
 def api_routes(
     prefix: str,
-    door: CallerAuthentication,
-    refusals: ErrorResponses,
+    authentication: CallerAuthentication,
+    error_responses: ErrorResponses,
     tokens: TokenService,
     revocations: RevocationService,
-    bots: Bots,
-    bodies: Bodies,
+    bots: BotRegistry,
+    bodies: BodyReader,
 ) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
-    """Handlers by exact path, and handlers by the path above the last segment, which is an id."""
-    mine, denials = TokenCalls(tokens, bodies), RevocationCalls(revocations, door, bodies)
-    names = BotCalls(bots, bodies)
+    """Handlers by exact path, and handlers by the path without its last segment, which is an id."""
+    token_handlers = TokenHandlers(tokens, bodies)
+    revocation_handlers = RevocationHandlers(revocations, authentication, bodies)
+    bot_handlers = BotHandlers(bots, bodies)
 
-    def endpoint(name: str, calls: Mapping[str, Operation]) -> tuple[str, Handler]:
-        return name, Endpoint(name, door, refusals, calls)
+    def endpoint(name: str, access: Access, **handlers: OperationHandler) -> tuple[str, Handler]:
+        operations = {method: Operation(access, handler) for method, handler in handlers.items()}
+        return name, ApiEndpoint(name, authentication, error_responses, operations)
 
-    def oauth(name: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> tuple[str, Handler]:
-        return name, OAuthEndpoint(name, refusals, answer)
-
-    exact = {
+    introspect = IntrospectEndpoint(authentication, tokens, bodies)
+    revoke = RevokeEndpoint(authentication, tokens, revocations, bodies)
+    exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Operation(Access.CALLER, mine.list), "POST": Operation(Access.CALLER, mine.mint)}
+            "tokens", Access.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations", {"GET": Operation(Access.ADMIN, denials.list), "POST": Operation(Access.ADMIN, denials.add)}
+            "revocations", Access.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
         ),
-        f"{prefix}/bots": endpoint(
-            "bots", {"GET": Operation(Access.ADMIN, names.list), "POST": Operation(Access.ADMIN, names.register)}
+        f"{prefix}/bots": endpoint("bots", Access.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
+        f"{prefix}/revoke": (
+            "revoke",
+            OAuthEndpoint("revoke", error_responses, authentication.authenticate_if_presented, revoke),
         ),
-        f"{prefix}/revoke": oauth("revoke", Revoke(door, tokens, revocations, bodies)),
-        f"{prefix}/introspect": oauth("introspect", Introspect(door, tokens, bodies)),
+        f"{prefix}/introspect": (
+            "introspect",
+            OAuthEndpoint("introspect", error_responses, authentication.authenticate, introspect),
+        ),
     }
     below = {
-        f"{prefix}/tokens": endpoint(
-            "tokens", {"GET": Operation(Access.CALLER, mine.show), "DELETE": Operation(Access.CALLER, mine.revoke)}
-        ),
-        f"{prefix}/revocations": endpoint("revocations", {"DELETE": Operation(Access.ADMIN, denials.remove)}),
-        f"{prefix}/bots": endpoint("bots", {"DELETE": Operation(Access.ADMIN, names.release)}),
+        f"{prefix}/tokens": endpoint("tokens", Access.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke),
+        f"{prefix}/revocations": endpoint("revocations", Access.ADMIN, DELETE=revocation_handlers.remove),
+        f"{prefix}/bots": endpoint("bots", Access.ADMIN, DELETE=bot_handlers.release),
     }
     return exact, below
 

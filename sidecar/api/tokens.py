@@ -1,12 +1,12 @@
-"""``{prefix}/tokens``: mint, list, show and revoke own tokens."""
+"""``{prefix}/tokens``: mint, list, show and revoke issued tokens."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from sidecar.api.body import Bodies, bad_request, query
-from sidecar.api.paging import PARAMETERS, is_id, list_answer
+from sidecar.api.body import BodyReader, bad_request, parse_query
+from sidecar.api.paging import PARAMETERS, is_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import MINTED_KINDS, TokenKind
@@ -19,28 +19,28 @@ _MAX_DESCRIPTION = 1024
 _MAX_ROLES = 100
 
 
-class TokenCalls:
-    """The calls, for callers who have been let in."""
+class TokenHandlers:
+    """Handlers for authenticated callers."""
 
-    def __init__(self, tokens: TokenService, bodies: Bodies) -> None:
+    def __init__(self, tokens: TokenService, bodies: BodyReader) -> None:
         self._tokens = tokens
         self._bodies = bodies
 
     async def mint(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """201 with the record and, this once, the token."""
-        query(request, ())
-        minted = await self._tokens.mint(caller, parse_spec(await self._bodies.json(request)))
+        """201 with the record and the token, which is shown only once."""
+        parse_query(request, ())
+        minted = await self._tokens.mint(caller, parse_spec(await self._bodies.read_json(request)))
         return json_answer(201, {**minted.record.as_json(), "token": minted.token})
 
-    async def list(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
+    async def list_records(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the records that the caller may see."""
-        asked = query(request, ("actor", "kind", "active", *PARAMETERS))
+        asked = parse_query(request, ("actor", "kind", "active", *PARAMETERS))
         kind, active = asked.get("kind"), asked.get("active")
         if kind is not None and kind not in MINTED_KINDS:
-            raise bad_request("kind is bot, personal or session")
+            raise bad_request("kind must be bot, personal or session")
         if active not in (None, "true", "false"):
-            raise bad_request("active is true or false")
-        return await list_answer(
+            raise bad_request("active must be true or false")
+        return await list_response(
             asked,
             lambda after, limit: self._tokens.page(
                 caller,
@@ -55,25 +55,25 @@ class TokenCalls:
 
     async def show(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with the record."""
-        query(request, ())
+        parse_query(request, ())
         return json_answer(200, (await self._tokens.show(caller, _id(rest))).as_json())
 
     async def revoke(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
-        """204: the token has ended, now or before."""
-        query(request, ())
+        """204: the token is revoked."""
+        parse_query(request, ())
         await self._tokens.revoke(caller, _id(rest))
         return no_content()
 
 
 def parse_spec(document: object) -> TokenSpec:
-    """What a body asks to be minted. Raises Refused(REQUEST_INVALID)."""
+    """The token that a body requests. Raises Refused(REQUEST_INVALID)."""
     if not isinstance(document, dict) or not document.keys() <= set(_MEMBERS):
-        raise bad_request(f"The body is an object that may have: {', '.join(_MEMBERS)}")
+        raise bad_request(f"The body must be an object; allowed members: {', '.join(_MEMBERS)}")
     actor_type, actor_id = _actor(document.get("actor", {}))
     allow_impersonation = document.get("allowImpersonation", False)
     replace_person = document.get("replacePerson", False)
     if not isinstance(allow_impersonation, bool) or not isinstance(replace_person, bool):
-        raise bad_request("allowImpersonation and replacePerson are true or false")
+        raise bad_request("allowImpersonation and replacePerson must be true or false")
     if "name" not in document:
         raise bad_request("name is missing")
     return TokenSpec(
@@ -93,14 +93,14 @@ def parse_spec(document: object) -> TokenSpec:
 
 
 def _actor(value: object) -> tuple[ActorType | None, str | None]:
-    """Type and id of ``actor``; both None where it is absent, the type also where only the id was given."""
+    """Type and id of ``actor``; both None if absent, the type None if only the id is given."""
     if value == {}:
         return None, None
     if not isinstance(value, dict) or not {"id"} <= value.keys() <= {"type", "id"}:
-        raise bad_request("actor is an object of type and id")
+        raise bad_request("actor must be an object with id and optional type")
     kind = value.get("type")
     if kind is not None and kind not in tuple(ActorType):
-        raise bad_request("actor.type is USER or SERVICE")
+        raise bad_request("actor.type must be USER or SERVICE")
     return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", _MAX_NAME)
 
 
@@ -112,20 +112,20 @@ def _expiry(value: object) -> str:
 
 def _roles(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _MAX_ROLES:
-        raise bad_request(f"roles is a list of at most {_MAX_ROLES} names")
+        raise bad_request(f"roles must be a list of at most {_MAX_ROLES} names")
     return tuple(dict.fromkeys(_text(role, "a role", _MAX_NAME) for role in value))
 
 
 def _choice(document: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
     value = document.get(name, default)
     if not isinstance(value, str) or value not in choices:
-        raise bad_request(f"{name} is one of: {', '.join(choices)}")
+        raise bad_request(f"{name} must be one of: {', '.join(choices)}")
     return value
 
 
 def _text(value: object, name: str, longest: int, *, blank: bool = False) -> str:
     if not isinstance(value, str) or len(value) > longest or not value.isprintable() or not (blank or value.strip()):
-        raise bad_request(f"{name} is a text of {0 if blank else 1} to {longest} characters that show")
+        raise bad_request(f"{name} must be a string of {0 if blank else 1} to {longest} printable characters")
     return value
 
 

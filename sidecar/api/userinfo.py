@@ -1,42 +1,42 @@
 """``GET {prefix}/userinfo``: the caller's own Actor."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
 
 from aiohttp import web
 
 from sidecar.access.decide import Decider, Deny
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
+from sidecar.store.timestamps import format_rfc3339
 from sidecar.web.error_responses import ErrorResponses, json_answer
 from sidecar.web.request import connection_of, own_context
 
 
-class UserInfo:
-    """Answers who is asking, as the service behind would be told."""
+class UserInfoEndpoint:
+    """Returns the caller's identity as the upstream would receive it."""
 
     methods = ("GET", "HEAD")
 
-    def __init__(self, decider: Decider, refusals: ErrorResponses) -> None:
+    def __init__(self, decider: Decider, error_responses: ErrorResponses) -> None:
         self._decider = decider
-        self._refusals = refusals
+        self._error_responses = error_responses
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """200 with the Actor, or the refusal."""
+        """200 with the Actor, or an error response."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
-        view = own_context(request)
-        view.target = None  # route rules are about the service behind, not about this
+        view = replace(own_context(request), target=None)  # rules apply to the upstream, not here
         verdict = await self._decider.decide(view)
         if isinstance(verdict, Deny):
-            return self._refusals.refuse(request, verdict, route="userinfo")
+            return self._error_responses.refuse(request, verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
         if self._decider.is_authenticated(verdict.accepted):
             connection_of(request).mark_authenticated()
-        return json_answer(200, describe(verdict.accepted.actor))
+        return json_answer(200, describe_actor(verdict.accepted.actor))
 
 
-def describe(actor: Actor) -> dict[str, object]:
+def describe_actor(actor: Actor) -> dict[str, object]:
     """The Actor as JSON; times in RFC 3339, UTC."""
     expires = actor.expires_at
     return {
@@ -48,15 +48,6 @@ def describe(actor: Actor) -> dict[str, object]:
         "roles": list(actor.roles),
         "authenticator": actor.authenticator,
         "tokenId": actor.token_id,
-        "expiresAt": None if expires is None else rfc3339(expires),
+        "expiresAt": None if expires is None else format_rfc3339(expires, "seconds"),
         "isBot": actor.is_bot,
     }
-
-
-def rfc3339(seconds: float) -> str | None:
-    """Seconds since the epoch as RFC 3339 UTC; None for a moment that no calendar has."""
-    try:
-        moment = datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

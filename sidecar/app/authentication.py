@@ -29,15 +29,16 @@ from sidecar.identity.server_names import (
     OPENMETADATA_BOTS,
     ServerNames,
 )
+from sidecar.identity.token_sources import TokenHeader, TokenSources
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.policy import (
     admin_names,
     provider_policy,
 )
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.well_known import refuse_well_known
+from sidecar.tokens.jwt.well_known import reject_well_known
 
 
 def build_authenticators(
@@ -61,7 +62,7 @@ def build_authenticators(
             cache=cache,
             clock=clock,
             max_token_bytes=max_bytes,
-            refuse=None if settings.allow_published_secrets else refuse_well_known,
+            refuse=None if settings.allow_published_secrets else reject_well_known,
             seen=note_issuers,
         )
     }
@@ -95,7 +96,7 @@ def _datahub_policy(loaded: Loaded, registry: IssuerRegistry) -> DataHubTokenPol
         reserved=frozenset({"anonymous", authentication.system_client_id.lower()}),
         namespaces=frozenset(provider.name.lower() for provider in loaded.providers if provider.namespaced),
         admin_names=admin_names(settings.authorizer_configuration),
-        passes_on=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
+        forwards_token=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
     )
 
 
@@ -145,7 +146,7 @@ def build_decider(
     authenticators: AuthenticatorSet,
     metrics: Metrics,
     clock: Clock,
-    usage: Usage | None = None,
+    usage: UsageRecorder | None = None,
     decider_class: type[Decider] = Decider,
     undecided: Budget | None = None,
 ) -> Decider:
@@ -171,7 +172,17 @@ def build_decider(
         public_preflight=settings.cors.preflight == "public",
         guests=None if authenticators.guest is None else _guests(authenticators.guest),
         undecided=undecided,
+        sources=token_sources(settings),
     )
+
+
+def token_sources(settings: Settings) -> TokenSources | None:
+    """Where tokens are read besides ``Authorization``; None: nowhere else."""
+    block = settings.authentication
+    headers = [TokenHeader(item.name, frozenset(item.providers), item.ambient) for item in block.token_headers]
+    if not block.enabled or not (headers or block.websocket_tokens.subprotocol):
+        return None
+    return TokenSources(headers, subprotocol=block.websocket_tokens.subprotocol)
 
 
 def revocation_gate(settings: Settings, registry: IssuerRegistry, clock: Clock) -> RevocationGate:

@@ -24,6 +24,7 @@ from sidecar.authn.registry import build_specs
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.origins import cors_origins
 from sidecar.config.settings import Settings
 from sidecar.dataplane.proxy.pool import endpoint_of
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
@@ -31,9 +32,10 @@ from sidecar.errors import Unavailable
 from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
-from sidecar.tokens.issued.bots import Bots
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.web.cors import RefusalCors
 from sidecar.web.dispatcher import ActiveConfig
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.server import TrustedPeers
@@ -48,12 +50,12 @@ def _is_person(name: str) -> Callable[[Accepted], bool]:
     return lambda accepted: not accepted.actor.is_bot and folded(accepted.actor.id) == wanted
 
 
-async def _register_bot_names(mirror: Mirror, bots: Bots) -> None:
+async def _register_bot_names(mirror: Mirror, bots: BotRegistry) -> None:
     """Register names of bots whose token records are older than name registration."""
     while True:
         if mirror.is_loaded and mirror.unregistered_bots():
             try:
-                adopted = await bots.adopt(mirror.unregistered_bots())
+                adopted = await bots.adopt_existing(mirror.unregistered_bots())
                 _log.info("bot names registered", extra={"event": "bot_names_registered", "names": adopted})
             except Unavailable as failure:
                 _log.warning(
@@ -86,9 +88,9 @@ class ConfigGeneration:
         metrics.jwks_keys.clear()
         metrics.jwks_age.clear()
         for keys in self.issuers.provider_keys:
-            keys.observe()
+            keys.bind_metrics()
         self.issuers.mirror.observe()
-        self.cache.observe()
+        self.cache.bind_metrics()
 
 
 async def build(loaded: Loaded, context: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
@@ -111,7 +113,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     await check_names(loaded, registry.store, clock.now())
     # most stores load quickly, so that the first requests are not answered 503
     await registry.mirror.wait_first_load(_FIRST_LOAD_TIMEOUT)
-    usage = Usage(registry.store, clock)
+    usage = UsageRecorder(registry.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
     cache: VerifiedCache[Accepted] = VerifiedCache(
@@ -133,11 +135,13 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(settings, registry, authenticators, metrics, clock, usage, tracing.decider, undecided)
+    origins = cors_origins(settings)
     error_responses = ErrorResponses(
         settings.server.realm,
         authenticators.challenges,
         lines_per_second=settings.logging.refusals_per_second,
         left_out=metrics.log_lines_left_out.inc,
+        cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
     )
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
@@ -148,7 +152,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         registry.mirror.write,
         clock,
         registry.reserved,
-        lambda name: cache.holds_any(_is_person(name)),
+        lambda name: cache.any_entry(_is_person(name)),
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(_cancel, bot_names_task)

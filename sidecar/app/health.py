@@ -11,6 +11,7 @@ from sidecar.authn.base import Authenticator
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.store import SqliteStore
 
 
@@ -27,7 +28,10 @@ def health_of(
     if registry.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
     credentials += [partial(_authenticator_status, member) for member in authenticators.started]
-    required: list[Callable[[], PartStatus]] = [partial(_mirror_status, registry, settings)]
+    required: list[Callable[[], PartStatus]] = [
+        partial(_mirror_status, registry, settings),
+        partial(_clock_status, registry.mirror),
+    ]
     if upstream is not None:
         required.append(upstream)
     return Health(credentials, required)
@@ -38,7 +42,7 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     name = f"provider {status.provider}"
     if status.usable:
         return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
-    return PartStatus(name, Condition.UNUSABLE if status.tried else Condition.PENDING, status.problem)
+    return PartStatus(name, Condition.UNUSABLE if status.attempted else Condition.PENDING, status.problem)
 
 
 def _authenticator_status(authenticator: Authenticator) -> PartStatus:
@@ -47,6 +51,11 @@ def _authenticator_status(authenticator: Authenticator) -> PartStatus:
         return PartStatus(name, Condition.UNUSABLE, problem)
     reason = authenticator.degraded_reason
     return PartStatus(name, Condition.DEGRADED if reason else Condition.USABLE, reason)
+
+
+def _clock_status(mirror: Mirror) -> PartStatus:
+    problem = mirror.clock_problem
+    return PartStatus("clock", Condition.DEGRADED if problem else Condition.USABLE, problem)
 
 
 def _mirror_status(registry: IssuerRegistry, settings: Settings) -> PartStatus:

@@ -10,6 +10,7 @@ from sidecar.app.datahub import DataHubSetup, datahub_setup
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
+from sidecar.authn.authenticators.server_tokens import ServerPrincipalMapper
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock
@@ -17,7 +18,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.outbound import ControlClient
 from sidecar.store.base import Store
 from sidecar.store.open import open_store
@@ -26,8 +27,8 @@ from sidecar.store.sqlite.database import sqlite_path
 from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
-    own_policy,
-    own_validation,
+    issued_policy,
+    issued_validation,
     provider_policy,
     provider_validation,
 )
@@ -42,7 +43,7 @@ class IssuerRegistry:
     """The trusted issuers, with everything that verifying a credential needs."""
 
     provider_keys: tuple[ProviderKeys, ...]
-    own_keys: OwnKeys | None
+    own_keys: SigningKeys | None
     store: Store
     mirror: Mirror
     issuers: dict[str, Issuer]
@@ -85,6 +86,8 @@ async def open_issuers(loaded: Loaded, context: ProcessContext, stack: AsyncExit
         provider_keys.append(keys)
         bots = _bot_check(settings, client, context.clock) if provider.is_own else None
         issuer = _provider_issuer(provider, keys, settings, reserved, mirror.is_bot_name, bots)
+        if provider.is_own:
+            issuer = _server_issuer(issuer, mirror, loaded)
         if provider.issuer is None:
             unbound = issuer
         else:
@@ -104,11 +107,11 @@ def reserved_names(settings: Settings, specs: Iterable[AuthenticatorSpec]) -> fr
     return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
 
 
-async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> OwnKeys | None:
+async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> SigningKeys | None:
     configuration = settings.jwt_token_configuration
     if not has_own_keys(configuration):
         return None
-    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys
@@ -219,7 +222,21 @@ def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTo
     )
 
 
-def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+def _server_issuer(issuer: Issuer, mirror: Mirror, loaded: Loaded) -> Issuer:
+    """The metadata server as an issuer, for whose key own tokens may be on record from earlier."""
+    assert isinstance(issuer.mapper, ProviderPrincipalMapper)  # noqa: S101 - _provider_issuer makes no other
+    mapper = ServerPrincipalMapper(issuer.mapper, mirror, _own_resolver(mirror, loaded, require_record=True))
+    return replace(issuer, mapper=mapper)
+
+
+def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
+    settings = loaded.settings
+    acceptor = _own_resolver(mirror, loaded, require_record=settings.tokens.require_record)
+    expectations = issued_validation(settings.jwt_token_configuration, settings.tokens.max_lifetime)
+    return Issuer(OWN_PROVIDER, keys, expectations, acceptor)
+
+
+def _own_resolver(mirror: Mirror, loaded: Loaded, *, require_record: bool) -> IssuedTokenResolver:
     settings = loaded.settings
     may_name_admins = [
         item.name for item in loaded.providers if item.may_be_admin or item.is_own or (item.is_flat and item.issuer)
@@ -227,7 +244,8 @@ def _own_issuer(keys: OwnKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     configuration = settings.jwt_token_configuration
     claims = settings.authentication_configuration.jwt_principal_claims
     verbatim = default_principal(settings) == "verbatim"
-    policy = own_policy(claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim)
-    tokens = IssuedTokens(mirror, policy, require_record=settings.tokens.require_record)
-    mapper = IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))
-    return Issuer(OWN_PROVIDER, keys, own_validation(configuration, settings.tokens.max_lifetime), mapper)
+    policy = issued_policy(
+        claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
+    )
+    tokens = IssuedTokens(mirror, policy, require_record=require_record)
+    return IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))

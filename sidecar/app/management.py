@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from sidecar.access.decide import Decider
-from sidecar.api.body import Bodies
+from sidecar.api.body import BodyReader
 from sidecar.api.caller import CallerAuthentication
 from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
@@ -18,12 +18,12 @@ from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_verbatim_names
 from sidecar.config.settings import Settings
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store
 from sidecar.tokens.datahub import DataHubSecrets
-from sidecar.tokens.issued.bots import Bots
-from sidecar.tokens.issued.mint import Minter, Write
+from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.mint import Minter, WriteBatch
 from sidecar.tokens.issued.service import TokenRules as MintingRules
 from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
@@ -42,7 +42,7 @@ def _never_seen(_name: str) -> bool:
 def management_routes(
     loaded: Loaded,
     registry: IssuerRegistry,
-    bots: Bots,
+    bots: BotRegistry,
     decider: Decider,
     error_responses: ErrorResponses,
     context: ProcessContext,
@@ -80,7 +80,7 @@ def management_routes(
         tokens,
         revocations,
         bots,
-        Bodies(server.limits.body_timeout, decider.undecided),
+        BodyReader(server.limits.body_timeout, decider.undecided),
     )
 
 
@@ -96,24 +96,24 @@ def build_caller_authentication(
 def build_bots(
     settings: Settings,
     store: Store,
-    write: Write,
+    write: WriteBatch,
     clock: Clock,
     reserved: Iterable[str],
     is_person_seen: Callable[[str], bool] = _never_seen,
-) -> Bots:
+) -> BotRegistry:
     """The registered bot names in ``store``; ``is_person_seen`` as in
     :class:`sidecar.tokens.issued.bots.Bots`.
     """
     names = admin_names(settings.authorizer_configuration)
-    return Bots(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
+    return BotRegistry(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
 
 
 def build_minter(
     loaded: Loaded,
-    own_keys: OwnKeys,
+    own_keys: SigningKeys,
     datahub: DataHubSetup,
-    write: Write,
-    bots: Bots,
+    write: WriteBatch,
+    bots: BotRegistry,
     clock: Clock,
     metrics: Metrics,
 ) -> Minter:
@@ -139,7 +139,7 @@ def build_minter(
 def build_revocations(
     loaded: Loaded,
     store: Store,
-    write: Write,
+    write: WriteBatch,
     clock: Clock,
     spellings: Callable[[str], tuple[str, ...]] | None = None,
     other_issuers: Callable[[], Awaitable[Collection[str]]] | None = None,
@@ -177,7 +177,7 @@ def build_revocations(
         return authenticator_issuers.union(await (other_issuers or partial(_record_issuers, store))())
 
     return RevocationService(
-        store, write, clock, policy, own_issuer=own_issuer, others=known_issuers, verbatim=verbatim
+        store, write, clock, policy, own_issuer=own_issuer, other_issuers=known_issuers, verbatim=verbatim
     )
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
-from sidecar.api.userinfo import UserInfo
+from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.management import management_routes
 from sidecar.app.process_context import ProcessContext
@@ -13,11 +13,12 @@ from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
 from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
-from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource
+from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource, normal_name
 from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
@@ -28,10 +29,10 @@ from sidecar.identity.server_names import OPENMETADATA_ADMIN
 from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.jwt.policy import admin_names
-from sidecar.tokens.upstream.assertion import Assertions
-from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
+from sidecar.tokens.upstream.assertion import IdentityAssertions
+from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
 from sidecar.web.dispatcher import Handler
 from sidecar.web.error_responses import ErrorResponses
 
@@ -39,7 +40,7 @@ from sidecar.web.error_responses import ErrorResponses
 def public_routes(
     loaded: Loaded,
     registry: IssuerRegistry,
-    bots: Bots,
+    bots: BotRegistry,
     authenticators: AuthenticatorSet,
     decider: Decider,
     error_responses: ErrorResponses,
@@ -52,7 +53,11 @@ def public_routes(
     prefix = settings.server.prefix
     assertions = _assertions(settings, context)
     identity_headers = IdentityHeaders(
-        strip=(*settings.identity_headers.strip, *_consumed_headers(settings, authenticators)),
+        strip=(
+            *settings.identity_headers.strip,
+            *_consumed_headers(settings, authenticators),
+            *(header.name for header in settings.authentication.token_headers if not header.forward),
+        ),
         max_bytes=settings.identity_headers.max_bytes,
         max_total_bytes=settings.identity_headers.total_bytes,
         assertion=assertions,
@@ -71,11 +76,11 @@ def public_routes(
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx())),
         f"{prefix}/forward_auth": ("check", check(ForwardAuth())),
-        f"{prefix}/userinfo": ("userinfo", UserInfo(decider, error_responses)),
+        f"{prefix}/userinfo": ("userinfo", UserInfoEndpoint(decider, error_responses)),
     }
     own_keys = registry.own_keys
     if own_keys is not None:
-        published = PublishedKeys(own_keys.published)
+        published = PublishedKeys(own_keys.public_key_set)
         for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
             exact[path] = ("jwks", published)
     if assertions is not None:
@@ -98,13 +103,13 @@ def _consumed_headers(settings: Settings, authenticators: AuthenticatorSet) -> t
     return () if passes else authenticators.headers
 
 
-def _assertions(settings: Settings, context: ProcessContext) -> Assertions | None:
+def _assertions(settings: Settings, context: ProcessContext) -> IdentityAssertions | None:
     if not settings.identity_headers.assertion:
         return None
     upstream_url = settings.upstream.url if settings.upstream else ""
     audience = settings.identity_headers.assertion_audience or upstream_url or settings.server.public_url
     issuer = settings.jwt_token_configuration.jwtissuer or NAMELESS
-    return Assertions(issuer, audience, context.clock, context.assertion_key)
+    return IdentityAssertions(issuer, audience, context.clock, context.assertion_key)
 
 
 def _upstream_credentials(
@@ -135,7 +140,7 @@ def _upstream_credentials(
             raise Unavailable(Cause.KEYS_UNAVAILABLE, "no own RSA key")
         return key
 
-    return UpstreamCredentials(
+    return OpenMetadataCredentials(
         signing,
         clock,
         issuer=settings.jwt_token_configuration.jwtissuer,
@@ -181,14 +186,19 @@ def _forwarder(
             is_identity=identity_headers.is_stripped,
             keep_authorization=upstream.credentials == "passthrough",
             keep_trace=spans is None,
-            credential_headers=decider.credential_headers,
+            credential_headers=(
+                *decider.credential_headers,
+                *(header.name for header in settings.authentication.token_headers),
+            ),
+            token_headers=[normal_name(header.name) for header in settings.authentication.token_headers],
+            token_protocols=settings.authentication.websocket_tokens.subprotocol,
         ),
         pool=pool,
         refusals=error_responses,
         metrics=metrics,
         limits=ForwardLimits(upstream.response_timeout, limits.body_timeout, limits.max_body_bytes),
-        public_scheme="https" if settings.server.public_url.startswith("https:") else "http",
-        websocket_origins=settings.server.websocket_origins,
+        public_url=settings.server.public_url,
+        websocket_origins=websocket_origins(settings),
         watch=watch,
         spans=spans,
     )

@@ -18,7 +18,14 @@ from sidecar.metrics import Metrics
 _log = logging.getLogger("sidecar.config")
 _audit = logging.getLogger(AUDIT)
 _READ_TIMEOUT = 30.0
-_FIXED = {"listen": "listen", "admin_listen": "adminListen", "workers": "workers"}
+_FIXED = {
+    "listen": "listen",
+    "admin_listen": "adminListen",
+    "socket_mode": "socketMode",
+    "socket_group": "socketGroup",
+    "tls": "tls",
+    "workers": "workers",
+}
 
 
 class Reload:

@@ -15,7 +15,7 @@ from sidecar.admin.health import Condition, Health, PartStatus
 from sidecar.admin.routes import Operations, operations_server
 from sidecar.app.generation import ConfigGeneration, build
 from sidecar.app.process_context import ProcessContext
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import Clock, SystemClock, checked
 from sidecar.config.load import Loaded
 from sidecar.config.output.show import as_json
 from sidecar.config.settings import Limits, Settings
@@ -23,8 +23,9 @@ from sidecar.errors import Misconfigured, Problem
 from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.web.dispatcher import Dispatcher
-from sidecar.web.listeners import MAX_ADMIN_CONNECTIONS, accept, cap_to_file_limit, open_sockets
+from sidecar.web.listeners import MAX_ADMIN_CONNECTIONS, SocketAccess, accept, cap_to_file_limit, open_sockets
 from sidecar.web.server import HttpServer
+from sidecar.web.server_tls import CertificateFiles
 
 _log = logging.getLogger("sidecar")
 _SETTLE_TIMEOUT = 5.0
@@ -47,6 +48,8 @@ class Sidecar:
             answer_at_once=self._dispatcher.answer_at_once,
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
+        tls = generation.loaded.settings.server.tls
+        self._certificates = None if tls is None else CertificateFiles(tls)
         self._retiring: dict[asyncio.Task[None], ConfigGeneration] = {}
         context.metrics.watch(context.metrics.ready, lambda: self.health.report(self._capacity())[0])
 
@@ -66,17 +69,20 @@ class Sidecar:
         return self._generation.health
 
     @property
-    def public_addresses(self) -> list[object]:
+    def public_addresses(self) -> list[Any]:
         """Bound addresses of the public listener."""
         return list(self._public.addresses)
 
     async def accept(self, sockets: Sequence[socket.socket]) -> list[web.BaseSite]:
         """Serve connections on ``sockets`` until the returned sites are stopped."""
-        return await accept(self._public, sockets)
+        context = None if self._certificates is None else self._certificates.context
+        return await accept(self._public, sockets, tls=context)
 
     async def setup(self) -> None:
         """Prepare the listener. Call before :meth:`accept`."""
         await self._public.setup()
+        if self._certificates is not None:
+            await self._certificates.start()
 
     async def wait_settled(self) -> None:
         """Wait until every part has completed its first attempt, or for a few seconds."""
@@ -110,7 +116,7 @@ class Sidecar:
         self._server.change_limits(_limits(generation.loaded.settings))
         self._dispatcher.activate(generation.active_config)
         generation.observe(self._context.metrics)
-        previous.cache.advance_epoch()
+        previous.cache.advance_generation()
         task = asyncio.create_task(self._retire(previous), name="retire configuration")
         self._retiring[task] = previous
         task.add_done_callback(self._retiring.pop)
@@ -143,6 +149,8 @@ class Sidecar:
 
     async def aclose(self) -> None:
         """Close remaining connections and every part."""
+        if self._certificates is not None:
+            await self._certificates.aclose()
         await self._public.cleanup()
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=_RETIRE_TIMEOUT)
@@ -233,13 +241,14 @@ async def operations_listener(operations: Operations, address: str, metrics: Met
 async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
     """Run both listeners while the context is active. Raises as :func:`build_sidecar`, and if binding fails."""
     server = loaded.settings.server
-    context = ProcessContext(Metrics(), clock or SystemClock())
+    context = ProcessContext(Metrics(), checked(clock or SystemClock()))
     context.metrics.workers.set(1)
     async with (
         build_sidecar(loaded, context) as sidecar,
         operations_listener(sidecar, server.admin_listen, context.metrics),
     ):
-        await sidecar.accept(open_sockets(server.listen, "server.listen"))
+        access = SocketAccess(server.socket_mode, server.socket_group)
+        await sidecar.accept(open_sockets(server.listen, "server.listen", access))
         _log.info(
             "listening",
             extra={

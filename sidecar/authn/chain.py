@@ -191,6 +191,9 @@ class Chain:
         """Why an accepted credential may not pass now: asked here, once for every way to be accepted or recalled."""
         if accepted.certificate is not None and accepted.certificate != self._certificate(view):
             return Refused(Reason.TOKEN_INVALID, Cause.PROOF_OF_POSSESSION)  # RFC 8705 section 3
+        sources = view.credential.providers
+        if sources and sources.isdisjoint((accepted.actor.provider, accepted.actor.authenticator)):
+            return Refused(Reason.TOKEN_INVALID, Cause.TOKEN_PLACE, f"provider {accepted.actor.provider}")
         for gate in self._gates:
             failure = gate.check(accepted)
             if failure is not None:

@@ -1,9 +1,9 @@
-"""What is asked of every accepted credential on every use, from memory: has it been revoked meanwhile?"""
+"""The revocation gate: checks each use of an accepted credential against revocation list and records, in memory."""
 
 from typing import Protocol
 
 from sidecar.authn.base import Accepted
-from sidecar.clock import Clock
+from sidecar.clock import Clock, earliest_of
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.server_names import NO_SERVER_NAMES, ServerNames
 from sidecar.store.record import TokenRecord
@@ -11,28 +11,29 @@ from sidecar.store.replica.revocation_list import RevocationList, revocation_key
 
 
 class RevocationView(Protocol):
-    """The local picture of denials and records."""
+    """The local snapshot of revocation list and records."""
 
     @property
     def age(self) -> float:
-        """Seconds since it last agreed with the store; infinite before it has been read."""
+        """Seconds since the snapshot last matched the store; infinite before the first load."""
 
     @property
     def revocations(self) -> RevocationList:
-        """The deny list of this moment."""
+        """The current revocation list."""
 
     def record(self, token_id: str) -> TokenRecord | None:
-        """The record, or None where none is known."""
+        """The record, or None if there is none."""
 
     def is_bot_name(self, name: str) -> bool:
-        """Whether that name, in whatever letters, is kept for a bot."""
+        """Whether the name is reserved for a bot, ignoring case."""
 
 
 class RevocationGate:
-    """Nobody passes whom the deny list concerns or whose record has ended, nor anybody else under a bot's name.
+    """Rejects revoked credentials, credentials whose record is revoked or missing, and foreign credentials with a bot's
+    name.
 
-    ``max_staleness`` is in seconds; with ``deny_when_stale`` an older picture lets no token pass, whoever issued it.
-    ``server_names`` are names of the server behind, which only the own issuer may give.
+    ``max_staleness`` is in seconds; with ``deny_when_stale`` no token passes while the snapshot is older, whoever
+    issued it. ``server_names`` are reserved names of the upstream, which only issued tokens may carry.
     """
 
     def __init__(
@@ -46,19 +47,19 @@ class RevocationGate:
     ) -> None:
         self._server_names = server_names
         self._revocations = revocations
-        self._now = clock.now
+        self._now = earliest_of(clock)  # an entry that a clock takes for over by mistake must not let a token in
         self._max_staleness = max_staleness
         self._deny_when_stale = deny_when_stale
 
     def check(self, accepted: Accepted) -> Failed | None:
-        """Why the caller may not pass now, or None."""
+        """Why the credential must not pass now, or None."""
         revocations = self._revocations
-        denials = revocations.revocations
-        # what was clear of this very list needs no look-up: time alone never makes an entry concern more tokens
-        if accepted.revocation_list_version != denials.version:
-            denied = self._denied(accepted, denials)
-            if denied is not None:
-                return denied
+        revocation_list = revocations.revocations
+        # no look-up if it was checked against this version: entries never match more tokens as time passes
+        if accepted.revocation_list_version != revocation_list.version:
+            failure = self._match_revocation(accepted, revocation_list)
+            if failure is not None:
+                return failure
         if accepted.record_id is not None:
             record = revocations.record(accepted.record_id)
             if record is None:
@@ -71,14 +72,14 @@ class RevocationGate:
             return Unavailable(Cause.MIRROR_STALE)
         return None
 
-    def _denied(self, accepted: Accepted, denials: RevocationList) -> Failed | None:
-        # the names are as fixed as the gate: a look on the first use is enough
-        if not accepted.is_own and self._server_names.has(accepted.actor.id):
+    def _match_revocation(self, accepted: Accepted, revocation_list: RevocationList) -> Failed | None:
+        # server names never change during the life of the gate: checking the first use is enough
+        if not accepted.is_own and self._server_names.contains(accepted.actor.id):
             return Refused(Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
         if accepted.revocation_keys is None:
             accepted.revocation_keys = revocation_keys(accepted.actor)
-        scope = denials.match(accepted.revocation_keys, self._now())
+        scope = revocation_list.match(accepted.revocation_keys, self._now())
         if scope is not None:
             return Refused(Reason.TOKEN_REVOKED, Cause.DENIED, scope.value)
-        accepted.revocation_list_version = denials.version
+        accepted.revocation_list_version = revocation_list.version
         return None

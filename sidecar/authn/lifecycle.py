@@ -1,4 +1,4 @@
-"""The configured chain's members: made, started, guarded, stopped."""
+"""Builds, starts, isolates and stops the configured authenticators."""
 
 import asyncio
 import logging
@@ -20,9 +20,9 @@ _STOP_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatorSet:
-    """What the chain is made of. ``started`` are the members that have a state to tell.
+    """The running authenticators. ``started`` are those with a state for the health report.
 
-    ``challenges`` are schemes besides ``Bearer`` that callers may use.
+    ``challenges`` are the authentication schemes besides ``Bearer``.
     """
 
     authenticators: tuple[AuthenticatorProtocol, ...]
@@ -34,91 +34,94 @@ class AuthenticatorSet:
 
 
 async def open_authenticators(
-    planned: Sequence[AuthenticatorSpec],
-    made: Mapping[str, AuthenticatorProtocol],
+    specs: Sequence[AuthenticatorSpec],
+    built_by_app: Mapping[str, AuthenticatorProtocol],
     surroundings: Callable[[str], AuthenticatorContext],
     stack: AsyncExitStack,
 ) -> AuthenticatorSet:
-    """Make and start ``planned``; ``stack`` stops them. ``made`` are those that others make, by word.
+    """Build and start ``specs``; ``stack`` stops them. ``built_by_app`` are the authenticators built elsewhere, by
+    type.
 
-    Raises Misconfigured when one cannot be made or started.
+    Raises Misconfigured if one cannot be built or started.
     """
     authenticators: list[AuthenticatorProtocol] = []
     started: list[Authenticator] = []
     skippable: set[str] = set()
     guest: Guest | None = None
-    for plan in planned:
-        # of what a plugin remembers nobody can know whether a broken member was passed over
-        recalls = not (plan.is_plugin and skippable)
-        if plan.configured is not None and plan.configured.settings.on_error == "continue":
-            skippable.add(plan.name)
-        if plan.factory is None:
-            authenticators.append(made[plan.type_name])
+    for spec in specs:
+        # a plugin may have cached an outcome from when a skippable authenticator was broken: do not recall it
+        recalls = not (spec.is_plugin and skippable)
+        if spec.configured is not None and spec.configured.settings.on_error == "continue":
+            skippable.add(spec.name)
+        if spec.factory is None:
+            authenticators.append(built_by_app[spec.type_name])
             continue
-        member = await start_authenticator(plan, surroundings(plan.name), stack)
-        started.append(member)
-        if isinstance(member, Guest):
-            guest = member if member.options.enabled else None
+        authenticator = await start_authenticator(spec, surroundings(spec.name), stack)
+        started.append(authenticator)
+        if isinstance(authenticator, Guest):
+            guest = authenticator if authenticator.options.enabled else None
             continue
-        authenticators.append(_isolated(member, plan, recalls=recalls))
+        authenticators.append(_isolated(authenticator, spec, recalls=recalls))
     return AuthenticatorSet(
         tuple(authenticators),
         frozenset(skippable),
-        tuple(dict.fromkeys(name for member in started for name in member.credential_headers)),
+        tuple(dict.fromkeys(name for authenticator in started for name in authenticator.credential_headers)),
         guest,
         tuple(started),
-        tuple(dict.fromkeys(member.challenge for member in started if member.challenge)),
+        tuple(dict.fromkeys(authenticator.challenge for authenticator in started if authenticator.challenge)),
     )
 
 
-def make_authenticator(plan: AuthenticatorSpec, surroundings: AuthenticatorContext) -> Authenticator:
-    """The member of ``plan``, not started. Raises Misconfigured."""
-    assert plan.factory is not None  # noqa: S101 - the others are made elsewhere
+def build_authenticator(spec: AuthenticatorSpec, surroundings: AuthenticatorContext) -> Authenticator:
+    """The authenticator of ``spec``, not started. Raises Misconfigured."""
+    assert spec.factory is not None  # noqa: S101 - the others are built by the composition root
     try:
-        return plan.factory(plan.options, surroundings)
+        return spec.factory(spec.options, surroundings)
     except Misconfigured:
         raise
     except Exception as error:
-        raise _cannot_error(plan, "be made", error) from error
+        raise _failed_to(spec, "be built", error) from error
 
 
 async def start_authenticator(
-    plan: AuthenticatorSpec, surroundings: AuthenticatorContext, stack: AsyncExitStack
+    spec: AuthenticatorSpec, surroundings: AuthenticatorContext, stack: AsyncExitStack
 ) -> Authenticator:
-    """The member of ``plan``, running; ``stack`` stops it. Raises Misconfigured."""
-    member = make_authenticator(plan, surroundings)
-    stack.push_async_callback(_stop, member)
+    """The authenticator of ``spec``, started; ``stack`` stops it. Raises Misconfigured."""
+    authenticator = build_authenticator(spec, surroundings)
+    stack.push_async_callback(_stop, authenticator)
     try:
         async with asyncio.timeout(_START_TIMEOUT):
-            await member.start()
+            await authenticator.start()
     except Misconfigured:
         raise
     except Exception as error:
-        raise _cannot_error(plan, "be started", error) from error
-    return member
+        raise _failed_to(spec, "be started", error) from error
+    return authenticator
 
 
-def _isolated(member: Authenticator, plan: AuthenticatorSpec, *, recalls: bool) -> IsolatedAuthenticator:
-    assert plan.configured is not None  # noqa: S101 - only jwt is in the chain unasked
-    provider = plan.name if plan.is_plugin else None
-    return IsolatedAuthenticator(member, timeout=plan.configured.settings.timeout, provider=provider, recalls=recalls)
+def _isolated(authenticator: Authenticator, spec: AuthenticatorSpec, *, recalls: bool) -> IsolatedAuthenticator:
+    assert spec.configured is not None  # noqa: S101 - only jwt is added by default
+    provider = spec.name if spec.is_plugin else None
+    return IsolatedAuthenticator(
+        authenticator, timeout=spec.configured.settings.timeout, provider=provider, recalls=recalls
+    )
 
 
-async def _stop(member: Authenticator) -> None:
+async def _stop(authenticator: Authenticator) -> None:
     try:
         async with asyncio.timeout(_STOP_TIMEOUT):
-            await member.stop()
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others are stopped too
+            await authenticator.stop()
+    except Exception as error:  # noqa: BLE001 - plugins can raise anything; stop the others too
         _log.error(
             "authenticator did not stop",
             extra={
                 "event": "authenticator_stop_failed",
-                "authenticator": member.name,
+                "authenticator": authenticator.name,
                 "error": type(error).__name__,
             },
         )
 
 
-def _cannot_error(plan: AuthenticatorSpec, what: str, error: Exception) -> Misconfigured:
-    path = dotted(plan.configured.path) if plan.configured else plan.name
-    return Misconfigured([Problem(path, f"{plan.name} cannot {what}: {type(error).__name__}")])
+def _failed_to(spec: AuthenticatorSpec, action: str, error: Exception) -> Misconfigured:
+    path = dotted(spec.configured.path) if spec.configured else spec.name
+    return Misconfigured([Problem(path, f"{spec.name} cannot {action}: {type(error).__name__}")])

@@ -1,6 +1,7 @@
-"""From the word in the configuration to the class: built-in names, DataHub's Java names, plugins.
+"""Resolves authenticator types: built-in names, DataHub's Java class names, plugins.
 
-Everything is found, imported and decoded before the start, so that a wrong name or option never waits for a request.
+All types are resolved, imported and their options decoded before start, so a wrong name or option never affects a
+request.
 """
 
 import importlib
@@ -19,12 +20,12 @@ from sidecar.config.settings import Model
 from sidecar.errors import Misconfigured, Problem
 
 ENTRY_POINTS = "auth_sidecar.authenticators"
-"""Group of the entry points by which installed packages offer authenticators."""
+"""Entry point group through which installed packages offer authenticators."""
 JWT = "jwt"
 
-# Names of Actors' origins, and of what is no member in logs and metrics.
+# Provider names of Actors, and values of the authenticator label in logs and metrics.
 _RESERVED_NAMES = frozenset({JWT, DATAHUB, "guest", "system", "own", "none"})
-# Members whose making needs more than their options; the composition root makes them.
+# Authenticators that need more than their options; the composition root builds them.
 _BUILT_BY_APP: Mapping[str, str] = {
     JWT: "Bearer JWTs of the configured issuers and own tokens",
     DATAHUB: "Bearer tokens of DataHub (HS256)",
@@ -38,25 +39,25 @@ BUILT_IN: Mapping[str, str] = {
     "kubernetes": "sidecar.authn.authenticators.kubernetes:Kubernetes",
 }
 _DATAHUB = "com.datahub.authentication.authenticator."
-# The word that a Java class name stands for, and what DataHub takes for granted where we do not.
+# Type for a Java class name, and DataHub's defaults where they differ from ours.
 _JAVA: Mapping[str, tuple[str, Mapping[str, str]]] = {
     f"{_DATAHUB}DataHubTokenAuthenticator": (DATAHUB, {}),
     f"{_DATAHUB}DataHubGuestAuthenticator": ("guest", {"enabled": "false"}),
 }
-# Known Java class names that are no members here, and what takes their place.
+# Known Java class names without a counterpart, and their replacement.
 _REMOVED: Mapping[str, str] = {
-    f"{_DATAHUB}HealthStatusAuthenticator": "is left out: the rule {preset: datahub} leaves the health paths open",
-    f"{_DATAHUB}DataHubSystemAuthenticator": "is left out: systemClientId and systemClientSecret alone decide",
-    f"{_DATAHUB}DataHubJwtTokenAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
-    f"{_DATAHUB}DataHubOAuthAuthenticator": "is left out: list its issuers in authenticationConfiguration.providers",
+    f"{_DATAHUB}HealthStatusAuthenticator": "is skipped: the rule {preset: datahub} leaves the health paths open",
+    f"{_DATAHUB}DataHubSystemAuthenticator": "is skipped: systemClientId and systemClientSecret configure it",
+    f"{_DATAHUB}DataHubJwtTokenAuthenticator": "is skipped: list its issuers in authenticationConfiguration.providers",
+    f"{_DATAHUB}DataHubOAuthAuthenticator": "is skipped: list its issuers in authenticationConfiguration.providers",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatorSpec:
-    """One member of the chain to be. ``factory`` is None for those that the composition root makes.
+    """One resolved authenticator. ``factory`` is None for those that the composition root builds.
 
-    ``is_plugin``: not from this package. ``configured`` is None for a member that nobody wrote.
+    ``is_plugin``: the class is not part of this package. ``configured`` is None for an authenticator added by default.
     """
 
     type_name: str
@@ -68,174 +69,175 @@ class AuthenticatorSpec:
 
     @property
     def describe(self) -> str:
-        """Which credentials it decides on."""
+        """The credentials that it decides on."""
         return _BUILT_BY_APP[self.type_name] if self.factory is None else self.factory.describe(self.options)
 
 
-def build_specs(members: Sequence[AuthenticatorConfig]) -> tuple[AuthenticatorSpec, ...]:
-    """The chain in order. Raises Misconfigured with everything that is wrong with ``members``."""
-    planned, problems = _read(members)
+def build_specs(configs: Sequence[AuthenticatorConfig]) -> tuple[AuthenticatorSpec, ...]:
+    """The authenticators in order. Raises Misconfigured with all problems of ``configs``."""
+    specs, problems = _resolve(configs)
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
-    return planned
+    return specs
 
 
-def validate(members: Sequence[AuthenticatorConfig]) -> list[Problem]:
-    """Everything that is wrong with ``members`` or should be known about them."""
-    return _read(members)[1]
+def validate(configs: Sequence[AuthenticatorConfig]) -> list[Problem]:
+    """All problems and warnings about ``configs``."""
+    return _resolve(configs)[1]
 
 
-def _read(members: Sequence[AuthenticatorConfig]) -> tuple[tuple[AuthenticatorSpec, ...], list[Problem]]:
+def _resolve(configs: Sequence[AuthenticatorConfig]) -> tuple[tuple[AuthenticatorSpec, ...], list[Problem]]:
     found: list[AuthenticatorSpec] = []
     problems: list[Problem] = []
-    for member in members:
+    for config in configs:
         try:
-            planned = _spec(member, problems)
-        except _UnknownError as error:
-            problems.append(_problem(member, str(error)))
+            spec = _spec(config, problems)
+        except _UnknownTypeError as error:
+            problems.append(_problem(config, str(error)))
             continue
-        if planned is None:
+        if spec is None:
             continue
-        if any(other.name == planned.name for other in found):
-            problems.append(_problem(member, f"another member has the name {planned.name}; give it a name", "name"))
+        if any(other.name == spec.name for other in found):
+            problems.append(
+                _problem(config, f"another authenticator has the name {spec.name}; set a different name", "name")
+            )
         problems += [
-            _problem(member, f"has no effect on {planned.type_name}", key) for key in _ineffective_keys(planned, member)
+            _problem(config, f"has no effect on {spec.type_name}", key) for key in _ineffective_keys(spec, config)
         ]
-        if planned.name.lower() in _RESERVED_NAMES and (planned.is_plugin or planned.name != planned.type_name):
-            problems.append(_problem(member, f"cannot have the name {planned.name}, which stands for another", "name"))
-        if planned.type_name in ("guest", *_BUILT_BY_APP) and any(
-            other.type_name == planned.type_name for other in found
-        ):
-            problems.append(_problem(member, f"there can be one {planned.type_name} only"))
-        if planned.type_name == "kubernetes":
+        if spec.name.lower() in _RESERVED_NAMES and (spec.is_plugin or spec.name != spec.type_name):
+            problems.append(_problem(config, f"cannot have the name {spec.name}, which is reserved", "name"))
+        if spec.type_name in ("guest", *_BUILT_BY_APP) and any(other.type_name == spec.type_name for other in found):
+            problems.append(_problem(config, f"only one {spec.type_name} can be configured"))
+        if spec.type_name == "kubernetes":
             problems += [
                 _problem(
-                    member, f"has the issuer of {other.name}, which decides on all its tokens; write issuer for each"
+                    config,
+                    f"has the same issuer as {other.name}, which decides on all its tokens; "
+                    "set a different issuer for each",
                 )
                 for other in found
-                if other.type_name == planned.type_name and _issuer(other) == _issuer(planned)
+                if other.type_name == spec.type_name and _issuer(other) == _issuer(spec)
             ]
-        found.append(planned)
-    if not any(planned.type_name == JWT for planned in found):
+        found.append(spec)
+    if not any(spec.type_name == JWT for spec in found):
         found.insert(0, AuthenticatorSpec(JWT, JWT))
     return tuple(found), problems + _unreachable(found)
 
 
-def _issuer(planned: AuthenticatorSpec) -> str:
-    return str(getattr(planned.options, "issuer", ""))
+def _issuer(spec: AuthenticatorSpec) -> str:
+    return str(getattr(spec.options, "issuer", ""))
 
 
 def _unreachable(found: Sequence[AuthenticatorSpec]) -> list[Problem]:
-    """Introspection of JWTs behind ``jwt``, which has decided by then: what the server has revoked would pass."""
-    words = [planned.type_name for planned in found]
+    """Introspection of JWTs listed after ``jwt``, which decides first: it would accept tokens revoked at the server."""
+    types = [spec.type_name for spec in found]
     return [
-        _problem(planned.configured, "jwts has no effect behind jwt; list jwt after it")
-        for planned in found[words.index(JWT) :]
-        if planned.configured is not None
-        and planned.type_name == "introspection"
-        and getattr(planned.options, "jwts", False)
+        _problem(spec.configured, "jwts has no effect after jwt; list jwt after it")
+        for spec in found[types.index(JWT) :]
+        if spec.configured is not None and spec.type_name == "introspection" and getattr(spec.options, "jwts", False)
     ]
 
 
-def _ineffective_keys(planned: AuthenticatorSpec, member: AuthenticatorConfig) -> list[str]:
-    """Keys of an entry that are written and of no use: jwt and datahub bear their own names and wait for no member."""
-    if planned.type_name in _BUILT_BY_APP:
-        idle = {"name", "timeout"}
+def _ineffective_keys(spec: AuthenticatorSpec, config: AuthenticatorConfig) -> list[str]:
+    """Configured keys without effect: jwt and datahub have fixed names and no time limit."""
+    if spec.type_name in _BUILT_BY_APP:
+        ineffective = {"name", "timeout"}
     else:
-        idle = {"timeout", "onError"} if planned.type_name == "guest" else set()
+        ineffective = {"timeout", "onError"} if spec.type_name == "guest" else set()
     fields = {"name": "name", "timeout": "timeout", "on_error": "onError"}
-    return [key for name, key in fields.items() if key in idle and name in member.settings.model_fields_set]
+    return [key for name, key in fields.items() if key in ineffective and name in config.settings.model_fields_set]
 
 
-class _UnknownError(Exception):
-    """No class for a word; the text says what is wrong with it."""
+class _UnknownTypeError(Exception):
+    """No class for a type; the text says why."""
 
 
-def _spec(member: AuthenticatorConfig, problems: list[Problem]) -> AuthenticatorSpec | None:
-    written = member.settings.type
-    replaced = _REMOVED.get(written)
-    if replaced is not None:
-        problems.append(_problem(member, replaced, fatal=False))
+def _spec(config: AuthenticatorConfig, problems: list[Problem]) -> AuthenticatorSpec | None:
+    configured_type = config.settings.type
+    removed = _REMOVED.get(configured_type)
+    if removed is not None:
+        problems.append(_problem(config, removed, fatal=False))
         return None
-    word, taken_for_granted = _JAVA.get(written, (written, {}))
-    if word in _BUILT_BY_APP_OPTIONS:
-        path = (*member.path, "configs")
-        options, found = decode_options(_BUILT_BY_APP_OPTIONS[word], member.options, path, member.resolve_secret)
+    type_name, implied_options = _JAVA.get(configured_type, (configured_type, {}))
+    if type_name in _BUILT_BY_APP_OPTIONS:
+        path = (*config.path, "configs")
+        options, found = decode_options(_BUILT_BY_APP_OPTIONS[type_name], config.options, path, config.resolve_secret)
         problems += found
-        return AuthenticatorSpec(word, word, options=options, configured=member)
-    if word in _BUILT_BY_APP:
+        return AuthenticatorSpec(type_name, type_name, options=options, configured=config)
+    if type_name in _BUILT_BY_APP:
         problems += [
             Problem(
-                dotted((*member.path, "configs", name)),
-                f"is not a known name; {word} has no options",
+                dotted((*config.path, "configs", name)),
+                f"is not a known name; {type_name} has no options",
                 node.origin.file,
                 node.origin.line,
             )
-            for name, node in member.options.entries.items()
-            if not taken_for_granted
+            for name, node in config.options.entries.items()
+            if not implied_options
         ]
-        return AuthenticatorSpec(word, word, configured=member)
-    place = BUILT_IN.get(word)
-    factory = load_authenticator(place) if place is not None else _plugin(word)
-    options = _options(member, factory, taken_for_granted, problems)
+        return AuthenticatorSpec(type_name, type_name, configured=config)
+    import_path = BUILT_IN.get(type_name)
+    factory = load_authenticator(import_path) if import_path is not None else _plugin(type_name)
+    options = _options(config, factory, implied_options, problems)
     return AuthenticatorSpec(
-        word, member.settings.name or word.rpartition(":")[2], factory, options, place is None, member
+        type_name, config.settings.name or type_name.rpartition(":")[2], factory, options, import_path is None, config
     )
 
 
 def _options(
-    member: AuthenticatorConfig,
+    config: AuthenticatorConfig,
     factory: type[Authenticator],
-    taken_for_granted: Mapping[str, str],
+    implied_options: Mapping[str, str],
     problems: list[Problem],
 ) -> Model | None:
-    origin = member.options.origin
-    granted = Block({name: Leaf(value, origin) for name, value in taken_for_granted.items()}, origin)
-    written = merge(granted, member.options)
-    assert isinstance(written, Block)  # noqa: S101 - two blocks merge to a block
-    path = (*member.path, "configs")
-    options, found = decode_options(factory.Options, written, path, member.resolve_secret)
+    origin = config.options.origin
+    implied = Block({name: Leaf(value, origin) for name, value in implied_options.items()}, origin)
+    merged = merge(implied, config.options)
+    assert isinstance(merged, Block)  # noqa: S101 - two blocks merge to a block
+    path = (*config.path, "configs")
+    options, found = decode_options(factory.Options, merged, path, config.resolve_secret)
     problems += found
     if options is not None:
         problems += [
-            problem_at(written, finding.path, finding.message, at=path) for finding in misplaced_references(options)
+            problem_at(merged, finding.path, finding.message, at=path) for finding in misplaced_references(options)
         ]
     return options
 
 
 def _plugin(type_name: str) -> type[Authenticator]:
-    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if type_name in offered:
-        return load_authenticator(offered[type_name].value)
+    entry_points_by_name = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if type_name in entry_points_by_name:
+        return load_authenticator(entry_points_by_name[type_name].value)
     module, colon, _ = type_name.partition(":")
     if colon and module:
         return load_authenticator(type_name)
-    known = [*_BUILT_BY_APP, *BUILT_IN, *offered, *_JAVA, *_REMOVED]
+    known = [*_BUILT_BY_APP, *BUILT_IN, *entry_points_by_name, *_JAVA, *_REMOVED]
     by_class = {name.rpartition(".")[2]: name for name in known}
     close = nearest(type_name.rpartition(".")[2], by_class)
     for simple, name in by_class.items():
         close = close.replace(f"did you mean {simple}?", f"did you mean {name}?")
-    hint = close or f"known are {', '.join([*_BUILT_BY_APP, *BUILT_IN, *sorted(offered)])}, and package.module:Class"
+    types = ", ".join([*_BUILT_BY_APP, *BUILT_IN, *sorted(entry_points_by_name)])
+    hint = close or f"known types are {types}, and package.module:Class"
     kind = "a Java class that has no counterpart here" if "." in type_name else "not a known authenticator"
-    raise _UnknownError(f"is {kind}; {hint}")
+    raise _UnknownTypeError(f"is {kind}; {hint}")
 
 
-def load_authenticator(place: str) -> type[Authenticator]:
-    """The class at ``package.module:Class``; importing it runs the module, as the configuration asks for."""
-    module, _, name = place.partition(":")
+def load_authenticator(import_path: str) -> type[Authenticator]:
+    """The class at ``package.module:Class``. Importing it runs the module, as the configuration requests."""
+    module, _, name = import_path.partition(":")
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever importing a stranger's module raises
-        raise _UnknownError(f"cannot be imported: {type(error).__name__}") from error
+    except Exception as error:  # importing a plugin can raise anything
+        raise _UnknownTypeError(f"cannot be imported: {type(error).__name__}") from error
     if not (isinstance(found, type) and issubclass(found, Authenticator)):
-        raise _UnknownError("is not a subclass of sidecar.authn.base.Authenticator")
+        raise _UnknownTypeError("is not a subclass of sidecar.authn.base.Authenticator")
     if not (isinstance(found.Options, type) and issubclass(found.Options, Model)):
-        raise _UnknownError("has Options that are no subclass of sidecar.config.settings.Model")
+        raise _UnknownTypeError("has Options that are not a subclass of sidecar.config.settings.Model")
     return found
 
 
-def _problem(member: AuthenticatorConfig, message: str, key: str = "type", *, fatal: bool = True) -> Problem:
-    origin = member.origin
-    return Problem(dotted((*member.path, key)), message, origin.file, origin.line, fatal)
+def _problem(config: AuthenticatorConfig, message: str, key: str = "type", *, fatal: bool = True) -> Problem:
+    origin = config.origin
+    return Problem(dotted((*config.path, key)), message, origin.file, origin.line, fatal)

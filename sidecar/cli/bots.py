@@ -15,7 +15,7 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
-from sidecar.tokens.issued.bots import Bots, describe
+from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 
 _BY = "command line"
 _PAGE = 500
@@ -67,7 +67,7 @@ async def _list(loaded: Loaded) -> list[dict[str, object]]:
     async with _opened(loaded) as bots:
         while True:
             page = await bots.page(after, _PAGE)
-            found += map(describe, page.records)
+            found += map(describe_bot, page.records)
             after = page.after
             if not after:
                 return found
@@ -83,7 +83,7 @@ def run_register(options: argparse.Namespace) -> int:
 async def _register(loaded: Loaded, name: str, *, replace_person: bool) -> dict[str, object]:
     async with _opened(loaded) as bots:
         registration, _ = await bots.register(name, by=_BY, replace_person=replace_person)
-    return describe(registration)
+    return describe_bot(registration)
 
 
 def run_release(options: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ async def _release(loaded: Loaded, name: str) -> None:
 
 
 @asynccontextmanager
-async def _opened(loaded: Loaded) -> AsyncIterator[Bots]:
+async def _opened(loaded: Loaded) -> AsyncIterator[BotRegistry]:
     clock = SystemClock()
     store = await open_store(loaded.settings.store, Metrics(), clock)
     try:

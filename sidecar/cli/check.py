@@ -11,6 +11,7 @@ from sidecar.app.datahub import datahub_setup
 from sidecar.app.egress_report import routes
 from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.cli.network_lines import network_lines
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
@@ -49,6 +50,8 @@ def run_check(options: argparse.Namespace) -> int:
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
         _print_egress(loaded, specs)
+        for line in network_lines(loaded.settings):
+            print(printable(line))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         report(error.problems)
@@ -109,8 +112,8 @@ def _naming(provider: Provider) -> str:
 
 def _print_server_names(names: ServerNames) -> None:
     """The names that the upstream would treat as its own bots."""
-    if names.described:
-        print(printable(f"Names of the upstream, rejected for all issuers but our own: {', '.join(names.described)}"))
+    if names.patterns:
+        print(printable(f"Names of the upstream, rejected for all issuers but our own: {', '.join(names.patterns)}"))
 
 
 def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:

@@ -22,8 +22,8 @@ from sidecar.tokens.datahub import is_datahub
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, signing_key, verify
-from sidecar.tokens.jwt.well_known import refuse_well_known
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, find_signing_key, verify
+from sidecar.tokens.jwt.well_known import reject_well_known
 
 _LOAD_TIMEOUT = 15.0
 
@@ -71,7 +71,7 @@ class _Explanation:
         issuer = self._issuer(token)
         keys = await self._keys(token, issuer)
         with _step("signature"):
-            key = signing_key(token, keys)
+            key = find_signing_key(token, keys)
         _print_step("signature", f"valid, with key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
         with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
@@ -86,7 +86,7 @@ class _Explanation:
         _print_step("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
         if not self._settings.allow_published_secrets:
             with _step("published"):
-                refuse_well_known(token)
+                reject_well_known(token)
         return token
 
     def _is_datahub(self, token: Unverified) -> bool:

@@ -70,7 +70,7 @@ def _connection(address: str) -> http.client.HTTPConnection | None:
     host, separator, port = address.rpartition(":")
     if not separator or not port.isascii() or not port.isdecimal():
         return None
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is listened on, not a bind
+    host = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is listened on, not a bind
     return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_TIMEOUT)
 
 

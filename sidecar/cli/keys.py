@@ -19,12 +19,12 @@ from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import Change, remove, remove_ended, retire, rotate, utc_now
+from sidecar.keys.rotation import RotationResult, remove, remove_obsolete, retire, rotate, utc_now
 from sidecar.keys.signing import thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
 from sidecar.store.open import open_store
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
 # Lifetime of our key set in caches of verifiers (its Cache-Control), and time until sidecars see a changed folder.
@@ -115,7 +115,7 @@ def run_rotate(options: argparse.Namespace) -> int:
     is_over = asyncio.run(_retention_end(settings, options.retain))
     lead_time = options.publish_lead_time
     return _print_change(
-        rotate(_folder(settings), utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_over=is_over)
+        rotate(_folder(settings), utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_obsolete=is_over)
     )
 
 
@@ -124,7 +124,7 @@ def run_retire(options: argparse.Namespace) -> int:
     settings = load_settings(options).settings
     folder = _folder(settings)
     if options.kid is None:
-        return _print_change(remove_ended(folder, asyncio.run(_retention_end(settings, options.retain))))
+        return _print_change(remove_obsolete(folder, asyncio.run(_retention_end(settings, options.retain))))
     return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
 
 
@@ -146,8 +146,8 @@ def _entry(key: ListedKey, *, signs: bool) -> dict[str, Any]:
         "state": key.state,
         "type": algorithm_of(key.public),
         "signs": signs,
-        "since": None if key.since is None else to_text(key.since.timestamp()),
-        "retiredAt": None if key.retired_at is None else to_text(key.retired_at.timestamp()),
+        "since": None if key.since is None else format_rfc3339(key.since.timestamp()),
+        "retiredAt": None if key.retired_at is None else format_rfc3339(key.retired_at.timestamp()),
     }
 
 
@@ -155,7 +155,7 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     return tuple("yes" if value is True else "" if value is False else value for value in entry.values())
 
 
-def _print_change(change: Change) -> int:
+def _print_change(change: RotationResult) -> int:
     lines = [*change.steps, *([change.note] if change.note else [])]
     if not change.steps:
         lines = [f"nothing changed{': ' + change.note if change.note else ''}"]

@@ -12,7 +12,7 @@ import orjson
 from sidecar.app.authentication import authenticator_context
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
-from sidecar.authn.lifecycle import make_authenticator
+from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
@@ -20,7 +20,7 @@ from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.open import open_store
@@ -88,7 +88,7 @@ class KeysProbe:
         )
         try:
             await keys.start()
-            while not keys.status().tried:  # noqa: ASYNC110 - there is no event to wait for
+            while not keys.status().attempted:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.02)
             return self._evaluate(keys)
         finally:
@@ -117,7 +117,7 @@ class AuthenticatorProbe:
             surroundings = authenticator_context(
                 self._spec.name, loaded=self._loaded, client=client, metrics=Metrics(), clock=SystemClock()
             )
-            return [Problem(self.name, text) for text in await make_authenticator(self._spec, surroundings).check()]
+            return [Problem(self.name, text) for text in await build_authenticator(self._spec, surroundings).check()]
         except Misconfigured:
             raise
         except Exception as error:  # noqa: BLE001 - plugins may raise any exception
@@ -138,7 +138,7 @@ class OwnKeysProbe:
         """Load the files as ``sidecar serve`` does."""
         settings = self._settings
         keys = await asyncio.to_thread(
-            OwnKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
+            SigningKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
         )
         upstream = settings.upstream
         if upstream is not None and upstream.credentials == "openmetadata" and keys.signing_rsa is None:

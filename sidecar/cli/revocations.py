@@ -30,13 +30,13 @@ from sidecar.tokens.jwt.compact import strict_json
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.revocation.service import (
     MAX_ENTRIES,
-    Added,
+    AddedEntry,
     RevocationRequest,
     RevocationService,
-    about_token,
-    describe,
+    describe_added,
+    describe_entry,
+    for_token,
     parse_request,
-    shown_with_matches,
 )
 
 _audit = logging.getLogger(AUDIT)
@@ -131,20 +131,20 @@ def run_add(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
     added = asyncio.run(_add(load_settings(options), request))
-    print(json.dumps(shown_with_matches(added)))
+    print(json.dumps(describe_added(added)))
     print(_summary(added), file=sys.stderr)
     return 0
 
 
-def _summary(added: Added) -> str:
+def _summary(added: AddedEntry) -> str:
     """How many known tokens the entry revokes."""
-    text = f"{added.own} own token{'' if added.own == 1 else 's'} on record revoked"
-    if added.denial.scope is Scope.SUBJECT and not added.own:
+    text = f"{added.ended_tokens} own token{'' if added.ended_tokens == 1 else 's'} on record revoked"
+    if added.entry.scope is Scope.SUBJECT and not added.ended_tokens:
         return f"{text}; affected tokens of other issuers are not known here: check that the subject is the sub claim"
     return f"{text}; affected tokens of other issuers are not known here"
 
 
-async def _add(loaded: Loaded, request: RevocationRequest) -> Added:
+async def _add(loaded: Loaded, request: RevocationRequest) -> AddedEntry:
     if request.token:
         request = await _verified(loaded, request)
     async with _opened(loaded) as revocations:
@@ -165,11 +165,11 @@ async def _verified(loaded: Loaded, request: RevocationRequest) -> RevocationReq
         verdict = await build_caller_authentication(loaded.settings, registry, decider, clock).verify_submitted(
             request.token
         )
-    token = verdict.to_revoke()
+    token = verdict.revocable_token()
     if token is None:
         assert verdict.failure is not None  # noqa: S101 - a token that passes is verified
         raise verdict.failure
-    return about_token(request, token)
+    return for_token(request, token)
 
 
 def run_import(options: argparse.Namespace) -> int:
@@ -198,10 +198,10 @@ class _Counts:
         if self.refused <= _MAX_SHOWN_ERRORS:
             print(f"line {number}: {problem}", file=sys.stderr)
 
-    def add(self, added: list[Added]) -> None:
+    def add(self, added: list[AddedEntry]) -> None:
         """Count written entries."""
         self.taken += len(added)
-        self.ended += sum(entry.own for entry in added)
+        self.ended += sum(entry.ended_tokens for entry in added)
 
 
 async def _import(loaded: Loaded, lines: Iterable[bytes], *, unknown_issuer: bool) -> int:
@@ -285,7 +285,7 @@ async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
         entries = _all(lambda after: _page(revocations, issuer, after))
         # an entry that is rewritten in the meantime appears twice
-        return list({denial.id: describe(denial) async for denial in entries}.values())
+        return list({denial.id: describe_entry(denial) async for denial in entries}.values())
 
 
 async def _page(

@@ -25,14 +25,14 @@ from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused, Sidec
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, TokenRequest
-from sidecar.tokens.issued.service import note_revoked
+from sidecar.tokens.issued.service import audit_token_revoked
 from sidecar.tokens.jwt.compact import decode_segment, json_object, split
 from sidecar.tokens.jwt.policy import admin_names
 
@@ -152,7 +152,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         )
     if options.expiry is None and not settings.tokens.allow_never_expiring:
         raise _misconfigured("tokens.allowNeverExpiring", "must be true for tokens that never expire; or set --expiry")
-    keys = OwnKeys(configuration, allow_published=settings.allow_published_secrets)
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
     metrics, clock = Metrics(), SystemClock()
     kind = TokenKind(options.kind)
     actor_id = options.actor_id or options.name
@@ -178,8 +178,8 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
     datahub = datahub_setup(settings, specs)
     async with _opened(settings) as store:
         bots = build_bots(settings, store, store.write, clock, reserved)
-        if kind is not TokenKind.BOT and await bots.has(actor_name(actor_id)):
-            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
+        if kind is not TokenKind.BOT and await bots.is_registered(actor_name(actor_id)):
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; set kind to bot")
         return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics).mint(request)
 
 
@@ -235,7 +235,7 @@ async def _revoke(settings: Settings, token_id: str) -> None:
         record = await _require_record(store, token_id)
         if record.revoked_at is None:
             await store.write(Batch(revoke=((token_id, SystemClock().now()),)))
-            note_revoked(record, by=_BY)
+            audit_token_revoked(record, by=_BY)
 
 
 async def _require_record(store: Store, token_id: str) -> TokenRecord:

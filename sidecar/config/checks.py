@@ -4,6 +4,9 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.listener_checks import check_server_tls, check_sockets
+from sidecar.config.origins import check_origins
+from sidecar.config.products.openmetadata import PUBLISHED_KEY_ID
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
 from sidecar.config.reading.decode import nearest
 from sidecar.config.reading.finding import Finding, FindingId, finding
@@ -21,8 +24,8 @@ from sidecar.config.settings import (
     Settings,
     StoreTls,
 )
+from sidecar.config.token_header_checks import check_token_headers
 
-PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
 # Where Actors come from besides the providers and authenticators that are listed by name.
@@ -52,7 +55,7 @@ def _overlap(one: str, other: str) -> bool:
     if int(port) != int(other_port) or int(port) == 0:
         return False
     both_local = is_loopback(host.strip("[]")) and is_loopback(other_host.strip("[]"))
-    wild = {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
+    wild = {"0.0.0.0", "[::]", "*"}  # noqa: S104 - compared, not bound
     return host == other_host or both_local or bool(wild & {host, other_host})
 
 
@@ -181,6 +184,29 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
+
+
+def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
+    """Secrets are OpenMetadata's business, wherever it keeps them."""
+    manager = settings.secrets_manager_configuration.secrets_manager
+    if manager not in {"db", "noop"}:
+        message = f"is {manager}, and no secret is read from it; secrets in this configuration are text, file: or env:"
+        yield Finding(("secretsManagerConfiguration", "secretsManager"), message, idle=True)
+
+
+def check_switched_off(settings: Settings) -> Iterator[Finding]:
+    """What stands in DataHub's block while the block is switched off."""
+    block = settings.authentication
+    if block.enabled:
+        return
+    parts = [f"authenticator {member.name or member.type}" for member in block.authenticators]
+    parts += ["the system client"] if block.system_client_secret else []
+    for part in parts:
+        message = (
+            f"is false, so {part} is not in force here; to accept it here, write authentication: {{enabled: true}} in "
+            "the sidecar's own file"
+        )
+        yield Finding(("authentication", "enabled"), message, fatal=False)
 
 
 def check_lifetimes(settings: Settings) -> Iterator[Finding]:
@@ -433,7 +459,8 @@ def check_openmetadata_admin(settings: Settings) -> Iterator[Finding]:
 def check_purpose(settings: Settings) -> Iterator[Finding]:
     """A sidecar that works, but not as anybody would want it to for long."""
     flat = settings.authentication_configuration
-    issuers = flat.providers or flat.public_key_urls or flat.authority
+    server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
+    issuers = flat.providers or flat.public_key_urls or flat.authority or server_key
     members = settings.authentication.enabled and settings.authentication.authenticators
     if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
         message = "no issuer and no own keys are configured: every token is refused"
@@ -452,12 +479,18 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     check_listeners,
+    check_sockets,
+    check_token_headers,
+    check_origins,
+    check_server_tls,
     check_times,
     check_header_budgets,
     check_upstream,
     check_tracing,
     check_store,
     check_own_keys,
+    check_secrets_manager,
+    check_switched_off,
     check_lifetimes,
     check_authorizer,
     check_rules,

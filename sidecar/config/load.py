@@ -83,9 +83,12 @@ def load(
     ``validate_authenticators`` tells what is wrong with the authenticators and their options, which only it can read.
     """
     tree, problems, is_whole = _read_all(paths, environ)
-    tree, more = openmetadata.with_variables(tree, environ)
+    has_import = bool(_import_of(tree, "openmetadata"))
+    tree, more = openmetadata.with_variables(tree, environ, imported=has_import)
     problems += more
     tree = datahub.with_variables(tree, environ)
+    # what a block means without a value that could not be read says nothing about what it means with it
+    unread = {problem.path.partition(".")[0].partition("[")[0] for problem in problems if problem.fatal}
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
@@ -98,7 +101,7 @@ def load(
         problem_at(known, finding.path, finding.message, fatal=_is_fatal(known, finding), identifier=finding.id)
         for finding in findings
         # what the rest means without a file says nothing about what it means with it
-        if is_whole and not decoded.concerns_broken(finding.path)
+        if is_whole and not decoded.concerns_broken(finding.path) and unread.isdisjoint(finding.path[:1])
     ]
     members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
     problems += validate_authenticators(members)
@@ -126,19 +129,35 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         block, more = document.resolve(environ, ignore=openmetadata.IGNORED)
         problems += more
         tree = _merged(tree, block)
-    section = tree.entries.get("import")
     base_paths: dict[str, Leaf] = {}
     for product, read_import in (("openmetadata", openmetadata.read_import), ("datahub", datahub.read_import)):
-        name = section.entries.get(product) if isinstance(section, Block) else None
-        if isinstance(name, Leaf) and name.value:
-            imported, base_path, more = read_import(name.value, name.origin, environ)
+        name = _import_of(tree, product)
+        if name is not None:
+            imported, base_path, more = read_import(name.value or "", name.origin, environ)
             problems += more
             if base_path is not None and (base_path.value or "").rstrip("/"):
                 base_paths[product] = base_path
             # an import that cannot be read is an empty block in the importer's place
             is_whole = is_whole and imported.origin != name.origin
-            tree = _merged(imported, tree)
+            tree = _merged(_without_own_issuer(imported, tree), tree)
     return _with_base_paths(tree, base_paths), problems, is_whole
+
+
+def _import_of(tree: Block, product: str) -> Leaf | None:
+    """The file of ``product`` that is to be imported; None: none is."""
+    section = tree.entries.get("import")
+    name = section.entries.get(product) if isinstance(section, Block) else None
+    return name if isinstance(name, Leaf) and name.value else None
+
+
+def _without_own_issuer(imported: Block, tree: Block) -> Block:
+    """``imported`` without the server's ``jwtissuer`` where ``tree`` names own keys, which need another issuer."""
+    block, own = (one.entries.get("jwtTokenConfiguration") for one in (imported, tree))
+    names_keys = isinstance(own, Block) and not {"keyDir", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
+    if not names_keys or not isinstance(block, Block):
+        return imported
+    kept = Block({name: node for name, node in block.entries.items() if name != "jwtissuer"}, block.origin)
+    return Block({**imported.entries, "jwtTokenConfiguration": kept}, imported.origin)
 
 
 def _with_base_paths(tree: Block, base_paths: Mapping[str, Leaf]) -> Block:

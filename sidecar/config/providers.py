@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sidecar.config.reading.authority import Authority, read_authority
 from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.urls import (
@@ -158,6 +159,12 @@ def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
     return bool(
         configuration.key_dir or configuration.rsapublic_key_file_path or configuration.rsaprivate_key_file_path
     )
+
+
+def server_issuer(configuration: JwtTokenConfiguration) -> str:
+    """``iss`` of the metadata server's own tokens; empty: not known. Own keys have ``jwtissuer`` for themselves."""
+    server = configuration.server.jwtissuer
+    return server if has_own_keys(configuration) else configuration.jwtissuer or server
 
 
 def member_issuer(name: str) -> str:
@@ -324,15 +331,19 @@ def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tup
 def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> Iterator[Provider]:
     """OpenMetadata's one issuer and its key URLs, each URL bound to its issuer; ``base`` is what all of them share."""
     flat = settings.authentication_configuration
-    if not flat.public_key_urls and not flat.authority:
+    server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
+    if not (flat.public_key_urls or flat.authority or server_key):
         return
     if not base.principal_claims:
         findings.append(Finding((_BLOCK, "jwtPrincipalClaims"), _NO_CLAIMS))
-    urls = _Urls.classify(settings)
-    findings.extend(_unsafe(urls.all(flat), allow_insecure=flat.allow_insecure_urls))
-    findings.extend(urls.unbound(flat))
+    issuers = {entry.issuer for entry in flat.public_key_urls if isinstance(entry, KeyUrl)}
+    authority = read_authority(flat.authority, issuers)
+    urls = _Urls.classify(settings, authority)
+    findings.extend(_unsafe(urls.all(flat, authority), allow_insecure=flat.allow_insecure_urls))
+    findings.extend(urls.unsafe_server(settings))
+    findings.extend(urls.unbound(flat, authority, server_issuer(settings.jwt_token_configuration)))
     yield from _own_server(settings, base, urls, findings)
-    yield from _authority(flat, base, urls, findings)
+    yield from _authority(flat, base, urls, authority, findings)
     for number, (issuer, bound) in enumerate(urls.bound.items(), 2):
         findings.append(_no_audience(bound[0][0]))
         yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
@@ -387,9 +398,10 @@ def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
     flat = settings.authentication_configuration
     has_authority = any(provider.is_flat for provider in found)
     if flat.client_id and not has_authority:
+        accepted = ", ".join(f"issuer: {provider.issuer}" for provider in found if provider.issuer)
         message = (
-            "has no effect: it is the required audience of authority, and authority is no issuer here; entries of "
-            "providers have audiences of their own"
+            "has no effect: it is the required audience of authority, and authority is no issuer here "
+            f"(publicKeyUrls are for {accepted or 'none'}); entries of providers have audiences of their own"
         )
         yield Finding((_BLOCK, "clientId"), message, idle=True)
     if flat.authority and not has_authority:
@@ -409,22 +421,31 @@ def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
 
 
 def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: list[Finding]) -> Iterator[Provider]:
-    """The metadata server's own issuer, read from its JWKS; with own keys here there is nothing to fetch."""
+    """The metadata server's own issuer, by its public key and its JWKS.
+
+    With own keys here there is one only where ``server.jwtissuer`` tells the two apart.
+    """
     jwt = settings.jwt_token_configuration
-    if not urls.own or has_own_keys(jwt):
+    issuer = server_issuer(jwt)
+    key_file = jwt.server.rsapublic_key_file_path
+    if has_own_keys(jwt) and not issuer:
         return
-    if not jwt.jwtissuer:
+    key_urls = (*((f"file:{key_file}",) if key_file else ()), *_addresses(urls.own))
+    if not key_urls:
+        return
+    if not issuer:
         message = (
             "is the metadata server's own key set, whose issuer is not known; "
             "set jwtTokenConfiguration.jwtissuer (OpenMetadata's default is open-metadata.org)"
         )
-        findings.append(Finding(urls.own[0][0], message))
+        where = urls.own[0][0] if urls.own else ("jwtTokenConfiguration", "server", "jwtissuer")
+        findings.append(Finding(where, message))
         return
     yield replace(
         base,
         name=OWN_NAME,
-        issuer=jwt.jwtissuer,
-        key_urls=_addresses(urls.own),
+        issuer=issuer,
+        key_urls=key_urls,
         audiences=frozenset({jwt.audience} if jwt.audience else ()),
         clock_skew=own_leeway(jwt),
         early=own_early(jwt),
@@ -437,22 +458,30 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
 
 
 def _authority(
-    flat: AuthenticationConfiguration, base: Provider, urls: "_Urls", findings: list[Finding]
+    flat: AuthenticationConfiguration, base: Provider, urls: "_Urls", authority: Authority, findings: list[Finding]
 ) -> Iterator[Provider]:
     """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
-    can_discover = origin(flat.authority) is not None
+    can_discover = origin(authority.issuer) is not None and not authority.entra and not authority.fault
+    if authority.fault and (not flat.public_key_urls or urls.same_origin or urls.foreign):
+        findings.append(Finding((_BLOCK, "authority"), authority.fault))
+        return
     loose = _addresses([*urls.same_origin, *urls.foreign]) if can_discover else ()
     is_meant = not flat.public_key_urls or urls.named or loose
     if not flat.authority or not is_meant:
         return
     if not flat.client_id:
         findings.append(_no_audience((_BLOCK, "clientId")))
-    alias = flat.authority[:-1] if flat.authority.endswith("/") else f"{flat.authority}/"
+    if authority.issuer != flat.authority:
+        issuers = " and ".join((authority.issuer, *authority.aliases))
+        message = f"is {flat.authority}: tokens must have the issuer {issuers}"
+        findings.append(Finding((_BLOCK, "authority"), message, fatal=False))
+    issuer = authority.issuer
+    alias = issuer[:-1] if issuer.endswith("/") else f"{issuer}/"
     yield replace(
         base,
-        issuer=flat.authority,
-        issuer_aliases=(alias,) if can_discover else (),
-        key_urls=_addresses(urls.named),
+        issuer=issuer,
+        issuer_aliases=(alias,) if can_discover else authority.aliases,
+        key_urls=_addresses(urls.named) or authority.default_key_urls,
         candidate_urls=loose,
         presumed_url=urls.presumed(),
         candidates_are_shared=flat.allow_unbound_issuers,
@@ -480,9 +509,11 @@ def _addresses(urls: Iterable[LocatedUrl]) -> tuple[str, ...]:
 class _Urls:
     """The flat form's key URLs by owner: the metadata server, ``authority`` (``named``), another issuer (``bound``).
 
-    URLs without an issuer are ``same_origin``, on the origin of ``authority``, or ``foreign``.
+    URLs without an issuer are ``same_origin``, on the origin of ``authority``, or ``foreign``. ``moved`` are URLs of
+    the server as they are written, which are read from ``upstream.url`` instead.
     """
 
+    moved: list[LocatedUrl] = field(default_factory=list)
     own: list[LocatedUrl] = field(default_factory=list)
     named: list[LocatedUrl] = field(default_factory=list)
     bound: dict[str, list[LocatedUrl]] = field(default_factory=dict)
@@ -490,35 +521,63 @@ class _Urls:
     foreign: list[LocatedUrl] = field(default_factory=list)
 
     @classmethod
-    def classify(cls, settings: Settings) -> "_Urls":
+    def classify(cls, settings: Settings, authority: Authority) -> "_Urls":
         flat, jwt = settings.authentication_configuration, settings.jwt_token_configuration
-        own_issuer = "" if has_own_keys(jwt) else jwt.jwtissuer  # own keys: no other key may sign for the own issuer
+        issuer_of_server = server_issuer(jwt)
+        accepted = {authority.issuer, *authority.aliases, flat.authority}
+        only = _only_server_jwks(settings) if issuer_of_server else ""
         urls = cls()
         for index, entry in enumerate(flat.public_key_urls):
             path: Path = (_BLOCK, "publicKeyUrls", index)
             url = entry.url if isinstance(entry, KeyUrl) else entry
             issuer = entry.issuer if isinstance(entry, KeyUrl) else None
             placed = (path, url)
-            if is_own_jwks(url, settings.server, jwt) if issuer is None else issuer == own_issuer:
+            if issuer is None:
+                if url == only or is_own_jwks(url, settings.server, jwt) or _is_upstream_jwks(url, settings):
+                    urls._add_own(placed, settings)
+                elif tenants := authority.own_key_url(url):
+                    urls.named.append((path, tenants))
+                else:
+                    (urls.same_origin if _same_origin(url, authority.issuer) else urls.foreign).append(placed)
+            elif issuer and issuer == issuer_of_server:
                 urls.own.append(placed)
-            elif issuer is None:
-                (urls.same_origin if _same_origin(url, flat.authority) else urls.foreign).append(placed)
-            elif issuer == flat.authority:
+            elif issuer in accepted:
                 urls.named.append(placed)
             else:
                 urls.bound.setdefault(issuer, []).append(placed)
         return urls
 
-    def all(self, flat: AuthenticationConfiguration) -> Iterator[LocatedUrl]:
-        """Every address that will be asked, discovery of ``authority`` included."""
-        yield from (*self.own, *self.named, *self.same_origin, *self.foreign)
+    def _add_own(self, placed: LocatedUrl, settings: Settings) -> None:
+        """Take ``placed`` for the server's own; read it from ``upstream.url`` if that alone is on loopback."""
+        path, url = placed
+        if has_own_keys(settings.jwt_token_configuration) and _is_ours(url, settings):
+            return
+        nearer = _at_upstream(url, settings)
+        if nearer:
+            self.moved.append(placed)
+        self.own.append((path, nearer or url))
+
+    def unsafe_server(self, settings: Settings) -> Iterator[Finding]:
+        """What is wrong with the addresses of the server's own key set; which of them are read elsewhere."""
+        issuer = server_issuer(settings.jwt_token_configuration) or "its jwtissuer"
+        insecure = settings.authentication_configuration.allow_insecure_urls
+        for found in _unsafe(self.own, allow_insecure=insecure):
+            message = f"{found.message} (the metadata server's own key set, issuer: {issuer})"
+            yield replace(found, message=message)
+        for path, url in self.moved:
+            message = f"is {url}, the metadata server's own key set; it is read from upstream.url instead"
+            yield Finding(path, message, fatal=False)
+
+    def all(self, flat: AuthenticationConfiguration, authority: Authority) -> Iterator[LocatedUrl]:
+        """Every address that will be asked, discovery of ``authority`` included; without those of the server."""
+        yield from (*self.named, *self.same_origin, *self.foreign)
         for bound in self.bound.values():
             yield from bound
         is_asked = not flat.public_key_urls or (
-            (self.named or self.same_origin or self.foreign) and origin(flat.authority)
+            (self.named or self.same_origin or self.foreign) and origin(authority.issuer)
         )
-        if flat.authority and is_asked:
-            yield (_BLOCK, "authority"), flat.authority
+        if flat.authority and is_asked and not authority.fault:
+            yield (_BLOCK, "authority"), authority.issuer
 
     def presumed(self) -> str:
         """The URL that is taken for the authority's own without a discovery document; empty: there is none.
@@ -532,26 +591,37 @@ class _Urls:
             return ""
         return next(iter(found.values()))
 
-    def unbound(self, flat: AuthenticationConfiguration) -> Iterator[Finding]:
-        """URLs for which no issuer can be found, or for all of which but one."""
-        if flat.allow_unbound_issuers:
+    def unbound(self, flat: AuthenticationConfiguration, authority: Authority, server: str) -> Iterator[Finding]:
+        """URLs for which no issuer can be found, or for all of which but one. ``server``: issuer of the own server."""
+        if flat.allow_unbound_issuers or authority.fault:
             return
-        can_discover = origin(flat.authority) is not None
+        can_discover = origin(authority.issuer) is not None and not authority.entra
         for path, url in self.foreign:
             if is_file(url):
                 message = f"belongs to no issuer: write {{url: {url}, issuer: <iss of the tokens>}}"
                 yield Finding(path, message)
-            elif not can_discover:
-                parts = split_url(url)
-                hint = ""
-                if parts and parts.path.endswith(OPENMETADATA_JWKS_PATHS):
-                    hint = " (an OpenMetadata server's: its issuer is that server's jwtissuer)"
-                message = f"belongs to no issuer; set authority, or write {{url: ..., issuer: ...}}{hint}"
+            elif _is_openmetadata_jwks(url):
+                issuer = server or "open-metadata.org"
+                message = (
+                    f"belongs to no issuer: {url} is the key set of an OpenMetadata server, one of several or of "
+                    f"unknown jwtissuer; write {{url: {url}, issuer: {issuer}}}, with the jwtissuer of that server"
+                )
                 yield Finding(path, message)
+            elif authority.entra:
+                message = (
+                    f"belongs to no issuer: {url} is no key set of the tenant {authority.tenant}; write "
+                    f"{{url: {url}, issuer: <iss of the tokens>}}"
+                )
+                yield Finding(path, message)
+            elif not can_discover:
+                action = "set authority, or write {url: ..., issuer: ...}"
+                if flat.authority:
+                    action = f"write {{url: ..., issuer: ...}}; authority is {flat.authority}, which is no URL"
+                yield Finding(path, f"belongs to no issuer; {action}")
         loose = {address_of(url): url for _, url in (*self.same_origin, *self.foreign) if not is_file(url)}
         if can_discover and len(loose) > 1:
             message = (
-                f"{', '.join(loose.values())}: the discovery document of {flat.authority} names one jwks_uri, so at "
+                f"{', '.join(loose.values())}: the discovery document of {authority.issuer} names one jwks_uri, so at "
                 "most one of these verifies tokens; give each other one its issuer, as {url: ..., issuer: ...}"
             )
             yield Finding((_BLOCK, "publicKeyUrls"), message, fatal=False)
@@ -576,13 +646,62 @@ def is_own_jwks(url: str, server: ServerSettings, jwt: JwtTokenConfiguration) ->
     )
 
 
+def _is_openmetadata_jwks(url: str) -> bool:
+    """Whether ``url`` has the path of an OpenMetadata server's key set, be it below a base path."""
+    parts = split_url(url)
+    return parts is not None and parts.path.endswith(OPENMETADATA_JWKS_PATHS)
+
+
+def _is_upstream_jwks(url: str, settings: Settings) -> bool:
+    """Whether ``url`` is the key set of an OpenMetadata server at ``upstream.url`` or ``server.publicUrl``."""
+    upstream = settings.upstream.url if settings.upstream is not None else ""
+    where = origin(url)
+    return (
+        where is not None
+        and _is_openmetadata_jwks(url)
+        and where in {origin(upstream), origin(settings.server.public_url)}
+    )
+
+
+def _only_server_jwks(settings: Settings) -> str:
+    """The one entry of ``publicKeyUrls`` with the path of an OpenMetadata server, whatever its host; empty: not one.
+
+    OpenMetadata's chart names its own server by the Service, its documentation by the public address. With two such
+    entries nothing tells which of them is the own server's.
+    """
+    urls = (entry for entry in settings.authentication_configuration.public_key_urls if isinstance(entry, str))
+    found = {address_of(url): url for url in urls if _is_openmetadata_jwks(url)}
+    return next(iter(found.values())) if len(found) == 1 else ""
+
+
+def _is_ours(url: str, settings: Settings) -> bool:
+    """Whether ``url`` is what this sidecar publishes itself."""
+    jwt, where = settings.jwt_token_configuration, origin(url)
+    parts = split_url(url)
+    if where is None or parts is None:
+        return False
+    is_here = _is_listener(where[1], where[2], settings.server.listen) or where == origin(settings.server.public_url)
+    return is_here and parts.path.endswith((*jwt.jwks_paths, f"{settings.server.prefix}/jwks"))
+
+
+def _at_upstream(url: str, settings: Settings) -> str:
+    """The key set of the server at ``url`` as ``upstream.url`` reaches it; empty where that is no safer."""
+    parts = split_url(url)
+    upstream = split_url(settings.upstream.url) if settings.upstream is not None else None
+    if parts is None or upstream is None or parts.scheme != "http" or is_loopback(parts.hostname or ""):
+        return ""
+    if not is_loopback(upstream.hostname or ""):
+        return ""
+    return f"{upstream.scheme}://{upstream.netloc}{parts.path}"
+
+
 def _is_listener(host: str, port: int, listen: str) -> bool:
     listen_host, _, listen_port = listen.rpartition(":")
     listen_host = listen_host.strip("[]")
     if not listen_port.isdigit() or int(listen_port) != port:
         return False
     if is_loopback(host):
-        return is_loopback(listen_host) or listen_host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        return is_loopback(listen_host) or listen_host in {"0.0.0.0", "::", "*"}  # noqa: S104 - compared, not bound
     return host == listen_host
 
 
@@ -624,6 +743,12 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
         yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     if has_own_keys(jwt) and jwt.jwtissuer:
         issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
+        if jwt.jwtissuer == jwt.server.jwtissuer:
+            message = (
+                f"is {jwt.jwtissuer}, which is also the issuer of the metadata server's tokens "
+                "(jwtTokenConfiguration.server.jwtissuer); give the own tokens another"
+            )
+            yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     for index, provider in enumerate(found):
         is_listed = index >= flat_count
         owner = f"providers[{index - flat_count}]" if is_listed else "the flat form (authority, publicKeyUrls)"

@@ -1,4 +1,4 @@
-"""The configuration file's vocabulary as frozen models. Names and defaults are the contract with users.
+"""The settings of the configuration file as frozen models. Names and defaults are the contract with users.
 
 Every field carries a description: the reference page in ``docs/`` is generated from these models. Values arrive as
 text (the YAML reader retypes nothing), so each model coerces by its own types. Input values never appear in errors.
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.reading.units import Address, BasePath, Duration, Network, Size, WebOrigin
+from sidecar.config.reading.units import Address, AnyOrigin, BasePath, Duration, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -25,7 +25,7 @@ PrincipalRule = Literal["localPart", "verbatim"]
 
 
 def _none_is_empty(value: object) -> object:
-    """An OpenMetadata key whose variable is set but empty arrives as null and means "nothing given"."""
+    """An OpenMetadata key whose variable is set but empty arrives as null and counts as absent."""
     return () if value is None or value == "" else value
 
 
@@ -34,15 +34,15 @@ def _none_is_blank(value: object) -> object:
 
 
 def _forget(value: object) -> None:
-    """Keys that only OpenMetadata uses may hold its secrets, so their values are not kept."""
+    """Keys that only OpenMetadata uses may contain its secrets, so their values are discarded."""
 
 
-UNUSED = "The product's own; not used here."
+UNUSED = "Used by the product only."
 Unused = Annotated[Any, BeforeValidator(_forget)]
 
 
 def _names_only(value: object) -> object:
-    """Options belong to their authenticator, which alone knows what is secret among them: here none keeps its value."""
+    """Only the authenticator knows which of its options are secret, so their values are not kept here."""
     return dict.fromkeys(map(str, value), "********") if isinstance(value, Mapping) else value
 
 
@@ -52,7 +52,7 @@ Text = Annotated[str, BeforeValidator(_none_is_blank)]
 
 
 class Model(BaseModel):
-    """Frozen, strict about names, silent about values."""
+    """Frozen; rejects unknown names and never shows values in errors."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -66,7 +66,7 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_nothing_given(cls, data: Any) -> Any:
-        """A key without value counts as left out, as an empty variable does in OpenMetadata."""
+        """A key without a value counts as absent, like an empty variable in OpenMetadata."""
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None}
         return data
@@ -76,94 +76,118 @@ class Limits(Model):
     """Bounds on what one process accepts on the public listener."""
 
     max_header_bytes: Size = 16 * 1024
-    """Longest request line and longest single header line, in bytes. All header lines together may have four
+    """Maximum length of the request line and of each header line, in bytes. All header lines together may have four
     times as much."""
     max_headers: Annotated[int, Field(ge=16)] = 128
-    """Most header lines in a request."""
+    """Maximum number of header lines in a request."""
     max_token_bytes: Size = 16 * 1024
-    """Longest token that is looked at."""
+    """Maximum size of a token."""
     max_body_bytes: Size | None = None
-    """Largest request body that is forwarded; absent: no bound."""
+    """Maximum size of a forwarded request body; absent: unlimited."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
-    """Most open connections. For a further one the oldest is closed that is idle and has carried no good credential;
-    where there is none, the further one is."""
+    """Maximum number of open connections. When it is reached, a new connection replaces the oldest idle one that has
+    carried no valid credential; if there is none, the new connection is closed."""
     max_in_flight: Annotated[int, Field(ge=1)] = 1024
-    """Most requests being answered at once; further ones get 503. Of these places a quarter is for requests that wait
-    for a verdict, and half for those that a rule lets pass without a credential. Checks need a place only while they
-    wait for a verdict."""
+    """Maximum number of requests in flight; further ones get 503. Requests that wait for a verdict may use a quarter of
+    it, and requests that a rule allows without a credential half. Checks count only while they wait for a verdict."""
     idle_timeout: Duration = 75.0
-    """How long a kept-alive connection may wait for its next request."""
+    """Time that a keep-alive connection may wait for its next request."""
     header_timeout: Duration = 15.0
-    """How long the head of a request may take to arrive once its first byte is there; then 408."""
+    """Time for the head of a request to arrive, from its first byte; then 408."""
     body_timeout: Duration = 60.0
-    """How long a request body, or a caller that reads an answer, may make no progress."""
+    """Time without progress of a request body, or of a caller that reads a response, after which it is aborted."""
+
+
+class ServerTls(Model):
+    """TLS on the public listener. The files are read again when they change."""
+
+    cert_file: Annotated[str, Field(min_length=1)]
+    """Certificate with its chain (PEM)."""
+    key_file: Annotated[str, Field(min_length=1)]
+    """Its private key (PEM, not encrypted)."""
+    client_ca_file: Text = ""
+    """CAs of client certificates (PEM), for ``clientCertificates``. A caller may present one of their certificates; one
+    of another CA ends the handshake. Absent: none is asked for."""
 
 
 class ServerSettings(Model):
     """The two listeners."""
 
     listen: Address = "127.0.0.1:4180"
-    """Public listener: ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (every address of both families) or ``unix:/path``."""
     admin_listen: Address = "127.0.0.1:4181"
-    """Operations listener (metrics, health, configuration). Not for the public."""
+    """Operations listener (metrics, health, configuration). Do not expose it; it has no TLS."""
+    socket_mode: Annotated[str, Field(pattern=r"^(0?[0-7]{3})?$")] = ""
+    """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: as the process's umask says."""
+    socket_group: Text = ""
+    """Group of that socket, by name or number; absent: that of the process."""
+    tls: ServerTls | None = None
+    """TLS on the public listener; absent: plain HTTP."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that share the public address, each with its own memory of keys, tokens and revocations."""
+    """Number of processes that share the public address, each with its own keys, token cache and copy of the revocation
+    list."""
     prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")] = "/oauth2"
     """Path prefix reserved for the sidecar on the public listener."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Peers (CIDRs, or ``unix``) whose headers about the original request are believed. Empty: nobody's."""
-    client_certificates: Literal["none", "envoy", "nginx"] = "none"
-    """How trusted proxies pass on the client's certificate, in ``X-Forwarded-Client-Cert``: in Envoy's form, or as
-    nginx's ``$ssl_client_escaped_cert``. Tokens bound to a certificate are refused with ``none``."""
+    """Proxies (CIDRs, or ``unix``) whose headers about the original request are trusted. Empty: none."""
+    client_certificates: Literal["none", "envoy", "nginx", "tls"] = "none"
+    """Where the client's certificate is taken from. ``envoy``, ``nginx``: for trusted proxies, from
+    ``X-Forwarded-Client-Cert``, in Envoy's form or as nginx's ``$ssl_client_escaped_cert``. With ``tls.clientCaFile``,
+    for all other peers, from the handshake; ``tls``: from the handshake alone. Tokens bound to a certificate are
+    rejected with ``none``."""
     public_url: Text = ""
-    """The address by which callers reach this service."""
+    """URL by which callers reach the public listener."""
+    origins: tuple[WebOrigin, ...] | None = None
+    """Origins (``https://host[:port]``) of your pages: the default of ``websocketOrigins`` and ``cors.origins``. The
+    origin of ``publicUrl`` is always among them."""
     websocket_origins: tuple[WebOrigin, ...] | None = None
-    """Origins (``https://host[:port]``) whose pages may open WebSockets to the service behind; a page of another gets
-    403. Callers that send no ``Origin`` are no browsers and not concerned. Absent: not looked at."""
+    """Origins whose pages may open WebSockets to the upstream; pages of other origins get 403. Requests without
+    ``Origin`` do not come from browsers and are not affected. Absent: ``server.origins``; without it, not checked."""
     realm: str = "auth-sidecar"
     """Realm in ``WWW-Authenticate``."""
     check_deadline: Duration = 5.0
-    """Longest time that any check may take."""
+    """Maximum duration of a check; then 503."""
     drain_delay: Duration = 5.0
-    """After SIGTERM: how long the listener still accepts while ``/readyz`` is already false."""
+    """Time after SIGTERM during which the listener still accepts connections while ``/readyz`` already answers 503."""
     drain_timeout: Duration = 30.0
-    """After that: how long requests in flight may take to end."""
+    """Time for in-flight requests to finish after that."""
     reload_on_change: bool = False
-    """Reload as on SIGHUP when a configuration file has changed; they are looked at every five seconds."""
+    """Reload, as on SIGHUP, when a configuration file changes; checked every five seconds."""
     limits: Limits = Limits()
     """Bounds on connections, headers and bodies."""
 
 
 class UpstreamSettings(Model):
-    """The service behind."""
+    """The upstream: the server that requests are forwarded to."""
 
     url: Text = ""
-    """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only. A path behind the port is
-    put in front of the request's own when it is forwarded; rules judge the request's own."""
+    """``http://host:port``, ``https://host:port`` or ``unix:/path``; absent: check mode only. A path after the port is
+    prepended to the path of each forwarded request; rules match the path without it."""
     credentials: Literal["passthrough", "none", "openmetadata", "datahub", "datahubHeader"] = "passthrough"
-    """What the service sees as ``Authorization``: the caller's own, nothing, or an OpenMetadata or DataHub token for
-    the Actor; with ``datahubHeader`` nothing, but ``X-DataHub-Actor`` (for a DataHub whose authentication is off)."""
+    """``Authorization`` sent to the upstream: the caller's own, none, or an OpenMetadata or DataHub token for the
+    Actor. ``datahubHeader``: none, but ``X-DataHub-Actor`` (for a DataHub with authentication disabled)."""
     token_validation_algorithm: Literal["RS256", "RS384", "RS512"] = "RS256"
     """With ``openmetadata``: the server's ``tokenValidationAlgorithm``."""
     server_bots: Names = ()
     """With ``openmetadata``: names of the server's bots besides those that it creates by itself and those that end in
-    ``-bot``, ``ApplicationBot`` or ``AppBot``. A caller of that name is refused, unless the own issuer named it."""
+    ``-bot``, ``ApplicationBot`` or ``AppBot``. A caller with such a name is rejected unless its token was issued by the
+    sidecar."""
     connect_timeout: Duration = 5.0
     """Time to open a connection."""
     response_timeout: Duration = 300.0
-    """Time from the end of the request to the first byte of the answer, and from one piece of its body to the next;
-    event streams may be silent for longer."""
+    """Time from the end of the request to the first byte of the response, and between two parts of its body; event
+    streams may pause for longer."""
     wait_at_start: Duration | None = None
-    """At the start: how long ``/readyz`` stays false at most, until the service has accepted a connection once; absent:
-    readiness does not depend on the service."""
+    """Maximum time after the start that ``/readyz`` stays 503 while the upstream has not accepted a connection; absent:
+    readiness does not depend on the upstream."""
     keepalive_timeout: Duration = 15.0
-    """How long an idle connection to the service is kept; less than the service's own."""
+    """How long an idle connection to the upstream is kept. Set it below the idle timeout of the upstream."""
     ca_file: Text = ""
-    """CA bundle for an ``https`` service; absent: that of ``outbound``."""
+    """CA bundle for an ``https`` upstream; absent: that of ``outbound``."""
 
 
 class StoreTls(Model):
-    """TLS towards the store."""
+    """TLS connections to the store."""
 
     ca_file: Text = ""
     """CA bundle; absent: that of ``outbound``."""
@@ -172,89 +196,90 @@ class StoreTls(Model):
     key_file: Text = ""
     """Client key."""
     server_name: Text = ""
-    """Name to verify instead of the host's."""
+    """Name to verify in the server's certificate, instead of the host name."""
 
 
 class StoreSettings(Model):
-    """Where token records and revocations live."""
+    """Where token records and revocations are stored."""
 
     url: Secret = Secret("sqlite:////var/lib/sidecar/sidecar.db")
-    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``redis+cluster://host:port,host:port`` or
-    ``redis+sentinel://host:port,host:port/service/db``; with ``rediss`` instead of ``redis``: the same by TLS."""
+    """``sqlite:////absolute/path``, ``redis://user:password@host:port/db``, ``unix:///path/of/socket?db=1``,
+    ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/service/db``; ``rediss``
+    instead of ``redis`` uses TLS. ``db``, ``username`` and ``password`` in the query have the meaning of redis-py."""
     username: Text = ""
-    """User, when it does not stand in the URL."""
+    """User, if it is not in the URL."""
     password: Secret | None = None
-    """Password, when it does not stand in the URL."""
+    """Password, if it is not in the URL."""
     sentinel_username: Text = ""
-    """User of the sentinels; they are not given the store's."""
+    """User for the sentinels, which do not receive that of the store."""
     sentinel_password: Secret | None = None
-    """Password of the sentinels."""
+    """Password for the sentinels."""
     key_prefix: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = "{sidecar}:"
-    """Prefix of every key in Redis. One without hash tag (``{...}``) gets one: all keys must lie in one slot."""
+    """Prefix of every key in Redis. If it has no hash tag (``{...}``), one is added: all keys must be in one slot."""
     wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
-    """Redis replicas that must have a write before it is answered; with fewer it is answered 503."""
+    """Number of Redis replicas that must acknowledge a write; with fewer the call gets 503."""
     wait_timeout: Annotated[Duration, Field(gt=0, le=10)] = 1.0
-    """How long they may take."""
+    """Time for these acknowledgements."""
     tls: StoreTls = StoreTls()
-    """TLS towards the store."""
+    """TLS connections to the store."""
 
 
 class KeyFetchSettings(Model):
-    """How the keys of providers are fetched and kept."""
+    """How the keys of providers are fetched and cached."""
 
     refresh: Duration = 600.0
-    """How old a key set gets before it is fetched anew, when its answer does not say (Cache-Control is honoured)."""
+    """Age at which a key set is fetched again, if the response has no Cache-Control."""
     unknown_kid_cooldown: Duration = 10.0
-    """Least time between two fetches of one URL that unknown key ids cause."""
+    """Minimum time between two fetches of one URL that are caused by unknown key ids."""
     retry_min: Duration = 1.0
-    """First wait after a failed fetch; doubles, with jitter."""
+    """First delay after a failed fetch; it doubles, with jitter."""
     retry_max: Duration = 60.0
-    """Longest wait after failed fetches."""
+    """Maximum delay after failed fetches."""
     timeout: Duration = 5.0
-    """Time for one fetch, from connect to last byte."""
+    """Timeout of one fetch, from connect to the last byte."""
     max_bytes: Size = 512 * 1024
-    """Largest answer that is read."""
+    """Maximum size of a response."""
     max_stale: Duration = 86400.0
-    """How long the last good keys serve while the provider is away."""
+    """How long the last good keys are used while the provider is unavailable."""
     cache_dir: Text = ""
-    """Folder for the disk copy; absent: beside the SQLite file. Not writable is a warning."""
+    """Directory for the copy on disk; absent: beside the SQLite file. If it is not writable, a warning is logged."""
     ca_file: Text = ""
     """CA bundle for key and discovery URLs; absent: that of ``outbound``."""
 
 
 class OutboundSettings(Model):
-    """Calls that the sidecar makes by URL: keys, discovery, introspection, checks of bot tokens, spans."""
+    """Outgoing requests to URLs: keys, discovery, introspection, bot token checks, spans."""
 
     proxy: Secret = Secret("environment")
-    """``environment``: the proxy that ``HTTPS_PROXY`` names; ``none``: no proxy, whatever the environment says; or
-    ``http://user:password@host:port``. Only https goes through it. ``NO_PROXY`` lists what is reached directly: names
-    with everything below them, addresses, networks, ``host:port`` or ``*``. Always direct: loopback and link-local
+    """``environment``: the proxy in ``HTTPS_PROXY``; ``none``: no proxy, regardless of the environment; or
+    ``http://user:password@host:port``. Only https requests use it. ``NO_PROXY`` lists exceptions: domain names with
+    their subdomains, addresses, networks, ``host:port`` or ``*``. Never through the proxy: loopback and link-local
     addresses, plain http, the upstream, the cluster's API server, the store."""
     ca_file: Text = ""
-    """CA bundle for every outgoing connection that names none of its own (``keys``, ``upstream``, ``store.tls``, the
-    directory of ``ldap``, spans); absent: the system's."""
+    """CA bundle for all outgoing connections without a CA bundle of their own (``keys``, ``upstream``, ``store.tls``,
+    ``ldap``, spans); absent: the system's."""
 
 
 class ClaimActorType(Model):
-    """The Actor's type by a claim."""
+    """The type of the Actor, from a claim."""
 
     claim: str
     """Path of the claim."""
     service: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Values that mean SERVICE; all others mean USER."""
+    """Values that mean SERVICE; any other value means USER."""
 
 
 class KeyUrl(Model):
-    """A key URL that says whose keys it holds."""
+    """A key URL with its issuer."""
 
     url: str
-    """Address of the JWKS, or ``file:/path``."""
+    """URL of the JWKS, or ``file:/path``."""
     issuer: Annotated[str, Field(min_length=1)]
     """Issuer whose tokens these keys may sign."""
 
 
 def _branch(value: object) -> str:
-    """Which member of a ``text or block`` union a value is meant for: errors then speak of that one alone."""
+    """Which branch of a ``text or block`` union a value belongs to, so that errors are about that branch only."""
     return "<block>" if isinstance(value, Mapping | Model) else "<text>"
 
 
@@ -273,85 +298,85 @@ class ProviderSettings(Model):
     issuer: Annotated[str, Field(min_length=1)]
     """Exact ``iss`` of its tokens."""
     public_key_urls: Names = ()
-    """Addresses of its JWKS, or ``file:/path`` (watched); absent: by discovery from ``issuer`` (OpenID Connect, then
-    RFC 8414)."""
+    """URLs of its JWKS, or ``file:/path`` (read again when it changes); absent: discovery from ``issuer`` (OpenID
+    Connect, then RFC 8414)."""
     audiences: Names = ()
-    """Accepted ``aud`` values, any of them; empty: not checked, and ``sidecar check`` warns."""
+    """Accepted ``aud`` values; a token needs one of them. Empty: not checked, and ``sidecar check`` warns."""
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ASYMMETRIC_ALGORITHMS  # type: ignore[assignment]
     """Accepted signature algorithms."""
     principal: PrincipalRule | None = None
-    """How the claim's text becomes the Actor's id. ``localPart``: the part before an ``@``, in lower case, as
-    OpenMetadata names its users. ``verbatim``: the text as it is written, as DataHub does. Absent: that of
+    """How the text of the claim becomes the id of the Actor. ``localPart``: the part before an ``@``, in lower case, as
+    in OpenMetadata. ``verbatim``: the text unchanged, as in DataHub. Absent: that of
     ``authenticationConfiguration``."""
     jwt_principal_claims: Annotated[Names, Field(min_length=1)] | None = None
-    """Claims that may name the Actor; the first one present decides. Absent, with no mapping beside it: those of
+    """Claims that may name the Actor; the first that is present decides. Absent, and no mapping either: those of
     ``authenticationConfiguration``."""
     jwt_principal_claims_mapping: Names | None = None
-    """``username:<claim>`` and ``email:<claim>``, instead of the list; both in one provider are an error. Absent, with
-    no list beside it: that of ``authenticationConfiguration``."""
+    """``username:<claim>`` and ``email:<claim>``, instead of the list; both in one provider are an error. Absent, and
+    no list either: that of ``authenticationConfiguration``."""
     email_claim: Annotated[str, Field(min_length=1)] | None = None
     """Claim with the caller's e-mail address, whichever claim names the Actor. Absent: that of
     ``authenticationConfiguration``, else ``email``."""
     email_verified: Literal["required", "absentIsVerified"] | None = None
-    """``required``: an e-mail address counts only beside ``email_verified: true``, and a token whose address names the
-    Actor is refused without it. ``absentIsVerified``: a token without ``email_verified`` counts as verified. Absent:
+    """``required``: an e-mail address counts only with ``email_verified: true``, and a token whose address names the
+    Actor is rejected without it. ``absentIsVerified``: a token without ``email_verified`` counts as verified. Absent:
     ``required`` with ``mayBeAdmin: true``, else ``absentIsVerified``."""
     principal_domain: Text | None = None
-    """Domain of people whose token names no e-mail address. Absent: that of ``authorizerConfiguration``."""
+    """Domain of users whose token has no e-mail address. Absent: that of ``authorizerConfiguration``."""
     enforce_principal_domain: bool | None = None
-    """Refuse people of other domains. Absent: as in ``authorizerConfiguration``."""
+    """Reject users of other domains. Absent: as in ``authorizerConfiguration``."""
     allowed_domains: Names | None = None
-    """Domains that are accepted instead of ``principalDomain``. Absent: those of ``authorizerConfiguration``."""
+    """Accepted domains, instead of ``principalDomain``. Absent: those of ``authorizerConfiguration``."""
     groups_claim: Text = ""
     """Path of the claim that lists groups."""
     roles_claim: str = "roles"
     """Path of the claim that lists roles."""
     required_claims: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Claim path to accepted values; a token without one of them is not valid here."""
+    """Path of a claim, and its accepted values; a token without one of them is rejected."""
     max_token_lifetime: Duration | None = None
-    """Longest ``exp - iat`` that is accepted."""
+    """Maximum ``exp - iat``."""
     clock_skew: Duration = 30.0
     """Tolerance for ``exp``, ``nbf`` and ``iat``."""
     actor_type: ActorTypeSetting = "USER"
-    """Type of its Actors: USER, SERVICE, or by a claim."""
+    """Type of its Actors: USER, SERVICE, or from a claim."""
     principal_namespace: Literal["none", "provider"] = "none"
-    """``provider``: Actor ids are ``<provider>/<name>``, so that two providers cannot collide."""
+    """``provider``: ids of Actors are ``<provider>/<name>``, so that names of two providers cannot collide."""
     may_be_admin: bool = False
-    """Whether its Actors may match a bare name in ``adminPrincipals``: those whose token holds the e-mail address of
-    that very name, verified, with ``principalDomain`` or an allowed domain."""
+    """Whether its Actors may match a bare name in ``adminPrincipals``. The token must have a verified e-mail address
+    with that name before the ``@``, and with ``principalDomain`` or an allowed domain."""
     allow_missing_expiry: bool = False
-    """Accept tokens without ``exp``. They are good for ever."""
+    """Accept tokens without ``exp``. They never expire."""
     allow_insecure_urls: bool = False
     """Accept ``http`` for key and discovery URLs that are not on loopback."""
 
 
 class BotTokenCheckSettings(Model):
-    """Ask the metadata server whether a bot's token is still its current one."""
+    """Ask the metadata server whether a bot token is still the current one."""
 
     url: Annotated[str, Field(min_length=1)]
-    """The server's address (``http://127.0.0.1:8585``), or that of its ``/api/v1/users/loggedInUser``."""
+    """URL of the server (``http://127.0.0.1:8585``), or of its ``/api/v1/users/loggedInUser``."""
     cache: Annotated[Duration, Field(le=120)] = 120.0
-    """How long its answer is believed; at most two minutes."""
+    """How long its answer is cached; at most two minutes."""
 
 
 class AuthenticationConfiguration(Model):
-    """OpenMetadata's block, its keys as they are, and ``providers`` for many issuers."""
+    """OpenMetadata's block with its own keys, and ``providers`` for several issuers."""
 
     public_key_urls: Annotated[tuple[BoundUrl, ...], BeforeValidator(_none_is_empty)] = ()
-    """JWKS addresses, each bound to its issuer: named by the discovery document of ``authority``, or written as
+    """JWKS URLs, each bound to its issuer: either named by the discovery document of ``authority``, or written as
     ``{url, issuer}``. ``file:/path`` needs the latter."""
     authority: Text = ""
     """Issuer of the flat form."""
     client_id: Text = ""
     """Required audience of the flat form's issuer."""
     principal: PrincipalRule | None = None
-    """How a claim's text becomes the Actor's id: for the flat form, for the authenticators of the chain, and the
-    default of ``providers``. ``localPart``: the part before an ``@``, in lower case, as OpenMetadata names its users.
-    ``verbatim``: the text as it is written, as DataHub does. Absent: ``verbatim`` with ``upstream.credentials``
-    ``datahub`` or ``datahubHeader``, else ``localPart``. With these credentials it must be written as soon as the store
-    holds records or denials of Actors."""
+    """How the text of a claim becomes the id of the Actor: for the flat form, for other authenticators, and as the
+    default of ``providers``. ``localPart``: the part before an ``@``, in lower case, as in OpenMetadata.
+    ``verbatim``: the text unchanged, as in DataHub. Absent: ``verbatim`` with ``upstream.credentials`` ``datahub`` or
+    ``datahubHeader``, else ``localPart``. With these credentials it is required as soon as the store has records or
+    revocations of Actors."""
     jwt_principal_claims: Names = DEFAULT_PRINCIPAL_CLAIMS
-    """Claims that may name the Actor; the first one present decides. The default of ``providers``."""
+    """Claims that may name the Actor; the first that is present decides. The default of ``providers``."""
     jwt_principal_claims_mapping: Names = ()
     """``username:<claim>`` and ``email:<claim>``, instead of the list. The default of ``providers``."""
     email_claim: Text = DEFAULT_EMAIL_CLAIM
@@ -360,15 +385,15 @@ class AuthenticationConfiguration(Model):
         Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"] | None,
         BeforeValidator(lambda v: v or None),
     ] = None
-    """The one algorithm of the flat form; absent: RS256."""
+    """The only accepted algorithm of the flat form; absent: RS256."""
     allow_unbound_issuers: bool = False
     """Accept tokens of any issuer that the flat form's keys have signed, as OpenMetadata does. Dangerous."""
     allow_insecure_urls: bool = False
     """Accept ``http`` for ``publicKeyUrls`` and ``authority`` that are not on loopback."""
     providers: tuple[ProviderSettings, ...] = ()
-    """Issuers of tokens, as many as you like."""
+    """Issuers of tokens."""
     bot_token_check: BotTokenCheckSettings | None = None
-    """For bot tokens that the metadata server has minted itself; absent: their signature is enough."""
+    """For bot tokens minted by the metadata server; absent: a valid signature is sufficient."""
     client_type: Unused = Field(default=None, description=UNUSED)
     provider: Unused = Field(default=None, description=UNUSED)
     provider_name: Unused = Field(default=None, description=UNUSED)
@@ -388,16 +413,16 @@ class AuthenticationConfiguration(Model):
 
 
 class AuthorizerConfiguration(Model):
-    """OpenMetadata's block: who is admin, and which domains people may come from."""
+    """OpenMetadata's block: admins, and accepted domains of users."""
 
     admin_principals: Names = ()
-    """Names of admins; ``<provider>/<id>`` names one of a certain provider."""
+    """Names of admins; ``<provider>/<id>`` names an Actor of one provider."""
     principal_domain: Text = ""
-    """Domain of people whose token names no e-mail address. The default of ``providers``."""
+    """Domain of users whose token has no e-mail address. The default of ``providers``."""
     enforce_principal_domain: bool = False
-    """Refuse people of other domains. The default of ``providers``."""
+    """Reject users of other domains. The default of ``providers``."""
     allowed_domains: Names = ()
-    """Domains that are accepted instead of ``principalDomain``. The default of ``providers``."""
+    """Accepted domains, instead of ``principalDomain``. The default of ``providers``."""
     class_name: Unused = Field(default=None, description=UNUSED)
     container_request_filter: Unused = Field(default=None, description=UNUSED)
     allowed_email_registration_domains: Unused = Field(default=None, description=UNUSED)
@@ -407,34 +432,47 @@ class AuthorizerConfiguration(Model):
     default_oauth_role: Unused = Field(default=None, alias="defaultOAuthRole", description=UNUSED)
 
 
+class ServerTokenSettings(Model):
+    """Tokens that the metadata server signs with a key of its own. They need no record here."""
+
+    jwtissuer: Text = ""
+    """``iss`` of the server's tokens. It must differ from the own ``jwtissuer`` where there are own keys."""
+    rsapublic_key_file_path: Text = ""
+    """The server's public key, DER or PEM, the whole path; read again when it changes. Besides, its key set in
+    ``publicKeyUrls`` counts."""
+
+
 class JwtTokenConfiguration(Model):
-    """OpenMetadata's block: the own keys and the own issuer."""
+    """OpenMetadata's block: signing keys and issuer of the tokens that the sidecar issues."""
 
     rsapublic_key_file_path: Text = ""
     """Public key, DER or PEM (RSA, EC or Ed25519)."""
     rsaprivate_key_file_path: Text = ""
-    """Private key, PKCS#8 DER or PEM. Empty with the public one: no own keys."""
+    """Private key, PKCS#8 DER or PEM. If this and the public key are empty, the sidecar issues no tokens."""
     jwtissuer: Text = ""
-    """``iss`` of own tokens."""
+    """``iss`` of issued tokens."""
     key_id: Text = ""
     """``kid`` of the key pair; empty: its RFC 7638 thumbprint."""
     key_dir: Text = ""
-    """Folder of several keys, instead of the two files."""
+    """Directory of several keys, instead of the two files. Needed for key rotation."""
     audience: Text = ""
-    """Minted into own tokens and then required of them."""
+    """``aud`` of issued tokens, which is then required."""
     clock_skew: Duration | None = None
-    """Tolerance for `exp`, `nbf` and `iat` of own tokens. Absent: 5 s for `nbf` and `iat`, none for `exp`."""
+    """Tolerance for ``exp``, ``nbf`` and ``iat`` of issued tokens. Absent: 5 s for ``nbf`` and ``iat``, none for
+    ``exp``."""
+    server: ServerTokenSettings = ServerTokenSettings()
+    """What an imported ``openmetadata.yaml`` has in this block: its key verifies the server's tokens; it signs none."""
     jwks_paths: Names = ("/api/v1/config/jwks",)
-    """Paths besides ``{prefix}/jwks`` that publish the own public keys."""
+    """Paths besides ``{prefix}/jwks`` that publish the public keys."""
 
 
 class TokenServiceSettings(Model):
     """DataHub's block: how its tokens are signed."""
 
     signing_key: Secret | None = None
-    """Key of HS256, the octets of its text."""
+    """Key of HS256: the bytes of this text."""
     salt: Secret | None = None
-    """What DataHub hashes its tokens with."""
+    """Salt with which DataHub hashes its tokens."""
     issuer: Text = "datahub-metadata-service"
     """``iss`` of DataHub's tokens; DataHub does not verify it."""
     signing_algorithm: Literal["HS256"] = "HS256"
@@ -442,26 +480,47 @@ class TokenServiceSettings(Model):
 
 
 class AuthenticatorSettings(Model):
-    """One member of the chain."""
+    """One authenticator of the chain."""
 
     type: Annotated[str, Field(min_length=1, max_length=300)]
-    """A short name (``jwt``, ``guest``, ``basic``, ...), DataHub's Java class name, the name of an installed plugin, or
-    ``package.module:Class``."""
+    """A short name (``jwt``, ``guest``, ``basic``, ...), a Java class name of DataHub, the name of an installed plugin,
+    or ``package.module:Class``."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
-    """Name in logs, metrics and ``adminPrincipals``; absent: the short name. Every member needs its own."""
+    """Name in logs, metrics and ``adminPrincipals``; absent: the short name. Names must be unique."""
     on_error: Literal["fail", "continue"] = "fail"
-    """When it is broken: ``fail`` answers 503 at once, ``continue`` asks the members after it first."""
+    """If it is unavailable: ``fail`` answers 503, ``continue`` tries the authenticators after it first."""
     timeout: Annotated[Duration, Field(gt=0, le=60)] = 4.0
-    """How long it may take for one request before it counts as broken."""
+    """Time for one request, after which it counts as unavailable."""
     configs: OptionNames = Field(default_factory=dict)
-    """Its own options; see the guide of the authenticator."""
+    """Options of this authenticator; see the guide."""
+
+
+class TokenHeaderSettings(Model):
+    """A header that holds a token, as proxies in front that sign people in add it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Its name, such as ``X-Goog-IAP-JWT-Assertion``. The value is a token, with or without ``Bearer``."""
+    providers: Names = ()
+    """Whose tokens count there: names of providers or authenticators; empty: everybody's."""
+    ambient: bool = False
+    """The proxy adds it to every request: with ``Authorization`` in the request it is not looked at."""
+    forward: bool = False
+    """Forward it to the upstream as it came, verified or not; otherwise it is removed."""
+
+
+class WebsocketTokenSettings(Model):
+    """Tokens of pages, which cannot set ``Authorization`` on a WebSocket."""
+
+    subprotocol: bool = False
+    """Read ``bearer.<token>`` and ``base64url.bearer.authorization.k8s.io.<token in base64url>`` from
+    ``Sec-WebSocket-Protocol``. It must be offered beside another subprotocol, and is removed from what is forwarded."""
 
 
 class AuthenticationSettings(Model):
-    """DataHub's block: the chain of authenticators, its keys as they are."""
+    """DataHub's block with its own keys: the authentication chain."""
 
     enabled: bool = True
-    """DataHub's switch. ``false``: nothing in this block is in use; tokens of providers and own ones still are."""
+    """DataHub's switch. ``false``: this block is not used; tokens of providers and issued tokens are still accepted."""
     system_client_id: Text = "__datahub_system"
     """Name of DataHub's system client."""
     system_client_secret: Secret | None = None
@@ -469,9 +528,13 @@ class AuthenticationSettings(Model):
     token_service: TokenServiceSettings = TokenServiceSettings()
     """How DataHub's tokens are signed."""
     authenticators: tuple[AuthenticatorSettings, ...] = ()
-    """Members of the chain, asked in this order. ``jwt`` is always one: the first, unless it is listed elsewhere."""
+    """Authenticators, tried in this order. ``jwt`` is always in the chain: if it is not listed, it is the first."""
     require_record: bool = False
-    """DataHub tokens of version 2 must be on record here."""
+    """Reject DataHub tokens of version 2 that are not on record here."""
+    token_headers: tuple[TokenHeaderSettings, ...] = ()
+    """Headers besides ``Authorization`` that may hold a token. A request with several credentials is refused."""
+    websocket_tokens: WebsocketTokenSettings = WebsocketTokenSettings()
+    """Tokens of WebSockets."""
     excluded_paths: Unused = Field(default=None, description=UNUSED)
     enforce_existence_enabled: Unused = Field(default=None, description=UNUSED)
     log_authenticator_exceptions: Unused = Field(default=None, description=UNUSED)
@@ -480,25 +543,25 @@ class AuthenticationSettings(Model):
 
 
 class TokenSettings(Model):
-    """Own tokens and the memory of verified ones."""
+    """Issued tokens, and the cache of verified tokens."""
 
     require_record: bool = True
-    """Own tokens must be on record; unknown means revoked."""
+    """Reject issued tokens that are not on record."""
     allow_never_expiring: bool = False
-    """Tokens without expiry may be minted."""
+    """Allow minting tokens that never expire."""
     max_lifetime: Annotated[Duration, Field(ge=1)] | None = None
-    """Longest life of own tokens, minted here or not; older ones that live longer are refused. With it, entries of the
-    deny list about a whole issuer or an Actor need not be kept for ever."""
+    """Maximum lifetime of issued tokens; existing tokens that live longer are rejected. With it, revocation entries
+    about an issuer or an Actor can expire."""
     keep_bot_tokens: bool = False
-    """A bot's new token leaves its older ones in force."""
+    """Keep older tokens of a bot valid when it gets a new one."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
-    """Most verified tokens that are remembered."""
+    """Maximum number of cached tokens."""
     cache_bytes: Size = 64 * 1024 * 1024
-    """Most memory that these tokens may take, with their claims and headers. A token with many groups takes more."""
+    """Maximum memory of these tokens, with their claims and headers. A token with many groups takes more."""
 
 
 class RequireSettings(Model):
-    """What an authenticated caller must have besides."""
+    """Requirements on an authenticated caller; all of them must hold."""
 
     groups: Names = ()
     """At least one of these groups."""
@@ -507,28 +570,28 @@ class RequireSettings(Model):
     actor_types: tuple[Literal["USER", "SERVICE"], ...] = ()
     """One of these Actor types."""
     providers: Names = ()
-    """From one of these providers or authenticators; ``own``: own tokens, ``system``: DataHub's system client."""
+    """One of these providers or authenticators; ``own``: issued tokens, ``system``: DataHub's system client."""
     admin: bool = False
-    """Must be an admin."""
+    """The caller must be an admin."""
 
 
 class RuleSettings(Model):
-    """One route rule, or a preset of several. The first whose path and method match decides."""
+    """One route rule, or a preset of several. The first rule whose path and method match decides."""
 
     preset: Literal["openmetadata", "datahub"] | None = None
-    """Instead of all else: the paths that the product leaves open, in this place of the list."""
+    """Instead of all other keys: the open paths of this product, at this place of the list."""
     base_path: BasePath = ""
-    """With a preset: the path below which the product is mounted, such as ``/metadata``. The preset's paths are below
-    it, and nothing outside it is public. Absent: what an imported file of the product says."""
+    """With a preset: the path below which the product is mounted, such as ``/metadata``. All paths of the preset are
+    below it, and nothing outside it is public. Absent: that of the product's imported file."""
     path: Annotated[str, Field(pattern=r"^/")] | None = None
-    """Path pattern: exact, or ``*`` for one segment, or a final ``/**`` for everything below and itself. Letter case
-    counts. An exact path holds with a final slash more or less too, where its rule is stricter than what follows."""
+    """Path pattern, case-sensitive: exact, ``*`` for one segment, or a final ``/**`` for the path and everything below
+    it. An exact path also matches with or without a final slash, where its rule is stricter than the next match."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
-    """Methods it is for; empty: all. GET includes HEAD."""
+    """Methods that it applies to; empty: all. GET includes HEAD."""
     access: Literal["public", "guest", "authenticated"] = "authenticated"
-    """``public``: never refused. ``guest``: nothing presented is fine, bad credentials are not."""
+    """``public``: never rejected. ``guest``: allowed without credentials; bad credentials are rejected."""
     require: RequireSettings = RequireSettings()
-    """What the caller must have besides."""
+    """Requirements on the caller."""
 
     @model_validator(mode="after")
     def _is_rule_or_preset(self) -> "RuleSettings":
@@ -545,65 +608,70 @@ class CorsSettings(Model):
     """Cross-origin requests."""
 
     preflight: Literal["authenticated", "public"] = "authenticated"
-    """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` pass without credentials."""
+    """``public``: OPTIONS with ``Origin`` and ``Access-Control-Request-Method`` passes without credentials."""
+    origins: tuple[AnyOrigin, ...] | None = None
+    """Origins whose pages may read refusals of upstream paths, such as a 401: they get ``Access-Control-Allow-Origin``.
+    ``*``: every page. Answers of the upstream are left as they are. Absent: those of ``server.origins``."""
+    credentials: bool = False
+    """Also for requests with cookies: ``Access-Control-Allow-Credentials``. Not with ``*``."""
 
 
 class IdentityHeaderSettings(Model):
-    """The headers that tell the service behind who is asking."""
+    """Headers that pass the identity of the caller to the upstream."""
 
     assertion: bool = False
-    """Also send ``X-Auth-Assertion``, a signed JWT of 5 minutes."""
+    """Also send ``X-Auth-Assertion``, a signed JWT that is valid for 5 minutes."""
     assertion_audience: Text = ""
     """``aud`` of the assertion; absent: the upstream's URL."""
     max_bytes: Size = 3 * 1024
-    """Groups that would push the identity headers over this are left blank. Without assertion and credential."""
+    """Maximum bytes of the identity headers, without assertion and credential. Over it, the groups header is blank."""
     max_total_bytes: Size | None = None
-    """Most bytes of identity headers, assertion and minted credential together; absent: 5 KiB more than ``maxBytes``,
-    which is 8 KiB by default. Over it, first the groups header is left blank, then the assertion has no groups but
-    ``groups_omitted``, and then the request is refused (503)."""
+    """Maximum bytes of identity headers, assertion and minted credential together; absent: 5 KiB more than
+    ``maxBytes``, which is 8 KiB by default. Over it, the groups header is blank; then the assertion has
+    ``groups_omitted`` instead of groups; then the request gets 503."""
     strip: Names = ()
-    """Further headers to remove from what callers send."""
+    """Further headers to remove from callers' requests."""
 
     @property
     def total_bytes(self) -> int:
-        """``max_total_bytes``, or what stands for it."""
+        """``max_total_bytes``, or its default."""
         return self.max_bytes + 5 * 1024 if self.max_total_bytes is None else self.max_total_bytes
 
 
 class RevocationSettings(Model):
-    """How old the local picture of revocations may get."""
+    """Maximum age of the local copy of the revocation list."""
 
     max_staleness: Duration = 600.0
-    """Age from which it counts as stale."""
+    """Age at which it counts as stale."""
     on_stale: Literal["deny", "allow"] = "deny"
-    """``deny``: 503 for tokens that need it; ``allow``: go on with what is known."""
+    """``deny``: every token gets 503 while it is stale; ``allow``: continue with the stale copy."""
 
 
 class LoggingSettings(Model):
     """JSON lines on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe line that is written. Audit lines are always written."""
+    """Lowest level that is written. Audit lines are always written."""
     access: bool = False
-    """Also one line per answered request."""
+    """Also write one line per response."""
     refusals_per_second: Annotated[int, Field(ge=1)] = 100
-    """Most lines about refused requests that a process writes in a second. Where there are more, one line a second says
-    how many were left out, and ``sidecar_log_lines_left_out_total`` counts them; answers are not affected."""
+    """Maximum number of lines about rejected requests that a process writes per second. If there are more, one line a
+    second has the number of suppressed lines, and ``sidecar_log_lines_left_out_total`` counts them."""
 
 
 class TracingSettings(Model):
     """Spans for OpenTelemetry (OTLP over HTTP). Needs the extra ``otel``."""
 
     endpoint: Annotated[str, Field(min_length=1)]
-    """Where spans are sent: ``http://collector:4318``, or a whole address where its path is not ``/v1/traces``."""
+    """URL of the collector: ``http://collector:4318``, or a complete URL if its path is not ``/v1/traces``."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of requests that get spans, unless a trusted proxy has decided already."""
+    """Share of requests that are sampled, unless a trusted proxy has already decided."""
     service_name: Annotated[str, Field(min_length=1)] = "auth-sidecar"
     """``service.name`` of the spans."""
 
 
 class ImportSettings(Model):
-    """Full configuration files of the products, read for the blocks that concern authentication."""
+    """Configuration files of the products, from which the blocks about authentication are imported."""
 
     openmetadata: Text = ""
     """Path of an ``openmetadata.yaml``."""
@@ -612,10 +680,10 @@ class ImportSettings(Model):
 
 
 class SecretsManagerConfiguration(Model):
-    """OpenMetadata's block; only ``db`` (its default) is understood."""
+    """OpenMetadata's block. No secret is read from a secrets manager."""
 
-    secrets_manager: Annotated[Literal["db", "noop"], BeforeValidator(lambda v: v or "db")] = "db"
-    """OpenMetadata's; other managers are not supported."""
+    secrets_manager: Annotated[str, BeforeValidator(lambda v: v or "db")] = "db"
+    """OpenMetadata's. Imported, any value is accepted and not used; written here, it must be ``db`` or ``noop``."""
     prefix: Unused = Field(default=None, description=UNUSED)
     tags: Unused = Field(default=None, description=UNUSED)
     parameters: Unused = Field(default=None, description=UNUSED)
@@ -627,31 +695,31 @@ class Settings(Model):
     server: ServerSettings = ServerSettings()
     """The two listeners."""
     upstream: UpstreamSettings | None = None
-    """The service behind; absent: check mode only."""
+    """The upstream; absent: check mode only."""
     store: StoreSettings = StoreSettings()
-    """Where token records and revocations live."""
+    """Where token records and revocations are stored."""
     keys: KeyFetchSettings = KeyFetchSettings()
     """How the keys of providers are fetched."""
     outbound: OutboundSettings = OutboundSettings()
-    """Calls that the sidecar makes by URL."""
+    """Outgoing requests: proxy and CA bundle."""
     authentication_configuration: AuthenticationConfiguration = AuthenticationConfiguration()
-    """Whose tokens are accepted."""
+    """Issuers whose tokens are accepted."""
     authorizer_configuration: AuthorizerConfiguration = AuthorizerConfiguration()
     """Admins and domains."""
     jwt_token_configuration: JwtTokenConfiguration = JwtTokenConfiguration()
-    """Own keys and issuer."""
+    """Signing keys and issuer of issued tokens."""
     authentication: AuthenticationSettings = AuthenticationSettings()
-    """The chain of authenticators."""
+    """The authentication chain."""
     tokens: TokenSettings = TokenSettings()
-    """Own tokens and the memory of verified ones."""
+    """Issued tokens, and the cache of verified tokens."""
     rules: tuple[RuleSettings, ...] = ()
-    """Route rules; the first match decides, no match means authenticated."""
+    """Route rules; the first match decides; without a match the caller must be authenticated."""
     cors: CorsSettings = CorsSettings()
     """Cross-origin requests."""
     revocation: RevocationSettings = RevocationSettings()
-    """Staleness of the local picture of revocations."""
+    """Maximum age of the local copy of the revocation list."""
     identity_headers: IdentityHeaderSettings = IdentityHeaderSettings()
-    """Headers for the service behind."""
+    """Identity headers for the upstream."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
     tracing: TracingSettings | None = None
@@ -661,4 +729,4 @@ class Settings(Model):
     import_: ImportSettings = Field(default=ImportSettings(), alias="import")
     """Configuration files of the products."""
     allow_published_secrets: bool = False
-    """Accept keys and secrets that are published in the products' sources. For demonstrations only."""
+    """Accept well-known default keys and secrets of the products. For demonstrations only."""

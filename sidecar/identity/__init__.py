@@ -1,1 +1,1 @@
-"""Who is asking: pure values and the rules that make them. No I/O in here."""
+"""Actors, claims and the request context: pure values and the rules that create them. No I/O."""

@@ -1,4 +1,4 @@
-"""The Actor: who is asking, in DataHub's sense, with what is known beside the name."""
+"""The Actor: an authenticated caller in DataHub's sense, with the attributes known from its credential."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -8,7 +8,7 @@ from sidecar.identity.names import folded
 
 
 class ActorType(StrEnum):
-    """The two kinds of caller a metadata server knows."""
+    """The two types of caller that a metadata server distinguishes."""
 
     USER = "USER"
     SERVICE = "SERVICE"
@@ -16,12 +16,12 @@ class ActorType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """An identified caller. Only an accepted credential makes one.
+    """An authenticated caller. Created from accepted credentials only.
 
-    ``subject`` is the raw ``sub`` beside ``issuer``; ``full_id`` is the id by all of the claim's text, in lower case
-    (empty: not known). ``email_in_token`` is False where the address was made up from the name and
-    ``principalDomain``; ``domain`` is that of the name. ``is_admin`` follows the rules for ``adminPrincipals``. Times
-    are seconds since the epoch; ``expires_at`` is None for a token without ``exp``.
+    ``subject`` is the raw ``sub`` of ``issuer``; ``full_id`` is the id made of the claim's whole text, in lower case
+    (empty: unknown). ``email_in_token`` is False if the address was derived from the name and ``principalDomain``;
+    ``domain`` is the domain of the name. ``is_admin`` follows the rules for ``adminPrincipals``. Times are seconds
+    since the epoch; ``expires_at`` is None for a token without ``exp``.
     """
 
     type: ActorType
@@ -45,25 +45,26 @@ class Actor:
 
     @property
     def urn(self) -> str:
-        """DataHub's name of this caller."""
+        """The caller's urn in DataHub."""
         return f"urn:li:corpuser:{self.id}"
 
     @property
     def own_address(self) -> str:
-        """The e-mail address where it stood in the token and is the address of this very name; else empty."""
+        """The e-mail address if it is in the token and belongs to this name; otherwise empty."""
         namespace, slash, rest = self.id.lower().partition("/")
         name = rest if slash else namespace
         is_own = self.email_in_token and name in (self.email, self.email.partition("@")[0])
         return self.email if is_own else ""
 
     def impersonates_admin(self, names: frozenset[str], name: str = "") -> bool:
-        """Whether a service that knows its admins by name alone would take this Actor, who is none, for one.
+        """Whether an upstream that recognises admins by name would treat this Actor, which is not admin, as one.
 
-        ``names`` are those of the admins, as in ``adminPrincipals``; ``name`` is what the service reads, else the id.
+        ``names`` are the admins' names, as in ``adminPrincipals``; ``name`` is what the upstream reads instead of the
+        id.
         """
         name = name or self.id
         return not self.is_admin and not names.isdisjoint((name, name.lower(), folded(name)))
 
     def as_type(self, kind: ActorType) -> Self:
-        """The same caller as one of the other kind."""
+        """A copy with another type."""
         return replace(self, type=kind)

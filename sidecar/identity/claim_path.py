@@ -1,27 +1,29 @@
-"""Where a claim stands: ``email``, ``realm_access.roles``, ``resource_access."my.client".roles``."""
+"""Paths to claims: ``email``, ``realm_access.roles``, ``resource_access."my.client".roles``."""
 
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 ABSENT: Final = object()
-"""What :meth:`ClaimPath.find` gives when there is no such claim; ``null`` is a value and not this."""
+"""Result of :meth:`ClaimPath.find` for an absent claim; ``null`` is a value."""
 
 _STEP = re.compile(r'"([^"]+)"|([^".]+)')
 
 
 class ClaimPath:
-    """A compiled path. Dots nest; a name in double quotes is taken whole; a claim literally so named wins."""
+    """A compiled path. Dots separate names; quoted names may contain dots; a claim with the literal name takes
+    precedence.
+    """
 
     __slots__ = ("_steps", "text")
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError for an empty path, an empty step or an unbalanced quote."""
+        """Raises ValueError for an empty path, an empty name or an unbalanced quote."""
         self.text = text
         self._steps = _steps(text)
 
     def find(self, claims: Mapping[str, Any]) -> Any:
-        """The value, or :data:`ABSENT`. Names compare exactly; only where none does, without case (OpenMetadata)."""
+        """The value, or :data:`ABSENT`. Exact names take precedence over names in other case (as in OpenMetadata)."""
         literal = _member(claims, self.text)
         if literal is not ABSENT or self._steps == (self.text,):
             return literal

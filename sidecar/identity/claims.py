@@ -1,6 +1,7 @@
-"""From verified claims to an Actor: OpenMetadata's rules for name and e-mail, without their holes.
+"""Maps verified claims to an Actor: OpenMetadata's rules for name and e-mail address, with its gaps closed.
 
-The first *present* claim decides; when it is no usable name the token is refused, nothing falls through to the next.
+The first claim that is *present* decides. If it is not a usable name, the token is rejected; later claims are not
+tried.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +11,10 @@ from typing import Any
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ABSENT, ClaimPath
-from sidecar.identity.names import Name, folded, malformed, read_address, read_name
+from sidecar.identity.names import ParsedName, folded, malformed_principal, parse_address, parse_name
 
 MAX_GROUPS = 1000
-"""Most groups or roles that are read from one token."""
+"""Maximum number of groups or roles read from one token."""
 
 _VERIFIED = ClaimPath("email_verified")
 _IS_BOT = ClaimPath("isBot")
@@ -26,14 +27,14 @@ def _no_bots(_name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalPolicy:
-    """How the claims of one provider name an Actor. Domains and names are given in lower case.
+    """How the claims of one provider map to an Actor. Domains and names are in lower case.
 
-    ``principal_claims`` are asked in order, unless ``username_claim`` and ``email_claim`` (both or neither) replace
-    them. ``own_issuer``: the tokens come from ourselves or from the metadata server, so ``isBot`` counts, domains and
-    reserved names do not, and bare names may be admin. ``flat`` is the flat form's ``authority``; ``may_be_admin``
-    the option of other providers. ``reserved`` and ``is_bot_name`` name the Actors that foreign tokens may not become.
-    ``admin_providers``: whose Actors' own tokens may be admin by a bare name.
-    ``service_claim`` decides the Actor's type where set: one of ``service_values`` means SERVICE.
+    ``principal_claims`` are tried in order, unless ``username_claim`` and ``email_claim`` (both or neither) replace
+    them. ``own_issuer``: the tokens come from this sidecar or the metadata server, so ``isBot`` is honoured, domains
+    and reserved names are not checked, and bare names may be admin. ``flat`` is the flat form's ``authority``;
+    ``may_be_admin`` is the option of other providers. ``reserved`` and ``is_bot_name`` name the Actors that foreign
+    tokens must not become. ``admin_providers``: providers whose Actors' issued tokens may be admin by a bare name.
+    ``service_claim``, if set, decides the Actor's type: one of ``service_values`` means SERVICE.
     """
 
     provider: str
@@ -64,10 +65,10 @@ class PrincipalPolicy:
 
 @dataclass(slots=True)
 class _Principal:
-    """``name`` as it is shown; ``full`` the whole text that named it, in lower case.
+    """``name`` as displayed; ``full`` is the whole text of the claim in lower case.
 
-    ``domain`` is that of the address which decides, or the configured one; ``domain_in_token`` tells which. ``address``
-    is the token's own e-mail address where it counts, ``email`` what is shown.
+    ``domain`` is that of the deciding address, or the configured one; ``domain_in_token`` tells which. ``address`` is
+    the token's own e-mail address if it is trusted, ``email`` the displayed one.
     """
 
     name: str
@@ -80,7 +81,7 @@ class _Principal:
 
 
 def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
-    """The Actor that verified ``claims`` name (``iss``, ``sub``, ``jti``, ``iat``, ``exp`` are of their types).
+    """The Actor for verified ``claims`` (``iss``, ``sub``, ``jti``, ``iat``, ``exp`` have their types).
 
     Raises Refused: PRINCIPAL_INVALID, DOMAIN_NOT_ALLOWED or PRINCIPAL_RESERVED.
     """
@@ -103,8 +104,8 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
         email=principal.email,
         email_in_token=principal.email_in_token,
         domain=principal.domain,
-        groups=_names(claims, policy.groups_claim),
-        roles=_names(claims, policy.roles_claim),
+        groups=_text_list(claims, policy.groups_claim),
+        roles=_text_list(claims, policy.roles_claim),
         token_id=claims.get("jti", ""),
         issued_at=claims.get("iat"),
         expires_at=claims.get("exp"),
@@ -116,22 +117,22 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
 
 def _principal(claims: Mapping[str, Any], policy: PrincipalPolicy, *, is_bot: bool) -> _Principal:
     if policy.username_claim is not None and policy.email_claim is not None and not is_bot:
-        principal = _mapped_principal(claims, policy.username_claim, policy.email_claim, policy)
+        principal = _principal_from_mapping(claims, policy.username_claim, policy.email_claim, policy)
     else:
-        principal = _listed_principal(claims, policy)
+        principal = _principal_from_list(claims, policy)
     if "/" in principal.name and not policy.namespaced:
-        # Only a namespace of our own making may stand before a slash. A metadata server is no exception: who signs
-        # up there as corp/sam@example.com is not the Sam of corp.
-        raise malformed("a slash in the name")
+        # Only a configured namespace may precede a slash, for metadata servers too: a user who registers there as
+        # corp/sam@example.com is not the user sam of corp.
+        raise malformed_principal("a slash in the name")
     return principal
 
 
-def _mapped_principal(
+def _principal_from_mapping(
     claims: Mapping[str, Any], username: ClaimPath, email: ClaimPath, policy: PrincipalPolicy
 ) -> _Principal:
-    name, address = _name(username.find(claims)), _name(email.find(claims))
+    name, address = _parse_claim(username.find(claims)), _parse_claim(email.find(claims))
     if not address.domain:
-        raise malformed("the mapped e-mail is no address")
+        raise malformed_principal("the mapped e-mail claim is not an e-mail address")
     _check_email_verified(claims, policy)
     return _Principal(
         name.text if policy.verbatim else name.local,
@@ -144,16 +145,16 @@ def _mapped_principal(
     )
 
 
-def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
-    deciding: object = ABSENT
+def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Principal:
+    value: object = ABSENT
     for path in policy.principal_claims:
-        deciding = path.find(claims)
-        if deciding is not ABSENT:
+        value = path.find(claims)
+        if value is not ABSENT:
             break
-    name = _name(deciding)
+    name = _parse_claim(value)
     if name.domain:
         _check_email_verified(claims, policy)
-    stated = read_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
+    stated = parse_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
     address = stated if _is_verified(claims, policy) else ""
     email = address or name.address
     if not stated and not name.domain and policy.principal_domain:
@@ -174,27 +175,28 @@ def _listed_principal(claims: Mapping[str, Any], policy: PrincipalPolicy) -> _Pr
 def actor_name(text: str, *, verbatim: bool = False) -> str:
     """``text`` as an Actor id that a token can carry. Raises Refused(PRINCIPAL_INVALID).
 
-    It is in lower case, but for a provider's name before a slash, and no address. ``verbatim``: as it is written.
+    The id is in lower case, except for a provider's name before a slash, and is not an address. ``verbatim``:
+    unchanged.
     """
     namespace, slash, rest = text.partition("/")
     if slash:
-        read_name(namespace)
-    name = read_name(rest if slash else text)
+        parse_name(namespace)
+    name = parse_name(rest if slash else text)
     if verbatim:
         return text
     if name.domain or "@" in namespace:
-        raise malformed("an Actor id is a name, not an address")
+        raise malformed_principal("an Actor id must be a name, not an address")
     return f"{namespace}/{name.local}" if slash else name.local
 
 
-def _name(value: object) -> Name:
+def _parse_claim(value: object) -> ParsedName:
     if value is ABSENT:
         raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MISSING)
-    return read_name(value)
+    return parse_name(value)
 
 
 def _is_verified(claims: Mapping[str, Any], policy: PrincipalPolicy) -> bool:
-    """What ``email_verified`` says of the address; what it says in no known way is no yes."""
+    """Whether ``email_verified`` is true; unknown values count as false."""
     value = _VERIFIED.find(claims)
     if value is ABSENT or value is None:
         return not policy.needs_verified
@@ -209,47 +211,47 @@ def _check_email_verified(claims: Mapping[str, Any], policy: PrincipalPolicy) ->
     detail = "email_verified is not true"
     if _VERIFIED.find(claims) in (ABSENT, None):
         detail = (
-            f"the token has no email_verified, which provider {policy.provider} requires; for one that sends none "
-            "write emailVerified: absentIsVerified"
+            f"the token has no email_verified, which provider {policy.provider} requires; if the provider never "
+            "sends it, set emailVerified: absentIsVerified"
         )
     raise Refused(Reason.PRINCIPAL_INVALID, Cause.EMAIL_UNVERIFIED, detail)
 
 
 def _check_domain(principal: _Principal, policy: PrincipalPolicy) -> None:
-    """OpenMetadata's rule: allowed domains replace the principal domain; a name without a domain belongs to none."""
+    """OpenMetadata's rule: allowed domains replace the principal domain; a name without a domain matches none."""
     domain = principal.domain if principal.domain_in_token else ""
     if domain not in (policy.allowed_domains or {policy.principal_domain}) or not domain:
         raise Refused(Reason.DOMAIN_NOT_ALLOWED, Cause.DOMAIN)
 
 
 def _is_admin(principal: _Principal, policy: PrincipalPolicy) -> bool:
-    """Rules of ``adminPrincipals``: a bare name counts only where no other can hand out that name."""
+    """Rules of ``adminPrincipals``: a bare name counts only if no other issuer can assign that name."""
     name = principal.name.lower()
     is_named = name in policy.admin_names
     is_named_with_provider = f"{policy.provider}/{name}" in policy.admin_names
     if policy.own_issuer or not (is_named or is_named_with_provider):
         return is_named
-    has_home = bool(policy.allowed_domains or policy.principal_domain)
-    if _is_named_by_address(principal, policy) and has_home and not _is_at_home(principal.domain, policy):
+    has_home_domain = bool(policy.allowed_domains or policy.principal_domain)
+    if _is_named_by_address(principal, policy) and has_home_domain and not _is_home_domain(principal.domain, policy):
         return False
     if is_named_with_provider:
         return True
     if "/" in principal.name:
         return False
     if policy.flat:
-        return not principal.domain_in_token or _is_at_home(principal.domain, policy)
-    # An address beside another name says nothing about who may be called so: only the address of that very name does.
+        return not principal.domain_in_token or _is_home_domain(principal.domain, policy)
+    # Only the address of the same name confirms the name, not an address with another local part.
     local, _, domain = principal.address.partition("@")
     is_own_address = name == (principal.address if policy.verbatim else local)
-    return policy.may_be_admin and is_own_address and _is_at_home(domain, policy)
+    return policy.may_be_admin and is_own_address and _is_home_domain(domain, policy)
 
 
-def _is_at_home(domain: str, policy: PrincipalPolicy) -> bool:
+def _is_home_domain(domain: str, policy: PrincipalPolicy) -> bool:
     return bool(domain) and (domain in policy.allowed_domains or domain == policy.principal_domain)
 
 
 def _is_named_by_address(principal: _Principal, policy: PrincipalPolicy) -> bool:
-    """Whether the name is of an address, which is another person's at every other domain."""
+    """Whether the name comes from an address: at another domain it belongs to another person."""
     return principal.domain_in_token and policy.username_claim is None
 
 
@@ -261,9 +263,9 @@ def _actor_type(claims: Mapping[str, Any], policy: PrincipalPolicy) -> ActorType
 
 
 def claim_texts(value: object) -> list[str]:
-    """The texts that a configured value is compared with: ``value`` itself or each member of a list.
+    """The strings to compare with configured values: ``value`` itself, or each item of a list.
 
-    Numbers and booleans stand for their JSON text; objects, lists in lists, null and :data:`ABSENT` for nothing.
+    Numbers and booleans become their JSON text; objects, nested lists, null and :data:`ABSENT` are ignored.
     """
     return [
         _scalar_text(item)
@@ -278,7 +280,7 @@ def _scalar_text(value: str | float) -> str:
     return str(value)
 
 
-def _names(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
+def _text_list(claims: Mapping[str, Any], path: ClaimPath | None) -> tuple[str, ...]:
     if path is None:
         return ()
     value = path.find(claims)

@@ -1,6 +1,6 @@
-"""The certificate by which a caller proved himself to the TLS proxy in front, as that proxy passes it on (RFC 8705).
+"""The client certificate that the TLS proxy in front verified, as forwarded by that proxy (RFC 8705).
 
-Only a trusted proxy's word counts, and the proxy must overwrite whatever the caller sent under the header's name.
+The header counts only from a trusted proxy, and the proxy must overwrite a value sent by the client.
 """
 
 import base64
@@ -19,23 +19,31 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTI
 
 
 def certificate_thumbprint(view: RequestContext, dialect: str) -> str | None:
-    """``x5t#S256`` of the caller's certificate; None when no trusted proxy tells of exactly one.
+    """``x5t#S256`` of the caller's certificate; None unless there is exactly one.
 
-    ``dialect``: ``envoy`` (its own form of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it) or ``none``.
+    ``dialect``: ``envoy`` (Envoy's format of the header), ``nginx`` (``$ssl_client_escaped_cert`` in it), ``tls`` (the
+    handshake alone) or ``none``. For a trusted proxy, only the header counts; for any other peer, only the handshake.
     """
-    if not view.trusted:
+    if dialect == "none":
         return None
+    if dialect == "tls" or not view.trusted:
+        return view.handshake_certificate or None
     lines = view.headers.getall(HEADER, [])
     if len(lines) != 1 or not 0 < len(lines[0]) <= _MAX_VALUE:
         return None
     digest = _DIALECTS[dialect](lines[0])
-    return None if digest is None else base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return None if digest is None else thumbprint(digest)
+
+
+def thumbprint(digest: bytes) -> str:
+    """``x5t#S256`` of the certificate with this SHA-256 digest."""
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _envoy(value: str) -> bytes | None:
-    """``By=...;Hash=<hex>;Subject="..."``: the hash is the DER certificate's SHA-256.
+    """``By=...;Hash=<hex>;Subject="..."``: the hash is the SHA-256 of the DER certificate.
 
-    Several elements (a comma) mean that an earlier hop's word was kept, which is nobody's that we know.
+    Several elements (a comma) mean that the value of an earlier, untrusted hop was kept.
     """
     position, digests = 0, []
     while position < len(value):
@@ -60,8 +68,4 @@ def _nginx(value: str) -> bytes | None:
         return None
 
 
-def _none(_: str) -> None:
-    return None
-
-
-_DIALECTS: Mapping[str, Callable[[str], bytes | None]] = {"envoy": _envoy, "nginx": _nginx, "none": _none}
+_DIALECTS: Mapping[str, Callable[[str], bytes | None]] = {"envoy": _envoy, "nginx": _nginx}

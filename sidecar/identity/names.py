@@ -1,4 +1,4 @@
-"""The text of a name: which texts may name an Actor, and under which spelling two names compare."""
+"""Validation of Actor names: which strings are allowed, and the spelling in which two names are compared."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from unicodedata import category, normalize
 from sidecar.errors import Cause, Reason, Refused
 
 MAX_PRINCIPAL = 512
-"""Longest text of a principal claim; a Kubernetes service account's ``sub`` can reach 338 characters."""
+"""Maximum length of a principal claim; the ``sub`` of a Kubernetes service account can have 338 characters."""
 
 # Characters outside ASCII of which a lower, upper or folded form is ASCII: dotted and dotless i, long s, the Kelvin
 # sign, the ligatures of f and st. One of them in a name could imitate another name. The sharp s stays: no case form
 # of it is one letter of ASCII.
-_ASCII_IN_DISGUISE = frozenset("\u0130\u0131\u017f\u212a\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06")
+_ASCII_LOOKALIKES = frozenset("\u0130\u0131\u017f\u212a\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06")
 # Of RFC 5322's atoms without % and !, by which mail was once routed through other hosts, and without the slash.
 _ATOM = r"[A-Za-z0-9_#$&'*+\-=?^`{|}~]+"
 _LOCAL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
@@ -23,11 +23,11 @@ _MAX_DOMAIN = 253
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """A text that may name an Actor.
+class ParsedName:
+    """A string that can name an Actor.
 
-    ``local`` is the part before the ``@``, or all of it; ``domain`` the part after it, or empty. Both are in lower
-    case; ``text`` is as written.
+    ``local`` is the part before the ``@``, or all of it; ``domain`` is the part after it, or empty. Both are in lower
+    case; ``text`` is unchanged.
     """
 
     text: str
@@ -36,66 +36,66 @@ class Name:
 
     @property
     def address(self) -> str:
-        """The whole address in lower case; empty where it is none."""
+        """The whole address in lower case; empty if it is not an address."""
         return f"{self.local}@{self.domain}" if self.domain else ""
 
 
-def read_name(value: object) -> Name:
+def parse_name(value: object) -> ParsedName:
     """``value`` as a name or a plain e-mail address. Raises Refused(PRINCIPAL_INVALID) for anything else."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_PRINCIPAL:
-        raise malformed("not a string, empty or too long")
+        raise malformed_principal("not a string, empty or too long")
     if " " in value or not value.isprintable():
         # isprintable() is False for control, format and surrogate characters and for every other white space
-        raise malformed("white space or a character that does not show")
-    if not value.isascii() and _imitates(value):
-        raise malformed("a character that stands for one of ASCII")
+        raise malformed_principal("white space or an invisible character")
+    if not value.isascii() and _is_confusable(value):
+        raise malformed_principal("a character that can be mistaken for an ASCII character")
     local, at, domain = value.partition("@")
-    if at and not _is_plain(local, domain):
-        raise malformed("an @, but not one plain e-mail address")
-    return Name(value, local.lower(), domain.lower())
+    if at and not _is_plain_address(local, domain):
+        raise malformed_principal("contains @, but is not a plain e-mail address")
+    return ParsedName(value, local.lower(), domain.lower())
 
 
-def read_address(value: object) -> str:
-    """``value`` in lower case where it is a plain e-mail address, else empty."""
+def parse_address(value: object) -> str:
+    """``value`` in lower case if it is a plain e-mail address, otherwise empty."""
     try:
-        return read_name(value).address
+        return parse_name(value).address
     except Refused:
         return ""
 
 
 def folded(actor_id: str) -> str:
-    """The spelling under which ids compare: lower case, but for a provider's name before a slash."""
+    """The spelling in which ids are compared: lower case, except for a provider's name before a slash."""
     head, slash, rest = actor_id.partition("/")
     return f"{head}/{rest.lower()}" if slash else head.lower()
 
 
 def local_part(actor_id: str) -> str:
-    """``actor_id`` folded and without the part after an ``@``: what ``principal: localPart`` makes of it."""
+    """``actor_id`` folded and without ``@`` and domain: the result of ``principal: localPart``."""
     return folded(actor_id).partition("@")[0]
 
 
-def malformed(detail: str) -> Refused:
-    """The refusal of a text that can name no Actor. ``detail`` must not hold the text."""
+def malformed_principal(detail: str) -> Refused:
+    """The rejection of an invalid name. ``detail`` must not contain the name."""
     return Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED, detail)
 
 
-def _imitates(value: str) -> bool:
-    """Whether a character outside ASCII would be read as one of ASCII: by case, or as another form of @ or /."""
-    if not _ASCII_IN_DISGUISE.isdisjoint(value):
+def _is_confusable(value: str) -> bool:
+    """Whether a character outside ASCII could be read as an ASCII character: by case, or as a form of @ or /."""
+    if not _ASCII_LOOKALIKES.isdisjoint(value):
         return True
     plain = normalize("NFKC", value)
     return any(mark in plain and mark not in value for mark in "@/")
 
 
-def _is_plain(local: str, domain: str) -> bool:
-    """Whether the two are an address without quotes, comments, routes, and letters outside ASCII in the domain."""
+def _is_plain_address(local: str, domain: str) -> bool:
+    """Whether this is an address without quotes, comments, routes, and with an ASCII domain."""
     if len(domain) > _MAX_DOMAIN or not _DOMAIN.fullmatch(domain):
         return False
     return bool(_LOCAL.fullmatch(local)) or (not local.isascii() and _is_international(local))
 
 
 def _is_international(local: str) -> bool:
-    """As the pattern for ASCII, with letters, digits and marks of other scripts in their composed form."""
+    """Like the ASCII pattern, with letters, digits and marks of other scripts in composed form."""
     return (
         normalize("NFKC", local) == local
         and "" not in local.split(".")

@@ -1,4 +1,4 @@
-"""The frozen picture of the request being judged, and the credential read from it."""
+"""The request to decide on, independent of how it arrived, and the credential in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sidecar.identity.actor import Actor
 
 
 class HeaderView(Protocol):
-    """Header look-up without regard to case; a repeated header keeps all its values."""
+    """Case-insensitive header look-up; repeated headers keep all their values."""
 
     def getall(self, key: str, default: list[str]) -> list[str]:
         """All values of ``key`` in order, or ``default``."""
@@ -19,21 +19,21 @@ class HeaderView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a caller lacks. ``text`` completes "requires ..." and names what is wanted, never who has it."""
+    """An unmet condition. ``text`` completes "requires ..." and names the requirement, not who meets it."""
 
     cause: Cause
     text: str
 
 
 class Condition(Protocol):
-    """Something that an authenticated caller must meet besides."""
+    """A condition that an authenticated caller must meet."""
 
     def missing(self, actor: Actor) -> Missing | None:
         """What ``actor`` lacks; None: the condition is met."""
 
 
 class Scheme(StrEnum):
-    """How a credential was presented. NOTHING: no ``Authorization`` at all, or an empty one. SEVERAL: more than one."""
+    """The kind of credential. NOTHING: no ``Authorization``, or an empty one. SEVERAL: more than one."""
 
     NOTHING = "nothing"
     BEARER = "bearer"
@@ -43,11 +43,15 @@ class Scheme(StrEnum):
 
 @dataclass(slots=True)  # not frozen: made for every request, and freezing triples the cost of making one
 class Credential:
-    """What stood in ``Authorization``: the scheme and, without its scheme word, the value."""
+    """The parsed ``Authorization`` header: the scheme, and the value without the scheme.
+
+    If it was in another place, ``providers`` may restrict whose tokens are accepted there; empty: those of all.
+    """
 
     scheme: Scheme
     value: str = ""
     scheme_text: str = ""
+    providers: frozenset[str] = frozenset()
 
 
 _BEARER = Scheme.BEARER
@@ -63,7 +67,7 @@ def read_credential(headers: HeaderView) -> Credential:
     if len(lines) > 1:
         return SEVERAL_CREDENTIALS
     line = lines[0]
-    if line[:7] == "Bearer ":  # the one spelling nearly everybody sends
+    if line[:7] == "Bearer ":  # by far the most common spelling
         return Credential(_BEARER, line[7:].strip(" "), "Bearer")
     word, _, value = line.strip(" \t").partition(" ")
     if not word:
@@ -74,14 +78,14 @@ def read_credential(headers: HeaderView) -> Credential:
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is asked for and by whom, whichever way the question came.
+    """Method, target and credential of the original request, independent of how the sidecar received it.
 
-    ``target`` is the raw request target (path and query) of the original request, or None where none is known: a
-    check request of a peer that is not trusted, for which no rule is read. ``trusted`` says whether the peer is a
-    trusted proxy. ``headers`` are the headers of the request that carried the question.
-    ``other_methods`` are methods that a server may take instead of ``method``, because a header of the original
-    request names them. ``conditions`` are those of the question itself: the caller must meet them whatever the rules
-    say.
+    ``target`` is the raw request target (path and query) of the original request, or None if unknown: a check request
+    of an untrusted peer, to which no rules apply. ``trusted`` says whether the peer is a trusted proxy. ``headers`` are
+    those of the request that the sidecar received. ``other_methods`` are methods that an upstream may use instead of
+    ``method``, because a header of the original request names them. ``conditions`` come from the check request: the
+    caller must meet them in addition to the rules. ``handshake_certificate`` is the ``x5t#S256`` of the certificate
+    that the peer presented in the TLS handshake.
     """
 
     method: str
@@ -92,6 +96,7 @@ class RequestContext:
     preflight: bool = False
     other_methods: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    handshake_certificate: str = ""
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted

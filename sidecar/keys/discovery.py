@@ -1,29 +1,31 @@
-"""Where an issuer keeps its keys: OpenID Connect Discovery 1.0, section 4, and RFC 8414, section 3."""
+"""Discovery of an issuer's key URL: OpenID Connect Discovery 1.0 section 4, and RFC 8414 section 3."""
 
+import json
 from dataclasses import dataclass
 
 from yarl import URL
 
 from sidecar.config.providers import Provider
-from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.document import DocumentError, parse_object
 from sidecar.outbound import ControlClient, OutboundError, OutboundKind, check_url, is_loopback
 
 _MAX_URL = 2048
-_ELSEWHERE = frozenset({OutboundKind.STATUS, OutboundKind.REDIRECT})
+_MAX_SHOWN = 200
+_NOT_FOUND_KINDS = frozenset({OutboundKind.STATUS, OutboundKind.REDIRECT})
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
-    """What an issuer says of itself: its exact spelling and the URL of its keys."""
+class IssuerMetadata:
+    """The issuer's exact name and key URL, from its discovery document."""
 
     issuer: str
     jwks_uri: str
 
 
-async def discover(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> Discovered:
-    """Ask the issuer of ``provider`` (which must have one) at both well-known places.
+async def discover(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> IssuerMetadata:
+    """Fetch the discovery document of ``provider`` (which must have an issuer) from both well-known URLs.
 
-    Raises OutboundError, or DocumentError when the document is not the issuer's or names no usable URL.
+    Raises OutboundError, or DocumentError if the document is of another issuer or names no usable URL.
     """
     failures: list[OutboundError | DocumentError] = []
     for url in well_known_urls(provider.issuer or ""):
@@ -31,20 +33,20 @@ async def discover(provider: Provider, client: ControlClient, within: float, max
             answer = await client.get(
                 url, within=within, max_bytes=max_bytes, allow_insecure=provider.allow_insecure_urls
             )
-            document = read_object(answer.body)
+            document = parse_object(answer.body)
         except OutboundError as error:
-            if error.kind not in _ELSEWHERE:
+            if error.kind not in _NOT_FOUND_KINDS:
                 raise
             failures.append(error)
         except DocumentError as error:
             failures.append(error)
         else:
-            return read_metadata(document, provider)
+            return parse_metadata(document, provider)
     raise failures[0]
 
 
 def well_known_urls(issuer: str) -> tuple[str, str]:
-    """OpenID's place, appended to the issuer, then RFC 8414's, inserted before its path."""
+    """OpenID's URL (appended to the issuer), then that of RFC 8414 (inserted before the issuer's path)."""
     bare = issuer.rstrip("/")
     scheme, _, rest = bare.partition("://")
     host, slash, path = rest.partition("/")
@@ -54,21 +56,26 @@ def well_known_urls(issuer: str) -> tuple[str, str]:
     )
 
 
-def read_metadata(document: dict[str, object], provider: Provider) -> Discovered:
-    """Judge a discovery document. Raises DocumentError or, for a refused ``jwks_uri``, OutboundError.
+def parse_metadata(document: dict[str, object], provider: Provider) -> IssuerMetadata:
+    """Validate a discovery document. Raises DocumentError or, for a ``jwks_uri`` that is not allowed, OutboundError.
 
-    ``issuer`` must be the configured one, character by character; of the flat form's authority only the final slash
-    may differ, as its users never had to spell it exactly.
+    ``issuer`` must equal the configured one exactly. With the flat form's authority, a final slash may differ.
     """
     issuer, jwks_uri = document.get("issuer"), document.get("jwks_uri")
     if not isinstance(issuer, str) or not _is_same_issuer(issuer, provider):
-        raise DocumentError("useless", "the document names another issuer than the configured one")
+        raise DocumentError("useless", _issuer_mismatch(issuer, provider.issuer or ""))
     if not isinstance(jwks_uri, str) or len(jwks_uri) > _MAX_URL:
-        raise DocumentError("useless", "the document names no jwks_uri")
+        raise DocumentError("useless", "the discovery document has no jwks_uri")
     target = check_url(jwks_uri, allow_insecure=provider.allow_insecure_urls)
     if is_loopback(target.host or "") and not is_loopback(URL(provider.issuer or "").host or ""):
-        raise DocumentError("useless", "an issuer elsewhere names a jwks_uri on this host")
-    return Discovered(issuer, jwks_uri)
+        raise DocumentError("useless", "the issuer is on another host, but its jwks_uri is on loopback")
+    return IssuerMetadata(issuer, jwks_uri)
+
+
+def _issuer_mismatch(found: object, configured: str) -> str:
+    """Both values, the found one in JSON and cut to a length that fits into a log line."""
+    shown = json.dumps(found)[:_MAX_SHOWN] if isinstance(found, str) else "none"
+    return f'issuer mismatch: configured "{configured}", discovery document says {shown}'
 
 
 def _is_same_issuer(issuer: str, provider: Provider) -> bool:

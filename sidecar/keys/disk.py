@@ -1,4 +1,4 @@
-"""The copy on disk that lets a restart during an issuer's outage go on verifying. Only public data is written."""
+"""Copies on disk that allow a restart during an issuer's outage. Only public data is written."""
 
 import contextlib
 import hashlib
@@ -9,40 +9,41 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.document import DocumentError, parse_object
 
 logger = logging.getLogger(__name__)
 
-_CLOCKS_APART = 60.0
+_MAX_CLOCK_DIFFERENCE = 60.0
 
 
 class DiskCopy:
-    """JSON objects in one folder (None: nothing is kept), found by the text they belong to. Shared by processes."""
+    """JSON objects in one folder (None: nothing is stored), identified by ``subject``. Shared by processes."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._complained = False
+        self._warned = False
 
-    def read(self, subject: str, now: float, max_age: float) -> tuple[dict[str, Any], float] | None:
-        """What was kept for ``subject`` and its age in seconds; None when absent, unreadable, too old or of the future.
+    def load(self, subject: str, now: float, max_age: float) -> tuple[dict[str, Any], float] | None:
+        """The stored content for ``subject`` and its age in seconds; None if absent, unreadable, too old or from the
+        future.
 
-        The caller judges the content as if it had just been fetched.
+        The caller validates the content as if it had been fetched.
         """
         if self._folder is None:
             return None
         try:
-            record = read_object(_path(self._folder, subject).read_bytes())
+            record = parse_object(_path(self._folder, subject).read_bytes())
         except (OSError, DocumentError):
             return None
         kept_at, content = record.get("keptAt"), record.get("content")
         if record.get("subject") != subject or not isinstance(content, dict):
             return None
-        if not isinstance(kept_at, int | float) or not -_CLOCKS_APART <= now - kept_at <= max_age:
+        if not isinstance(kept_at, int | float) or not -_MAX_CLOCK_DIFFERENCE <= now - kept_at <= max_age:
             return None
         return content, max(0.0, now - kept_at)
 
-    def write(self, subject: str, content: dict[str, Any], now: float) -> None:
-        """Keep ``content``; whoever reads sees the old or the new one whole. A failure is a warning, once."""
+    def save(self, subject: str, content: dict[str, Any], now: float) -> None:
+        """Store ``content`` atomically. The first failure is logged as a warning."""
         if self._folder is None:
             return
         record = json.dumps({"subject": subject, "keptAt": now, "content": content})
@@ -50,8 +51,8 @@ class DiskCopy:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(_path(self._folder, subject), record.encode())
         except OSError as error:
-            if not self._complained:
-                self._complained = True
+            if not self._warned:
+                self._warned = True
                 logger.warning(
                     "keys cannot be cached on disk; after a restart they are unavailable until the issuer answers",
                     extra={

@@ -1,4 +1,4 @@
-"""JSON documents from outside, read strictly."""
+"""Strict parsing of fetched JSON documents."""
 
 import json
 from typing import Any, NoReturn
@@ -7,9 +7,10 @@ from sidecar.errors import SidecarError
 
 
 class DocumentError(SidecarError):
-    """A document cannot be used; the text repeats none of it.
+    """A document cannot be used; of its content, the text repeats at most the issuer of a discovery document.
 
-    ``kind`` is bounded: ``not_json`` or ``useless``, and of a file ``unreadable``, ``timeout`` or ``too_large``.
+    ``kind`` is one of a fixed set: ``not_json`` or ``useless``, and for files ``unreadable``, ``timeout`` or
+    ``too_large``.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -18,13 +19,11 @@ class DocumentError(SidecarError):
         self.detail = detail
 
 
-def read_object(document: bytes) -> dict[str, Any]:
-    """The one JSON object that ``document`` is: UTF-8, finite numbers, bounded depth.
+def parse_object(document: bytes) -> dict[str, Any]:
+    """The JSON object in ``document``: UTF-8, finite numbers, limited depth.
 
-    One byte order mark before it is skipped (RFC 8259 8.1).
-
-    An object with a repeated member says two things at once: it is read as null, so that inside a list only that
-    entry is lost. Raises DocumentError.
+    One leading byte order mark is skipped (RFC 8259 section 8.1). An object with a repeated member is ambiguous and is
+    read as null, so that inside a list only that entry is lost. Raises DocumentError.
     """
     try:
         value = json.loads(

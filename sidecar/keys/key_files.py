@@ -1,4 +1,4 @@
-"""Key files: DER or PEM, RSA, EC (P-256, P-384, P-521) or Ed25519. Read with a mend for every fault; written once."""
+"""Key files: DER or PEM with RSA, EC (P-256, P-384, P-521) or Ed25519 keys."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from sidecar.errors import SidecarError
-from sidecar.keys.keyset import EC_CURVES, PublicKey, is_sound_ed25519
+from sidecar.keys.keyset import EC_CURVES, ED25519_ALGORITHMS, RSA_PKCS1, PublicKey, is_sound_ed25519
 from sidecar.keys.weak_rsa import rsa_weakness
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -20,11 +20,11 @@ _ES_BY_CURVE = {curve.name: algorithm for curve, algorithm in EC_CURVES.values()
 
 
 class KeyFileError(SidecarError):
-    """A key file cannot be used; the text says why and what to do, and holds nothing of its content."""
+    """A key file cannot be used; the text says why and what to do, and contains nothing of the file."""
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The private key in ``path``: PKCS#8 (or its older forms), unencrypted. Raises KeyFileError."""
+    """The private key in ``path``: PKCS#8 (or its older forms), not encrypted. Raises KeyFileError."""
     content = _read(path)
     try:
         if content.lstrip().startswith(b"-----BEGIN"):
@@ -32,36 +32,46 @@ def read_private_key(path: Path) -> PrivateKey:
         else:
             key = serialization.load_der_private_key(content, password=None)
     except TypeError as error:
-        raise KeyFileError(f"{path} is encrypted; write it without: openssl pkcs8 -topk8 -nocrypt") from error
+        raise KeyFileError(f"{path} is encrypted; decrypt it: openssl pkcs8 -topk8 -nocrypt") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} holds no PKCS#8 private key in DER or PEM") from error
+        raise KeyFileError(f"{path} contains no PKCS#8 private key in DER or PEM") from error
     if not isinstance(key, PrivateKey):
-        raise KeyFileError(f"{path} holds a key of a kind that cannot sign; use RSA, EC or Ed25519")
+        raise KeyFileError(f"{path} contains a key that cannot sign; use RSA, EC or Ed25519")
     _check(key.public_key(), path)
     return key
 
 
 def read_public_key(path: Path) -> PublicKey:
     """The public key in ``path``: SubjectPublicKeyInfo. Raises KeyFileError."""
-    content = _read(path)
+    return parse_public_key(_read(path), path)
+
+
+def parse_public_key(content: bytes, path: Path) -> PublicKey:
+    """The public key in ``content``, which ``path`` holds: SubjectPublicKeyInfo. Raises KeyFileError."""
     try:
         if content.lstrip().startswith(b"-----BEGIN"):
             key = serialization.load_pem_public_key(content)
         else:
             key = serialization.load_der_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} holds no X.509 public key in DER or PEM") from error
+        raise KeyFileError(f"{path} contains no X.509 public key in DER or PEM") from error
     if not isinstance(key, PublicKey):
-        raise KeyFileError(f"{path} holds a key of a kind that cannot verify; use RSA, EC or Ed25519")
+        raise KeyFileError(f"{path} contains a key that cannot verify; use RSA, EC or Ed25519")
     _check(key, path)
     return key
 
 
 def algorithm_of(public: PublicKey) -> str:
-    """The algorithm own tokens are signed with: RS256, the curve's own, or Ed25519."""
+    """The signing algorithm for a key: RS256, the curve's algorithm, or Ed25519."""
     if isinstance(public, rsa.RSAPublicKey):
         return "RS256"
     return _ES_BY_CURVE[public.curve.name] if isinstance(public, ec.EllipticCurvePublicKey) else "Ed25519"
+
+
+def algorithms_of(public: PublicKey) -> frozenset[str]:
+    """The algorithms that ``public`` verifies. A server may sign with any of the RS ones (its own setting)."""
+    algorithm = algorithm_of(public)
+    return next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
 
 
 def generate(algorithm: str) -> PrivateKey:
@@ -74,15 +84,15 @@ def generate(algorithm: str) -> PrivateKey:
 
 
 def encode_private_key(key: PrivateKey) -> bytes:
-    """PKCS#8 in PEM, as :func:`read_private_key` takes it."""
+    """PKCS#8 in PEM, as read by :func:`read_private_key`."""
     return _encode(key)["private_key.pem"]
 
 
 def write_pair(folder: Path, key: PrivateKey) -> dict[str, Path]:
-    """Write ``key`` and its public half below ``folder`` as DER and PEM; private files are for their owner alone.
+    """Write ``key`` and its public half below ``folder`` as DER and PEM; private files are readable by the owner only.
 
-    The paths by ``private_key.pem`` and so on. An existing file is never touched: then nothing is written at all.
-    Raises KeyFileError.
+    Returns the paths by ``private_key.pem`` and so on. If one of the files exists, nothing is written. Raises
+    KeyFileError.
     """
     contents = _encode(key)
     paths = {name: folder / name for name in contents}
@@ -118,12 +128,12 @@ def _encode(key: PrivateKey) -> dict[str, bytes]:
 
 
 def refuse_pipe(path: Path) -> None:
-    """Raises KeyFileError for a pipe: without a writer it would keep its reader waiting, and all callers with him.
+    """Raises KeyFileError for a pipe, whose reader would wait for a writer and block the event loop.
 
-    Raises OSError when ``path`` cannot be looked at.
+    Raises OSError if ``path`` cannot be accessed.
     """
     if path.is_fifo():
-        raise KeyFileError(f"{path} is a pipe; name a file")
+        raise KeyFileError(f"{path} is a pipe; use a regular file")
 
 
 def _read(path: Path) -> bytes:
@@ -134,7 +144,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > _MAX_BYTES:
-        raise KeyFileError(f"{path} is too large for a key")
+        raise KeyFileError(f"{path} is too large for a key file")
     return content
 
 
@@ -146,4 +156,4 @@ def _check(key: PublicKey, path: Path) -> None:
         if weakness := rsa_weakness(numbers.n, numbers.e):
             raise KeyFileError(f"{path} is too weak: the key {weakness}")
     if isinstance(key, ed25519.Ed25519PublicKey) and not is_sound_ed25519(key.public_bytes_raw()):
-        raise KeyFileError(f"{path} is too weak: the key is no sound point of Ed25519; make a new key")
+        raise KeyFileError(f"{path} is too weak: the key is not a valid Ed25519 point; generate a new key")

@@ -29,7 +29,7 @@ _KID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """One entry of the list with the key of its file. ``private`` is None when only the public half is there.
+    """One entry of the list with the key of its file. ``private`` is None if the file contains the public half only.
 
     ``since``: when it was published.
     """
@@ -43,7 +43,7 @@ class ListedKey:
 
 
 def read_folder(folder: Path) -> list[ListedKey]:
-    """The keys of ``folder`` in the list's order. Raises KeyFileError."""
+    """The keys of ``folder`` in the order of the list. Raises KeyFileError."""
     entries = _read_list(folder / LIST_NAME)
     listed = [_read_entry(entry, folder) for entry in entries]
     if len({key.kid for key in listed}) < len(listed):
@@ -70,13 +70,13 @@ def _read_list(path: Path) -> list[Any]:
 def _read_entry(entry: object, folder: Path) -> ListedKey:
     path = folder / LIST_NAME
     if not isinstance(entry, dict) or not {"kid", "state"} <= entry.keys() <= {"kid", "state", "since", "retiredAt"}:
-        raise KeyFileError(f"{path}: an entry is kid, state, since and, when retired, retiredAt")
+        raise KeyFileError(f"{path}: an entry has kid, state, since and, if retired, retiredAt")
     kid, state = str(entry["kid"]), entry["state"]
     if not _KID.fullmatch(kid):
-        raise KeyFileError(f"{path}: a kid is up to 128 letters, digits, dots, dashes and underscores")
+        raise KeyFileError(f"{path}: a kid has at most 128 letters, digits, dots, dashes and underscores")
     if state not in STATES:
         raise KeyFileError(f"{path}: the state of {kid} is not one of {', '.join(STATES)}")
-    retired_at, since = (_moment(entry, name, path) for name in ("retiredAt", "since"))
+    retired_at, since = (_timestamp(entry, name, path) for name in ("retiredAt", "since"))
     file = folder / f"{kid}.pem"
     try:
         private = read_private_key(file)
@@ -87,7 +87,7 @@ def _read_entry(entry: object, folder: Path) -> ListedKey:
     return ListedKey(kid, state, private.public_key(), private, retired_at, since)
 
 
-def _moment(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
+def _timestamp(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
     value = entry.get(name)
     if value is None:
         return None
@@ -96,8 +96,8 @@ def _moment(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def write_list(keys: Sequence[ListedKey]) -> bytes:
-    """What ``keys.yaml`` has to hold so that :func:`read_folder` gives ``keys``."""
+def encode_list(keys: Sequence[ListedKey]) -> bytes:
+    """The content of ``keys.yaml`` for which :func:`read_folder` returns ``keys``."""
     entries = []
     for key in keys:
         entry: dict[str, Any] = {"kid": key.kid, "state": key.state}

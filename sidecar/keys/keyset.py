@@ -1,7 +1,7 @@
-"""A JWKS document becomes usable public keys, each bound to its algorithms (RFC 7517, RFC 7518, RFC 8037).
+"""Parses a JWKS document into public keys, each bound to its algorithms (RFC 7517, RFC 7518, RFC 8037).
 
-Entries are judged one by one: a bad one is skipped and counted and takes no other with it. What is accepted is
-rebuilt from its numbers, so that nothing else of an entry (certificates, URLs, private members) ever goes on.
+Entries are checked one by one: a bad one is skipped and counted and does not affect the others. Accepted keys are
+rebuilt from their numbers, so that other members (certificates, URLs, private members) are never used.
 """
 
 import base64
@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from sidecar.keys.document import DocumentError, read_object
+from sidecar.keys.document import DocumentError, parse_object
 from sidecar.keys.weak_rsa import rsa_weakness
 from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 
@@ -35,17 +35,17 @@ EC_CURVES: dict[str, tuple[ec.EllipticCurve, str]] = {
 }
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UNSAFE = frozenset({"weak", "private", "published"})
-"""Words for entries that are not used because whoever reads the set could sign with them, or nearly."""
+"""Reasons for entries that are unsafe: everyone who reads the set could sign with them, or nearly."""
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _STANDARD_TO_URL = str.maketrans("+/", "-_")
 _MAX_KID = 512
 
 
 class VerificationKey:
-    """A key that verifies and what it may be used for. Only ``live`` ever changes: to False, for good, when withdrawn.
+    """A public key and its permitted algorithms. Only ``live`` ever changes: to False, permanently, when it is
+    withdrawn.
 
-    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint of the key alone. Key sets only ever give
-    public keys.
+    ``algorithms`` are JWS names; ``fingerprint`` is the RFC 7638 thumbprint. Key sets contain public keys only.
     """
 
     __slots__ = ("algorithms", "fingerprint", "key", "kid", "live")
@@ -59,54 +59,54 @@ class VerificationKey:
 
     @property
     def identity(self) -> tuple[str | None, frozenset[str], str]:
-        """Equal for two keys that may stand for each other in every respect."""
+        """Equal for two keys that are interchangeable."""
         return self.kid, self.algorithms, self.fingerprint
 
 
 class KeySource(Protocol):
-    """What verification asks for keys."""
+    """Provides keys for verification."""
 
     @property
     def issuer(self) -> str | None:
-        """The exact spelling of the issuer once it is known, else None."""
+        """The exact name of the issuer once it is known, else None."""
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Keys that may have made a signature, from memory alone; empty when none is known."""
+        """Keys that may have made a signature, from memory; empty if none is known."""
 
     async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Look once more for a key that :meth:`candidates` does not know; empty: there is definitely none.
+        """Look again for a key that :meth:`candidates` does not know; empty: it does not exist.
 
-        Raises Unavailable(KEYS_UNAVAILABLE) when nobody can say.
+        Raises Unavailable(KEYS_UNAVAILABLE) if that cannot be determined now.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedKeys:
-    """The usable keys of a document, and how many entries were skipped for which reason (a bounded set of words)."""
+    """The usable keys of a document, and the number of skipped entries by reason (a fixed set of words)."""
 
     keys: tuple[VerificationKey, ...]
     skipped: Counter[str]
 
 
 class UnusableKeyError(Exception):
-    """One entry of a set is not used; ``word`` says why."""
+    """An entry of a key set is not used; ``reason`` says why."""
 
-    def __init__(self, word: str) -> None:
-        super().__init__(word)
-        self.word = word
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def parse_jwks(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
-    """Read an RFC 7517 key set. Raises DocumentError when it is not one, or has more than 256 entries.
+def parse_key_set(document: bytes, *, allow_published: bool = False) -> ParsedKeys:
+    """Parse an RFC 7517 key set. Raises DocumentError if it is not one, or has more than 256 entries.
 
-    A set without usable keys is no error: it says that no key is valid. ``allow_published`` also accepts keys whose
-    private half anyone can look up.
+    A set without usable keys is not an error: it says that no key is valid. ``allow_published`` also accepts keys whose
+    private half is published.
     """
-    return read_jwks(read_object(document), allow_published=allow_published)
+    return key_set_from_document(parse_object(document), allow_published=allow_published)
 
 
-def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
-    """:func:`parse_jwks` for a document that has been read already."""
+def key_set_from_document(document: Mapping[str, object], *, allow_published: bool = False) -> ParsedKeys:
+    """:func:`parse_key_set` for a document that is parsed already."""
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise DocumentError("not_json", "no array of keys")
@@ -116,35 +116,35 @@ def read_jwks(document: Mapping[str, object], *, allow_published: bool = False) 
     skipped: Counter[str] = Counter()
     for entry in entries:
         try:
-            key = _read_entry(entry)
+            key = _parse_entry(entry)
             if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
                 raise UnusableKeyError("published")
-        except UnusableKeyError as reason:
-            skipped[reason.word] += 1
-        except Exception:  # noqa: BLE001 - libraries meet hostile numbers here; an entry must not take the set down
+        except UnusableKeyError as unusable:
+            skipped[unusable.reason] += 1
+        except Exception:  # noqa: BLE001 - malicious numbers can raise anything; skip the entry only
             skipped["malformed"] += 1
         else:
             keys.setdefault(key.identity, key)
     return ParsedKeys(tuple(keys.values()), skipped)
 
 
-def _read_entry(entry: object) -> VerificationKey:
+def _parse_entry(entry: object) -> VerificationKey:
     if not isinstance(entry, dict):
         raise UnusableKeyError("malformed")
     kty = entry.get("kty")
     if kty == "oct":
         raise UnusableKeyError("symmetric")
-    reader = _READERS.get(kty) if isinstance(kty, str) else None
+    reader = _PARSERS.get(kty) if isinstance(kty, str) else None
     if reader is None:
         raise UnusableKeyError("type")
     if not _PRIVATE_MEMBERS.isdisjoint(entry):
         raise UnusableKeyError("private")
     _check_purpose(entry)
-    kid = _read_kid(entry)
+    kid = _parse_kid(entry)
     public, family = reader(entry)
-    algorithms = _bind(entry.get("alg"), family)
+    algorithms = _bound_algorithms(entry.get("alg"), family)
     _check_certificate(entry.get("x5c"), public)
-    return VerificationKey(kid, algorithms, wrap(public))
+    return VerificationKey(kid, algorithms, to_jose_key(public))
 
 
 def _check_purpose(entry: Mapping[str, Any]) -> None:
@@ -155,14 +155,14 @@ def _check_purpose(entry: Mapping[str, Any]) -> None:
         raise UnusableKeyError("use")
 
 
-def _read_kid(entry: Mapping[str, Any]) -> str | None:
+def _parse_kid(entry: Mapping[str, Any]) -> str | None:
     kid = entry.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > _MAX_KID):
         raise UnusableKeyError("kid")
     return kid
 
 
-def _bind(algorithm: object, family: frozenset[str]) -> frozenset[str]:
+def _bound_algorithms(algorithm: object, family: frozenset[str]) -> frozenset[str]:
     """The key's algorithms: its own ``alg`` (RFC 7517 4.4), else all that its type and curve allow."""
     if algorithm is None:
         return family
@@ -172,51 +172,51 @@ def _bind(algorithm: object, family: frozenset[str]) -> frozenset[str]:
 
 
 def _check_certificate(chain: object, public: PublicKey) -> None:
-    """A certificate gives no trust here, but one that holds another key makes the entry contradictory (4.7)."""
+    """A certificate adds no trust here, but one for another key makes the entry contradictory (RFC 7517 4.7)."""
     if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
         return
     try:
         certified = x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
-    except Exception:  # noqa: BLE001 - unreadable, and never used: not worth losing the key for
+    except Exception:  # noqa: BLE001 - unreadable and never used: keep the key
         return
     if certified != public:
         raise UnusableKeyError("certificate")
 
 
-def _read_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
-    modulus, exponent = _read_integer(entry, "n"), _read_integer(entry, "e")
+def _parse_rsa(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+    modulus, exponent = _parse_integer(entry, "n"), _parse_integer(entry, "e")
     if rsa_weakness(modulus, exponent):
         raise UnusableKeyError("weak")
     return rsa.RSAPublicNumbers(exponent, modulus).public_key(), RSA_ALGORITHMS
 
 
-def _read_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+def _parse_ec(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     name = entry.get("crv")
     if not isinstance(name, str) or name not in EC_CURVES:
         raise UnusableKeyError("curve")
     curve, algorithm = EC_CURVES[name]
     length = (curve.key_size + 7) // 8
-    x, y = (int.from_bytes(_read_bytes(entry, axis, length)) for axis in ("x", "y"))
+    x, y = (int.from_bytes(_parse_bytes(entry, axis, length)) for axis in ("x", "y"))
     try:
         return ec.EllipticCurvePublicNumbers(x, y, curve).public_key(), frozenset({algorithm})
     except ValueError as error:
         raise UnusableKeyError("curve") from error
 
 
-def _read_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
+def _parse_okp(entry: Mapping[str, Any]) -> tuple[PublicKey, frozenset[str]]:
     if entry.get("crv") != "Ed25519":
         raise UnusableKeyError("curve")
-    point = _read_bytes(entry, "x", 32)
+    point = _parse_bytes(entry, "x", 32)
     if not is_sound_ed25519(point):
         raise UnusableKeyError("weak")
     return ed25519.Ed25519PublicKey.from_public_bytes(point), ED25519_ALGORITHMS
 
 
-_READERS = {"RSA": _read_rsa, "EC": _read_ec, "OKP": _read_okp}
+_PARSERS = {"RSA": _parse_rsa, "EC": _parse_ec, "OKP": _parse_okp}
 
 
 def is_sound_ed25519(encoded: bytes) -> bool:
-    """Whether 32 octets are a canonical point of edwards25519 outside its small subgroup (RFC 8032 5.1.3).
+    """Whether 32 bytes are a canonical point of edwards25519 outside its small subgroup (RFC 8032 5.1.3).
 
     With a point of small order, signatures can be made that verify for many messages.
     """
@@ -233,18 +233,18 @@ def is_sound_ed25519(encoded: bytes) -> bool:
     return y != 1
 
 
-def _read_integer(entry: Mapping[str, Any], member: str) -> int:
-    """An unsigned integer, also in base64 of the standard alphabet, padded, and with leading zeros (OpenMetadata's)."""
+def _parse_integer(entry: Mapping[str, Any], member: str) -> int:
+    """An unsigned integer; accepts standard base64, padding and leading zeros, as OpenMetadata writes them."""
     value = entry.get(member)
     text = value.translate(_STANDARD_TO_URL).rstrip("=") if isinstance(value, str) else value
     return int.from_bytes(_decode(text))
 
 
-def _read_bytes(entry: Mapping[str, Any], member: str, length: int) -> bytes:
-    octets = _decode(entry.get(member))
-    if len(octets) != length:
+def _parse_bytes(entry: Mapping[str, Any], member: str, length: int) -> bytes:
+    content = _decode(entry.get(member))
+    if len(content) != length:
         raise UnusableKeyError("malformed")
-    return octets
+    return content
 
 
 def _decode(text: object) -> bytes:
@@ -256,8 +256,8 @@ def _decode(text: object) -> bytes:
         raise UnusableKeyError("malformed") from error
 
 
-def wrap(public: PublicKey) -> JoseKey:
-    """The library's key object for ``public``."""
+def to_jose_key(public: PublicKey) -> JoseKey:
+    """The JOSE library's key object for ``public``."""
     if isinstance(public, rsa.RSAPublicKey):
         return RSAKey.import_key(public)
     if isinstance(public, ec.EllipticCurvePublicKey):
@@ -266,7 +266,7 @@ def wrap(public: PublicKey) -> JoseKey:
 
 
 def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, str]:
-    """``key`` as RFC 7517 members, public ones only; ``alg`` is ``algorithm``, else present if there is only one."""
+    """The public members of ``key`` (RFC 7517); ``alg`` is ``algorithm``, else present if there is only one."""
     members = {name: str(value) for name, value in key.key.as_dict(private=False).items() if name != "kid"}
     members["use"] = "sig"
     if key.kid is not None:
@@ -278,8 +278,8 @@ def public_jwk(key: VerificationKey, algorithm: str | None = None) -> dict[str, 
     return members
 
 
-def replace(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
-    """The keys of ``new``, as the objects of ``old`` where nothing changed; the other keys of ``old`` are withdrawn."""
+def update_keys(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
+    """The keys of ``new``, as the objects of ``old`` if unchanged; the other keys of ``old`` are withdrawn."""
     kept = {key.identity: key for key in old}
     current = tuple(kept.pop(key.identity, key) for key in new)
     for key in kept.values():
@@ -288,10 +288,10 @@ def replace(old: Iterable[VerificationKey], new: Iterable[VerificationKey]) -> t
 
 
 class KeyIndex:
-    """Finds candidates in one look-up. Immutable; made anew when the keys change."""
+    """Finds candidates in one look-up. Immutable; rebuilt when the keys change."""
 
     def __init__(self, *sets: Iterable[VerificationKey]) -> None:
-        """Index the union of ``sets``. ``kid`` is a hint: a set that names none offers all its keys for every kid."""
+        """Index the union of ``sets``. ``kid`` is a hint: a set without key ids offers all its keys for every kid."""
         self._named: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
         self._nameless: dict[tuple[str | None, str], tuple[VerificationKey, ...]] = {}
         self.size = 0
@@ -309,5 +309,5 @@ class KeyIndex:
                     table[kid, algorithm] = (*found, key)
 
     def find(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """At most 16 keys for ``algorithm``: those named ``kid``; all when ``kid`` is None."""
+        """At most 16 keys for ``algorithm`` with the id ``kid``; all if ``kid`` is None."""
         return self._named.get((kid, algorithm)) or self._nameless.get((None, algorithm), ())

@@ -1,4 +1,4 @@
-"""When to fetch: ahead of expiry in the background, at most once per cool-down on demand, never twice at once."""
+"""Schedules fetches: before expiry in the background, on demand at most once per cool-down, never concurrently."""
 
 import asyncio
 import random
@@ -10,99 +10,103 @@ from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
 
-_MIN_PAUSE = 0.5  # whatever is configured or answered, nobody is asked in a tight loop
-_MAX_WAIT = 60.0  # a nap, not a sleep: what is due is looked at again at least this often
+_MIN_PAUSE = 0.5  # prevents a tight loop, whatever is configured or answered
+_MAX_WAIT = 60.0  # the schedule is checked at least this often
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Time and chance for the background work; tests hand in their own."""
+class Timing:
+    """Clock, sleep and randomness of the background work; tests replace them."""
 
     clock: Clock
     wait: Wait = asyncio.sleep
-    chance: Callable[[], float] = random.random
+    random_fraction: Callable[[], float] = random.random
 
 
 class Refresher:
-    """Owns the fetching of one document.
+    """Fetches one document.
 
-    ``fetch`` returns how long its result is good for in seconds, or None when it failed; it raises nothing.
-    ``idle`` is called after every nap.
+    ``fetch`` returns for how many seconds its result is valid, or None if it failed; it raises nothing. ``on_wake`` is
+    called after every wait.
     """
 
     def __init__(
         self,
         fetch: Callable[[], Awaitable[float | None]],
         settings: KeyFetchSettings,
-        pace: Pace,
-        idle: Callable[[], None] = lambda: None,
+        timing: Timing,
+        on_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._fetch = fetch
         self._settings = settings
-        self._pace = pace
-        self._idle = idle
+        self._timing = timing
+        self._on_wake = on_wake
         self._failures = 0
-        self._demanded = float("-inf")
-        self._flight: asyncio.Task[None] | None = None
-        self._loop: asyncio.Task[None] | None = None
-        self.tried = False
+        self._last_demand = float("-inf")
+        self._fetch_task: asyncio.Task[None] | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self.attempted = False
         self.due = float("-inf")
         """Monotonic time of the next background fetch."""
 
     def start(self) -> None:
-        """Begin with a first fetch at once, in the background."""
-        self._loop = asyncio.create_task(self._run())
+        """Start the background work with a first fetch."""
+        self._loop_task = asyncio.create_task(self._run())
 
     async def aclose(self) -> None:
-        """End the background work and a fetch that is under way."""
-        tasks = [task for task in (self._loop, self._flight) if task is not None]
+        """Stop the background work and cancel a fetch in progress."""
+        tasks = [task for task in (self._loop_task, self._fetch_task) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def on_demand(self) -> None:
-        """Wait for one fetch: the one under way, or a new one unless the last such demand is too recent.
+    async def on_demand(self, is_enough: Callable[[], bool]) -> None:
+        """Wait for the fetch in progress, and for a new one unless the last demand was within the cool-down.
 
-        All who wait share it, and none of them can cancel it for the others.
+        There is no new one after a fetch that failed, or one after which ``is_enough``: a fetch that began before the
+        demand may have been answered before it, too. All callers share a fetch, and none can cancel it for the others.
         """
-        if self._flight is None:
-            now = self._pace.clock.monotonic()
-            if now - self._demanded < self._settings.unknown_kid_cooldown:
+        if self._fetch_task is not None:
+            await self._fetch_or_join()
+            if self._failures or is_enough():
                 return
-            self._demanded = now
-        await self._share()
+        now = self._timing.clock.monotonic()
+        if now - self._last_demand < self._settings.unknown_kid_cooldown:
+            return
+        self._last_demand = now
+        await self._fetch_or_join()
 
-    async def _share(self) -> None:
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fetch_shared())
-        await asyncio.shield(self._flight)
+    async def _fetch_or_join(self) -> None:
+        if self._fetch_task is None:
+            self._fetch_task = asyncio.create_task(self._fetch_shared())
+        await asyncio.shield(self._fetch_task)
 
     async def _fetch_shared(self) -> None:
         try:
-            started = self._pace.clock.monotonic()
+            started = self._timing.clock.monotonic()
             lifetime = await self._fetch()
-            self.tried = True
+            self.attempted = True
             if lifetime is None:
                 self._failures += 1
-                self.due = self._pace.clock.monotonic() + self._back_off()
+                self.due = self._timing.clock.monotonic() + self._retry_delay()
             else:
                 self._failures = 0
-                self.due = started + self._ahead(lifetime)
+                self.due = started + self._refresh_delay(lifetime)
         finally:
-            self._flight = None
+            self._fetch_task = None
 
-    def _ahead(self, lifetime: float) -> float:
-        return max(_MIN_PAUSE, lifetime * (0.75 + 0.15 * self._pace.chance()))
+    def _refresh_delay(self, lifetime: float) -> float:
+        return max(_MIN_PAUSE, lifetime * (0.75 + 0.15 * self._timing.random_fraction()))
 
-    def _back_off(self) -> float:
+    def _retry_delay(self) -> float:
         longest = min(self._settings.retry_max, self._settings.retry_min * 2.0 ** min(self._failures - 1, 32))
-        return max(_MIN_PAUSE, longest * (0.5 + 0.5 * self._pace.chance()))
+        return max(_MIN_PAUSE, longest * (0.5 + 0.5 * self._timing.random_fraction()))
 
     async def _run(self) -> None:
         while True:
-            remaining = self.due - self._pace.clock.monotonic()
+            remaining = self.due - self._timing.clock.monotonic()
             if remaining <= 0:
-                await self._share()
+                await self._fetch_or_join()
             else:
-                await self._pace.wait(min(remaining, _MAX_WAIT))
-                self._idle()
+                await self._timing.wait(min(remaining, _MAX_WAIT))
+                self._on_wake()

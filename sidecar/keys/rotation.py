@@ -1,8 +1,8 @@
-"""Own keys change hands: a new key is published before it signs, an old one stays published while its tokens live.
+"""Rotation of signing keys: a new key is published before it signs, an old one stays published while its tokens live.
 
-Works on the folder of :mod:`sidecar.keys.key_folder`, under a lock, so that two replicas that rotate at once do it
-once. Every step leaves a folder that can be read: files of new keys are written before the list names them, and files
-of removed keys go after the list has forgotten them.
+Works on the folder of :mod:`sidecar.keys.key_folder` under a lock, so that two replicas that rotate concurrently rotate
+once. Every step leaves a readable folder: files of new keys are written before the list contains them, and files of
+removed keys are deleted after the list no longer contains them.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sidecar.errors import SidecarError
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, encode_private_key, generate
-from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder, write_list
+from sidecar.keys.key_folder import LIST_NAME, ListedKey, encode_list, read_folder
 from sidecar.keys.signing import thumbprint
 
 _LOCK_NAME = ".lock"
@@ -27,8 +27,8 @@ class RotationError(SidecarError):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What was done, a sentence for each step; empty: nothing, for which ``note`` may give the reason."""
+class RotationResult:
+    """The steps that were taken, a sentence each; empty: none, and ``note`` may give the reason."""
 
     steps: tuple[str, ...]
     keys: tuple[ListedKey, ...]
@@ -41,8 +41,8 @@ def rotate(
     *,
     publish_lead_time: float,
     algorithm: str | None,
-    is_over: Callable[[ListedKey], bool],
-) -> Change:
+    is_obsolete: Callable[[ListedKey], bool],
+) -> RotationResult:
     """The next key signs from now on and a new one stands ready, if the next one has been published for
     ``publish_lead_time``.
 
@@ -54,69 +54,69 @@ def rotate(
     with _locked(folder):
         keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
         steps: list[str] = []
-        kept = _without_ended(keys, is_over, steps)
-        kind = algorithm or _algorithm_in_use(kept)
-        waiting = next((key for key in kept if key.state == "next"), None)
-        if not any(key.state == "active" for key in kept):
-            kept = [_new_key(folder, "active", kind, now, steps), *kept]
+        remaining = _without_obsolete(keys, is_obsolete, steps)
+        key_type = algorithm or _algorithm_in_use(remaining)
+        waiting = next((key for key in remaining if key.state == "next"), None)
+        if not any(key.state == "active" for key in remaining):
+            remaining = [_new_key(folder, "active", key_type, now, steps), *remaining]
         elif waiting is not None:
             published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
             if published < publish_lead_time:
                 seconds = f"{published:.0f} s; it can sign after {publish_lead_time:.0f} s"
                 note = f"{waiting.kid} has been published for {seconds}"
-                return replace(_written(folder, keys, kept, steps), note=note)
+                return replace(_apply(folder, keys, remaining, steps), note=note)
             if waiting.private is None:
                 raise RotationError(f"{folder / f'{waiting.kid}.pem'} holds no private key, so it cannot sign")
-            kept = _promoted(kept, waiting, now, steps)
+            remaining = _promoted(remaining, waiting, now, steps)
             waiting = None
         if waiting is None:
-            kept.append(_new_key(folder, "next", kind, now, steps))
-        return _written(folder, keys, kept, steps)
+            remaining.append(_new_key(folder, "next", key_type, now, steps))
+        return _apply(folder, keys, remaining, steps)
 
 
-def retire(folder: Path, kid: str, now: datetime) -> Change:
-    """The key ``kid`` signs no more; it stays published for the tokens it has signed.
+def retire(folder: Path, kid: str, now: datetime) -> RotationResult:
+    """Stop signing with the key ``kid``; it stays published for the tokens that it has signed.
 
-    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder)
         key = _find(folder, keys, kid)
         if key.state == "retired":
-            return Change((), tuple(keys))
+            return RotationResult((), tuple(keys))
         _check_another_signs(keys, kid)
         kept = [_retired(key, now) if key.kid == kid else key for key in keys]
-        return _written(folder, keys, kept, [f"{kid} is retired"])
+        return _apply(folder, keys, kept, [f"{kid} is retired"])
 
 
-def remove(folder: Path, kid: str) -> Change:
-    """The key ``kid`` is gone at once, and every token that it has signed with it.
+def remove(folder: Path, kid: str) -> RotationResult:
+    """Remove the key ``kid``. Every token that it has signed becomes invalid.
 
-    Raises RotationError when it is unknown or the only one that signs, and KeyFileError.
+    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder)
         _find(folder, keys, kid)
         _check_another_signs(keys, kid)
-        return _written(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
+        return _apply(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
 
 
-def remove_ended(folder: Path, is_over: Callable[[ListedKey], bool]) -> Change:
-    """Remove the retired keys of which ``is_over`` holds. Raises RotationError and KeyFileError."""
+def remove_obsolete(folder: Path, is_obsolete: Callable[[ListedKey], bool]) -> RotationResult:
+    """Remove the retired keys for which ``is_obsolete`` is true. Raises RotationError and KeyFileError."""
     with _locked(folder):
         keys = read_folder(folder)
         steps: list[str] = []
-        return _written(folder, keys, _without_ended(keys, is_over, steps), steps)
+        return _apply(folder, keys, _without_obsolete(keys, is_obsolete, steps), steps)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Be the only one who changes ``folder``; waits for others."""
+    """Hold the exclusive lock of ``folder``; waits for other processes."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _read_only(folder, error) from error
+        raise _write_failed(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -124,26 +124,25 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _read_only(folder: Path, error: OSError) -> RotationError:
+def _write_failed(folder: Path, error: OSError) -> RotationError:
     return RotationError(
-        f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a folder of your"
-        " own, run this command there, and replace the Secret by what it leaves; sidecars take the files up by"
-        " themselves"
+        f"{folder} cannot be written: {error.strerror}. If it is a mounted Secret, copy its files to a writable folder,"
+        " run this command there, and update the Secret from that folder; running sidecars reload the files"
     )
 
 
-def _without_ended(
-    keys: Sequence[ListedKey], is_over: Callable[[ListedKey], bool], steps: list[str]
+def _without_obsolete(
+    keys: Sequence[ListedKey], is_obsolete: Callable[[ListedKey], bool], steps: list[str]
 ) -> list[ListedKey]:
-    ended = [key.kid for key in keys if key.state == "retired" and is_over(key)]
-    steps += [f"{kid} is removed: no token needs it any more" for kid in ended]
+    ended = [key.kid for key in keys if key.state == "retired" and is_obsolete(key)]
+    steps += [f"{kid} is removed: all its tokens have expired" for kid in ended]
     return [key for key in keys if key.kid not in ended]
 
 
 def _algorithm_in_use(keys: Sequence[ListedKey]) -> str:
     in_use = next((algorithm_of(key.public) for key in keys if key.state == "active"), KEY_TYPES[0])
     if in_use not in KEY_TYPES:
-        raise RotationError(f"keys of type {in_use} are not made here; choose another with --type")
+        raise RotationError(f"keys of type {in_use} cannot be generated; choose another type with --type")
     return in_use
 
 
@@ -156,7 +155,7 @@ def _new_key(folder: Path, state: str, algorithm: str, now: datetime, steps: lis
 
 
 def _promoted(keys: Sequence[ListedKey], waiting: ListedKey, now: datetime, steps: list[str]) -> list[ListedKey]:
-    """``waiting`` first, and all that signed before retired."""
+    """``waiting`` as the active key, the former active keys retired."""
     steps.append(f"{waiting.kid} signs from now on")
     others = []
     for key in keys:
@@ -176,28 +175,30 @@ def _find(folder: Path, keys: Sequence[ListedKey], kid: str) -> ListedKey:
     for key in keys:
         if key.kid == kid:
             return key
-    raise RotationError(f"{folder / LIST_NAME} has no key of that id; see: sidecar keys list")
+    raise RotationError(f"{folder / LIST_NAME} has no key with that id; see: sidecar keys list")
 
 
 def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
     if not any(key.state == "active" and key.kid != kid for key in keys):
-        raise RotationError(f"no other key than {kid} signs; rotate first: sidecar keys rotate")
+        raise RotationError(f"{kid} is the only key that signs; rotate first: sidecar keys rotate")
 
 
-def _written(folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]) -> Change:
-    """The list as ``after`` has it on disk, and the files of keys that it no longer names gone."""
+def _apply(
+    folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]
+) -> RotationResult:
+    """Write the list ``after``, and delete the files of keys that it no longer contains."""
     if steps:
-        _write_file(folder / LIST_NAME, write_list(after), mode=0o644)
+        _write_file(folder / LIST_NAME, encode_list(after), mode=0o644)
         left = {key.kid for key in after}
         for key in before:
             if key.kid not in left:
                 with contextlib.suppress(OSError):
                     (folder / f"{key.kid}.pem").unlink()
-    return Change(tuple(steps), tuple(after))
+    return RotationResult(tuple(steps), tuple(after))
 
 
 def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Put ``content`` in place in one step, on disk when this returns."""
+    """Replace ``path`` atomically; the content is on disk on return."""
     draft = path.with_name(f".{path.name}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -214,9 +215,9 @@ def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise _read_only(path.parent, error) from error
+        raise _write_failed(path.parent, error) from error
 
 
 def utc_now() -> datetime:
-    """This moment, as the list has it: whole seconds."""
+    """The current time in whole seconds, as in the list."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""Our own keys: the first active one signs, all verify, their public halves are published."""
+"""The signing keys: the first active one signs, all verify, their public halves are published."""
 
 import asyncio
 import hashlib
@@ -13,18 +13,23 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured, Problem
-from sidecar.keys.key_files import KeyFileError, PrivateKey, algorithm_of, read_private_key, read_public_key
+from sidecar.keys.key_files import (
+    KeyFileError,
+    PrivateKey,
+    algorithm_of,
+    algorithms_of,
+    read_private_key,
+    read_public_key,
+)
 from sidecar.keys.key_folder import LIST_NAME, ListedKey, read_folder
 from sidecar.keys.keyset import (
-    ED25519_ALGORITHMS,
-    RSA_PKCS1,
     JoseKey,
     KeyIndex,
     PublicKey,
     VerificationKey,
     public_jwk,
-    replace,
-    wrap,
+    to_jose_key,
+    update_keys,
 )
 from sidecar.keys.refresher import Wait
 from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
@@ -37,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key with the name and the algorithm that go into the header of what it signs."""
+    """A private key with the key id and algorithm for the header of what it signs."""
 
     kid: str
     algorithm: str
@@ -46,7 +51,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class _KeySet:
-    """One consistent state; a reload swaps the whole of it."""
+    """One consistent state; a reload replaces it as a whole."""
 
     signing: tuple[SigningKey, ...]
     verification: tuple[VerificationKey, ...]
@@ -55,23 +60,22 @@ class _KeySet:
     etag: str
 
 
-class OwnKeys:
-    """A :class:`~sidecar.keys.keyset.KeySource` over the key files that ``jwtTokenConfiguration`` must name.
+class SigningKeys:
+    """A :class:`~sidecar.keys.keyset.KeySource` for the key files of ``jwtTokenConfiguration``.
 
-    Raises Misconfigured when they cannot be used, or are published in a product's sources and ``allow_published``
-    is not given.
+    Raises Misconfigured if they cannot be used, or are published in a product's sources without ``allow_published``.
     """
 
     def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
         self._configuration = configuration
         self._allow_published = allow_published
-        self._seen = _file_signature(configuration)
+        self._last_signature = _file_signature(configuration)
         self._set = self._load(())
-        self._watch: asyncio.Task[None] | None = None
+        self._watch_task: asyncio.Task[None] | None = None
 
     @property
     def issuer(self) -> str | None:
-        """``iss`` of own tokens."""
+        """``iss`` of issued tokens."""
         return self._configuration.jwtissuer or None
 
     @property
@@ -81,10 +85,10 @@ class OwnKeys:
 
     @property
     def signing_rsa(self) -> SigningKey | None:
-        """The first active RSA key: a server that reads only those can be given nothing else."""
+        """The first active RSA key, for servers that support no other type."""
         return next((key for key in self._set.signing if isinstance(key.key, RSAKey)), None)
 
-    def published(self) -> tuple[bytes, str]:
+    def public_key_set(self) -> tuple[bytes, str]:
         """The public key set (RFC 7517, public members only) and its entity tag, quotes included."""
         return self._set.document, self._set.etag
 
@@ -93,28 +97,28 @@ class OwnKeys:
         return self._set.index.find(kid, algorithm)
 
     async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The same: files are watched, requests do not make them be read."""
+        """The same: files are watched, requests do not cause them to be read."""
         return self.candidates(kid, algorithm)
 
     def reload(self) -> None:
-        """Take up changed files. Raises Misconfigured and keeps the old keys when they cannot be used."""
-        self._seen = _file_signature(self._configuration)
+        """Load changed files. Raises Misconfigured and keeps the current keys if they cannot be used."""
+        self._last_signature = _file_signature(self._configuration)
         self._set = self._load(self._set.verification)
 
     async def start(self, wait: Wait = asyncio.sleep) -> None:
-        """Begin to watch the files. ``wait`` sleeps for so many seconds."""
-        self._watch = asyncio.create_task(self._poll(wait))
+        """Start watching the files. ``wait`` sleeps for that many seconds."""
+        self._watch_task = asyncio.create_task(self._poll(wait))
 
     async def aclose(self) -> None:
-        """Cease to watch."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        """Stop watching."""
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            await asyncio.gather(self._watch_task, return_exceptions=True)
 
     async def _poll(self, wait: Wait) -> None:
         while True:
             await wait(_POLL_INTERVAL)
-            if await asyncio.to_thread(_file_signature, self._configuration) == self._seen:
+            if await asyncio.to_thread(_file_signature, self._configuration) == self._last_signature:
                 continue
             try:
                 self.reload()
@@ -136,9 +140,9 @@ class OwnKeys:
     def _load(self, old: Iterable[VerificationKey]) -> _KeySet:
         path = f"{_BLOCK}.keyDir" if self._configuration.key_dir else f"{_BLOCK}.rsaprivateKeyFilePath"
         try:
-            listed = _read(self._configuration)
+            listed = _load_listed(self._configuration)
             if not self._allow_published:
-                _refuse_well_known(listed)
+                _reject_well_known(listed)
         except KeyFileError as error:
             raise Misconfigured([Problem(path, str(error))]) from error
         signing = tuple(
@@ -147,23 +151,23 @@ class OwnKeys:
             if key.state == "active" and key.private is not None
         )
         if not signing:
-            raise Misconfigured([Problem(path, "no key is active; give one the state active")])
-        verification = replace(old, [_verification_key(key) for key in listed])
+            raise Misconfigured([Problem(path, "no key is active; set the state of one key to active")])
+        verification = update_keys(old, [_verification_key(key) for key in listed])
         document = _document(verification, {key.kid: algorithm_of(key.public) for key in listed})
         etag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
         return _KeySet(signing, verification, KeyIndex(verification), document, etag)
 
 
 def thumbprint(public: PublicKey) -> str:
-    """RFC 7638 thumbprint: the ``kid`` of a key that was given none."""
-    return wrap(public).thumbprint()
+    """RFC 7638 thumbprint: the default ``kid``."""
+    return to_jose_key(public).thumbprint()
 
 
-def _read(configuration: JwtTokenConfiguration) -> list[ListedKey]:
+def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
     if configuration.key_dir:
         return read_folder(Path(configuration.key_dir))
     if not configuration.rsaprivate_key_file_path:
-        raise KeyFileError("a public key alone cannot sign; name the private one too")
+        raise KeyFileError("a public key alone cannot sign; set the private key file too")
     private = read_private_key(Path(configuration.rsaprivate_key_file_path))
     public = private.public_key()
     if configuration.rsapublic_key_file_path:
@@ -176,13 +180,13 @@ def _read(configuration: JwtTokenConfiguration) -> list[ListedKey]:
     return [ListedKey(configuration.key_id or thumbprint(public), "active", public, private)]
 
 
-def _refuse_well_known(listed: list[ListedKey]) -> None:
+def _reject_well_known(listed: list[ListedKey]) -> None:
     for key in listed:
         if key.kid in WELL_KNOWN_KIDS:
             raise KeyFileError(f"the key id {key.kid} is a product's published default; choose another")
         if thumbprint(key.public) in WELL_KNOWN_THUMBPRINTS:
             raise KeyFileError(
-                f"the key {key.kid} is published in a product's sources; make one: sidecar keys generate"
+                f"the key {key.kid} is published in a product's sources; generate a new one: sidecar keys generate"
             )
 
 
@@ -195,10 +199,7 @@ def _wrap_private(private: PrivateKey) -> JoseKey:
 
 
 def _verification_key(key: ListedKey) -> VerificationKey:
-    """With its algorithms. A server that shares an RSA key may sign with any of the RS ones (its own setting)."""
-    algorithm = algorithm_of(key.public)
-    family = next((names for names in (RSA_PKCS1, ED25519_ALGORITHMS) if algorithm in names), frozenset({algorithm}))
-    return VerificationKey(key.kid, family, wrap(key.public))
+    return VerificationKey(key.kid, algorithms_of(key.public), to_jose_key(key.public))
 
 
 def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> bytes:
@@ -207,18 +208,18 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
 
 
 def _file_signature(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
-    """What tells a changed set of key files from an unchanged one, also behind a swapped symbolic link."""
+    """Identifies the state of the key files, also behind a replaced symbolic link."""
     if configuration.key_dir:
         folder = Path(configuration.key_dir)
         paths = [folder / LIST_NAME, *sorted(folder.glob("*.pem"))]
     else:
         files = (configuration.rsaprivate_key_file_path, configuration.rsapublic_key_file_path)
         paths = [Path(name) for name in files if name]
-    stamps = []
+    signatures = []
     for path in paths:
         try:
             facts = path.stat()
         except OSError:
             continue
-        stamps.append((str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size))
-    return tuple(stamps)
+        signatures.append((str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size))
+    return tuple(signatures)

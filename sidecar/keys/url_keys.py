@@ -1,6 +1,6 @@
 """One key set of a provider, behind a URL or in a file: fetched in the background, kept through outages.
 
-A key set that arrived is the whole truth: what it no longer lists is withdrawn. A fetch that failed changes nothing,
+A key set that was received is complete: keys that it no longer lists are withdrawn. A failed fetch changes nothing
 until ``keys.maxStale`` has passed.
 """
 
@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,19 @@ from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
-from sidecar.keys.keyset import UNSAFE, ParsedKeys, VerificationKey, parse_jwks, public_jwk, read_jwks, replace
-from sidecar.keys.refresher import Pace, Refresher
+from sidecar.keys.key_files import KeyFileError, algorithms_of, parse_public_key
+from sidecar.keys.keyset import (
+    UNSAFE,
+    ParsedKeys,
+    VerificationKey,
+    key_set_from_document,
+    parse_key_set,
+    public_jwk,
+    to_jose_key,
+    update_keys,
+)
+from sidecar.keys.refresher import Refresher, Timing
+from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 from sidecar.metrics import Metrics
 from sidecar.outbound import Answer, ControlClient, OutboundError
 
@@ -32,21 +44,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchContext:
-    """What every part of one provider needs."""
+    """Shared by all key sets of one provider."""
 
     provider: Provider
     settings: KeyFetchSettings
     client: ControlClient
     metrics: Metrics
-    pace: Pace
+    timing: Timing
     disk: DiskCopy
     allow_published: bool
 
-    def count(self, outcome: str) -> None:
+    def count_fetch(self, outcome: str) -> None:
         self.metrics.jwks_fetches.labels(self.provider.name, outcome).inc()
 
-    def tell(self, url: str, before: str, now: str) -> None:
-        """One line when a fetch begins or ceases to fail, none while nothing changes."""
+    def log_transition(self, url: str, before: str, now: str) -> None:
+        """Log when fetches start or stop to fail."""
         if before != now:
             about = {"provider": self.provider.name, "url": url, "detail": now}
             if now:
@@ -56,21 +68,21 @@ class FetchContext:
 
 
 class UrlKeys:
-    """The key set behind one URL. ``changed`` is called whenever ``keys`` did."""
+    """The key set behind one URL. ``on_change`` is called whenever ``keys`` changed."""
 
-    def __init__(self, url: str, around: FetchContext, changed: Callable[[], None]) -> None:
+    def __init__(self, url: str, context: FetchContext, on_change: Callable[[], None]) -> None:
         self.url = url
         self.keys: tuple[VerificationKey, ...] = ()
         self.problem = "not fetched yet"
-        self._around = around
-        self._changed = changed
-        self._confirmed = float("-inf")
+        self._context = context
+        self._on_change = on_change
+        self._confirmed_at = float("-inf")
         self._etag = ""
         self._skipped: Mapping[str, int] = {}
         self._closed = False
-        self.is_told = False
-        """Whether the set that arrived last says which keys there are: it has some, if only unsafe ones."""
-        self.refresher = Refresher(self._fetch, around.settings, around.pace, self.expire)
+        self.is_conclusive = False
+        """Whether the last received set has keys, even if only unsafe ones: then unknown keys do not exist."""
+        self.refresher = Refresher(self._fetch, context.settings, context.timing, self.expire)
 
     @property
     def usable(self) -> bool:
@@ -80,17 +92,17 @@ class UrlKeys:
     @property
     def age(self) -> float:
         """Seconds since the issuer last confirmed these keys."""
-        return self._around.pace.clock.monotonic() - self._confirmed
+        return self._context.timing.clock.monotonic() - self._confirmed_at
 
     async def start(self) -> None:
-        """Take up the copy on disk, if it is young enough, and begin to fetch in the background."""
-        around = self._around
-        now = around.pace.clock.now()
-        kept = await asyncio.to_thread(around.disk.read, self.url, now, around.settings.max_stale)
+        """Load the copy on disk, unless it is too old, and start fetching in the background."""
+        context = self._context
+        now = context.timing.clock.now()
+        kept = await asyncio.to_thread(context.disk.load, self.url, now, context.settings.max_stale)
         if kept is not None:
             content, age = kept
             try:
-                parsed = read_jwks(content, allow_published=around.allow_published)
+                parsed = key_set_from_document(content, allow_published=context.allow_published)
             except DocumentError as error:
                 logger.warning(
                     "cached keys on disk ignored",
@@ -102,72 +114,72 @@ class UrlKeys:
             self.refresher.start()
 
     async def aclose(self) -> None:
-        """End the background work, and never begin it again. The keys are left as they are."""
+        """Stop the background work permanently. The keys are not changed."""
         self._closed = True
         await self.refresher.aclose()
 
     def withdraw(self) -> None:
-        """Give up every key."""
+        """Withdraw every key."""
         self._etag = ""
-        self.is_told = False
+        self.is_conclusive = False
         if self.keys:
-            self.keys = replace(self.keys, ())
-            self._changed()
+            self.keys = update_keys(self.keys, ())
+            self._on_change()
 
     def expire(self) -> None:
-        """Give up keys that nobody has confirmed for ``keys.maxStale``."""
-        if self.keys and self.age > self._around.settings.max_stale:
+        """Withdraw keys that were not confirmed for ``keys.maxStale``."""
+        if self.keys and self.age > self._context.settings.max_stale:
             logger.error(
                 "keys dropped: older than keys.maxStale",
-                extra={"event": "keys_expired", "provider": self._around.provider.name, "url": self.url},
+                extra={"event": "keys_expired", "provider": self._context.provider.name, "url": self.url},
             )
             self.withdraw()
 
     async def _fetch(self) -> float | None:
-        around, before = self._around, self.problem if self.refresher.tried else ""
+        context, before = self._context, self.problem if self.refresher.attempted else ""
         try:
             outcome, lifetime = await self._fetch_once()
         except (OutboundError, DocumentError) as error:
-            self.is_told = bool(self.keys)
+            self.is_conclusive = bool(self.keys)
             outcome, lifetime = str(error.kind), None
             self.problem = f"{error.kind}: {error.detail}"
-        except Exception:  # a fault of ours must not end the background work
+        except Exception:  # a bug must not end the background work
             outcome, lifetime = "internal", None
             self.problem = "internal: see the log"
             logger.exception(
                 "unhandled error while fetching keys",
-                extra={"event": "key_fetch_error", "provider": around.provider.name, "url": self.url},
+                extra={"event": "key_fetch_error", "provider": context.provider.name, "url": self.url},
             )
-        around.count(outcome)
-        around.tell(self.url, before, self.problem)
+        context.count_fetch(outcome)
+        context.log_transition(self.url, before, self.problem)
         self.expire()
         return lifetime
 
     async def _fetch_once(self) -> tuple[str, float | None]:
-        around = self._around
-        answer = await around.client.get(
+        context = self._context
+        answer = await context.client.get(
             self.url,
-            within=around.settings.timeout,
-            max_bytes=around.settings.max_bytes,
-            allow_insecure=around.provider.allow_insecure_urls,
+            within=context.settings.timeout,
+            max_bytes=context.settings.max_bytes,
+            allow_insecure=context.provider.allow_insecure_urls,
             etag=self._etag,
         )
         if answer.not_modified:
             outcome = "not_modified"
-            self._confirmed = around.pace.clock.monotonic()
+            self._confirmed_at = context.timing.clock.monotonic()
         else:
             outcome = "ok"
-            self._adopt(parse_jwks(answer.body, allow_published=around.allow_published), 0.0)
+            self._adopt(parse_key_set(answer.body, allow_published=context.allow_published), 0.0)
         self._etag = answer.etag if self.keys else ""
-        self.problem = self._fault()
+        self.problem = self._set_problem()
         content = {"keys": [public_jwk(key) for key in self.keys]}
-        await asyncio.to_thread(around.disk.write, self.url, content, around.pace.clock.now())
+        await asyncio.to_thread(context.disk.save, self.url, content, context.timing.clock.now())
         return (outcome, self._lifetime(answer)) if self.keys else ("useless", None)
 
     def _adopt(self, parsed: ParsedKeys, age: float) -> None:
-        self._confirmed = self._around.pace.clock.monotonic() - age
-        self.keys = replace(self.keys, parsed.keys)
-        self.is_told = bool(self.keys) or not UNSAFE.isdisjoint(parsed.skipped)
+        self._confirmed_at = self._context.timing.clock.monotonic() - age
+        self.keys = update_keys(self.keys, parsed.keys)
+        self.is_conclusive = bool(self.keys) or not UNSAFE.isdisjoint(parsed.skipped)
         if parsed.skipped != self._skipped:
             self._skipped = parsed.skipped
             unsafe = {word: number for word, number in parsed.skipped.items() if word in UNSAFE}
@@ -176,30 +188,30 @@ class UrlKeys:
                     "unsafe keys of a key set skipped",
                     extra={
                         "event": "unsafe_keys_skipped",
-                        "provider": self._around.provider.name,
+                        "provider": self._context.provider.name,
                         "url": self.url,
                         "skipped": unsafe,
                     },
                 )
-        self._changed()
+        self._on_change()
 
-    def _fault(self) -> str:
-        """Why no token can be verified with this set as it is; empty when one can."""
+    def _set_problem(self) -> str:
+        """Why no token can be verified with this set; empty if one can."""
         if not self.keys:
             skipped = ", ".join(f"{number} {word}" for word, number in sorted(self._skipped.items()))
             return f"useless: the set has no usable key{f' ({skipped})' if skipped else ''}"
-        accepted = self._around.provider.algorithms
+        accepted = self._context.provider.algorithms
         offered = frozenset[str]().union(*(key.algorithms for key in self.keys))
         if not accepted or accepted & offered:
             return ""
         return (
-            f"has keys, but none for the accepted algorithms: no token can pass (accepted are "
-            f"{', '.join(sorted(accepted))}, the keys are for {', '.join(sorted(offered))})"
+            f"no key fits the accepted algorithms, so no token can be verified (accepted: "
+            f"{', '.join(sorted(accepted))}; the keys are for: {', '.join(sorted(offered))})"
         )
 
     def _lifetime(self, answer: Answer) -> float:
-        """Seconds the answer is good for: what it says within bounds, and never so long that keys would go stale."""
-        settings = self._around.settings
+        """Seconds for which the response is valid: its max-age within limits, and never beyond ``keys.maxStale``."""
+        settings = self._context.settings
         if answer.max_age is None:
             return min(settings.refresh, settings.max_stale)
         shortest = min(_MIN_LIFETIME, settings.refresh)
@@ -207,18 +219,18 @@ class UrlKeys:
 
 
 class FileKeys(UrlKeys):
-    """The key set in a file of this machine, which is watched. There is no copy of it: the file is as near as that."""
+    """The key set in a local file, which is watched. It has no disk copy."""
 
-    def __init__(self, url: str, around: FetchContext, changed: Callable[[], None]) -> None:
-        super().__init__(url, around, changed)
+    def __init__(self, url: str, context: FetchContext, on_change: Callable[[], None]) -> None:
+        super().__init__(url, context, on_change)
         self._path = Path(file_path(url))
-        self._seen: Stamp | None = None
+        self._last_signature: FileSignature | None = None
 
     async def start(self) -> None:
-        """Read the file, and begin to watch it. Raises Misconfigured when no token can be verified with it."""
+        """Read the file, and start watching it. Raises Misconfigured if no token can be verified with it."""
         await self._fetch()
         if self.problem:
-            place = f"provider {self._around.provider.name}"
+            place = f"provider {self._context.provider.name}"
             raise Misconfigured([Problem(f"{place}: publicKeyUrls", f"{self.url}: {self.problem}")])
         self.refresher.start()
 
@@ -227,54 +239,70 @@ class FileKeys(UrlKeys):
         return _POLL_INTERVAL
 
     async def _fetch_once(self) -> tuple[str, float | None]:
-        around = self._around
-        most = around.settings.max_bytes
+        context = self._context
+        most = context.settings.max_bytes
         try:
-            async with asyncio.timeout(around.settings.timeout):
-                stamp, content = await asyncio.to_thread(_read_file, self._path, most, self._seen)
+            async with asyncio.timeout(context.settings.timeout):
+                stamp, content = await asyncio.to_thread(_read_file, self._path, most, self._last_signature)
         except TimeoutError as error:
-            raise DocumentError("timeout", f"cannot be read within {around.settings.timeout:g} s") from error
+            raise DocumentError("timeout", f"cannot be read within {context.settings.timeout:g} s") from error
         except OSError as error:
             raise DocumentError("unreadable", f"cannot be read: {error.strerror}") from error
         if content is None:
-            self._confirmed = around.pace.clock.monotonic()
+            self._confirmed_at = context.timing.clock.monotonic()
             outcome = "not_modified"
         else:
-            self._seen = None  # until what was read has been understood
-            self._adopt(parse_jwks(content, allow_published=around.allow_published), 0.0)
-            self._seen = stamp
+            self._last_signature = None  # until the content has been parsed
+            self._adopt(_parse_file(content, self._path, allow_published=context.allow_published), 0.0)
+            self._last_signature = stamp
             outcome = "ok"
-        self.problem = self._fault()
+        self.problem = self._set_problem()
         return (outcome, _POLL_INTERVAL) if self.keys else ("useless", _POLL_INTERVAL)
 
     def withdraw(self) -> None:
-        """Give up every key."""
-        self._seen = None
+        """Withdraw every key."""
+        self._last_signature = None
         super().withdraw()
 
 
-Stamp = tuple[int, int, int]
+FileSignature = tuple[int, int, int]
 
 
-def _read_file(path: Path, most: int, seen: Stamp | None) -> tuple[Stamp, bytes | None]:
-    """What tells this file from a changed one, and its content; None where it is as it was ``seen``.
+def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedKeys:
+    """The keys in a file: a key set, or one public key in PEM or DER, which has no key id. Raises DocumentError."""
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+        return parse_key_set(content, allow_published=allow_published)
+    try:
+        public = parse_public_key(content, path)
+    except KeyFileError as error:
+        raise DocumentError("useless", f"is no key set and no public key: {error}") from error
+    key = VerificationKey(None, algorithms_of(public), to_jose_key(public))
+    if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
+        return ParsedKeys((), Counter(published=1))
+    return ParsedKeys((key,), Counter())
 
-    Raises OSError, and DocumentError for what is no file or has more than ``most`` bytes.
+
+def _read_file(path: Path, max_bytes: int, known: FileSignature | None) -> tuple[FileSignature, bytes | None]:
+    """The file's signature and content; the content is None if the signature is ``known``.
+
+    Raises OSError, and DocumentError if it is not a regular file or has more than ``max_bytes`` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never waits for the writer of a pipe
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # O_NONBLOCK: does not wait for the writer of a pipe
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise DocumentError("unreadable", "is no regular file")
-        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-        if stamp == seen:
-            return stamp, None
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise DocumentError("too_large", f"more than {most} bytes")
-    return stamp, content
+            raise DocumentError("unreadable", "is not a regular file")
+        signature = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        if signature == known:
+            return signature, None
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise DocumentError("too_large", f"more than {max_bytes} bytes")
+    return signature, content
 
 
-def open_keys(url: str, around: FetchContext, changed: Callable[[], None]) -> UrlKeys:
+def create_keys(url: str, context: FetchContext, on_change: Callable[[], None]) -> UrlKeys:
     """The key set at ``url``, of either kind, not started."""
-    return (FileKeys if is_file(url) else UrlKeys)(url, around, changed)
+    return (FileKeys if is_file(url) else UrlKeys)(url, context, on_change)

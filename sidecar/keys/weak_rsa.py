@@ -1,6 +1,6 @@
-"""RSA public keys whose private half can be computed, or that are too small to be safe.
+"""RSA public keys whose private key can be computed, or that are too small to be safe.
 
-Only the public numbers are looked at. Each test costs well below a millisecond for a 2048-bit modulus.
+Only the public numbers are examined. Each test takes well below a millisecond for a 2048-bit modulus.
 """
 
 from math import gcd, isqrt, prod
@@ -13,21 +13,21 @@ _CLOSE_ROUNDS = 100
 
 
 def rsa_weakness(modulus: int, exponent: int) -> str:
-    """What makes the key unsafe, as the end of a sentence that begins with it; empty: nothing is known.
+    """Why the key is unsafe, as the end of a sentence that begins with it; empty: no known weakness.
 
-    Refused are all but moduli of 2048 to 8192 bits and odd exponents from 65537 to 32 bits (RFC 7518 3.3), moduli with
-    a small factor, of two primes that lie close together, and of the ROCA form.
+    Accepted are moduli of 2048 to 8192 bits and odd exponents from 65537 to 32 bits (RFC 7518 3.3), except moduli with
+    a small factor, of two close primes, or of the ROCA form.
     """
     if not _MIN_BITS <= modulus.bit_length() <= _MAX_BITS:
         return f"has {modulus.bit_length()} bits; use RSA of {_MIN_BITS} to {_MAX_BITS} bits"
     if exponent < 65537 or exponent % 2 == 0 or exponent.bit_length() > _MAX_EXPONENT_BITS:
         return "has an unsafe exponent; use 65537"
     if gcd(modulus, _SMALL_FACTORS) > 1:
-        return "has a small factor, so anyone can compute the private key; make a new key"
+        return "has a small factor, so anyone can compute the private key; generate a new key"
     if _is_roca(modulus):
-        return "has the ROCA weakness (CVE-2017-15361): its private key can be computed; make a new key"
+        return "has the ROCA weakness (CVE-2017-15361): its private key can be computed; generate a new key"
     if _has_close_primes(modulus):
-        return "is the product of two primes that lie close together, so anyone can compute them; make a new key"
+        return "is the product of two primes that lie close together, so anyone can compute them; generate a new key"
     return ""
 
 
@@ -36,7 +36,7 @@ def _primes_below(bound: int) -> tuple[int, ...]:
 
 
 _SMALL_FACTORS = prod(_primes_below(2000))
-# The odd ones of the 39 primes that every key of the weak generator, however long, has to do with.
+# The odd primes among the first 39, which are used for weak keys of every length.
 _ROCA_PRIMES = _primes_below(168)[1:]
 _ROCA_PRODUCT = prod(_ROCA_PRIMES)
 
@@ -57,7 +57,7 @@ def _is_roca(modulus: int) -> bool:
 
     Nemec, Sys, Svenda, Klinec, Matyas: "The Return of Coppersmith's Attack", 2017. That generator makes primes
     k * M + (65537^a mod M), M the product of the first primes. So both primes, and their product, are powers of 65537
-    modulo each of these. Of other moduli one in more than a hundred million is so by chance.
+    modulo each of these. Fewer than one in a hundred million other moduli match by chance.
     """
     rest = modulus % _ROCA_PRODUCT
     return all(rest % prime in powers for prime, powers in _ROCA_POWERS)

@@ -1,6 +1,6 @@
-"""Key material that is published in a product's sources: whoever reads them can sign with it.
+"""Keys whose private half is published in a product's sources, so that everyone can sign with them.
 
-Only fingerprints stand here: RFC 7638 thumbprints (SHA-256, base64url) of public keys.
+Only fingerprints are stored here: RFC 7638 thumbprints (SHA-256, base64url) of the public keys.
 """
 
 OPENMETADATA_DEFAULT_KID = "Gb389a-9f76-gdjs-a92j-0242bk94356"

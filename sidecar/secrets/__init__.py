@@ -1,1 +1,1 @@
-"""Secrets: a value that prints nowhere, and the sources it can come from."""
+"""Secrets: a value type that is never printed, and the sources of secrets."""

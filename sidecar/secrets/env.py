@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 
-def read(name: str, environ: Mapping[str, str]) -> str:
-    """The variable's text. Raises ValueError when it is not set."""
+def read_variable(name: str, environ: Mapping[str, str]) -> str:
+    """The value of the variable. Raises ValueError if it is not set."""
     if name not in environ:
         raise ValueError(f"names the environment variable {name}, which is not set")
     return environ[name]

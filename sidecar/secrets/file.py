@@ -6,10 +6,10 @@ from pathlib import Path
 _MAX_BYTES = 64 * 1024
 
 
-def read(path: str, environ: Mapping[str, str]) -> str:
-    """The file's text. Raises ValueError, which never holds the content."""
+def read_file(path: str, environ: Mapping[str, str]) -> str:
+    """The content of the file. Raises ValueError, which never contains the content."""
     if not path.startswith("/"):
-        raise ValueError("names a file; its path must be absolute: file:/path")
+        raise ValueError("the path must be absolute: file:/path")
     try:
         with Path(path).open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)

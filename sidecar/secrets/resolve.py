@@ -1,4 +1,4 @@
-"""From what a setting says to the secret itself: which word before the colon means which source."""
+"""Resolves secret references: the prefix selects the source."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,22 +12,22 @@ def _not_supported(reference: str, environ: Mapping[str, str]) -> str:
     raise ValueError("names a secrets manager, which is not supported; use file:/path or env:NAME")
 
 
-_SOURCES: Mapping[str, Source] = {"env": env.read, "file": file.read, "secret": _not_supported}
+_SOURCES: Mapping[str, Source] = {"env": env.read_variable, "file": file.read_file, "secret": _not_supported}
 
 
 def resolve(text: str, environ: Mapping[str, str]) -> str:
-    """The secret behind ``text``: ``file:/path``, ``env:NAME``, or ``text`` itself.
+    """The secret for ``text``: ``file:/path``, ``env:NAME``, or ``text`` itself.
 
-    What a source holds is taken verbatim but for one final newline. Raises ValueError, which names the place and
-    never what was found there, for a place that does not exist or holds nothing.
+    The value is used unchanged except for one final newline. Raises ValueError if the source does not exist or is
+    empty; the message names the source, never its content.
     """
     if not is_reference(text):
         return text
-    scheme, _, place = text.partition(":")
-    found = _without_final_newline(_SOURCES[scheme](place, environ))
-    if not found:
-        raise ValueError(f"{scheme}:{place} holds nothing")
-    return found
+    scheme, _, location = text.partition(":")
+    secret = _without_final_newline(_SOURCES[scheme](location, environ))
+    if not secret:
+        raise ValueError(f"{scheme}:{location} is empty")
+    return secret
 
 
 def _without_final_newline(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A secret prints nowhere, compares in constant time, and is opened by one named method."""
+"""A secret value: never printed, compared in constant time, and revealed by one method only."""
 
 import hmac
 from typing import Any, NoReturn
@@ -9,16 +9,16 @@ from pydantic_core import CoreSchema, core_schema
 _MASK = "********"
 _REFERENCES = ("env:", "file:", "secret:")
 RESOLVER = "resolve_secret"
-"""Key of pydantic's validation context: a callable from a setting's text to the secret, raising ValueError."""
+"""Key in pydantic's validation context: a function from the configured text to the secret, which raises ValueError."""
 
 
 def is_reference(text: str) -> bool:
-    """Whether ``text`` names the place of a secret instead of being one."""
+    """Whether ``text`` is a reference to a secret instead of the secret itself."""
     return text.startswith(_REFERENCES)
 
 
 class Secret:
-    """Text that must not be printed. ``str``, ``repr``, formatting, JSON and pickling never show it."""
+    """A string that must not be printed. ``str``, ``repr``, formatting, JSON and pickle never reveal it."""
 
     __slots__ = ("_text",)
 
@@ -26,11 +26,11 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself: call it where the secret is used, and nowhere else."""
+        """The text itself. Call it only where the secret is used."""
         return self._text
 
     def matches(self, presented: str) -> bool:
-        """Whether ``presented`` is this secret, in time that does not depend on where they differ."""
+        """Whether ``presented`` is this secret, in time that does not depend on the position of a difference."""
         return hmac.compare_digest(_bytes(self._text), _bytes(presented))
 
     def __repr__(self) -> str:
@@ -79,5 +79,5 @@ def _from_setting(value: object, info: core_schema.ValidationInfo) -> Secret:
     if resolve is not None:
         return Secret(resolve(value))
     if is_reference(value):
-        raise ValueError("names the place of a secret, and nobody is here to look it up")
+        raise ValueError("is a reference to a secret, which cannot be resolved here")
     return Secret(value)

@@ -1,4 +1,4 @@
-"""Secrets that are printed in a product's sources: whoever reads them can use them. Only digests stand here."""
+"""Default secrets published in a product's sources. Only their digests are stored here."""
 
 from hashlib import sha256
 
@@ -15,5 +15,5 @@ _WELL_KNOWN = frozenset(
 
 
 def is_well_known(secret: Secret) -> bool:
-    """Whether anybody can look ``secret`` up."""
+    """Whether ``secret`` is a published default."""
     return sha256(secret.reveal().encode("utf-8", "surrogatepass")).hexdigest() in _WELL_KNOWN

@@ -1,21 +1,22 @@
-"""The contract of a store. SQLite and Redis keep it alike; one suite of tests holds both to it."""
+"""The contract of a store. SQLite and Redis implement it; one test suite checks both."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.merge import Entries
+from sidecar.store.record import Current, TokenKind, TokenRecord
+from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is written at once: all of it or nothing.
+    """Changes that are written atomically.
 
-    ``add``: new records (one whose id is there already changes nothing); a new record of a bot ends that bot's other
-    standing records at its ``created_at`` unless ``keep_bot_tokens``. ``revoke``: ids of records and when they ended
-    (one that has ended keeps its end, an unknown id is ignored). ``add_entries`` and ``remove_entries``: denials to add
-    (same id again: replaced) and ids of denials to remove.
+    ``add``: new records (an existing id changes nothing); a new record of a bot revokes that bot's other records at its
+    ``created_at`` unless ``keep_bot_tokens``. ``revoke``: ids of records and their time of revocation (the earliest of
+    several counts; that of an unknown id is kept for the record). ``add_entries`` and ``remove_entries``: revocation
+    entries to add (an existing id is replaced) and ids of entries to remove, known or not.
     """
 
     add: Sequence[TokenRecord] = ()
@@ -27,32 +28,58 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A piece of the log, or of a snapshot, in order of effect; ``position`` is where a reader then stands.
+    """Part of the log, or of a snapshot; ``position`` is the reader's position after it.
 
-    ``skipped`` counts entries that could not be understood (garbage, other versions).
+    It has only the latest state of each entry. ``marks`` are those of the writes that the reader has then seen; the
+    last one is the mark of ``position``. ``is_complete``: there was no later write when the store was asked.
+    ``store_time``: the time of the store's own clock, where it has one. ``skipped`` counts entries that could not be
+    decoded (corrupt, or written by another version).
     """
 
     position: str
     records: tuple[TokenRecord, ...] = ()
-    entries: tuple[RevocationEntry, ...] = ()
-    removed: tuple[str, ...] = ()
+    revocations: tuple[RevocationEntry, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    currents: tuple[Current, ...] = ()
+    ends: tuple[tuple[str, float], ...] = ()
     written_at: tuple[float, ...] = ()
     skipped: int = 0
+    marks: tuple[str, ...] = field(default=(), compare=False)
+    is_complete: bool = field(default=True, compare=False)
+    store_time: float | None = field(default=None, compare=False)
+
+    @property
+    def entries(self) -> Entries:
+        """What is said, to be merged."""
+        return Entries(self.records, self.ends, self.revocations, self.removals, self.currents)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the store promises of a write: it has all of ``entries``, with the versions that it gave.
+
+    Of what was to be merged, ``entries`` leaves out what the store knows better. ``mark`` is that of the last write of
+    the log by then: a reader who sees it in the log of the same life of the store sees everything of ``entries``, or
+    what has come of it.
+    """
+
+    mark: str
+    entries: Entries = field(default_factory=Entries)
 
 
 class GapError(Exception):
-    """The log no longer reaches back to the reader's position: a new snapshot is needed."""
+    """The log no longer contains the reader's position: a new snapshot is needed."""
 
 
 class LossError(GapError):
-    """The log ends before the reader's position: the store has lost what the reader has seen."""
+    """The log ends before the reader's position: the store has lost data that the reader has seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list. ``after`` is the opaque mark of the next page, empty on the last.
+    """One page of a list. ``after`` is the opaque cursor of the next page, empty on the last.
 
-    ``total`` counts all; of the denials of one issuer it may still count some that have expired.
+    ``total`` counts all; for the entries of one issuer it may include expired ones.
     """
 
     records: tuple[TokenRecord, ...] = ()
@@ -63,9 +90,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Which records: None asks for any of tokens; a name that is kept for a bot has to be asked for by its ``kind``.
+    """Selects records. None matches all token records; registrations of bot names must be selected by ``kind``.
 
-    ``owner`` is (issuer, raw subject), of the provider ``owner_provider``. ``active``: not ended at ``now``.
+    ``owner`` is (issuer, raw subject), of the provider ``owner_provider``. ``active``: neither revoked nor expired at
+    ``now``.
     """
 
     actor_id: str | None = None
@@ -76,7 +104,7 @@ class RecordQuery:
     now: float = 0.0
 
     def matches(self, record: TokenRecord) -> bool:
-        """Whether ``record`` is one of them."""
+        """Whether ``record`` is selected."""
         active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
         return (
             self.actor_id in (None, record.actor_id)
@@ -89,7 +117,7 @@ class RecordQuery:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """What an operator wants to know. ``persistent`` False: contents are lost when the server restarts."""
+    """State for operators. ``persistent`` False: the contents are lost when the server restarts."""
 
     persistent: bool
     detail: str = ""
@@ -97,51 +125,53 @@ class StoreStatus:
 
 
 class Store(Protocol):
-    """Where records and denials last. Every method raises Unavailable(STORE_UNAVAILABLE) within its deadline.
+    """Stores records and revocation entries. Every method raises Unavailable(STORE_UNAVAILABLE) within its time limit.
 
-    ``write`` answers only when the batch survives what the store's configuration promises to survive. After a
-    time-out the batch may or may not have happened; every reader agrees on which, and writing it again is harmless.
+    ``write`` returns only when the batch is as durable as the store's configuration promises. After a time-out the
+    batch may or may not have been written; all readers agree, and writing it again is harmless.
     """
 
-    async def write(self, batch: Batch) -> None:
-        """Write ``batch`` for good, as one step that readers of the log see once."""
+    async def write(self, batch: Batch, after: int = 0) -> Receipt:
+        """Write ``batch`` durably, as one step that readers of the log see once.
+
+        The store gives each entry a version: higher than any that it has given, than what it holds of the same id, than
+        ``after``, and than the microsecond of its own clock.
+        """
+
+    async def merge(self, entries: Entries) -> Receipt:
+        """Merge what a copy knows (see :mod:`sidecar.store.merge`), with its versions, in one step for each kind.
+
+        Gives the store a mark of its life if it has none.
+        """
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
-        """Remember when records were last used. Best effort: not logged, and an unknown id is ignored."""
+        """Store when records were last used. Best effort: not logged, and an unknown id is ignored."""
 
     async def record(self, token_id: str) -> TokenRecord | None:
-        """The record of that id, ended ones included."""
+        """The record with that id, also if revoked."""
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
-        """Records in order of creation, newest first. Raises ValueError for an ``after`` that is no mark."""
+        """Records, newest first. Raises ValueError for an invalid cursor ``after``."""
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
-        """The denial of that id, or None."""
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
+        """The revocation entry with that id, or None."""
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
-        """Denials not expired at ``now``, newest first. Raises ValueError for an ``after`` that is no mark."""
+        """Revocation entries not expired at ``now``, newest first. Raises ValueError for an invalid ``after``."""
 
     def snapshot(self) -> AsyncIterator[Changes]:
-        """Everything that stands, in pieces. From the last piece's position :meth:`follow` misses nothing."""
+        """The whole content, removals included, in pieces of one position. From there, :meth:`follow` misses nothing;
+        what is written meanwhile may be among the pieces or not.
+        """
 
     async def follow(self, position: str, wait: float) -> Changes:
         """What was written after ``position``; waits up to ``wait`` seconds for the first change. Raises GapError."""
 
-    async def generation(self) -> str:
-        """A mark that the store carries as long as it keeps its contents; empty: none, it is new or was emptied."""
-
-    async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
-    ) -> bool:
-        """Put back what a mirror knows into an emptied store and give it ``generation``.
-
-        Entries that are there already win, but an end of a record counts on either side, and a bot's records from
-        before one that has replaced them come back ended. False: the store had been given a mark by somebody else;
-        what it did not have was added all the same. Followers get GapError when much was put back.
-        """
+    async def life(self) -> str:
+        """An identifier that exists as long as the store keeps its contents; empty: the store is new or was emptied."""
 
     async def status(self) -> StoreStatus:
-        """How the store stands."""
+        """The state of the store."""
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

@@ -1,4 +1,4 @@
-"""Which store it is: ``store.url`` decides."""
+"""Selects the store by ``store.url``."""
 
 from contextlib import suppress
 
@@ -13,14 +13,14 @@ from sidecar.store.sqlite.store import SqliteStore
 
 
 async def open_store(settings: StoreSettings, metrics: Metrics, clock: Clock) -> Store:
-    """The store that ``settings`` name; whoever opens it closes it.
+    """The configured store; the caller closes it.
 
-    Raises Misconfigured when it can never work, and Unavailable when its file cannot be opened now. A server is not
-    asked before the first operation.
+    Raises Misconfigured if it can never work, and Unavailable if its file cannot be opened now. A server is not
+    contacted before the first operation.
     """
     url = settings.url.reveal()
     if settings.url == StoreSettings().url:
-        # Nobody chose this place: where it can be made, nobody need know of it.
+        # The default path: create its folder if possible.
         with suppress(OSError):
             sqlite_path(url).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if url.startswith("sqlite:"):

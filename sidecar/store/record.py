@@ -1,19 +1,19 @@
-"""A token record: what is known of an own token without its text.
+"""A token record: what is stored about an issued token.
 
-The token itself is never stored, only a SHA-256 of it. Times are seconds since the epoch.
+The token itself is never stored, only its SHA-256. Times are seconds since the epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any
 
 from sidecar.identity.actor import ActorType
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 
 class TokenKind(StrEnum):
-    """What a record is about: a token, or with ``BOT_NAME`` a name that is kept for a bot."""
+    """The kind of a record: a token, or with ``BOT_NAME`` a name reserved for a bot."""
 
     BOT = "bot"
     PERSONAL = "personal"
@@ -27,7 +27,7 @@ MINTED_KINDS = (TokenKind.BOT, TokenKind.PERSONAL, TokenKind.SESSION)
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Where the person or program that a token belongs to comes from."""
+    """The identity of the person or program that a token belongs to."""
 
     issuer: str = ""
     provider: str = ""
@@ -35,21 +35,24 @@ class Owner:
     id: str = ""
 
     def is_same_as(self, other: "Owner") -> bool:
-        """Whether both are one person or program: ``id`` is only what it is called.
+        """Whether both are the same person or program; ``id`` is only a display name.
 
-        A provider vouches for its own subjects alone, also where two use the name of one issuer.
+        Subjects are unique within a provider only, even if two providers use the same issuer name.
         """
         mine, others = (self.issuer, self.provider, self.subject), (other.issuer, other.provider, other.subject)
         return mine == others
 
 
-NOBODY = Owner()
-"""Owner of what the command line mints."""
+NO_OWNER = Owner()
+"""Owner of tokens minted on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """One own token. ``expires_at`` None: never; ``revoked_at`` None: not revoked."""
+    """One issued token. ``expires_at`` None: never; ``revoked_at`` None: not revoked.
+
+    ``version`` is given by the store when the token is minted: it orders the tokens of a bot.
+    """
 
     id: str
     token_hash: str
@@ -64,12 +67,13 @@ class TokenRecord:
     roles: tuple[str, ...] = ()
     allow_impersonation: bool = False
     is_admin: bool = False
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     last_used_at: float | None = None
     revoked_at: float | None = None
+    version: int = field(default=0, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """The record as it is shown: times RFC 3339 UTC, no hash."""
+        """The record as displayed: times in RFC 3339 UTC, no hash."""
         return {
             "id": self.id,
             "name": self.name,
@@ -80,13 +84,28 @@ class TokenRecord:
             "roles": list(self.roles),
             "allowImpersonation": self.allow_impersonation,
             "owner": {"issuer": self.owner.issuer, "provider": self.owner.provider, "id": self.owner.id},
-            "createdAt": to_text(self.created_at),
-            "expiresAt": to_text(self.expires_at),
-            "lastUsedAt": to_text(self.last_used_at),
-            "revokedAt": to_text(self.revoked_at),
+            "createdAt": format_rfc3339(self.created_at),
+            "expiresAt": format_rfc3339(self.expires_at),
+            "lastUsedAt": format_rfc3339(self.last_used_at),
+            "revokedAt": format_rfc3339(self.revoked_at),
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The token that has replaced the earlier tokens of a bot. ``bot`` is :func:`bot_key` of the bot's Actor id."""
+
+    bot: str
+    version: int
+    id: str
+
+
+def bot_key(actor_id: str) -> str:
+    """A name for a bot that tells any two apart, has 32 characters and shows nothing."""
+    text = f"{len(actor_id)}:{actor_id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
 def hash_token(text: str) -> str:
-    """What a record keeps of a token's text."""
+    """The SHA-256 of a token's text, as stored in its record."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

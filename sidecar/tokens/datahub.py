@@ -1,7 +1,7 @@
-"""DataHub's tokens: JWTs signed with HS256 by a key that its servers share.
+"""DataHub's token format: JWTs signed with HS256 by a key that all of its servers share.
 
-Version 1 (sessions) is good by its signature alone; version 2 (personal and service account tokens) stands in
-DataHub's store, under the hash that :func:`datahub_hash` makes.
+Version 1 (sessions) is valid by its signature alone. Version 2 (personal and service account tokens) is stored by
+DataHub under the hash that :func:`datahub_hash` computes.
 """
 
 from base64 import b64encode
@@ -24,19 +24,19 @@ from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM, ValidationPolicy, Verified
 ALGORITHM = "HS256"
 DEFAULT_ISSUER = "datahub-metadata-service"
 MIN_KEY_BYTES = 32
-"""RFC 7518 3.2; DataHub's own library refuses less too."""
+"""RFC 7518 section 3.2; DataHub's own library enforces the same minimum."""
 ROOT_USER = "datahub"
-"""Name of the user who may do everything; DataHub makes him when it is installed."""
+"""Name of DataHub's superuser, which its installation creates."""
 FORMAT = "datahub"
-"""``format`` of records of tokens in this form."""
+"""``format`` of the records of tokens in this format."""
 
-# DataHub knows one kind of Actor; whoever is a SERVICE here is told by the record.
+# DataHub knows one type of Actor; the record of a token says whether it is a SERVICE here.
 _ACTOR_TYPE = "USER"
-_EXPECTATIONS = ValidationPolicy(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
+_VALIDATION = ValidationPolicy(issuers=None, algorithms=frozenset({ALGORITHM}), require_expiry=False)
 
 
 class DataHubKind(StrEnum):
-    """What the token is for, in the claim ``type``."""
+    """Purpose of the token, in the claim ``type``."""
 
     SESSION = "SESSION"
     PERSONAL = "PERSONAL"
@@ -44,7 +44,7 @@ class DataHubKind(StrEnum):
 
 
 class Version(StrEnum):
-    """How its revocation works: not at all, or by the store. A text in the claim ``version``."""
+    """How the token is revoked: not at all, or by the store. A string in the claim ``version``."""
 
     STATELESS = "1"
     STATEFUL = "2"
@@ -52,7 +52,7 @@ class Version(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DataHubToken:
-    """What a verified token says in DataHub's own claims."""
+    """DataHub's claims of a verified token."""
 
     actor_id: str
     kind: DataHubKind
@@ -61,9 +61,9 @@ class DataHubToken:
 
 
 class SharedKey(VerificationKey):
-    """The key that DataHub's servers share: the octets of the text as it is configured, base64 or not.
+    """The key that DataHub's servers share: the UTF-8 bytes of the configured text, not decoded from base64.
 
-    Raises ValueError for less than 32 octets.
+    Raises ValueError for fewer than 32 bytes.
     """
 
     __slots__ = ()
@@ -77,17 +77,17 @@ class SharedKey(VerificationKey):
 
 @dataclass(frozen=True, slots=True)
 class DataHubSecrets:
-    """What DataHub's tokens are signed and hashed with."""
+    """Signing key and hash salt of DataHub tokens."""
 
     key: SharedKey
     salt: Secret
 
 
 def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
-    """Whether ``token`` can only be meant as one of DataHub's.
+    """Whether ``token`` can only be a DataHub token.
 
-    It says that DataHub's ``issuer`` made it; or it is signed by a shared secret, and either has DataHub's claims or
-    says that we (``own_issuer``) made it.
+    Either its issuer is DataHub's ``issuer``; or it is signed with a shared secret and has DataHub's claims or the
+    issuer ``own_issuer``, which is this sidecar's.
     """
     if token.issuer == issuer:
         return True
@@ -96,16 +96,22 @@ def is_datahub(token: Unverified, issuer: str, own_issuer: str) -> bool:
 
 
 def verify_datahub(
-    token: Unverified, key: SharedKey, now: float, leeway: float = 0.0, early: float = 0.0
+    token: Unverified,
+    key: SharedKey,
+    now: float,
+    leeway: float = 0.0,
+    early: float = 0.0,
+    *,
+    earliest: float | None = None,
 ) -> DataHubToken:
-    """Check signature, times and DataHub's claims. The issuer is not compared, an absent ``exp`` means for ever.
+    """Check signature, times and DataHub's claims. The issuer is not compared; without ``exp`` the token never expires.
 
-    ``leeway`` is the tolerance for ``exp``, ``early`` that for ``nbf`` and ``iat``, in seconds.
+    ``leeway`` is the tolerance for ``exp``, ``early`` the tolerance for ``nbf`` and ``iat``, in seconds.
 
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_INVALID or PRINCIPAL_INVALID.
     """
-    expected = replace(_EXPECTATIONS, leeway=leeway, early=early) if leeway or early else _EXPECTATIONS
-    verified = verify(token, (key,), expected, now)
+    expected = replace(_VALIDATION, leeway=leeway, early=early) if leeway or early else _VALIDATION
+    verified = verify(token, (key,), expected, now, earliest)
     claims = verified.claims
     with AFTER_SIGNATURE:
         if claims.get("actorType") != _ACTOR_TYPE:
@@ -123,7 +129,7 @@ def _text(claims: Mapping[str, Any], name: str) -> str:
 
 
 def _actor_id(value: object) -> str:
-    """DataHub's ids keep their case and may be addresses; what does not show is refused all the same."""
+    """The Actor id: DataHub ids keep their case and may be e-mail addresses; invisible characters are rejected."""
     if value is None:
         raise Refused(Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MISSING)
     if not isinstance(value, str) or not is_actor_id(value):
@@ -132,17 +138,17 @@ def _actor_id(value: object) -> str:
 
 
 def is_actor_id(text: str) -> bool:
-    """Whether ``text`` can be the id of an Actor of DataHub's."""
-    # isprintable() is False for control, format and surrogate characters and for every white space but the blank
+    """Whether ``text`` is a valid id of a DataHub Actor."""
+    # isprintable() is False for control, format and surrogate characters and for all white space except the space
     return 0 < len(text) <= MAX_PRINCIPAL and " " not in text and text.isprintable()
 
 
 def datahub_hash(text: str, salt: Secret) -> str:
-    """The name of a token in DataHub's store: base64 of SHA-256 over its text and the salt's."""
+    """The key of a token in DataHub's store: base64 of SHA-256 over its text and the salt."""
     return b64encode(sha256(f"{text}{salt.reveal()}".encode("utf-8", "surrogatepass")).digest()).decode("ascii")
 
 
-def datahub_token(
+def mint_datahub_token(
     key: SharedKey,
     *,
     actor_id: str,
@@ -151,12 +157,12 @@ def datahub_token(
     issuer: str,
     issued_at: int,
     expires_at: int | None,
-    mark: str = "",
+    purpose: str = "",
 ) -> str:
-    """Mint a token for ``actor_id``. Times are whole seconds since the epoch; ``expires_at`` None: it never ends.
+    """Mint a token for ``actor_id``. Times are whole seconds since the epoch; ``expires_at`` None: it never expires.
 
-    Sessions are of version 1, all others of version 2. ``mark`` tells what it is minted for where callers may not use
-    it (:data:`UPSTREAM_CLAIM`). GMS ignores ``iat``; our own cut-offs need it.
+    Sessions have version 1, all others version 2. ``purpose`` sets :data:`UPSTREAM_CLAIM` for tokens that callers must
+    not present. DataHub's server ignores ``iat``; our revocation by issue time needs it.
     """
     version = Version.STATELESS if kind is DataHubKind.SESSION else Version.STATEFUL
     claims: dict[str, Any] = {
@@ -171,6 +177,6 @@ def datahub_token(
     if expires_at is not None:
         claims["exp"] = expires_at
     claims["iss"] = issuer
-    if mark:
-        claims[UPSTREAM_CLAIM] = mark
+    if purpose:
+        claims[UPSTREAM_CLAIM] = purpose
     return sign({"alg": ALGORITHM}, claims, key.key)

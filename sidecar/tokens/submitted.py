@@ -1,7 +1,6 @@
-"""A token in the body of a request, to be revoked or introspected, as the deny list identifies it."""
+"""A token in the body of a request (revocation, introspection), as the revocation list identifies it."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 
 from sidecar.identity.actor import Actor
 from sidecar.store.revocation_entry import Scope
@@ -10,44 +9,34 @@ from sidecar.tokens.jwt.compact import Unverified
 
 @dataclass(frozen=True, slots=True)
 class SubmittedToken:
-    """A token that its issuer has made, whether or not it may pass now.
+    """A token that its issuer has signed, whether or not it is accepted now.
 
-    ``scope`` is TOKEN with the ``jti`` as ``name``, or DIGEST with the digest. ``ends`` is its ``exp``, in seconds
-    since the epoch; None: it has none. ``provider``
-    is where its Actor comes from; empty: it was refused, and its issuer decides.
+    ``scope`` is TOKEN with the ``jti`` as ``name``, or DIGEST with the digest. ``expires_at`` is its ``exp`` in seconds
+    since the epoch; None: it has none. ``provider`` is the provider of its Actor; empty: the token was rejected, and
+    its issuer determines the provider.
     """
 
     scope: Scope
     issuer: str
     name: str
     subject: str = ""
-    ends: float | None = None
+    expires_at: float | None = None
     provider: str = ""
 
     @property
     def token_id(self) -> str:
-        """Its ``jti``; empty: it has none."""
+        """Its ``jti``; empty if it has none."""
         return self.name if self.scope is Scope.TOKEN else ""
 
 
-def submitted_jwt(token: Unverified) -> SubmittedToken:
-    """``token``, whose signature and the types of whose claims were found good."""
-    said = token.claims
-    scope, name = (Scope.TOKEN, said["jti"]) if said.get("jti") else (Scope.DIGEST, jwt_digest(token))
-    return SubmittedToken(scope, said.get("iss", ""), name, said.get("sub", ""), said.get("exp"))
+def submitted_from_jwt(token: Unverified) -> SubmittedToken:
+    """``token``, whose signature and claim types were verified."""
+    claims = token.claims
+    scope, name = (Scope.TOKEN, claims["jti"]) if claims.get("jti") else (Scope.DIGEST, token.digest)
+    return SubmittedToken(scope, claims.get("iss", ""), name, claims.get("sub", ""), claims.get("exp"))
 
 
-def submitted_by(actor: Actor, digest: str) -> SubmittedToken:
-    """The token that made ``actor``; ``digest`` stands for it where it has no id."""
+def submitted_from_actor(actor: Actor, digest: str) -> SubmittedToken:
+    """The token that identified ``actor``; ``digest`` identifies it if it has no ``jti``."""
     scope, name = (Scope.TOKEN, actor.token_id) if actor.token_id else (Scope.DIGEST, digest)
     return SubmittedToken(scope, actor.issuer, name, actor.subject, actor.expires_at, actor.provider)
-
-
-def jwt_digest(token: Unverified) -> str:
-    """The name of a denial about a JWT without ``jti``: SHA-256 of what was signed, lower-case hex."""
-    return sha256(token.signing_input).hexdigest()
-
-
-def token_digest(text: str) -> str:
-    """The same of a token that is no JWT: SHA-256 of its text."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

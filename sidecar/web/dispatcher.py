@@ -14,6 +14,7 @@ from sidecar.counters import Counter, Histogram
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
+from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import InFlightRequest, StreamedWork
 from sidecar.web.request import RequestHead, check_framing, connection_of, id_for, request_id
@@ -174,7 +175,7 @@ class Dispatcher:
         count.inc()
         duration.observe(perf_counter() - started)
         if serving.log_access:
-            self._log_answer(request, route, answer.status, perf_counter() - started)
+            self._log_answer(serving, request, route, answer.status, perf_counter() - started)
         return answer
 
     def refuse_unparsed(self, failure: Failed) -> Response:
@@ -241,7 +242,7 @@ class Dispatcher:
             serving.in_flight += 1
 
     def _ended(self, begun: InFlightRequest, status: int | None) -> None:
-        begun.active_config.leave()
+        begun.active_config.request_ended()
         if status is not None:
             count, duration = self._counted.get(("forward", status)) or self._children("forward", status)
             count.inc()
@@ -253,7 +254,10 @@ class Dispatcher:
         return children
 
     @staticmethod
-    def _log_answer(request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
+    def _log_answer(serving: ActiveConfig, request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
+        connection = connection_of(request)
+        forwarded = request.headers.getall("X-Forwarded-For", ())
+        client = client_address(connection.peer, forwarded, serving.peers, trusted=connection.trusted)
         _access_log.info(
             "request answered",
             extra={
@@ -264,6 +268,7 @@ class Dispatcher:
                 "route": route,
                 "status": status,
                 "milliseconds": round(seconds * 1000, 3),
+                "client": client,
             },
         )
 

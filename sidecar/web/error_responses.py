@@ -9,6 +9,7 @@ from aiohttp import web
 from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import LineLimit
+from sidecar.web.cors import RefusalCors
 from sidecar.web.request import new_request_id, request_id
 from sidecar.web.response import Response
 
@@ -16,6 +17,8 @@ _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MAX_LOGGED_PATH = 512
+# Where what is refused is a request for the upstream, or the question of a proxy about one.
+_UPSTREAM_ROUTES = frozenset({"forward", "check"})
 
 StatusMapper = Callable[[Failed], tuple[int, bytes]]
 
@@ -34,7 +37,10 @@ class ErrorResponses:
         *,
         lines_per_second: float = 100,
         left_out: Callable[[], None] = lambda: None,
+        cors: RefusalCors | None = None,
     ) -> None:
+        """``cors``: which pages may read refusals of upstream paths."""
+        self._cors = cors
         self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
         self._challenge = f'Bearer realm="{quoted}"'
@@ -57,6 +63,8 @@ class ErrorResponses:
         verdict = refused if isinstance(refused, Deny) else Deny(refused)
         failure = verdict.failure
         status, extra = carry(failure) if carry else (failure.status, b"")
+        if self._cors is not None and route in _UPSTREAM_ROUTES:
+            extra += self._cors.lines(request.headers)
         identifier = request_id(request)
         if self._lines.allows():
             _log.info(

@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.web.server import Connection
+
+
+class RequestCounter(Protocol):
+    """A configuration that counts the requests that it is at."""
+
+    def request_ended(self) -> None:
+        """One request less."""
 
 
 class StreamedWork(Protocol):
@@ -33,7 +40,7 @@ class InFlightRequest:
         self,
         message: RawRequestMessage,
         connection: Connection,
-        serving: Any,
+        serving: RequestCounter,
         ended: Callable[["InFlightRequest", int | None], None],
     ) -> None:
         self.active_config = serving

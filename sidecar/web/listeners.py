@@ -2,13 +2,16 @@
 
 import asyncio
 import errno
+import grp
 import logging
 import os
 import resource
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -18,10 +21,13 @@ from sidecar.errors import Misconfigured, Problem
 
 _log = logging.getLogger("sidecar")
 _BACKLOG = 1024
+# Connections that are not through with it are counted by nobody.
+_HANDSHAKE_TIMEOUT = 5.0
 MAX_ADMIN_CONNECTIONS = 32
 """Connections to the operations listener: they come out of the files that are set aside below."""
 # Open files for everything but callers and what is forwarded for them: operations, store, keys, logs, libraries.
 _OTHER_FILES = 64
+_NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 def cap_to_file_limit(limits: Limits, *, forwards: bool) -> Limits:
@@ -46,24 +52,55 @@ def cap_to_file_limit(limits: Limits, *, forwards: bool) -> Limits:
     return limits.model_copy(update={"max_connections": most})
 
 
-def open_sockets(address: str, setting: str) -> list[socket.socket]:
-    """Sockets that listen on ``address`` (``host:port``, ``[v6]:port`` or ``unix:/path``), one for each it stands for.
+@dataclass(frozen=True, slots=True)
+class SocketAccess:
+    """Who may connect to a unix socket: ``mode`` in octal and ``group``, each empty to leave it as it is made."""
+
+    mode: str = ""
+    group: str = ""
+
+    def apply(self, path: str) -> None:
+        """Set both, before anybody can connect. Raises Misconfigured."""
+        if self.group:
+            try:
+                number = int(self.group) if self.group.isdecimal() else grp.getgrnam(self.group).gr_gid
+            except KeyError:
+                message = f"there is no group {self.group} on this machine; create it, or write its number"
+                raise Misconfigured([Problem("server.socketGroup", message)]) from None
+            try:
+                os.chown(path, -1, number)
+            except OSError as error:
+                message = f"cannot give {path} to {self.group}: {error.strerror}; the sidecar's user must be a member"
+                raise Misconfigured([Problem("server.socketGroup", message)]) from error
+        if self.mode:
+            os.chmod(path, int(self.mode, 8))
+
+
+_AS_MADE = SocketAccess()
+
+
+def open_sockets(address: str, setting: str, access: SocketAccess = _AS_MADE) -> list[socket.socket]:
+    """Sockets that listen on ``address``, one for each place it stands for; ``*:port`` is every address.
 
     Raises Misconfigured naming ``setting`` when the address cannot be had.
     """
     with _named(address, setting):
         if address.startswith("unix:"):
-            return [_unix_socket(address.removeprefix("unix:"))]
+            return [_unix_socket(address.removeprefix("unix:"), access)]
         host, _, port = address.rpartition(":")
+        if host == "*":
+            return _sockets_of_both_families(int(port))
         return _tcp_sockets(host.strip("[]"), int(port))
 
 
-def open_shared_sockets(address: str, setting: str, processes: int) -> list[list[socket.socket]]:
+def open_shared_sockets(
+    address: str, setting: str, processes: int, access: SocketAccess = _AS_MADE
+) -> list[list[socket.socket]]:
     """The same for several processes: sockets for each of them, among which the kernel deals connections out evenly.
 
     Of the family ``unix`` there is one, the same for all: whoever is first accepts.
     """
-    found = open_sockets(address, setting)
+    found = open_sockets(address, setting, access)
     if address.startswith("unix:"):
         return [found] * processes
     # an address that somebody else listens on would have been shared with him
@@ -83,11 +120,11 @@ def _named(address: str, setting: str) -> Iterator[None]:
         raise Misconfigured([Problem(setting, f"cannot listen on {address}: {reason}")]) from error
 
 
-def _unix_socket(path: str) -> socket.socket:
+def _unix_socket(path: str, access: SocketAccess) -> socket.socket:
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             _unlink_stale(path)
-    return _listening(socket.AF_UNIX, path)
+    return _listening(socket.AF_UNIX, path, access=access)
 
 
 def _unlink_stale(path: str) -> None:
@@ -102,6 +139,29 @@ def _unlink_stale(path: str) -> None:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
+def _sockets_of_both_families(port: int) -> list[socket.socket]:
+    """One socket for IPv4 and one for IPv6, without the family that this machine does not have.
+
+    One socket for both would show IPv4 peers as IPv6 addresses, in logs and to the upstream.
+    """
+    found: list[socket.socket] = []
+    with ExitStack() as opened:
+        for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - what * asks for
+            try:
+                listener = _listening(family, (host, port))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise
+                missing = error
+                continue
+            found.append(opened.enter_context(listener))
+            port = listener.getsockname()[1]
+        if not found:
+            raise missing
+        opened.pop_all()
+    return found
+
+
 def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with ExitStack() as opened:
@@ -113,7 +173,7 @@ def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
         return sockets
 
 
-def _listening(family: int, place: Any, *, shared: bool = False) -> socket.socket:
+def _listening(family: int, place: Any, *, shared: bool = False, access: SocketAccess = _AS_MADE) -> socket.socket:
     with ExitStack() as opened:
         listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
         if family != socket.AF_UNIX:
@@ -123,6 +183,8 @@ def _listening(family: int, place: Any, *, shared: bool = False) -> socket.socke
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(place)
+        if family == socket.AF_UNIX:
+            access.apply(place)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
         opened.pop_all()
@@ -138,13 +200,16 @@ async def close_after(delay: float, shares: Iterable[Iterable[socket.socket]]) -
 
 
 async def accept(
-    runner: web.BaseRunner, sockets: Iterable[socket.socket], most: int | None = None
+    runner: web.BaseRunner,
+    sockets: Iterable[socket.socket],
+    most: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> list[web.BaseSite]:
     """Serve with ``runner`` whoever connects to ``sockets``, which are closed when their sites are stopped.
 
     With more than ``most`` connections the oldest are cut, for those who come now.
     """
-    sites: list[web.BaseSite] = [_Site(runner, listener, most) for listener in sockets]
+    sites: list[web.BaseSite] = [_Site(runner, listener, most, tls) for listener in sockets]
     for site in sites:
         await site.start()
     return sites
@@ -153,8 +218,11 @@ async def accept(
 class _Site(web.BaseSite):
     """aiohttp's own takes a listening socket too, but none of the family ``unix``."""
 
-    def __init__(self, runner: web.BaseRunner, listener: socket.socket, most: int | None) -> None:
+    def __init__(
+        self, runner: web.BaseRunner, listener: socket.socket, most: int | None, tls: ssl.SSLContext | None
+    ) -> None:
         super().__init__(runner, backlog=_BACKLOG)
+        self._tls = tls
         self._listener = listener
         self._most = most
 
@@ -170,7 +238,8 @@ class _Site(web.BaseSite):
         make: Any = loop.create_unix_server if self._listener.family == socket.AF_UNIX else loop.create_server
         server: Any = self._runner.server
         protocols = server if self._most is None else _limit_connections(self._most, server)
-        self._server = await make(protocols, sock=self._listener, backlog=_BACKLOG)
+        options = {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": _HANDSHAKE_TIMEOUT}
+        self._server = await make(protocols, sock=self._listener, backlog=_BACKLOG, **options)
 
 
 def _limit_connections(most: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:

@@ -96,14 +96,18 @@ def connection_of(request: web.BaseRequest) -> Connection:
 
 def own_context(request: web.BaseRequest) -> RequestContext:
     """The picture of a request that is itself what is asked for (forward mode, the API)."""
-    return context_from_request(request, request.raw_path, trusted=connection_of(request).trusted)
+    connection = connection_of(request)
+    return context_from_request(request, request.raw_path, connection)
 
 
-def context_from_request(asked: RequestHead, target: str, *, trusted: bool) -> RequestContext:
-    """The same of what was asked for ``target``."""
+def context_from_request(asked: RequestHead, target: str, connection: Connection) -> RequestContext:
+    """The same of what was asked for ``target`` on ``connection``."""
     method, headers = asked.method, asked.headers
     preflight = method == "OPTIONS" and is_preflight(method, headers)
-    return RequestContext(method, target, headers, read_credential(headers), trusted, preflight)
+    context = RequestContext(method, target, headers, read_credential(headers), connection.trusted, preflight)
+    if connection.certificate:
+        context.handshake_certificate = connection.certificate
+    return context
 
 
 def request_id(request: web.BaseRequest) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from aiohttp.web_protocol import _ErrInfo
 from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.identity.client_certificate import thumbprint
 from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.http")
@@ -86,13 +88,13 @@ class Connection(web.RequestHandler):
     ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
     somebody reads piece by piece: where its framing breaks, reading it fails. ``is_last``: no request after this one.
     ``in_flight`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on
-    it carried a good credential.
+    it carried a good credential. ``certificate`` is the ``x5t#S256`` of the one from the handshake, or empty.
     """
 
     __slots__ = (
         "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
-        "_peername", "_place", "active_config", "body", "in_flight", "is_known", "is_last", "peer", "request_id",
-        "server", "trusted",
+        "_peername", "_place", "active_config", "body", "certificate", "in_flight", "is_known", "is_last", "is_tls",
+        "peer", "request_id", "server", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer", **options: Any) -> None:
@@ -107,6 +109,8 @@ class Connection(web.RequestHandler):
         self._lingers = False
         self._place: Budget | None = None
         self.peer = "unix"
+        self.certificate = ""
+        self.is_tls = False
         self._peername: object = None
         self.request_id = ""
         self.body: StreamReader | None = None
@@ -122,6 +126,11 @@ class Connection(web.RequestHandler):
         self._peername = peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = str(peername[0])
+        handshake = transport.get_extra_info("ssl_object")
+        if handshake is not None:
+            self.is_tls = True
+            presented = handshake.getpeercert(binary_form=True)
+            self.certificate = thumbprint(sha256(presented).digest()) if presented else ""
         super().connection_made(transport)
         server.make_room(self)
 
@@ -456,8 +465,7 @@ class HttpServer(web.Server):
         if limits != self.limits:
             self.limits = limits
             self._options = _options(limits)
-            for connection in self.connections:
-                connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+            self._end_after_answers()
 
     def make_room(self, newcomer: Connection) -> None:
         """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
@@ -481,13 +489,18 @@ class HttpServer(web.Server):
     def drain(self) -> None:
         """From now on every answer ends its connection."""
         self.draining = True
-        for connection in self.connections:
-            connection.is_last = True  # type: ignore[attr-defined] # __call__ makes nothing but Connection
+        self._end_after_answers()
 
     def abort_connections(self) -> None:
         """End every connection at once, whatever is under way on it."""
         for connection in self.connections:
             connection.force_close()
+
+    def _end_after_answers(self) -> None:
+        """Close each open connection after its next answer."""
+        for connection in self.connections:
+            assert isinstance(connection, Connection)  # noqa: S101 - __call__ makes nothing else
+            connection.is_last = True
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""

@@ -17,6 +17,7 @@ from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import Database
 from sidecar.store.sqlite.store import SqliteStore
 from tests.support.certificates import certificate
+from tests.support.memory_store import MemoryStore
 from tests.support.redis_servers import RedisServer, cluster, running, watched
 
 Open = Callable[..., Awaitable[Store]]
@@ -87,12 +88,29 @@ def _sentinel(require_tool: Callable[[str], Path], folder: Path, stack: ExitStac
 def _cluster(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:
     nodes = stack.enter_context(cluster(require_tool("redis-server"), folder))
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    return World(
-        StoreSettings(url=Secret(f"redis+cluster://{hosts}")), lambda: [_flush(node) for node in nodes] and None
-    )
+
+    def flush() -> None:
+        for node in nodes:
+            _flush(node)
+
+    return World(StoreSettings(url=Secret(f"redis+cluster://{hosts}")), flush)
 
 
-_WORLDS = {"sqlite": _sqlite, "redis": _single, "redis-tls-acl": _guarded, "sentinel": _sentinel, "cluster": _cluster}
+def _memory(require_tool: Callable[[str], Path], folder: Path, stack: ExitStack) -> World:
+    """What unit tests use in place of a store: as good as the others, or their tests say nothing."""
+    _shared[str(folder)] = store = MemoryStore(mark="")
+    return World(StoreSettings(url=Secret(f"memory://{folder}")), store.empty)
+
+
+_shared: dict[str, MemoryStore] = {}
+_WORLDS = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "redis": _single,
+    "redis-tls-acl": _guarded,
+    "sentinel": _sentinel,
+    "cluster": _cluster,
+}
 
 
 def _flush(server: RedisServer) -> None:
@@ -132,6 +150,8 @@ async def store(open_store: Open) -> Store:
 async def store_of(settings: StoreSettings, clock: Clock | None = None) -> Store:
     """The store that ``settings`` name."""
     url = settings.url.reveal()
+    if url.startswith("memory:"):
+        return _shared[url.removeprefix("memory://")]
     if url.startswith("sqlite:"):
         database = await Database.open(Path(url.removeprefix("sqlite:///")), Metrics())
         return SqliteStore(database, clock or SystemClock())

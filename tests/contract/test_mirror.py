@@ -41,7 +41,7 @@ async def counted(mirror: Mirror) -> AsyncIterator[list[float]]:
     readings: list[float] = []
     whole = mirror._read_snapshot
 
-    async def read(fresh: Any) -> str:
+    async def read(fresh: Any) -> tuple[str, str, float]:
         readings.append(0.0)
         return await whole(fresh)
 
@@ -91,7 +91,7 @@ async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callab
         nonlocal let_pass
         let_pass += not (here.revocations.has(denial("j1")) and there.revocations.has(denial("j1")))
         try:
-            return bool(await here._store.generation()) and await here._store.entry(denial("j2").id) is not None
+            return bool(await here._store.life()) and await here._store.entry(denial("j2").id) is not None
         except Unavailable:  # a server that has been emptied may be busy
             return False
 

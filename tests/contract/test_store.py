@@ -1,6 +1,8 @@
 """What a store promises, of whatever kind it is."""
 
 import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -9,9 +11,10 @@ import pytest
 
 from sidecar.identity.actor import ActorType
 from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, Store
-from sidecar.store.record import Owner, TokenKind, TokenRecord
+from sidecar.store.merge import Entries
+from sidecar.store.record import Current, Owner, TokenKind, TokenRecord, bot_key
 from sidecar.store.replica.bot_names import make_registration
-from sidecar.store.revocation_entry import RevocationEntry, Scope, make_entry
+from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope, make_entry
 from tests.support.hand_clock import HandClock
 
 Open = Callable[..., Awaitable[Store]]
@@ -47,7 +50,7 @@ async def stand(store: Store) -> tuple[dict[str, TokenRecord], dict[str, Revocat
     position = ""
     async for piece in store.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.entries}
+        denials |= {item.id: item for item in piece.revocations}
         position = piece.position
         assert not piece.skipped
     return records, denials, position
@@ -62,8 +65,10 @@ async def collect(store: Store, position: str, enough: Callable[[Changes], bool]
             seen = Changes(
                 more.position,
                 seen.records + more.records,
-                seen.entries + more.entries,
-                seen.removed + more.removed,
+                seen.revocations + more.revocations,
+                seen.removals + more.removals,
+                seen.currents + more.currents,
+                seen.ends + more.ends,
                 seen.written_at + more.written_at,
                 seen.skipped + more.skipped,
             )
@@ -173,9 +178,9 @@ async def test_batch_takes_effect_as_a_whole(store: Store) -> None:
     await store.write(Batch(add=[record("1")]))
     await store.write(Batch(add=[record("2")], revoke=[("1", NOW)], add_entries=[denial(str(n)) for n in range(1000)]))
     seen = await store.follow(position, 1.0)
-    while len(seen.entries) == 0:
+    while len(seen.revocations) == 0:
         seen = await store.follow(seen.position, 1.0)
-    assert len(seen.entries) == 1000
+    assert len(seen.revocations) == 1000
     assert {item.id: item.revoked_at for item in seen.records} == {"1": NOW, "2": None}
 
 
@@ -305,16 +310,16 @@ async def test_whoever_follows_a_snapshot_misses_nothing(open_store: Open) -> No
     position = ""
     async for piece in reader.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.entries}
+        denials |= {item.id: item for item in piece.revocations}
         position = piece.position
         await asyncio.sleep(0)
     await writing
     while (changes := await reader.follow(position, 0.2)).position != position:
         position = changes.position
         records |= {item.id: item for item in changes.records}
-        denials |= {item.id: item for item in changes.entries}
-        for gone in changes.removed:
-            denials.pop(gone, None)
+        denials |= {item.id: item for item in changes.revocations}
+        for gone in changes.removals:
+            denials.pop(gone.id, None)
     assert (records, denials) == (await stand(reader))[:2]
     assert len(denials) == 4500
     assert len(records) == 40
@@ -328,7 +333,7 @@ async def test_writes_of_this_and_other_processes_wake_a_follower(open_store: Op
         async with asyncio.timeout(5):
             await writer.write(Batch(add_entries=[item]))
             changes = await following
-        assert changes.entries == (item,)
+        assert changes.revocations == (item,)
         assert len(changes.written_at) == 1
         position = changes.position
     assert await mine.follow(position, 0.05) == Changes(position)
@@ -338,14 +343,14 @@ async def test_last_word_about_a_denial_counts(store: Store) -> None:
     _, _, position = await stand(store)
     for batch in (Batch(add_entries=[denial()]), Batch(remove_entries=[denial().id]), Batch(add_entries=[denial("2")])):
         await store.write(batch)
-    seen = await collect(store, position, lambda changes: len(changes.entries) > 0)
-    assert (seen.entries, seen.removed) == ((denial("2"),), (denial().id,))
+    seen = await collect(store, position, lambda changes: len(changes.revocations) > 0)
+    assert (seen.revocations, [gone.id for gone in seen.removals]) == ((denial("2"),), [denial().id])
     await store.write(Batch(add_entries=[denial()]))
     await store.write(Batch(remove_entries=[denial("2").id]))
     await store.write(Batch(add_entries=[denial("2")]))
-    seen = await collect(store, seen.position, lambda changes: len(changes.entries) > 1)
-    assert set(seen.entries) == {denial(), denial("2")}
-    assert seen.removed == ()
+    seen = await collect(store, seen.position, lambda changes: len(changes.revocations) > 1)
+    assert set(seen.revocations) == {denial(), denial("2")}
+    assert seen.removals == ()
 
 
 async def test_long_log_comes_in_pieces(open_store: Open) -> None:
@@ -377,80 +382,212 @@ async def test_positions_of_another_life_are_gaps(world: Any, open_store: Open) 
             await fresh.follow(nonsense, 0.0)
 
 
-async def test_generation_is_given_once(open_store: Open) -> None:
+async def test_life_is_named_once(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
-    assert await one.generation() == ""
+    await asyncio.gather(one.merge(Entries()), other.merge(Entries()))
+    name = await one.life()
+    assert name
     await one.write(Batch(add_entries=[denial()]))
-    assert await one.generation() == ""
-    given = await asyncio.gather(one.restore([], [], "g1"), other.restore([], [], "g2"))
-    assert sorted(given) == [False, True]
-    assert await one.generation() == await other.generation() == ("g1" if given[0] else "g2")
+    assert await one.life() == await other.life() == name
 
 
-async def test_what_a_mirror_knows_is_put_back_and_overwrites_nothing(store: Store) -> None:
-    await store.write(Batch(add=[record("1"), bot("new", created_at=NOW + 50)], add_entries=[denial(reason="here")]))
-    known = [
-        record("1", revoked_at=NOW + 1, name="never mind"),
-        record("2", last_used_at=NOW + 3),
-        bot("old"),
-        bot("alone", "walker"),
+async def test_every_entry_gets_a_later_version(open_store: Open) -> None:
+    """Later than any that was given, and than what the writer has seen of another life of the store."""
+    one, other = await open_store(), await open_store()
+    receipts = [
+        await one.write(
+            Batch(add=[record("1"), bot("2")], add_entries=[denial("1"), denial("2")], remove_entries=[denial("3").id])
+        ),
+        await other.write(Batch(add_entries=[denial("1")])),
+        await one.write(Batch(add_entries=[denial("4")]), 4 * 10**15),
+        await other.write(Batch(remove_entries=[denial("1").id])),
     ]
-    assert await store.restore(known, [denial(reason="there"), denial("2")], "g")
+    versions = [item.version for receipt in receipts for item in receipt.entries.versioned() if item.version]
+    ordered = list(dict.fromkeys(versions))
+    assert ordered == sorted(ordered)
+    assert len(ordered) == 8
+    assert receipts[0].entries.currents == [Current(bot_key("crawler"), receipts[0].entries.records[1].version, "2")]
+    assert versions[-1] > receipts[2].entries.denials[0].version > 4 * 10**15
+
+
+async def test_receipt_is_shown_by_the_log(open_store: Open) -> None:
+    """Its mark is among those of the piece that has its entries; a repeated write has the mark of the last one."""
+    one, other = await open_store(), await open_store()
+    _, _, position = await stand(other)
+    receipt = await one.write(Batch(add=[bot("1")], add_entries=[denial()]))
+    seen = await other.follow(position, 1.0)
+    assert receipt.mark in seen.marks
+    assert seen.is_complete
+    for known, heard in ((receipt.entries.records, seen.records), (receipt.entries.denials, seen.revocations)):
+        assert [item.version for item in known] == [item.version for item in heard]
+    again = await one.write(Batch(add=[bot("1")]))
+    assert again.entries.records == []
+    later = await other.follow(seen.position, 0.0)
+    assert again.mark in (*seen.marks, *later.marks)
+
+
+async def test_what_a_mirror_knows_is_merged_by_version(store: Store) -> None:
+    first = (await store.write(Batch(add=[record("1"), bot("old")], add_entries=[denial(reason="old")]))).entries
+    second = (
+        await store.write(Batch(add=[bot("new", created_at=NOW + 50)], add_entries=[denial(reason="here")]))
+    ).entries
+    earlier = first.records[1].version - 5
+    known = [
+        replace(first.records[0], revoked_at=NOW + 1),
+        record("2", last_used_at=NOW + 3, version=earlier),
+        replace(first.records[1], revoked_at=None),
+        bot("older", version=earlier),
+        bot("alone", "walker", version=earlier),
+    ]
+    receipt = await store.merge(Entries(known, denials=[first.denials[0], replace(denial("2"), version=earlier)]))
+    assert [item.name for item in receipt.entries.denials] == ["2"], "of the other a later word is here"
     records, denials, _ = await stand(store)
-    assert records["1"] == record("1", revoked_at=NOW + 1)
+    assert records["1"].revoked_at == NOW + 1
     assert records["2"] == record("2", last_used_at=NOW + 3)
-    assert records["old"].revoked_at == NOW + 50, "replaced while the store did not know it"
-    assert records["new"].revoked_at is None
-    assert records["alone"].revoked_at is None
+    ended = {name for name, item in records.items() if item.revoked_at is not None}
+    assert ended == {"1", "old", "older"}, "a bot's tokens from before its current one come back ended"
     assert {item.reason for item in denials.values() if item.name == "j"} == {"here"}
     assert len(denials) == 2
-    # bots that came back are replaced as any other
+    # what comes back is replaced as any other
     await store.write(Batch(add=[bot("newer", "walker", created_at=NOW + 60)]))
     replaced = await store.record("alone")
     assert replaced is not None
     assert replaced.revoked_at == NOW + 60
+    assert second.denials[0].version == denials[denial().id].version
+
+
+async def test_removal_outlives_what_a_mirror_still_knows(open_store: Open) -> None:
+    """Also in a store that has lost both, whoever comes first."""
+    one, other = await open_store(), await open_store()
+    known = (await one.write(Batch(add_entries=[denial()]))).entries
+    removed = (await one.write(Batch(remove_entries=[denial().id]))).entries
+    assert not (await other.merge(known)).entries.denials
+    assert await one.entry(denial().id) is None
+    again = (await one.write(Batch(add_entries=[denial()]))).entries
+    assert not (await other.merge(removed)).entries.removals
+    assert await one.entry(denial().id) == denial()
+    assert list((await other.merge(again)).entries.denials) == list(again.denials), "it is there"
+
+
+async def test_end_of_a_record_that_is_not_there_waits_for_it(store: Store) -> None:
+    """The store may have lost the record while its end was on the way."""
+    await store.write(Batch(revoke=[("1", NOW + 5)]))
+    assert await store.record("1") is None
+    await store.merge(Entries([record("1", version=7), record("2", version=8)]))
+    ended, other = await store.record("1"), await store.record("2")
+    assert ended == record("1", revoked_at=NOW + 5)
+    assert other == record("2")
+
+
+async def test_token_of_a_bot_that_was_lost_ends_the_earlier_ones_when_it_is_put_back(store: Store) -> None:
+    earlier = (await store.write(Batch(add=[bot("1")]))).entries.records[0].version
+    await store.merge(Entries(currents=[Current(bot_key("crawler"), earlier + 10, "2")]))
+    ended = await store.record("1")
+    assert ended is not None
+    assert ended.revoked_at is not None
+    await store.merge(Entries([bot("2", version=earlier + 10)]))
+    assert await store.record("2") == bot("2")
+    await store.merge(Entries([bot("0", version=earlier - 10)]))
+    late = await store.record("0")
+    assert late is not None
+    assert late.revoked_at is not None
+
+
+def _views(seed: int) -> tuple[list[Entries], random.Random]:
+    """What several copies may know of few things, with versions that meet."""
+    chance = random.Random(seed)
+    views = []
+    for _ in range(4):
+        denied, removed = [], []
+        for name in "ab":
+            version = chance.randint(1, 4)
+            if chance.random() < 0.4:
+                removed.append(Removal(denial(name).id, version, NOW + version))
+            elif chance.random() < 0.8:
+                until = chance.choice([None, NOW + 5, NOW + 9])
+                denied.append(replace(denial(name, expires_at=until, reason=chance.choice("xy")), version=version))
+        records = [
+            bot(str(number), version=number, revoked_at=chance.choice([None, None, NOW + number, NOW + 9]))
+            for number in range(1, 5)
+            if chance.random() < 0.6
+        ]
+        number = chance.randint(1, 4)
+        currents = [Current(bot_key("crawler"), number, str(number))] if chance.random() < 0.5 else []
+        ends = [(str(chance.randint(1, 4)), NOW + chance.randint(1, 9))] if chance.random() < 0.4 else []
+        views.append(Entries(records, ends, denied, removed, currents))
+    return views, chance
+
+
+async def test_order_in_which_copies_put_back_changes_nothing(open_store: Open, world: Any) -> None:
+    """Any order, twice or once, in one piece or several: the same stands afterwards."""
+    for seed in range(12):
+        views, chance = _views(seed)
+        outcomes = []
+        for _ in range(3):
+            world.empty()
+            store = await open_store()
+            order = [*views, *chance.sample(views, 2)]
+            chance.shuffle(order)
+            for view in order:
+                await store.merge(view)
+            records, denials, _ = await stand(store)
+            ended = {name: item.revoked_at is not None for name, item in records.items()}
+            outcomes.append((ended, {name: (item, item.version) for name, item in denials.items()}))
+            await store.aclose()
+        assert outcomes[0] == outcomes[1] == outcomes[2], seed
 
 
 async def test_followers_hear_of_what_was_put_back(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
     await one.write(Batch(add_entries=[denial()]))
     _, _, position = await stand(other)
-    await one.restore([record("1")], [denial("2")], "g")
-    try:
-        seen = await collect(other, position, lambda changes: bool(changes.entries))
-        assert (seen.records, seen.entries) == ((record("1"),), (denial("2"),))
-    except GapError:
-        records, denials, _ = await stand(other)
-        assert set(records) == {"1"}
-        assert len(denials) == 2
+    await one.merge(Entries([record("1", version=5)], denials=[replace(denial("2"), version=6)]))
+    seen = await collect(other, position, lambda changes: bool(changes.revocations))
+    assert (seen.records, seen.revocations) == ((record("1"),), (denial("2"),))
 
 
-async def test_what_is_long_over_goes_by_itself(open_store: Open) -> None:
-    clock = HandClock(NOW)
+async def test_what_is_long_over_goes_by_itself(open_store: Open, world: Any) -> None:
+    if world.settings.url.reveal().startswith("memory:"):
+        pytest.skip("it forgets nothing by itself")
+    now = time.time()
+    clock = HandClock(now)
     store = await open_store(clock)
-    passing = [denial(str(number), expires_at=NOW + 60) for number in range(700)]
-    await store.write(Batch(add=[record("1", expires_at=NOW + 60), bot("2", expires_at=NOW + 60), record("3")]))
-    await store.write(Batch(add_entries=[*passing, denial("endless")]))
-    clock.advance(3600)
+    passing = [denial(str(number), expires_at=now - 86_300) for number in range(700)]
+    records = [record("1", expires_at=now - 86_300), bot("2", expires_at=now - 31 * 86_400), record("3")]
+    await store.write(Batch(add=records, add_entries=[*passing, denial("endless")]))
+    clock.advance(60)
     await store.write(Batch(add_entries=[denial("later")]))
     assert len((await stand(store))[1]) == 702, "other clocks may be slow"
-    clock.advance(120)
-    for _ in range(5):  # some with each write, the rest with the next
+    assert set((await stand(store))[0]) == {"1", "3"}
+    assert (await store.records(RecordQuery(), "", 10)).total == 2
+    assert (await store.records(RecordQuery(actor_id="crawler"), "", 10)).total == 0
+    over = [denial(f"over{number}", expires_at=now - 90_000) for number in range(700)]
+    await store.write(Batch(add_entries=over))
+    for _ in range(6):  # some with each write, the rest with the next
+        clock.advance(11)
+        await store.write(Batch(add_entries=[denial("later")]))
+    denials = (await stand(store))[1]
+    assert {item.name for item in denials.values()} == {"endless", "later", *(item.name for item in passing)}
+    assert (await store.entries("iss", "", 10, 0.0)).total == 702
+
+
+async def test_process_whose_clock_is_ahead_forgets_nothing_for_others(open_store: Open) -> None:
+    """Whatever its clock says: the store's has to say so too."""
+    clock = HandClock(time.time() + 400 * 86_400)
+    store = await open_store(clock)
+    kept = [denial("soon", expires_at=time.time() + 60), denial("just", expires_at=time.time() - 60)]
+    await store.write(Batch(add=[record("1", expires_at=time.time() + 60)], add_entries=kept))
+    for _ in range(3):
+        clock.advance(11)
         await store.write(Batch(add_entries=[denial("later")]))
     records, denials, _ = await stand(store)
-    assert {item.name for item in denials.values()} == {"endless", "later"}
-    assert (await store.entries("iss", "", 10, NOW)).total == 2
-    assert set(records) == {"1", "2", "3"}
-    clock.advance(31 * 86400)
-    await store.write(Batch(add_entries=[denial("later")]))
-    assert set((await stand(store))[0]) == {"3"}
-    assert (await store.records(RecordQuery(), "", 10)).total == 1
-    assert (await store.records(RecordQuery(actor_id="crawler"), "", 10)).total == 0
+    assert {item.name for item in denials.values()} == {"soon", "just", "later"}
+    assert set(records) == {"1"}
 
 
 async def test_status_tells_what_it_is(store: Store) -> None:
     status = await store.status()
-    assert status.detail.startswith(("SQLite 3.", "Redis "))
+    assert status.detail.startswith(("SQLite 3.", "Redis ", "memory"))
 
 
 async def test_denials_of_actors_are_those_without_issuer(store: Store) -> None:

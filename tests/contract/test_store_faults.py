@@ -20,6 +20,7 @@ from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch, Changes, GapError, LossError, RecordQuery, Store
+from sidecar.store.merge import Entries
 from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import _APPLICATION_ID, _MIGRATIONS, Database
@@ -67,7 +68,8 @@ async def write_until_done(store: Store, batch: Batch, within: float = 15.0) -> 
     async with asyncio.timeout(within):
         while True:
             with contextlib.suppress(Unavailable):
-                return await store.write(batch)
+                await store.write(batch)
+                return
             await asyncio.sleep(0.05)
 
 
@@ -107,7 +109,7 @@ async def test_answered_writes_survive_a_killed_server(server: RedisServer, stor
     assert set(records) == {"1"}
     assert {item.name for item in denials.values()} == {"j", "2"}
     seen = await store.follow(position, 1.0)
-    assert (len(seen.records), len(seen.entries)) == (1, 2), "a follower goes on where it stood"
+    assert (len(seen.records), len(seen.revocations)) == (1, 2), "a follower goes on where it stood"
 
 
 async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
@@ -117,16 +119,16 @@ async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[
         status = await store.status()
         assert not status.persistent
         assert "keeps nothing on disk" in status.problems[0]
-        await store.restore([], [], "g1")
         await store.write(Batch(add_entries=[denial()]))
+        life = await store.life()
         _, known, position = await stand(store)
         forgetful.kill()
         forgetful.start()
         await write_until_done(store, Batch(add_entries=[denial("2")]))
         with pytest.raises(GapError):
             await store.follow(position, 1.0)
-        assert await store.generation() == ""
-        assert await store.restore([], list(known.values()), "g2")
+        assert await store.life() not in ("", life)
+        await store.merge(Entries(denials=list(known.values())))
         assert len((await stand(store))[1]) == 2
         await store.aclose()
 
@@ -171,7 +173,7 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     records, denials, skipped = set(), set(), 0
     async for piece in store.snapshot():
         records |= {item.id for item in piece.records}
-        denials |= {item.id for item in piece.entries}
+        denials |= {item.id for item in piece.revocations}
         skipped += piece.skipped
     assert (records, denials) == ({"1"}, {denial().id})
     assert skipped >= 2 * (len(garbage) - 1)
@@ -182,9 +184,9 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     assert (await store.entries(None, "", 10, 0.0)).entries == (denial(),)
     await store.write(Batch(add_entries=[denial("2")]))
     seen = Changes(position)
-    while not seen.entries:
+    while not seen.revocations:
         seen = await store.follow(seen.position, 1.0)
-    assert seen.entries == (denial("2"),)
+    assert seen.revocations == (denial("2"),)
 
 
 async def test_log_that_was_cut_short_is_a_gap(server: RedisServer, store: Store) -> None:
@@ -205,7 +207,7 @@ async def test_log_that_lost_its_end_is_a_loss(server: RedisServer, store: Store
     head = server.ask("HGET", "{sidecar}:meta", "head")
     await store.write(Batch(add_entries=[denial("2")]))
     _, _, position = await stand(store)
-    server.ask("XDEL", "{sidecar}:log", position.partition(":")[0])
+    server.ask("XDEL", "{sidecar}:log", position.partition("/")[2].partition(":")[0])
     server.ask("HSET", "{sidecar}:meta", "head", head)
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
@@ -229,7 +231,7 @@ async def test_log_does_not_grow_without_end(
 async def test_too_few_replicas_are_no_success(server: RedisServer) -> None:
     store = await store_of(settings(server, wait_replicas=1, wait_timeout=0.2))
     assert await fails(store.write(Batch(add_entries=[denial()]))) < 1.0
-    assert await fails(store.restore([], [], "g")) < 1.0
+    assert await fails(store.merge(Entries())) < 1.0
     assert await store.entry(denial().id) == denial(), "reading needs no replicas"
     await store.aclose()
 
@@ -350,7 +352,7 @@ async def check_failover(group: Watched, store: Store, follower: Store) -> None:
     with contextlib.suppress(GapError):
         while (changes := await follower.follow(position, 0.5)).position != position:
             position = changes.position
-            followed |= {item.id: item for item in changes.entries}
+            followed |= {item.id: item for item in changes.revocations}
         assert followed.keys() >= denials.keys(), "followed without a gap, yet something was missed"
 
 
@@ -361,13 +363,13 @@ from sidecar.clock import SystemClock
 from sidecar.store.sqlite.database import Database
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.revocation_entry import Scope, make_denial
+from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.store.sqlite.store import SqliteStore
 
 async def main():
     store = SqliteStore(await Database.open(Path(sys.argv[1]), Metrics()), SystemClock())
     for number in range(100_000):
-        await store.write(Batch(deny=[make_denial(Scope.TOKEN, "iss", f"{sys.argv[2]}-{number}", 1.0)]))
+        await store.write(Batch(add_entries=[make_entry(Scope.TOKEN, "iss", f"{sys.argv[2]}-{number}", 1.0)]))
         print(number, flush=True)
 
 asyncio.run(main())
@@ -401,7 +403,7 @@ async def test_answered_writes_survive_killed_processes(tmp_path: Path) -> None:
     followed: set[str] = set()
     while (changes := await store.follow(position, 0.0)).position != position:
         position = changes.position
-        followed |= {item.id for item in changes.entries}
+        followed |= {item.id for item in changes.revocations}
     assert followed == denials.keys()
     await store.aclose()
 
@@ -440,7 +442,7 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
     _, _, position = await stand(store)
     for number in range(4):
         await store.write(Batch(add_entries=[denial(str(number))], remove_entries=[denial("gone").id]))
-    assert len((await store.follow(position, 0.0)).entries) == 4
+    assert len((await store.follow(position, 0.0)).revocations) == 4
     await store.write(Batch(add_entries=[denial("4")]))
     with pytest.raises(GapError) as gap:
         await store.follow(position, 0.0)
@@ -474,7 +476,7 @@ def test_redis_store_needs_no_server_to_be_made() -> None:
         store = RedisStore(
             RedisClient(StoreSettings(url=Secret("redis://127.0.0.1:1")), Metrics(), HandClock()), HandClock()
         )
-        await fails(store.generation())
+        await fails(store.life())
         await store.aclose()
 
     asyncio.run(make())

@@ -48,11 +48,11 @@ async def test_full_volume_is_named_while_it_lasts(
     volume: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Judging goes on; log, metric and readiness say which file, and what to do; all is well once there is space."""
-    monkeypatch.setattr("sidecar.store.sqlite.database._TRY_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.store.sqlite.database._RETRY_INTERVAL", 0.05)
     with IdentityProvider() as idp:
         path = configuration(volume, tmp_path, idp)
         async with run_sidecar(load([str(path)], {})) as sidecar:
-            host, port = sidecar.public_addresses[0][:2]  # type: ignore[index] # as sockets name addresses
+            host, port = sidecar.public_addresses[0][:2]
             managed = ManagedSidecar(f"http://{host}:{port}", idp, tmp_path)
             admin = managed.token_of("root")
 
@@ -70,14 +70,14 @@ async def test_full_volume_is_named_while_it_lasts(
                 return sidecar.metrics.registry.get_sample_value("sidecar_store_up")
 
             def told() -> str:
-                part = sidecar.health.report()[1]["parts"]["revocation state"]  # type: ignore[index] # JSON
+                part = sidecar.health.report()[1]["parts"]["revocation state"]
                 return str(part.get("text", "")) if part["state"] == "degraded" else ""
 
             await until(201)
             fill(volume)
-            with caplog.at_level(logging.INFO, "sidecar.store.sqlite.database"):
+            with caplog.at_level(logging.INFO, "sidecar.db"):
                 await until(503)
-                lines = [line for line in caplog.records if line.name == "sidecar.store.sqlite.database"]
+                lines = [line for line in caplog.records if line.name == "sidecar.db"]
                 assert [line.levelname for line in lines] == ["ERROR"]
                 assert lines[0].__dict__["path"] == f"{volume}/s.db"
                 assert "the disk is full; free space on its volume" in lines[0].__dict__["detail"]

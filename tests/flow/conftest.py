@@ -1,11 +1,11 @@
 """The whole sidecar in the test's own loop, with an issuer whose keys it has, and whatever upstream a test brings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -13,12 +13,13 @@ import yaml
 
 from sidecar.app.running import Sidecar, run_sidecar
 from sidecar.config.load import load
+from sidecar.web.server import Connection
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.http_client import Reply, request
 from tests.support.jwks_server import JwksServer, eventually, jwk
 from tests.support.ports import free_port
-from tests.support.wire import Wire
+from tests.support.wire import TIMEOUT, Wire
 
 LOOPBACK = "127.0.0.0/8"
 
@@ -60,6 +61,24 @@ class Scene:
         values = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == sample]
         return float(values[0]) if values else 0.0
 
+    @property
+    def in_flight(self) -> float:
+        """How many requests are being answered."""
+        return self._gauge("sidecar_http_requests_in_flight")
+
+    @property
+    def undecided(self) -> float:
+        """How many requests wait for a verdict."""
+        return self._gauge("sidecar_http_requests_undecided")
+
+    @property
+    def connections(self) -> Sequence[Connection]:
+        """The sidecar's side of its open client connections."""
+        return [one for one in self.sidecar._server.connections if isinstance(one, Connection)]
+
+    def _gauge(self, sample: str) -> float:
+        return self.sidecar.metrics.registry.get_sample_value(sample) or 0.0
+
 
 Start = Callable[..., Awaitable[Scene]]
 
@@ -72,12 +91,24 @@ def bearer(**claims: Any) -> tuple[str, str]:
 @asynccontextmanager
 async def plainly(scene: Scene) -> AsyncIterator[Wire]:
     """A connection on which nothing is answered at once."""
-    server = scene.sidecar._server
+    server, before = scene.sidecar._server, set(scene.connections)
     shortcut, server.answer_at_once = server.answer_at_once, lambda _message, _connection: None
     async with await scene.connect() as wire:
-        await eventually(lambda: any(one._answer_at_once is not shortcut for one in server.connections))
+        await eventually(lambda: set(scene.connections) - before)
         server.answer_at_once = shortcut
         yield wire
+
+
+async def refuses_connections(scene: Scene) -> None:
+    """Return once the public listener is closed."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            try:
+                wire = await scene.connect()
+            except ConnectionRefusedError:
+                return
+            async with wire:
+                pass
 
 
 def own_keys(folder: Path) -> dict[str, Any]:
@@ -127,7 +158,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             clock = HandClock(forge.NOW)
             sidecar = await stack.enter_async_context(run_sidecar(load([str(config)], {}), clock))
             if published:
-                await eventually(lambda: set(sidecar.health.report()[1]["failing"]) <= {"upstream"})
+                await eventually(lambda: set(cast("list[str]", sidecar.health.report()[1]["failing"])) <= {"upstream"})
             return Scene(address, admin_address, sidecar, keys, clock, config)
 
         yield begin

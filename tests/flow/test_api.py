@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.keys.keyset import parse_jwks
+from sidecar.keys.keyset import parse_key_set
 from tests.flow.conftest import Start, bearer, own_keys
 from tests.support.scripted_upstream import ScriptedUpstream
 
@@ -39,7 +39,7 @@ async def test_own_keys_are_published_to_everybody(start: Start, tmp_path: Path,
             assert answer.status == 200
             (key,) = answer.json()["keys"]
             assert set(key) <= {"kty", "kid", "use", "alg", "n", "e"}
-            assert parse_jwks(answer.body).keys[0].kid == "own1"
+            assert parse_key_set(answer.body).keys[0].kid == "own1"
             (tag,) = answer.all("ETag")
             assert answer.all("Cache-Control") == ["public, max-age=300"]
             for value in (tag, f'"x", W/{tag}', "*"):

@@ -11,7 +11,7 @@ from sidecar.logs import JsonFormatter
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection
-from tests.support.wire import Answer, Wire
+from tests.support.wire import TIMEOUT, Answer, Wire
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 STALLED = f"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\n{FORM}Content-Length: 500\r\n\r\nt".encode()
@@ -33,6 +33,13 @@ async def capacity(scene: Scene) -> tuple[int, str]:
     return reply.status, reply.json()["parts"]["capacity"]["state"]
 
 
+async def reaches(scene: Scene, state: str) -> None:
+    """Return once readiness says so of the places that are left."""
+    async with asyncio.timeout(TIMEOUT):
+        while (await capacity(scene))[1] != state:
+            await asyncio.sleep(0.01)
+
+
 async def connected(scene: Scene, stack: AsyncExitStack) -> Wire:
     return await stack.enter_async_context(await scene.connect())
 
@@ -48,8 +55,7 @@ async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> 
         scene = await start(upstream.url, server={"limits": {"maxInFlight": 8}})
         for _ in range(2):
             await (await connected(scene, stack)).send(STALLED)
-        undecided = scene.sidecar._generation.active_config.undecided
-        await eventually(lambda: undecided.taken == 2)
+        await eventually(lambda: scene.undecided == 2)
         for _ in range(20):
             wire = await connected(scene, stack)
             await wire.send(STALLED)
@@ -67,7 +73,7 @@ async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> 
             head = f"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\n{FORM}Content-Length: {len(whole)}\r\n\r\n"
             await wire.send(head.encode() + whole)
             assert (await wire.answer()).status != 408, "a body that is there needs no place to wait for it"
-    await eventually(lambda: undecided.taken == 0)
+    await eventually(lambda: scene.undecided == 0)
 
 
 @pytest.mark.parametrize(("ours", "configured"), [(0.1, "60s"), (60.0, "100ms")])
@@ -95,26 +101,25 @@ async def test_a_body_after_the_verdict_takes_no_such_place(start: Start) -> Non
             head = f"POST /oauth2/introspect HTTP/1.1\r\nHost: a\r\n{FORM}" + "{}: {}\r\n".format(*bearer())
             wire = await connected(scene, stack)
             await wire.send(f"{head}Content-Length: 500\r\n\r\nt".encode())
-        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 5)
-        assert scene.sidecar._generation.active_config.undecided.taken == 0
+        await eventually(lambda: scene.in_flight == 5)
+        assert scene.undecided == 0
 
 
 async def test_callers_without_a_credential_leave_half_of_the_places(start: Start) -> None:
     """On public paths too: slow requests, uploads that stall and WebSockets that say nothing."""
     async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:
         scene = await start(upstream.url, rules=PUBLIC, server={"limits": {"maxInFlight": 4}})
-        anonymous = scene.sidecar._generation.active_config.anonymous
         await (await connected(scene, stack)).request("/public/wait")
         await (await connected(scene, stack)).send(
             b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"
         )
-        await eventually(lambda: anonymous.taken == 2)
+        await reaches(scene, "degraded")
         for _ in range(5):
             assert (await asked(scene, "/public/x")).status == 503
         assert (await asked(scene, "/public/x", bearer())).status == 200
         assert (await asked(scene, "/x", bearer())).status == 200
         assert await capacity(scene) == (200, "degraded")
-    await eventually(lambda: anonymous.taken == 0)
+    await reaches(scene, "usable")
 
 
 async def test_checks_are_answered_while_every_place_is_taken(start: Start) -> None:
@@ -124,13 +129,13 @@ async def test_checks_are_answered_while_every_place_is_taken(start: Start) -> N
         assert await capacity(scene) == (200, "usable")
         for _ in range(2):
             await (await connected(scene, stack)).request("/wait", [bearer()])
-        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 2)
+        await eventually(lambda: scene.in_flight == 2)
         assert (await asked(scene, "/x", bearer())).status == 503
         assert (await asked(scene, "/oauth2/auth", bearer())).status == 200
         assert (await asked(scene, "/oauth2/auth", ("Authorization", "Bearer no"))).status == 401
         assert await capacity(scene) == (503, "unusable")
         assert await scene.metric("sidecar_ready") == 0
-    await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+    await eventually(lambda: scene.in_flight == 0)
     assert await capacity(scene) == (200, "usable")
 
 
@@ -168,9 +173,9 @@ async def test_the_guest_is_a_caller_without_a_credential(start: Start) -> None:
         for target, headers in (("/oauth2/auth", asks), ("/x", [])):
             wire = await connected(scene, stack)
             assert (await wire.ask(target, headers)).status == 200
-        assert len(scene.sidecar._server.strangers) == 2
+        assert [connection.is_known for connection in scene.connections] == [False, False]
         await (await connected(scene, stack)).request("/wait")
-        await eventually(lambda: scene.sidecar._generation.active_config.anonymous.is_full)
+        await reaches(scene, "degraded")
         assert (await asked(scene, "/x")).status == 503
         assert (await asked(scene, "/x", bearer())).status == 200
 
@@ -182,10 +187,9 @@ async def test_a_connection_that_carried_a_good_credential_is_kept(start: Start,
         known, refused = await connected(scene, stack), await connected(scene, stack)
         await known.ask(target, [bearer()])
         assert (await refused.ask(target, [("Authorization", "Bearer no")])).status == 401
-        server = scene.sidecar._server
         for _ in range(2):
             assert (await asked(scene, "/x", bearer())).status == 200
-            await eventually(lambda: len(server.connections) == 1)
+            await eventually(lambda: len(scene.connections) == 1)
         assert await refused.ended() == b""
         assert (await known.ask(target, [bearer()])).status in (200, 404)
 

@@ -266,7 +266,7 @@ def test_check_prints_the_chain(tmp_path: Path) -> None:
 def test_secrets_that_protect_nothing_stop_the_check(
     tmp_path: Path, changes: dict[str, Any], more: dict[str, Any], place: str
 ) -> None:
-    plain = [{"type": "datahub"}]
+    plain: list[dict[str, Any]] = [{"type": "datahub"}]
     if "configs" in place:
         plain = [{"type": "datahub", "configs": {"signingKey": "other" * 9, "salt": "s"}}]
     code, _, err = _check(tmp_path, {"authenticators": plain, **changes}, **more)

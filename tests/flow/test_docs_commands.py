@@ -127,6 +127,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             "https://metadata.example.com": f"http://{public}",
             "http://127.0.0.1:4180": f"http://{public}",
             "http://127.0.0.1:4181": f"http://{admin}",
+            "http://127.0.0.1:4190": f"http://{public}",
+            "http://127.0.0.1:4191": f"http://{admin}",
             "http://127.0.0.1:4182/acme": corp.issuer,
             "http://127.0.0.1:4182/globex": partner.issuer,
             "http://127.0.0.1:4183": upstream.url,
@@ -170,3 +172,29 @@ def follow(page: Path, desk: Desk) -> None:
     ):
         for block in remaining:
             desk.run("\n".join(line for line in block.splitlines() if not line.startswith("sidecar serve")))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if runnable(page)], ids=lambda page: page.stem)
+def test_the_commands_of_a_page_do_what_it_says(page: Path, desk: Desk) -> None:
+    """From the first block to the last, each building on those before it."""
+    follow(page, desk)
+
+
+def test_the_quick_start_of_the_readme_works_as_printed(desk: Desk, demonstration: dict[str, str]) -> None:
+    """With the issuers and the upstream of ``sidecar demo``, as the README says."""
+    others = {shown: here for shown, here in desk.names.items() if not shown.startswith(tuple(demonstration))}
+    desk.names = {**others, **demonstration}
+    follow(ROOT / "README.md", desk)
+
+
+def test_what_is_not_run_here_is_run_elsewhere() -> None:
+    """Each shell block is run above, or by the test that stands for its program."""
+    for page in PAGES:
+        for block in set(blocks(page, "sh")) - set(runnable(page)):
+            names = [name for name in ELSEWHERE if f"{name} " in block]
+            assert all(ELSEWHERE[name].exists() for name in names), (page.name, names)
+
+
+def test_the_pages_have_commands() -> None:
+    """The tests above would pass on an empty list."""
+    assert len([block for page in PAGES for block in runnable(page)]) >= 12

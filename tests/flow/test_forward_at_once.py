@@ -78,9 +78,9 @@ class Begins:
             self.abandoned += 1
             abandon(begun)
 
-        monkeypatch.setattr(InFlightRequest, "answer", answering_)
-        monkeypatch.setattr(InFlightRequest, "hand_over", handing_over)
-        monkeypatch.setattr(InFlightRequest, "abandon", abandoning)
+        monkeypatch.setattr(InFlightRequest, "respond", answering_)
+        monkeypatch.setattr(InFlightRequest, "promote_to_task", handing_over)
+        monkeypatch.setattr(InFlightRequest, "cancel", abandoning)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def outcome(wire: Wire, octets: bytes) -> tuple[Any, ...]:
         answer = await wire.answer()
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         return ("broken off", getattr(error, "partial", b""))
-    again = None
+    again: tuple[Any, ...] | str | None = None
     if "close" not in answer.all("Connection"):
         await wire.send(octets.replace(b" /", b" /again", 1))
         try:
@@ -310,7 +310,7 @@ async def test_answers_come_in_the_order_of_the_questions(start: Start, begins: 
 async def test_what_takes_long_is_waited_for_in_the_usual_way(
     start: Start, begins: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0.01)
+    monkeypatch.setattr(relay, "SLOW_RESPONSE_DELAY", 0.01)
     async with waiting(start) as (scene, wire, answer, _):
         await eventually(lambda: begins.handed_over == 1)
         assert await scene.metric("sidecar_http_requests_in_flight") == 1
@@ -323,7 +323,7 @@ async def test_what_takes_long_is_waited_for_in_the_usual_way(
 async def test_what_takes_too_long_ends_as_it_would_have(
     start: Start, begins: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0.01)
+    monkeypatch.setattr(relay, "SLOW_RESPONSE_DELAY", 0.01)
     async with waiting(start, upstream={"responseTimeout": "100ms"}) as (scene, wire, _, _):
         assert (await wire.answer()).status == 504
     assert begins.handed_over == 1
@@ -344,10 +344,9 @@ async def test_a_caller_who_leaves_takes_his_request_along(start: Start, begins:
 
 
 async def test_idle_time_is_not_counted_while_an_answer_is_awaited(start: Start, begins: Begins) -> None:
-    async with waiting(start) as (scene, wire, answer, _):
-        for connection in scene.sidecar._server.connections:
-            connection._next_keepalive_close_time = 0.0  # aiohttp's: there is no public way to set it
-            connection._process_keepalive()
+    """The idle time passes while the service is busy."""
+    async with waiting(start, server={"limits": {"idleTimeout": "100ms"}}) as (_, wire, answer, _):
+        await eventually(lambda: begins.handed_over == 1)
         answer.set()
         assert (await wire.answer()).status == 200
     assert begins.handed_over == 1
@@ -356,7 +355,7 @@ async def test_idle_time_is_not_counted_while_an_answer_is_awaited(start: Start,
 async def test_a_draining_sidecar_still_answers_and_then_closes(start: Start, begins: Begins) -> None:
     async with waiting(start, server={"drainTimeout": "5s"}) as (scene, wire, answer, _):
         draining = asyncio.create_task(scene.sidecar.drain(0, 5))
-        await eventually(lambda: all(connection.ends for connection in scene.sidecar._server.connections))
+        await eventually(lambda: scene.sidecar.health.draining)
         assert not draining.done()
         answer.set()
         last = await wire.answer()

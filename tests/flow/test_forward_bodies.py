@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.flow.conftest import Scene, Start, bearer
+from tests.flow.conftest import Scene, Start, bearer, refuses_connections
 from tests.support import forge
 from tests.support.certificates import certificate
 from tests.support.jwks_server import eventually
@@ -573,7 +573,7 @@ async def test_a_caller_that_leaves_takes_the_upstream_request_along(start: Star
         async with asyncio.timeout(TIMEOUT):
             await ended.wait()
         await after(scene, upstream)
-        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+        await eventually(lambda: scene.in_flight == 0)
 
 
 async def test_a_caller_that_leaves_while_connecting_leaves_nothing_behind(start: Start) -> None:
@@ -585,10 +585,10 @@ async def test_a_caller_that_leaves_while_connecting_leaves_nothing_behind(start
             wires = [await scene.connect() for _ in range(4)]
             for wire in wires:
                 await wire.request("/", [bearer()])
-            await eventually(lambda: scene.sidecar._dispatcher.in_flight == 4)
+            await eventually(lambda: scene.in_flight == 4)
             for wire in wires:
                 wire.writer.transport.abort()
-            await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+            await eventually(lambda: scene.in_flight == 0)
 
 
 async def test_connecting_is_bounded(start: Start) -> None:
@@ -628,9 +628,7 @@ async def test_events_arrive_one_by_one(start: Start) -> None:
 
 def transports(scene: Scene) -> list[Any]:
     """The sidecar's side of its client connections."""
-    return [
-        connection.transport for connection in scene.sidecar._server.connections if connection.transport is not None
-    ]
+    return [connection.transport for connection in scene.connections if connection.transport is not None]
 
 
 async def test_a_slow_reader_holds_the_service_back(start: Start) -> None:
@@ -719,7 +717,7 @@ async def test_a_caller_that_stops_reading_is_cut_off(start: Start) -> None:
         async with await scene.connect() as wire:
             await wire.request("/", [bearer()])
             await wire.head()
-            await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+            await eventually(lambda: scene.in_flight == 0)
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
@@ -758,9 +756,7 @@ async def test_an_upload_under_way_ends_in_order_when_draining(start: Start) -> 
             await wire.send(f"{AUTHORIZED}Content-Length: {len(BIG)}\r\n\r\n".encode())
             await eventually(lambda: len(upstream.requests) == 2)
             draining = asyncio.create_task(scene.sidecar.drain(0, TIMEOUT))
-            await eventually(scene.sidecar._server.shutting_down.is_set)
-            with pytest.raises(ConnectionRefusedError):
-                await scene.connect()
+            await refuses_connections(scene)
             await wire.send(BIG)
             answer = await wire.answer()
             assert answer.body.decode() == hashlib.sha256(BIG).hexdigest()

@@ -115,7 +115,7 @@ async def test_forged_identity_is_removed_in_every_spelling(start: Start, name: 
     """Also when it is repeated, and when Connection names it."""
     forged = [(spelling, "forged") for spelling in spellings(name)]
     nominated = ("Connection", ", ".join({name for name, _ in forged}))
-    strip = {"identityHeaders": {"strip": ["X-Company-Secret"]}}
+    strip: dict[str, Any] = {"identityHeaders": {"strip": ["X-Company-Secret"]}}
     request = await passed_on(start, [*forged, *forged, CALLER, nominated], **strip)
     expected = [IDENTITY[name]] if name in IDENTITY else []
     assert folded_values(request, name) == expected
@@ -139,7 +139,7 @@ async def test_headers_that_name_another_method_or_path_are_removed(start: Start
 
 
 async def test_forged_identity_does_not_pass_a_public_path_either(start: Start) -> None:
-    rules = {"rules": [{"path": "/x", "access": "public"}]}
+    rules: dict[str, Any] = {"rules": [{"path": "/x", "access": "public"}]}
     request = await passed_on(start, [("X-Auth-Request-User", "forged"), ("x_auth_request_user", "forged")], **rules)
     assert b"forged" not in request.octets
     assert all(folded_values(request, name) == [] for name in NAMES)
@@ -215,12 +215,12 @@ async def test_credentials_none_removes_authorization(start: Start) -> None:
 
 async def test_credentials_openmetadata_are_minted_for_the_actor(start: Start, tmp_path: Any) -> None:
     """The caller's own token goes no further, and nobody's identity is sent where there is none."""
-    blocks = {"upstream": {"credentials": "openmetadata"}, "jwtTokenConfiguration": own_keys(tmp_path)}
+    blocks: dict[str, Any] = {"upstream": {"credentials": "openmetadata"}, "jwtTokenConfiguration": own_keys(tmp_path)}
     request = await passed_on(start, [CALLER], **blocks)
     (authorization,) = request.all("Authorization")
     assert authorization.startswith("Bearer eyJ")
     assert authorization != CALLER[1]
-    rules = {"rules": [{"path": "/x", "access": "public"}]}
+    rules: dict[str, Any] = {"rules": [{"path": "/x", "access": "public"}]}
     public = await passed_on(start, [("Authorization", "Bearer stale")], **blocks, **rules)
     assert public.all("Authorization") == []
 

@@ -1,6 +1,7 @@
 """An upstream may close an idle connection while a request is on its way: when that request is sent once more."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import perf_counter
 
 import pytest
@@ -172,14 +173,14 @@ async def test_a_caller_who_may_pass_no_more_is_not_repeated(
     closing = Closing()
     async with ScriptedUpstream(closing) as upstream:
         scene = await start(upstream.url)
-        mirror = scene.sidecar._generation.issuers.mirror
+        entries = partial(scene.sidecar.metrics.registry.get_sample_value, "sidecar_revocation_entries")
 
         async def happen() -> None:
             if what == "expired":
                 scene.clock.advance(LIFE)
                 return
             await revoke()
-            await eventually(lambda: len(mirror.revocations) > 0)
+            await eventually(entries)
 
         closing.meanwhile = happen
         assert (await second_answer(scene, way, lambda wire: wire.ask("/x", [bearer()]))).status == 502

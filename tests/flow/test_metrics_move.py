@@ -258,7 +258,8 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     )),
     (grow_old, ("sidecar_revocation_mirror_age_seconds", "sidecar_ready")),
 )  # fmt: skip
-CONSTANT = {"sidecar_build_info"}
+# of the clock: test_clock.py; two processes of one machine do not differ
+CONSTANT = {"sidecar_build_info", "sidecar_clock_offset_seconds"}
 # by a signal to the program: test_reload.py; of its workers: test_workers.py
 OF_THE_PROGRAM = {
     "sidecar_config_reloads_total",

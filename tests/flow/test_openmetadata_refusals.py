@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,7 +99,7 @@ def _logged_out(stage: Stage, _: pytest.CaptureFixture[str]) -> Reply:
 
 
 Ask = Callable[[Stage, pytest.CaptureFixture[str]], Reply]
-NO_NAME = {"email": None, "preferred_username": None, "sub": None}
+NO_NAME: dict[str, Any] = {"email": None, "preferred_username": None, "sub": None}
 # What OpenMetadata says, which requests it says that of, and the reasons that they may get here.
 REFUSALS: list[tuple[str, Ask, str]] = [
     ("Not Authorized! Token not present", lambda stage, _: stage.ask(), "token_missing"),

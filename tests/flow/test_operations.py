@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Pending(threading.Thread):
     def __init__(self, url: str, token: str) -> None:
         super().__init__(daemon=True)
         self.reply: Reply | None = None
-        self._ask = lambda: request(url, headers=[("Authorization", f"Bearer {token}")])
+        self._ask = partial(request, url, headers=[("Authorization", f"Bearer {token}")])
         self.start()
 
     def run(self) -> None:
@@ -228,7 +229,7 @@ async def test_health_config_and_metrics(start: Start) -> None:
         assert (live.status, live.json()) == (200, {"alive": True})
         assert readyz.json() == healthz.json()
         states = {name: part["state"] for name, part in readyz.json()["parts"].items()}
-        assert states == {"provider corp": "usable", "revocation state": "usable"}
+        assert states == {"provider corp": "usable", "revocation state": "usable", "clock": "usable"}
         assert (await scene.operations("/config")).json()
         assert await scene.metric('sidecar_http_requests_total{code="200",listener="public",route="forward"}') == 3
         assert await scene.metric('sidecar_http_requests_total{code="401",listener="public",route="forward"}') == 1

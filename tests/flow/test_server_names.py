@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.flow.conftest import Start, bearer, merged, own_keys
+from tests.flow.conftest import Scene, Start, bearer, merged, own_keys
 from tests.flow.test_forward_headers import passed_on
 from tests.support.echo_upstream import echo_upstream
 from tests.support.wire import Answer
@@ -22,7 +22,7 @@ def openmetadata(tmp_path: Path, **upstream: Any) -> dict[str, Any]:
     }
 
 
-async def ask(scene: Any, *headers: tuple[str, str], target: str = "/x") -> Answer:
+async def ask(scene: Scene, *headers: tuple[str, str], target: str = "/x") -> Answer:
     async with await scene.connect() as wire:
         return await wire.ask(target, list(headers))
 

@@ -124,7 +124,7 @@ async def test_websocket_of_a_client_that_does_not_read_is_cut(start: Start, rev
             await revoke()
             async with asyncio.timeout(BOUND):
                 await left.wait()
-            await eventually(lambda: not scene.sidecar._server.connections, within=BOUND)
+            await eventually(lambda: not scene.connections, within=BOUND)
 
 
 async def test_nothing_more_that_a_revoked_caller_sends_reaches_the_service(start: Start, revoke: Revoke) -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -53,6 +54,10 @@ def _status(sidecar: Sidecar, token: str) -> int:
     return _call(sidecar, "GET", "/auth", token).status
 
 
+def _accepts(sidecar: Sidecar, token: str) -> bool:
+    return _status(sidecar, token) == 200
+
+
 def _within(seconds: float, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
@@ -72,7 +77,7 @@ def test_revocation_reaches_the_other_sidecar_within_a_second(tmp_path: Path) ->
             idp.mint(sub=f"s-{name}", preferred_username=name, email=f"{name}@x.com") for name in ("sam", "eve", "max")
         )
         for sidecar in (one, two):
-            _within(10, lambda sidecar=sidecar: _status(sidecar, root) == 200)
+            _within(10, partial(_accepts, sidecar, root))
         bot = _call(one, "POST", "/tokens", root, body={"name": "ingest", "kind": "bot"}).json()
         assert [_status(two, token) for token in (sam, eve, max_, bot["token"])] == [200] * 4
 

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError, web
 
-from tests.flow.conftest import Scene, Start, bearer
+from tests.flow.conftest import Scene, Start, bearer, refuses_connections
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection, answering
 from tests.support.wire import TIMEOUT
@@ -57,11 +57,11 @@ class EchoService:
 
 
 @asynccontextmanager
-async def joined(scene: Scene, **options: object) -> AsyncIterator[ClientWebSocketResponse]:
+async def joined(scene: Scene, **options: Any) -> AsyncIterator[ClientWebSocketResponse]:
     name, value = bearer()
     async with (
         ClientSession() as session,
-        session.ws_connect(f"http://{scene.address}/ws", headers={name: value}, max_msg_size=0, **options) as socket,  # type: ignore[arg-type]
+        session.ws_connect(f"http://{scene.address}/ws", headers={name: value}, max_msg_size=0, **options) as socket,
     ):
         yield socket
 
@@ -80,7 +80,7 @@ async def test_messages_pass_both_ways_whatever_their_size(start: Start) -> None
             assert await scene.metric("sidecar_websockets_open") == 1
         await eventually(lambda: service.closes)
         assert service.requests[0].headers["X-Auth-Request-User"] == "sam"
-        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+        await eventually(lambda: scene.in_flight == 0)
         assert await scene.metric("sidecar_websockets_open") == 0
     assert service.closes == [1000]
 
@@ -193,7 +193,7 @@ async def test_frames_sent_together_with_the_handshake_arrive(start: Start) -> N
             head = await wire.head()
             assert (head.all("X-Kept"), head.all("Upgrade")) == (["1"], ["websocket"])
             assert await wire.ended() == b"\x81\x02hi"
-        await eventually(lambda: scene.sidecar._dispatcher.in_flight == 0)
+        await eventually(lambda: scene.in_flight == 0)
 
 
 async def test_what_was_sent_last_arrives_although_its_sender_is_gone(start: Start) -> None:
@@ -290,7 +290,7 @@ async def test_draining_tells_callers_1001_at_the_end_of_a_frame(start: Start) -
             await wire.head()
             assert await wire.exactly(4) == b"\x82\x04ab"
             draining = asyncio.create_task(scene.sidecar.drain(0, 20))
-            await eventually(scene.sidecar._server.shutting_down.is_set)
+            await refuses_connections(scene)
             rest.set()
             assert await wire.exactly(6) == b"cd\x88\x02\x03\xe9"
             told.set()

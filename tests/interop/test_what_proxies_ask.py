@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.dataplane import identity_headers
-from tests.interop.test_proxies import EVERY_NAME, FORGED, GATEWAYS, PROXIES, SPELLINGS, reached_upstream
+from tests.interop.test_proxies import EVERY_FRONT, EVERY_NAME, FORGED, PROXIES, SPELLINGS, reached_upstream
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.loopback_server import LoopbackServer
@@ -87,12 +87,12 @@ def _between(name: str, start: Start, binary: Path, folder: Path) -> Iterator[Fr
             yield Front(url, name)
 
 
-@pytest.fixture(scope="module", params=PROXIES | GATEWAYS)
+@pytest.fixture(scope="module", params=EVERY_FRONT)
 def front(
     request: pytest.FixtureRequest, require_tool: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
     """Each proxy in turn."""
-    tool, start = (PROXIES | GATEWAYS)[request.param]
+    tool, start = EVERY_FRONT[request.param]
     with _between(request.param, start, require_tool(tool), tmp_path_factory.mktemp(tool)) as front:
         yield front
 

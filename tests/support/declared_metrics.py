@@ -21,6 +21,7 @@ def declared_metrics() -> dict[str, Declared]:
     found: dict[str, Declared] = {}
     for collector in Metrics().registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
+            assert collector._type is not None
             name = f"{collector._name}_total" if collector._type == "counter" else collector._name
             found[name] = Declared(tuple(collector._labelnames), collector._type)
         elif isinstance(collector, CounterVec | HistogramVec):

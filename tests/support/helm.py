@@ -35,12 +35,12 @@ class Helm:
 
     program: Path
 
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """What it says to these arguments."""
         with tempfile.TemporaryDirectory() as home:
             folders = {f"HELM_{name}_HOME": home for name in ("CACHE", "CONFIG", "DATA")}
             return subprocess.run(
-                [self.program, *arguments],
+                [self.program, *map(str, arguments)],
                 env={**os.environ, **folders},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

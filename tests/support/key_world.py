@@ -12,7 +12,7 @@ from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.keyset import VerificationKey
-from sidecar.keys.refresher import Pace
+from sidecar.keys.refresher import Timing
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient
 from tests.support.hand_clock import HandClock
@@ -49,7 +49,7 @@ class World:
             self.clock,
             cache_dir,
             allow_published=allow_published,
-            pace=Pace(self.clock, self.clock.wait, lambda: 0.5),
+            pace=Timing(self.clock, self.clock.wait, lambda: 0.5),
         )
         self._stack.push_async_callback(made.aclose)
         await made.start()
@@ -58,7 +58,7 @@ class World:
     async def fetched(self, *urls: str, **settings: Any) -> ProviderKeys:
         """As :meth:`keys`, after its first fetches have ended."""
         made = await self.keys(*urls, **settings)
-        await eventually(lambda: made.status().tried)
+        await eventually(lambda: made.status().attempted)
         return made
 
     @property

@@ -111,7 +111,7 @@ async def managed_sidecar(folder: Path, **blocks: Any) -> AsyncIterator[ManagedS
     with IdentityProvider() as idp:
         path = write_configuration(folder, idp, **blocks)
         async with run_sidecar(load([str(path)], {})) as sidecar:
-            host, port = sidecar.public_addresses[0][:2]  # type: ignore[index] # as sockets name addresses
+            host, port = sidecar.public_addresses[0][:2]
             managed = ManagedSidecar(f"http://{host}:{port}", idp, folder)
             async with asyncio.timeout(_PATIENCE):
                 while await managed.status(managed.token_of("anyone")) != 200:

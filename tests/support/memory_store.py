@@ -1,28 +1,81 @@
-"""A Store in memory that can be taken away, emptied, and made to forget its log."""
+"""A Store in memory that can be taken away, emptied, set back, and made to forget its log.
+
+It keeps the contract as the real stores do: the suite in ``tests/contract`` is run with it too.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from sidecar.errors import Cause, Unavailable
-from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, StoreStatus
-from sidecar.store.record import TokenKind, TokenRecord
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.base import (
+    Batch,
+    Changes,
+    GapError,
+    LossError,
+    Page,
+    Receipt,
+    RecordQuery,
+    StoreStatus,
+)
+from sidecar.store.merge import (
+    Entries,
+    Word,
+    currents_of,
+    is_replaced,
+    join_currents,
+    join_ends,
+    join_records,
+    join_words,
+    moment_of,
+    rank,
+    removal_at,
+)
+from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
+from sidecar.store.revocation_entry import Removal, RevocationEntry
+
+LOG_PIECE = 64
+_marks = count(1)
+
+
+@dataclass(slots=True)
+class Logged:
+    """One write: its mark, when it was, and what it changed."""
+
+    mark: str
+    written_at: float
+    records: list[str] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    currents: list[Current] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class MemoryStore:
-    """Keeps the contract of :class:`sidecar.store.base.Store`. ``away``: every call raises Unavailable."""
+    """Keeps the contract of :class:`sidecar.store.base.Store`. ``away``: every call raises Unavailable.
+
+    ``micros``: what its own clock says, in microseconds. ``now`` is the time that the log tells.
+    """
 
     away: bool = False
     all_records: dict[str, TokenRecord] = field(default_factory=dict)
     all_denials: dict[str, RevocationEntry] = field(default_factory=dict)
-    log: list[Changes] = field(default_factory=list)
+    removals: dict[str, Removal] = field(default_factory=dict)
+    currents: dict[str, Current] = field(default_factory=dict)
+    ends: dict[str, float] = field(default_factory=dict)
+    log: list[Logged] = field(default_factory=list)
     trimmed: int = 0
+    base: str = ""
+    head: str = ""
     mark: str = "g1"
+    version: int = 0
+    micros: Callable[[], int] = lambda: 0
     batches: list[Batch] = field(default_factory=list)
     touches: list[Sequence[tuple[str, float]]] = field(default_factory=list)
     now: float = 0.0
+    store_time: float | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def check(self) -> None:
@@ -32,44 +85,77 @@ class MemoryStore:
 
     def empty(self) -> None:
         """Lose everything, as a server without persistence does."""
-        self.all_records.clear()
-        self.all_denials.clear()
-        self.log.clear()
-        self.trimmed, self.mark = 0, ""
-        self._wake()
+        for kept in (self.all_records, self.all_denials, self.removals, self.currents, self.ends, self.log):
+            kept.clear()
+        self.trimmed, self.base, self.head, self.mark, self.version = 0, "", "", "", 0
+        self.wake()
+
+    def save(self) -> "MemoryStore":
+        """A copy of the contents, for :meth:`lose`."""
+        return MemoryStore(
+            all_records=copy(self.all_records), all_denials=copy(self.all_denials), removals=copy(self.removals),
+            currents=copy(self.currents), ends=copy(self.ends), log=copy(self.log), trimmed=self.trimmed,
+            base=self.base, head=self.head, mark=self.mark, version=self.version,
+        )  # fmt: skip
+
+    def lose(self, saved: "MemoryStore") -> None:
+        """Go back to what was saved, as a crash or a failover does that loses the last writes."""
+        kept = saved.save()
+        for name in ("all_records", "all_denials", "removals", "currents", "ends", "log", "trimmed", "base"):
+            setattr(self, name, getattr(kept, name))
+        self.head, self.mark, self.version = kept.head, kept.mark, kept.version
+        self.wake()
 
     def trim(self) -> None:
         """Forget the log, not what it led to."""
         self.trimmed += len(self.log)
+        self.base = self.head
         self.log.clear()
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: Batch, after: int = 0) -> Receipt:
         self.check()
         self.batches.append(batch)
-        records: dict[str, TokenRecord] = {}
-        for added in batch.add:
-            if added.kind is TokenKind.BOT and not batch.keep_bot_tokens:
-                records |= self._ended_bots(added)
-            records[added.id] = added
-        for token_id, ended in batch.revoke:
-            known = records.get(token_id) or self.all_records.get(token_id)
-            if known is not None and known.revoked_at is None:
-                records[token_id] = replace(known, revoked_at=ended)
-        self.all_records |= records
-        self.all_denials |= {denial.id: denial for denial in batch.add_entries}
-        for denial_id in batch.remove_entries:
-            self.all_denials.pop(denial_id, None)
-        position = self.trimmed + len(self.log) + 1
-        self.log.append(
-            Changes(
-                str(position),
-                tuple(records.values()),
-                tuple(batch.add_entries),
-                tuple(batch.remove_entries),
-                written_at=(self.now,),
-            )
+        self.version = max(self.version, after, self.micros() - 1)
+        logged = Logged(self._mark(), self.now)
+        added = []
+        for record in batch.add:
+            if record.id not in self.all_records:
+                current = self.currents.get(bot_key(record.actor_id))
+                least = 0 if current is None or record.kind is not TokenKind.BOT else current.version
+                added.append(replace(record, version=self._above(least)))
+                self._put_record(added[-1], logged)
+        currents = [] if batch.keep_bot_tokens else currents_of(added)
+        for current in currents:
+            self._replace(current, self.all_records[current.id].created_at, logged)
+        for token_id, moment in batch.revoke:
+            self._end(token_id, moment, logged)
+        denied = [replace(denial, version=self._above(self._known_version(denial.id))) for denial in batch.add_entries]
+        for denial in denied:
+            self._say(denial, logged)
+        removed = [self._remove(denial_id, logged) for denial_id in batch.remove_entries]
+        return self._done(logged, Entries(added, batch.revoke, denied, removed, currents))
+
+    async def merge(self, entries: Entries) -> Receipt:
+        self.check()
+        self.version = max(self.version, entries.version)
+        logged = Logged(self._mark(), self.now)
+        for record in entries.records:
+            known = self.all_records.get(record.id)
+            joined = record if known is None else join_records(known, record)
+            if known is None or joined != known or joined.version != known.version:
+                self._put_record(joined, logged)
+        for token_id, moment in entries.ends:
+            self._end(token_id, moment, logged)
+        for current in entries.currents:
+            there = self.currents.get(current.bot)
+            if there is None or join_currents(there, current) != there:
+                self._replace(current, moment_of(current.version), logged)
+        kept = replace(
+            entries,
+            denials=[denial for denial in entries.denials if self._heard(denial, logged)],
+            removals=[removal for removal in entries.removals if self._heard(removal, logged)],
         )
-        self._wake()
+        return self._done(logged, kept)
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
         self.check()
@@ -77,7 +163,9 @@ class MemoryStore:
             self.touches.append(tuple(used))
         for token_id, moment in used:
             if token_id in self.all_records:
-                self.all_records[token_id] = replace(self.all_records[token_id], last_used_at=moment)
+                record = self.all_records[token_id]
+                latest = max(moment, record.last_used_at or 0.0)
+                self.all_records[token_id] = replace(record, last_used_at=latest)
 
     async def record(self, token_id: str) -> TokenRecord | None:
         self.check()
@@ -85,94 +173,187 @@ class MemoryStore:
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         self.check()
-        found = [record for record in reversed(self.all_records.values()) if _matches(record, query)]
+        found = sorted(self.all_records.values(), key=_written, reverse=True)
+        found = [record for record in found if query.matches(record)]
         start = _start(after)
-        more = str(start + limit) if start + limit < len(found) else ""
+        more = f"at{start + limit}" if start + limit < len(found) else ""
         return Page(records=tuple(found[start : start + limit]), after=more, total=len(found))
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         self.check()
-        return self.all_denials.get(denial_id)
+        return self.all_denials.get(entry_id)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         self.check()
+        newest = sorted(self.all_denials.values(), key=_written, reverse=True)
         found = [
             denial
-            for denial in reversed(self.all_denials.values())
+            for denial in newest
             if issuer in (None, denial.issuer) and (denial.expires_at is None or denial.expires_at > now)
         ]
         start = _start(after)
-        more = str(start + limit) if start + limit < len(found) else ""
+        more = f"at{start + limit}" if start + limit < len(found) else ""
         return Page(entries=tuple(found[start : start + limit]), after=more, total=len(found))
 
     async def snapshot(self) -> AsyncIterator[Changes]:
         self.check()
-        position = str(self.trimmed + len(self.log))
-        yield Changes(position, tuple(self.all_records.values()), tuple(self.all_denials.values()))
+        yield Changes(
+            self._position(),
+            tuple(self.all_records.values()),
+            tuple(self.all_denials.values()),
+            tuple(self.removals.values()),
+            tuple(self.currents.values()),
+            tuple(self.ends.items()),
+            marks=(self.head,),
+        )
 
     async def follow(self, position: str, wait: float) -> Changes:
         self.check()
-        read = int(position)
-        if read < self.trimmed or read > self.trimmed + len(self.log):
-            raise GapError
+        read = self._read_position(position)
         if read == self.trimmed + len(self.log):
             changed = self.changed
             try:
                 await asyncio.wait_for(changed.wait(), wait)
             except TimeoutError:
-                return Changes(position)
+                return Changes(position, store_time=self.store_time)
             self.check()
-            if int(position) < self.trimmed or not self.log:
-                raise GapError
-        pieces = self.log[read - self.trimmed :]
+            read = self._read_position(position)
+        pieces = self.log[read - self.trimmed :][:LOG_PIECE]
+        words: dict[str, Word] = {}
+        for word in (word for piece in pieces for word in piece.words):
+            words[word.id] = join_words(words.get(word.id, word), word)
+        named = dict.fromkeys(name for piece in pieces for name in piece.records)
+        ended = dict.fromkeys(name for piece in pieces for name in piece.ends)
         return Changes(
-            str(self.trimmed + len(self.log)),
-            tuple(record for piece in pieces for record in piece.records),
-            tuple(denial for piece in pieces for denial in piece.entries),
-            tuple(denial_id for piece in pieces for denial_id in piece.removed),
-            tuple(moment for piece in pieces for moment in piece.written_at),
+            self._position(read + len(pieces), pieces[-1].mark if pieces else self.head),
+            tuple(self.all_records[name] for name in named if name in self.all_records),
+            tuple(word for word in words.values() if isinstance(word, RevocationEntry)),
+            tuple(word for word in words.values() if isinstance(word, Removal)),
+            tuple(current for piece in pieces for current in piece.currents),
+            tuple((name, self.ends[name]) for name in ended if name in self.ends),
+            tuple(piece.written_at for piece in pieces),
+            marks=tuple(piece.mark for piece in pieces),
+            is_complete=len(pieces) < LOG_PIECE,
+            store_time=self.store_time,
         )
 
-    async def generation(self) -> str:
+    async def life(self) -> str:
         self.check()
         return self.mark
 
-    async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
-    ) -> bool:
-        self.check()
-        if self.mark:
-            return False
-        self.mark = generation
-        self.all_records = {record.id: record for record in records} | self.all_records
-        self.all_denials = {denial.id: denial for denial in denials} | self.all_denials
-        self.log.append(Changes(str(self.trimmed + len(self.log) + 1), tuple(records), tuple(denials)))
-        self._wake()
-        return True
-
     async def status(self) -> StoreStatus:
         self.check()
-        return StoreStatus(persistent=False)
+        return StoreStatus(persistent=False, detail="memory")
 
     async def aclose(self) -> None:
         """Nothing is held."""
 
-    def _ended_bots(self, added: TokenRecord) -> dict[str, TokenRecord]:
-        return {
-            record.id: replace(record, revoked_at=added.created_at)
-            for record in self.all_records.values()
-            if record.kind is TokenKind.BOT and record.actor_id == added.actor_id and record.revoked_at is None
-        }
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let followers look."""
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def _mark(self) -> str:
+        return f"{next(_marks):x}"
 
-def _matches(record: TokenRecord, query: RecordQuery) -> bool:
-    return query.matches(record)
+    def _position(self, number: int | None = None, mark: str | None = None) -> str:
+        there = self.trimmed + len(self.log) if number is None else number
+        return f"{self.mark}/{there}:{self.head if mark is None else mark}"
+
+    def _read_position(self, position: str) -> int:
+        """How many writes the reader has seen. Raises GapError and LossError."""
+        life, _, rest = position.partition("/")
+        number, _, mark = rest.partition(":")
+        if not number.isdecimal():
+            raise GapError
+        read = int(number)
+        if life != self.mark and (life or mark):
+            raise LossError
+        if read < self.trimmed:
+            raise GapError
+        if read > self.trimmed + len(self.log):
+            raise LossError
+        there = self.log[read - self.trimmed - 1].mark if read > self.trimmed else self.base
+        if there != mark:
+            raise LossError
+        return read
+
+    def _above(self, least: int) -> int:
+        self.version = max(self.version, least) + 1
+        return self.version
+
+    def _known(self, denial_id: str) -> Word | None:
+        words: Iterable[Word | None] = (self.all_denials.get(denial_id), self.removals.get(denial_id))
+        return max((word for word in words if word is not None), key=rank, default=None)
+
+    def _known_version(self, denial_id: str) -> int:
+        known = self._known(denial_id)
+        return 0 if known is None else known.version
+
+    def _put_record(self, record: TokenRecord, logged: Logged) -> None:
+        record = replace(record, revoked_at=join_ends(record.revoked_at, self.ends.pop(record.id, None)))
+        current = self.currents.get(bot_key(record.actor_id))
+        if record.revoked_at is None and current is not None and is_replaced(record, current):
+            record = replace(record, revoked_at=moment_of(current.version))
+        self.all_records[record.id] = record
+        logged.records.append(record.id)
+
+    def _end(self, token_id: str, moment: float, logged: Logged) -> None:
+        known = self.all_records.get(token_id)
+        if known is None:
+            self.ends[token_id] = min(moment, self.ends.get(token_id, moment))
+            logged.ends.append(token_id)
+        elif known.revoked_at is None or moment < known.revoked_at:
+            self.all_records[token_id] = replace(known, revoked_at=moment)
+            logged.records.append(token_id)
+
+    def _replace(self, current: Current, moment: float, logged: Logged) -> None:
+        self.currents[current.bot] = current
+        logged.currents.append(current)
+        for record in tuple(self.all_records.values()):
+            is_its = record.kind is TokenKind.BOT and bot_key(record.actor_id) == current.bot
+            if is_its and record.revoked_at is None and is_replaced(record, current):
+                self._end(record.id, moment, logged)
+
+    def _heard(self, word: Word, logged: Logged) -> bool:
+        known = self._known(word.id)
+        if known is not None and rank(word) <= rank(known):
+            return rank(word) == rank(known)
+        self._say(word, logged)
+        return True
+
+    def _say(self, word: Word, logged: Logged) -> None:
+        if isinstance(word, RevocationEntry):
+            self.removals.pop(word.id, None)
+            self.all_denials[word.id] = word
+        else:
+            self.all_denials.pop(word.id, None)
+            self.removals[word.id] = word
+        logged.words.append(word)
+
+    def _remove(self, denial_id: str, logged: Logged) -> Removal:
+        known = self._known(denial_id)
+        ends = known.expires_at if isinstance(known, RevocationEntry) else None
+        removal = removal_at(denial_id, self._above(0 if known is None else known.version), ends)
+        self._say(removal, logged)
+        return removal
+
+    def _done(self, logged: Logged, entries: Entries) -> Receipt:
+        if logged.records or logged.words or logged.currents or logged.ends:
+            self.log.append(logged)
+            self.head = logged.mark
+        self.mark = self.mark or logged.mark
+        self.wake()
+        return Receipt(self.head, entries)
 
 
 def _start(after: str) -> int:
     """Raises ValueError for what is no mark."""
-    return int(after) if after else 0
+    number = after.removeprefix("at") if after.startswith("at") else ""
+    if after and not number.isdecimal():
+        raise ValueError("not the mark of a page")
+    return int(number or "0")
+
+
+def _written(entry: TokenRecord | RevocationEntry) -> tuple[int, float, str]:
+    return entry.version, entry.created_at, entry.id

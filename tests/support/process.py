@@ -43,7 +43,7 @@ class Process:
 
 @contextmanager
 def running(
-    command: Sequence[str | Path],
+    command: Sequence[object],
     *,
     log: Path,
     ready: Callable[[], bool],
@@ -51,7 +51,10 @@ def running(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> Iterator[Process]:
-    """Start ``command``, wait until ``ready`` says so, stop it at the end of the block. Output goes to ``log``."""
+    """Start ``command``, wait until ``ready`` says so, stop it at the end of the block. Output goes to ``log``.
+
+    The parts of ``command`` are passed as their text.
+    """
     with log.open("wb") as stream:
         popen = subprocess.Popen(
             [str(part) for part in command],

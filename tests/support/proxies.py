@@ -5,10 +5,11 @@
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.support.http_client import answers
 from tests.support.ports import answers_on, free_port
@@ -27,8 +28,25 @@ class Addresses:
     upstream: str
 
 
-Start = Callable[[Path, Path, Addresses], AbstractContextManager[str]]
-"""Run the program (first path) with its shipped file in a folder (second path); the block gets its base URL."""
+class Start(Protocol):
+    """Run ``binary`` with its manifests in ``folder``; the block gets its base URL."""
+
+    def __call__(self, binary: Path, folder: Path, addresses: Addresses, /) -> AbstractContextManager[str]: ...
+
+
+class StartProxy(Protocol):
+    """As :class:`Start`, with a shipped file that has lines for a minted credential, and ``changes`` to it."""
+
+    def __call__(
+        self,
+        binary: Path,
+        folder: Path,
+        addresses: Addresses,
+        /,
+        *,
+        mints: bool = ...,
+        changes: Mapping[str, str] = ...,
+    ) -> AbstractContextManager[str]: ...
 
 
 _KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")

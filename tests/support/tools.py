@@ -356,6 +356,7 @@ CATALOGUE: dict[str, Tool] = {
     ),
     "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
+    "unshare": Tool(_on_path("unshare"), _debian("util-linux"), "install the package util-linux"),
     "tinyproxy": Tool(_on_path("tinyproxy"), _debian("tinyproxy"), "install the package tinyproxy"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),

@@ -123,6 +123,15 @@ def test_proxy_that_cannot_be_used_is_an_error_of_its_variable(tmp_path: Path, t
     assert load([str(config)], {"HTTPS_PROXY": text}).egress == NO_PROXY
 
 
+@pytest.mark.parametrize("text", ["enviroment", "proxy.example.org:3128", "", "None"])
+def test_setting_that_is_no_word_and_no_url_is_an_error(tmp_path: Path, text: str) -> None:
+    """A word with a typing error is no proxy's name."""
+    config = tmp_path / "c.yaml"
+    config.write_text(f"outbound: {{proxy: '{text}'}}\n", encoding="utf-8")
+    with pytest.raises(Misconfigured, match="must be environment, none or http://host:port"):
+        load([str(config)], {})
+
+
 def test_password_of_a_proxy_prints_nowhere() -> None:
     proxy = read_proxy("http://me:p%40ss@proxy.example.org:3128", "HTTPS_PROXY")
     assert (proxy.user, proxy.password) == ("me", Secret("p@ss"))

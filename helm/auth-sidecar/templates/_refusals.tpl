@@ -4,7 +4,7 @@
 {{- range $name := list "listen" "adminListen" -}}
 {{- $address := get $values.config.server $name | toString -}}
 {{- if or (hasPrefix "unix:" $address) (regexMatch "^(127\\.|localhost:|\\[::1\\]:)" $address) (not (regexMatch ":[0-9]+$" $address)) -}}
-{{- fail (printf "config.server.%s is %q, which nobody outside of the container can reach; use 0.0.0.0:<port>" $name $address) -}}
+{{- fail (printf "config.server.%s is %q, which nobody outside of the container can reach; use *:<port>" $name $address) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.secret.data $values.secret.existingSecret -}}
@@ -34,7 +34,7 @@
 {{- else if $value -}}
 {{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey)$" $path -}}
 {{- $refers := regexMatch "^(file:/|env:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
-{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@" (toString $value)) -}}
+{{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@|[?&]password=[^&]" (toString $value)) -}}
 {{- fail (printf "%s holds a secret, and a ConfigMap is no place for one: write file:/run/sidecar/secrets/<key> or env:NAME (in an address: leave the password out)" $path) -}}
 {{- end -}}
 {{- end -}}

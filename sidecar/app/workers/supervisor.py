@@ -25,7 +25,7 @@ from sidecar.config.output.show import as_json
 from sidecar.errors import Misconfigured, Problem, SidecarError, Unavailable
 from sidecar.metrics import Metrics
 from sidecar.tokens.upstream.assertion import AssertionKey, new_assertion_key
-from sidecar.web.listeners import close_after, open_shared_sockets
+from sidecar.web.listeners import SocketAccess, close_after, open_shared_sockets
 
 _log = logging.getLogger("sidecar.supervisor")
 _START_TIMEOUT = 60.0
@@ -279,7 +279,8 @@ async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
     Raises Misconfigured if the configuration cannot be served, and other SidecarErrors if a worker does not start.
     """
     server = loaded.settings.server
-    listeners = open_shared_sockets(server.listen, "server.listen", server.workers)
+    access = SocketAccess(server.socket_mode, server.socket_group)
+    listeners = open_shared_sockets(server.listen, "server.listen", server.workers, access)
     supervisor = Supervisor(loaded, listeners)
     try:
         async with operations_listener(supervisor, server.admin_listen, supervisor.metrics):

@@ -27,7 +27,7 @@ from sidecar.app.running import Sidecar, build_sidecar
 from sidecar.app.workers.framing import frame, read_frame
 from sidecar.app.workers.rpc import loads
 from sidecar.app.workers.totals import families
-from sidecar.clock import SystemClock
+from sidecar.clock import CheckedClock, SystemClock
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Unavailable
 from sidecar.logs import traceback_locations
@@ -54,7 +54,7 @@ class Worker:
     async def start(self, loaded: Loaded, assertion_key: AssertionKey, wait_settled: bool) -> None:
         """Build the sidecar; with ``wait_settled``, wait for first attempts. Raises Misconfigured and Unavailable."""
         self._configure_logs(loaded)
-        context = ProcessContext(Metrics(), SystemClock(), assertion_key=assertion_key)
+        context = ProcessContext(Metrics(), CheckedClock(SystemClock()), assertion_key=assertion_key)
         self._sidecar = await self._stack.enter_async_context(build_sidecar(loaded, context))
         if wait_settled:
             await self._sidecar.wait_settled()

@@ -1,1 +1,1 @@
-"""The authenticators: one file for each kind of credential."""
+"""The authenticators: one module for each type in ``authentication.authenticators``."""

@@ -1,4 +1,7 @@
-"""HTTP Basic (RFC 7617) against a file of users. Hashing is slow on purpose, so it runs off the event loop."""
+"""HTTP Basic authentication (RFC 7617) against a password file.
+
+Password hashes are slow to compute on purpose, so they are compared in threads, not on the event loop.
+"""
 
 import asyncio
 import logging
@@ -9,7 +12,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
-from sidecar.authn.support.basic_credential import wrong_password
+from sidecar.authn.support.basic_credential import wrong_password_error
 from sidecar.authn.support.password import PasswordAuthenticator, PasswordOptions
 from sidecar.authn.support.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
 from sidecar.config.providers import member_issuer
@@ -23,12 +26,12 @@ _POLL_INTERVAL = 2.0
 
 
 class BasicOptions(PasswordOptions):
-    """Where the users are."""
+    """Location of the password file."""
 
     htpasswd: Text = ""
-    """File of ``user:hash`` lines, bcrypt or argon2 (``htpasswd -B``)."""
+    """Path of a file with ``user:hash`` lines, bcrypt or argon2 (``htpasswd -B``)."""
     user_props: Text = ""
-    """Instead: a JAAS ``user.props`` of plain passwords, as DataHub's."""
+    """Alternative: path of a JAAS ``user.props`` file with plain passwords, as DataHub uses it."""
 
     @model_validator(mode="after")
     def _one_file(self) -> "BasicOptions":
@@ -38,7 +41,7 @@ class BasicOptions(PasswordOptions):
 
 
 class Basic(PasswordAuthenticator):
-    """Knows the users in its file."""
+    """Authenticates the users listed in its password file."""
 
     Options = BasicOptions
     options: BasicOptions
@@ -47,34 +50,34 @@ class Basic(PasswordAuthenticator):
         super().__init__(options, surroundings, threads=_THREADS)
         self._path = Path(options.htpasswd or options.user_props)
         self._file: PasswordFile | None = None
-        self._seen: tuple[int, int, int] | None = None
-        self._outdated = ""
-        self._watch: asyncio.Task[None] | None = None
+        self._last_signature: tuple[int, int, int] | None = None
+        self._degraded_reason = ""
+        self._watch_task: asyncio.Task[None] | None = None
 
     @classmethod
     def describe(cls, options: BasicOptions) -> str:
-        """Which credentials it decides on."""
+        """The credentials that this authenticator decides on."""
         plain = " (plain passwords)" if options.user_props else ""
         return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
 
     @property
     def degraded_reason(self) -> str:
-        """Why the file as it is now is not in use; the one read before still is."""
-        return self._outdated
+        """Why the current file was rejected; the users of the last valid file remain in use."""
+        return self._degraded_reason
 
     async def check(self) -> Sequence[str]:
-        """Whether the file can be used."""
+        """Report why the file cannot be used."""
         try:
-            await asyncio.to_thread(self._read)
+            await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
             return [f"{self._path} {error}"]
         return []
 
     async def start(self) -> None:
-        """Read the file and watch it."""
+        """Load the file and start watching it."""
         try:
-            self._seen = self._signature()
-            self._file = await asyncio.to_thread(self._read)
+            self._last_signature = self._signature()
+            self._file = await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
             raise Misconfigured([Problem(f"authenticator {self.name}", f"{self._path} {error}")]) from error
         if self.options.user_props:
@@ -86,38 +89,38 @@ class Basic(PasswordAuthenticator):
                     "file": str(self._path),
                 },
             )
-        self._watch = asyncio.create_task(self._poll_files())
+        self._watch_task = asyncio.create_task(self._poll_files())
 
     async def stop(self) -> None:
-        """Stop watching; a password that is being compared is left to its end."""
-        if self._watch is not None:
-            self._watch.cancel()
+        """Stop watching the file. A password comparison in progress runs to its end."""
+        if self._watch_task is not None:
+            self._watch_task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await self._watch_task
         await super().stop()
 
-    async def compare(self, user: str, password: str) -> Outcome:
-        """Look ``user`` up and compare; a stranger takes as long."""
+    async def verify_password(self, user: str, password: str) -> Outcome:
+        """Look up ``user`` and compare the password. An unknown user takes as long as a known one."""
         file = self._file
         if file is None:
             raise Unavailable(Cause.MEMBER_BROKEN, "not started")
-        self._throttle.attempt(user)
-        known = file.users.get(user)
-        matches = file.dummy_hash if known is None else known.matches
-        is_right = await self.in_thread(lambda: matches(password))
-        if known is None:
-            return Abstained(wrong_password())
+        self._limiter.attempt(user)
+        entry = file.users.get(user)
+        matches = file.dummy_hash if entry is None else entry.matches
+        is_right = await self.run_in_thread(lambda: matches(password))
+        if entry is None:
+            return Abstained(wrong_password_error())
         if not is_right:
-            return Rejected(wrong_password(), self.name)
-        self._throttle.success(user)
-        return self._accepted(user, known)
+            return Rejected(wrong_password_error(), self.name)
+        self._limiter.success(user)
+        return self._accepted(user, entry)
 
-    def _accepted(self, user: str, known: User) -> Accepted:
+    def _accepted(self, user: str, entry: User) -> Accepted:
         policy = self.surroundings.policy
-        claims = {"iss": member_issuer(self.name), "sub": user, "roles": list(known.roles)}
+        claims = {"iss": member_issuer(self.name), "sub": user, "roles": list(entry.roles)}
         return Accepted(make_actor(claims, policy))
 
-    def _read(self) -> PasswordFile:
+    def _load_file(self) -> PasswordFile:
         if self.options.htpasswd:
             return read_htpasswd(self._path)
         return read_user_props(self._path, allow_published=self.surroundings.allow_published)
@@ -135,27 +138,29 @@ class Basic(PasswordAuthenticator):
             await self.poll()
 
     async def poll(self) -> None:
-        """Read the file again when it has changed, or could not be used; the users are then as before, and it is told.
+        """Reload the file if it changed, or if the last attempt failed. On failure, keep the previous users and log an
+        error.
 
-        What kept it from being read may go away without any trace on it.
+        A failed file is retried even when unchanged: the cause (for example, permissions on a parent folder) may leave
+        no trace on the file itself.
         """
         signature = await asyncio.to_thread(self._signature)
-        if signature == self._seen and not self._outdated:
+        if signature == self._last_signature and not self._degraded_reason:
             return
-        self._seen = signature
+        self._last_signature = signature
         try:
-            self._file = await asyncio.to_thread(self._read)
+            self._file = await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
             self._log_state(f"{self._path} {error}")
             return
-        self._outdated = ""
-        self._memory.clear()
+        self._degraded_reason = ""
+        self._cache.clear()
         _log.info("password file reloaded", extra={"event": "password_file_reloaded", "authenticator": self.name})
 
     def _log_state(self, problem: str) -> None:
-        if problem != self._outdated:
+        if problem != self._degraded_reason:
             _log.error(
                 "password file unusable; keeping the last one read",
                 extra={"event": "password_file_unusable", "authenticator": self.name, "problem": problem},
             )
-        self._outdated = problem
+        self._degraded_reason = problem

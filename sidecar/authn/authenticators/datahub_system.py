@@ -1,6 +1,6 @@
-"""DataHub's system credential: ``Authorization: Basic <id>:<secret>``, as its own services send it, not encoded.
+"""DataHub's system credential: ``Authorization: Basic <id>:<secret>``, sent unencoded by DataHub's own services.
 
-The same in base64 (RFC 7617) is accepted too. Both are compared in constant time.
+The base64 form (RFC 7617) is accepted too. Id and secret are compared in constant time.
 """
 
 import re
@@ -15,7 +15,7 @@ from sidecar.secrets.well_known import is_well_known
 from sidecar.tokens.jwt.policy import SYSTEM_PROVIDER
 
 SYSTEM = SYSTEM_PROVIDER
-"""Name of this authenticator and its provider in Actors, logs and metrics."""
+"""Name of this authenticator and of its provider in Actors, logs and metrics."""
 
 _ID = re.compile(r"[!-9;-~]{1,512}")
 _SECRET = re.compile(r"[!-~]{1,4096}")
@@ -23,9 +23,10 @@ _MIN_LENGTH = 16
 
 
 class SystemAuthenticator:
-    """Recognises every ``Basic`` whose value holds a colon, which is DataHub's form, and base64 that names the client.
+    """Decides on ``Basic`` values that contain a colon (DataHub's form), and on base64 values that name the system
+    client.
 
-    Who passes is the system client, a USER as in DataHub.
+    The accepted Actor is the system client, of type USER as in DataHub.
     """
 
     name = SYSTEM
@@ -37,16 +38,16 @@ class SystemAuthenticator:
         self._accepted = Accepted(actor, is_own=True)
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """The system client, where it is he: nothing has to be waited for."""
+        """The system client, if the credential is its own: the comparison needs no I/O."""
         pair = _client_pair(view)
         return self._accepted if pair is not None and self._matches(*pair) else None
 
     def authenticate_at_once(self, view: RequestContext) -> Abstained | None:
-        """Nothing to say of other credentials than ``Basic`` ones."""
+        """Abstain from credentials other than ``Basic``."""
         return ABSTAINED if _client_pair(view) is None else None
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        """Judge a ``Basic`` credential."""
+        """Decide on a ``Basic`` credential."""
         pair = _client_pair(view)
         if pair is None:
             return ABSTAINED
@@ -57,12 +58,12 @@ class SystemAuthenticator:
         return Rejected(Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG), SYSTEM)
 
     def _matches(self, client_id: str, secret: str) -> bool:
-        # & and not "and": both are compared whatever the first one says
+        # & instead of "and": the secret is compared even if the id differs
         return self._client_id.matches(client_id) & self._secret.matches(secret)
 
 
 def _client_pair(view: RequestContext) -> tuple[str, str] | None:
-    """Id and secret as presented; the secret may hold colons."""
+    """The presented id and secret; the secret may contain colons."""
     credential = view.credential
     if credential.scheme is not Scheme.OTHER or credential.scheme_text.lower() != "basic":
         return None
@@ -70,30 +71,30 @@ def _client_pair(view: RequestContext) -> tuple[str, str] | None:
     if ":" not in text:
         try:
             text = a2b_base64(text.encode("ascii"), strict_mode=True).decode("utf-8")
-        except (Error, ValueError):  # what nobody can decode is for nobody here
+        except (Error, ValueError):  # not base64: left to other authenticators
             return None
     client_id, colon, secret = text.partition(":")
     return (client_id, secret) if colon else None
 
 
 def check_system_client(client_id: str, secret: Secret, *, allow_published: bool) -> None:
-    """Raise Misconfigured for a pair that cannot be used, or whose secret everybody knows."""
+    """Raise Misconfigured for an id or secret that cannot be used, or for a well-known default secret."""
     problems = []
     if not _ID.fullmatch(client_id):
         problems.append(
             Problem("authentication.systemClientId", "must be visible ASCII characters, without white space and colon")
         )
-    place = "authentication.systemClientSecret"
+    path = "authentication.systemClientSecret"
     if not _SECRET.fullmatch(secret.reveal()):
-        problems.append(Problem(place, "must be visible ASCII characters, without white space"))
+        problems.append(Problem(path, "must be visible ASCII characters, without white space"))
     elif len(secret.reveal()) < _MIN_LENGTH:
         text = (
             f"must have at least {_MIN_LENGTH} characters, because nothing limits guessing at it (openssl rand -hex 32)"
         )
-        problems.append(Problem(place, text))
+        problems.append(Problem(path, text))
     elif is_well_known(secret) and not allow_published:
         problems.append(
-            Problem(place, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")
+            Problem(path, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")
         )
     if problems:
         raise Misconfigured(problems)

@@ -1,11 +1,11 @@
-"""Bearer tokens of DataHub's: minted by its servers, or here in their form."""
+"""DataHub's bearer tokens: minted by DataHub's servers, or by this sidecar in the same form."""
 
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Literal, Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
-from sidecar.clock import Clock
+from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
@@ -30,42 +30,42 @@ from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.jwt.verify import VerifiedClaims
-from sidecar.tokens.submitted import jwt_digest
 
 DATAHUB = DATAHUB_PROVIDER
-"""Name of this authenticator and its provider in Actors, logs, metrics and ``adminPrincipals``."""
+"""Name of this authenticator and of its provider in Actors, logs, metrics and ``adminPrincipals``."""
 
 
 class DataHubTokenOptions(Model):
-    """Options, by DataHub's names; where they are absent ``authentication.tokenService`` has them."""
+    """Options under DataHub's names; the defaults come from ``authentication.tokenService``."""
 
     signing_key: Secret | None = None
-    """Key of HS256, the octets of its text."""
+    """Key for HS256: the UTF-8 bytes of the configured text."""
     salt: Secret | None = None
-    """What DataHub hashes its tokens with."""
+    """Salt of DataHub's token hashes."""
     signing_alg: Literal["HS256"] = "HS256"
-    """DataHub's only algorithm."""
+    """The only algorithm that DataHub uses."""
 
 
 class RecordLookup(Protocol):
-    """Where records are looked up."""
+    """Look-up of token records."""
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
-        """The record of that id. Raises Unavailable(STORE_UNAVAILABLE) when nobody can tell."""
+        """The record with that id. Raises Unavailable(STORE_UNAVAILABLE) if the store does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataHubTokenPolicy:
-    """What decides about DataHub tokens.
+    """Validation settings for DataHub tokens.
 
-    ``own_issuer`` is the ``iss`` of those minted here (empty: none are), which need a record with
-    ``require_own_record`` and live ``max_own_lifetime`` seconds at most; ``own_leeway`` is the tolerance for their
-    ``exp``, ``own_early`` that for ``iat`` and ``nbf``. ``require_record`` demands one of every version 2 token.
-    ``records`` None: there are none. ``providers`` are issuers that have keys of their own: this one speaks for none
-    of them.
-    ``reserved`` ids are nobody's (in lower case), nor is what begins with one of ``namespaces`` (in lower case) and a
-    slash: those are the Actors of other providers. ``admin_names`` are those of ``adminPrincipals``, as Actor ids are
-    spelled. ``passes_on``: the DataHub behind gets to see the tokens that it has minted itself.
+    ``own_issuer`` is the ``iss`` of DataHub tokens minted by this sidecar (empty: it mints none). Those need a record
+    if ``require_own_record`` is set and may live for at most ``max_own_lifetime`` seconds; ``own_leeway`` is the
+    tolerance for their ``exp``, ``own_early`` the tolerance for ``iat`` and ``nbf``. ``require_record`` requires a
+    record for every version 2 token. ``records`` is None if there is no record store. ``providers`` are the issuers
+    with keys of their own: a token that names one of them is rejected.
+
+    ``reserved`` ids are rejected (in lower case), and so are ids that start with one of ``namespaces`` (in lower case)
+    and a slash, because those are Actors of other providers. ``admin_names`` are the names of ``adminPrincipals``,
+    spelled like Actor ids. ``forwards_token``: tokens minted by the upstream DataHub are forwarded to it unchanged.
     """
 
     key: SharedKey
@@ -82,29 +82,31 @@ class DataHubTokenPolicy:
     reserved: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
     admin_names: frozenset[str] = frozenset()
-    passes_on: bool = False
+    forwards_token: bool = False
 
 
 class DataHubTokenAuthenticator:
-    """Recognises what can only be meant as a DataHub token, and decides on it. Shares its cache with other JWTs."""
+    """Decides on tokens that can only be DataHub tokens. Shares the cache of verified tokens with the JWT
+    authenticator.
+    """
 
     name = DATAHUB
 
     def __init__(
-        self, trust: DataHubTokenPolicy, *, cache: VerifiedCache[Accepted], clock: Clock, max_token_bytes: int
+        self, policy: DataHubTokenPolicy, *, cache: VerifiedCache[Accepted], clock: Clock, max_token_bytes: int
     ) -> None:
-        self._trust = trust
-        self._own_policy = PrincipalPolicy(OWN_PROVIDER, authenticator=DATAHUB, admin_names=trust.admin_names)
+        self._policy = policy
+        self._own_policy = PrincipalPolicy(OWN_PROVIDER, authenticator=DATAHUB, admin_names=policy.admin_names)
         self._cache = cache
-        self._now = clock.now
+        self._now, self._earliest = latest_of(clock), earliest_of(clock)
         self._max_token_bytes = max_token_bytes
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """Nothing: what was verified is in ``cache``, from where the JWT authenticator, always there, recalls it."""
+        """None: the JWT authenticator, which is always configured, recalls verified tokens from the shared cache."""
         return None
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        """Verify a token not seen before. Raises Unavailable when its record cannot be had."""
+        """Verify a token that is not in the cache. Raises Unavailable if its record cannot be looked up."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         generation = self._cache.generation
@@ -112,7 +114,7 @@ class DataHubTokenAuthenticator:
             token = parse(view.credential.value, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
-        if not is_datahub(token, self._trust.issuer, self._trust.own_issuer):
+        if not is_datahub(token, self._policy.issuer, self._policy.own_issuer):
             return ABSTAINED
         try:
             accepted = await self._evaluate(token)
@@ -122,14 +124,16 @@ class DataHubTokenAuthenticator:
         return accepted
 
     async def _evaluate(self, token: Unverified) -> Accepted:
-        trust = self._trust
-        skew = (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else ()
-        found = verify_datahub(token, trust.key, self._now(), *skew)
+        trust = self._policy
+        skew = (
+            (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else (0.0, 0.0)
+        )
+        found = verify_datahub(token, trust.key, self._now(), *skew, earliest=self._earliest())
         with AFTER_SIGNATURE:
-            return await self._identified(token, found)
+            return await self._accepted_token(token, found)
 
-    async def _identified(self, token: Unverified, found: DataHubToken) -> Accepted:
-        trust = self._trust
+    async def _accepted_token(self, token: Unverified, found: DataHubToken) -> Accepted:
+        trust = self._policy
         if found.verified.issuer in trust.providers:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
         is_own = bool(trust.own_issuer) and found.verified.issuer == trust.own_issuer
@@ -142,35 +146,35 @@ class DataHubTokenAuthenticator:
         if record is not None:
             actor = recorded_actor(record, found.verified, self._own_policy)
             facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at)
-            return self._accepted(found, actor, facts=facts, record_id=record.id, is_own=True)
+            return self._accepted(found, actor, keys=facts, record_id=record.id, is_own=True)
         if must_be_on_record:
             raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
         actor = self._actor(found)
-        digest = "" if actor.token_id else jwt_digest(token)
-        accepted = self._accepted(found, actor, facts=revocation_keys(actor, digest))
-        if trust.passes_on and not is_own:
+        digest = "" if actor.token_id else token.digest
+        accepted = self._accepted(found, actor, keys=revocation_keys(actor, digest))
+        if trust.forwards_token and not is_own:
             accepted.forwarded_authorization = f"Bearer {token.text}"
         return accepted
 
     async def _record(self, found: DataHubToken, text: str) -> TokenRecord | None:
         token_id = found.verified.token_id
-        if self._trust.records is None or not token_id:
+        if self._policy.records is None or not token_id:
             return None
-        record = await self._trust.records.lookup(token_id)
+        record = await self._policy.records.lookup(token_id)
         if record is None:
             return None
-        if record.format != FORMAT or not compare_digest(record.token_hash, datahub_hash(text, self._trust.salt)):
+        if record.format != FORMAT or not compare_digest(record.token_hash, datahub_hash(text, self._policy.salt)):
             raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
         if record.revoked_at is not None:
             raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
         return record
 
     def _actor(self, found: DataHubToken) -> Actor:
-        """The Actor of a token that DataHub has minted: a USER, as everybody is there."""
+        """The Actor of a token minted by DataHub: type USER, the only type that DataHub knows."""
         verified, actor_id = found.verified, found.actor_id
         lower = actor_id.lower()
         namespace, slash, _ = lower.partition("/")
-        if lower in self._trust.reserved or (slash and namespace in self._trust.namespaces):
+        if lower in self._policy.reserved or (slash and namespace in self._policy.namespaces):
             raise Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         return Actor(
             ActorType.USER,
@@ -181,13 +185,13 @@ class DataHubTokenAuthenticator:
             token_id=verified.token_id,
             issued_at=verified.issued_at,
             expires_at=verified.expires_at,
-            is_admin=f"{DATAHUB}/{actor_id}" in self._trust.admin_names,
+            is_admin=f"{DATAHUB}/{actor_id}" in self._policy.admin_names,
             authenticator=DATAHUB,
         )
 
     @staticmethod
     def _accepted(
-        found: DataHubToken, actor: Actor, *, facts: RevocationKeys, record_id: str | None = None, is_own: bool = False
+        found: DataHubToken, actor: Actor, *, keys: RevocationKeys, record_id: str | None = None, is_own: bool = False
     ) -> Accepted:
         verified = found.verified
         return Accepted(
@@ -197,31 +201,31 @@ class DataHubTokenAuthenticator:
             expires_at=verified.expires_at,
             record_id=record_id,
             is_own=is_own,
-            revocation_keys=facts,
+            revocation_keys=keys,
         )
 
 
-def _check_lifetime(verified: VerifiedClaims, longest: float | None) -> None:
-    issued, ends = verified.issued_at, verified.expires_at
-    if longest is not None and (issued is None or ends is None or ends - issued > longest):
+def _check_lifetime(verified: VerifiedClaims, max_lifetime: float | None) -> None:
+    issued, expires = verified.issued_at, verified.expires_at
+    if max_lifetime is not None and (issued is None or expires is None or expires - issued > max_lifetime):
         raise Refused(Reason.TOKEN_INVALID, Cause.LIFETIME)
 
 
 def check_shared_secrets(
-    signing_key: Secret, salt: Secret, place: str, *, needs_salt: bool = True, allow_published: bool
+    signing_key: Secret, salt: Secret, path: str, *, needs_salt: bool = True, allow_published: bool
 ) -> SharedKey:
-    """The key, where both can be used. Raises Misconfigured; ``place`` is the path of the block they stand in."""
+    """The signing key, if key and salt are usable. Raises Misconfigured; ``path`` is their configuration block."""
     problems = []
     if needs_salt and not salt:
-        problems.append(Problem(f"{place}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))
+        problems.append(Problem(f"{path}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))
     for name, secret in (("signingKey", signing_key), ("salt", salt)):
         if is_well_known(secret) and not allow_published:
             text = "is DataHub's published default: everybody can sign with it; make your own (openssl rand -base64 32)"
-            problems.append(Problem(f"{place}.{name}", text))
+            problems.append(Problem(f"{path}.{name}", text))
     try:
         key = SharedKey(signing_key)
     except ValueError as error:
-        problems.append(Problem(f"{place}.signingKey", str(error)))
+        problems.append(Problem(f"{path}.signingKey", str(error)))
     if problems:
         raise Misconfigured(problems)
     return key

@@ -1,4 +1,4 @@
-"""The guest: who presents nothing at all. A bad credential never becomes the guest."""
+"""The guest: the Actor of requests without credentials. A request with a bad credential never becomes the guest."""
 
 from typing import Annotated
 
@@ -16,30 +16,30 @@ def _actor_id(text: str) -> str:
     try:
         return actor_name(text)
     except Refused:
-        raise ValueError("must be a name that an Actor can have") from None
+        raise ValueError("must be a valid Actor name") from None
 
 
-# Dot segments, escapes and parameters never stand in a path that a guest may have; see access.paths.
+# Dot segments, escapes and parameters are not allowed in a guest path; see access.paths.
 GuestPath = Annotated[
     str, Field(pattern=r"^(/\*\*|(/([A-Za-z0-9_~!$&'()+,=:@-][A-Za-z0-9._~!$&'()+,=:@-]*|\*))+(/\*\*)?|/)$")
 ]
 
 
 class GuestOptions(Model):
-    """Who the guest is, and where he may be."""
+    """The guest's Actor, and the paths and methods that it may use."""
 
     enabled: bool = True
     """DataHub's switch."""
     guest_user: Annotated[str, AfterValidator(_actor_id)] = "guest"
-    """Id of the Actor."""
+    """Id of the guest's Actor."""
     paths: Annotated[tuple[GuestPath, ...], Field(min_length=1)] = ("/**",)
-    """Where: patterns as in ``rules``. A rule for authenticated callers is stronger."""
+    """Allowed paths: patterns as in ``rules``. A rule that requires authentication takes precedence."""
     methods: Names = ()
-    """With which methods; empty: all."""
+    """Allowed methods; empty: all."""
 
 
 class Guest(Authenticator):
-    """Gives everybody without credentials one Actor, where the decision lets it; decides on no credential."""
+    """Assigns one Actor to requests without credentials, where access rules allow it. Decides on no credential."""
 
     Options = GuestOptions
 
@@ -58,10 +58,12 @@ class Guest(Authenticator):
 
     @classmethod
     def describe(cls, options: GuestOptions) -> str:
-        """Which credentials it decides on."""
+        """The credentials that this authenticator decides on."""
+        if not options.enabled:
+            return "no requests; it is switched off (enabled: false)"
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
-        return f"nobody; without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"
+        return f"no credentials: anonymous requests are {options.guest_user} on {', '.join(options.paths)}{methods}"
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        """Nothing that is presented is the guest's."""
+        """Abstain: a presented credential never belongs to the guest."""
         return ABSTAINED

@@ -1,4 +1,4 @@
-"""Opaque bearer tokens, asked about at the server that issued them (RFC 7662)."""
+"""Opaque bearer tokens, validated by the introspection endpoint of their issuer (RFC 7662)."""
 
 import re
 from base64 import b64encode
@@ -13,51 +13,52 @@ from pydantic import Field
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
 from sidecar.authn.support.bearer import BearerAuthenticator
-from sidecar.authn.support.credential_cache import Questions
+from sidecar.authn.support.credential_cache import QueryRateLimiter
 from sidecar.authn.support.dependency_probe import DependencyProbe
+from sidecar.clock import earliest_of, latest_of
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
 from sidecar.identity.claims import make_actor
 from sidecar.outbound import Answer, ControlClient, OutboundError, check_url
 from sidecar.secrets.value import Secret
+from sidecar.store.record import hash_token
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
 from sidecar.tokens.jwt.verify import check_claims
-from sidecar.tokens.submitted import jwt_digest, token_digest
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _MAX_BYTES = 64 * 1024
-_REFUSED_FOR = 60.0
-_MAX_UNKNOWN_PER_SECOND = 20
-# What a server may call an access token; a refresh token or a bound one is none that a caller may present here.
+_REJECTION_LIFETIME = 60.0
+_MAX_UNKNOWN_QUERIES_PER_SECOND = 20
+# Accepted token_type values: refresh tokens and sender-constrained tokens are rejected.
 _TOKEN_TYPES = frozenset({"bearer", "access_token", "access token"})
 
 
 class IntrospectionOptions(Model):
-    """Where to ask, and whose tokens they are."""
+    """The introspection endpoint, and the provider whose tokens it validates."""
 
     provider: Annotated[str, Field(min_length=1)]
-    """Name in ``authenticationConfiguration.providers``: its issuer, audiences and mapping hold for these tokens."""
+    """Name in ``authenticationConfiguration.providers``: its issuer, audiences and mapping apply to these tokens."""
     url: Annotated[str, Field(min_length=1)]
-    """The server's introspection endpoint."""
+    """URL of the introspection endpoint."""
     client_id: Annotated[str, Field(min_length=1)]
-    """Who asks."""
+    """Client id of the sidecar at that endpoint."""
     client_secret: Secret
-    """The asking client's secret."""
+    """Client secret of the sidecar."""
     auth_method: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
-    """How the secret is sent."""
+    """How the client secret is sent."""
     jwts: bool = False
-    """Ask about JWTs of this issuer too, instead of verifying them here; list it before ``jwt`` then."""
+    """Introspect JWTs of this issuer too, instead of verifying them locally; requires a position before ``jwt``."""
     cache: Annotated[Duration, Field(ge=0, le=60)] = 60.0
-    """How long an active token is remembered, never past its ``exp``."""
+    """How long an active token is cached, at most until its ``exp``."""
     within: Annotated[Duration, Field(gt=0, le=30)] = 3.0
-    """Time for one question."""
+    """Time limit of one introspection request."""
 
 
 class _Client(OAuth2Client):  # type: ignore[misc] # authlib has no types
-    """authlib's client over the one HTTP client for control traffic; it keeps no token."""
+    """authlib's OAuth 2.0 client on top of the shared HTTP client for control traffic. It stores no token."""
 
     def __init__(self, control: ControlClient, options: IntrospectionOptions, *, allow_insecure: bool) -> None:
         method = options.auth_method
@@ -76,71 +77,73 @@ class _Client(OAuth2Client):  # type: ignore[misc] # authlib has no types
 
 
 def _basic(client: Any, method: str, uri: str, headers: dict[str, str], body: str) -> tuple[str, dict[str, str], str]:
-    """RFC 6749 section 2.3.1: both parts are form-encoded first, which authlib leaves out."""
+    """RFC 6749 section 2.3.1: client id and secret are form-encoded first, which authlib omits."""
     pair = f"{quote_plus(client.client_id)}:{quote_plus(client.client_secret)}"
     return uri, {**headers, "Authorization": f"Basic {b64encode(pair.encode()).decode()}"}, body
 
 
 class Introspection(BearerAuthenticator):
-    """Decides on bearer tokens that the server calls active. Others may know those that it does not."""
+    """Decides on bearer tokens that the endpoint reports as active. Abstains from inactive opaque tokens."""
 
     Options = IntrospectionOptions
     options: IntrospectionOptions
 
     def __init__(self, options: IntrospectionOptions, surroundings: AuthenticatorContext) -> None:
-        questions = Questions(surroundings.clock, _MAX_UNKNOWN_PER_SECOND)
-        super().__init__(options, surroundings, refused_for=_REFUSED_FOR, questions=questions)
+        questions = QueryRateLimiter(surroundings.clock, _MAX_UNKNOWN_QUERIES_PER_SECOND)
+        super().__init__(options, surroundings, rejection_lifetime=_REJECTION_LIFETIME, query_limiter=questions)
         provider = surroundings.providers.get(options.provider)
         if provider is None or provider.issuer is None:
             known = ", ".join(sorted(surroundings.providers)) or "none"
-            raise Misconfigured([self._fault(f"provider {options.provider!r} is not configured; there are: {known}")])
+            raise Misconfigured([self._problem(f"provider {options.provider!r} is not configured; known: {known}")])
         try:
             check_url(options.url, allow_insecure=provider.allow_insecure_urls)
         except OutboundError as error:
-            raise Misconfigured([self._fault(f"url cannot be used: {error.detail}")]) from error
+            raise Misconfigured([self._problem(f"url cannot be used: {error.detail}")]) from error
         self._issuers = frozenset({provider.issuer, *provider.issuer_aliases})
         self._issuer = provider.issuer
         self._expected = replace(provider_validation(provider, None), require_expiry=False)
         self._policy = surroundings.policies[options.provider]
         self._client = _Client(surroundings.client, options, allow_insecure=provider.allow_insecure_urls)
-        self._recovery = DependencyProbe(self.name, self.check)
+        self._probe = DependencyProbe(self.name, self.check)
 
-    def _fault(self, text: str) -> Problem:
+    def _problem(self, text: str) -> Problem:
         return Problem(f"authenticator {self.name}", text)
 
     @classmethod
     def describe(cls, options: IntrospectionOptions) -> str:
-        """Which credentials it decides on."""
+        """The credentials that this authenticator decides on."""
         jwts = f", and JWTs of {options.provider}" if options.jwts else ""
-        return f"opaque Bearer tokens that {options.provider} calls active{jwts}"
+        return f"opaque Bearer tokens that {options.provider} reports as active{jwts}"
 
     @property
     def unavailable_reason(self) -> str:
-        """Why the endpoint does not answer, as the last look at it has shown."""
-        return self._recovery.problem
+        """Why the endpoint could not be reached by the last probe."""
+        return self._probe.problem
 
     async def check(self) -> list[str]:
-        """Ask about a token that nobody has issued: a server that lets us ask calls it inactive."""
+        """Introspect a token that does not exist: the server accepts the client if it answers "inactive"."""
         try:
             answer = await self._introspect("auth-sidecar-check")
         except Unavailable as failure:
             return [failure.detail]
-        return ["calls a made-up token active"] if answer["active"] else []
+        return ["reports a token as active that does not exist"] if answer["active"] else []
 
     async def stop(self) -> None:
-        """Stop asking."""
+        """Cancel introspection requests and the dependency probe."""
         await super().stop()
-        await self._recovery.aclose()
+        await self._probe.aclose()
 
     async def verify(self, token: str, digest: bytes) -> Outcome:
-        """Ask the server. Raises Unavailable when it gives no answer, or was asked too often about unknown tokens."""
+        """Introspect the token. Raises Unavailable if the endpoint does not answer or the limit of unknown tokens is
+        reached.
+        """
         if len(token) > self.surroundings.max_token_bytes or not _TOKEN.fullmatch(token):
             return Abstained(Refused(Reason.TOKEN_MALFORMED, Cause.ENCODING))
-        if not self._is_mine(token):
+        if not self._is_handled(token):
             return ABSTAINED
-        return await self.ask_once(digest, lambda: self._introspect_once(token, digest))
+        return await self.query_once(digest, lambda: self._validate(token, digest))
 
-    def _is_mine(self, token: str) -> bool:
+    def _is_handled(self, token: str) -> bool:
         if token.count(".") != 2:
             return True
         try:
@@ -149,70 +152,72 @@ class Introspection(BearerAuthenticator):
             return not token.startswith("eyJ")  # three parts and no JWT: opaque after all
         return self.options.jwts and read.issuer in self._issuers
 
-    def _jwt(self, token: str) -> Unverified | None:
+    def _parsed_jwt(self, token: str) -> Unverified | None:
         try:
             return parse(token, self.surroundings.max_token_bytes)
         except Refused:
             return None
 
-    async def _introspect_once(self, token: str, digest: bytes) -> Outcome:
-        jwt = self._jwt(token)
+    async def _validate(self, token: str, digest: bytes) -> Outcome:
+        jwt = self._parsed_jwt(token)
         try:
             answer = await self._introspect(token)
         except Unavailable:
-            self._recovery.report_failure()
+            self._probe.report_failure()
             raise
         if not answer["active"]:
             inactive = Refused(Reason.TOKEN_INVALID, Cause.INACTIVE)
-            # a member after this one would find a revoked JWT's signature good
+            # a later authenticator would accept a revoked JWT by its signature
             return Abstained(inactive) if jwt is None else Rejected(inactive, self.options.provider)
-        now = self.surroundings.clock.now()
+        now, earliest = latest_of(self.surroundings.clock)(), earliest_of(self.surroundings.clock)()
         claims = {name: value for name, value in answer.items() if name != "active"}
         claims.setdefault("iss", self._issuer)
-        if jwt is not None:  # the answer may leave out what the deny list goes by
+        if jwt is not None:  # the answer may omit the claims that revocation entries refer to
             claims = {name: jwt.claims[name] for name in ("jti", "iat") if name in jwt.claims} | claims
         try:
-            with AFTER_SIGNATURE:  # the server's word stands for one
+            with AFTER_SIGNATURE:  # the endpoint's answer replaces the signature
                 _check_token_type(claims)
-                check_claims(claims, self._expected, now)
+                check_claims(claims, self._expected, now, earliest)
                 actor = make_actor(claims, self._policy)
         except Refused as refusal:
             return Rejected(refusal, self.options.provider)
-        leeway, starts, ends = self._expected.leeway, claims.get("nbf"), claims.get("exp")
+        leeway, not_before, expires_at = self._expected.leeway, claims.get("nbf"), claims.get("exp")
         accepted = Accepted(
             actor,
-            not_before=None if starts is None else starts - leeway,
-            expires_at=None if ends is None else ends + leeway,
+            not_before=None if not_before is None else not_before - leeway,
+            expires_at=None if expires_at is None else expires_at + leeway,
             revocation_keys=revocation_keys(
-                replace(actor, subject=_denied_as(claims)), token_digest(token) if jwt is None else jwt_digest(jwt)
+                replace(actor, subject=_revocation_subject(claims)),
+                hash_token(token) if jwt is None else jwt.digest,
             ),
         )
-        remaining = self.options.cache if ends is None else min(self.options.cache, ends - now)
-        self._memory.put(digest, accepted, remaining)
+        remaining = self.options.cache if expires_at is None else min(self.options.cache, expires_at - now)
+        self._cache.put(digest, accepted, remaining)
         return accepted
 
     async def _introspect(self, token: str) -> Mapping[str, Any]:
-        """The server's answer, ``active`` a boolean. Raises Unavailable for anything else."""
+        """The endpoint's answer, whose ``active`` is a boolean. Raises Unavailable for any other answer."""
         try:
             answer = await self._client.introspect_token(self.options.url, token, "access_token")
             content = orjson.loads(answer.body)
         except OutboundError as error:
-            raise _no_answer(error.detail) from error
+            raise _unavailable(error.detail) from error
         except orjson.JSONDecodeError as error:
-            raise _no_answer("its answer is not JSON") from error
+            raise _unavailable("the response is not JSON") from error
         if not isinstance(content, dict) or not isinstance(content.get("active"), bool):
-            raise _no_answer("its answer does not say whether the token is active")
+            raise _unavailable("the response has no boolean member active")
         return content
 
 
-def _no_answer(text: str) -> Unavailable:
+def _unavailable(text: str) -> Unavailable:
     return Unavailable(Cause.INTROSPECTION_UNAVAILABLE, f"the introspection endpoint: {text}")
 
 
-def _denied_as(claims: Mapping[str, Any]) -> str:
-    """The subject by which the deny list knows the token: where the answer has no ``sub``, whoever else it is for.
+def _revocation_subject(claims: Mapping[str, Any]) -> str:
+    """The subject for look-ups in the revocation list: without ``sub``, the user name or client id of the answer.
 
-    The Actor has none then: a client may be called as somebody's ``sub``, and would manage his tokens.
+    The Actor itself has no subject then: a client id may equal another user's ``sub`` and would manage that user's
+    tokens.
     """
     for name in ("sub", "username", "client_id"):
         value = claims.get(name)

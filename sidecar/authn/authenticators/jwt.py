@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
-from sidecar.clock import Clock
+from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import OwnIssuers
 from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
@@ -18,7 +18,6 @@ from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
-from sidecar.tokens.submitted import jwt_digest
 
 _BEARER = Scheme.BEARER
 
@@ -114,7 +113,7 @@ def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
 
     Without ``jti`` the token is known by the digest of what was signed.
     """
-    return None if actor.token_id else revocation_keys(actor, jwt_digest(token))
+    return None if actor.token_id else revocation_keys(actor, token.digest)
 
 
 def _accepted(
@@ -168,7 +167,7 @@ class JwtAuthenticator:
         self._unbound = unbound
         self._own_names = own_names
         self._cache = cache
-        self._now = clock.now
+        self._now, self._earliest = latest_of(clock), earliest_of(clock)
         self._max_token_bytes = max_token_bytes
         self._refuse = refuse
 
@@ -267,4 +266,4 @@ class JwtAuthenticator:
         exact = issuer.keys.issuer
         if exact is not None and expectations.issuers is not None and token.issuer != exact:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
-        return verify(token, keys, expectations, self._now())
+        return verify(token, keys, expectations, self._now(), self._earliest())

@@ -1,1 +1,1 @@
-"""What several authenticators share: credential caches, dependency probes, password checks, token parsing."""
+"""Shared by several authenticators: credential caches, dependency probes, password checks, bearer tokens."""

@@ -1,4 +1,4 @@
-"""User names and passwords: the ``Basic`` credential (RFC 7617), and how often one may be guessed at."""
+"""The ``Basic`` credential (RFC 7617): parsing, and a rate limit for wrong passwords."""
 
 from binascii import Error, a2b_base64
 from collections import OrderedDict, deque
@@ -11,10 +11,10 @@ _MAX_VALUE = 4096
 _MAX_USERS = 10_000
 
 
-def read_password(credential: Credential) -> tuple[str, str] | None:
-    """User name and password; None when the credential is no ``Basic`` one, or in DataHub's form (with a colon).
+def parse_basic_credential(credential: Credential) -> tuple[str, str] | None:
+    """User name and password; None if the scheme is not ``Basic``, or the value is in DataHub's form (with a colon).
 
-    Raises Refused(CREDENTIALS_INVALID) for one that cannot be read, has control characters or an empty part.
+    Raises Refused(CREDENTIALS_INVALID) if it is malformed, contains control characters or has an empty part.
     """
     if credential.scheme is not Scheme.OTHER or credential.scheme_text.lower() != "basic" or ":" in credential.value:
         return None
@@ -26,15 +26,15 @@ def read_password(credential: Credential) -> tuple[str, str] | None:
     except (Error, ValueError):
         raise _malformed("not base64 of UTF-8") from None
     user, colon, password = text.partition(":")
-    if not colon or not user or not password:  # a directory takes an empty password for an anonymous bind
+    if not colon or not user or not password:  # directories treat an empty password as an anonymous bind
         raise _malformed("no user name or no password")
     if any(character < " " or character == "\x7f" for character in text):
         raise _malformed("a control character")
     return user, password
 
 
-def wrong_password() -> Refused:
-    """The refusal of a wrong password and of an unknown user: nobody learns which."""
+def wrong_password_error() -> Refused:
+    """The rejection for a wrong password and for an unknown user; callers cannot tell them apart."""
     return Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG)
 
 
@@ -43,37 +43,37 @@ def _malformed(detail: str) -> Refused:
 
 
 class RateLimiter:
-    """Counts the wrong passwords of the last minute, for each user and for all; those being compared count as wrong."""
+    """Limits wrong passwords per minute, for each user and in total. Attempts in progress count as wrong."""
 
     WINDOW = 60.0
 
-    def __init__(self, clock: Clock, *, per_user: int, in_all: int) -> None:
+    def __init__(self, clock: Clock, *, per_user: int, total: int) -> None:
         self._clock = clock
-        self._in_all: deque[float] = deque(maxlen=in_all)
+        self._all_attempts: deque[float] = deque(maxlen=total)
         self._per_user = per_user
-        # by two names each: nobody is counted out of memory while his attempts still count
-        self._most_users = max(_MAX_USERS, 2 * in_all)
+        # two names per attempt: no user is evicted while its attempts still count
+        self._max_users = max(_MAX_USERS, 2 * total)
         self._users: OrderedDict[str, deque[float]] = OrderedDict()
 
     def attempt(self, user: str) -> None:
-        """Count an attempt. Raises Unavailable(THROTTLED) when there were too many."""
-        self._check(self._in_all)  # first: names that cost nothing must not push others out
-        self._count(self._in_all, self._attempts_of(user))
+        """Count an attempt. Raises Unavailable(THROTTLED) if the limit is reached."""
+        self._check(self._all_attempts)  # first: rejected attempts must not evict other users
+        self._count(self._all_attempts, self._attempts_of(user))
 
     def alias(self, user: str) -> None:
-        """The attempt that has begun is about ``user`` too, by another name. Raises Unavailable(THROTTLED)."""
+        """Count the current attempt for a second name of the same user. Raises Unavailable(THROTTLED)."""
         self._count(self._attempts_of(user))
 
     def success(self, *names: str) -> None:
-        """The attempt, by every name that it was counted under, was none to count."""
-        for attempts in (self._in_all, *map(self._users.get, names)):
+        """Remove the attempt from the counts of all its names."""
+        for attempts in (self._all_attempts, *map(self._users.get, names)):
             if attempts:
                 attempts.pop()
 
     def _attempts_of(self, user: str) -> deque[float]:
         mine = self._users.setdefault(user, deque(maxlen=self._per_user))
         self._users.move_to_end(user)
-        if len(self._users) > self._most_users:
+        if len(self._users) > self._max_users:
             self._users.popitem(last=False)
         return mine
 

@@ -1,19 +1,20 @@
-"""What all members have in common that ask others about Bearer tokens: remembering, and one question for many."""
+"""Base class for authenticators that query a server about bearer tokens: caching and single flight."""
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, AuthenticatorContext, Outcome
-from sidecar.authn.support.credential_cache import CredentialCache, Questions
+from sidecar.authn.support.credential_cache import CredentialCache, QueryRateLimiter
 from sidecar.identity.request import RequestContext, Scheme
 
 
 class BearerAuthenticator(Authenticator):
     """Decides on ``Bearer`` credentials.
 
-    ``refused_for``: seconds for which a refusal by the one who is asked is remembered. ``questions`` bounds those about
-    credentials that any caller can make up; None: it is asked only about what has been verified here before.
+    ``rejection_lifetime``: seconds for which a rejection by the server is cached. ``query_limiter`` limits queries
+    about unverified credentials, which any caller can make up; None: queries are only made about tokens verified
+    locally.
     """
 
     def __init__(
@@ -21,54 +22,54 @@ class BearerAuthenticator(Authenticator):
         options: Any,
         surroundings: AuthenticatorContext,
         *,
-        refused_for: float,
-        questions: Questions | None = None,
+        rejection_lifetime: float,
+        query_limiter: QueryRateLimiter | None = None,
     ) -> None:
         super().__init__(options, surroundings)
-        self._memory = CredentialCache(surroundings.clock)
-        self._refused_for = refused_for
-        self._questions = questions
+        self._cache = CredentialCache(surroundings.clock)
+        self._rejection_lifetime = rejection_lifetime
+        self._query_limiter = query_limiter
 
     @abstractmethod
     async def verify(self, token: str, digest: bytes) -> Outcome:
-        """Whose token it is; ``digest`` stands for it in the memory. Raises Unavailable."""
+        """Decide on the token; ``digest`` is its cache key. Raises Unavailable."""
 
-    async def ask_once(self, digest: bytes, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """The outcome of ``ask``: one question for all who wait, none about what was refused a moment ago.
+    async def query_once(self, digest: bytes, query: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """The outcome of ``query``: one query for concurrent requests, none for a token rejected recently.
 
-        Raises Unavailable: THROTTLED after too many unknown credentials, OVERLOAD, or as ``ask``.
+        Raises Unavailable: THROTTLED after too many unknown credentials, OVERLOAD, or as ``query``.
         """
-        return self._memory.refused(digest) or await self._memory.single_flight(
-            digest, lambda: self._asked_for(digest, ask)
+        return self._cache.rejection(digest) or await self._cache.single_flight(
+            digest, lambda: self._run_query(digest, query)
         )
 
-    async def _asked_for(self, digest: bytes, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        # bearers of good tokens must not wait behind made-up ones
-        questions = None if self._memory.was_accepted(digest) else self._questions
-        if questions is not None:
-            questions.take()
-        outcome = await ask()
+    async def _run_query(self, digest: bytes, query: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        # invalid tokens must not use up the limit for tokens accepted before
+        limiter = None if self._cache.was_accepted(digest) else self._query_limiter
+        if limiter is not None:
+            limiter.acquire()
+        outcome = await query()
         if not isinstance(outcome, Accepted):
-            self._memory.refuse(digest, self._refused_for, outcome)
+            self._cache.put_rejection(digest, self._rejection_lifetime, outcome)
             return outcome
-        self._memory.accept(digest)
-        if questions is not None:
-            questions.give_back()
+        self._cache.mark_accepted(digest)
+        if limiter is not None:
+            limiter.release()
         return outcome
 
     async def stop(self) -> None:
-        """Stop asking."""
-        await self._memory.aclose()
+        """Cancel queries in progress."""
+        await self._cache.aclose()
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """Whose token was good a moment ago, while what vouched for it does."""
+        """The cached result, while it is valid."""
         if view.credential.scheme is not Scheme.BEARER:
             return None
-        return self._memory.get(self._memory.digest(view.credential.value))
+        return self._cache.get(self._cache.digest(view.credential.value))
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        """Judge the token. Raises Unavailable when nobody can."""
+        """Decide on the token. Raises Unavailable if that is not possible now."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         token = view.credential.value
-        return await self.verify(token, self._memory.digest(token))
+        return await self.verify(token, self._cache.digest(token))

@@ -1,4 +1,4 @@
-"""Credentials that were found good or bad a moment ago, and those being judged: one judgement for many who wait."""
+"""Caches accepted and rejected credentials, and joins concurrent requests with the same credential."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -8,47 +8,46 @@ from hashlib import blake2b
 from os import urandom
 
 from sidecar.authn.base import Accepted, Outcome
-from sidecar.clock import Clock
+from sidecar.clock import Clock, latest_of
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Unavailable
 
-_MAX_RUNNING = 1000
+_MAX_IN_FLIGHT = 1000
 _MAX_BYTES = 64 * 1024 * 1024
-_MAX_REFUSED = 2000  # more than a minute of questions about unknown credentials
+_MAX_REJECTIONS = 2000  # more than one minute of queries about unknown credentials
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Entry:
     accepted: Accepted
     until: float
     weight: int
 
 
 class CredentialCache:
-    """Keyed digest of a credential to whom it made known; at most ``size``, in about ``max_bytes`` of memory.
+    """Accepted credentials by keyed digest; at most ``size`` entries in about ``max_bytes`` of memory, evicted by LRU.
 
-    The least recently used leave first.
-
-    The key is this process's own, so that the digests tell nothing about short passwords. Who is refused is remembered
-    only where a member says so, and never takes the place of anybody who is not. ``generation`` counts how often all
-    were forgotten: whoever judges by what may change reads it first. That a credential was accepted once is known for
-    longer than what it made known (:meth:`was_accepted`).
+    The digest key is random per process, so digests reveal nothing about short passwords. Rejections are cached only on
+    request and never evict accepted entries. ``generation`` counts the calls of :meth:`clear`: read it before
+    verifying, so that an outcome under old settings is not cached under new ones. That a credential was accepted is
+    remembered for longer than its entry (:meth:`was_accepted`).
     """
 
     def __init__(self, clock: Clock, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
         self.generation = 0
         self._clock = clock
+        self._latest = latest_of(clock)
         self._size = size
         self._max_bytes = max_bytes
         self._bytes = 0
         self._key = urandom(32)
-        self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
-        self._refused: OrderedDict[bytes, tuple[float, Outcome]] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._rejections: OrderedDict[bytes, tuple[float, Outcome]] = OrderedDict()
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
-        self._running: dict[bytes, asyncio.Task[Outcome]] = {}
+        self._in_flight: dict[bytes, asyncio.Task[Outcome]] = {}
 
     def digest(self, *parts: str) -> bytes:
-        """What stands for ``parts`` here; other parts give another digest, wherever they are cut."""
+        """The cache key for ``parts``; the lengths are included, so that no two lists of parts share a digest."""
         digest = blake2b(key=self._key, digest_size=32)
         for part in parts:
             octets = part.encode("utf-8", "surrogatepass")
@@ -56,115 +55,116 @@ class CredentialCache:
         return digest.digest()
 
     def get(self, digest: bytes) -> Accepted | None:
-        """Who it is, while that is remembered and holds."""
-        found = self._known.get(digest)
+        """The cached result, while it is valid."""
+        found = self._entries.get(digest)
         if found is None:
             return None
-        if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._has_ended(found.accepted):
+        if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._is_expired(found.accepted):
             self._drop(digest)
             return None
-        self._known.move_to_end(digest)
+        self._entries.move_to_end(digest)
         return found.accepted
 
-    def _has_ended(self, accepted: Accepted) -> bool:
+    def _is_expired(self, accepted: Accepted) -> bool:
         ends, again = accepted.expires_at, accepted.revalidate_at
-        return (ends is not None and self._clock.now() >= ends) or (again is not None and self._clock.now() >= again)
+        return (ends is not None and self._latest() >= ends) or (again is not None and self._latest() >= again)
 
     def put(self, digest: bytes, accepted: Accepted, seconds: float, generation: int | None = None) -> None:
-        """Remember for ``seconds``, and never past its own end; not if all were forgotten since ``generation``."""
+        """Cache for ``seconds``, at most until ``accepted`` expires; skipped if the cache was cleared since
+        ``generation``.
+        """
         if seconds <= 0 or generation not in (None, self.generation):
             return
-        if digest in self._known:
+        if digest in self._entries:
             self._drop(digest)
-        remembered = _Remembered(accepted, self._clock.monotonic() + seconds, accepted.memory())
-        self._known[digest] = remembered
+        remembered = _Entry(accepted, self._clock.monotonic() + seconds, accepted.memory())
+        self._entries[digest] = remembered
         self._bytes += remembered.weight
-        while len(self._known) > self._size or self._bytes > self._max_bytes:
-            self._drop(next(iter(self._known)))
+        while len(self._entries) > self._size or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, digest: bytes) -> None:
-        self._bytes -= self._known.pop(digest).weight
+        self._bytes -= self._entries.pop(digest).weight
 
-    def refused(self, digest: bytes) -> Outcome | None:
-        """How it was refused, while that is remembered."""
-        until, outcome = self._refused.get(digest, (0.0, None))
+    def rejection(self, digest: bytes) -> Outcome | None:
+        """The cached rejection, while it is valid."""
+        until, outcome = self._rejections.get(digest, (0.0, None))
         return outcome if self._clock.monotonic() < until else None
 
-    def refuse(self, digest: bytes, seconds: float, outcome: Outcome) -> None:
-        """Remember for ``seconds`` how it was refused; at most 2,000 are, the oldest leave first."""
+    def put_rejection(self, digest: bytes, seconds: float, outcome: Outcome) -> None:
+        """Cache a rejection for ``seconds``; at most 2,000 are kept, the oldest are evicted."""
         self._accepted.pop(digest, None)
-        self._refused[digest] = (self._clock.monotonic() + seconds, outcome)
-        self._refused.move_to_end(digest)
-        if len(self._refused) > _MAX_REFUSED:
-            self._refused.popitem(last=False)
+        self._rejections[digest] = (self._clock.monotonic() + seconds, outcome)
+        self._rejections.move_to_end(digest)
+        if len(self._rejections) > _MAX_REJECTIONS:
+            self._rejections.popitem(last=False)
 
-    def accept(self, digest: bytes) -> None:
-        """Remember that it was accepted, until it is refused or ``size`` others were accepted after it."""
+    def mark_accepted(self, digest: bytes) -> None:
+        """Remember that the credential was accepted, until it is rejected or evicted by ``size`` later ones."""
         self._accepted[digest] = None
         self._accepted.move_to_end(digest)
         if len(self._accepted) > self._size:
             self._accepted.popitem(last=False)
 
     def was_accepted(self, digest: bytes) -> bool:
-        """Whether it was accepted when it was judged last."""
+        """Whether the last decision on the credential was to accept it."""
         return digest in self._accepted
 
     def clear(self) -> None:
-        """Forget everybody, also who is being judged now."""
+        """Remove all entries, and prevent results in progress from being cached."""
         self.generation += 1
-        self._known.clear()
+        self._entries.clear()
         self._bytes = 0
-        self._refused.clear()
+        self._rejections.clear()
         self._accepted.clear()
 
-    async def single_flight(self, digest: bytes, judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """The outcome of ``judge``, which runs once for all who ask at the same time, also when some stop waiting."""
-        task = self._running.get(digest)
+    async def single_flight(self, digest: bytes, authenticate: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """The outcome of ``authenticate``, called once for concurrent requests, even if some of them stop waiting."""
+        task = self._in_flight.get(digest)
         if task is None:
-            if len(self._running) >= _MAX_RUNNING:
+            if len(self._in_flight) >= _MAX_IN_FLIGHT:
                 raise Unavailable(Cause.OVERLOAD)
-            task = asyncio.create_task(_retrieve(judge))
-            self._running[digest] = task
-            task.add_done_callback(lambda done: self._ended(digest, done))
+            task = asyncio.create_task(_as_coroutine(authenticate))
+            self._in_flight[digest] = task
+            task.add_done_callback(lambda done: self._finish(digest, done))
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Stop what is still running."""
-        running = list(self._running.values())
+        """Cancel the calls in progress."""
+        running = list(self._in_flight.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _ended(self, digest: bytes, task: "asyncio.Task[Outcome]") -> None:
-        del self._running[digest]
+    def _finish(self, digest: bytes, task: "asyncio.Task[Outcome]") -> None:
+        del self._in_flight[digest]
         retrieve(task)
 
 
-class Questions:
-    """How many questions about unknown credentials may be asked elsewhere: ``most`` in a second.
+class QueryRateLimiter:
+    """Limits queries about unknown credentials to ``max_per_window`` per second.
 
-    Those about credentials that turn out to be good are given back, so that only made-up ones, and those that wait for
-    their answer, use it up.
+    Queries about credentials that turn out to be valid are released, so that only invalid and pending ones count.
     """
 
     WINDOW = 1.0
 
-    def __init__(self, clock: Clock, most: int) -> None:
+    def __init__(self, clock: Clock, max_per_window: int) -> None:
         self._clock = clock
-        self._asked: deque[float] = deque(maxlen=most)
+        self._recent: deque[float] = deque(maxlen=max_per_window)
 
-    def take(self) -> None:
-        """Count a question. Raises Unavailable(THROTTLED) when there were too many."""
+    def acquire(self) -> None:
+        """Count a query. Raises Unavailable(THROTTLED) if the limit is reached."""
         now = self._clock.monotonic()
-        if len(self._asked) == self._asked.maxlen and now - self._asked[0] < self.WINDOW:
+        if len(self._recent) == self._recent.maxlen and now - self._recent[0] < self.WINDOW:
             raise Unavailable(Cause.THROTTLED, "too many unknown credentials", retry_after=1)
-        self._asked.append(now)
+        self._recent.append(now)
 
-    def give_back(self) -> None:
-        """One question that was counted was about a good credential."""
-        if self._asked:
-            self._asked.pop()
+    def release(self) -> None:
+        """Remove one counted query: its credential was valid."""
+        if self._recent:
+            self._recent.pop()
 
 
-async def _retrieve(judge: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    return await judge()
+async def _as_coroutine(authenticate: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    return await authenticate()

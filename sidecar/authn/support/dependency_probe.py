@@ -1,7 +1,7 @@
-"""Members that ask somebody: whether he answers, and when he does so again.
+"""Probes the dependency of an authenticator after a failure, until it recovers.
 
-Who is not ready is sent no request, so no request can show that it works again: it has to look itself. And what only
-one caller's credential brings about is no reason to be sent none.
+An instance that is not ready receives no requests, so no request can show that the dependency recovered: the
+authenticator must probe it. A failure that one caller's credential causes is no reason to become unready.
 """
 
 import asyncio
@@ -18,26 +18,26 @@ _MAX_PAUSE = 10.0
 
 
 class DependencyProbe:
-    """Looks at what a member depends on from :meth:`report_failure` on until it is well; never before.
+    """Runs ``probe`` from :meth:`report_failure` until it succeeds.
 
-    ``look`` asks a question of the member's own, in bounded time, and returns what is wrong.
+    ``probe`` checks the dependency in bounded time, independently of any request, and returns the problems found.
     """
 
     def __init__(
         self,
         name: str,
-        look: Callable[[], Awaitable[Sequence[str]]],
+        probe: Callable[[], Awaitable[Sequence[str]]],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
+        random_fraction: Callable[[], float] = random.random,
     ) -> None:
-        """``wait`` takes seconds, ``chance`` is in [0, 1); tests hand in their own."""
+        """``wait`` sleeps for seconds, ``random_fraction`` returns a number in [0, 1); tests replace both."""
         self.problem = ""
-        """What was wrong at the last look; empty: nothing, or nobody had a doubt."""
+        """The problems found by the last probe; empty: none, or never probed."""
         self._name = name
-        self._look = look
+        self._probe = probe
         self._wait = wait
-        self._chance = chance
-        self._doubted = False
+        self._random_fraction = random_fraction
+        self._probe_requested = False
         self._task: asyncio.Task[None] | None = None
 
     if not TYPE_CHECKING:  # a type checker would take every name for granted
@@ -46,29 +46,29 @@ class DependencyProbe:
             return old_names.attribute(self, name, old_names.PROBE_METHODS)
 
     def report_failure(self) -> None:
-        """A question on behalf of a caller had no answer: look at once, unless that was just done."""
-        self._doubted = True
+        """A request failed because of the dependency: probe it now, unless a probe is already scheduled."""
+        self._probe_requested = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def aclose(self) -> None:
-        """Look no more."""
+        """Stop probing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         pause = _MIN_PAUSE
-        while self._doubted or self.problem:
-            self._doubted = False
-            self._log_state(await self._found())
-            await self._wait(pause * (0.5 + 0.5 * self._chance()))
+        while self._probe_requested or self.problem:
+            self._probe_requested = False
+            self._log_state(await self._run_probe())
+            await self._wait(pause * (0.5 + 0.5 * self._random_fraction()))
             pause = min(2 * pause, _MAX_PAUSE) if self.problem else _MIN_PAUSE
 
-    async def _found(self) -> str:
+    async def _run_probe(self) -> str:
         try:
-            return "; ".join(await self._look())
-        except Exception as error:  # noqa: BLE001 - whatever a plugin's raises; its text may hold anything
+            return "; ".join(await self._probe())
+        except Exception as error:  # noqa: BLE001 - plugins can raise anything; the text may contain secrets
             return type(error).__name__
 
     def _log_state(self, problem: str) -> None:

@@ -1,7 +1,8 @@
-"""Is this still the current token of its bot? Only the OpenMetadata server that minted it knows, so it is asked.
+"""Checks with the OpenMetadata server whether a bot token is still the bot's current one.
 
-A bot's old tokens keep their good signature when it gets a new one. The server compares; its word holds for a while,
-no longer than its own cache would have it, and where it cannot be asked nobody is let in.
+A bot's old tokens keep a valid signature when it gets a new token; only the server that minted them can tell. Its
+answer is cached for no longer than the server's own cache would keep it. If the server cannot be reached, the request
+fails.
 """
 
 import asyncio
@@ -16,14 +17,15 @@ from sidecar.tokens.jwt.compact import json_object
 
 _TIMEOUT = 3.0
 _MAX_BYTES = 256 * 1024
-_REFUSED_LIFETIME = 10.0
-_MAX_REFUSED = 10_000
+_REJECTION_LIFETIME = 10.0
+_MAX_REJECTIONS = 10_000
 
 
 class BotTokenCheck:
-    """Asks ``url`` (the server's ``/v1/users/loggedInUser``) with the token itself; one question for many waiters.
+    """Calls ``url`` (the server's ``/v1/users/loggedInUser``) with the token itself; concurrent requests share one
+    call.
 
-    ``cache`` is in seconds. A refusal is remembered for ten seconds, so that a bot with an old token is no load.
+    ``cache`` is in seconds. Rejections are cached for ten seconds, so that a bot with an old token causes no load.
     """
 
     def __init__(self, client: ControlClient, url: str, clock: Clock, *, cache: float, allow_insecure: bool) -> None:
@@ -32,29 +34,29 @@ class BotTokenCheck:
         self._clock = clock
         self._cache = cache
         self._allow_insecure = allow_insecure
-        self._asked: dict[bytes, asyncio.Task[float]] = {}
-        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._in_flight: dict[bytes, asyncio.Task[float]] = {}
+        self._rejections: OrderedDict[bytes, float] = OrderedDict()
 
     async def confirm(self, token: str, name: str) -> float:
-        """Until when (seconds since the epoch) it may be believed that ``token`` is the current one of bot ``name``.
+        """Until when (seconds since the epoch) ``token`` counts as the current token of bot ``name``.
 
-        Raises Refused(TOKEN_REVOKED) when it is not, Unavailable(BOT_CHECK) when the server cannot say.
+        Raises Refused(TOKEN_REVOKED) if it is not, Unavailable(BOT_CHECK) if the server does not answer.
         """
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
-        if self._clock.monotonic() < self._refused.get(digest, 0.0):
+        if self._clock.monotonic() < self._rejections.get(digest, 0.0):
             raise _revoked()
-        task = self._asked.get(digest)
+        task = self._in_flight.get(digest)
         if task is None:
-            task = self._asked[digest] = asyncio.create_task(self._ask(digest, token, name))
-            task.add_done_callback(lambda done: self._forget(digest, done))
-        # who gives up waiting must not take the answer from the others
+            task = self._in_flight[digest] = asyncio.create_task(self._query(digest, token, name))
+            task.add_done_callback(lambda done: self._finish(digest, done))
+        # a cancelled caller must not cancel the query for the others
         return await asyncio.shield(task)
 
-    def _forget(self, digest: bytes, task: asyncio.Task[float]) -> None:
-        self._asked.pop(digest, None)
+    def _finish(self, digest: bytes, task: asyncio.Task[float]) -> None:
+        self._in_flight.pop(digest, None)
         retrieve(task)
 
-    async def _ask(self, digest: bytes, token: str, name: str) -> float:
+    async def _query(self, digest: bytes, token: str, name: str) -> float:
         asked_at = self._clock.now()
         headers = {"Authorization": f"Bearer {token}"}
         try:
@@ -63,22 +65,22 @@ class BotTokenCheck:
             )
         except OutboundError as error:
             if error.status == 401:
-                self._remember_refused(digest)
+                self._remember_rejection(digest)
                 raise _revoked() from error
             raise Unavailable(Cause.BOT_CHECK, error.kind.value) from error
-        if not _same_token(answer.body, name):
-            raise Unavailable(Cause.BOT_CHECK, "the answer is about somebody else, or none")
+        if not _is_current_token(answer.body, name):
+            raise Unavailable(Cause.BOT_CHECK, "the response names another user, or none")
         return asked_at + self._cache
 
-    def _remember_refused(self, digest: bytes) -> None:
-        self._refused[digest] = self._clock.monotonic() + _REFUSED_LIFETIME
-        self._refused.move_to_end(digest)
-        if len(self._refused) > _MAX_REFUSED:
-            self._refused.popitem(last=False)
+    def _remember_rejection(self, digest: bytes) -> None:
+        self._rejections[digest] = self._clock.monotonic() + _REJECTION_LIFETIME
+        self._rejections.move_to_end(digest)
+        if len(self._rejections) > _MAX_REJECTIONS:
+            self._rejections.popitem(last=False)
 
 
-def _same_token(body: bytes, name: str) -> bool:
-    """Whether ``body`` is a user of that name: a page that answers everything with 200 confirms nothing."""
+def _is_current_token(body: bytes, name: str) -> bool:
+    """Whether ``body`` describes the user ``name``: a server that answers every request with 200 confirms nothing."""
     try:
         found = json_object(body, Cause.BOT_CHECK).get("name")
     except Refused:

@@ -1,11 +1,12 @@
 """OpenMetadata's own ways of configuring: its full file, and its environment variables."""
 
-import os.path
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sidecar.config.reading.decode import fields_by_name, problem_at, split_unknown
 from sidecar.config.reading.source import SourceError, parse_value, read
-from sidecar.config.reading.tree import Block, Items, Leaf, Node, Origin
+from sidecar.config.reading.tree import Block, Items, Leaf, Node, Origin, child_of, leaves
 from sidecar.config.settings import (
     UNUSED,
     AuthenticationConfiguration,
@@ -17,6 +18,7 @@ from sidecar.config.settings import (
 from sidecar.errors import Problem
 
 BASE_PATH = "basePath"
+PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
 BLOCKS: Mapping[str, type[Model]] = {
     "authenticationConfiguration": AuthenticationConfiguration,
     "authorizerConfiguration": AuthorizerConfiguration,
@@ -55,11 +57,25 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
+_TOKENS = "jwtTokenConfiguration"
+_SECRETS = "secretsManagerConfiguration"
+_KEY_FILES = ("rsapublicKeyFilePath", "rsaprivateKeyFilePath", "keyId")
+# Of a block that nothing is read from, a fault stops nothing.
+_MAY_BE_FAULTY = frozenset({_SECRETS})
+# What decides at the server who is let in or what he may do, and has no counterpart here.
+_NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
+    ("authorizerConfiguration", "useRolesFromProvider"): "roles of a caller are those of rolesClaim, for rules here",
+    ("authorizerConfiguration", "allowedEmailDomains"): "write allowedDomains",
+    ("authenticationConfiguration", "jwtTeamClaimMapping"): "groups of a caller are those of a provider's groupsClaim",
+}
+
+
 def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
     """The four blocks of a full ``openmetadata.yaml``, and its ``basePath``.
 
     A relative ``file`` lies beside the importing one. All other sections are ignored. A name we do not know is a
-    warning: it is OpenMetadata's business.
+    warning: it is OpenMetadata's business. Its keys become those of ``jwtTokenConfiguration.server``: they verify the
+    server's tokens, and never make this an issuer.
     """
     file = os.path.join(os.path.dirname(importer.file), file)
     try:
@@ -67,46 +83,131 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
     except SourceError as error:
         problem = Problem("" if error.line else "import.openmetadata", error.message, file, error.line)
         return Block({}, importer), None, [problem]
-    tree, problems = document.resolve(environ, only={*BLOCKS, BASE_PATH}, ignore=IGNORED)
+    tree, problems = document.resolve(environ, only={*BLOCKS, BASE_PATH}, ignore=IGNORED - _NOT_IN_FORCE.keys())
+    problems = [
+        replace(problem, fatal=False) if problem.path.partition(".")[0] in _MAY_BE_FAULTY else problem
+        for problem in problems
+    ]
     entries: dict[str, Node] = {}
     base_path = tree.entries.get(BASE_PATH)
     for name, block in tree.entries.items():
         if name == BASE_PATH:
+            continue
+        if name in _MAY_BE_FAULTY and not isinstance(block, Block):
             continue
         entries[name], unknown = split_unknown(BLOCKS[name], block, (name,))
         problems.extend(
             problem_at(tree, path, " ".join(("is not known here and ignored;", hint)).rstrip("; "), fatal=False)
             for path, hint in unknown
         )
+    problems.extend(_not_in_force(tree))
+    entries[_TOKENS] = _servers_own(entries.get(_TOKENS), file, environ, problems)
     return Block(entries, tree.origin), base_path if isinstance(base_path, Leaf) else None, problems
 
 
-def with_variables(tree: Block, environ: Mapping[str, str]) -> tuple[Block, list[Problem]]:
+def _not_in_force(tree: Block) -> Iterator[Problem]:
+    """A line for each setting of the server's that has no counterpart here and is switched on there."""
+    for path, instead in _NOT_IN_FORCE.items():
+        node: Node | None = tree
+        for part in path:
+            node = None if node is None else child_of(node, part)
+        values = [leaf.value for _, leaf in leaves(node)] if node is not None else []
+        if any(value not in {None, "", "false", "False"} for value in values):
+            yield problem_at(tree, path, f"is not in force here: {instead}", fatal=False)
+
+
+def _servers_own(node: Node | None, file: str, environ: Mapping[str, str], problems: list[Problem]) -> Node:
+    """The imported ``jwtTokenConfiguration``, its keys in ``server``. ``jwtissuer`` stays beside it as the default."""
+    if isinstance(node, Items) or (isinstance(node, Leaf) and node.value is not None):
+        return node
+    block = node if isinstance(node, Block) else Block({}, Origin(file, imported=True))
+    written = dict(block.entries)
+    _fill(written, _TOKENS, environ, problems)
+    public, private, key_id = (_text(written.pop(key, None)) for key in _KEY_FILES)
+    server: dict[str, Node] = {"jwtissuer": written["jwtissuer"]} if "jwtissuer" in written else {}
+
+    def tell(leaf: Leaf, key: str, message: str) -> None:
+        problems.append(problem_at(leaf, (), message, fatal=False, at=(_TOKENS, key)))
+
+    found = _existing(public.value or "", file) if public else ""
+    if public and found:
+        server["rsapublicKeyFilePath"] = Leaf(found, public.origin)
+    elif public:
+        message = (
+            f"is {public.value}, which is not here or cannot be read: only its key set in publicKeyUrls verifies "
+            "the server's tokens; mount the public key here to verify them without it"
+        )
+        tell(public, "rsapublicKeyFilePath", message)
+    if private:
+        message = (
+            "is the server's signing key and is not used: an import makes no own issuer; to mint tokens here, write "
+            "jwtTokenConfiguration with keyDir and a jwtissuer of its own in the sidecar's own file"
+        )
+        tell(private, "rsaprivateKeyFilePath", message)
+    if key_id and key_id.value == PUBLISHED_KEY_ID:
+        message = (
+            f"is {PUBLISHED_KEY_ID}, OpenMetadata's published default: the key pair of that name is public, so tokens "
+            "signed with it are refused; give the server a key pair and JWT_KEY_ID of its own"
+        )
+        tell(key_id, "keyId", message)
+    if server:
+        written["server"] = Block(server, block.origin)
+    return Block(written, block.origin)
+
+
+def _text(node: Node | None) -> Leaf | None:
+    """``node`` if it is text that is not empty."""
+    return node if isinstance(node, Leaf) and node.value else None
+
+
+def _existing(path: str, file: str) -> str:
+    """The whole path of the key file ``path`` that ``file`` names; empty: there is none that can be read.
+
+    The server reads a relative path from its home, which is the parent of the folder of its configuration.
+    """
+    folder = os.path.dirname(os.path.abspath(file))
+    for base in (os.path.dirname(folder), folder):
+        whole = os.path.normpath(os.path.join(base, path))
+        if os.path.isfile(whole) and os.access(whole, os.R_OK):
+            return whole
+    return ""
+
+
+def with_variables(tree: Block, environ: Mapping[str, str], *, imported: bool = False) -> tuple[Block, list[Problem]]:
     """``tree`` with OpenMetadata's variables as values of keys that it omits, never over one that is written.
 
-    They count only where OpenMetadata's vocabulary is in use at all: in a file with one of its blocks.
+    They count only where OpenMetadata's vocabulary is in use at all: in a file with one of its blocks. ``imported``: a
+    file of the server's was imported, and those about its keys were read with that: they name no keys of our own.
     """
     if not BLOCKS.keys() & tree.entries.keys():
         return tree, []
     entries = dict(tree.entries)
-    problems = []
-    for name, variables in VARIABLES.items():
+    problems: list[Problem] = []
+    for name in VARIABLES:
+        if imported and name == _TOKENS:
+            continue
         block = entries.get(name)
         if isinstance(block, Leaf) and block.value is None:
             block = None
         if block is not None and not isinstance(block, Block):
             continue
         given = dict(block.entries) if block else {}
-        for key, variable in variables.items():
-            if key in given or variable not in environ:
-                continue
-            try:
-                given[key] = _from_variable(variable, environ[variable])
-            except ValueError as error:
-                problems.append(Problem(f"{name}.{key}", f"the environment variable {variable} {error}"))
+        _fill(given, name, environ, problems)
         if given:
             entries[name] = Block(given, block.origin if block else Origin())
     return Block(entries, tree.origin), problems
+
+
+def _fill(given: dict[str, Node], block: str, environ: Mapping[str, str], problems: list[Problem]) -> None:
+    """Add to ``given``, the keys of ``block``, those that it omits and a variable has."""
+    for key, variable in VARIABLES[block].items():
+        if key in given or variable not in environ:
+            continue
+        try:
+            given[key] = _from_variable(variable, environ[variable])
+        except ValueError as error:
+            message = f"the environment variable {variable} {error}"
+            problems.append(Problem(f"{block}.{key}", message, fatal=block not in _MAY_BE_FAULTY))
 
 
 def _from_variable(variable: str, text: str) -> Node:

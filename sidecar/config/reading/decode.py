@@ -38,6 +38,7 @@ _SENTENCES: Mapping[str, str] = {
 # What a pattern of the settings asks for, in words; a plugin's is shown as it is.
 _PATTERNS: Mapping[str, str] = {
     r"^/": "must begin with /",
+    r"^(0?[0-7]{3})?$": "must be a mode in octal, such as 0660",
     r"^(/[A-Za-z0-9._~-]+)+$": "must be a path such as /oauth2: letters, digits and . _ ~ -, no / at its end",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$": (
         "must be a name of at most 63 letters, digits and . _ -, the first a letter or digit"
@@ -56,6 +57,8 @@ def problem_at(
     ``at``: where ``tree`` itself stands in the whole.
     """
     origin = origin_of(tree, path)
+    if origin.variable and origin.variable not in message:
+        message = f"{message} (the value of the variable {origin.variable})"
     return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal, identifier)
 
 

@@ -1,4 +1,4 @@
-"""A fault of meaning, before it is known in which file and line it stands."""
+"""A finding about the meaning of settings, before its file and line are known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sidecar.config.reading.tree import Path
 
 
 class FindingId(StrEnum):
-    """Stable ids of findings, for those who filter what ``sidecar check`` prints."""
+    """Stable ids of findings, for filters on the output of ``sidecar check``."""
 
     UPSTREAM_URL = "upstream-url"
     UPSTREAM_BASE_PATH = "upstream-base-path"
@@ -20,28 +20,28 @@ class FindingId(StrEnum):
 FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
     FindingId.UPSTREAM_URL: (
         True,
-        "`upstream.url` is not an address that can be forwarded to",
-        "write scheme, host and port, and if the server is mounted below a path, that path",
+        "`upstream.url` is not a valid address of an upstream",
+        "write scheme, host and port, and the path below which the server is mounted, if any",
     ),
     FindingId.UPSTREAM_BASE_PATH: (
         False,
-        "a preset's `basePath` is also the path of `upstream.url`, so the server is asked with the path twice",
-        "keep it in one place: in `basePath` if callers write it, in `upstream.url` if they do not",
+        "a preset's `basePath` is also the path of `upstream.url`, so forwarded requests contain the path twice",
+        "keep it in one place: `basePath` if callers write it, `upstream.url` if they do not",
     ),
     FindingId.CHECKS_UNTRUSTED: (
         False,
         "`server.listen` is not loopback, `server.trustedProxies` is empty and a rule has a `require`: checks get 403",
-        "list the addresses that the proxies ask from in `server.trustedProxies`",
+        "list the addresses of the proxies in `server.trustedProxies`",
     ),
     FindingId.RULE_LETTER_CASE: (
         False,
-        "a rule is stricter than what its path gets in other letters",
-        "nothing for OpenMetadata and DataHub, which compare letters; for other servers make the later rule as strict",
+        "a rule is stricter than the rule that matches its path in other letter case",
+        "nothing for OpenMetadata and DataHub, which are case-sensitive; else make the later rule as strict",
     ),
     FindingId.RULE_ENCODED: (
         False,
-        "a rule with an encoded slash, backslash or semicolon is stricter than what the decoded path gets",
-        "write a rule for the decoded path as well, as strict as this one",
+        "a rule with an encoded slash, backslash or semicolon is stricter than the rule that matches the decoded path",
+        "add a rule for the decoded path that is as strict",
     ),
 }
 """For each id: whether it is an error, what was found, what to do. Errors are exit code 2, warnings change none."""

@@ -1,5 +1,6 @@
 """Read YAML files into trees: text stays text, every value knows its line, nothing outside plain data is read."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -31,6 +32,7 @@ _SUGGESTIONS: Mapping[str, str] = {
     "but got '<stream end>'": "a bracket or brace is never closed",
     "unexpected end of stream": "a quote is never closed",
 }
+_BRACED_URL = re.compile(r"\s*\{\s*(https?://[^\s{},\"']+)\s*\}\s*")
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
 _MAX_NODES = 100_000
@@ -164,8 +166,9 @@ def parse_value(text: str) -> str | list[str | None] | None:
     Raises ValueError for everything else (mappings, nested lists, anchors, tags, block text, several lines); the
     message never holds the value.
     """
+    braced = _BRACED_URL.fullmatch(text)  # documentation writes placeholders so, and a mapping is of no use anyway
     try:
-        node = compose(text, bare=True)
+        node = compose(braced[1] if braced else text, bare=True)
     except SourceError:
         raise ValueError("cannot be read as a YAML value; put quotes around it, inside the variable") from None
     if isinstance(node, _List) and node.flow:

@@ -48,17 +48,21 @@ def parse_size(value: object) -> int:
 
 
 def parse_address(value: object) -> str:
-    """``host:port`` or ``[v6]:port`` or ``unix:/path``, checked but kept as text. Raises ValueError."""
+    """``host:port``, ``[v6]:port``, ``*:port`` or ``unix:/path``, checked but kept as text. Raises ValueError."""
     text = str(value)
     if text.startswith("unix:/"):
+        if "," in text:
+            raise ValueError("must not hold a comma; a socket's mode and group are server.socketMode and socketGroup")
         return text
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"[^\s/]+", host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("must be host:port, [v6]:port or unix:/path")
+        raise ValueError("must be host:port, [v6]:port, *:port or unix:/path")
+    if "*" in host and host != "*":
+        raise ValueError("must be host:port, [v6]:port, *:port or unix:/path")
     if ":" in host.strip("[]") and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("an IPv6 host needs brackets: [::1]:4180")
     if host.startswith("[") and not _is_ip_v6(host[1:-1]):
-        raise ValueError("must be host:port, [v6]:port or unix:/path")
+        raise ValueError("must be host:port, [v6]:port, *:port or unix:/path")
     return text
 
 
@@ -105,6 +109,14 @@ def parse_web_origin(value: object) -> str:
     return f"{scheme}://{host}" if port in ("", _OWN_PORTS[scheme]) else f"{scheme}://{host}{port}"
 
 
+ANY_ORIGIN = "*"
+
+
+def parse_any_origin(value: object) -> str:
+    """An origin, or ``*`` for all of them. Raises ValueError."""
+    return ANY_ORIGIN if value == ANY_ORIGIN else parse_web_origin(value)
+
+
 Duration = Annotated[
     float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0, allow_inf_nan=False)
 ]
@@ -113,3 +125,4 @@ Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=s
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]
 BasePath = Annotated[str, BeforeValidator(parse_base_path, json_schema_input_type=str)]
 WebOrigin = Annotated[str, BeforeValidator(parse_web_origin, json_schema_input_type=str)]
+AnyOrigin = Annotated[str, BeforeValidator(parse_any_origin, json_schema_input_type=str)]

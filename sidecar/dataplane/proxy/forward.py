@@ -86,18 +86,21 @@ class Forwarder:
         refusals: ErrorResponses,
         metrics: Metrics,
         limits: ForwardLimits,
-        public_scheme: str,
+        public_url: str,
         websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
         spans: ForwardSpans | None = None,
     ) -> None:
-        """``websocket_origins``: whose pages may open WebSockets; None: everybody's."""
+        """``public_url``: see :class:`RequestHeads`.
+
+        ``websocket_origins``: whose pages may open WebSockets; None: everybody's.
+        """
         self._decider = decider
         self._request_heads = RequestHeads(
             request_headers,
             identity_headers,
             authority=pool.endpoint.authority,
-            public_scheme=public_scheme,
+            public_url=public_url,
             base_path=pool.endpoint.base_path,
         )
         self._answer_heads = ResponseHeads()

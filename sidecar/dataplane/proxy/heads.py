@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11
 from aiohttp.hdrs import DATE
@@ -24,7 +25,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 class RequestHeads:
     """Makes heads for the service behind. ``authority`` is for callers that name no host.
 
-    ``base_path`` is put in front of each target, which goes on byte for byte as it was judged.
+    ``base_path`` is put in front of each target, which goes on byte for byte as it was judged. ``public_url`` is what
+    ``X-Forwarded-Proto`` and ``X-Forwarded-Host`` say where no trusted proxy says it; empty: how the request came.
     """
 
     def __init__(
@@ -33,14 +35,16 @@ class RequestHeads:
         identity_headers: IdentityHeaders,
         *,
         authority: bytes,
-        public_scheme: str,
+        public_url: str,
         base_path: str = "",
     ) -> None:
         self._headers = headers
         self._identity_headers = identity_headers
         self._authority = authority
         self._base_path = base_path
-        self._scheme = public_scheme.encode("ascii")
+        parts = urlsplit(public_url)
+        self._scheme = parts.scheme.encode("ascii")
+        self._host = parts.netloc.rpartition("@")[2]
 
     def make(
         self,
@@ -69,17 +73,18 @@ class RequestHeads:
     def _forwarding_lines(self, asked: RequestHead, client: Connection) -> list[bytes]:
         headers = asked.headers
         peer = client.peer
-        host = headers.get("Host", "")
+        host = self._host or headers.get("Host", "")
+        scheme = self._scheme or (b"https" if client.is_tls else b"http")
         identifier = identifier_of(asked, client).encode("ascii")
         if not client.trusted:
             text = f"X-Forwarded-For: {peer}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: "
-            return [text.encode("ascii"), self._scheme, b"\r\nX-Request-Id: ", identifier, b"\r\n"]
+            return [text.encode("ascii"), scheme, b"\r\nX-Request-Id: ", identifier, b"\r\n"]
         chain = ", ".join([*headers.getall("X-Forwarded-For", []), peer])
         lines = [b"X-Forwarded-For: ", chain.encode("latin-1", "replace"), b"\r\nX-Request-Id: ", identifier]
         if "X-Forwarded-Host" not in headers:
             lines.append(f"\r\nX-Forwarded-Host: {host}".encode("ascii"))
         if "X-Forwarded-Proto" not in headers:
-            lines += [b"\r\nX-Forwarded-Proto: ", self._scheme]
+            lines += [b"\r\nX-Forwarded-Proto: ", scheme]
         lines.append(b"\r\n")
         return lines
 

@@ -1,10 +1,11 @@
 """Which header lines cross the proxy, in either direction, byte for byte (RFC 9110 section 7.6.1)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import TypeVar
 
 from sidecar.dataplane.identity_headers import normal_name
+from sidecar.identity.token_sources import without_tokens
 from sidecar.web.trace_context import read_trace_context
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -44,6 +45,7 @@ class HeaderPolicy(Enum):
     FORWARDED = 2  # X-Forwarded-* and the like: kept from trusted peers only
     IMPERSONATION = 3
     TRACE = 4  # kept when it is sound
+    PROTOCOLS = 5  # kept without the tokens among them
 
 
 _SPECIAL = {
@@ -71,8 +73,16 @@ class RequestHeaders:
         keep_authorization: bool,
         keep_trace: bool = True,
         credential_headers: Iterable[str] = (),
+        token_headers: Collection[str] = (),
+        token_protocols: bool = False,
     ) -> None:
+        """``token_headers`` are names, in normal form, of which no other spelling passes.
+
+        ``token_protocols``: subprotocols that are tokens are removed.
+        """
         self._credentials = frozenset(normal_name(name) for name in ("Authorization", *credential_headers))
+        self._token_headers = frozenset(token_headers)
+        self._token_protocols = token_protocols
         self._is_identity = is_identity
         self._keep_authorization = keep_authorization
         self._keep_trace = keep_trace
@@ -93,6 +103,10 @@ class RequestHeaders:
                     named |= _connection_names(value)
             elif fate is HeaderPolicy.TRACE:
                 trace.append((name.lower(), value))
+            elif fate is HeaderPolicy.PROTOCOLS:
+                rest = without_tokens(value.decode("latin-1"))
+                if rest:
+                    lines.append(b"%b: %b\r\n" % (name, rest.encode("latin-1")))
             elif trusted if fate is HeaderPolicy.FORWARDED else may_impersonate:
                 lines.append(b"%b: %b\r\n" % (name, value))
         if trace and self._keep_trace:
@@ -114,6 +128,11 @@ class RequestHeaders:
         normal = normal_name(name.decode("latin-1"))
         if normal in _NEVER_SENT or self._is_identity(normal):
             return HeaderPolicy.DROP
+        if normal == "sec-websocket-protocol" and self._token_protocols:
+            is_alias = name.decode("latin-1").lower() != normal
+            return HeaderPolicy.DROP if is_alias else HeaderPolicy.PROTOCOLS
+        if normal in self._token_headers:
+            return HeaderPolicy.KEEP if name.decode("latin-1").lower() == normal else HeaderPolicy.DROP
         fate = HeaderPolicy.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
         if fate is None:
             return HeaderPolicy.KEEP

@@ -109,9 +109,7 @@ class ExchangeTable:
         if connection is None:
             return None
         try:
-            accepted = self._decider.accepted_at_once(
-                context_from_request(message, message.path, trusted=client.trusted)
-            )
+            accepted = self._decider.accepted_at_once(context_from_request(message, message.path, client))
             if accepted is None:
                 return None
             head = self._request_heads.make(message, message.path, client, accepted, b"")

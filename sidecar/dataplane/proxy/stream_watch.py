@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from sidecar.authn.base import Accepted, Gate
-from sidecar.clock import Clock
+from sidecar.clock import Clock, latest_of
 from sidecar.errors import Refused
 from sidecar.logs import traceback_locations
 
@@ -44,7 +44,7 @@ class StreamWatch:
         self.gate = gate
         """The one that it was made with."""
         self._gates: tuple[Gate, ...] = (gate,)
-        self._now = clock.now
+        self._now = latest_of(clock)
         self._changed = changed
         self._wait = wait
         self._streams: set[_Stream] = set()

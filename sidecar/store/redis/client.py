@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -207,6 +207,8 @@ class _Connector:
         """The server to ask for the keys of ``slot``. Raises RedisError or OSError when nobody knows."""
         if self._address.kind is StoreKind.SINGLE:
             return self._address.nodes[0]
+        if self._address.kind is StoreKind.SOCKET:
+            return self._address.path, 0
         fault: Exception = RedisConnectionError("nobody knows")
         for node in dict.fromkeys((*self._address.nodes, *self._learned)):
             try:
@@ -234,17 +236,20 @@ class _Connector:
             await client.aclose()
 
     def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
+        place: dict[str, Any] = {"host": node[0], "port": node[1]}
+        kind: type[AbstractConnection] = _TlsConnection if self._tls else Connection
+        if self._address.kind is StoreKind.SOCKET:
+            place, kind = {"path": node[0]}, UnixDomainSocketConnection
         pool = ConnectionPool(
-            connection_class=_TlsConnection if self._tls else Connection,
+            connection_class=kind,
             max_connections=2 * _MAX_CONNECTIONS,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            host=node[0],
-            port=node[1],
             socket_timeout=socket_seconds,
             socket_connect_timeout=min(_CONNECT_TIMEOUT, socket_seconds),
             retry=Retry(NoBackoff(), 0),
             driver_info=None,
             protocol=2,
+            **place,
             **self._tls,
             **more,
         )

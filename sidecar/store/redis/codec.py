@@ -1,36 +1,49 @@
 """Records and denials as Redis keeps them: compact, with a version, and distrusted when they are read again.
 
-A value is 16 hexadecimal digits, the microsecond of its creation, and a JSON array that begins with the version. With
-the id behind them the digits are the entry's place in sorted sets: in order of time, every place taken only once.
+A value is 16 hexadecimal digits, the version that the store gave to it, and a JSON array that begins with the version
+of the format. With the id behind them the digits are the entry's place in sorted sets: in order of writing, every place
+taken only once. Before stores gave versions the digits were the microsecond of creation, which is read as the version.
 """
 
 import json
 import re
-from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
 import orjson
 
 from sidecar.identity.actor import ActorType
-from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.store.revocation_entry import RevocationEntry, Scope
+from sidecar.store.record import Current, Owner, TokenKind, TokenRecord
+from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 
 _VERSION = 1
 STAMP = 16
 """Digits in front of a value, and of a place."""
 _ID = re.compile(r"[!-~]{1,200}")
 _PLACE = re.compile(r"[0-9a-f]{16}[!-~]{1,200}")
-_LATEST = 2**53  # Lua's numbers are exact up to here
+LATEST_VERSION = 2**53 - 2**40
+"""Versions are microseconds since the epoch or a little more, and exact numbers in Lua; a higher one is damaged."""
 _DAMAGED = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 
-def sort_key(created_at: float, entry_id: str) -> str:
-    """Where an entry stands in sorted sets. Raises ValueError for an id or a time that cannot be stored."""
-    stamp = round(created_at * 1_000_000) if isfinite(created_at) else -1
-    if not _ID.fullmatch(entry_id) or not 0 <= stamp < _LATEST:
-        raise ValueError("not an id and a time that can be stored")
-    return f"{stamp:016x}{entry_id}"
+def sort_key(version: int, entry_id: str) -> str:
+    """Where an entry stands in sorted sets."""
+    return f"{version:016x}{entry_id}"
+
+
+def check_id(entry_id: str) -> str:
+    """``entry_id``. Raises ValueError for one that cannot be stored."""
+    if not _ID.fullmatch(entry_id):
+        raise ValueError("not an id that can be stored")
+    return entry_id
+
+
+def read_version(value: bytes | str) -> int:
+    """The version that a value or a place begins with. Raises ValueError."""
+    version = int(value[:STAMP], 16)
+    if not 0 <= version < LATEST_VERSION:
+        raise ValueError("not a version")
+    return version
 
 
 def is_id(text: str) -> bool:
@@ -55,10 +68,10 @@ def write_time(time: float) -> str:
     return repr(float(time))
 
 
-def write_record(record: TokenRecord) -> str:
-    """Everything about ``record`` that never changes."""
+def record_text(record: TokenRecord) -> str:
+    """Everything about ``record`` that never changes, without the version."""
     owner = record.owner
-    return sort_key(record.created_at, record.id)[:STAMP] + _json(
+    return _json(
         [
             _VERSION,
             record.token_hash,
@@ -103,6 +116,7 @@ def read_record(
             allow_impersonation=allow_impersonation is True,
             is_admin=is_admin is True,
             owner=Owner(*map(_text, owner)),
+            version=read_version(value),
             last_used_at=_stored_time(used, None),
             revoked_at=_stored_time(revoked, created_at),
         )
@@ -110,9 +124,14 @@ def read_record(
         return None
 
 
-def write_denial(denial: RevocationEntry) -> str:
-    """``denial``, all but its id."""
-    return sort_key(denial.created_at, denial.id)[:STAMP] + _json(
+def read_end(value: bytes | str) -> float:
+    """When a record ended; 0 where that cannot be read: it has ended all the same."""
+    return _stored_time(value, 0.0) or 0.0
+
+
+def denial_text(denial: RevocationEntry) -> str:
+    """``denial``, all but its id and its version."""
+    return _json(
         [
             _VERSION,
             denial.scope.value,
@@ -143,16 +162,27 @@ def read_denial(denial_id: str, value: bytes | str) -> RevocationEntry | None:
             expires_at=None if expires is None else _time(expires),
             reason=_text(reason),
             created_by=_text(by),
+            version=read_version(value),
         )
     except _DAMAGED:
         return None
 
 
-def write_changes(denials: Sequence[RevocationEntry], forgiven: Sequence[str]) -> str:
-    """What the log says about denials; empty when there is nothing to say."""
-    if not denials and not forgiven:
-        return ""
-    return _json([[[denial.id, write_denial(denial)] for denial in denials], list(forgiven)])
+def read_removal(denial_id: str, value: bytes | str) -> Removal | None:
+    """The removal of a denial, or None when it cannot be understood: its version, then until when it is kept."""
+    try:
+        return Removal(denial_id, read_version(value), _time(float(value[STAMP:])))
+    except _DAMAGED:
+        return None
+
+
+def read_current(bot: str, at: bytes | str) -> Current | None:
+    """The token of a bot that has replaced the others, of which ``at`` is the place; None: cannot be understood."""
+    try:
+        text = at.decode("ascii") if isinstance(at, bytes) else at
+        return Current(bot, read_version(text), check_id(text[STAMP:]))
+    except _DAMAGED:
+        return None
 
 
 def read_changes(text: bytes) -> tuple[list[RevocationEntry], list[str], int]:
@@ -165,6 +195,14 @@ def read_changes(text: bytes) -> tuple[list[RevocationEntry], list[str], int]:
         return [denial for denial in denials if denial], list(map(_text, forgiven)), denials.count(None)
     except _DAMAGED:
         return [], [], 1
+
+
+def read_pairs(text: bytes) -> list[tuple[str, str]]:
+    """Pairs of texts in JSON of Redis's making. Raises ValueError."""
+    try:
+        return [(_text(name), _text(value)) for name, value in _parse(text or b"[]")]
+    except _DAMAGED as error:
+        raise ValueError("not a list of pairs") from error
 
 
 def read_page(text: bytes) -> list[list[Any]]:

@@ -1,12 +1,13 @@
 """The store in Redis: hashes of values, sorted sets for lists, a stream as the log, every write one script.
 
-Records and denials that are long over are swept away a few at a time after writes.
+Records, denials and removals that are long over, by the server's clock and by that of this process, are swept away a
+few at a time after writes.
 """
 
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
@@ -14,28 +15,36 @@ from uuid import uuid4
 
 from sidecar.clock import Clock
 from sidecar.errors import Unavailable
-from sidecar.store.base import Batch, Changes, GapError, LossError, Page, RecordQuery, StoreStatus
-from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.base import Batch, Changes, GapError, LossError, Page, Receipt, RecordQuery, StoreStatus
+from sidecar.store.merge import (
+    KEEP_DENIALS,
+    KEEP_REMOVALS,
+    Entries,
+    Word,
+    currents_of,
+    join_words,
+    remembered_until,
+    removal_at,
+)
+from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
 from sidecar.store.redis import codec as wire
 from sidecar.store.redis.client import Command, RedisClient
-from sidecar.store.redis.scripts import LOG_BYTES, LOG_ENTRIES, NAME, PAGE, POSITION, SWEEP, WRITE
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.redis.scripts import LOG_BYTES, LOG_ENTRIES, PAGE, POSITION, SWEEP, WRITE
+from sidecar.store.revocation_entry import Removal, RevocationEntry
 
-KEEP_DENIALS = 3600.0
-"""Seconds for which an expired denial stays, because clocks differ."""
 KEEP_RECORDS = 30 * 86400.0
 """Seconds for which an expired record stays in lists."""
 _SWEEP_INTERVAL = 10.0
 _MAX_SWEPT = 500
 _PIECE = 2000
-_RESTORE_PIECE = 500
+_MERGE_PIECE = 500
 _LOG_PIECE = 64
 _MAX_BLOCK = 1.0
-_POSITION = re.compile(r"([0-9]+-[0-9]+):([0-9a-f]*)")
+_POSITION = re.compile(r"([0-9a-f]*)/([0-9]+-[0-9]+):([0-9a-f]*)")
 
 _FIXED = (
     "meta", "log", "applied:", "records", "revoked", "used", "order", "expiry",
-    "denials", "denials:order", "denials:expiry", "replaced",
+    "denials", "denials:order", "denials:expiry", "replaced", "removed", "removed:expiry",
 )  # fmt: skip
 _RECORDS = ("records", "revoked", "used")
 T = TypeVar("T")
@@ -55,35 +64,55 @@ class RedisStore:
         self._swept_at = clock.monotonic()
         self._key = {name: kv.key(name) for name in _FIXED}
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: Batch, after: int = 0) -> Receipt:
         """See :class:`sidecar.store.base.Store`. Raises ValueError for ids and times that cannot be stored."""
         arguments = _Arguments()
-        arguments.add(batch.add, self._indexes, self._standing, replacing=not batch.keep_bot_tokens)
-        arguments.revoke(batch.revoke)
-        arguments.deny(batch.add_entries, self._by_issuer)
-        arguments.forgive(batch.remove_entries, await self._issuers_of(batch.remove_entries))
+        removals = [Removal(denial_id, 0, 0.0) for denial_id in batch.remove_entries]
+        arguments.add(batch.add, self._indexes, self._standing, own=True, replacing=not batch.keep_bot_tokens)
+        arguments.pairs(batch.revoke)
+        arguments.deny(batch.add_entries, self._by_issuer, own=True)
+        arguments.remove(removals, await self._places_of(batch.remove_entries), own=True)
         arguments.none()
-        await self._apply(
-            "write", arguments, wire.write_changes(batch.add_entries, batch.remove_entries), restoring=False
-        )
+        arguments.none()
+        mark, versions = await self._apply("write", arguments, after)
+        entries = _written(batch, versions)
         await self._sweep()
+        return Receipt(mark, entries)
+
+    async def merge(self, entries: Entries) -> Receipt:
+        """See :class:`sidecar.store.base.Store`."""
+        kept: list[Entries] = []
+        mark = ""
+        for start in range(0, max(1, *map(len, entries.lists)), _MERGE_PIECE):
+            piece = entries.part(start, start + _MERGE_PIECE)
+            arguments = _Arguments()
+            arguments.add(piece.records, self._indexes, self._standing, own=False, replacing=False)
+            arguments.pairs(piece.ends)
+            arguments.deny(piece.denials, self._by_issuer, own=False)
+            places = await self._places_of([removal.id for removal in piece.removals])
+            arguments.remove(piece.removals, places, own=False)
+            arguments.current(piece.currents, self._bot)
+            arguments.none()
+            mark, versions = await self._apply("restore", arguments, 0)
+            kept.append(_kept(piece, versions))
+        return Receipt(mark, Entries.joined(kept))
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
         """See :class:`sidecar.store.base.Store`."""
         known = [(token_id, moment) for token_id, moment in used if wire.is_id(token_id)]
         if known:
             arguments = _Arguments()
-            for _ in range(4):
+            for _ in range(5):
                 arguments.none()
-            arguments.use(known)
-            await self._apply("touch", arguments, "", restoring=False)
+            arguments.pairs(known)
+            await self._apply("touch", arguments, 0)
 
     async def record(self, token_id: str) -> TokenRecord | None:
         """See :class:`sidecar.store.base.Store`."""
         if not wire.is_id(token_id):
             return None
-        found, _ = await self._records_of(self._kv.read, "read_record", [token_id])
-        return found[0] if found else None
+        found = await self._records_of(self._kv.read, "read_record", [token_id])
+        return found.records[0] if found.records else None
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """See :class:`sidecar.store.base.Store`. What no index knows is found by reading through one of them."""
@@ -112,12 +141,12 @@ class RedisStore:
         page, more = _cut(found, limit)
         return Page(records=page, after=more, total=total)
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        if not wire.is_id(denial_id):
+        if not wire.is_id(entry_id):
             return None
-        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], denial_id))
-        return None if value is None else wire.read_denial(denial_id, value)
+        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], entry_id))
+        return None if value is None else wire.read_denial(entry_id, value)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""
@@ -140,12 +169,19 @@ class RedisStore:
     async def snapshot(self) -> AsyncIterator[Changes]:
         """See :class:`sidecar.store.base.Store`."""
         stand: Command = ("EVAL", POSITION, 2, self._key["meta"], self._key["log"])
-        ((last, head),) = await self._kv.follow("read_snapshot", stand)
-        position = f"{last.decode('ascii')}:{head.decode('ascii', 'replace')}"
-        yield Changes(position)
+        ((life, last, head),) = await self._kv.follow("read_snapshot", stand)
+        mark = head.decode("ascii", "replace")
+        position = f"{life.decode('ascii', 'replace')}/{last.decode('ascii')}:{mark}"
+        yield Changes(position, marks=(mark,))
+        async for removals in self._scan("removed"):
+            removed = [wire.read_removal(*item) for item in removals]
+            yield Changes(position, removals=tuple(filter(None, removed)), skipped=removed.count(None))
+        async for replaced in self._scan("replaced"):
+            currents = [wire.read_current(name.rpartition(":")[2], at) for name, at in replaced]
+            yield Changes(position, currents=tuple(filter(None, currents)), skipped=currents.count(None))
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["denials:order"], ("denials",)):
             denials = list(map(_denial_at, *piece))
-            yield Changes(position, entries=tuple(filter(None, denials)), skipped=denials.count(None))
+            yield Changes(position, revocations=tuple(filter(None, denials)), skipped=denials.count(None))
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["order"], _RECORDS):
             records = list(map(_record_at, *piece))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -155,45 +191,36 @@ class RedisStore:
         stands = _POSITION.fullmatch(position)
         if stands is None:
             raise GapError
-        last, head = stands.groups()
+        life, last, head = stands.groups()
         until = asyncio.get_running_loop().time() + wait
         while True:
-            (newest,) = await self._kv.follow("read_changes", ("HGET", self._key["meta"], "head"))
+            there = await self._kv.follow("read_changes", ("HMGET", self._key["meta"], "generation", "head"), ("TIME",))
+            (generation, newest), (seconds, micros) = there
+            store_time = int(seconds) + int(micros) / 1e6
+            lives = (generation or b"").decode("ascii", "replace")
+            if life != lives and (life or head):  # a reader that has found nothing can lose nothing
+                raise LossError
             if (newest or b"") != head.encode("ascii"):
                 entries = await self._log_after(last)
                 if not entries:
                     raise LossError
-                return await self._changes(entries, last, head)
+                return await self._changes(entries, lives, last, head, store_time)
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
-                return Changes(position)
+                return Changes(position, store_time=store_time)
             entries = await self._new_in_log(last, min(left, _MAX_BLOCK))
-            if entries:
-                return await self._changes(entries, last, head)
+            if entries and lives:
+                return await self._changes(entries, lives, last, head, None)
 
     async def _gap(self, last: str) -> GapError:
         """What it means that the log does not go on from ``last``: it was trimmed, or it has lost its end."""
         (first,) = await self._kv.follow("read_changes", ("XRANGE", self._key["log"], "-", "+", "COUNT", 1))
         return LossError() if first and _order(first[0][0].decode("ascii")) <= _order(last) else GapError()
 
-    async def generation(self) -> str:
+    async def life(self) -> str:
         """See :class:`sidecar.store.base.Store`."""
-        (found,) = await self._kv.follow("read_generation", ("HGET", self._key["meta"], "generation"))
+        (found,) = await self._kv.follow("read_life", ("HGET", self._key["meta"], "generation"))
         return (found or b"").decode("utf-8", "replace")
-
-    async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
-    ) -> bool:
-        """See :class:`sidecar.store.base.Store`."""
-        for start in range(0, max(len(records), len(denials)), _RESTORE_PIECE):
-            arguments = _Arguments()
-            arguments.add(records[start : start + _RESTORE_PIECE], self._indexes, self._standing, replacing=False)
-            arguments.none()
-            arguments.deny(denials[start : start + _RESTORE_PIECE], self._by_issuer)
-            arguments.none()
-            arguments.none()
-            await self._apply("restore", arguments, "", restoring=True)
-        return bool(await self._kv.write("restore", NAME, [self._key["meta"]], [uuid4().hex, generation]))
 
     async def status(self) -> StoreStatus:
         """See :class:`sidecar.store.base.Store`."""
@@ -216,26 +243,40 @@ class RedisStore:
             return {}
         return dict(answer)
 
-    async def _apply(self, operation: str, arguments: "_Arguments", said: str, *, restoring: bool) -> None:
+    async def _apply(self, operation: str, arguments: "_Arguments", after: int) -> tuple[str, list[int]]:
+        """The mark of the last write of the log by then, and the version of each entry; 0: it changed nothing."""
         mark = uuid4().hex
         fixed = {**self._key, "applied:": self._key["applied:"] + mark.encode("ascii")}
         now = wire.write_time(self._clock.now())
-        head = [mark, now, "1" if restoring else "0", str(LOG_ENTRIES), str(LOG_BYTES), said]
-        await self._kv.write(operation, WRITE, [*fixed.values(), *arguments.keys], head + arguments.values)
+        head = [mark, now, str(after), str(LOG_ENTRIES), str(LOG_BYTES), str(int(KEEP_REMOVALS))]
+        answer = await self._kv.write(operation, WRITE, [*fixed.values(), *arguments.keys], head + arguments.values)
+        last, *versions = answer.decode("ascii").split(" ")
+        return last, [int(version) for version in versions if version]
 
-    async def _records_of(
-        self, ask: "_Command", operation: str, ids: Sequence[str]
-    ) -> tuple[tuple[TokenRecord, ...], int]:
-        """Those of ``ids`` that there are, and how many could not be understood."""
-        found: list[TokenRecord | None] = []
+    async def _scan(self, name: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """The fields of a hash, in pieces; one that is there all the while is among them."""
+        cursor = 0
+        while True:
+            command: Command = ("HSCAN", self._key[name], cursor, "COUNT", _PIECE)
+            ((cursor, found),) = await self._kv.follow("read_snapshot", command)
+            if found:
+                yield [(field.decode("ascii", "replace"), value) for field, value in found.items()]
+            if not cursor:
+                return
+
+    async def _records_of(self, ask: "_Command", operation: str, ids: Sequence[str]) -> "_Found":
+        """What the server has of those ids."""
+        found = _Found()
         for start in range(0, len(ids), _PIECE):
             some = ids[start : start + _PIECE]
             commands: list[Command] = [("HMGET", self._key[name], *some) for name in _RECORDS]
             answers = await ask(operation, *commands)
             for token_id, value, revoked, used in zip(some, *answers, strict=True):
                 if value is not None:
-                    found.append(wire.read_record(token_id, value, revoked, used))
-        return tuple(filter(None, found)), found.count(None)
+                    found.take(wire.read_record(token_id, value, revoked, used))
+                elif revoked is not None:
+                    found.ends.append((token_id, wire.read_end(revoked)))
+        return found
 
     async def _pieces(
         self, ask: "_Command", operation: str, order: bytes, hashes: Sequence[str], start: str = ""
@@ -266,28 +307,42 @@ class RedisStore:
         (streams,) = await self._kv.follow("read_changes", command, block=seconds)
         return list(streams[0][1]) if streams else []
 
-    async def _changes(self, entries: Sequence[Any], last: str, head: str) -> Changes:
+    async def _changes(
+        self, entries: Sequence[Any], life: str, last: str, head: str, store_time: float | None
+    ) -> Changes:
         piece = _Piece(head)
         for entry_id, fields in entries:
             if not piece.take(entry_id.decode("ascii"), fields):
                 raise await self._gap(last)
-        records, damaged = await self._records_of(self._kv.follow, "read_changes", list(piece.record_ids))
+        found = await self._records_of(self._kv.follow, "read_changes", list(piece.record_ids))
+        words = piece.words.values()
         return Changes(
-            position=f"{piece.last}:{piece.head}",
-            records=records,
-            entries=tuple(filter(None, piece.denials.values())),
-            removed=tuple(denial_id for denial_id, denial in piece.denials.items() if denial is None),
+            position=f"{life}/{piece.last}:{piece.head}",
+            records=tuple(found.records),
+            revocations=tuple(word for word in words if isinstance(word, RevocationEntry)),
+            removals=tuple(word for word in words if isinstance(word, Removal)),
+            currents=tuple(piece.currents),
+            ends=tuple(found.ends),
             written_at=tuple(piece.written_at),
-            skipped=piece.skipped + damaged,
+            skipped=piece.skipped + found.damaged,
+            marks=tuple(piece.marks),
+            is_complete=len(entries) < _LOG_PIECE,
+            store_time=store_time,
         )
 
-    async def _issuers_of(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """The index by issuer of those denials that there are."""
+    async def _places_of(self, ids: Sequence[str]) -> "dict[str, tuple[bytes, float]]":
+        """Of those denials that there are the index by issuer, and until when their removal has to be kept at least."""
         if not ids:
             return {}
+        for denial_id in ids:
+            wire.check_id(denial_id)
         (values,) = await self._kv.read("write", ("HMGET", self._key["denials"], *ids))
         denials = (wire.read_denial(*item) for item in zip(ids, values, strict=True) if item[1] is not None)
-        return {denial.id: self._by_issuer(denial.issuer) for denial in denials if denial is not None}
+        return {
+            denial.id: (self._by_issuer(denial.issuer), remembered_until(denial.expires_at, 0.0))
+            for denial in denials
+            if denial is not None
+        }
 
     async def _sweep(self) -> None:
         """Remove some of what is long over. Best effort: the write before it is done."""
@@ -296,29 +351,34 @@ class RedisStore:
         now = self._clock.now()
         self._swept_at = self._clock.monotonic()
         with contextlib.suppress(Unavailable):
-            records = await self._sweep_one("expiry", _RECORDS, "order", now - KEEP_RECORDS)
-            denials = await self._sweep_one("denials:expiry", ("denials",), "denials:order", now - KEEP_DENIALS)
-            if max(records, denials) == _MAX_SWEPT:
+            records = await self._sweep_one("expiry", _RECORDS, "order", now, KEEP_RECORDS)
+            denials = await self._sweep_one("denials:expiry", ("denials",), "denials:order", now, KEEP_DENIALS)
+            removals = await self._sweep_one("removed:expiry", ("removed",), "removed:order", now, KEEP_DENIALS)
+            if max(records, denials, removals) == _MAX_SWEPT:
                 self._swept_at -= _SWEEP_INTERVAL
 
-    async def _sweep_one(self, expiry: str, hashes: Sequence[str], order: str, until: float) -> int:
+    async def _sweep_one(self, expiry: str, hashes: Sequence[str], order: str, now: float, keep: float) -> int:
+        """Sweep what was over ``keep`` seconds ago, by this clock, and by the server's, which has the last word."""
+        until = now - keep
         oldest: Command = ("ZRANGEBYSCORE", self._key[expiry], "-inf", wire.write_time(until), "LIMIT", 0, _MAX_SWEPT)
         (found,) = await self._kv.read("sweep", oldest)
         if not found:
             return 0
         (values,) = await self._kv.read("sweep", ("HMGET", self._key[hashes[0]], *found))
-        fixed = [self._key[name] for name in (hashes[0], order, expiry, "revoked", "used")]
+        lists = ("revoked", "used") if hashes is _RECORDS else ("removed:order", "removed:order")
+        fixed = [self._kv.key(name) for name in (hashes[0], order, expiry, *lists)]
         arguments = _Arguments(len(fixed))
-        arguments.values.append(wire.write_time(until))
+        arguments.values += [wire.write_time(until), wire.write_time(keep)]
         for raw_id, value in zip(found, values, strict=True):
             entry_id = raw_id.decode("ascii", "replace")
             orders = self._orders_of(hashes[0], entry_id, value or b"")
             arguments.values += [entry_id, *map(arguments.number, orders), *[""] * (3 - len(orders))]
-        await self._kv.write("sweep", SWEEP, [*fixed, *arguments.keys], arguments.values)
-        return len(found)
+        return int(await self._kv.write("sweep", SWEEP, [*fixed, *arguments.keys], arguments.values))
 
     def _orders_of(self, kind: str, entry_id: str, value: bytes) -> list[bytes]:
         """The sorted sets, besides the one of all, in which an entry stands; none when it cannot be understood."""
+        if kind == "removed":
+            return []
         if kind == "denials":
             denial = wire.read_denial(entry_id, value)
             return [] if denial is None else [self._by_issuer(denial.issuer)]
@@ -343,7 +403,11 @@ class RedisStore:
 
     def _standing(self, record: TokenRecord) -> bytes | None:
         """Where the tokens of a bot are that may still stand."""
-        return self._kv.key(f"bot:{_digest(record.actor_id)}") if record.kind is TokenKind.BOT else None
+        return self._bot(bot_key(record.actor_id)) if record.kind is TokenKind.BOT else None
+
+    def _bot(self, bot: str) -> bytes:
+        """Where the tokens of that bot are, named by its key."""
+        return self._kv.key(f"bot:{bot}")
 
 
 class _Arguments:
@@ -373,63 +437,91 @@ class _Arguments:
         indexes: Callable[[TokenRecord], list[bytes]],
         standing: Callable[[TokenRecord], bytes | None],
         *,
+        own: bool,
         replacing: bool,
     ) -> None:
-        """Records to add."""
+        """Records to add; the server gives a version to each ``own`` one."""
         self.values.append(str(len(records)))
         for record in records:
             bot = standing(record)
             numbers = [self.number(index) for index in indexes(record)]
             self.values += [
-                record.id,
-                wire.write_record(record),
+                wire.check_id(record.id),
+                wire.record_text(record),
+                "" if own else str(record.version),
                 _optional(record.revoked_at),
                 _optional(record.last_used_at),
                 _optional(record.expires_at),
                 self.number(bot) if bot else "",
+                bot_key(record.actor_id) if bot else "",
                 "1" if replacing else "0",
                 wire.write_time(record.created_at),
                 str(len(numbers)),
                 *numbers,
             ]
 
-    def revoke(self, ended: Sequence[tuple[str, float]]) -> None:
-        """Ids of records that end, and when."""
-        self._pairs(ended)
-
-    def deny(self, denials: Sequence[RevocationEntry], by_issuer: Callable[[str], bytes]) -> None:
+    def deny(self, denials: Sequence[RevocationEntry], by_issuer: Callable[[str], bytes], *, own: bool) -> None:
         """Denials to add."""
         self.values.append(str(len(denials)))
         for denial in denials:
             index = self.number(by_issuer(denial.issuer))
-            self.values += [denial.id, wire.write_denial(denial), _optional(denial.expires_at), index]
+            version = "" if own else str(denial.version)
+            text = wire.denial_text(denial)
+            self.values += [wire.check_id(denial.id), text, version, _optional(denial.expires_at), index]
 
-    def forgive(self, ids: Sequence[str], index_of: Mapping[str, bytes]) -> None:
-        """Ids of denials to remove."""
-        self.values.append(str(len(ids)))
-        for denial_id in ids:
-            index = index_of.get(denial_id)
-            self.values += [denial_id, self.number(index) if index else ""]
+    def remove(self, removals: Sequence[Removal], places: Mapping[str, tuple[bytes, float]], *, own: bool) -> None:
+        """Denials to remove; ``places`` has those that are there."""
+        self.values.append(str(len(removals)))
+        for removal in removals:
+            index, until = places.get(removal.id, (None, 0.0))
+            self.values += [
+                removal.id,
+                "" if own else str(removal.version),
+                wire.write_time(until if own else removal.until),
+                self.number(index) if index else "",
+            ]
 
-    def use(self, used: Sequence[tuple[str, float]]) -> None:
-        """Ids of records that were used, and when."""
-        self._pairs(used)
+    def current(self, currents: Sequence[Current], standing: Callable[[str], bytes]) -> None:
+        """The tokens of bots that have replaced others."""
+        self.values.append(str(len(currents)))
+        for current in currents:
+            place = wire.sort_key(current.version, wire.check_id(current.id))
+            self.values += [self.number(standing(current.bot)), current.bot, place]
 
-    def _pairs(self, pairs: Sequence[tuple[str, float]]) -> None:
+    def pairs(self, pairs: Sequence[tuple[str, float]]) -> None:
+        """Ids of records, and when they ended or were used."""
         self.values.append(str(len(pairs)))
         for entry_id, moment in pairs:
-            self.values += [entry_id, wire.write_time(moment)]
+            self.values += [wire.check_id(entry_id), wire.write_time(moment)]
+
+
+class _Found:
+    """Records that were read, the ends of those that are not there, and how many could not be understood."""
+
+    def __init__(self) -> None:
+        self.records: list[TokenRecord] = []
+        self.ends: list[tuple[str, float]] = []
+        self.damaged = 0
+
+    def take(self, record: TokenRecord | None) -> None:
+        """Take the next one."""
+        if record is None:
+            self.damaged += 1
+        else:
+            self.records.append(record)
 
 
 class _Piece:
-    """What a piece of the log comes to: of each denial the last that was said about it."""
+    """What a piece of the log comes to: of each denial the word that counts."""
 
     def __init__(self, head: str) -> None:
         self.head = head
         self.last = ""
         self.record_ids: dict[str, None] = {}
-        self.denials: dict[str, RevocationEntry | None] = {}
+        self.words: dict[str, Word] = {}
+        self.currents: list[Current] = []
         self.written_at: list[float] = []
+        self.marks: list[str] = []
         self.skipped = 0
 
     def take(self, entry_id: str, fields: Mapping[bytes, bytes]) -> bool:
@@ -438,6 +530,8 @@ class _Piece:
         try:
             before, mark = fields[b"p"].decode("ascii"), fields[b"i"].decode("ascii")
             written_at, ids = float(fields[b"t"]), wire.read_ids(fields[b"r"])
+            removals = wire.read_pairs(fields.get(b"f", b""))
+            currents = wire.read_pairs(fields.get(b"b", b""))
         except (KeyError, ValueError):
             # nothing of ours: a damaged entry of ours is found out by the next one, which does not follow
             self.skipped += 1
@@ -445,14 +539,62 @@ class _Piece:
         if before != self.head:
             return False
         if fields.get(b"x") == b"1":
-            raise GapError
+            raise GapError  # of an earlier version, which puts back without saying what
         self.head = mark
+        self.marks.append(mark)
         denials, forgiven, damaged = wire.read_changes(fields.get(b"d", b""))
+        if b"f" not in fields:
+            self._take_unversioned(entry_id, denials, forgiven)
+        else:
+            self._hear(denials)
+            self._hear(map(wire.read_removal, *zip(*removals, strict=True)) if removals else ())
+        for current in (wire.read_current(*item) for item in currents):
+            if current is None:
+                self.skipped += 1
+            else:
+                self.currents.append(current)
         self.record_ids |= dict.fromkeys(ids)
-        self.denials |= dict.fromkeys(forgiven) | {denial.id: denial for denial in denials}
         self.written_at.append(written_at)
         self.skipped += damaged
         return True
+
+    def _take_unversioned(self, entry_id: str, denials: Sequence[RevocationEntry], forgiven: Sequence[str]) -> None:
+        """What a process of an earlier version wrote. The server's clock, which the entry's id has, gives the order."""
+        version = _order(entry_id)[0] * 1000
+        self._hear(Removal(name, version, remembered_until(None, version / 1e6)) for name in forgiven)
+        self._hear(replace(denial, version=max(denial.version, version + 1)) for denial in denials)
+
+    def _hear(self, words: Iterable[Word | None]) -> None:
+        for word in words:
+            if word is None:
+                self.skipped += 1
+            else:
+                known = self.words.get(word.id)
+                self.words[word.id] = word if known is None else join_words(known, word)
+
+
+def _written(batch: Batch, versions: Sequence[int]) -> Entries:
+    """``batch`` as the store has it now. A record that was there already is left out."""
+    given = iter(versions)
+    added = [replace(record, version=version) for record in batch.add if (version := next(given))]
+    denied = [replace(denial, version=next(given)) for denial in batch.add_entries]
+    return Entries(
+        records=added,
+        ends=batch.revoke,
+        denials=denied,
+        removals=[removal_at(denial_id, next(given)) for denial_id in batch.remove_entries],
+        currents=[] if batch.keep_bot_tokens else currents_of(added),
+    )
+
+
+def _kept(piece: Entries, versions: Sequence[int]) -> Entries:
+    """``piece`` without the words that the server knows better."""
+    given = iter(versions[len(piece.records) :])
+    return replace(
+        piece,
+        denials=[denial for denial in piece.denials if next(given)],
+        removals=[removal for removal in piece.removals if next(given)],
+    )
 
 
 def _record_at(place: str, value: str | None, revoked: str | None, used: str | None) -> TokenRecord | None:

@@ -16,7 +16,7 @@ from sidecar.store.revocation_entry import RevocationEntry, Scope, entry_id, ent
 
 _BLOCK = 512
 _fields = attrgetter(
-    "scope", "issuer", "name", "created_at", "issued_before", "expires_at", "reason", "created_by"
+    "scope", "issuer", "name", "created_at", "issued_before", "expires_at", "reason", "created_by", "version"
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class CompressedLog:
             self._open = []
 
     def prune(self, now: float) -> None:
-        """Let go of blocks in which nothing stands any more at ``now``."""
+        """Forget blocks in which nothing stands any more at ``now``."""
         self._blocks = [block for block in self._blocks if block[0] > now]
 
 

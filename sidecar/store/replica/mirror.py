@@ -2,46 +2,104 @@
 
 One exception: an id that the copy does not know is asked of the store, because it may have been minted a moment ago by
 another process. While the store is away, and when it comes back empty, the copy is what is judged by.
+
+The copy is what the store had at the position of the log to which it has been read, merged with what the store has
+acknowledged to this process and the log has not shown yet. Whenever everything is read anew the old copy is merged into
+the new one, and what the store does not have is written to it again: a store that has lost something is healed by every
+copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole protocol.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from traceback import extract_tb
 from typing import Any, TypeVar
-from uuid import uuid4
 
-from sidecar.clock import Clock
+from sidecar.clock import Clock, checked
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Unavailable
 from sidecar.metrics import Metrics
-from sidecar.store.base import Batch, Changes, GapError, LossError, Store
+from sidecar.store.base import Batch, Changes, GapError, LossError, Receipt, Store
+from sidecar.store.merge import Entries
 from sidecar.store.record import TokenRecord
 from sidecar.store.replica.revocation_list import RevocationList
-from sidecar.store.replica.snapshot import Snapshot
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.replica.snapshot import Snapshot, slices
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _ConcurrentLog:
-    """What the log has said of denials, by id, while the answer to a write was on its way."""
+class _Flight:
+    """A write whose answer is awaited: what has been learned since it was sent, and how often everything was read."""
 
-    denied: set[str] = field(default_factory=set)
-    forgiven: set[str] = field(default_factory=set)
+    loads: int
+    marks: set[str]
+    words: dict[str, int] = field(default_factory=dict)
 
-    def drop_superseded(self, batch: Batch) -> Batch:
-        """``batch`` without that of which the log has said, or says in a moment, what has come of it since."""
+    def note(self, words: dict[str, int]) -> None:
+        """These words have been learned."""
+        for name, version in words.items():
+            self.words[name] = max(version, self.words.get(name, -1))
+
+    def without_overtaken(self, entries: Entries) -> Entries:
+        """``entries`` without the words that have been learned already, or later ones about the same."""
         return replace(
-            batch,
-            add_entries=[denial for denial in batch.add_entries if denial.id not in self.denied & self.forgiven],
-            remove_entries=[name for name in batch.remove_entries if name not in self.denied | self.forgiven],
+            entries,
+            denials=[word for word in entries.denials if self.words.get(word.id, -1) < word.version],
+            removals=[word for word in entries.removals if self.words.get(word.id, -1) < word.version],
+        )
+
+
+class _Promises:
+    """What the store has acknowledged and the log has not shown yet, by the mark of the write that will show it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Entries]] = {}
+        self._words: dict[str, int] = {}
+
+    def __contains__(self, mark: str) -> bool:
+        return mark in self._entries
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def marks(self) -> list[str]:
+        """Those that are open."""
+        return list(self._entries)
+
+    @property
+    def entries(self) -> list[Entries]:
+        """What is promised."""
+        return [entries for several in self._entries.values() for entries in several]
+
+    def add(self, receipt: Receipt) -> None:
+        """Remember what ``receipt`` promises."""
+        self._entries.setdefault(receipt.mark, []).append(receipt.entries)
+        for name, version in receipt.entries.words().items():
+            self._words[name] = max(version, self._words.get(name, -1))
+
+    def settle(self, marks: Iterable[str]) -> None:
+        """The log has shown the writes of ``marks``."""
+        for mark in marks:
+            for entries in self._entries.pop(mark, ()):
+                for name, version in entries.words().items():
+                    if self._words.get(name) == version:
+                        del self._words[name]
+
+    def unknown(self, entries: Entries) -> Entries:
+        """``entries`` without words that are no later than what is promised."""
+        words = self._words
+        if not words:
+            return entries
+        return replace(
+            entries,
+            denials=[word for word in entries.denials if words.get(word.id, -1) < word.version],
+            removals=[word for word in entries.removals if words.get(word.id, -1) < word.version],
         )
 
 
@@ -52,12 +110,11 @@ class Mirror:
     """Longest wait for one piece of the log."""
     ASK_AGAIN = 5.0
     """Least time between two questions to the store about one unknown id."""
-    CHECK_GENERATION = 1.0
-    """How often the store is asked whether it is still the one that was read."""
     RETRY = (0.1, 5.0)
     """First and longest wait after a failure; doubles in between."""
-    _MOST_UNKNOWN = 10_000
+    _MAX_UNKNOWN = 10_000
     _PRUNE_AT_ONCE = 5_000
+    _PRUNE_REMOVALS = 600.0
     _SLICE = 1_000
 
     def __init__(
@@ -68,18 +125,21 @@ class Mirror:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._clock = clock
+        self._clock = checked(clock)
         self._wait = wait
+        self._store_has_clock = False
+        self._removals_pruned = self._clock.monotonic()
         self._picture = Snapshot()
-        self._loading: Snapshot | None = None
         self._position = ""
-        self._generation = ""
-        self._generation_seen = 0.0
+        self._mark = ""
+        self._life = ""
         self._agreed_at: float | None = None
-        self._has_lost = False
-        # own denials that have not come back in the log yet: an older removal in the log must not end them
-        self._awaited: set[str] = set()
-        self._writing: list[_ConcurrentLog] = []
+        self._floor = 0
+        self._loads = 0
+        self._promises = _Promises()
+        self._flights: list[_Flight] = []
+        # while it is set, a new picture takes the place of the old one
+        self._swapping: asyncio.Event | None = None
         self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
         self._tried = asyncio.Event()
         self._news = asyncio.Event()
@@ -97,6 +157,7 @@ class Mirror:
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
         metrics.watch(metrics.revocation_entries, lambda: len(self.revocations))
         metrics.watch(metrics.revocation_endless, lambda: self.revocations.endless)
+        metrics.watch(metrics.clock_offset, lambda: self._clock.offset)
 
     async def start(self) -> None:
         """Read everything and follow the store from then on, in the background. A store that is down stops nothing."""
@@ -134,8 +195,13 @@ class Mirror:
 
     @property
     def age(self) -> float:
-        """Seconds since the copy last agreed with the store; infinite before the first time."""
+        """Seconds since the copy last had everything that the store had; infinite before the first time."""
         return float("inf") if self._agreed_at is None else self._clock.monotonic() - self._agreed_at
+
+    @property
+    def clock_problem(self) -> str:
+        """What is wrong with the clock of this process, as a sentence; empty: nothing."""
+        return self._clock.problem
 
     @property
     def revocations(self) -> RevocationList:
@@ -173,7 +239,7 @@ class Mirror:
             asked[1].add_done_callback(retrieve)
             self._unknown[token_id] = asked
             self._unknown.move_to_end(token_id)
-            if len(self._unknown) > self._MOST_UNKNOWN:
+            if len(self._unknown) > self._MAX_UNKNOWN:
                 self._unknown.popitem(last=False)
         # shielded: the first asker may leave, the others still want to know
         return await asyncio.shield(asked[1])
@@ -183,24 +249,40 @@ class Mirror:
 
         Raises Unavailable(STORE_UNAVAILABLE): nothing has happened, or after a time-out perhaps everything.
         """
-        own = {denial.id for denial in batch.add_entries}
-        self._awaited |= own
-        # asked before: a token that becomes known while the answer is on its way may have replaced the new one
-        replaced = [ended for picture in self._snapshots() for ended in picture.replaced_by(batch)]
-        heard = _ConcurrentLog()
-        self._writing.append(heard)
-        try:
-            await self._store.write(batch)
-        except BaseException:
-            self._awaited -= own
-            raise
-        finally:
-            self._writing.remove(heard)
-        done = heard.drop_superseded(replace(batch, revoke=(*batch.revoke, *replaced)))
-        for picture in self._snapshots():
-            picture.apply(done)
+        async with self._flying() as flight:
+            receipt = await self._store.write(batch, self._floor)
+            await self._landed(flight)
+        while flight.loads != self._loads:
+            # what has been read meanwhile may have come of it, or have lost it: the store tells which
+            async with self._flying() as flight:
+                receipt = await self._store.merge(receipt.entries)
+                await self._landed(flight)
+        self._promised(receipt, flight)
         self._notify()
         self._count(batch)
+
+    @asynccontextmanager
+    async def _flying(self) -> AsyncIterator[_Flight]:
+        flight = _Flight(self._loads, {self._mark})
+        self._flights.append(flight)
+        try:
+            yield flight
+        finally:
+            self._flights.remove(flight)
+
+    async def _landed(self, flight: _Flight) -> None:
+        """The answer has come: wait while pictures are being changed."""
+        while self._swapping is not None:
+            await self._swapping.wait()
+
+    def _promised(self, receipt: Receipt, flight: _Flight) -> None:
+        """Judge by what the store has acknowledged, and remember it until the log has shown it."""
+        self._floor = max(self._floor, receipt.entries.version)
+        if receipt.mark not in flight.marks:
+            self._promises.add(receipt)
+        for other in self._flights:
+            other.note(receipt.entries.words())
+        self._picture.merge(flight.without_overtaken(receipt.entries))
 
     def _count(self, batch: Batch) -> None:
         """What ``batch`` has ended, by kind of record and by scope of entry."""
@@ -239,8 +321,12 @@ class Mirror:
                 )
             return
         self._position = ""
-        if isinstance(error, GapError):
-            self._has_lost = self._has_lost or isinstance(error, LossError)
+        if isinstance(error, LossError):
+            _log.warning(
+                "store has lost writes; reloading the snapshot, restoring what this process knows",
+                extra={"event": "store_writes_lost"},
+            )
+        elif isinstance(error, GapError):
             _log.warning("gap in the change log of the store; reloading the snapshot", extra={"event": "store_log_gap"})
         elif first:
             places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
@@ -251,140 +337,165 @@ class Mirror:
 
     async def _catch_up(self) -> None:
         """Take over one piece of the log. Raises GapError and Unavailable."""
+        asked, promised = self._clock.monotonic(), self._promises.marks
         changes = await self._store.follow(self._position, self.FOLLOW)
+        self._compare_clocks(changes)
         await self._take(changes)
         self._position = changes.position
-        now = self._clock.monotonic()
-        if now - self._generation_seen >= self.CHECK_GENERATION:
-            if await self._store.generation() != self._generation:
-                raise GapError
-            self._generation_seen = now
-        self._agreed_at = now
-        self._picture.prune(self._clock.now(), self._PRUNE_AT_ONCE)
+        if changes.is_complete:
+            if any(mark in self._promises for mark in promised):
+                raise LossError
+            self._agreed_at = asked
+        self._prune()
         if self._picture.revocations.is_wasteful:
             self._position = ""
 
     async def _take(self, changes: Changes) -> None:
-        denied = {denial.id for denial in changes.entries}
-        for heard in self._writing:
-            heard.denied |= denied
-            heard.forgiven.update(changes.removed)
-        doubtful = [name for name in changes.removed if name in denied or name in self._awaited]
+        entries = changes.entries
+        words = entries.words()
+        self._floor = max(self._floor, entries.version)
+        if changes.marks:
+            self._mark = changes.marks[-1]
+        for flight in self._flights:
+            flight.note(words)
+            flight.marks.update(changes.marks)
+        # what a piece says of a promise that it settles is no earlier than the promise
+        self._promises.settle(changes.marks)
         self._skipped.inc(changes.skipped)
-        for name in changes.removed:
-            if name not in doubtful:
-                self._picture.revocations.discard(name)
-        await self._fill(self._picture, changes)
-        self._awaited -= denied
-        if changes.records or changes.entries or changes.removed:
+        is_outdated = not await self._fill(self._picture, entries)
+        if entries:
             self._notify()
         now = self._clock.now()
         for written_at in changes.written_at:
             self._propagation.observe(max(0.0, now - written_at))
-        for name in doubtful:
-            # denied and forgiven at once: only the store knows which came last
-            if await self._store.entry(name) is None:
-                self._picture.revocations.discard(name)
+        if is_outdated and not self._promises and not self._flights:
+            # a record stands there that has ended here: the end was lost
+            raise LossError
 
-    async def _fill(self, picture: Snapshot, changes: Changes) -> None:
-        """Take over records and denials, letting others run in between."""
-        for records in _slices(changes.records, self._SLICE):
+    async def _fill(self, picture: Snapshot, entries: Entries) -> bool:
+        """Take over ``entries``, letting others run in between. False: a record had ended here and stands there."""
+        is_current = True
+        for records in slices(entries.records, self._SLICE):
             for record in records:
-                picture.merge(record)
+                is_current &= picture.merge_record(record)
             await asyncio.sleep(0)
-        for denials in _slices(changes.entries, self._SLICE):
-            self._skipped.inc(picture.add(denials))
+        rest = Entries(ends=entries.ends, currents=entries.currents, removals=entries.removals)
+        picture.merge(self._promises.unknown(rest))
+        for denials in slices(entries.denials, self._SLICE):
+            self._skipped.inc(picture.add(self._promises.unknown(Entries(denials=denials)).denials))
             await asyncio.sleep(0)
+        return is_current
+
+    def _compare_clocks(self, changes: Changes) -> None:
+        self._store_has_clock = self._store_has_clock or changes.store_time is not None
+        if changes.store_time is not None or not self._store_has_clock:
+            self._clock.compare(changes.store_time)
+
+    def _prune(self) -> None:
+        """Forget what is long over, if the clock can be trusted."""
+        if not self._clock.agrees:
+            return
+        now = self._clock.earliest()
+        self._picture.prune(now, self._PRUNE_AT_ONCE)
+        if self._clock.monotonic() - self._removals_pruned >= self._PRUNE_REMOVALS:
+            self._picture.prune_removals(now)
+            self._removals_pruned = self._clock.monotonic()
 
     # --- reading everything
 
     async def _load(self) -> None:
-        """Read the whole store into a new picture and put it in place of the old one in one step.
+        """Read the whole store into a new picture, merge the old one into it, and judge by it from then on.
 
-        Where the store has lost what this process knew, it is told of it first.
+        What the store does not have of the old picture is written to it.
         """
-        generation = await self._store.generation()
-        has_lost = self._has_lost or bool(self._generation and generation != self._generation)
-        if not generation:
-            generation = await self._mark_store()
-        self._awaited.clear()
-        fresh = self._loading = Snapshot()
+        old, fresh = self._picture, Snapshot()
+        # part of the old picture, and compared with the store as all of it is
+        self._promises = _Promises()
+        life = await self._store.life()
+        if not life:
+            await self._store.merge(Entries())
+            life = await self._store.life()
+        position, mark, asked = await self._read_snapshot(fresh)
+        owed = _Promises()
+        put_back = await self._put_back(old, fresh, owed)
+        self._swapping = asyncio.Event()
         try:
-            position = await self._read_snapshot(fresh)
-            if has_lost:
-                await self._put_back(fresh)
+            for entries in self._promises.entries:
+                receipt = await self._store.merge(entries)
+                fresh.merge(receipt.entries)
+                owed.add(receipt)
+            is_new = bool(self._life) and life != self._life
+            self._picture, self._position, self._mark, self._life = fresh, position, mark, life
+            self._promises = owed
+            self._loads += 1
+            self._agreed_at = asked
         finally:
-            self._loading = None
-        self._picture, self._position, self._generation, self._has_lost = fresh, position, generation, False
-        self._generation_seen = self._agreed_at = self._clock.monotonic()
+            self._swapping.set()
+            self._swapping = None
         self._tried.set()
         self._notify()
+        self._report(put_back, is_new=is_new)
 
-    async def _read_snapshot(self, fresh: Snapshot) -> str:
-        position = ""
+    async def _read_snapshot(self, fresh: Snapshot) -> tuple[str, str, float]:
+        """Read everything into ``fresh``. Returns the position, its mark, and when it was known to be complete."""
+        position, mark = "", ""
         async for piece in _ahead(self._store.snapshot()):
             self._skipped.inc(piece.skipped)
-            await self._fill(fresh, piece)
-            position = piece.position
+            entries = piece.entries
+            self._floor = max(self._floor, entries.version)
+            await self._fill(fresh, entries)
+            position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")
-        return position
+        while True:
+            # what was written while the pieces were being read, and whether it is still the same store
+            asked = self._clock.monotonic()
+            changes = await self._store.follow(position, 0.0)
+            self._compare_clocks(changes)
+            self._skipped.inc(changes.skipped)
+            self._floor = max(self._floor, changes.entries.version)
+            await self._fill(fresh, changes.entries)
+            position, mark = changes.position, changes.marks[-1] if changes.marks else mark
+            if changes.is_complete:
+                return position, mark, asked
 
-    async def _mark_store(self) -> str:
-        """Give a store without generation one, and with it whatever this process knows. Returns what it has then."""
-        generation = uuid4().hex
-        records = self._picture.records()
-        denials = await self._standing(lambda _: True)
-        if not await self._store.restore(records, denials, generation):
-            return await self._store.generation()
-        if self._generation:
+    async def _put_back(self, old: Snapshot, fresh: Snapshot, owed: _Promises) -> dict[str, int]:
+        """Merge into the store and into ``fresh`` what ``old`` knows better. Returns how much of each kind."""
+        counts = {"records": 0, "revoked": 0, "denials": 0, "removals": 0}
+        for seen, entries in enumerate(old.better_than(fresh, self._clock.now())):
+            if entries:
+                receipt = await self._store.merge(entries)
+                fresh.merge(entries)
+                owed.add(Receipt(receipt.mark, entries))
+                counts["records"] += len(entries.records)
+                counts["revoked"] += sum(record.revoked_at is not None for record in entries.records)
+                counts["denials"] += len(entries.denials)
+                counts["removals"] += len(entries.removals)
+            elif entries is not None or seen % self._SLICE == 0:
+                await asyncio.sleep(0)
+        return counts
+
+    def _report(self, put_back: dict[str, int], *, is_new: bool) -> None:
+        if is_new:
             self._reseeds.inc()
-            _log.critical(
-                "store was empty; restored from memory",
-                extra={"event": "store_restored", "records": len(records), "denials": len(denials)},
-            )
-        return generation
-
-    async def _put_back(self, fresh: Snapshot) -> None:
-        """Write to the store what this process knew and ``fresh``, which was read from it, has not."""
-        denials = await self._standing(lambda denial: not fresh.revocations.has(denial))
-        missing = replace(self._picture.difference(fresh), add_entries=denials)
-        for batch in _batches(missing, self._SLICE):
-            await self._store.write(batch)
-            fresh.apply(batch)
-        if missing.add or missing.revoke or missing.add_entries:
+        if not any(put_back.values()):
+            return
+        if is_new:
+            _log.critical("store was empty; restored from memory", extra={"event": "store_restored", **put_back})
+        else:
             _log.critical(
                 "store had lost entries; restored from memory",
-                extra={
-                    "event": "store_entries_restored",
-                    "records": len(missing.add),
-                    "revoked": len(missing.revoke),
-                    "denials": len(missing.add_entries),
-                },
+                extra={"event": "store_entries_restored", **put_back},
             )
-
-    async def _standing(self, wanted: Callable[[RevocationEntry], bool]) -> list[RevocationEntry]:
-        found: dict[str, RevocationEntry] = {}
-        for some in _slices(self._picture.revocations.active(self._clock.now()), self._SLICE):
-            found.update((denial.id, denial) for denial in some if wanted(denial))
-            await asyncio.sleep(0)
-        return list(found.values())
 
     # --- small parts
 
     async def _fetch_record(self, token_id: str) -> TokenRecord | None:
         record = await self._store.record(token_id)
         if record is not None:
-            for picture in self._snapshots():
-                picture.merge(record)
+            self._picture.merge_record(record)
             self._unknown.pop(token_id, None)
         return record
-
-    def _snapshots(self) -> Iterator[Snapshot]:
-        """The picture in use, and the one that is about to replace it."""
-        yield self._picture
-        if self._loading is not None:
-            yield self._loading
 
     def _notify(self) -> None:
         self._news.set()
@@ -408,15 +519,3 @@ async def _next(items: AsyncIterator[T]) -> tuple[T, ...]:
     async for item in items:
         return (item,)
     return ()
-
-
-def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
-
-
-def _batches(whole: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, max(len(whole.add), len(whole.revoke), len(whole.add_entries)), size):
-        part = slice(start, start + size)
-        yield replace(whole, add=whole.add[part], revoke=whole.revoke[part], add_entries=whole.add_entries[part])

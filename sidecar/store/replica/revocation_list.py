@@ -9,10 +9,10 @@ from math import ceil, floor, inf, isfinite
 
 from sidecar.identity.actor import Actor
 from sidecar.identity.names import folded, local_part
-from sidecar.store.record import NOBODY, Owner
+from sidecar.store.record import NO_OWNER, Owner
 from sidecar.store.replica.compressed_log import CompressedLog
 from sidecar.store.replica.expiry_index import MINUTE, ExpiryIndex
-from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, entry_id, entry_key, parse_entry_id
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, entry_id, entry_key, parse_entry_id
 
 _versions = count(1)
 _MAX_WASTE = 50_000
@@ -34,7 +34,7 @@ class RevocationKeys:
 
 
 def revocation_keys(
-    actor: Actor, signing_digest: str = "", *, owner: Owner = NOBODY, recorded_at: float | None = None
+    actor: Actor, signing_digest: str = "", *, owner: Owner = NO_OWNER, recorded_at: float | None = None
 ) -> RevocationKeys:
     """The facts about the token that made ``actor``.
 
@@ -49,7 +49,9 @@ def revocation_keys(
         about.insert(0, (Scope.TOKEN, issuer, actor.token_id))
     elif signing_digest:
         about.insert(0, (Scope.DIGEST, issuer, signing_digest))
-    about += [(Scope.ACTOR, "", actor_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)]
+    about += [
+        (Scope.ACTOR, "", actor_entry_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)
+    ]
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
     probes = tuple((scope, entry_key(scope, named, name)) for scope, named, name in about)
@@ -115,8 +117,9 @@ class RevocationList:
         span = self._span(denial)
         if self._replace(key, denial.id, span, is_proper=is_proper):
             self._expiries.put(key, span.imag)
-            self._archive.add(denial, has_proper_id=is_proper)
             self.version = next(_versions)
+        # even if it refuses the same: its version is a later one
+        self._archive.add(denial, has_proper_id=is_proper)
         return True
 
     def discard(self, denial_id_: str) -> bool:

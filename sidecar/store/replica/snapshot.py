@@ -1,27 +1,48 @@
 """One consistent picture of the store in memory: the deny list, and every record that may still matter."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
 
-from sidecar.store.base import Batch
-from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.merge import (
+    DAY,
+    Entries,
+    is_replaced,
+    join_currents,
+    join_ends,
+    join_records,
+    moment_of,
+)
+from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
 from sidecar.store.replica.bot_names import BotNames
 from sidecar.store.replica.expiry_index import ExpiryIndex
 from sidecar.store.replica.revocation_list import RevocationList
-from sidecar.store.revocation_entry import RevocationEntry
+from sidecar.store.revocation_entry import Removal, RevocationEntry
 
-KEEP_EXPIRED = 86400.0
+KEEP_EXPIRED = DAY
 """How long after its end a record is still kept, in seconds."""
+T = TypeVar("T")
+_BUCKET = 32
+_PIECE = 1000
 
 
 class Snapshot:
-    """What is known of denials and records. What has once been revoked stays so, whatever arrives late."""
+    """What is known of denials and records, merged as :mod:`sidecar.store.merge` says.
+
+    Of a denial that stands only what judging needs is at hand, and not its version: words about one denial have to come
+    in the order of their versions. Everything else may come in any order.
+    """
 
     def __init__(self) -> None:
         self.revocations = RevocationList()
+        self._removals: dict[str, Removal] = {}
         self._records: dict[str, TokenRecord] = {}
+        self._ends: dict[str, float] = {}
+        self._currents: dict[str, Current] = {}
         self._standing_bots: dict[str, set[str]] = {}
         self.bot_names = BotNames()
+        self._bots: dict[str, str] = {}
         self._expiries: ExpiryIndex[str] = ExpiryIndex()
 
     def record(self, token_id: str) -> TokenRecord | None:
@@ -32,65 +53,173 @@ class Snapshot:
         """All of them."""
         return list(self._records.values())
 
-    def merge(self, record: TokenRecord) -> None:
-        """Take over what the store says of a record; one that has ended stays so."""
+    def removal(self, denial_id: str) -> Removal | None:
+        """The removal of that denial, where it was taken off the list and that is remembered."""
+        return self._removals.get(denial_id)
+
+    def merge_record(self, record: TokenRecord) -> bool:
+        """Merge what the store says of a record. False: it stands there, and is known to have ended."""
         known = self._records.get(record.id)
-        if known is not None and known.revoked_at is not None and record.revoked_at is None:
-            record = replace(record, revoked_at=known.revoked_at)
-        elif known is None and record.expires_at is not None:
+        is_outdated = False
+        if known is not None:
+            is_outdated = record.revoked_at is None and known.revoked_at is not None
+            record = join_records(known, record)
+        elif record.expires_at is not None:
             self._expiries.put(record.id, record.expires_at + KEEP_EXPIRED)
+        if record.id in self._ends:
+            record = replace(record, revoked_at=join_ends(record.revoked_at, self._ends.pop(record.id)))
+        if record.kind is TokenKind.BOT:
+            record = self._learn_bot(record)
         self._records[record.id] = record
         self.bot_names.learn(record)
-        if record.kind is TokenKind.BOT:
-            standing = self._standing_bots.setdefault(record.actor_id, set())
-            (standing.add if record.revoked_at is None else standing.discard)(record.id)
+        return not is_outdated
+
+    def merge(self, entries: Entries) -> int:
+        """Merge ``entries``, whose words about denials are later than what is known. Returns how many are garbage."""
+        for record in entries.records:
+            self.merge_record(record)
+        for token_id, ended in entries.ends:
+            self.end(token_id, ended)
+        for current in entries.currents:
+            self.replace(current)
+        for removal in entries.removals:
+            self.remove(removal)
+        return self.add(entries.denials)
 
     def add(self, denials: Iterable[RevocationEntry]) -> int:
         """Let ``revocations`` stand. Returns how many could not be understood."""
-        return sum(not self.revocations.add(denial) for denial in denials)
+        removals, failed = self._removals, 0
+        for denial in denials:
+            if removals and denial.id in removals:
+                if removals[denial.id].version > denial.version:
+                    continue
+                del removals[denial.id]
+            failed += not self.revocations.add(denial)
+        return failed
 
-    def replaced_by(self, batch: Batch) -> list[tuple[str, float]]:
-        """Ids of the standing bot tokens that end when the store writes ``batch``, and when they end."""
-        if batch.keep_bot_tokens:
-            return []
-        return [
-            (token_id, record.created_at)
-            for record in batch.add
-            if record.kind is TokenKind.BOT
-            for token_id in self._standing_bots.get(record.actor_id, set()) - {record.id}
-        ]
+    def remove(self, removal: Removal) -> None:
+        """Let a denial stand no more."""
+        known = self._removals.get(removal.id)
+        if known is None or known.version < removal.version:
+            self._removals[removal.id] = removal
+        self.revocations.discard(removal.id)
 
-    def apply(self, batch: Batch) -> None:
-        """Do what the store has just done with ``batch``; which tokens it replaced is not found out here."""
-        for record in batch.add:
-            self.merge(record)
-        for token_id, ended in batch.revoke:
-            self._end(token_id, ended)
-        for denial_id in batch.remove_entries:
-            self.revocations.discard(denial_id)
-        self.add(batch.add_entries)
+    def end(self, token_id: str, ended: float) -> None:
+        """End a record, or the one that may still come."""
+        known = self._records.get(token_id)
+        if known is None:
+            self._ends[token_id] = min(ended, self._ends.get(token_id, ended))
+        else:
+            self.merge_record(replace(known, revoked_at=join_ends(known.revoked_at, ended)))
+
+    def replace(self, current: Current) -> None:
+        """Let ``current`` be its bot's token, and end what was minted before it."""
+        known = self._currents.get(current.bot)
+        newest = current if known is None else join_currents(known, current)
+        if newest == known:
+            return
+        self._currents[current.bot] = newest
+        for token_id in tuple(self._standing_bots.get(self._bots.get(current.bot, ""), ())):
+            self.merge_record(self._records[token_id])
 
     def prune(self, now: float, most: int) -> None:
-        """Forget what ended long before ``now``, looking at no more than ``most`` of each kind."""
-        self.revocations.prune(now, most)
+        """Forget what ended a day before ``now`` or earlier, looking at no more than ``most`` of each kind."""
+        self.revocations.prune(now - DAY, most)
         for token_id in self._expiries.pop_due(now, most):
             gone = self._records.pop(token_id, None)
             if gone is not None and gone.kind is TokenKind.BOT:
                 self._standing_bots[gone.actor_id].discard(token_id)
                 self.bot_names.forget(gone)
 
-    def difference(self, other: "Snapshot") -> Batch:
-        """What ``other``'s store must be told of records so that it refuses all that is refused here."""
-        added, revoked = [], []
-        for record in self._records.values():
-            found = other.record(record.id)
-            if found is None:
-                added.append(record)
-            elif record.revoked_at is not None and found.revoked_at is None:
-                revoked.append((record.id, record.revoked_at))
-        return Batch(add=added, revoke=revoked, keep_bot_tokens=True)
+    def prune_removals(self, now: float) -> None:
+        """Forget removals that need not be remembered any more."""
+        for removal in [removal for removal in self._removals.values() if removal.until + DAY <= now]:
+            del self._removals[removal.id]
 
-    def _end(self, token_id: str, ended: float) -> None:
-        known = self._records.get(token_id)
-        if known is not None and known.revoked_at is None:
-            self.merge(replace(known, revoked_at=ended))
+    def better_than(self, other: "Snapshot", now: float) -> Iterator[Entries | None]:
+        """What is known here and not there, in pieces; None now and then, for others to run."""
+        yield from self._words_unlike(other, now)
+        currents = [current for current in self._currents.values() if other.is_newer(current)]
+        ends = [(name, ended) for name, ended in self._ends.items() if not other.knows_end(name, ended)]
+        yield Entries(currents=currents, ends=ends)
+        for some in slices(tuple(self._records.values()), _PIECE):
+            yield Entries(records=[record for record in some if other.is_unlike(record)])
+
+    def _words_unlike(self, other: "Snapshot", now: float) -> Iterator[Entries | None]:
+        """Denials and removals of which ``other`` has an earlier word or none. Versions are in the archives only."""
+        if not len(self.revocations) and not self._removals:
+            return
+        oldest = now - DAY
+        buckets = 1 + (len(self.revocations) + len(other.revocations)) // _BUCKET
+        here, there = [0] * buckets, [0] * buckets
+        # of two pictures that are mostly alike only the parts that differ are compared one by one
+        for picture, sums in ((self, here), (other, there)) if len(other.revocations) else ():
+            for denial in picture.revocations.active(oldest):
+                sums[hash(denial.id) % buckets] += hash((denial.id, denial.version))
+                yield None
+        is_unlike = [one != another for one, another in zip(here, there, strict=True)]
+        is_all = not len(other.revocations)
+        known: dict[str, int] = {}
+        for denial in other.revocations.active(oldest):
+            if is_unlike[hash(denial.id) % buckets] or denial.id in self._removals:
+                known[denial.id] = max(denial.version, known.get(denial.id, 0))
+            yield None
+        better: dict[str, RevocationEntry] = {}
+        for denial in self.revocations.active(oldest):
+            if (is_all or is_unlike[hash(denial.id) % buckets]) and denial.version > known.get(denial.id, -1):
+                removal = other.removal(denial.id)
+                if removal is None or removal.version <= denial.version:
+                    better[denial.id] = denial
+            yield None
+        yield from (Entries(denials=some) for some in slices(better.values(), _PIECE))
+        removals = [
+            removal
+            for removal in self._removals.values()
+            if removal.version > known.get(removal.id, -1) and other.is_news(removal)
+        ]
+        yield from (Entries(removals=some) for some in slices(removals, _PIECE))
+
+    def is_news(self, removal: Removal) -> bool:
+        """Whether ``removal`` is later than the one that is known."""
+        known = self._removals.get(removal.id)
+        return known is None or known.version < removal.version
+
+    def is_newer(self, current: Current) -> bool:
+        """Whether ``current`` is a later token of its bot than is known."""
+        known = self._currents.get(current.bot)
+        return known is None or (known.version, known.id) < (current.version, current.id)
+
+    def knows_end(self, token_id: str, ended: float) -> bool:
+        """Whether that record has ended, then or earlier."""
+        record = self._records.get(token_id)
+        known = self._ends.get(token_id) if record is None else record.revoked_at
+        return known is not None and known <= ended
+
+    def _learn_bot(self, record: TokenRecord) -> TokenRecord:
+        """``record``, ended if its bot has a later token."""
+        standing = self._standing_bots.get(record.actor_id)
+        if standing is None:
+            standing = self._standing_bots[record.actor_id] = set()
+            self._bots[bot_key(record.actor_id)] = record.actor_id
+        if record.revoked_at is None and self._currents:
+            current = self._currents.get(bot_key(record.actor_id))
+            if current is not None and is_replaced(record, current):
+                newer = self._records.get(current.id)
+                ended = moment_of(current.version) if newer is None else newer.created_at
+                record = replace(record, revoked_at=ended)
+        (standing.add if record.revoked_at is None else standing.discard)(record.id)
+        return record
+
+    def is_unlike(self, record: TokenRecord) -> bool:
+        """Whether ``record`` is not known, or says that it has ended, earlier than is known, or a later version."""
+        known = self._records.get(record.id)
+        if known is None or record.version > known.version:
+            return True
+        return record.revoked_at is not None and (known.revoked_at is None or record.revoked_at < known.revoked_at)
+
+
+def slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """``items`` in pieces of ``size``."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some

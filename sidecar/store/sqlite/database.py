@@ -20,7 +20,7 @@ from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
 
 T = TypeVar("T")
-_log = logging.getLogger("sidecar.store.sqlite.database")
+_log = logging.getLogger("sidecar.db")
 
 _APPLICATION_ID = 0x61755363
 _BUSY_TIMEOUT = 2.0
@@ -91,6 +91,28 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX token_records_by_owner ON token_records (owner_issuer, owner_subject, created_at, id)",
         "CREATE INDEX token_records_by_expiry ON token_records (expires_at) WHERE expires_at IS NOT NULL",
     ),
+)
+
+# Additions that a process of the former version, which may open the file too, does not notice. Each statement runs
+# once for each file, in this order, and is never edited once released.
+_ADDITIONS: tuple[str, ...] = (
+    "ALTER TABLE token_records ADD COLUMN version INTEGER",
+    "ALTER TABLE denials ADD COLUMN version INTEGER",
+    "CREATE TABLE version_counter (only INTEGER PRIMARY KEY CHECK (only = 1), version INTEGER NOT NULL)",
+    "INSERT INTO version_counter VALUES (1, 0)",
+    """CREATE TABLE removed (
+        id TEXT PRIMARY KEY, change INTEGER NOT NULL, version INTEGER NOT NULL, until REAL NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX removed_by_change ON removed (change)",
+    "CREATE INDEX removed_by_until ON removed (until)",
+    # the token of each bot that replaced its others
+    """CREATE TABLE bot_currents (
+        bot TEXT PRIMARY KEY, change INTEGER NOT NULL, version INTEGER NOT NULL, id TEXT NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX bot_currents_by_change ON bot_currents (change)",
+    # ends of records that are not there
+    "CREATE TABLE ends (id TEXT PRIMARY KEY, change INTEGER NOT NULL, moment REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX ends_by_change ON ends (change)",
 )
 
 
@@ -316,6 +338,10 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     for statements in _MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
+    connection.execute("CREATE TABLE IF NOT EXISTS additions (number INTEGER PRIMARY KEY)")
+    for number in range(_number(connection, "SELECT count(*) FROM additions"), len(_ADDITIONS)):
+        connection.execute(_ADDITIONS[number])
+        connection.execute("INSERT INTO additions VALUES (?)", (number,))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
     connection.execute("COMMIT")

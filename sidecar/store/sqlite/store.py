@@ -4,18 +4,32 @@ import asyncio
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sidecar.clock import Clock
 from sidecar.identity.actor import ActorType
-from sidecar.store.base import Batch, Changes, GapError, LossError, Page, RecordQuery, StoreStatus
-from sidecar.store.record import Owner, TokenKind, TokenRecord
-from sidecar.store.revocation_entry import RevocationEntry, Scope
+from sidecar.store.base import Batch, Changes, GapError, LossError, Page, Receipt, RecordQuery, StoreStatus
+from sidecar.store.merge import (
+    KEEP_DENIALS,
+    KEEP_REMOVALS,
+    Entries,
+    Word,
+    currents_of,
+    is_replaced,
+    join_currents,
+    join_ends,
+    join_records,
+    join_words,
+    moment_of,
+    rank,
+    removal_at,
+)
+from sidecar.store.record import Current, Owner, TokenKind, TokenRecord, bot_key
+from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 from sidecar.store.sqlite.database import Database
 
-KEEP_DENIALS = 3600.0
-"""Seconds for which an expired denial stays, because clocks differ."""
 KEEP_RECORDS = 30 * 86400.0
 """Seconds for which an expired record stays in lists."""
 LOG_CHANGES = 100_000
@@ -23,6 +37,7 @@ LOG_CHANGES = 100_000
 POLL = 0.05
 """Seconds between two looks at what other processes have written."""
 _MAX_SWEPT = 200
+_BOUND = 500
 _PIECE = 2000
 _LOG_PIECE = 64
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9a-f]*)")
@@ -31,11 +46,14 @@ _MARK = re.compile(r"([0-9.e+-]{1,40})/(.{0,1000})", re.DOTALL)
 _RECORD_COLUMNS = (
     "id", "token_hash", "name", "kind", "format", "description", "actor_type", "actor_id", "roles",
     "allow_impersonation", "is_admin", "owner_issuer", "owner_provider", "owner_subject", "owner_id",
-    "created_at", "expires_at", "last_used_at", "revoked_at",
+    "created_at", "expires_at", "last_used_at", "revoked_at", "version",
 )  # fmt: skip
 _DENIAL_COLUMNS = (
     "id", "scope", "issuer", "name", "created_at", "issued_before", "expires_at", "reason", "created_by",
+    "version",
 )  # fmt: skip
+
+_VERSION = "coalesce(version, CAST(round(created_at * 1000000) AS INTEGER))"
 
 Value = str | bytes | int | float | None
 Row = tuple[Any, ...]
@@ -48,9 +66,8 @@ def _insert(table: str, columns: Sequence[str], conflict: str) -> str:
 
 _SELECT_RECORDS = f"SELECT {', '.join(_RECORD_COLUMNS)} FROM token_records"  # noqa: S608 - likewise
 _SELECT_DENIALS = f"SELECT {', '.join(_DENIAL_COLUMNS)} FROM denials"  # noqa: S608 - likewise
-_ADD_RECORD = _insert("token_records", _RECORD_COLUMNS, "IGNORE")
+_PUT_RECORD = _insert("token_records", _RECORD_COLUMNS, "REPLACE")
 _PUT_DENIAL = _insert("denials", _DENIAL_COLUMNS, "REPLACE")
-_ADD_DENIAL = _insert("denials", _DENIAL_COLUMNS, "IGNORE")
 
 
 class SqliteStore:
@@ -61,22 +78,39 @@ class SqliteStore:
         self._clock = clock
         self._written = asyncio.Event()
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: Batch, after: int = 0) -> Receipt:
         """See :class:`sidecar.store.base.Store`."""
         now = self._clock.now()
 
-        def work(connection: sqlite3.Connection) -> None:
-            change = _next_change(connection, now)
-            for record in batch.add:
-                if _added(connection, change, record) and record.kind is TokenKind.BOT and not batch.keep_bot_tokens:
-                    _replace_bot(connection, change, record)
-            _end(connection, change, batch.revoke)
-            _deny(connection, change, _PUT_DENIAL, batch.add_entries)
-            _forgive(connection, change, batch.remove_entries)
+        def work(connection: sqlite3.Connection) -> Receipt:
+            change = _Change(connection, now, after)
+            receipt = Receipt(change.mark, change.write(batch))
+            change.keep_counter()
             _sweep(connection, now)
+            return receipt
 
-        await self._database.write("write", work)
+        receipt = await self._database.write("write", work)
         self._wake()
+        return receipt
+
+    async def merge(self, entries: Entries) -> Receipt:
+        """See :class:`sidecar.store.base.Store`."""
+        now = self._clock.now()
+        receipts: list[Receipt] = []
+        for start in range(0, max(1, *map(len, entries.lists)), _PIECE):
+            piece = entries.part(start, start + _PIECE)
+
+            def work(connection: sqlite3.Connection, piece: Entries = piece) -> Receipt:
+                change = _Change(connection, now, 0)
+                receipt = Receipt(change.mark, change.merge(piece))
+                change.keep_counter()
+                mark = (change.mark.rpartition(":")[2],)
+                connection.execute("INSERT OR IGNORE INTO generation VALUES (1, ?)", mark)
+                return receipt
+
+            receipts.append(await self._database.write("restore", work))
+            self._wake()
+        return Receipt(receipts[-1].mark, Entries.joined([receipt.entries for receipt in receipts]))
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:
         """See :class:`sidecar.store.base.Store`."""
@@ -90,9 +124,9 @@ class SqliteStore:
         found = await self._rows("read_record", f"{_SELECT_RECORDS} WHERE id = ?", [token_id])
         return _record(found[0]) if found else None
 
-    async def entry(self, denial_id: str) -> RevocationEntry | None:
+    async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [denial_id])
+        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [entry_id])
         return _denial(found[0]) if found else None
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
@@ -116,10 +150,12 @@ class SqliteStore:
     async def snapshot(self) -> AsyncIterator[Changes]:
         """See :class:`sidecar.store.base.Store`."""
         position = await self._database.read("read_snapshot", _position)
-        yield Changes(position)
+        yield Changes(position, marks=(position,))
+        removed, replaced, ended = await self._database.read("read_snapshot", _rest)
+        yield Changes(position, removals=removed, currents=replaced, ends=ended)
         async for rows in self._pieces(_SELECT_DENIALS):
             denials = list(map(_denial, rows))
-            yield Changes(position, entries=tuple(filter(None, denials)), skipped=denials.count(None))
+            yield Changes(position, revocations=tuple(filter(None, denials)), skipped=denials.count(None))
         async for rows in self._pieces(_SELECT_RECORDS):
             records = list(map(_record, rows))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -138,22 +174,10 @@ class SqliteStore:
             if found.position != position or not await self._is_written(written, version, until):
                 return found
 
-    async def generation(self) -> str:
+    async def life(self) -> str:
         """See :class:`sidecar.store.base.Store`."""
-        found = await self._rows("read_generation", "SELECT mark FROM generation", [])
+        found = await self._rows("read_life", "SELECT mark FROM generation", [])
         return str(found[0][0]) if found else ""
-
-    async def restore(
-        self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry], generation: str
-    ) -> bool:
-        """See :class:`sidecar.store.base.Store`."""
-        for start in range(0, max(len(records), len(denials)), _PIECE):
-            await self._put_back(records[start : start + _PIECE], denials[start : start + _PIECE])
-
-        def work(connection: sqlite3.Connection) -> bool:
-            return connection.execute("INSERT OR IGNORE INTO generation VALUES (1, ?)", (generation,)).rowcount == 1
-
-        return await self._database.write("restore", work)
 
     async def status(self) -> StoreStatus:
         """See :class:`sidecar.store.base.Store`."""
@@ -185,20 +209,6 @@ class SqliteStore:
                     continue
             return True
         return False
-
-    async def _put_back(self, records: Sequence[TokenRecord], denials: Sequence[RevocationEntry]) -> None:
-        now = self._clock.now()
-
-        def work(connection: sqlite3.Connection) -> None:
-            change = _next_change(connection, now)
-            for record in records:
-                if not _added(connection, change, record) and record.revoked_at is not None:
-                    _end(connection, change, [(record.id, record.revoked_at)])
-            connection.execute(_END_REPLACED, (change, change, TokenKind.BOT.value))
-            _deny(connection, change, _ADD_DENIAL, denials)
-
-        await self._database.write("restore", work)
-        self._wake()
 
     async def _rows(self, operation: str, query: str, values: Sequence[Value]) -> list[Row]:
         bound = list(map(_in, values))
@@ -241,12 +251,6 @@ class SqliteStore:
         return rows[:limit], f"{last['created_at']!r}/{_out(last['id'])}", total
 
 
-# a bot's standing tokens from before one that has replaced them
-_END_REPLACED = """UPDATE token_records SET change = ?, revoked_at = replaced.created_at FROM replaced_bots AS replaced
-    WHERE token_records.change = ? AND kind = ? AND revoked_at IS NULL AND replaced.actor_id = token_records.actor_id
-    AND token_records.created_at <= replaced.created_at"""
-
-
 def _position(connection: sqlite3.Connection) -> str:
     change, mark = connection.execute("SELECT change, mark FROM changes ORDER BY change DESC LIMIT 1").fetchone()
     return f"{change}:{mark}"
@@ -263,77 +267,231 @@ def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
     log = connection.execute(query, (after, _LOG_PIECE)).fetchall()
     if not log:
         return Changes(f"{after}:{mark}")
-    last, last_mark, _ = log[-1]
+    last, last_mark, written = log[-1]
     span = (after, last)
-    written = " WHERE change > ? AND change <= ?"
-    records = list(map(_record, connection.execute(_SELECT_RECORDS + written, span)))
-    denials = list(map(_denial, connection.execute(_SELECT_DENIALS + written, span)))
-    forgiven = connection.execute("SELECT id FROM forgiven WHERE change > ? AND change <= ?", span).fetchall()
+    within = " WHERE change > ? AND change <= ?"
+    records = list(map(_record, connection.execute(_SELECT_RECORDS + within, span)))
+    denials = list(map(_denial, connection.execute(_SELECT_DENIALS + within, span)))
+    removals, currents, ends = _rest(connection, within, span)
+    # of a process of an earlier version, which gives no versions
+    plain = connection.execute(f"SELECT id FROM forgiven {within} AND id NOT IN (SELECT id FROM removed)", span)  # noqa: S608 - text of this file
+    unversioned = [removal_at(_out(name), round(written * 1e6)) for (name,) in plain.fetchall()]
     return Changes(
         position=f"{last}:{last_mark}",
         records=tuple(filter(None, records)),
-        entries=tuple(filter(None, denials)),
-        removed=tuple(_out(row[0]) for row in forgiven),
+        revocations=tuple(filter(None, denials)),
+        removals=(*removals, *unversioned),
+        currents=currents,
+        ends=ends,
         written_at=tuple(row[2] for row in log),
         skipped=records.count(None) + denials.count(None),
+        marks=tuple(f"{number}:{text}" for number, text, _ in log),
+        is_complete=len(log) < _LOG_PIECE,
     )
 
 
-def _next_change(connection: sqlite3.Connection, now: float) -> int:
-    connection.execute("UPDATE change_counter SET value = value + 1")
-    change = _number(connection, "SELECT value FROM change_counter")
-    connection.execute("INSERT INTO changes VALUES (?, lower(hex(randomblob(8))), ?)", (change, now))
-    connection.execute("DELETE FROM changes WHERE change <= ?", (change - LOG_CHANGES,))
-    connection.execute("DELETE FROM forgiven WHERE change <= ?", (change - LOG_CHANGES,))
-    return change
-
-
-def _added(connection: sqlite3.Connection, change: int, record: TokenRecord) -> bool:
-    """Whether ``record`` was not there yet."""
-    owner = record.owner
-    row = (
-        record.id, record.token_hash, record.name, record.kind.value, record.format, record.description,
-        record.actor_type.value, record.actor_id, json.dumps(record.roles), record.allow_impersonation,
-        record.is_admin, owner.issuer, owner.provider, owner.subject, owner.id,
-        record.created_at, record.expires_at, record.last_used_at, record.revoked_at,
-    )  # fmt: skip
-    return connection.execute(_ADD_RECORD, [change, *map(_in, row)]).rowcount == 1
-
-
-def _replace_bot(connection: sqlite3.Connection, change: int, record: TokenRecord) -> None:
-    """End every other standing token of the bot that ``record`` belongs to."""
-    connection.execute(
-        "UPDATE token_records SET revoked_at = ?, change = ?"
-        " WHERE kind = ? AND actor_id = ? AND id != ? AND revoked_at IS NULL",
-        [record.created_at, change, record.kind.value, _in(record.actor_id), _in(record.id)],
-    )
-    row = (_in(record.actor_id), record.created_at)
-    connection.execute("INSERT OR REPLACE INTO replaced_bots VALUES (?, ?)", row)
-
-
-def _end(connection: sqlite3.Connection, change: int, ended: Iterable[tuple[str, float]]) -> None:
-    connection.executemany(
-        "UPDATE token_records SET revoked_at = ?, change = ? WHERE id = ? AND revoked_at IS NULL",
-        [(moment, change, _in(token_id)) for token_id, moment in ended],
+def _rest(
+    connection: sqlite3.Connection, within: str = "", span: tuple[int, ...] = ()
+) -> tuple[tuple[Removal, ...], tuple[Current, ...], tuple[tuple[str, float], ...]]:
+    """Removals, tokens of bots that have replaced others, and ends of records that are not there."""
+    removals = connection.execute(f"SELECT id, version, until FROM removed{within}", span).fetchall()  # noqa: S608 - text of this file
+    currents = connection.execute(f"SELECT bot, version, id FROM bot_currents{within}", span).fetchall()  # noqa: S608 - likewise
+    ends = connection.execute(f"SELECT id, moment FROM ends{within}", span).fetchall()  # noqa: S608 - likewise
+    return (
+        tuple(Removal(_out(name), version, until) for name, version, until in removals),
+        tuple(Current(bot, version, _out(name)) for bot, version, name in currents),
+        tuple((_out(name), moment) for name, moment in ends),
     )
 
 
-def _deny(connection: sqlite3.Connection, change: int, statement: str, denials: Sequence[RevocationEntry]) -> None:
-    connection.executemany(statement, [(change, *map(_in, _denial_row(denial))) for denial in denials])
-    connection.executemany("DELETE FROM forgiven WHERE id = ?", [(_in(denial.id),) for denial in denials])
+class _Change:
+    """One change of the file: what is written is merged as ``sidecar.store.merge`` says."""
 
+    def __init__(self, connection: sqlite3.Connection, now: float, after: int) -> None:
+        self._connection = connection
+        connection.execute("UPDATE change_counter SET value = value + 1")
+        self._number = _number(connection, "SELECT value FROM change_counter")
+        connection.execute("INSERT INTO changes VALUES (?, lower(hex(randomblob(8))), ?)", (self._number, now))
+        for table in ("changes", "forgiven"):
+            connection.execute(f"DELETE FROM {table} WHERE change <= ?", (self._number - LOG_CHANGES,))  # noqa: S608 - names from above
+        self.mark = _position(connection)
+        last, clock = connection.execute(
+            "SELECT version, CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000 FROM version_counter"
+        ).fetchone()
+        self._version: int = max(last, clock - 1, after)
 
-def _forgive(connection: sqlite3.Connection, change: int, ids: Sequence[str]) -> None:
-    connection.executemany("DELETE FROM denials WHERE id = ?", [(_in(denial_id),) for denial_id in ids])
-    connection.executemany(
-        "INSERT OR REPLACE INTO forgiven VALUES (?, ?)", [(_in(denial_id), change) for denial_id in ids]
-    )
+    def keep_counter(self) -> None:
+        """Remember the last version that was given or heard of."""
+        self._connection.execute("UPDATE version_counter SET version = ?", (self._version,))
+
+    def write(self, batch: Batch) -> Entries:
+        """Write ``batch`` with versions of its own. Returns it as it is then; a record that was there is left out."""
+        added = [record for record in map(self._minted, batch.add) if record is not None]
+        currents = [] if batch.keep_bot_tokens else currents_of(added)
+        for record in () if batch.keep_bot_tokens else added:
+            for current in currents_of([record]):
+                self._replace(current, record.created_at, [_in(record.actor_id)])
+        for token_id, moment in batch.revoke:
+            self._end(token_id, moment)
+        words = self._words([denial.id for denial in batch.add_entries])
+        denied = [replace(denial, version=self._above(words.get(denial.id))) for denial in batch.add_entries]
+        self._deny(denied)
+        removed = [self._taken_off(denial_id) for denial_id in batch.remove_entries]
+        return Entries(added, batch.revoke, denied, removed, currents)
+
+    def merge(self, entries: Entries) -> Entries:
+        """Merge ``entries``. Returns them without the words that the file knows better."""
+        self._version = max(self._version, entries.version)
+        for record in entries.records:
+            known = self._record(record.id)
+            joined = record if known is None else join_records(known, record)
+            if known is None or joined != known or joined.version != known.version:
+                self._put_record(joined)
+        for token_id, moment in entries.ends:
+            self._end(token_id, moment)
+        for current in entries.currents:
+            known_current = self._current(current.bot)
+            if known_current is None or join_currents(known_current, current) != known_current:
+                self._replace(current, moment_of(current.version), self._bots(current.bot))
+        words = self._words([denial.id for denial in entries.denials])
+        ranks = {name: rank(word) for name, word in words.items()}
+        kept = [denial for denial in entries.denials if denial.id not in words or rank(denial) >= ranks[denial.id]]
+        self._deny(sorted((denial for denial in kept if rank(denial) != ranks.get(denial.id)), key=rank))
+        return replace(
+            entries,
+            denials=kept,
+            removals=[removal for removal in entries.removals if self._heard(removal)],
+        )
+
+    def _above(self, known: Word | None) -> int:
+        self._version = max(self._version, 0 if known is None else known.version) + 1
+        return self._version
+
+    def _minted(self, record: TokenRecord) -> TokenRecord | None:
+        """``record`` with its version, or None: it is there already."""
+        if self._record(record.id) is not None:
+            return None
+        current = self._current(bot_key(record.actor_id)) if record.kind is TokenKind.BOT else None
+        self._version = max(self._version, 0 if current is None else current.version) + 1
+        minted = replace(record, version=self._version)
+        self._put_record(minted)
+        return minted
+
+    def _record(self, token_id: str) -> TokenRecord | None:
+        row = self._connection.execute(f"{_SELECT_RECORDS} WHERE id = ?", (_in(token_id),)).fetchone()
+        return None if row is None else _record(row)
+
+    def _put_record(self, record: TokenRecord) -> None:
+        """Write ``record``, ended where something that is known ends it."""
+        found = self._connection.execute("SELECT moment FROM ends WHERE id = ?", (_in(record.id),)).fetchone()
+        if found is not None:
+            record = replace(record, revoked_at=join_ends(record.revoked_at, found[0]))
+            self._connection.execute("DELETE FROM ends WHERE id = ?", (_in(record.id),))
+        current = self._current(bot_key(record.actor_id)) if record.kind is TokenKind.BOT else None
+        if current is not None and record.revoked_at is None and is_replaced(record, current):
+            record = replace(record, revoked_at=moment_of(current.version))
+        owner = record.owner
+        row = (
+            record.id, record.token_hash, record.name, record.kind.value, record.format, record.description,
+            record.actor_type.value, record.actor_id, json.dumps(record.roles), record.allow_impersonation,
+            record.is_admin, owner.issuer, owner.provider, owner.subject, owner.id,
+            record.created_at, record.expires_at, record.last_used_at, record.revoked_at, record.version,
+        )  # fmt: skip
+        self._connection.execute(_PUT_RECORD, [self._number, *map(_in, row)])
+
+    def _end(self, token_id: str, moment: float) -> None:
+        """End a record; the end of one that is not there is kept for it."""
+        values = {"moment": moment, "change": self._number, "id": _in(token_id)}
+        self._connection.execute(
+            "UPDATE token_records SET revoked_at = :moment, change = :change"
+            " WHERE id = :id AND (revoked_at IS NULL OR revoked_at > :moment)",
+            values,
+        )
+        self._connection.execute(
+            "INSERT INTO ends SELECT :id, :change, :moment"
+            " WHERE NOT EXISTS (SELECT 1 FROM token_records WHERE id = :id)"
+            " ON CONFLICT (id) DO UPDATE SET moment = excluded.moment, change = excluded.change"
+            " WHERE excluded.moment < moment",
+            values,
+        )
+
+    def _current(self, bot: str) -> Current | None:
+        row = self._connection.execute("SELECT bot, version, id FROM bot_currents WHERE bot = ?", (bot,)).fetchone()
+        return None if row is None else Current(row[0], row[1], _out(row[2]))
+
+    def _bots(self, bot: str) -> list[Value]:
+        """Names of the bots with that key that have standing tokens."""
+        query = "SELECT DISTINCT actor_id FROM token_records WHERE kind = ? AND revoked_at IS NULL"
+        names = self._connection.execute(query, (TokenKind.BOT.value,)).fetchall()
+        return [name for (name,) in names if bot_key(_out(name)) == bot]
+
+    def _replace(self, current: Current, moment: float, names: Sequence[Value]) -> None:
+        """Let ``current`` be the token of the bot of these ``names``: what was minted before it has ended."""
+        row = (current.bot, self._number, current.version, _in(current.id))
+        self._connection.execute("INSERT OR REPLACE INTO bot_currents VALUES (?, ?, ?, ?)", row)
+        for name in names:
+            self._connection.execute(
+                "UPDATE token_records SET revoked_at = ?, change = ?"  # noqa: S608 - text of this file
+                f" WHERE kind = ? AND actor_id = ? AND revoked_at IS NULL AND id != ? AND ({_VERSION}, id) < (?, ?)",
+                (moment, self._number, TokenKind.BOT.value, name, row[3], current.version, row[3]),
+            )
+
+    def _words(self, ids: Sequence[str]) -> dict[str, Word]:
+        """What the file says about each of those denials."""
+        words: dict[str, Word] = {}
+        for start in range(0, len(ids), _BOUND):
+            some = [_in(denial_id) for denial_id in ids[start : start + _BOUND]]
+            among = f"WHERE id IN ({', '.join('?' * len(some))})"
+            for row in self._connection.execute(f"SELECT id, version, until FROM removed {among}", some):  # noqa: S608 - marks only
+                words[_out(row[0])] = Removal(_out(row[0]), *row[1:])
+            for denial in map(_denial, self._connection.execute(f"{_SELECT_DENIALS} {among}", some)):
+                if denial is not None:
+                    removal = words.get(denial.id)
+                    words[denial.id] = denial if removal is None else join_words(removal, denial)
+        return words
+
+    def _deny(self, denials: Sequence[RevocationEntry]) -> None:
+        """Let ``entries`` stand."""
+        ids = [(_in(denial.id),) for denial in denials]
+        self._connection.executemany("DELETE FROM removed WHERE id = ?", ids)
+        self._connection.executemany("DELETE FROM forgiven WHERE id = ?", ids)
+        rows = [(self._number, *map(_in, _denial_row(denial))) for denial in denials]
+        self._connection.executemany(_PUT_DENIAL, rows)
+
+    def _heard(self, removal: Removal) -> bool:
+        """Take over ``removal`` if it counts more than what is there. False: the file knows better."""
+        known = self._words([removal.id]).get(removal.id)
+        if known is not None and rank(removal) <= rank(known):
+            return rank(removal) == rank(known)
+        self._remove(removal)
+        return True
+
+    def _remove(self, removal: Removal) -> Removal:
+        row = (_in(removal.id), self._number, removal.version, removal.until)
+        self._connection.execute("DELETE FROM denials WHERE id = ?", row[:1])
+        self._connection.execute("INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?)", row)
+        # for processes of an earlier version
+        self._connection.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", row[:2])
+        return removal
+
+    def _taken_off(self, denial_id: str) -> Removal:
+        # what was removed already gets a later version: a copy may know that it was denied again, and the file may not
+        known = self._words([denial_id]).get(denial_id)
+        ends = known.expires_at if isinstance(known, RevocationEntry) else None
+        return self._remove(removal_at(denial_id, self._above(known), ends))
 
 
 def _sweep(connection: sqlite3.Connection, now: float) -> None:
-    """Remove some of what is long over."""
-    for table, until in (("token_records", now - KEEP_RECORDS), ("denials", now - KEEP_DENIALS)):
-        some = f"SELECT id FROM {table} WHERE expires_at <= ? LIMIT {_MAX_SWEPT}"  # noqa: S608 - names from above
+    """Remove some of what is long over, by the clock of this process and by that of the machine."""
+    now = min(now, connection.execute("SELECT (julianday('now') - 2440587.5) * 86400.0").fetchone()[0])
+    over = (
+        ("token_records", "expires_at", now - KEEP_RECORDS),
+        ("denials", "expires_at", now - KEEP_DENIALS),
+        ("removed", "until", now - KEEP_DENIALS),
+        ("ends", "moment", now - KEEP_REMOVALS),
+    )
+    for table, column, until in over:
+        some = f"SELECT id FROM {table} WHERE {column} <= ? LIMIT {_MAX_SWEPT}"  # noqa: S608 - names from above
         connection.execute(f"DELETE FROM {table} WHERE id IN ({some})", (until,))  # noqa: S608 - likewise
 
 
@@ -368,6 +526,7 @@ def _record(row: Row) -> TokenRecord | None:
             roles=tuple(json.loads(values["roles"])),
             allow_impersonation=bool(values["allow_impersonation"]),
             is_admin=bool(values["is_admin"]),
+            version=_version(values["version"], values["created_at"]),
         )
     except ValueError:
         return None
@@ -377,16 +536,32 @@ def _record(row: Row) -> TokenRecord | None:
 def _denial_row(denial: RevocationEntry) -> tuple[Value, ...]:
     return (
         denial.id, denial.scope.value, denial.issuer, denial.name, denial.created_at, denial.issued_before,
-        denial.expires_at, denial.reason, denial.created_by,
+        denial.expires_at, denial.reason, denial.created_by, denial.version,
     )  # fmt: skip
 
 
 def _denial(row: Row) -> RevocationEntry | None:
-    denial_id, scope, *rest = map(_out, row)
+    denial_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = map(_out, row)
     try:
-        return RevocationEntry(denial_id, Scope(scope), *rest)
+        return RevocationEntry(
+            denial_id,
+            Scope(scope),
+            issuer,
+            name,
+            created_at,
+            issued_before,
+            expires_at,
+            reason,
+            created_by,
+            _version(version, created_at),
+        )
     except ValueError:
         return None
+
+
+def _version(version: int | None, created_at: float) -> int:
+    """The version of a row; of one from before versions were given it is the microsecond of its creation."""
+    return round(created_at * 1e6) if version is None else version
 
 
 def _in(value: Value) -> Value:

@@ -1,4 +1,4 @@
-"""The names that are kept for bots. A name that ever had a bot's token stays kept until an admin releases it."""
+"""Reserved bot names. A name that was ever used by a bot token stays reserved until an admin releases it."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -11,67 +11,68 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import make_registration, registration_id
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 
 _audit = logging.getLogger(AUDIT)
 _PAGE = 500
 
 
-def _never_seen(_name: str) -> bool:
+def _no_person(_name: str) -> bool:
     return False
 
 
-class Bots:
-    """Registers, releases and lists the names.
+class BotRegistry:
+    """Registers, releases and lists bot names.
 
-    ``admin_names`` are those in ``adminPrincipals``, ``reserved`` nobody's. ``is_person_seen`` says whether a person of
-    that name has come in lately. Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer.
+    ``admin_names`` are the names in ``adminPrincipals``, ``reserved`` cannot be registered. ``is_person_seen`` says
+    whether a person with that name was authenticated recently. Every method raises Unavailable(STORE_UNAVAILABLE) if
+    the store does not answer.
     """
 
     def __init__(
         self,
         store: Store,
-        write: Callable[[Batch], Awaitable[None]],
+        write: Callable[[Batch], Awaitable[object]],
         clock: Clock,
         *,
         admin_names: Iterable[str],
         reserved: Iterable[str],
-        is_person_seen: Callable[[str], bool] = _never_seen,
+        is_person_seen: Callable[[str], bool] = _no_person,
     ) -> None:
         self._store = store
         self._write = write
         self._clock = clock
-        # corp/alice is called alice unless the provider has a namespace
+        # corp/alice has the Actor id alice unless the provider has a namespace
         self._admin_names = {folded(part) for name in admin_names for part in (name, name.rpartition("/")[2])}
         self._reserved = set(map(folded, reserved))
         self._is_person_seen = is_person_seen
 
     async def claim(self, name: str, by: str, replace_person: bool) -> tuple[TokenRecord, ...]:
-        """What is to be written so that ``name`` is kept for a bot; nothing where it is.
+        """The registration to write so that ``name`` is reserved for a bot; empty if it is reserved already.
 
         Raises Refused(CONFLICT) for the name of a person or an admin, unless ``replace_person``.
         """
-        number, standing = await self._registration(name)
-        if standing is not None:
+        number, registration = await self._registration(name)
+        if registration is not None:
             return ()
         if not replace_person and not await self._tokens(name, number):
-            person = await self._person(name)
+            person = await self._person_reason(name)
             if person:
                 raise Refused(
                     Reason.CONFLICT,
-                    message=f"{name} {person}. Kept for a bot, the name is refused to every person until it is "
-                    "released. If that is meant, ask again with replacePerson (--replace-person)",
+                    message=f"{name} {person}. While a name is reserved for a bot, callers of other issuers with this "
+                    "name are rejected. To reserve it anyway, set replacePerson (--replace-person)",
                 )
         return (make_registration(name, number, self._clock.now(), by),)
 
-    async def has(self, name: str) -> bool:
-        """Whether ``name`` is kept for a bot."""
-        number, standing = await self._registration(name)
-        return standing is not None or bool(await self._tokens(name, number))
+    async def is_registered(self, name: str) -> bool:
+        """Whether ``name`` is reserved for a bot."""
+        number, registration = await self._registration(name)
+        return registration is not None or bool(await self._tokens(name, number))
 
     async def register(self, name: str, *, by: str, replace_person: bool) -> tuple[TokenRecord, bool]:
-        """Keep ``name`` for a bot. Returns the registration, and whether it is new. Raises as :meth:`claim`."""
-        name = self._sound(name)
+        """Reserve ``name`` for a bot. Returns the registration, and whether it is new. Raises as :meth:`claim`."""
+        name = self._canonical_name(name)
         claimed = await self.claim(name, by, replace_person)
         if claimed:
             await self._write(Batch(add=claimed))
@@ -79,55 +80,55 @@ class Bots:
             return claimed[0], True
         _, standing = await self._registration(name)
         if standing is None:
-            raise Refused(Reason.CONFLICT, message="The name was released in the same moment; ask again")
+            raise Refused(Reason.CONFLICT, message="The name was released concurrently; retry the request")
         return standing, False
 
     async def release(self, name: str, *, by: str) -> None:
-        """Let ``name`` be a person's again. Raises Refused: NOT_FOUND, or CONFLICT while a token of the bot stands."""
-        name = self._sound(name)
+        """Allow people to use ``name`` again. Raises Refused: NOT_FOUND, or CONFLICT if the bot has a valid token."""
+        name = self._canonical_name(name)
         number, standing = await self._registration(name)
         tokens = await self._tokens(name, number)
         if standing is None and not tokens:
-            raise Refused(Reason.NOT_FOUND, message="No bot has or had this name")
+            raise Refused(Reason.NOT_FOUND, message="No bot is registered with this name")
         now = self._clock.now()
         in_force = [token for token in tokens if token.expires_at is None or token.expires_at > now]
         in_force = [token for token in in_force if token.revoked_at is None]
         if in_force:
             raise Refused(
                 Reason.CONFLICT,
-                message=f"The bot has {len(in_force)} tokens in force, {in_force[0].id} among them; revoke them first",
+                message=f"The bot has {len(in_force)} valid tokens, for example {in_force[0].id}; revoke them first",
             )
-        over = [(token.id, now) for token in tokens if token.revoked_at is None]
+        revocations = [(token.id, now) for token in tokens if token.revoked_at is None]
         registration = standing or make_registration(name, number, now, by)
         added = () if standing else (registration,)
-        await self._write(Batch(add=added, revoke=((registration.id, now), *over)))
+        await self._write(Batch(add=added, revoke=((registration.id, now), *revocations)))
         _audit.info("bot name released", extra={"event": "bot_name_released", "bot": name, "by": by})
 
-    async def adopt(self, names: Iterable[str]) -> int:
-        """Keep ``names``, which records of tokens keep so far. Returns how many were registered."""
+    async def adopt_existing(self, names: Iterable[str]) -> int:
+        """Register ``names``, which were reserved by token records only. Returns how many were registered."""
         adopted = [record for name in names for record in await self.claim(name, "earlier tokens", True)]
         for start in range(0, len(adopted), _PAGE):
             await self._write(Batch(add=adopted[start : start + _PAGE]))
         return len(adopted)
 
     async def page(self, after: str, limit: int) -> Page:
-        """A page of the names that are kept. Raises ValueError for an ``after`` that is no mark."""
+        """A page of the reserved names. Raises ValueError for an invalid cursor ``after``."""
         query = RecordQuery(actor_id="", kind=TokenKind.BOT_NAME.value, active=True, now=self._clock.now())
         return await self._store.records(query, after, limit)
 
-    def _sound(self, name: str) -> str:
-        """``name`` as Actors are spelled."""
+    def _canonical_name(self, name: str) -> str:
+        """``name`` in the spelling of Actor ids."""
         try:
             name = actor_name(name)
         except Refused as refusal:
-            message = "A bot's name has no white space and no @"
+            message = "A bot's name must not contain white space or @"
             raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
         if folded(name) in self._reserved:
             raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The name is reserved")
         return name
 
     async def _registration(self, name: str) -> tuple[int, TokenRecord | None]:
-        """The registration that stands, or None and the number of the next."""
+        """The active registration, or None and the number of the next one."""
         number = 0
         while True:
             record = await self._store.record(registration_id(name, number))
@@ -147,14 +148,14 @@ class Bots:
             if token.revoked_at is None or released is None or token.created_at > released
         ]
 
-    async def _person(self, name: str) -> str:
-        """What makes ``name`` a person's; empty: nothing is known."""
+    async def _person_reason(self, name: str) -> str:
+        """Why ``name`` belongs to a person; empty: no evidence."""
         if folded(name) in self._admin_names:
             return "is named in adminPrincipals"
         for kind in (TokenKind.PERSONAL, TokenKind.SESSION):
             if (await self._store.records(RecordQuery(actor_id=name, kind=kind.value), "", 1)).records:
-                return "is a person who has tokens on record"
-        return "is a caller who has come in lately" if self._is_person_seen(name) else ""
+                return "is a person with issued tokens"
+        return "is a person who was authenticated recently" if self._is_person_seen(name) else ""
 
     async def _records(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
         after = ""
@@ -167,10 +168,10 @@ class Bots:
                 return
 
 
-def describe(registration: TokenRecord) -> dict[str, object]:
-    """A kept name as JSON."""
+def describe_bot(registration: TokenRecord) -> dict[str, object]:
+    """A reserved name as JSON."""
     return {
         "name": registration.name,
-        "registeredAt": to_text(registration.created_at),
+        "registeredAt": format_rfc3339(registration.created_at),
         "registeredBy": registration.description,
     }

@@ -1,4 +1,4 @@
-"""How long a new token lives, as people and both products' clients write it."""
+"""Lifetimes of new tokens, in the notations of both products and their clients."""
 
 import re
 
@@ -28,11 +28,11 @@ _NAMED = {
 
 
 def parse_lifetime(text: str) -> float | None:
-    """Seconds of life; None: without end.
+    """The lifetime in seconds; None: the token never expires.
 
-    Takes a number of days (``7``), ISO 8601 (``P30D``), OpenMetadata's ``OneHour`` and ``Unlimited`` and DataHub's
-    ``ONE_HOUR`` to ``ONE_YEAR`` and ``NO_EXPIRY``. Raises ValueError for anything else, for less than a second and
-    for more than a century.
+    Accepts a number of days (``7``), ISO 8601 (``P30D``), OpenMetadata's ``OneHour`` and ``Unlimited`` and DataHub's
+    ``ONE_HOUR`` to ``ONE_YEAR`` and ``NO_EXPIRY``. Raises ValueError for anything else, and for less than a second or
+    more than 36,500 days.
     """
     if text in _NAMED:
         return _NAMED[text]

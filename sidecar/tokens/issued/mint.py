@@ -1,4 +1,4 @@
-"""Make own tokens, in OpenMetadata's shape or DataHub's. The record is on disk before anyone sees the token."""
+"""Mints issued tokens in OpenMetadata's or DataHub's format. The record is on disk before the token is returned."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,16 +14,16 @@ from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
-from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
-from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, datahub_token
+from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, mint_datahub_token
 from sidecar.tokens.jwt.jose import sign
 
 _audit = logging.getLogger(AUDIT)
 
-Write = Callable[[Batch], Awaitable[None]]
-"""Writes a batch for good; whoever asks this process afterwards sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
+WriteBatch = Callable[[Batch], Awaitable[object]]
+"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
-Claim = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
+ClaimBotName = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
 """See :meth:`sidecar.tokens.issued.bots.Bots.claim`."""
 
 _TOKEN_TYPES = {
@@ -40,10 +40,10 @@ _DATAHUB_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What is to be minted, already allowed. ``lifetime`` in seconds, None: never ends. ``email`` empty: made up.
+    """The token to mint, already authorized. ``lifetime`` in seconds, None: never expires; ``email`` empty: derived.
 
-    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names who asked, for the audit log.
-    ``replace_person``: a bot may have the name of a person, who is refused from then on.
+    ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names the requester, for the audit log.
+    ``replace_person``: a bot may take the name of a person, who is rejected from then on.
     """
 
     name: str
@@ -56,7 +56,7 @@ class TokenRequest:
     roles: tuple[str, ...] = ()
     allow_impersonation: bool = False
     is_admin: bool = False
-    owner: Owner = NOBODY
+    owner: Owner = NO_OWNER
     minted_by: str = ""
     format: str = "openmetadata"
     replace_person: bool = False
@@ -64,25 +64,25 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new token: its text, which nobody can show again, and its record."""
+    """A new token and its record. The text is not stored and cannot be shown again."""
 
     token: str
     record: TokenRecord
 
 
 class Minter:
-    """Mints tokens of ``issuer``, signed by whatever ``signing`` gives at the time; those of DataHub's by ``datahub``.
+    """Mints tokens of ``issuer``, signed with the current key of ``signing``, or in DataHub's format with ``datahub``.
 
-    ``verbatim``: ids of people may be in capitals, and addresses; those of bots never. ``claim`` says what is to be
-    written besides a bot's token, so that its name is kept. A bot's older tokens end with
-    a new one, unless ``keep_bot_tokens``. ``max_lifetime`` bounds what is minted, in seconds.
+    ``verbatim``: ids of people may contain capital letters and be addresses; ids of bots never. ``claim`` returns the
+    records to write so that a bot's name is reserved. A bot's older tokens are revoked by a new one unless
+    ``keep_bot_tokens``. ``max_lifetime`` limits new tokens, in seconds.
     """
 
     def __init__(
         self,
         signing: Callable[[], SigningKey],
-        write: Write,
-        claim: Claim,
+        write: WriteBatch,
+        claim: ClaimBotName,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -110,27 +110,27 @@ class Minter:
         self._new_id = new_id
 
     async def mint(self, request: TokenRequest) -> Minted:
-        """Mint what ``request`` says.
+        """Mint the token of ``request``.
 
-        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token could carry, Refused(CONFLICT) for DataHub's
-        form without its secrets and for a person's name, Refused(REQUEST_INVALID) for a life that is too long, and
-        Unavailable(STORE_UNAVAILABLE) when the record could not be written.
+        Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token can carry, Refused(CONFLICT) for DataHub's
+        format without its secrets and for a person's name, Refused(REQUEST_INVALID) for a lifetime that is too long,
+        and Unavailable(STORE_UNAVAILABLE) if the record could not be written.
         """
-        longest = self._max_lifetime
-        if longest is not None and (request.lifetime is None or request.lifetime > longest):
+        max_lifetime = self._max_lifetime
+        if max_lifetime is not None and (request.lifetime is None or request.lifetime > max_lifetime):
             raise Refused(
-                Reason.REQUEST_INVALID, message=f"Tokens live at most {longest:g} s here (tokens.maxLifetime)"
+                Reason.REQUEST_INVALID, message=f"The lifetime exceeds tokens.maxLifetime ({max_lifetime:g} s)"
             )
         actor_id = actor_name(request.actor_id, verbatim=self._verbatim and request.kind is not TokenKind.BOT)
-        names: Sequence[TokenRecord] = ()
+        registrations: Sequence[TokenRecord] = ()
         if request.kind is TokenKind.BOT:
-            names = await self._claim(actor_id, request.minted_by, request.replace_person)
+            registrations = await self._claim(actor_id, request.minted_by, request.replace_person)
         token_id = self._new_id()
         now = self._clock.now()
         issued = int(now)
         expires = None if request.lifetime is None else issued + int(request.lifetime)
-        make = self._datahub_token if request.format == FORMAT else self._own_token
-        token, token_hash = make(request, actor_id, token_id, issued, expires)
+        encode = self._datahub_token if request.format == FORMAT else self._openmetadata_token
+        token, token_hash = encode(request, actor_id, token_id, issued, expires)
         record = TokenRecord(
             id=token_id,
             token_hash=token_hash,
@@ -138,7 +138,7 @@ class Minter:
             kind=request.kind,
             actor_id=actor_id,
             actor_type=request.actor_type,
-            created_at=now,  # finer than iat: a cut-off of the same second tells which came first
+            created_at=now,  # finer than iat, to compare with an issuedBefore in the same second
             expires_at=None if expires is None else float(expires),
             format=request.format,
             description=request.description,
@@ -147,7 +147,7 @@ class Minter:
             is_admin=request.is_admin,
             owner=request.owner,
         )
-        await self._write(Batch(add=(*names, record), keep_bot_tokens=self._keep_bot_tokens))
+        await self._write(Batch(add=(*registrations, record), keep_bot_tokens=self._keep_bot_tokens))
         self._metrics.tokens_issued.labels(request.kind.value).inc()
         _audit.info(
             "token minted",
@@ -162,12 +162,12 @@ class Minter:
         )
         return Minted(token, record)
 
-    def _own_token(
+    def _openmetadata_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
     ) -> tuple[str, str]:
-        """The token and what its record keeps of it."""
+        """The token, and the hash for its record."""
         claims = {
-            **openmetadata_claims(actor_id, request.email or self._made_up_email(actor_id), request.roles),
+            **openmetadata_claims(actor_id, request.email or self._default_email(actor_id), request.roles),
             "iss": self._issuer,
             "isBot": request.kind is TokenKind.BOT,
             "tokenType": _TOKEN_TYPES[request.kind],
@@ -185,11 +185,11 @@ class Minter:
     def _datahub_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None
     ) -> tuple[str, str]:
-        """The same in DataHub's form: the record keeps what DataHub's store would."""
+        """The same in DataHub's format; the hash is the one that DataHub's store would contain."""
         if self._datahub is None or not self._issuer:
-            text = "DataHub tokens need authentication.tokenService and jwtTokenConfiguration.jwtissuer"
-            raise Refused(Reason.CONFLICT, message=f"No such tokens can be minted: {text}")
-        token = datahub_token(
+            text = "set authentication.tokenService and jwtTokenConfiguration.jwtissuer"
+            raise Refused(Reason.CONFLICT, message=f"DataHub tokens cannot be minted: {text}")
+        token = mint_datahub_token(
             self._datahub.key,
             actor_id=actor_id,
             kind=_DATAHUB_KINDS[request.kind],
@@ -200,14 +200,14 @@ class Minter:
         )
         return token, datahub_hash(token, self._datahub.salt)
 
-    def _made_up_email(self, actor_id: str) -> str:
+    def _default_email(self, actor_id: str) -> str:
         if "@" in actor_id:
             return folded(actor_id)
         return f"{actor_id}@{self._principal_domain}" if self._principal_domain else ""
 
 
 def openmetadata_claims(actor_id: str, email: str, roles: tuple[str, ...]) -> dict[str, object]:
-    """The claims by which an OpenMetadata server finds ``actor_id``, whichever of its usual claims it asks first."""
+    """The claims in which an OpenMetadata server looks for the name, all set to ``actor_id``."""
     claims: dict[str, object] = {
         "sub": actor_id,
         "username": actor_id,

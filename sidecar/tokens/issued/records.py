@@ -1,4 +1,4 @@
-"""Own tokens beyond their signature: they must be on record, and the record says who their Actor is."""
+"""Checks issued tokens against their records: a token must be on record, and the record determines its Actor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from sidecar.tokens.jwt.verify import VerifiedClaims
 
 
 class RecordLookup(Protocol):
-    """Where records are looked up."""
+    """Look-up of token records."""
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
-        """The record of that id. Raises Unavailable(STORE_UNAVAILABLE) when nobody can tell."""
+        """The record with that id. Raises Unavailable(STORE_UNAVAILABLE) if the store does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedIdentity:
-    """Whose token it is. ``record`` must still stand on every later use; None: it has none."""
+    """The identity of an issued token. ``record`` must be valid on every later use; None: the token has no record."""
 
     actor: Actor
     record: TokenRecord | None
 
 
 class IssuedTokens:
-    """Judges verified tokens of the own issuer by their records.
+    """Identifies verified tokens of this sidecar's issuer by their records.
 
-    ``require_record`` False also accepts tokens without a record, which a server that shares the key has minted;
-    ``policy`` then says how their claims name an Actor.
+    ``require_record`` False also accepts tokens without a record, minted by a server that shares the key; ``policy``
+    then maps their claims to an Actor.
     """
 
     def __init__(self, records: RecordLookup, policy: PrincipalPolicy, *, require_record: bool) -> None:
@@ -42,7 +42,7 @@ class IssuedTokens:
         self._require_record = require_record
 
     async def identify(self, verified: VerifiedClaims, text: str) -> IssuedIdentity:
-        """The Actor of the token ``text`` whose claims are ``verified``.
+        """The identity of the token ``text`` with the claims ``verified``.
 
         Raises Refused (TOKEN_REVOKED, TOKEN_INVALID; PRINCIPAL_INVALID without a record) and
         Unavailable(STORE_UNAVAILABLE).
@@ -57,7 +57,7 @@ class IssuedTokens:
 
 
 def check_record(record: TokenRecord, text: str) -> None:
-    """Raise Refused unless ``record`` is that of the token ``text`` (TOKEN_INVALID) and stands (TOKEN_REVOKED)."""
+    """Raise Refused unless ``record`` is of the token ``text`` (TOKEN_INVALID) and not revoked (TOKEN_REVOKED)."""
     if record.kind is TokenKind.BOT_NAME or not compare_digest(record.token_hash, hash_token(text)):
         raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
     if record.revoked_at is not None:
@@ -65,7 +65,7 @@ def check_record(record: TokenRecord, text: str) -> None:
 
 
 def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: PrincipalPolicy) -> Actor:
-    """The Actor of the verified token that ``record`` is about; of ``policy`` only the names count."""
+    """The Actor of the verified token of ``record``; only the names in ``policy`` are used."""
     email = _text(verified.claims, "email")
     namespace, slash, name = folded(record.actor_id).rpartition("/")
     is_own = name == email.partition("@")[0]
@@ -87,20 +87,20 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         is_admin=record.is_admin and _is_still_named(record, policy),
         may_impersonate=is_bot and record.allow_impersonation,
         authenticator=policy.authenticator,
-        # an Actor called by the part before the @ is denied by the address as well
+        # an Actor named by the local part of its address is revoked by the address as well
         full_id=f"{namespace}{slash}{email}" if is_own else "",
     )
 
 
 def _is_still_named(record: TokenRecord, policy: PrincipalPolicy) -> bool:
-    """Whether ``adminPrincipals`` name the owner today: who was admin when the token was minted may be one no more."""
+    """Whether ``adminPrincipals`` names the owner now; it may have changed since the token was minted."""
     provider, name = record.owner.provider, folded(record.actor_id)
-    # DataHub's own tokens name their users exactly: the same id in other letters is another user there
+    # DataHub compares user names with case: the same id in other case is a different user
     if f"{provider}/{record.actor_id if provider == DATAHUB_PROVIDER else name}" in policy.admin_names:
         return True
     if name not in policy.admin_names:
         return False
-    # A name with its provider's is nobody else's; bots and what the command line mints have no origin to go by.
+    # A name with a provider prefix is unique; tokens of bots and of the command line have no provider to compare.
     is_exact = "/" in name or not provider or record.kind is TokenKind.BOT
     return is_exact or provider in policy.admin_providers
 

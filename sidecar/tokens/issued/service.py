@@ -1,4 +1,4 @@
-"""Own tokens, managed: mint, list, show, revoke, and who may do which of it. Whoever asks comes through here."""
+"""Management of issued tokens: mint, list, show, revoke, with authorization. API and command line both use it."""
 
 import logging
 from collections.abc import Callable
@@ -11,27 +11,27 @@ from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
-from sidecar.store.record import NOBODY, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.lifetime import parse_lifetime
-from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, Write
+from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, WriteBatch
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
 from sidecar.tokens.submitted import SubmittedToken
 
 _audit = logging.getLogger(AUDIT)
 
-_CAPITALS = (
-    "Tokens made here carry names in lower case without @ unless principal: verbatim is in force; in DataHub that "
-    "would be another user"
+_NOT_VERBATIM = (
+    "Issued tokens carry names in lower case without @, which is another user in DataHub; "
+    "to allow other names, set principal: verbatim"
 )
 _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, by a credential that came with the request.
+    """The authenticated caller of the API.
 
-    ``is_own`` marks own tokens, of which ``record`` is the record where there is one.
+    ``is_own`` marks issued tokens; ``record`` is the record of the token, if it has one.
     """
 
     actor: Actor
@@ -40,19 +40,19 @@ class Caller:
 
     @property
     def is_system_client(self) -> bool:
-        """Whether this is DataHub's system client, which gives sessions to the people that it has let in."""
+        """Whether this is DataHub's system client, which creates sessions for users that DataHub has authenticated."""
         return self.is_own and self.actor.provider == SYSTEM_PROVIDER
 
     @property
     def name(self) -> str:
-        """How logs and entries name the caller."""
+        """The caller's name in logs and entries."""
         return f"{self.actor.type}:{self.actor.id}"
 
     @property
     def identity_key(self) -> Owner | None:
-        """Where the caller comes from, which is what its tokens are found by. None: they cannot be told from others'.
+        """The identity by which the caller's tokens are found. None: it is not unique.
 
-        A bot has none: it manages no tokens, and those that created it are no part of it.
+        None for a bot: bots do not manage tokens.
         """
         actor, record = self.actor, self.record
         if actor.is_bot:
@@ -64,16 +64,16 @@ class Caller:
         return Owner(actor.issuer, actor.provider, actor.subject, actor.id)
 
     def may_manage(self, record: TokenRecord) -> bool:
-        """Whether the token of ``record`` is the caller's to see and to revoke."""
+        """Whether the caller may see and revoke the token of ``record``."""
         if self.actor.is_admin or (self.record is not None and self.record.id == record.id):
             return True
-        origin = self.identity_key
-        return origin is not None and origin.is_same_as(record.owner)
+        owner = self.identity_key
+        return owner is not None and owner.is_same_as(record.owner)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What a caller asks to be minted. None and empty: not said."""
+    """The token that a caller requests. None and empty: not specified."""
 
     name: str
     kind: TokenKind
@@ -89,11 +89,11 @@ class TokenSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What configuration says of minting. Names in lower case, times in seconds.
+    """Configured rules for minting. Names are in lower case, times in seconds.
 
-    ``is_bot_name`` tells the names of bots on record; ``reserved`` names are nobody's. ``provider_of`` names the
-    provider whose keys decide on the tokens of an issuer. ``verbatim``: ids of people
-    may be in capitals, and addresses.
+    ``is_bot_name`` recognises registered bot names; ``reserved`` names cannot be used. ``provider_of`` returns the
+    provider whose keys verify the tokens of an issuer. ``verbatim``: ids of people may contain capital letters and be
+    addresses.
     """
 
     issuer: str
@@ -107,12 +107,12 @@ class TokenRules:
 
 
 class TokenService:
-    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer; nothing is half done then.
+    """Every method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer, without partial effects.
 
-    ``minter`` None: there are no own keys, nothing can be minted.
+    ``minter`` None: there are no signing keys, so tokens cannot be minted.
     """
 
-    def __init__(self, store: Store, write: Write, minter: Minter | None, clock: Clock, rules: TokenRules) -> None:
+    def __init__(self, store: Store, write: WriteBatch, minter: Minter | None, clock: Clock, rules: TokenRules) -> None:
         self._store = store
         self._write = write
         self._minter = minter
@@ -120,62 +120,62 @@ class TokenService:
         self._rules = rules
 
     async def caller(self, actor: Actor, *, is_own: bool, record_id: str | None) -> Caller:
-        """The caller behind an accepted credential, with the record of its token."""
+        """The caller of an accepted credential, with the record of its token."""
         record = await self._store.record(record_id) if record_id is not None else None
         return Caller(actor, is_own, record)
 
-    async def mint(self, caller: Caller, wish: TokenSpec) -> Minted:
-        """Mint what ``caller`` wishes. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
-        origin = _minting_origin(caller)
-        _check_permission(caller, wish, verbatim=self._rules.verbatim)
+    async def mint(self, caller: Caller, spec: TokenSpec) -> Minted:
+        """Mint the token that ``caller`` requests. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
+        owner = _minting_owner(caller)
+        _check_permission(caller, spec, verbatim=self._rules.verbatim)
         if self._minter is None:
-            raise Refused(Reason.CONFLICT, message="No tokens can be minted: there are no own keys")
-        actor_id, actor_type = self._actor(caller, wish)
-        is_self = wish.kind is not TokenKind.BOT and (actor_id, actor_type) == (caller.actor.id, caller.actor.type)
-        if not is_self and wish.kind is not TokenKind.BOT:
-            # whoever it is for: by this origin its bearer finds it, and none of the minter's tokens
-            origin = Owner(self._rules.issuer, OWN_PROVIDER, actor_id, actor_id)
+            raise Refused(Reason.CONFLICT, message="Tokens cannot be minted: no signing key is configured")
+        actor_id, actor_type = self._actor(caller, spec)
+        is_self = spec.kind is not TokenKind.BOT and (actor_id, actor_type) == (caller.actor.id, caller.actor.type)
+        if not is_self and spec.kind is not TokenKind.BOT:
+            # the owner is the token's Actor: its bearer finds this token, and none of the minter's
+            owner = Owner(self._rules.issuer, OWN_PROVIDER, actor_id, actor_id)
         actor = caller.actor
         return await self._minter.mint(
             TokenRequest(
-                name=wish.name,
-                kind=wish.kind,
+                name=spec.name,
+                kind=spec.kind,
                 actor_id=actor_id,
                 actor_type=actor_type,
-                lifetime=self._lifetime(wish),
-                # a server that reads the token may take its name from the address: no other's may stand there
+                lifetime=self._lifetime(spec),
+                # servers may derive the name from the address, so it must not be another user's
                 email=actor.own_address if is_self else "",
-                description=wish.description,
-                roles=_roles(caller, wish, is_self=is_self),
-                allow_impersonation=wish.allow_impersonation,
-                is_admin=actor.is_admin if is_self else self._is_admin_bot(wish.kind, actor_id),
-                owner=origin,
-                format=wish.format,
+                description=spec.description,
+                roles=_roles(caller, spec, is_self=is_self),
+                allow_impersonation=spec.allow_impersonation,
+                is_admin=actor.is_admin if is_self else self._is_admin_bot(spec.kind, actor_id),
+                owner=owner,
+                format=spec.format,
                 minted_by=caller.name,
-                replace_person=wish.replace_person,
+                replace_person=spec.replace_person,
             )
         )
 
     async def may_manage(self, caller: Caller, token: SubmittedToken) -> bool:
-        """Whether ``token`` is the caller's to know of and to end."""
+        """Whether ``caller`` may introspect and revoke ``token``."""
         if caller.actor.is_admin:
             return True
-        record = await self._recorded(token)
+        record = await self._record_of(token)
         if record is not None:
             return caller.may_manage(record)
-        origin = caller.identity_key
-        if origin is None or not token.issuer or not token.subject:
+        owner = caller.identity_key
+        if owner is None or not token.issuer or not token.subject:
             return False
         provider = token.provider or self._rules.provider_of(token.issuer)
-        return origin.is_same_as(Owner(token.issuer, provider, token.subject))
+        return owner.is_same_as(Owner(token.issuer, provider, token.subject))
 
-    async def is_another(self, token: SubmittedToken, text: str) -> bool:
-        """Whether ``token``, refused before its record was asked for, borrows the id of another that is on record."""
-        record = await self._recorded(token)
-        # of a DataHub token its own verifier compares the hash, which takes that product's salt
+    async def reuses_recorded_id(self, token: SubmittedToken, text: str) -> bool:
+        """Whether the rejected ``token`` has the ``jti`` of a recorded token, but is a different token."""
+        record = await self._record_of(token)
+        # hashes of DataHub tokens need DataHub's salt and are compared by its verifier
         return record is not None and record.format != FORMAT and record.token_hash != hash_token(text)
 
-    async def _recorded(self, token: SubmittedToken) -> TokenRecord | None:
+    async def _record_of(self, token: SubmittedToken) -> TokenRecord | None:
         if not token.token_id or token.issuer != self._rules.issuer:
             return None
         return await self._store.record(token.token_id)
@@ -183,83 +183,90 @@ class TokenService:
     async def page(
         self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int
     ) -> Page:
-        """A page of the tokens that ``caller`` may see. Raises ValueError for an ``after`` that is no mark."""
+        """A page of the tokens that ``caller`` may see. Raises ValueError for an invalid cursor ``after``."""
         owner = provider = None
         if not caller.actor.is_admin:
-            origin = caller.identity_key
-            if origin is None:
+            identity = caller.identity_key
+            if identity is None:
                 return Page()
-            owner, provider = (origin.issuer, origin.subject), origin.provider
+            owner, provider = (identity.issuer, identity.subject), identity.provider
         query = RecordQuery(actor_id, kind, active, owner, provider, self._clock.now())
         return await self._store.records(query, after, limit)
 
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
-        """The record. Raises Refused(NOT_FOUND), also for other people's."""
+        """The record. Raises Refused(NOT_FOUND), also if the caller may not see it."""
         record = await self._store.record(token_id)
         if record is None or record.kind is TokenKind.BOT_NAME or not caller.may_manage(record):
             raise Refused(Reason.NOT_FOUND)
         return record
 
     async def revoke(self, caller: Caller, token_id: str) -> None:
-        """End a token for good; one that has ended stays so. Raises Refused(NOT_FOUND) as :meth:`show` does."""
+        """Revoke a token; no effect if it is revoked already. Raises Refused(NOT_FOUND) as :meth:`show`."""
         record = await self.show(caller, token_id)
         if record.revoked_at is None:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
-            note_revoked(record, by=caller.name)
+            audit_token_revoked(record, by=caller.name)
 
-    def _actor(self, caller: Caller, wish: TokenSpec) -> tuple[str, ActorType]:
-        """Whom the token will name. A bot is called as its token is unless it is said otherwise."""
-        is_bot = wish.kind is TokenKind.BOT
-        if wish.actor_id is None and not is_bot:
+    def _actor(self, caller: Caller, spec: TokenSpec) -> tuple[str, ActorType]:
+        """The Actor of the new token. By default, a bot has the name of its token."""
+        is_bot = spec.kind is TokenKind.BOT
+        if spec.actor_id is None and not is_bot:
             return self._self(caller)
         verbatim = self._rules.verbatim and not is_bot
         try:
-            actor_id = actor_name(wish.name if wish.actor_id is None else wish.actor_id, verbatim=verbatim)
+            actor_id = actor_name(spec.name if spec.actor_id is None else spec.actor_id, verbatim=verbatim)
         except Refused as refusal:
-            what = "a name, or a plain e-mail address" if verbatim else "a name without @"
+            what = "a name or a plain e-mail address" if verbatim else "a name without @"
             message = f"The actor's id must be {what}, without white space"
             raise Refused(Reason.REQUEST_INVALID, refusal.cause, message=message) from refusal
         compared = folded(actor_id)
         if verbatim and compared == folded(caller.actor.id) and caller.actor.provider != DATAHUB_PROVIDER:
-            actor_id = caller.actor.id  # the caller under another spelling: the token gets the id as it is shown
+            actor_id = caller.actor.id  # another spelling of the caller's id: use the caller's own spelling
         if compared in self._rules.reserved:
             raise Refused(Reason.REQUEST_INVALID, Cause.RESERVED_NAME, message="The actor's name is reserved")
-        if wish.format == FORMAT and wish.actor_id not in (None, actor_id):
-            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
+        if spec.format == FORMAT and spec.actor_id not in (None, actor_id):
+            raise Refused(Reason.REQUEST_INVALID, message=_NOT_VERBATIM)
         if is_bot and compared == folded(caller.actor.id):
-            # people may not use a bot's name: the caller could never come in again, whatever was asked for
-            raise Refused(Reason.CONFLICT, message="A bot needs a name of its own, not the caller's")
+            # bot names are reserved: the caller would be rejected from then on
+            raise Refused(Reason.CONFLICT, message="The bot has the name of the caller; choose another name")
         if not is_bot and self._rules.is_bot_name(compared):
-            raise Refused(Reason.CONFLICT, message="The actor is a bot; its tokens are of kind bot")
-        return actor_id, wish.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
+            raise Refused(Reason.CONFLICT, message="The actor is a bot; set kind to bot")
+        return actor_id, spec.actor_type or (ActorType.SERVICE if is_bot else ActorType.USER)
 
     def _self(self, caller: Caller) -> tuple[str, ActorType]:
         actor = caller.actor
         if caller.is_system_client:
-            raise Refused(Reason.REQUEST_INVALID, message="The actor is missing: a session is for somebody else")
+            raise Refused(
+                Reason.REQUEST_INVALID,
+                message="actor is missing: the system client mints sessions for other users only",
+            )
         if not _is_canonical(actor.id, verbatim=self._rules.verbatim):
-            raise Refused(Reason.REQUEST_INVALID, message=_CAPITALS)
+            raise Refused(Reason.REQUEST_INVALID, message=_NOT_VERBATIM)
         return actor.id, actor.type
 
-    def _lifetime(self, wish: TokenSpec) -> float | None:
+    def _lifetime(self, spec: TokenSpec) -> float | None:
         try:
-            lifetime = parse_lifetime(wish.expiry or _DEFAULT_EXPIRY[wish.kind])
+            lifetime = parse_lifetime(spec.expiry or _DEFAULT_EXPIRY[spec.kind])
         except ValueError as error:
             raise Refused(Reason.REQUEST_INVALID, message=f"expiry {error}") from error
-        longest = self._rules.max_lifetime
-        if longest is not None and lifetime is not None and wish.expiry is None:
-            return min(lifetime, longest)
+        max_lifetime = self._rules.max_lifetime
+        if max_lifetime is not None and lifetime is not None and spec.expiry is None:
+            return min(lifetime, max_lifetime)
         if lifetime is None and not self._rules.allow_never_expiring:
-            raise Refused(Reason.REQUEST_INVALID, message="Tokens that never expire are not allowed here")
+            raise Refused(
+                Reason.REQUEST_INVALID, message="Tokens that never expire are not allowed (tokens.allowNeverExpiring)"
+            )
         return lifetime
 
     def _is_admin_bot(self, kind: TokenKind, actor_id: str) -> bool:
-        """What an admin mints for another person is never admin; a bot is where ``adminPrincipals`` names it."""
+        """Tokens that an admin mints for another person are never admin; those of a bot are if ``adminPrincipals``
+        names it.
+        """
         return kind is TokenKind.BOT and actor_id in self._rules.admin_names
 
 
-def note_revoked(record: TokenRecord, *, by: str) -> None:
-    """Leave the audit line of a token's end."""
+def audit_token_revoked(record: TokenRecord, *, by: str) -> None:
+    """Write the audit log line of a revocation."""
     _audit.info(
         "token revoked",
         extra={
@@ -272,52 +279,52 @@ def note_revoked(record: TokenRecord, *, by: str) -> None:
     )
 
 
-def _minting_origin(caller: Caller) -> Owner:
-    """Raises Refused(FORBIDDEN) for those who mint nothing whatever they ask for."""
+def _minting_owner(caller: Caller) -> Owner:
+    """The owner of tokens that ``caller`` mints. Raises Refused(FORBIDDEN) for callers that must not mint."""
     actor = caller.actor
     if caller.is_system_client:
-        return NOBODY  # what it mints is never its own
+        return NO_OWNER  # the system client never owns the tokens it mints
     if actor.is_bot:
-        raise _forbidden("bots mint no tokens")
+        raise _forbidden("bots cannot mint tokens")
     if caller.is_own and not actor.is_admin:
-        raise _forbidden("a token that was minted here mints no others")
+        raise _forbidden("an issued token cannot mint tokens")
     if actor.type is not ActorType.USER and not actor.is_admin:
-        raise _forbidden("personal tokens are for people")
-    origin = caller.identity_key
-    if origin is None:
+        raise _forbidden("personal tokens are for actors of type USER")
+    owner = caller.identity_key
+    if owner is None:
         raise _forbidden("a token with iss and sub is required")
-    return origin
+    return owner
 
 
-def _check_permission(caller: Caller, wish: TokenSpec, *, verbatim: bool) -> None:
-    """Raises Refused for what ``wish`` asks and ``caller`` may not set."""
+def _check_permission(caller: Caller, spec: TokenSpec, *, verbatim: bool) -> None:
+    """Raises Refused if ``spec`` contains anything that ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
-        if wish.kind is not TokenKind.BOT and (wish.allow_impersonation or wish.replace_person):
-            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson are for bots")
+        if spec.kind is not TokenKind.BOT and (spec.allow_impersonation or spec.replace_person):
+            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson require kind bot")
         return
     if caller.is_system_client:
-        # in another product's form it could be that product's admin, which is nothing for DataHub to decide
-        is_session = wish.kind is TokenKind.SESSION and wish.format == FORMAT
-        if not is_session or wish.roles is not None or wish.allow_impersonation:
+        # in another product's format the user could be an admin there, which DataHub must not decide
+        is_session = spec.kind is TokenKind.SESSION and spec.format == FORMAT
+        if not is_session or spec.roles is not None or spec.allow_impersonation:
             raise _forbidden("the system client mints sessions of format datahub, without roles")
         return
-    if wish.kind is not TokenKind.PERSONAL:
-        raise _forbidden(f"kind {wish.kind} requires an admin")
-    if not _names_caller(wish, actor, verbatim=verbatim):
+    if spec.kind is not TokenKind.PERSONAL:
+        raise _forbidden(f"kind {spec.kind} requires an admin")
+    if not _names_caller(spec, actor, verbatim=verbatim):
         raise _forbidden("another actor requires an admin")
-    if wish.roles is not None or wish.allow_impersonation:
+    if spec.roles is not None or spec.allow_impersonation:
         raise _forbidden("roles and allowImpersonation require an admin")
 
 
-def _names_caller(wish: TokenSpec, actor: Actor, *, verbatim: bool) -> bool:
-    """Whether ``wish`` is for ``actor``: by the very id that the token would get, or by that id in other letters."""
-    if wish.actor_type not in (None, actor.type):
+def _names_caller(spec: TokenSpec, actor: Actor, *, verbatim: bool) -> bool:
+    """Whether ``spec`` is for ``actor``: its id, or with ``verbatim`` the same id in other case."""
+    if spec.actor_type not in (None, actor.type):
         return False
     try:
-        if wish.actor_id is None:
+        if spec.actor_id is None:
             return True
-        named = actor_name(wish.actor_id, verbatim=verbatim)
+        named = actor_name(spec.actor_id, verbatim=verbatim)
         if verbatim and actor.provider != DATAHUB_PROVIDER:
             return folded(named) == folded(actor.id)
         return named == actor.id
@@ -325,23 +332,23 @@ def _names_caller(wish: TokenSpec, actor: Actor, *, verbatim: bool) -> bool:
         return False
 
 
-def _roles(caller: Caller, wish: TokenSpec, *, is_self: bool) -> tuple[str, ...]:
-    """A personal token has at most its owner's roles; another person's are not known here, so it gets none."""
-    owned = caller.actor.roles if is_self else ()
-    if wish.roles is None:
-        return owned
-    if wish.kind is TokenKind.PERSONAL and not set(wish.roles) <= set(owned):
+def _roles(caller: Caller, spec: TokenSpec, *, is_self: bool) -> tuple[str, ...]:
+    """Roles of the new token: at most those of its owner for a personal token, none for another person's."""
+    owner_roles = caller.actor.roles if is_self else ()
+    if spec.roles is None:
+        return owner_roles
+    if spec.kind is TokenKind.PERSONAL and not set(spec.roles) <= set(owner_roles):
         raise _forbidden("a personal token has at most its owner's roles")
-    return wish.roles
+    return spec.roles
 
 
 def _is_canonical(actor_id: str, *, verbatim: bool) -> bool:
-    """Whether a token can carry ``actor_id`` as it is."""
+    """Whether a token can carry ``actor_id`` unchanged."""
     try:
         return actor_name(actor_id, verbatim=verbatim) == actor_id
     except Refused:
         return False
 
 
-def _forbidden(what: str) -> Refused:
-    return Refused(Reason.FORBIDDEN, Cause.RULE, message=f"Forbidden: {what}")
+def _forbidden(detail: str) -> Refused:
+    return Refused(Reason.FORBIDDEN, Cause.RULE, message=f"Forbidden: {detail}")

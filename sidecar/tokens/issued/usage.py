@@ -1,4 +1,4 @@
-"""When own tokens were last used: noted in memory, written now and then. Best effort, at most once a minute each."""
+"""Records when issued tokens were last used: collected in memory, written periodically. Best effort."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,8 +13,8 @@ _WRITE_PERIOD = 60.0
 _MAX_PENDING = 100_000
 
 
-class Usage:
-    """Collects uses and writes them in the background."""
+class UsageRecorder:
+    """Collects uses and writes them in the background, at most once per minute and token."""
 
     def __init__(self, store: Store, clock: Clock, wait: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._store = store
@@ -25,7 +25,7 @@ class Usage:
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, token_id: str) -> None:
-        """The token of that record was used just now."""
+        """The token of that record was used now."""
         now = self._now()
         if now < self._next.get(token_id, 0.0):
             return
@@ -37,17 +37,17 @@ class Usage:
         self._pending[token_id] = now
 
     async def start(self) -> None:
-        """Begin to write."""
-        self._writer = asyncio.create_task(self._write_on(), name="token usage")
+        """Start writing in the background."""
+        self._writer = asyncio.create_task(self._run(), name="token usage")
 
     async def aclose(self) -> None:
-        """Write what is left, and cease."""
+        """Write what is pending, and stop."""
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
         await self._write()
 
-    async def _write_on(self) -> None:
+    async def _run(self) -> None:
         while True:
             await self._wait(_WRITE_INTERVAL)
             await self._write()
@@ -55,5 +55,5 @@ class Usage:
     async def _write(self) -> None:
         pending, self._pending = self._pending, {}
         if pending:
-            with suppress(Unavailable):  # what is lost here is a time of use, and the next minute brings another
+            with suppress(Unavailable):  # a lost time of use is replaced by the next one
                 await self._store.touch(tuple(pending.items()))

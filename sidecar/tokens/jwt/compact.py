@@ -1,7 +1,7 @@
-"""The form of a token, checked before anything is believed or looked up (RFC 7515 5.2, 7.1; RFC 7519 7.2).
+"""Strict parsing of compact JWTs, before anything is trusted or looked up (RFC 7515 5.2, 7.1; RFC 7519 7.2).
 
-JSON libraries and JOSE libraries are both more generous than the standards: they take the last of two members, skip
-junk in base64, guess UTF-16, overflow to infinity. Whatever two readers could read differently is refused here.
+JSON and JOSE libraries are more lenient than the standards: they use the last of two equal members, skip invalid base64
+characters, guess UTF-16, overflow to infinity. Input that two parsers could read differently is rejected here.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from binascii import a2b_base64
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Never
 
@@ -24,14 +25,14 @@ _URLSAFE = bytes.maketrans(b"-_", b"+/")
 # By length modulo 4: the padding to add, and the last characters whose unused bits are zero (RFC 4648 3.5).
 _PADDING = {0: b"", 2: b"==", 3: b"="}
 _CANONICAL_END = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
-# Whose type is another kind of token (logout, security event, proof, assertion) is not an access token (RFC 8725 3.11).
+# Other types (logout tokens, security events, proofs, assertions) are not access tokens (RFC 8725 3.11).
 _TYPES = frozenset({"jwt", "at+jwt"})
 
 
 class Unverified:
-    """A token whose form is sound. Nothing in it is to be believed: it only says whose keys to try.
+    """A well-formed token, not verified. Its content must not be trusted; it only selects the keys to try.
 
-    ``signing_input`` are the octets that ``signature`` covers, exactly as received.
+    ``signing_input`` are the bytes that ``signature`` covers, exactly as received.
     """
 
     __slots__ = ("algorithm", "claims", "header", "issuer", "kid", "signature", "signing_input", "text")
@@ -46,42 +47,47 @@ class Unverified:
         self.kid = header.kid
         self.issuer: str | None = claims.get("iss")
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the signing input in lower-case hex: identifies a token without ``jti`` in the revocation list."""
+        return sha256(self.signing_input).hexdigest()
+
 
 class _Header:
-    """What a header says, shared by all tokens that have it. ``refused``: nothing under it is accepted."""
+    """A parsed header, shared by all tokens with the same one. ``rejected``: tokens with it are never accepted."""
 
-    __slots__ = ("algorithm", "kid", "members", "refused")
+    __slots__ = ("algorithm", "kid", "members", "rejected")
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         self.algorithm: str = members["alg"]
         self.kid: str | None = members.get("kid")
         self.members = MappingProxyType(members)
         try:
-            _check_header_demands(members)
+            _check_header_values(members)
         except Refused:
-            self.refused = True
+            self.rejected = True
         else:
-            self.refused = False
+            self.rejected = False
 
 
 def parse(token: str, max_bytes: int) -> Unverified:
-    """Read a compact JWS that holds a JWT.
+    """Parse a compact JWS that contains a JWT.
 
-    Raises Refused: ``token_malformed`` for what cannot be read as one, ``token_invalid`` for what can but says
-    something that is never accepted (``none``, ``crit``, ``b64``, a type of other tokens, ``iss`` that is no text).
+    Raises Refused: ``token_malformed`` if it cannot be parsed, ``token_invalid`` if it contains something that is never
+    accepted (``none``, ``crit``, ``b64``, the type of another kind of token, ``iss`` that is not a string).
     """
     segments = split(token, max_bytes)
     header = _read_header(segments[0])
     claims = json_object(decode_segment(segments[1]), Cause.ENCODING)
     signature = decode_segment(segments[2])
-    if header.refused:
-        _check_header_demands(header.members)
+    if header.rejected:
+        _check_header_values(header.members)
     if "iss" in claims and not isinstance(claims["iss"], str):
         raise Refused(Reason.TOKEN_INVALID, Cause.CLAIM_TYPE, "iss is not a string")
     return Unverified(token, header, claims, signature)
 
 
-@lru_cache(maxsize=64)  # an issuer writes the same header into all tokens that one key signs
+@lru_cache(maxsize=64)  # all tokens signed with one key have the same header
 def _read_header(segment: str) -> _Header:
     members = json_object(decode_segment(segment), Cause.HEADER)
     _check_header_types(members)
@@ -101,7 +107,7 @@ def split(token: str, max_bytes: int) -> tuple[str, str, str]:
 
 
 def decode_segment(segment: str) -> bytes:
-    """Octets of one base64url part: no padding, no spare bits. Raises Refused(TOKEN_MALFORMED)."""
+    """The bytes of one base64url part: no padding, no spare bits. Raises Refused(TOKEN_MALFORMED)."""
     spare = len(segment) % 4
     if spare == 1 or (spare and segment[-1] not in _CANONICAL_END[spare]):
         raise _malformed(Cause.ENCODING, "not canonical base64url")
@@ -109,7 +115,7 @@ def decode_segment(segment: str) -> bytes:
 
 
 def json_object(document: bytes, cause: Cause) -> dict[str, Any]:
-    """One JSON object in UTF-8: no repeated member, only finite numbers, bounded depth.
+    """One JSON object in UTF-8: no repeated member, finite numbers only, limited depth.
 
     Raises Refused(TOKEN_MALFORMED, ``cause``).
     """
@@ -134,16 +140,15 @@ def strict_json(document: bytes) -> object:
     except RecursionError as error:
         raise ValueError("too deep") from error
     if "\\u" in text:
-        # A lone surrogate is no character: it would break every later encoding.
+        # A lone surrogate cannot be encoded in UTF-8 later.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
 def _compact_json(document: bytes) -> object:
-    """The value of a document that this faster reader would write just so; None: it has to be read with more care.
+    """The value, if orjson reproduces the document exactly; None: it needs the slower, strict parser.
 
-    What comes out of it byte for byte as it went in has no second member of a name, no number that was rounded and no
-    escape that another reader could take for something else.
+    A document that is reproduced byte for byte has no repeated member, no rounded number and no ambiguous escape.
     """
     if document.count(b"{") + document.count(b"[") > MAX_DEPTH:
         return None
@@ -162,13 +167,13 @@ def _check_header_types(header: dict[str, Any]) -> None:
             raise _malformed(Cause.HEADER, f"{name} is not a string")
 
 
-def _check_header_demands(header: Mapping[str, Any]) -> None:
+def _check_header_values(header: Mapping[str, Any]) -> None:
     if header["alg"].lower() == "none":
         raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM, "unsigned")
     if "crit" in header or "b64" in header:
         raise Refused(Reason.TOKEN_INVALID, Cause.CRITICAL_HEADER, "crit and b64 are not supported")
     if _media_type(header.get("typ", "JWT")) not in _TYPES or _media_type(header.get("cty", "")) == "jwt":
-        raise Refused(Reason.TOKEN_INVALID, Cause.TOKEN_TYPE, "a type of other tokens")
+        raise Refused(Reason.TOKEN_INVALID, Cause.TOKEN_TYPE, "the type of another kind of token")
 
 
 def _media_type(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The one door to the JOSE library for tokens: has this key signed, sign with this key. Nothing else is asked of it."""
+"""The only module that calls the JOSE library for tokens: verify a signature, create a signature."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ ED25519_NAMES = frozenset({"EdDSA", "Ed25519"})
 
 
 class _OneAlgorithm(JWSRegistry):
-    """The library's registry narrowed to one algorithm.
+    """The library's registry, restricted to one algorithm.
 
-    Its list of allowed names would be ignored or replaced in several ways; here there is nothing to choose from.
-    ``b64`` (RFC 7797 7) and the header's size are decided where tokens are read.
+    The library ignores or replaces its list of allowed names in several cases; here there is only one. ``b64`` (RFC
+    7797 7) and the size of the header are checked when the token is parsed.
     """
 
     default_header_registry: ClassVar[HeaderRegistryDict] = {  # type: ignore[misc]  # the library forgot ClassVar
@@ -31,11 +31,11 @@ class _OneAlgorithm(JWSRegistry):
 
     def get_alg(self, name: str) -> Any:
         if name != self._model.name:
-            raise ValueError("another algorithm than the one asked for")
+            raise ValueError("the registry has one algorithm only")
         return self._model
 
 
-# HS256 is DataHub's: no other key is ever bound to it, so it is never tried with one.
+# HS256 is used by DataHub only: no other key is bound to it.
 _NAMES = (*ASYMMETRIC_ALGORITHMS, "HS256")
 _REGISTRIES = {name: _OneAlgorithm(name) for name in _NAMES}
 _MODELS = {name: JWSRegistry.algorithms[name] for name in _NAMES}
@@ -44,17 +44,17 @@ _MODELS = {name: JWSRegistry.algorithms[name] for name in _NAMES}
 def verify_signature(key: Key, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
     """Whether ``signature`` is that of ``key`` over ``signing_input`` with ``algorithm``. Never raises.
 
-    The library's algorithm is asked itself: what its outer layers add is to read the token once more.
+    Calls the library's algorithm directly: its outer layers would parse the token again.
     """
     try:
         model = _MODELS[algorithm]
         model.check_key(key)
         return model.verify(signing_input, signature, key)
-    except Exception:  # noqa: BLE001 - hostile input ends in many classes of error; all of them mean "not signed"
+    except Exception:  # noqa: BLE001 - malicious input raises many exception types; all of them mean "not signed"
         return False
 
 
 def sign(header: Mapping[str, Any], claims: Mapping[str, Any], key: Key) -> str:
-    """The compact JWS of ``claims`` under ``header`` (``alg`` fits the private or shared ``key``)."""
+    """The compact JWS of ``claims`` with ``header``, whose ``alg`` fits the private or shared ``key``."""
     payload = json.dumps(claims, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return serialize_compact(dict(header), payload, key, registry=_REGISTRIES[header["alg"]])

@@ -1,4 +1,4 @@
-"""From the configuration to what a token must be and how its claims name an Actor. Start-up only."""
+"""Builds validation and principal policies from the configuration. Used at start only."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,17 +12,17 @@ from sidecar.tokens.jwt.jose import ED25519_NAMES
 from sidecar.tokens.jwt.verify import ValidationPolicy
 
 OWN_PROVIDER = "own"
-"""Name of the own issuer in logs, metrics and Actors."""
+"""Provider name of this sidecar's issuer in logs, metrics and Actors."""
 SYSTEM_PROVIDER = "system"
-"""Name of where DataHub's system client comes from, likewise."""
+"""Provider name of DataHub's system client."""
 DATAHUB_PROVIDER = "datahub"
-"""Name of where the users of DataHub's own tokens come from, likewise."""
+"""Provider name of DataHub's own tokens."""
 
 
 def provider_validation(provider: Provider, issuer: str | None) -> ValidationPolicy:
-    """What ``provider``'s tokens must be; ``issuer`` is the exact spelling once discovery has told it, else None.
+    """The validation policy of ``provider``; ``issuer`` is the spelling found by discovery, None before that.
 
-    Raises Misconfigured for a claim path that cannot be read.
+    Raises Misconfigured for an invalid claim path.
     """
     issuers: frozenset[str] | None = None
     if issuer is not None:
@@ -43,10 +43,10 @@ def provider_validation(provider: Provider, issuer: str | None) -> ValidationPol
     )
 
 
-def own_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
-    """What own tokens must be; ``max_lifetime`` is in seconds.
+def issued_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
+    """The validation policy of issued tokens; ``max_lifetime`` is in seconds.
 
-    Without it ``exp`` may be absent: whether that is accepted is for the record to say.
+    ``exp`` may be absent: whether such a token is accepted depends on its record.
     """
     return ValidationPolicy(
         issuers=frozenset({configuration.jwtissuer}),
@@ -66,10 +66,10 @@ def provider_policy(
     is_bot_name: Callable[[str], bool],
     authenticator: str,
 ) -> PrincipalPolicy:
-    """How ``provider``'s claims name an Actor.
+    """How ``provider``'s claims map to an Actor.
 
-    ``reserved`` are the names that no foreign token may take; ``is_bot_name`` tells those of bots on record.
-    Raises Misconfigured for a claim path that cannot be read.
+    ``reserved`` names are not available to foreign tokens; ``is_bot_name`` recognises registered bot names. Raises
+    Misconfigured for an invalid claim path.
     """
 
     def path(key: str, text: str) -> ClaimPath | None:
@@ -104,7 +104,7 @@ def provider_policy(
     )
 
 
-def own_policy(
+def issued_policy(
     principal_claims: Iterable[str],
     authorizer: AuthorizerConfiguration,
     authenticator: str,
@@ -112,7 +112,7 @@ def own_policy(
     *,
     verbatim: bool = False,
 ) -> PrincipalPolicy:
-    """How the claims of own tokens that are not on record name an Actor (``tokens.requireRecord: false``).
+    """How claims of issued tokens without a record map to an Actor (``tokens.requireRecord: false``).
 
     ``admin_providers`` names the providers whose Actors may match a bare name in ``adminPrincipals``.
     """
@@ -130,10 +130,9 @@ def own_policy(
 
 
 def admin_names(authorizer: AuthorizerConfiguration) -> frozenset[str]:
-    """Names in ``adminPrincipals``, as Actor ids are spelled.
+    """The names in ``adminPrincipals``, in the spelling of Actor ids.
 
-    A provider's name before the slash keeps its case, and so does all of a DataHub user's: the same id in other
-    letters is another user there.
+    The provider prefix keeps its case, and so does a DataHub user's name: DataHub distinguishes case.
     """
     parted = (name.partition("/") for name in authorizer.admin_principals)
     return frozenset(
@@ -155,4 +154,6 @@ def _path(provider: Provider, key: str, text: str) -> ClaimPath:
         return ClaimPath(text)
     except ValueError:
         where = f"authenticationConfiguration.providers[{provider.name}].{key}"
-        raise Misconfigured([Problem(where, "a claim path is names joined by dots; quote names with dots")]) from None
+        raise Misconfigured(
+            [Problem(where, "a claim path consists of names joined by dots; quote names that contain dots")]
+        ) from None

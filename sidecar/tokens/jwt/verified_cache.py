@@ -1,7 +1,7 @@
-"""Tokens that were verified not long ago, so that verifying is paid for once.
+"""Cache of verified tokens, so that a signature is verified once.
 
-Remembers facts, never verdicts: on every hit the key must still be live and the times must still hold; revocation is
-asked by the caller. Only tokens with a good signature get in, so nobody outside can push entries out at will.
+It stores facts, not verdicts: on every hit the key must still be live and the times must still be valid; the caller
+checks revocation. Only tokens with a valid signature are stored, so unauthenticated callers cannot evict entries.
 """
 
 from collections import OrderedDict
@@ -13,23 +13,23 @@ from sidecar.metrics import Metrics
 
 
 class Revocable(Protocol):
-    """What a verdict rests on: a key, or the configuration that holds a secret."""
+    """What an accepted credential depends on: a key, or the configuration that contains a secret."""
 
     @property
     def live(self) -> bool:
-        """False, for good, once nothing may rest on it any more."""
+        """False, permanently, once nothing may depend on it any more."""
 
 
 class CacheEntry(Protocol):
-    """What the cache re-checks. Times are seconds since the epoch, tolerance included; None sets no bound.
+    """What the cache checks on a hit. Times are seconds since the epoch, tolerance included; None: no limit.
 
-    ``weight`` is the cache's: the bytes of memory that it counts for the entry.
+    ``weight`` is set by the cache: the size of the entry in bytes.
     """
 
     weight: int
 
     def memory(self) -> int:
-        """About how many bytes it takes, with what will be derived from it."""
+        """Approximate size in bytes, with the values derived from it."""
 
     @property
     def key(self) -> Revocable:
@@ -37,27 +37,25 @@ class CacheEntry(Protocol):
 
     @property
     def not_before(self) -> float | None:
-        """First instant at which the token is good."""
+        """First instant at which the token is valid."""
 
     @property
     def expires_at(self) -> float | None:
-        """First instant at which it no longer is."""
+        """First instant at which the token is no longer valid."""
 
     @property
     def revalidate_at(self) -> float | None:
-        """First instant at which it has to be verified once more."""
+        """First instant at which the token must be verified again."""
 
 
 E = TypeVar("E", bound=CacheEntry)
 
 
 class VerifiedCache(Generic[E]):
-    """Digest of the token to what was learned from it; at most ``size`` entries in about ``max_bytes`` of memory.
+    """Maps token digests to entries: at most ``size`` in about ``max_bytes`` of memory, evicted by LRU.
 
-    The least recently used leave first. What would fill half of it alone is not remembered.
-
-    ``generation`` counts the policies that entries were made under. Whoever starts to verify reads it first and gives
-    it to :meth:`put`, so that nothing judged under an old policy is remembered under a new one.
+    An entry that would fill half of the memory is not stored. ``generation`` counts policy changes: read it before
+    verifying and pass it to :meth:`put`, so that a result under an old policy is not stored under a new one.
     """
 
     def __init__(self, size: int, metrics: Metrics, *, max_bytes: int = 64 * 1024 * 1024) -> None:
@@ -65,34 +63,34 @@ class VerifiedCache(Generic[E]):
         self._size = size
         self._max_bytes = max_bytes
         self._bytes = 0
-        # not a dict: taking the oldest out of one slows down with every entry that has left before
+        # not a dict: removing its first item becomes slower with every item removed before
         self._entries: OrderedDict[bytes, E] = OrderedDict()
         self._hits = metrics.cache_hits
         self._misses = metrics.cache_misses
         self._metrics = metrics
-        self.observe()
+        self.bind_metrics()
 
-    def observe(self) -> None:
-        """Be the one whose entries the metrics tell; so is every new one, until another is."""
+    def bind_metrics(self) -> None:
+        """Make this cache the source of the cache metrics. Each new cache does so on creation."""
         self._metrics.watch(self._metrics.token_cache_entries, self.__len__)
         self._metrics.watch(self._metrics.token_cache_bytes, lambda: self._bytes)
 
     def get(self, token: str, now: float) -> E | None:
-        """What is known of ``token`` and still holds at ``now``, or None."""
+        """The entry for ``token`` if it is valid at ``now``, or None."""
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
-        if entry is not None and self._holds(digest, entry, now):
+        if entry is not None and self._is_valid(digest, entry, now):
             self._entries.move_to_end(digest)
             self._hits.value += 1
             return entry
         return None
 
     def count_miss(self) -> None:
-        """A token had to be verified. Told by whoever verifies: the same token may be looked up twice before."""
+        """Count a miss. Called by the verifier, because one request can look up the same token twice."""
         self._misses.inc()
 
     def put(self, token: str, entry: E, generation: int) -> None:
-        """Remember ``entry``, unless the policy has changed since ``generation`` was read."""
+        """Store ``entry``, unless the policy changed since ``generation`` was read."""
         if generation != self.generation:
             return
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -107,12 +105,12 @@ class VerifiedCache(Generic[E]):
         while len(self._entries) > self._size or self._bytes > self._max_bytes:
             self._bytes -= self._entries.popitem(last=False)[1].weight
 
-    def holds_any(self, wanted: Callable[[E], bool]) -> bool:
-        """Whether ``wanted`` is true of something that is remembered. Looks through everything."""
-        return any(map(wanted, self._entries.values()))
+    def any_entry(self, predicate: Callable[[E], bool]) -> bool:
+        """Whether ``predicate`` is true for any entry. Scans all entries."""
+        return any(map(predicate, self._entries.values()))
 
-    def advance_epoch(self) -> None:
-        """A new policy is in force: forget everything."""
+    def advance_generation(self) -> None:
+        """Remove all entries: a new policy is in force."""
         self.generation += 1
         self._entries.clear()
         self._bytes = 0
@@ -120,7 +118,7 @@ class VerifiedCache(Generic[E]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _holds(self, digest: bytes, entry: E, now: float) -> bool:
+    def _is_valid(self, digest: bytes, entry: E, now: float) -> bool:
         if entry.not_before is not None and now < entry.not_before:
             return False
         until, again = entry.expires_at, entry.revalidate_at

@@ -1,7 +1,7 @@
-"""Is this token what it says? Pure: token, keys, expectations and now go in, verified claims or a refusal come out.
+"""Verification of a JWT. Pure: token, keys, policy and time in; verified claims or a rejection out.
 
-The library decides about the signature alone; which algorithm, which key and which claims is decided here, because
-libraries check what is present, not what must be (RFC 8725).
+The library only verifies the signature. Algorithm, key and claims are selected and checked here, because libraries
+check the claims that are present, not those that must be present (RFC 8725).
 """
 
 import math
@@ -18,18 +18,18 @@ from sidecar.tokens.jwt.compact import Unverified
 from sidecar.tokens.jwt.jose import ED25519_NAMES, verify_signature
 
 UPSTREAM_CLAIM = "auth_sidecar"
-"""Claim of the credentials that we mint for the service behind; a token that carries it is never a caller's."""
+"""Claim in credentials minted for the upstream; a token with this claim is never accepted from a caller."""
 _EARLIEST, _LATEST = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationPolicy:
-    """What a token must be. Times are seconds.
+    """Requirements for a token. Times are seconds.
 
     ``issuers`` None: any issuer (only for providers that are explicitly unbound). ``audiences`` empty: ``aud`` is not
-    compared. ``required_claims``: each path must hold one of its values. ``max_lifetime``: longest ``exp - iat``.
-    ``leeway`` is the tolerance for ``exp``, and for ``nbf`` and ``iat`` too unless ``early`` says what theirs is.
-    ``bound_to_certificates``: tokens that are bound to a certificate are accepted; who asks compares the certificate.
+    compared. ``required_claims``: each path must contain one of its values. ``max_lifetime``: maximum ``exp - iat``.
+    ``leeway`` is the tolerance for ``exp``, and for ``nbf`` and ``iat`` too unless ``early`` is set.
+    ``bound_to_certificates``: certificate-bound tokens are accepted; the caller of ``verify`` compares the certificate.
     """
 
     issuers: frozenset[str] | None
@@ -45,7 +45,7 @@ class ValidationPolicy:
 
 @dataclass(slots=True)  # not frozen: made for every token, and freezing triples the cost of making one
 class VerifiedClaims:
-    """Claims that ``key`` has signed and that met the expectations. Times are seconds since the epoch."""
+    """Claims signed by ``key`` that meet the policy. Times are seconds since the epoch."""
 
     claims: Mapping[str, Any]
     key: VerificationKey
@@ -58,24 +58,29 @@ class VerifiedClaims:
 
     @property
     def certificate(self) -> str | None:
-        """``x5t#S256`` of the certificate that the caller must have shown (RFC 8705 section 3.1); None: none."""
+        """``x5t#S256`` of the client certificate that the token is bound to (RFC 8705 section 3.1); None: not bound."""
         confirmation = self.claims.get("cnf")
         return None if confirmation is None else str(confirmation["x5t#S256"])
 
 
 def verify(
-    token: Unverified, keys: Sequence[VerificationKey], expectations: ValidationPolicy, now: float
+    token: Unverified,
+    keys: Sequence[VerificationKey],
+    policy: ValidationPolicy,
+    now: float,
+    earliest: float | None = None,
 ) -> VerifiedClaims:
-    """Claims of ``token``, checked against ``keys`` and ``expectations`` at ``now`` (seconds since the epoch).
+    """Claims of ``token``, verified with ``keys`` and ``policy`` at ``now`` (seconds since the epoch).
 
+    ``earliest`` is what ``nbf`` and ``iat`` are compared with where the clock is in doubt; None: ``now``.
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
-    if token.algorithm not in expectations.algorithms:
+    if token.algorithm not in policy.algorithms:
         raise _invalid(Cause.ALGORITHM)
-    key = signing_key(token, keys)
+    key = find_signing_key(token, keys)
     claims = token.claims
     with AFTER_SIGNATURE:
-        check_claims(claims, expectations, now)
+        check_claims(claims, policy, now, earliest)
     return VerifiedClaims(
         claims,
         key,
@@ -88,8 +93,8 @@ def verify(
     )
 
 
-def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
-    """The first of ``keys`` that has signed ``token``; each is used with its own algorithm and key id only.
+def find_signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
+    """The first of ``keys`` that signed ``token``; each key is used only with its own algorithms and key id.
 
     Raises Refused(TOKEN_INVALID) with cause UNKNOWN_KID (no keys), KEY_UNUSABLE (none fits) or SIGNATURE.
     """
@@ -104,15 +109,17 @@ def signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Verificat
     raise _invalid(Cause.SIGNATURE)
 
 
-def check_claims(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
-    """Whether ``claims`` of certain origin meet ``expectations`` at ``now``. Raises Refused as :func:`verify`."""
+def check_claims(
+    claims: Mapping[str, Any], policy: ValidationPolicy, now: float, earliest: float | None = None
+) -> None:
+    """Check ``claims`` of a trusted source against ``policy`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
-    if expectations.issuers is not None and claims.get("iss") not in expectations.issuers:
+    if policy.issuers is not None and claims.get("iss") not in policy.issuers:
         raise _invalid(Cause.ISSUER)
-    _check_audience(claims.get("aud"), expectations.audiences)
-    _check_required(claims, expectations.required_claims)
-    _check_forbidden(claims, bound_to_certificates=expectations.bound_to_certificates)
-    _check_times(claims, expectations, now)
+    _check_audience(claims.get("aud"), policy.audiences)
+    _check_required(claims, policy.required_claims)
+    _check_forbidden(claims, bound_to_certificates=policy.bound_to_certificates)
+    _check_times(claims, policy, now, now if earliest is None else earliest)
 
 
 def _fits(key: VerificationKey, token: Unverified) -> bool:
@@ -124,20 +131,20 @@ def _fits(key: VerificationKey, token: Unverified) -> bool:
 
 
 def _check_types(claims: Mapping[str, Any]) -> None:
-    """RFC 7519 4.1. ``exp: null`` is what OpenMetadata writes into endless tokens and counts as absent."""
+    """RFC 7519 section 4.1. ``exp: null``, which OpenMetadata writes for tokens that never expire, means absent."""
     for name in ("iss", "sub", "jti", "azp"):
         if not isinstance(claims.get(name, ""), str):
             raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
     for name in ("exp", "nbf", "iat"):
         moment = claims.get(name, 0)
         if not _is_time(moment) and not (name == "exp" and moment is None):
-            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a moment")
+            raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a time")
     if "aud" in claims and not _is_text_or_texts(claims["aud"]):
         raise _invalid(Cause.CLAIM_TYPE, "aud is neither a string nor a list of strings")
 
 
 def _is_time(value: object) -> bool:
-    """Whether it is a number of seconds that every later reader can hold: JSON writers and stores end at 64 bits."""
+    """Whether it is a finite number of seconds in 64 bits, which every JSON writer and store can represent."""
     if type(value) is int:
         return _EARLIEST <= value <= _LATEST
     return type(value) is float and math.isfinite(value)
@@ -167,31 +174,31 @@ def _check_forbidden(claims: Mapping[str, Any], *, bound_to_certificates: bool) 
     if UPSTREAM_CLAIM in claims:
         raise _invalid(Cause.UPSTREAM_ONLY)
     if "events" in claims:
-        # A logout token or another security event (RFC 8417 2.2), which may have no type of its own.
+        # A logout token or another security event (RFC 8417 2.2), which may lack a specific type.
         raise _invalid(Cause.TOKEN_TYPE)
 
 
 def _names_certificate(confirmation: object) -> bool:
-    """Whether a certificate is all that it asks for; any other member would be a proof that nobody has checked."""
+    """Whether a certificate is the only confirmation method; any other member would be a proof that is not checked."""
     if not isinstance(confirmation, dict) or set(confirmation) != {"x5t#S256"}:
         return False
     thumbprint = confirmation["x5t#S256"]
     return isinstance(thumbprint, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", thumbprint) is not None
 
 
-def _check_times(claims: Mapping[str, Any], expectations: ValidationPolicy, now: float) -> None:
-    expires, starts, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
-    leeway = expectations.leeway
-    early = leeway if expectations.early is None else expectations.early
-    if expires is None and expectations.require_expiry:
+def _check_times(claims: Mapping[str, Any], policy: ValidationPolicy, now: float, earliest: float) -> None:
+    expires, not_before, issued = claims.get("exp"), claims.get("nbf"), claims.get("iat")
+    leeway = policy.leeway
+    early = leeway if policy.early is None else policy.early
+    if expires is None and policy.require_expiry:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
         raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
-    if starts is not None and now + early < starts:
+    if not_before is not None and earliest + early < not_before:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
-    if issued is not None and now + early < issued:
+    if issued is not None and earliest + early < issued:
         raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
-    longest = expectations.max_lifetime
+    longest = policy.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):
         raise _invalid(Cause.LIFETIME)
 

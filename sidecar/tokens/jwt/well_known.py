@@ -1,9 +1,7 @@
-"""Tokens that are printed in a product's documentation, and everything signed under its default key id.
+"""Tokens printed in a product's documentation, and tokens signed under its default key id.
 
-Anyone can look these up, or mint their like. Only digests stand here.
+The key or the token is public, so they are always rejected. Only digests are stored here.
 """
-
-from hashlib import sha256
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.keys.well_known import WELL_KNOWN_KIDS
@@ -17,7 +15,7 @@ WELL_KNOWN_TOKENS = frozenset(
 )
 
 
-def refuse_well_known(token: Unverified) -> None:
-    """Raise Refused(TOKEN_INVALID, PUBLISHED_SECRET) for a published token or one under a published key id."""
-    if token.kid in WELL_KNOWN_KIDS or sha256(token.signing_input).hexdigest() in WELL_KNOWN_TOKENS:
+def reject_well_known(token: Unverified) -> None:
+    """Raise Refused(TOKEN_INVALID, PUBLISHED_SECRET) for a well-known token or a token under a well-known key id."""
+    if token.kid in WELL_KNOWN_KIDS or token.digest in WELL_KNOWN_TOKENS:
         raise Refused(Reason.TOKEN_INVALID, Cause.PUBLISHED_SECRET)

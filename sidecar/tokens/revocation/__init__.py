@@ -1,1 +1,1 @@
-"""The revocation list, managed: entries for the tokens of any issuer, and how long each is kept."""
+"""The revocation list: entries for tokens of any issuer, and how long each entry is kept."""

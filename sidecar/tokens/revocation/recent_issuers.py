@@ -1,4 +1,4 @@
-"""Issuers whose tokens were accepted in the last 24 hours by this process, whatever the configuration says now."""
+"""Issuers whose tokens this process accepted in the last 24 hours, independent of the configuration."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,14 @@ _MAX_ISSUERS = 1000
 
 
 class RecentIssuers:
-    """Issuers by when they were last accepted; at most 1,000, the oldest leave first."""
+    """Issuers by the time of the last accepted token; at most 1,000, the oldest are evicted."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen: dict[str, float] = {}
 
     def note(self, issuers: Iterable[str]) -> None:
-        """``issuers`` were accepted until now."""
+        """Tokens of ``issuers`` were accepted now."""
         now = self._clock.monotonic()
         for issuer in issuers:
             self._seen.pop(issuer, None)
@@ -25,6 +25,6 @@ class RecentIssuers:
             del self._seen[next(iter(self._seen))]
 
     def names(self) -> frozenset[str]:
-        """Those of the last 24 hours."""
+        """The issuers of the last 24 hours."""
         since = self._clock.monotonic() - RETENTION
         return frozenset(issuer for issuer, seen in self._seen.items() if seen >= since)

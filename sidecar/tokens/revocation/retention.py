@@ -1,6 +1,6 @@
-"""When may a denial be forgotten? When no token that it concerns can be valid any more, and not before. Pure.
+"""How long a revocation entry is kept: until no token that it matches can be valid any more. Pure functions.
 
-All times are seconds since the epoch, lifetimes and tolerances seconds.
+All times are seconds since the epoch, lifetimes and tolerances are seconds.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ from sidecar.store.revocation_entry import Scope
 
 @dataclass(frozen=True, slots=True)
 class IssuerBounds:
-    """What is known of an issuer's tokens. ``max_lifetime`` None: they may live for ever."""
+    """Limits of an issuer's tokens. ``max_lifetime`` None: they may never expire."""
 
     max_lifetime: float | None = None
     leeway: float = 0.0
@@ -22,11 +22,11 @@ UNKNOWN = IssuerBounds()
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """The rule, over the bounds of every configured issuer in each spelling that is accepted.
+    """Computes the expiry of entries from the limits of each configured issuer, in every accepted spelling.
 
-    ``spellings`` gives every way in which an issuer's tokens may spell it: an entry under another would concern none
-    of them. ``unbound``: the bounds of issuers that nobody has named, where their tokens are accepted.
-    ``has_never_expiring``: Actors also come in by what never ends by itself, such as a password.
+    ``spellings`` returns every spelling of an issuer that its tokens may contain: an entry under another spelling would
+    match none of them. ``unbound``: the limits of issuers that are not configured, if their tokens are accepted.
+    ``has_never_expiring``: Actors can also authenticate with credentials that never expire, such as passwords.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
@@ -34,46 +34,49 @@ class RetentionPolicy:
     unbound: IssuerBounds | None = None
     has_never_expiring: bool = False
 
-    def end(
+    def default_expiry(
         self,
         scope: Scope,
         issuer: str,
         now: float,
         *,
         issued_before: float | None = None,
-        token_ends: float | None = None,
+        token_expires_at: float | None = None,
     ) -> float | None:
-        """When the last token concerned has ended; None: never, as far as is known.
+        """When the last matching token expires; None: never, as far as known.
 
-        ``token_ends`` is the ``exp`` of a single token, where it is known. ``now`` is the time of revocation.
+        ``token_expires_at`` is the ``exp`` of a single token, if known. ``now`` is the time of revocation.
         """
         bounds = [self.issuers.get(issuer, self.unbound or UNKNOWN)]
         if scope is Scope.ACTOR:
             bounds = [*self.issuers.values(), *([self.unbound] if self.unbound else [])]
             bounds += [UNKNOWN] if self.has_never_expiring else []
-        if token_ends is not None:
-            return token_ends + max((bound.leeway for bound in bounds), default=0.0)
-        return _longest(bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None)
+        if token_expires_at is not None:
+            return token_expires_at + max((bound.leeway for bound in bounds), default=0.0)
+        return _latest_expiry(
+            bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None
+        )
 
-    def chosen_end(
-        self, end: float | None, wanted: float | None, now: float, *, token_ends: float | None = None
+    def entry_expiry(
+        self, default: float | None, requested: float | None, now: float, *, token_expires_at: float | None = None
     ) -> float | None:
-        """The end that an entry gets when ``wanted`` is asked for; ``end`` and ``token_ends`` as :meth:`end` has them.
+        """The expiry of an entry with the requested expiry ``requested``; ``default`` and ``token_expires_at`` as
+        above.
 
-        Raises ValueError when that is too early. Where no end is known, whoever revokes may know better.
+        Raises ValueError if the requested time is too early. Without a default, any future time is accepted.
         """
-        if wanted is None:
-            return end
-        if wanted <= now:
-            raise ValueError("expiresAt has passed")
-        earliest = end if token_ends is None else token_ends
-        if earliest is not None and wanted < earliest:
-            raise ValueError("expiresAt is earlier than the end of the tokens concerned")
-        return wanted if end is None else max(wanted, end)
+        if requested is None:
+            return default
+        if requested <= now:
+            raise ValueError("expiresAt is in the past")
+        earliest = default if token_expires_at is None else token_expires_at
+        if earliest is not None and requested < earliest:
+            raise ValueError("expiresAt is earlier than the expiry of matching tokens")
+        return requested if default is None else max(requested, default)
 
 
-def _longest(bounds: Collection[IssuerBounds], start: float, *, exclusive: bool) -> float | None:
-    """The latest end of tokens issued by ``start``; an issuer's clock may be ahead by the tolerance."""
+def _latest_expiry(bounds: Collection[IssuerBounds], start: float, *, exclusive: bool) -> float | None:
+    """The latest expiry of tokens issued by ``start``; an issuer's clock may be ahead by the tolerance."""
     latest = start
     for bound in bounds:
         if bound.max_lifetime is None:

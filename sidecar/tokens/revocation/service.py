@@ -1,4 +1,4 @@
-"""The deny list, managed: which tokens of any issuer are refused from now on, and for how long that is kept."""
+"""Management of the revocation list: which tokens of any issuer are rejected, and how long each entry is kept."""
 
 import difflib
 import json
@@ -17,22 +17,22 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import spellings
-from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, make_entry
-from sidecar.store.timestamps import from_text, to_text
-from sidecar.tokens.issued.mint import Write
-from sidecar.tokens.issued.service import note_revoked
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, make_entry
+from sidecar.store.timestamps import format_rfc3339, parse_rfc3339
+from sidecar.tokens.issued.mint import WriteBatch
+from sidecar.tokens.issued.service import audit_token_revoked
 from sidecar.tokens.revocation.retention import RetentionPolicy
 from sidecar.tokens.submitted import SubmittedToken
 
 _audit = logging.getLogger(AUDIT)
 
 MAX_ENTRIES = 1000
-"""Most entries that are written at once."""
+"""Maximum number of entries in one request."""
 _MAX_NAME = 2048
 _MAX_REASON = 512
 _PAGE = 500
 _KNOWN_ISSUERS_LIFETIME = 5.0
-# What an entry may be about: its members besides those that every entry may have.
+# Allowed members of an entry besides the common ones, and the scope that they select.
 _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"token"}): Scope.TOKEN,
     frozenset({"issuer", "jti"}): Scope.TOKEN,
@@ -44,17 +44,17 @@ _SHAPES: Mapping[frozenset[str], Scope] = {
 }
 _ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
 NOW = "now"
-"""A moment that an entry may name beside RFC 3339 times: that of its writing."""
+"""Value of ``issuedBefore`` that stands for the time of the request."""
 _TIME = r"[0-9]{1,12}\.[0-9]{6}"
-_MARK = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
+_CURSOR = re.compile(rf"({_TIME})\+((?:{_TIME})?)\+(.{{0,1100}})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationRequest:
-    """What is to be denied. Times are seconds since the epoch, None: not said.
+    """The requested entry. Times are seconds since the epoch, None: not specified.
 
-    ``token`` is a token's text that nobody has verified yet: :func:`about_token` then fills in the rest.
-    ``unknown_issuer``: the issuer may be one that nothing here has.
+    ``token`` is the text of a token that is not verified yet; :func:`for_token` replaces it. ``unknown_issuer``: the
+    issuer need not be known here.
     """
 
     scope: Scope
@@ -64,291 +64,301 @@ class RevocationRequest:
     expires_at: float | None = None
     reason: str = ""
     token: str = ""
-    token_ends: float | None = None
+    token_expires_at: float | None = None
     unknown_issuer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
-    """An entry that was written, and how many own tokens on record it has ended."""
+class AddedEntry:
+    """An entry that was written, and the number of issued tokens that it revoked on record."""
 
-    denial: RevocationEntry
-    own: int = 0
+    entry: RevocationEntry
+    ended_tokens: int = 0
 
 
 def parse_request(document: object) -> RevocationRequest:
-    """What one entry in JSON asks for. Raises ValueError with a text that repeats none of its values."""
+    """The entry that a JSON object requests. Raises ValueError with a text that repeats none of its values."""
     if not isinstance(document, dict):
-        raise ValueError("an entry is an object")
+        raise ValueError("an entry must be an object")
     scope = _SHAPES.get(frozenset(document) - _ALWAYS_ALLOWED)
     if scope is None:
         raise ValueError(
-            "an entry is one of token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
-            " the last three may have issuedBefore, all of them reason, expiresAt and unknownIssuer"
+            "an entry has one of: token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
+            " the last three allow issuedBefore, all of them reason, expiresAt and unknownIssuer"
         )
     unknown_issuer = document.get("unknownIssuer", False)
     if not isinstance(unknown_issuer, bool):
-        raise ValueError("unknownIssuer is true or false")
-    wish = RevocationRequest(
+        raise ValueError("unknownIssuer must be true or false")
+    request = RevocationRequest(
         scope,
         issuer=_text(document, "issuer"),
-        issued_before=_moment(document, "issuedBefore"),
-        expires_at=_moment(document, "expiresAt"),
+        issued_before=_timestamp(document, "issuedBefore"),
+        expires_at=_timestamp(document, "expiresAt"),
         reason=_text(document, "reason", _MAX_REASON, blank=True),
         token=_text(document, "token", 1024 * 1024),
         unknown_issuer=unknown_issuer,
     )
     if scope is Scope.ACTOR:
-        return replace(wish, name=_actor(document["actor"]))
-    return replace(wish, name=_text(document, "jti") or _text(document, "subject"))
+        return replace(request, name=_actor(document["actor"]))
+    return replace(request, name=_text(document, "jti") or _text(document, "subject"))
 
 
-def about_token(wish: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
-    """``wish`` about ``token``, whose issuer has made it and so is known."""
+def for_token(request: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
+    """``request`` for the verified ``token``, whose issuer is known."""
     return replace(
-        wish,
+        request,
         token="",
         scope=token.scope,
         issuer=token.issuer,
         name=token.name,
-        token_ends=token.ends,
+        token_expires_at=token.expires_at,
         unknown_issuer=True,
     )
 
 
-def describe(denial: RevocationEntry) -> dict[str, Any]:
-    """The entry as it is shown: times RFC 3339 UTC."""
-    about: dict[str, Any] = {} if denial.scope is Scope.ACTOR else {"issuer": denial.issuer}
-    match denial.scope:
+def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
+    """The entry as JSON; times are RFC 3339 in UTC."""
+    about: dict[str, Any] = {} if entry.scope is Scope.ACTOR else {"issuer": entry.issuer}
+    match entry.scope:
         case Scope.TOKEN:
-            about["jti"] = denial.name
+            about["jti"] = entry.name
         case Scope.DIGEST:
-            about["digest"] = denial.name
+            about["digest"] = entry.name
         case Scope.SUBJECT:
-            about["subject"] = denial.name
+            about["subject"] = entry.name
         case Scope.ACTOR:
-            kind, _, actor_id = denial.name.partition(":")
+            kind, _, actor_id = entry.name.partition(":")
             about["actor"] = {"type": kind, "id": actor_id}
-    if denial.issued_before is not None:
-        about["issuedBefore"] = to_text(denial.issued_before)
+    if entry.issued_before is not None:
+        about["issuedBefore"] = format_rfc3339(entry.issued_before)
     return {
-        "id": denial.id,
+        "id": entry.id,
         **about,
-        "reason": denial.reason,
-        "createdAt": to_text(denial.created_at),
-        "createdBy": denial.created_by,
-        "expiresAt": to_text(denial.expires_at),
+        "reason": entry.reason,
+        "createdAt": format_rfc3339(entry.created_at),
+        "createdBy": entry.created_by,
+        "expiresAt": format_rfc3339(entry.expires_at),
     }
 
 
-def shown_with_matches(added: Added) -> dict[str, Any]:
-    """The entry with how many own tokens it has ended. Other issuers' tokens are not on record."""
-    return {**describe(added.denial), "matches": {"own": added.own, "foreign": "unknown"}}
+def describe_added(added: AddedEntry) -> dict[str, Any]:
+    """The entry, with the number of issued tokens that it revoked. Tokens of other issuers are not on record."""
+    return {**describe_entry(added.entry), "matches": {"own": added.ended_tokens, "foreign": "unknown"}}
 
 
 class RevocationService:
-    """Every method raises Unavailable(STORE_UNAVAILABLE) when the store does not answer."""
+    """Every method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer."""
 
     def __init__(
         self,
         store: Store,
-        write: Write,
+        write: WriteBatch,
         clock: Clock,
-        rule: RetentionPolicy,
+        retention: RetentionPolicy,
         *,
         own_issuer: str,
-        others: Callable[[], Awaitable[Collection[str]]] | None = None,
+        other_issuers: Callable[[], Awaitable[Collection[str]]] | None = None,
         verbatim: bool = False,
     ) -> None:
-        """``others`` gives the issuers that are known besides those of ``rule``; None: entries may name any.
+        """``other_issuers`` returns known issuers besides those of ``retention``; None: any issuer is allowed.
 
-        ``verbatim``: records may name people in capitals and by addresses, which entries do not.
+        ``verbatim``: records may contain names in capital letters and addresses, which entries do not.
         """
-        self._others = others
-        self._known: frozenset[str] = frozenset()
-        self._asked_at: float | None = None
+        self._list_other_issuers = other_issuers
+        self._other_issuers_cache: frozenset[str] = frozenset()
+        self._listed_at: float | None = None
         self._store = store
         self._write = write
         self._clock = clock
-        self._rule = rule
+        self._retention = retention
         self._own_issuer = own_issuer
         self._verbatim = verbatim
 
-    async def add(self, wishes: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[Added]:
-        """Deny all of ``wishes`` or, when it raises, none. Returns an entry for each.
+    async def add(self, requests: Sequence[RevocationRequest], *, by: str, quiet: bool = False) -> list[AddedEntry]:
+        """Add entries for all of ``requests``, or for none if it raises. Returns one entry per request.
 
-        ``quiet``: the caller leaves an audit line for all of them.
+        ``quiet``: the caller writes one audit line for all of them.
 
-        While nobody knows how an issuer's tokens spell it, there are further entries for its other spellings.
-        Own tokens that they concern are ended on record as well: a record lasts longer than an entry has to.
-        Raises Refused(REQUEST_INVALID), also for an issuer that nothing here has: its entry would end nothing.
+        While the spelling of an issuer is unknown, entries for its other spellings are added too. Matching issued
+        tokens are also revoked on record, because a record outlives its entry. Raises Refused(REQUEST_INVALID), also
+        for an issuer that is not known here, because the entry would have no effect.
         """
-        await self._check_issuers(wishes)
+        await self._check_issuers(requests)
         now = self._clock.now()
-        prepared = [await self._prepared(wish, now) for wish in wishes]
+        prepared = [await self._completed(wish, now) for wish in requests]
         prepared += [
-            replace(wish, issuer=other) for wish in prepared for other in self._rule.spellings(wish.issuer)[1:]
+            replace(wish, issuer=other) for wish in prepared for other in self._retention.spellings(wish.issuer)[1:]
         ]
-        denials = [self._entry(wish, now, by) for wish in prepared]
-        ended = await self._end(prepared, denials, now)
-        if any(denial.issued_before is not None for denial in denials):
-            # once more, for what was being minted while the cut-off was being written
-            later = await self._end(prepared, (), now)
+        entries = [self._entry(wish, now, by) for wish in prepared]
+        ended = await self._write_entries(prepared, entries, now)
+        if any(denial.issued_before is not None for denial in entries):
+            # again, for tokens that were minted while the entries were written
+            later = await self._write_entries(prepared, (), now)
             ended = [{**before, **after} for before, after in zip(ended, later, strict=True)]
         if not quiet:
             for record in {record.id: record for records in ended for record in records.values()}.values():
-                note_revoked(record, by=by)
-            for denial in denials:
-                _audit.info("revocation entry added", extra={"event": "revocation_added", **_audited(denial), "by": by})
-        return [Added(denials[place], len(ended[place])) for place in range(len(wishes))]
+                audit_token_revoked(record, by=by)
+            for denial in entries:
+                _audit.info(
+                    "revocation entry added", extra={"event": "revocation_added", **_audit_fields(denial), "by": by}
+                )
+        return [AddedEntry(entries[place], len(ended[place])) for place in range(len(requests))]
 
-    async def _check_issuers(self, wishes: Sequence[RevocationRequest]) -> None:
+    async def _check_issuers(self, requests: Sequence[RevocationRequest]) -> None:
         """Raises Refused(REQUEST_INVALID) for an issuer that no token can have."""
-        if self._others is None:
+        if self._list_other_issuers is None:
             return
-        named = {wish.issuer for wish in wishes if wish.issuer and not wish.unknown_issuer}
-        unknown = {issuer for issuer in named if self._rule.spellings(issuer)[0] not in self._rule.issuers}
-        others = await self._other_issuers(self._others) if unknown else frozenset()
+        named = {wish.issuer for wish in requests if wish.issuer and not wish.unknown_issuer}
+        unknown = {issuer for issuer in named if self._retention.spellings(issuer)[0] not in self._retention.issuers}
+        others = await self._cached_other_issuers(self._list_other_issuers) if unknown else frozenset()
         for issuer in sorted(unknown - others):
-            near = _nearest(issuer, {*self._rule.issuers, *others})
+            near = _closest_issuer(issuer, {*self._retention.issuers, *others})
             raise Refused(
                 Reason.REQUEST_INVALID,
                 message=f"No provider, record or token of the last 24 hours has the issuer {json.dumps(issuer)}: "
-                f"the entry would end nothing. {f'There is {json.dumps(near)}. ' if near else ''}"
-                "To write it all the same: unknownIssuer true, or --unknown-issuer",
+                f"the entry would have no effect. {f'Did you mean {json.dumps(near)}? ' if near else ''}"
+                "To write it anyway, set unknownIssuer to true (--unknown-issuer)",
             )
 
-    async def end(self, token: SubmittedToken, *, by: str) -> None:
-        """End one token: on its record where it has one, else by an entry."""
-        wish = about_token(RevocationRequest(Scope.TOKEN), token)
-        record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+    async def revoke_token(self, token: SubmittedToken, *, by: str) -> None:
+        """Revoke one token: on its record if it has one, else by an entry."""
+        request = for_token(RevocationRequest(Scope.TOKEN), token)
+        record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
         if record is None:
-            if not await self._stands(wish):
-                await self.add([wish], by=by)
+            if not await self._has_lasting_entry(request):
+                await self.add([request], by=by)
         elif record.revoked_at is None:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
-            note_revoked(record, by=by)
+            audit_token_revoked(record, by=by)
 
-    async def _other_issuers(self, ask: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
-        """As they were a moment ago: to look through all records for every line of a file would take hours."""
+    async def _cached_other_issuers(self, list_issuers: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
+        """Cached for some seconds: scanning all records for every entry of an import would take hours."""
         now = self._clock.monotonic()
-        if self._asked_at is None or now - self._asked_at >= _KNOWN_ISSUERS_LIFETIME:
-            self._known, self._asked_at = frozenset(await ask()), now
-        return self._known
+        if self._listed_at is None or now - self._listed_at >= _KNOWN_ISSUERS_LIFETIME:
+            self._other_issuers_cache, self._listed_at = frozenset(await list_issuers()), now
+        return self._other_issuers_cache
 
     async def page(self, issuer: str | None, after: str, limit: int) -> Page:
-        """A page of the entries that stand, newest first. Raises ValueError for an ``after`` that is no mark.
+        """A page of the active entries, newest first. Raises ValueError for an invalid cursor ``after``.
 
-        An entry that is written anew while the list is read moves to its front, which has been read: so behind the
-        last page come those that were written since the first, some of them for the second time.
+        An entry that is replaced while a client reads the list moves to the front, which the client has read already.
+        So after the last page, entries written since the first page follow, possibly for the second time.
         """
-        named = None if issuer is None else self._rule.spellings(issuer)[0]
+        named = None if issuer is None else self._retention.spellings(issuer)[0]
         now = self._clock.now()
-        mark = _Mark.read(after) if after else _Mark(now)
-        page = await self._store.entries(named, mark.place, limit, now)
-        is_over = not page.after
-        if mark.begun is not None and any(denial.created_at <= mark.since for denial in page.entries):
-            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > mark.since))
-            is_over = True
-        if not is_over:
-            return replace(page, after=str(replace(mark, place=page.after)))
+        cursor = _PageCursor.parse(after) if after else _PageCursor(now)
+        page = await self._store.entries(named, cursor.position, limit, now)
+        is_last = not page.after
+        if cursor.reread_since is not None and any(denial.created_at <= cursor.since for denial in page.entries):
+            page = replace(page, entries=tuple(denial for denial in page.entries if denial.created_at > cursor.since))
+            is_last = True
+        if not is_last:
+            return replace(page, after=str(replace(cursor, position=page.after)))
         if after:
-            since = mark.since if mark.begun is None else mark.begun
+            since = cursor.since if cursor.reread_since is None else cursor.reread_since
             newest = (await self._store.entries(named, "", 1, now)).entries
             if newest and newest[0].created_at > since:
-                return replace(page, after=str(_Mark(since, now)))
+                return replace(page, after=str(_PageCursor(since, now)))
         return replace(page, after="")
 
-    async def remove(self, denial_id: str, *, by: str) -> None:
-        """Take an entry off the list. Raises Refused(NOT_FOUND)."""
-        denial = await self._store.entry(denial_id)
-        if denial is None:
+    async def remove(self, entry_id: str, *, by: str) -> None:
+        """Remove an entry. Raises Refused(NOT_FOUND)."""
+        entry = await self._store.entry(entry_id)
+        if entry is None:
             raise Refused(Reason.NOT_FOUND)
-        await self._write(Batch(remove_entries=(denial_id,)))
-        _audit.info("revocation entry removed", extra={"event": "revocation_removed", **_audited(denial), "by": by})
+        await self._write(Batch(remove_entries=(entry_id,)))
+        _audit.info("revocation entry removed", extra={"event": "revocation_removed", **_audit_fields(entry), "by": by})
 
-    async def _prepared(self, wish: RevocationRequest, now: float) -> RevocationRequest:
-        """``wish`` with what it leaves open: the spelling of the issuer, the cut-off, the end of an own token."""
-        wish = replace(wish, issuer=self._rule.spellings(wish.issuer)[0])
-        if wish.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
-            return replace(wish, issued_before=now) if wish.issued_before is None else wish
-        if wish.token_ends is None and self._may_be_own(wish):
-            record = await self._store.record(wish.name)
-            return wish if record is None else replace(wish, token_ends=record.expires_at)
-        return wish
+    async def _completed(self, request: RevocationRequest, now: float) -> RevocationRequest:
+        """``request`` with defaults: the spelling of the issuer, the cut-off, the expiry of an issued token."""
+        request = replace(request, issuer=self._retention.spellings(request.issuer)[0])
+        if request.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
+            return replace(request, issued_before=now) if request.issued_before is None else request
+        if request.token_expires_at is None and self._may_be_issued_here(request):
+            record = await self._store.record(request.name)
+            return request if record is None else replace(request, token_expires_at=record.expires_at)
+        return request
 
-    async def _stands(self, wish: RevocationRequest) -> bool:
-        """Whether an entry that lasts as long is there already: its token's bearer must not write over it."""
+    async def _has_lasting_entry(self, request: RevocationRequest) -> bool:
+        """Whether an entry that lasts as long exists: a token's bearer must not replace it."""
         now = self._clock.now()
-        wanted = self._entry(await self._prepared(wish, now), now, "")
+        wanted = self._entry(await self._completed(request, now), now, "")
         found = await self._store.entry(wanted.id)
         if found is None or found.expires_at is None:
             return found is not None
         return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
 
-    def _entry(self, wish: RevocationRequest, now: float, by: str) -> RevocationEntry:
-        end = self._rule.end(wish.scope, wish.issuer, now, issued_before=wish.issued_before, token_ends=wish.token_ends)
-        try:
-            end = self._rule.chosen_end(end, wish.expires_at, now, token_ends=wish.token_ends)
-        except ValueError as error:
-            raise Refused(Reason.REQUEST_INVALID, message=f"The entry cannot be kept so: {error}") from error
-        return make_entry(
-            wish.scope,
-            wish.issuer,
-            wish.name,
+    def _entry(self, request: RevocationRequest, now: float, by: str) -> RevocationEntry:
+        end = self._retention.default_expiry(
+            request.scope,
+            request.issuer,
             now,
-            issued_before=wish.issued_before,
+            issued_before=request.issued_before,
+            token_expires_at=request.token_expires_at,
+        )
+        try:
+            end = self._retention.entry_expiry(end, request.expires_at, now, token_expires_at=request.token_expires_at)
+        except ValueError as error:
+            raise Refused(Reason.REQUEST_INVALID, message=f"The entry is not valid: {error}") from error
+        return make_entry(
+            request.scope,
+            request.issuer,
+            request.name,
+            now,
+            issued_before=request.issued_before,
             expires_at=end,
-            reason=wish.reason,
+            reason=request.reason,
             created_by=by,
         )
 
-    async def _end(
-        self, wishes: Sequence[RevocationRequest], denials: Sequence[RevocationEntry], now: float
+    async def _write_entries(
+        self, requests: Sequence[RevocationRequest], entries: Sequence[RevocationEntry], now: float
     ) -> list[dict[str, TokenRecord]]:
-        """Write ``denials``, and with them the end of the records that ``wishes`` concern: these, by id, for each."""
-        concerned = [{record.id: record async for record in self._concerned(wish, now)} for wish in wishes]
+        """Write ``entries`` and revoke the records that ``requests`` match. Returns these records by id, for each
+        request.
+        """
+        concerned = [{record.id: record async for record in self._matching_records(wish, now)} for wish in requests]
         ended = dict.fromkeys(token_id for records in concerned for token_id in records)
-        if denials or ended:
-            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=denials))
+        if entries or ended:
+            await self._write(Batch(revoke=tuple((token_id, now) for token_id in ended), add_entries=entries))
         return concerned
 
-    async def _concerned(self, wish: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
-        """Standing records of own tokens that ``wish`` is about."""
-        if wish.scope in (Scope.TOKEN, Scope.DIGEST):
-            record = await self._store.record(wish.name) if self._may_be_own(wish) else None
+    async def _matching_records(self, request: RevocationRequest, now: float) -> AsyncIterator[TokenRecord]:
+        """Unrevoked records of issued tokens that ``request`` matches."""
+        if request.scope in (Scope.TOKEN, Scope.DIGEST):
+            record = await self._store.record(request.name) if self._may_be_issued_here(request) else None
             if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
                 yield record
             return
-        assert wish.issued_before is not None  # noqa: S101 - prepared; the epoch is a cut-off too
-        for query in self._queries(wish, now):
-            async for record in self._all(query):
-                if record.created_at < wish.issued_before and self._is_concerned(wish, record):
+        assert request.issued_before is not None  # noqa: S101 - completed before; 0 is a valid cut-off
+        for query in self._queries(request, now):
+            async for record in self._iterate_records(query):
+                if record.created_at < request.issued_before and self._matches_record(request, record):
                     yield record
 
-    def _may_be_own(self, wish: RevocationRequest) -> bool:
-        return wish.scope is Scope.TOKEN and bool(self._own_issuer) and wish.issuer == self._own_issuer
+    def _may_be_issued_here(self, request: RevocationRequest) -> bool:
+        return request.scope is Scope.TOKEN and bool(self._own_issuer) and request.issuer == self._own_issuer
 
-    def _queries(self, wish: RevocationRequest, now: float) -> list[RecordQuery]:
-        if wish.scope is Scope.ISSUER:
+    def _queries(self, request: RevocationRequest, now: float) -> list[RecordQuery]:
+        if request.scope is Scope.ISSUER:
             return [RecordQuery(active=True, now=now)]
-        if wish.scope is Scope.ACTOR:
-            actor_id = None if self._verbatim else wish.name.partition(":")[2]
+        if request.scope is Scope.ACTOR:
+            actor_id = None if self._verbatim else request.name.partition(":")[2]
             return [RecordQuery(actor_id=actor_id, active=True, now=now)]
-        queries = [RecordQuery(owner=(wish.issuer, wish.name), active=True, now=now)]
-        if wish.issuer == self._own_issuer:
-            queries.append(RecordQuery(actor_id=wish.name, active=True, now=now))
+        queries = [RecordQuery(owner=(request.issuer, request.name), active=True, now=now)]
+        if request.issuer == self._own_issuer:
+            queries.append(RecordQuery(actor_id=request.name, active=True, now=now))
         return queries
 
-    def _is_concerned(self, wish: RevocationRequest, record: TokenRecord) -> bool:
-        if wish.scope is Scope.ISSUER:
-            return wish.issuer in (record.owner.issuer, self._own_issuer)
-        if wish.scope is Scope.ACTOR:
+    def _matches_record(self, request: RevocationRequest, record: TokenRecord) -> bool:
+        if request.scope is Scope.ISSUER:
+            return request.issuer in (record.owner.issuer, self._own_issuer)
+        if request.scope is Scope.ACTOR:
             kind = record.actor_type
-            return wish.name in {actor_name(kind, spelling) for spelling in spellings(record.actor_id)}
+            return request.name in {actor_entry_name(kind, spelling) for spelling in spellings(record.actor_id)}
         return True
 
-    async def _all(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
+    async def _iterate_records(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
         after = ""
         while True:
             page = await self._store.records(query, after, _PAGE)
@@ -360,71 +370,71 @@ class RevocationService:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """Where the next page goes on: at ``place`` of the store's list.
+class _PageCursor:
+    """Position of the next page: at ``position`` in the store's list.
 
-    ``begun`` None: that list is read for the first time, since ``since``. Else it was read to its end; since ``begun``
-    its front is read again, down to what was written at ``since``.
+    ``reread_since`` None: the list is read for the first time, since ``since``. Otherwise it was read to its end; its
+    front is read again since ``reread_since``, down to the entries written at ``since``.
     """
 
     since: float
-    begun: float | None = None
-    place: str = ""
+    reread_since: float | None = None
+    position: str = ""
 
     def __str__(self) -> str:
-        begun = "" if self.begun is None else f"{self.begun:.6f}"
-        return f"{self.since:.6f}+{begun}+{self.place}"
+        begun = "" if self.reread_since is None else f"{self.reread_since:.6f}"
+        return f"{self.since:.6f}+{begun}+{self.position}"
 
     @classmethod
-    def read(cls, text: str) -> Self:
-        """Raises ValueError for what is no mark."""
-        found = _MARK.fullmatch(text)
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError for an invalid cursor."""
+        found = _CURSOR.fullmatch(text)
         if found is None:
-            raise ValueError("not the mark of a page")
+            raise ValueError("not a page cursor")
         return cls(float(found[1]), float(found[2]) if found[2] else None, found[3])
 
 
-def _nearest(issuer: str, known: Collection[str]) -> str:
-    """The known issuer that ``issuer`` was probably meant to be; empty when there is none."""
-    bare = {_bare(other): other for other in sorted(known) if other}
-    same = bare.get(_bare(issuer))
-    close = difflib.get_close_matches(_bare(issuer), bare, n=1, cutoff=0.8)
+def _closest_issuer(issuer: str, known: Collection[str]) -> str:
+    """The known issuer that ``issuer`` probably stands for; empty if there is none."""
+    bare = {_without_scheme(other): other for other in sorted(known) if other}
+    same = bare.get(_without_scheme(issuer))
+    close = difflib.get_close_matches(_without_scheme(issuer), bare, n=1, cutoff=0.8)
     return same or (bare[close[0]] if close else "")
 
 
-def _bare(issuer: str) -> str:
+def _without_scheme(issuer: str) -> str:
     return issuer.strip().lower().rstrip("/").removeprefix("https://").removeprefix("http://")
 
 
-def _audited(denial: RevocationEntry) -> dict[str, str]:
-    return {"denial_id": denial.id, "scope": denial.scope.value, "issuer": denial.issuer}
+def _audit_fields(entry: RevocationEntry) -> dict[str, str]:
+    return {"denial_id": entry.id, "scope": entry.scope.value, "issuer": entry.issuer}
 
 
 def _text(document: Mapping[str, Any], name: str, longest: int = _MAX_NAME, *, blank: bool = False) -> str:
-    """A member's text; empty where it is absent, which the entry's shape has allowed."""
+    """The string value of ``name``; empty if absent, which the shape check allows."""
     value = document.get(name, ...)
     if value is ...:
         return ""
     if not isinstance(value, str) or not (value or blank) or len(value) > longest:
-        raise ValueError(f"{name} is a text of {0 if blank else 1} to {longest} characters")
+        raise ValueError(f"{name} must be a string of {0 if blank else 1} to {longest} characters")
     return value
 
 
-def _moment(document: Mapping[str, Any], name: str) -> float | None:
+def _timestamp(document: Mapping[str, Any], name: str) -> float | None:
     text = _text(document, name)
     if not text or (text == NOW and name == "issuedBefore"):
-        return None  # absent and now are the same: the moment of writing
+        return None  # absent and "now" both mean the time of the request
     try:
-        return from_text(text)
+        return parse_rfc3339(text)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error
 
 
 def _actor(value: object) -> str:
     if not isinstance(value, dict) or value.keys() != {"type", "id"} or value["type"] not in tuple(ActorType):
-        raise ValueError("actor is type (USER or SERVICE) and id")
+        raise ValueError("actor must have type (USER or SERVICE) and id")
     try:
-        # folded, as the deny list asks: an entry under another spelling would concern no Actor
-        return actor_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
+        # folded like the look-up keys: an entry under another spelling would match no Actor
+        return actor_entry_name(value["type"], folded(claims.actor_name(_text(value, "id"), verbatim=True)))
     except Refused as refusal:
-        raise ValueError("actor.id is a name or a plain e-mail address, without white space") from refusal
+        raise ValueError("actor.id must be a name or a plain e-mail address, without white space") from refusal

@@ -1,6 +1,6 @@
-"""``X-Auth-Assertion``: a signed statement to the service behind about who is asking, with exact values.
+"""``X-Auth-Assertion``: a signed statement of the caller's identity for the upstream, with exact values.
 
-Its own type, its own issuer and its own key keep it apart from every token that a caller may present.
+A separate token type, issuer and key distinguish it from every token that a caller may present.
 """
 
 import json
@@ -23,14 +23,14 @@ def new_assertion_key() -> AssertionKey:
     return ECKey.generate_key("P-256")
 
 
-class Assertions:
-    """Signs statements about Actors as ``<issuer>/assertion`` for ``audience``.
+class IdentityAssertions:
+    """Signs assertions about Actors as ``<issuer>/assertion`` for ``audience``.
 
-    :attr:`jwks` publishes the public half of the key, which no file or store ever holds.
+    :attr:`jwks` publishes the public key. The private key is never written to a file or store.
     """
 
     def __init__(self, issuer: str, audience: str, clock: Clock, key: AssertionKey | None = None) -> None:
-        """``key``: one that several of these share; absent: one of its own."""
+        """``key``: a key shared by several instances; absent: a new key."""
         self._issuer = f"{issuer}/assertion"
         self._audience = audience
         self._clock = clock
@@ -39,25 +39,25 @@ class Assertions:
         self._tokens = TokenCache()
         public = {**self._key.as_dict(private=False), "kid": self._kid, "use": "sig", "alg": _ALGORITHM}
         self.jwks = json.dumps({"keys": [public]}, separators=(",", ":")).encode()
-        """RFC 7517 key set to verify the statements with."""
+        """RFC 7517 key set that verifies the assertions."""
         self.etag = f'"{sha256(self.jwks).hexdigest()[:32]}"'
 
     def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
-        """A statement of five minutes about ``actor``, with at least half of them left.
+        """An assertion about ``actor`` with a lifetime of five minutes, at least half of it left.
 
-        Without groups it says ``groups_omitted``, and has no member ``groups`` that could be taken for "in none".
+        Without groups it contains ``groups_omitted`` and no member ``groups``, which could be read as "no groups".
         """
-        said = self._said(actor, with_groups=with_groups)
-        # the digest of what is said, because an Actor with many groups would take more memory than its statement
-        carried = sha256(json.dumps(said).encode()).digest()
-        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(said, issued))
+        statement = self._statement(actor, with_groups=with_groups)
+        # keyed by digest: an Actor with many groups needs more memory than its assertion
+        key = sha256(json.dumps(statement).encode()).digest()
+        return self._tokens.get(key, self._clock.now(), lambda issued: self._mint(statement, issued))
 
-    def _mint(self, said: dict[str, object], issued: int) -> str:
-        claims = {"iss": self._issuer, "aud": self._audience, **said, "iat": issued, "exp": issued + LIFETIME}
+    def _mint(self, statement: dict[str, object], issued: int) -> str:
+        claims = {"iss": self._issuer, "aud": self._audience, **statement, "iat": issued, "exp": issued + LIFETIME}
         return sign({"alg": _ALGORITHM, "kid": self._kid, "typ": ASSERTION_TYPE}, claims, self._key)
 
     @staticmethod
-    def _said(actor: Actor, *, with_groups: bool) -> dict[str, object]:
+    def _statement(actor: Actor, *, with_groups: bool) -> dict[str, object]:
         omitted = {} if with_groups else {"groups_omitted": True}
         return {
             "sub": actor.id,

@@ -1,7 +1,6 @@
-"""``upstream.credentials``: a JWT that tells an OpenMetadata or DataHub server who the Actor is.
+"""``upstream.credentials``: a JWT that identifies the Actor to an OpenMetadata or DataHub server.
 
-It is a bearer token, so it says of itself that it is meant for the service behind, and callers who present it are
-refused.
+It carries a claim that marks it as an upstream credential, so this sidecar rejects it from callers.
 """
 
 import logging
@@ -13,23 +12,23 @@ from sidecar.identity.actor import Actor
 from sidecar.identity.names import folded
 from sidecar.keys.signing import SigningKey
 from sidecar.secrets.value import Secret
-from sidecar.tokens.datahub import DataHubKind, SharedKey, datahub_token
+from sidecar.tokens.datahub import DataHubKind, SharedKey, mint_datahub_token
 from sidecar.tokens.issued.mint import openmetadata_claims
 from sidecar.tokens.jwt.jose import sign
 from sidecar.tokens.jwt.verify import UPSTREAM_CLAIM
 from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 
-UPSTREAM_MARK = "upstream"
+UPSTREAM_PURPOSE = "upstream"
 _log = logging.getLogger("sidecar.upstream_credentials")
 _WITHHELD = "the Actor has the name of an admin without being one; no upstream credential is sent"
 
 
-class UpstreamCredentials:
-    """``openmetadata``: the server accepts it when its ``publicKeyUrls`` lists our JWKS.
+class OpenMetadataCredentials:
+    """``openmetadata``: the server accepts the token if its ``publicKeyUrls`` contains the sidecar's JWKS.
 
-    ``signing`` gives the own RSA key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
-    RS512). ``principal_claims`` are the claims that the server asks for the user's name; ``admin_names`` are the names
-    of its admins, in lower case.
+    ``signing`` returns the RSA signing key; ``algorithm`` is the server's ``tokenValidationAlgorithm`` (RS256, RS384 or
+    RS512). ``principal_claims`` are the claims in which the server looks for the user name; ``admin_names`` are its
+    admins, in lower case.
     """
 
     def __init__(
@@ -53,25 +52,25 @@ class UpstreamCredentials:
         self._tokens = TokenCache()
 
     def authorization_for(self, actor: Actor) -> str:
-        """The header's value for ``actor``."""
+        """The value of ``Authorization`` for ``actor``."""
         token = self.token_for(actor)
         return f"Bearer {token}" if token else ""
 
     def token_for(self, actor: Actor) -> str:
-        """A token of five minutes for ``actor``, with at least half of them left.
+        """A token for ``actor`` with a lifetime of five minutes, at least half of it left.
 
-        Empty for an Actor who bears an admin's name and is none: the server behind knows its admins by name alone.
+        Empty for an Actor that has an admin's name without being admin: the upstream recognises admins by name alone.
         """
-        # DataHub's ids may be addresses; the server reads what stands before the first @
+        # DataHub ids may be addresses; the server uses the part before the first @
         if actor.impersonates_admin(self._admin_names, actor.id.partition("@")[0]):
             _log.warning(_WITHHELD, extra={"event": "upstream_credential_withheld", "provider": actor.provider})
             return ""
         key = self._signing()
-        carried = (key.kid, actor.id, actor.domain, actor.roles)
-        return self._tokens.get(carried, self._clock.now(), lambda issued: self._mint(key, actor, issued))
+        cache_key = (key.kid, actor.id, actor.domain, actor.roles)
+        return self._tokens.get(cache_key, self._clock.now(), lambda issued: self._mint(key, actor, issued))
 
     def _mint(self, key: SigningKey, actor: Actor, issued: int) -> str:
-        # OpenMetadata makes the name from whatever stands before the @: the Actor's address may have another there.
+        # OpenMetadata derives the name from the local part, which may differ in the Actor's e-mail address.
         domain = actor.domain or self._principal_domain
         address = f"{actor.id}@{domain}" if domain else ""
         named = openmetadata_claims(actor.id, folded(actor.id) if "@" in actor.id else address, actor.roles)
@@ -81,7 +80,7 @@ class UpstreamCredentials:
             "iss": self._issuer,
             "isBot": False,
             "tokenType": "OM_USER",
-            UPSTREAM_CLAIM: UPSTREAM_MARK,
+            UPSTREAM_CLAIM: UPSTREAM_PURPOSE,
             "iat": issued,
             "exp": issued + LIFETIME,
         }
@@ -89,11 +88,10 @@ class UpstreamCredentials:
 
 
 class DataHubCredentials:
-    """``datahub``: a session of the Actor's, which a GMS accepts by the shared ``key`` and looks up nowhere.
+    """``datahub``: a session token of the Actor, which GMS accepts by the shared ``key`` without a look-up.
 
-    The system credential is never presented for anybody but ``system_client`` himself (his id, as an Actor whom his
-    own ``authenticator`` has made, and his secret), who is passed on as he came. ``admin_names`` are the names of the
-    server's admins: it knows them by their urn alone.
+    The system credential is sent only for ``system_client`` itself (its id, as an Actor of ``authenticator``, and its
+    secret). ``admin_names`` are the server's admins, which it recognises by their urn alone.
     """
 
     def __init__(
@@ -115,10 +113,10 @@ class DataHubCredentials:
         self._tokens = TokenCache()
 
     def authorization_for(self, actor: Actor) -> str:
-        """The header's value for ``actor``; empty for one who bears an admin's name and is none."""
+        """The value of ``Authorization``; empty for an Actor that has an admin's name without being admin."""
         if self._system_client is not None and actor.authenticator == self._authenticator:
             client_id, secret = self._system_client
-            if actor.id == client_id:  # another member of the chain may be called as his authenticator is
+            if actor.id == client_id:  # authenticator names alone do not identify the system client
                 return f"Basic {client_id}:{secret.reveal()}"
         if actor.impersonates_admin(self._admin_names):
             _log.warning(_WITHHELD, extra={"event": "upstream_credential_withheld", "provider": actor.provider})
@@ -127,7 +125,7 @@ class DataHubCredentials:
         return f"Bearer {token}"
 
     def _mint(self, actor: Actor, issued: int) -> str:
-        return datahub_token(
+        return mint_datahub_token(
             self._key,
             actor_id=actor.id,
             kind=DataHubKind.SESSION,
@@ -135,5 +133,5 @@ class DataHubCredentials:
             issuer=self._issuer,
             issued_at=issued,
             expires_at=issued + LIFETIME,
-            mark=UPSTREAM_MARK,
+            purpose=UPSTREAM_PURPOSE,
         )

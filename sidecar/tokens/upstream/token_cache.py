@@ -1,22 +1,19 @@
-"""Tokens that we mint for the service behind, remembered until half of their life is over."""
+"""Cache of tokens minted for the upstream, until half of their lifetime has passed."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 LIFETIME = 300
-"""Seconds; short, because nothing can revoke them."""
+"""Seconds; short, because these tokens cannot be revoked."""
 
 
 _MAX_BYTES = 16 * 1024 * 1024
-# What an entry takes beside its text.
+# Memory of an entry without its text.
 _ENTRY_BYTES = 400
 
 
 class TokenCache:
-    """Token texts by what they carry. At most ``size`` are remembered, in about ``max_bytes`` of memory.
-
-    The least recently used leave first.
-    """
+    """Token texts by key: at most ``size`` in about ``max_bytes`` of memory, evicted by LRU."""
 
     def __init__(self, size: int = 10_000, max_bytes: int = _MAX_BYTES) -> None:
         self._size = size
@@ -24,22 +21,22 @@ class TokenCache:
         self._bytes = 0
         self._tokens: OrderedDict[Hashable, tuple[float, str]] = OrderedDict()
 
-    def get(self, carried: Hashable, now: float, mint: Callable[[int], str]) -> str:
-        """The token that carries ``carried``; ``mint`` makes it for an ``iat`` when there is none young enough."""
-        known = self._tokens.get(carried)
-        # a clock that was set back must not keep a token that is not valid yet for others
+    def get(self, key: Hashable, now: float, mint: Callable[[int], str]) -> str:
+        """The token for ``key``; ``mint`` creates it for an ``iat`` if none is fresh enough."""
+        known = self._tokens.get(key)
+        # if the clock was set back, a cached token is not yet valid for other hosts
         if known is None or not known[0] <= now < known[0] + LIFETIME / 2:
             if known is not None:
-                self._bytes -= _bytes_of(known[1])
+                self._bytes -= _entry_size(known[1])
             known = (int(now), mint(int(now)))
-            self._tokens[carried] = known
-            self._bytes += _bytes_of(known[1])
-        self._tokens.move_to_end(carried)
+            self._tokens[key] = known
+            self._bytes += _entry_size(known[1])
+        self._tokens.move_to_end(key)
         while len(self._tokens) > self._size or self._bytes > self._max_bytes:
-            self._bytes -= _bytes_of(self._tokens.popitem(last=False)[1][1])
+            self._bytes -= _entry_size(self._tokens.popitem(last=False)[1][1])
         return known[1]
 
 
-def _bytes_of(text: str) -> int:
-    """Memory of an entry: what it carries is in the text again, in base64url."""
+def _entry_size(text: str) -> int:
+    """Memory of an entry: its key is about the size of the text."""
     return _ENTRY_BYTES + 2 * len(text)

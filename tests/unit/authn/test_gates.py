@@ -25,7 +25,7 @@ from sidecar.store.base import Batch
 from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.replica.revocation_list import RevocationList
-from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_name, make_entry
+from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, make_entry
 from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.jwt.verify import ValidationPolicy
@@ -43,11 +43,11 @@ SAM = Actor(ActorType.USER, "sam", issuer=forge.ISSUER, subject="sam", token_id=
 
 
 @dataclass
-class Picture:
+class FakeMirror:
     """What the gate asks, as the test sets it."""
 
     age: float = 0.0
-    denials: RevocationList = field(default_factory=RevocationList)
+    revocations: RevocationList = field(default_factory=RevocationList)
     known: dict[str, TokenRecord] = field(default_factory=dict)
     bots: tuple[str, ...] = ()
 
@@ -71,20 +71,20 @@ def denial(scope: Scope = Scope.TOKEN, issuer: str = forge.ISSUER, name: str = "
     return make_entry(scope, issuer, name, NOW, **more)
 
 
-def gate(picture: Picture, *, deny_when_stale: bool = True, clock: HandClock | None = None) -> RevocationGate:
+def gate(picture: FakeMirror, *, deny_when_stale: bool = True, clock: HandClock | None = None) -> RevocationGate:
     return RevocationGate(picture, clock or HandClock(NOW), max_staleness=600, deny_when_stale=deny_when_stale)
 
 
-def verdict(picture: Picture, of: Accepted, **more: Any) -> tuple[Reason, Cause, str] | None:
+def verdict(picture: FakeMirror, of: Accepted, **more: Any) -> tuple[Reason, Cause, str] | None:
     failure = gate(picture, **more).check(of)
     return None if failure is None else (failure.reason, failure.cause, failure.detail)
 
 
 @pytest.mark.parametrize("is_own", [False, True])
 def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: bool) -> None:
-    picture = Picture()
+    picture = FakeMirror()
     assert verdict(picture, accepted(is_own=is_own)) is None
-    picture.denials.add(denial())
+    picture.revocations.add(denial())
     assert verdict(picture, accepted(is_own=is_own)) == (Reason.TOKEN_REVOKED, Cause.DENIED, "token")
 
 
@@ -93,34 +93,34 @@ def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: 
     [
         denial(Scope.SUBJECT, name="sam", issued_before=NOW),
         denial(Scope.ISSUER, name="", issued_before=NOW),
-        denial(Scope.ACTOR, "", actor_name("USER", "sam"), issued_before=NOW),
+        denial(Scope.ACTOR, "", actor_entry_name("USER", "sam"), issued_before=NOW),
     ],
     ids=lambda entry: entry.scope.value,
 )
 def test_credential_without_facts_of_its_own_is_judged_by_its_actor(entry: RevocationEntry) -> None:
-    picture = Picture()
-    picture.denials.add(entry)
+    picture = FakeMirror()
+    picture.revocations.add(entry)
     assert verdict(picture, accepted()) == (Reason.TOKEN_REVOKED, Cause.DENIED, entry.scope.value)
 
 
 def test_every_change_of_the_list_is_noticed_by_what_was_clear_before() -> None:
-    picture, known = Picture(), accepted()
+    picture, known = FakeMirror(), accepted()
     assert verdict(picture, known) is None
-    picture.denials.add(denial(name="other"))
+    picture.revocations.add(denial(name="other"))
     assert verdict(picture, known) is None
-    picture.denials.add(denial())
+    picture.revocations.add(denial())
     assert verdict(picture, known) is not None
-    picture.denials.discard(denial().id)
+    picture.revocations.discard(denial().id)
     assert verdict(picture, known) is None
     swapped = RevocationList()
     swapped.add(denial())
-    picture.denials = swapped
+    picture.revocations = swapped
     assert verdict(picture, known) is not None
 
 
 def test_what_is_clear_of_this_list_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture, known = Picture(), accepted()
-    picture.denials.add(denial(name="other"))
+    picture, known = FakeMirror(), accepted()
+    picture.revocations.add(denial(name="other"))
     assert verdict(picture, known) is None
     monkeypatch.setattr(RevocationList, "match", None)
     assert verdict(picture, known) is None
@@ -128,14 +128,14 @@ def test_what_is_clear_of_this_list_is_not_looked_up_again(monkeypatch: pytest.M
 
 def test_own_token_passes_while_its_record_stands() -> None:
     known = accepted(is_own=True, record_id="1")
-    assert verdict(Picture(known={"1": record()}), known) is None
-    ended = Picture(known={"1": record(revoked_at=NOW)})
+    assert verdict(FakeMirror(known={"1": record()}), known) is None
+    ended = FakeMirror(known={"1": record(revoked_at=NOW)})
     assert verdict(ended, known) == (Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED, "")
-    assert verdict(Picture(), known) == (Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD, "")
+    assert verdict(FakeMirror(), known) == (Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD, "")
 
 
 def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:
-    picture = Picture(bots=("sam",))
+    picture = FakeMirror(bots=("sam",))
     assert verdict(picture, accepted()) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")
     assert verdict(picture, accepted(is_own=True)) is None
 
@@ -144,7 +144,7 @@ def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:
 def test_a_name_of_the_server_passes_for_the_own_issuer_only(actor_id: str) -> None:
     """Also where an authenticator that checks no names itself, such as a plugin, has accepted it."""
     guard = RevocationGate(
-        Picture(), HandClock(NOW), max_staleness=600, deny_when_stale=True, server_names=SERVER_NAMES
+        FakeMirror(), HandClock(NOW), max_staleness=600, deny_when_stale=True, server_names=SERVER_NAMES
     )
     for _ in range(2):
         failure = guard.check(accepted(replace(SAM, id=actor_id)))
@@ -157,7 +157,7 @@ def test_a_name_of_the_server_passes_for_the_own_issuer_only(actor_id: str) -> N
 @pytest.mark.parametrize("more", [{}, {"is_own": True}, {"is_own": True, "record_id": "1"}])
 @pytest.mark.parametrize("age", [600.1, float("inf")])
 def test_stale_picture_lets_nobody_pass_unless_told_to(age: float, more: dict[str, Any]) -> None:
-    picture = Picture(age=age, known={"1": record()})
+    picture = FakeMirror(age=age, known={"1": record()})
     failure = gate(picture).check(accepted(**more))
     assert isinstance(failure, Unavailable)
     assert failure.cause is Cause.MIRROR_STALE
@@ -167,8 +167,8 @@ def test_stale_picture_lets_nobody_pass_unless_told_to(age: float, more: dict[st
 
 
 def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> None:
-    picture = Picture(age=9000, known={"1": record(revoked_at=NOW)})
-    picture.denials.add(denial())
+    picture = FakeMirror(age=9000, known={"1": record(revoked_at=NOW)})
+    picture.revocations.add(denial())
     for known in (accepted(), accepted(replace(SAM, token_id="j2"), is_own=True, record_id="1")):
         failure = gate(picture).check(known)
         assert failure is not None
@@ -176,8 +176,8 @@ def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> No
 
 
 def test_entry_that_has_expired_denies_no_more() -> None:
-    picture, clock = Picture(), HandClock(NOW)
-    picture.denials.add(denial(expires_at=NOW + 60))
+    picture, clock = FakeMirror(), HandClock(NOW)
+    picture.revocations.add(denial(expires_at=NOW + 60))
     assert verdict(picture, accepted(), clock=clock) is not None
     clock.advance(120)
     assert verdict(picture, accepted(), clock=clock) is None

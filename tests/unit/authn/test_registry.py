@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sidecar.authn.authenticators.guest import Guest
-from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, build_specs, load_authenticator, validate
+from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, AuthenticatorSpec, build_specs, load_authenticator, validate
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
 from sidecar.config.reading.decode import fields_by_name
@@ -60,38 +60,43 @@ def told(read: Any, *authenticators: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+def options(spec: AuthenticatorSpec) -> Any:
+    """Of a model that the test knows."""
+    return spec.options
+
+
 def test_without_any_the_chain_is_jwt(read: Any) -> None:
-    assert [member.name for member in build_specs(read().members)] == ["jwt"]
+    assert [member.name for member in build_specs(read().authenticators)] == ["jwt"]
 
 
 def test_jwt_is_first_unless_it_is_listed(read: Any) -> None:
-    assert [member.name for member in build_specs(read({"type": "guest"}).members)] == ["jwt", "guest"]
+    assert [member.name for member in build_specs(read({"type": "guest"}).authenticators)] == ["jwt", "guest"]
     listed = read({"type": "sample_plugin:Keys", "name": "keys", "configs": {"key": "k"}}, {"type": "jwt"})
-    assert [member.name for member in build_specs(listed.members)] == ["keys", "jwt"]
+    assert [member.name for member in build_specs(listed.authenticators)] == ["keys", "jwt"]
 
 
 def test_switched_off_the_block_has_no_members(read: Any) -> None:
-    assert [member.name for member in build_specs(read({"type": "guest"}, enabled=False).members)] == ["jwt"]
+    assert [member.name for member in build_specs(read({"type": "guest"}, enabled=False).authenticators)] == ["jwt"]
 
 
 def test_datahubs_guest_is_off_unless_it_is_switched_on(read: Any) -> None:
     """DataHub's default, under DataHub's name only."""
-    _, by_java_name = build_specs(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).members)
+    _, by_java_name = build_specs(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).authenticators)
     assert by_java_name.factory is Guest
-    assert not by_java_name.options.enabled
-    _, switched_on = build_specs(read({"type": GUEST, "configs": {"enabled": "true"}}).members)
-    assert switched_on.options.enabled
-    _, by_word = build_specs(read({"type": "guest"}).members)
-    assert by_word.options.enabled
+    assert not options(by_java_name).enabled
+    _, switched_on = build_specs(read({"type": GUEST, "configs": {"enabled": "true"}}).authenticators)
+    assert options(switched_on).enabled
+    _, by_word = build_specs(read({"type": "guest"}).authenticators)
+    assert options(by_word).enabled
 
 
 def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) -> None:
     member = {"type": "sample_plugin:Keys", "configs": {"key": "env:API_KEY", "count": 3}}
-    _, keys = build_specs(read(member, environ={"API_KEY": "opensesame"}).members)
+    _, keys = build_specs(read(member, environ={"API_KEY": "opensesame"}).authenticators)
     assert keys.is_plugin
     assert keys.name == "Keys"
-    assert keys.options.key.matches("opensesame")
-    assert keys.options.count == 3
+    assert options(keys).key.matches("opensesame")
+    assert options(keys).count == 3
 
 
 @pytest.mark.parametrize(
@@ -129,14 +134,14 @@ def test_all_problems_are_told_at_once(read: Any) -> None:
 
 def test_two_members_need_two_names(read: Any) -> None:
     member = {"type": "sample_plugin:Keys", "configs": {"key": "k"}}
-    assert "another member has the name Keys" in told(read, member, member)
-    assert len(build_specs(read(member, {**member, "name": "more"}).members)) == 3
+    assert "another authenticator has the name Keys" in told(read, member, member)
+    assert len(build_specs(read(member, {**member, "name": "more"}).authenticators)) == 3
 
 
 @pytest.mark.parametrize("name", ["jwt", "datahub", "system", "own", "guest", "none", "DataHub"])
 def test_no_member_has_a_name_that_stands_for_another(read: Any, name: str) -> None:
     member = {"type": "sample_plugin:Keys", "name": name, "configs": {"key": "k"}}
-    assert f"cannot have the name {name}, which stands for another" in told(read, member)
+    assert f"cannot have the name {name}, which is reserved" in told(read, member)
 
 
 def test_no_package_offers_a_member_under_such_a_name(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,11 +174,14 @@ def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, aft
         "clientSecret": "s",
         "jwts": "true",
     }
-    written = [{"type": "introspection", "configs": asks}, *({"type": word} for word in after)]
+    written: list[dict[str, Any]] = [
+        {"type": "introspection", "configs": asks},
+        *({"type": word} for word in after),
+    ]
     if refused:
-        assert "jwts has no effect behind jwt" in told(read, *written)
+        assert "jwts has no effect after jwt" in told(read, *written)
     else:
-        assert [member.name for member in build_specs(read(*written).members)] == ["introspection", "jwt"]
+        assert [member.name for member in build_specs(read(*written).authenticators)] == ["introspection", "jwt"]
 
 
 @pytest.mark.parametrize("issuer", ["", "https://cluster"])
@@ -183,7 +191,7 @@ def test_two_clusters_of_one_issuer_are_refused(read: Any, issuer: str) -> None:
         {"type": "kubernetes", "name": f"k{number}", "configs": {"audiences": ["a"], "issuer": issuer}}
         for number in range(2)
     ]
-    assert "has the issuer of k0, which decides on all its tokens" in told(read, *members)
+    assert "has the same issuer as k0, which decides on all its tokens" in told(read, *members)
     members[1]["configs"]["issuer"] = "https://other"
     read(*members)
 
@@ -191,13 +199,13 @@ def test_two_clusters_of_one_issuer_are_refused(read: Any, issuer: str) -> None:
 def test_known_java_classes_without_counterpart_are_warned_of(read: Any) -> None:
     loaded = read({"type": "com.datahub.authentication.authenticator.HealthStatusAuthenticator"})
     assert any("preset: datahub" in problem.message for problem in loaded.warnings)
-    assert [member.name for member in build_specs(loaded.members)] == ["jwt"]
+    assert [member.name for member in build_specs(loaded.authenticators)] == ["jwt"]
 
 
 def test_options_are_printed_nowhere(read: Any) -> None:
     """Only the authenticator knows which of its options are secret."""
     loaded = read({"type": "sample_plugin:Keys", "configs": {"key": "opensesame"}})
-    for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(build_specs(loaded.members))):
+    for text in (as_yaml(loaded), str(as_json(loaded)), repr(loaded), repr(build_specs(loaded.authenticators))):
         assert "opensesame" not in text
     assert "key" in as_yaml(loaded)
 

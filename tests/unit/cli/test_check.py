@@ -110,7 +110,11 @@ def test_a_key_url_that_verifies_no_token_is_exit_1(check: Any, service: Service
     """Though the one beside it does: both issuers' URLs and what to write are told, offline as a warning."""
     offer_keys(service, url)
     service.documents["/partners"] = service.documents["/keys"]
-    flat = {"authority": url, "clientId": "om", "publicKeyUrls": [f"{url}/keys", f"{url}/partners"]}
+    flat: dict[str, Any] = {
+        "authority": url,
+        "clientId": "om",
+        "publicKeyUrls": [f"{url}/keys", f"{url}/partners"],
+    }
     code, text = check({"authenticationConfiguration": flat})
     assert code == 1
     assert f"error: provider default: {url}/partners: verifies no token: the discovery document of {url} names" in text

@@ -154,13 +154,13 @@ def test_import_takes_lines_and_names_the_bad_ones(run: Run, tmp_path: Path, mon
 
 
 def test_import_refuses_issuers_that_nothing_has_line_by_line(run: Run, idp: IdentityProvider, tmp_path: Path) -> None:
-    lines = [{"issuer": idp.issuer, "jti": "a"}, {"issuer": idp.issuer + "/", "jti": "b"}]
+    lines: list[dict[str, Any]] = [{"issuer": idp.issuer, "jti": "a"}, {"issuer": idp.issuer + "/", "jti": "b"}]
     lines.append({"issuer": "i", "jti": "c", "unknownIssuer": True})
     file = tmp_path / "entries.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     code, out, err = run("revocations", "import", str(file))
     assert (code, out) == (1, "2 entries imported, 1 rejected\n")
-    assert f'There is "{idp.issuer}"' in err.splitlines()[0]
+    assert f'Did you mean "{idp.issuer}"' in err.splitlines()[0]
     assert {entry["jti"] for entry in entries(run)} == {"a", "c"}
 
 

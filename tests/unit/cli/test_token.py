@@ -318,7 +318,7 @@ def test_a_person_is_not_made_a_bot_by_accident(run: Run) -> None:
     minted(run, "--name", "laptop", "--kind", "personal", "--actor-id", "bob")
     code, out, err = run("create", "--name", "Bob")
     assert (code, out) == (1, "")
-    assert "bob is a person who has tokens on record" in err
+    assert "bob is a person with issued tokens" in err
     assert "--replace-person" in err
     assert run("create", "--name", "admin")[0] == 1
     minted(run, "--name", "bob", "--replace-person")

@@ -72,7 +72,7 @@ def test_settings_are_frozen(folder: Path) -> None:
     """Nobody changes the configuration of a running program."""
     loaded = load([], {})
     with pytest.raises(dataclasses.FrozenInstanceError):
-        loaded.settings = Settings()
+        loaded.settings = Settings()  # type: ignore[misc] # what is tried
     with pytest.raises(ValueError, match="frozen"):
         loaded.settings.server.workers = 2
 
@@ -291,7 +291,7 @@ def test_dangers_are_told_but_not_refused(text: str, warning: str, folder: Path)
 )
 def test_admins_that_a_caller_can_be_are_no_danger(text: str, folder: Path) -> None:
     said = warnings(f"{ADMINS}[{text}")
-    assert "adminPrincipals" not in said
+    assert "authorizerConfiguration.adminPrincipals" not in said
 
 
 def test_published_secrets_can_be_allowed_for_a_demonstration(folder: Path) -> None:

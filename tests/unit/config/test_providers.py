@@ -38,7 +38,7 @@ def test_the_only_url_of_the_authoritys_origin_is_presumed_to_be_its_own() -> No
     assert provider.issuer_aliases == ("https://idp.example.com/realms/x/",)
     assert (provider.key_urls, provider.candidate_urls) == ((), tuple(urls))
     assert provider.presumed_url in urls
-    assert (provider.audiences, provider.algorithms) == ({"om"}, {"RS256"})
+    assert (provider.audiences, provider.algorithms) == (frozenset({"om"}), frozenset({"RS256"}))
     assert provider.discovery
     assert provider.is_flat
     assert provider.require_expiry
@@ -410,7 +410,7 @@ def test_what_is_never_inherited_cannot_be_written_in_the_block(key: str) -> Non
 
 def test_client_id_is_the_audience_of_the_authority_alone() -> None:
     result = found({"authority": GOOGLE, "clientId": "om", "providers": [CORP]})
-    assert (result["default"].audiences, result["corp"].audiences) == ({"om"}, frozenset())
+    assert (result["default"].audiences, result["corp"].audiences) == (frozenset({"om"}), frozenset())
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_email_must_be_verified_where_it_may_make_an_admin() -> None:
         return [finding.message for finding in findings if finding.path[-1] == "emailVerified"]
 
     (message,) = warned(mayBeAdmin=True)
-    assert "write emailVerified: absentIsVerified" in message
+    assert "set emailVerified: absentIsVerified" in message
     assert warned() == warned(mayBeAdmin=True, emailVerified="required") == []
 
 
@@ -510,3 +510,66 @@ def test_verbatim_names_for_an_openmetadata_server_are_a_warning() -> None:
     block = {"providers": [{**CORP, "principal": "verbatim"}]}
     _, findings = providers(Settings.model_validate({"authenticationConfiguration": block, **sections}))
     assert any(finding.path == ("upstream", "credentials") and not finding.fatal for finding in findings)
+
+
+TENANT = "26c1aa90-3e3c-4df0-8dc8-66a97018fb32"
+SERVER_JWKS = "/api/v1/system/config/jwks"
+
+
+def test_an_entra_authority_is_one_provider_with_both_issuers() -> None:
+    entra = "https://login.microsoftonline.com"
+    flat = {"authority": f"{entra}/{TENANT}/oauth2/v2.0/authorize", "clientId": "om"}
+    provider = found({**flat, "publicKeyUrls": [f"{entra}/common/discovery/keys"]})["default"]
+    assert provider.issuer == f"{entra}/{TENANT}/v2.0"
+    assert provider.issuer_aliases == (f"https://sts.windows.net/{TENANT}/",)
+    assert provider.key_urls == (f"{entra}/{TENANT}/discovery/keys",)
+    assert (provider.discovery, provider.is_flat) == (False, True)
+    assert len(found(flat)["default"].key_urls) == 2
+    assert any("per tenant" in text for text in faults({**flat, "authority": f"{entra}/common"}))
+    other = {**flat, "publicKeyUrls": ["https://k.example.com/jwks"]}
+    assert any(TENANT in text and "issuer:" in text for text in faults(other))
+
+
+@pytest.mark.parametrize(
+    ("written", "upstream", "asked"),
+    [
+        ("http://openmetadata:8585", "http://127.0.0.1:8585", "http://127.0.0.1:8585"),
+        ("http://openmetadata.data.svc:8585", "http://localhost:8585", "http://localhost:8585"),
+        ("https://om.example.com", "http://127.0.0.1:8585", "https://om.example.com"),
+        ("https://om.example.com/base", "", "https://om.example.com/base"),
+        ("http://localhost:8585", "http://127.0.0.1:9", "http://localhost:8585"),
+    ],
+)
+def test_the_servers_key_set_by_any_address(written: str, upstream: str, asked: str) -> None:
+    """The chart names it by the Service, the documentation by the public address; http stays on this machine."""
+    flat = {"authority": GOOGLE, "publicKeyUrls": [f"{written}{SERVER_JWKS}", GOOGLE_KEYS]}
+    result = found(flat, jwtTokenConfiguration={"jwtissuer": "om"}, upstream={"url": upstream})
+    own = result["openmetadata"]
+    assert (own.issuer, own.key_urls, own.is_own) == ("om", (f"{asked}{SERVER_JWKS}",), True)
+    assert result["default"].candidate_urls == (GOOGLE_KEYS,)
+
+
+def test_plain_http_to_the_server_is_an_error_that_names_its_issuer() -> None:
+    flat = {"publicKeyUrls": [f"http://openmetadata:8585{SERVER_JWKS}"]}
+    blocks = {"jwtTokenConfiguration": {"jwtissuer": "om"}, "upstream": {"url": "http://openmetadata:8585"}}
+    (fault,) = faults(flat, **blocks)
+    assert "issuer: om" in fault
+    assert "allowInsecureUrls" in fault
+    assert found({**flat, "allowInsecureUrls": True}, **blocks)["openmetadata"].is_own
+
+
+def test_of_two_servers_none_is_taken_for_the_own_one() -> None:
+    """Their tokens would count as the own server's: bots, and bare names in ``adminPrincipals``."""
+    urls = [f"https://a.example.com{SERVER_JWKS}", f"https://b.example.com{SERVER_JWKS}"]
+    texts = faults({"publicKeyUrls": urls}, jwtTokenConfiguration={"jwtissuer": "om"})
+    assert [url in text and "issuer: om" in text for url, text in zip(urls, texts, strict=True)] == [True, True]
+    upstream = {"url": "https://a.example.com"}
+    assert len(faults({"publicKeyUrls": urls}, jwtTokenConfiguration={"jwtissuer": "om"}, upstream=upstream)) == 1
+
+
+def test_own_keys_and_the_servers_have_two_issuers() -> None:
+    jwt = {"keyDir": "/keys", "jwtissuer": "ours", "server": {"jwtissuer": "om"}}
+    result = found({"publicKeyUrls": [OWN_JWKS, "http://localhost:4180/oauth2/jwks"]}, jwtTokenConfiguration=jwt)
+    assert [(p.issuer, p.key_urls, p.is_own) for p in result.values()] == [("om", (OWN_JWKS,), True)]
+    same = {**jwt, "jwtissuer": "om"}
+    assert any("give the own tokens another" in text for text in faults({}, jwtTokenConfiguration=same))

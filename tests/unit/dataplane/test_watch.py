@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,8 @@ async def world() -> AsyncIterator[World]:
     await made.watch.aclose()
 
 
-def accepted(name: str = "sam", expires_at: float | None = None) -> Accepted:
-    return Accepted(Actor(ActorType.USER, name), forge.public(forge.RSA, "RS256"), expires_at=expires_at)
+def accepted(name: str = "sam", **more: Any) -> Accepted:
+    return Accepted(Actor(ActorType.USER, name), **{"key": forge.public(forge.RSA, "RS256"), **more})
 
 
 REVOKED = Refused(Reason.TOKEN_REVOKED, Cause.DENIED)
@@ -85,7 +86,8 @@ async def test_expired_token_and_withdrawn_key_end_what_has_no_end_of_its_own(
     world: World, ends_with_token: bool
 ) -> None:
     ended: list[str] = []
-    expiring, withdrawn = accepted(expires_at=NOW + 30), accepted()
+    key = forge.public(forge.RSA, "RS256")
+    expiring, withdrawn = accepted(expires_at=NOW + 30), accepted(key=key)
     with (
         world.watch.watching(expiring, lambda: ended.append("expired"), ends_with_token=ends_with_token),
         world.watch.watching(withdrawn, lambda: ended.append("withdrawn"), ends_with_token=ends_with_token),
@@ -93,7 +95,7 @@ async def test_expired_token_and_withdrawn_key_end_what_has_no_end_of_its_own(
         await world.round()
         assert ended == []
         world.clock.advance(30)
-        withdrawn.key.live = False
+        key.live = False
         await world.round()
     assert sorted(ended) == (["expired", "withdrawn"] if ends_with_token else [])
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.identity.names import folded, local_part, read_address, read_name
+from sidecar.identity.names import folded, local_part, parse_address, parse_name
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from sidecar.identity.names import folded, local_part, read_address, read_name
     ],
 )
 def test_names_and_plain_addresses(text: str, local: str, domain: str) -> None:
-    name = read_name(text)
+    name = parse_name(text)
     assert (name.text, name.local, name.domain) == (text, local, domain)
 
 
@@ -86,10 +86,10 @@ def test_names_and_plain_addresses(text: str, local: str, domain: str) -> None:
 def test_what_is_no_plain_address_names_no_actor(text: str) -> None:
     """Programs disagree about whose address it is: the part that one of them reads is another person's name."""
     with pytest.raises(Refused) as refusal:
-        read_name(text)
+        parse_name(text)
     assert (refusal.value.reason, refusal.value.cause) == (Reason.PRINCIPAL_INVALID, Cause.PRINCIPAL_MALFORMED)
     assert "admin" not in refusal.value.detail
-    assert read_address(text) == ""
+    assert parse_address(text) == ""
 
 
 def test_no_character_outside_ascii_passes_for_one_of_ascii_by_case() -> None:
@@ -103,7 +103,7 @@ def test_no_character_outside_ascii_passes_for_one_of_ascii_by_case() -> None:
         if character == "\u0130" or any(map(str.isascii, forms)):
             for text in (f"a{character}b", f"a{character}b@corp.test"):
                 with pytest.raises(Refused):
-                    read_name(text)
+                    parse_name(text)
 
 
 def test_ids_compare_in_lower_case_but_for_a_providers_name() -> None:

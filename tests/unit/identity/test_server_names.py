@@ -25,15 +25,15 @@ NAMES = ServerNames((*OPENMETADATA_BOTS, "Nightly"), OPENMETADATA_BOT_SUFFIXES)
     ],
 )
 def test_a_bot_of_the_server_is_recognised_in_every_spelling(name: str) -> None:
-    assert NAMES.has(name)
+    assert NAMES.contains(name)
 
 
 @pytest.mark.parametrize("name", ["talbot", "robot", "ingestion", "bot", "nightly-job", "corp/ingestion-bot", "-bots"])
 def test_other_names_stay_free(name: str) -> None:
     """A namespaced Actor is never one of the server's: its name begins with the provider's."""
-    assert not NAMES.has(name)
+    assert not NAMES.contains(name)
 
 
 def test_without_names_nothing_is_the_servers() -> None:
-    assert not ServerNames().has("ingestion-bot")
-    assert not ServerNames().has("")
+    assert not ServerNames().contains("ingestion-bot")
+    assert not ServerNames().contains("")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ def write(path: Path, *keys: Any) -> None:
     draft = path.with_suffix(".new")
     draft.write_text(json.dumps({"keys": keys}))
     draft.replace(path)
+
+
+def has_problem(keys: ProviderKeys, text: str) -> bool:
+    return text in keys.status().problem
 
 
 async def of(world: World, path: Path, **settings: Any) -> ProviderKeys:
@@ -47,7 +52,7 @@ async def test_changed_file_is_taken_up_and_old_keys_are_withdrawn(world: World,
 async def test_unknown_kid_has_the_file_read(world: World, tmp_path: Path) -> None:
     write(tmp_path / "keys.json", A)
     keys = await of(world, tmp_path / "keys.json")
-    await eventually(lambda: keys.status().tried)
+    await eventually(lambda: keys.status().attempted)
     write(tmp_path / "keys.json", A, B)
     assert kids(await keys.refetch("b", "RS256")) == ["b"]
 
@@ -64,7 +69,7 @@ async def test_file_that_cannot_be_used_leaves_the_last_keys_until_they_are_too_
         if content is not None:
             path.write_bytes(content)
         world.clock.advance(LOOK)
-        await eventually(lambda text=text: text in keys.status().problem)
+        await eventually(partial(has_problem, keys, text))
         assert kids(keys.candidates("a", "RS256")) == ["a"]
     world.clock.advance(301)
     assert keys.candidates("a", "RS256") == ()

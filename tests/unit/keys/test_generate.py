@@ -10,7 +10,7 @@ import yaml
 from sidecar.cli import keys as command
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.keys.key_files import KeyFileError
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 
 
 def run(*arguments: str) -> int:
@@ -27,9 +27,9 @@ def test_printed_block_works_when_pasted(tmp_path: Path, capsys: pytest.CaptureF
     assert run("generate", "--dir", str(folder), "--type", algorithm, "--kid", "my:key#1") == 0
     printed = capsys.readouterr().out
     block = yaml.safe_load(printed)["jwtTokenConfiguration"]
-    keys = OwnKeys(JwtTokenConfiguration.model_validate(block))
+    keys = SigningKeys(JwtTokenConfiguration.model_validate(block))
     assert (keys.signing.kid, keys.signing.algorithm) == ("my:key#1", algorithm)
-    assert [entry["kid"] for entry in json.loads(keys.published()[0])["keys"]] == ["my:key#1"]
+    assert [entry["kid"] for entry in json.loads(keys.public_key_set()[0])["keys"]] == ["my:key#1"]
     written = sorted(folder.iterdir())
     assert [path.name for path in written] == [
         "private_key.der",
@@ -44,7 +44,7 @@ def test_printed_block_works_when_pasted(tmp_path: Path, capsys: pytest.CaptureF
 def test_kid_defaults_to_the_thumbprint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("generate", "--dir", str(tmp_path))
     block = yaml.safe_load(capsys.readouterr().out)["jwtTokenConfiguration"]
-    assert block["keyId"] == OwnKeys(JwtTokenConfiguration.model_validate({**block, "keyId": ""})).signing.kid
+    assert block["keyId"] == SigningKeys(JwtTokenConfiguration.model_validate({**block, "keyId": ""})).signing.kid
 
 
 @pytest.mark.parametrize("name", ["private_key.pem", "public_key.der"])

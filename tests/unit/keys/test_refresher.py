@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from sidecar.config.settings import KeyFetchSettings
-from sidecar.keys.refresher import Pace, Refresher
+from sidecar.keys.refresher import Refresher, Timing
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
 
@@ -29,8 +29,13 @@ class Fetches:
 
 
 def refresher(fetches: Fetches, chance: float = 0.5) -> Refresher:
-    pace = Pace(fetches.clock, fetches.clock.wait, lambda: chance)
+    pace = Timing(fetches.clock, fetches.clock.wait, lambda: chance)
     return Refresher(fetches.fetch, KeyFetchSettings(), pace)
+
+
+def unknown() -> bool:
+    """What is demanded is never there."""
+    return False
 
 
 async def run(made: Refresher, fetches: Fetches, seconds: int) -> None:
@@ -64,7 +69,7 @@ async def test_nothing_makes_it_ask_in_a_tight_loop(lifetime: float | None) -> N
     fetches = Fetches(HandClock())
     fetches.lifetime = lifetime
     settings = KeyFetchSettings(retry_min="0s", retry_max="0s")  # type: ignore[arg-type]
-    made = Refresher(fetches.fetch, settings, Pace(fetches.clock, fetches.clock.wait, lambda: 0.0))
+    made = Refresher(fetches.fetch, settings, Timing(fetches.clock, fetches.clock.wait, lambda: 0.0))
     made.start()
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -78,7 +83,7 @@ async def test_success_ends_the_growth_of_pauses() -> None:
     made = refresher(fetches, 1.0)
     await run(made, fetches, 100)
     fetches.lifetime = 10.0
-    await made.on_demand()
+    await made.on_demand(unknown)
     fetches.lifetime = None
     fetches.times.clear()
     await run(made, fetches, 30)
@@ -102,16 +107,44 @@ async def test_demand_joins_the_fetch_under_way(
 ) -> None:
     fetch, gate, calls = held
     clock = HandClock()
-    made = Refresher(fetch, KeyFetchSettings(), Pace(clock, clock.wait, lambda: 0.5))
+    made = Refresher(fetch, KeyFetchSettings(), Timing(clock, clock.wait, lambda: 0.5))
     made.start()
     await eventually(lambda: calls)
-    waiting = [asyncio.create_task(made.on_demand()) for _ in range(10)]
+    waiting = [asyncio.create_task(made.on_demand(lambda: True)) for _ in range(10)]
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(*waiting)
     assert len(calls) == 1
-    await made.on_demand()
+    await made.on_demand(unknown)
     assert len(calls) == 2, "joining does not begin a cool-down"
+    await made.aclose()
+
+
+async def test_demand_that_the_fetch_under_way_does_not_meet_is_fetched_once_more(
+    held: tuple[Callable[[], Awaitable[float]], asyncio.Event, list[int]],
+) -> None:
+    """The issuer may have answered it before it published the key that is asked for."""
+    fetch, gate, calls = held
+    clock = HandClock()
+    made = Refresher(fetch, KeyFetchSettings(), Timing(clock, clock.wait, lambda: 0.5))
+    made.start()
+    await eventually(lambda: calls)
+    waiting = [asyncio.create_task(made.on_demand(unknown)) for _ in range(10)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert len(calls) == 2, "one for all of them"
+    await made.aclose()
+
+
+async def test_demand_does_not_repeat_a_fetch_that_failed() -> None:
+    fetches = Fetches(HandClock())
+    fetches.lifetime = None
+    made = refresher(fetches)
+    made.start()
+    await asyncio.sleep(0)
+    await made.on_demand(unknown)
+    assert len(fetches.times) == 1
     await made.aclose()
 
 
@@ -119,8 +152,8 @@ async def test_demand_within_the_cooldown_returns_at_once() -> None:
     fetches = Fetches(HandClock())
     made = refresher(fetches)
     for _ in range(100):
-        await made.on_demand()
+        await made.on_demand(unknown)
     assert len(fetches.times) == 1
     fetches.clock.advance(10)
-    await made.on_demand()
+    await made.on_demand(unknown)
     assert len(fetches.times) == 2

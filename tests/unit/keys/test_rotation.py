@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import pytest
 from sidecar.cli.main import main
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import Change, RotationError, remove, remove_ended, retire, rotate
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.rotation import RotationError, RotationResult, remove, remove_obsolete, retire, rotate
+from sidecar.keys.signing import SigningKeys
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 AHEAD = 330.0
@@ -27,8 +28,10 @@ def _never(key: ListedKey) -> bool:
     return False
 
 
-def rotated(folder: Path, minutes: float = 0, is_over: Callable[[ListedKey], bool] = _never) -> Change:
-    return rotate(folder, NOW + timedelta(minutes=minutes), publish_lead_time=AHEAD, algorithm="ES256", is_over=is_over)
+def rotated(folder: Path, minutes: float = 0, is_over: Callable[[ListedKey], bool] = _never) -> RotationResult:
+    return rotate(
+        folder, NOW + timedelta(minutes=minutes), publish_lead_time=AHEAD, algorithm="ES256", is_obsolete=is_over
+    )
 
 
 def states(folder: Path) -> list[str]:
@@ -40,7 +43,7 @@ def test_first_rotation_makes_a_signing_key_and_the_next_one(tmp_path: Path) -> 
     rotated(folder)
     assert states(folder) == ["active", "next"]
     assert {path.stat().st_mode & 0o777 for path in folder.glob("*.pem")} == {0o600}
-    assert len(json.loads(OwnKeys(JwtTokenConfiguration(key_dir=str(folder))).published()[0])["keys"]) == 2
+    assert len(json.loads(SigningKeys(JwtTokenConfiguration(key_dir=str(folder))).public_key_set()[0])["keys"]) == 2
 
 
 def test_key_signs_only_after_it_has_been_published_for_long_enough(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_key_signs_only_after_it_has_been_published_for_long_enough(tmp_path: Pa
 
 def test_running_sidecar_takes_the_new_key_up_and_keeps_the_old(tmp_path: Path) -> None:
     rotated(tmp_path)
-    own = OwnKeys(JwtTokenConfiguration(key_dir=str(tmp_path)))
+    own = SigningKeys(JwtTokenConfiguration(key_dir=str(tmp_path)))
     old = own.signing
     rotated(tmp_path, 6)
     own.reload()
@@ -72,8 +75,8 @@ def test_retired_key_stays_until_no_token_needs_it(tmp_path: Path) -> None:
     rotated(tmp_path)
     rotated(tmp_path, 6)
     retired = next(key for key in read_folder(tmp_path) if key.state == "retired")
-    assert remove_ended(tmp_path, _never).steps == ()
-    assert remove_ended(tmp_path, lambda key: True).steps
+    assert remove_obsolete(tmp_path, _never).steps == ()
+    assert remove_obsolete(tmp_path, lambda key: True).steps
     assert states(tmp_path) == ["active", "next"]
     assert not (tmp_path / f"{retired.kid}.pem").exists()
     rotated(tmp_path, 12)
@@ -84,7 +87,7 @@ def test_retired_key_stays_until_no_token_needs_it(tmp_path: Path) -> None:
 def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
     rotated(tmp_path)
     signing, waiting = read_folder(tmp_path)
-    for change in (lambda: retire(tmp_path, signing.kid, NOW), lambda: remove(tmp_path, signing.kid)):
+    for change in (partial(retire, tmp_path, signing.kid, NOW), partial(remove, tmp_path, signing.kid)):
         with pytest.raises(RotationError, match="rotate first"):
             change()
     with pytest.raises(RotationError, match="no key of that id"):
@@ -99,7 +102,7 @@ def test_retiring_and_removing_by_hand(tmp_path: Path) -> None:
 
 def test_type_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     rotated(tmp_path)
-    rotate(tmp_path, NOW + timedelta(minutes=6), publish_lead_time=AHEAD, algorithm=None, is_over=_never)
+    rotate(tmp_path, NOW + timedelta(minutes=6), publish_lead_time=AHEAD, algorithm=None, is_obsolete=_never)
     assert type(read_folder(tmp_path)[2].public) is type(read_folder(tmp_path)[0].public)
 
 

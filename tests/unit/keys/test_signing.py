@@ -16,7 +16,7 @@ from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured
 from sidecar.keys import signing
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.signing import SigningKeys
 from sidecar.keys.well_known import OPENMETADATA_DEFAULT_KID, WELL_KNOWN_THUMBPRINTS
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import ec_key, ed_key, eventually, rsa_key
@@ -43,26 +43,26 @@ def write_key(path: Path, key: RSAKey | ECKey | OKPKey, *, private: bool = True)
     return path
 
 
-def own_keys(folder: Path, key: RSAKey | ECKey | OKPKey, **members: Any) -> OwnKeys:
-    return OwnKeys(configuration(write_key(folder / "private.pem", key), **members))
+def own_keys(folder: Path, key: RSAKey | ECKey | OKPKey, **members: Any) -> SigningKeys:
+    return SigningKeys(configuration(write_key(folder / "private.pem", key), **members))
 
 
 def problem(configured: JwtTokenConfiguration) -> str:
     with pytest.raises(Misconfigured) as caught:
-        OwnKeys(configured)
+        SigningKeys(configured)
     (found,) = caught.value.problems
     assert found.path.startswith("jwtTokenConfiguration.")
     return found.message
 
 
-def assert_signs_and_verifies(keys: OwnKeys) -> None:
+def assert_signs_and_verifies(keys: SigningKeys) -> None:
     """What the signing key signs verifies with the candidate of that name, and with what is published."""
     signer = keys.signing
     token = jws.serialize_compact(
         {"alg": signer.algorithm, "kid": signer.kid}, b"x", signer.key, algorithms=[signer.algorithm]
     )
     (candidate,) = keys.candidates(signer.kid, signer.algorithm)
-    published = KeySet.import_key_set(json.loads(keys.published()[0]))
+    published = KeySet.import_key_set(json.loads(keys.public_key_set()[0]))
     for key in (candidate.key, published):
         assert jws.deserialize_compact(token, key, algorithms=[signer.algorithm]).payload == b"x"
 
@@ -78,7 +78,7 @@ def test_pair_made_as_openmetadata_documents_it(tmp_path: Path) -> None:
         "rsa -in private_key.pem -pubout -outform DER -out public_key.der",
     )
     for private in ("private_key.der", "private_key.pem"):
-        keys = OwnKeys(configuration(tmp_path / private, tmp_path / "public_key.der", key_id="own"))
+        keys = SigningKeys(configuration(tmp_path / private, tmp_path / "public_key.der", key_id="own"))
         assert (keys.signing.kid, keys.signing.algorithm, keys.issuer) == ("own", "RS256", "open-metadata.org")
         assert_signs_and_verifies(keys)
 
@@ -104,7 +104,7 @@ def test_every_kind_of_key_that_openssl_makes(tmp_path: Path, make: str, algorit
         "pkey -in private.pem -pubout -outform DER -out public.der",
     )
     for public in ("public.pem", "public.der"):
-        keys = OwnKeys(configuration(tmp_path / "private.pem", tmp_path / public))
+        keys = SigningKeys(configuration(tmp_path / "private.pem", tmp_path / public))
         assert keys.signing.algorithm == algorithm
         assert_signs_and_verifies(keys)
 
@@ -157,13 +157,13 @@ def test_missing_and_public_only_files_are_refused(tmp_path: Path) -> None:
 def test_published_key_and_published_name_are_refused_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "PUBLISHED_THUMBPRINTS", {rsa_key(1).thumbprint()})
+    monkeypatch.setattr(signing, "WELL_KNOWN_THUMBPRINTS", {rsa_key(1).thumbprint()})
     published = configuration(write_key(tmp_path / "published.pem", rsa_key(1)))
     named = configuration(write_key(tmp_path / "named.pem", rsa_key(0)), key_id=OPENMETADATA_DEFAULT_KID)
     assert "published" in problem(published)
     assert "published" in problem(named)
     for configured in (published, named):
-        assert_signs_and_verifies(OwnKeys(configured, allow_published=True))
+        assert_signs_and_verifies(SigningKeys(configured, allow_published=True))
 
 
 def test_openmetadatas_default_key_is_on_the_list() -> None:
@@ -177,7 +177,7 @@ def test_openmetadatas_default_key_is_on_the_list() -> None:
 @pytest.mark.parametrize("key", [rsa_key(), ec_key("P-256"), ec_key("P-521"), ed_key()])
 def test_published_set_is_strict_and_public(tmp_path: Path, key: RSAKey | ECKey | OKPKey) -> None:
     keys = own_keys(tmp_path, key, key_id="k")
-    document, etag = keys.published()
+    document, etag = keys.public_key_set()
     (entry,) = json.loads(document)["keys"]
     required = {"RSA": {"n", "e"}, "EC": {"crv", "x", "y"}, "OKP": {"crv", "x"}}[entry["kty"]]
     assert entry.keys() == {"kty", "kid", "use", "alg"} | required
@@ -189,7 +189,7 @@ def test_published_set_is_strict_and_public(tmp_path: Path, key: RSAKey | ECKey 
 
 
 def test_published_modulus_has_no_leading_zero(tmp_path: Path) -> None:
-    (entry,) = json.loads(own_keys(tmp_path, rsa_key()).published()[0])["keys"]
+    (entry,) = json.loads(own_keys(tmp_path, rsa_key()).public_key_set()[0])["keys"]
     assert len(entry["n"]) == 342
 
 
@@ -221,7 +221,7 @@ def write_folder(folder: Path, *entries: tuple[str, str, RSAKey | ECKey | OKPKey
 
 
 def test_first_active_key_signs_and_all_verify(tmp_path: Path) -> None:
-    keys = OwnKeys(
+    keys = SigningKeys(
         write_folder(
             tmp_path / "keys",
             ("old", "retired", rsa_key(0)),
@@ -233,14 +233,14 @@ def test_first_active_key_signs_and_all_verify(tmp_path: Path) -> None:
     assert keys.signing.kid == "now"
     assert keys.signing_rsa is not None
     assert keys.signing_rsa.kid == "also"
-    assert [entry["kid"] for entry in json.loads(keys.published()[0])["keys"]] == ["old", "now", "also", "soon"]
+    assert [entry["kid"] for entry in json.loads(keys.public_key_set()[0])["keys"]] == ["old", "now", "also", "soon"]
     assert keys.candidates("old", "RS256")
     assert keys.candidates("soon", "Ed25519")
     assert_signs_and_verifies(keys)
 
 
 def test_kid_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
-    keys = OwnKeys(write_folder(tmp_path / "keys", ("2026", "active", rsa_key())))
+    keys = SigningKeys(write_folder(tmp_path / "keys", ("2026", "active", rsa_key())))
     assert keys.signing.kid == "2026"
 
 
@@ -281,25 +281,25 @@ def test_missing_list_is_refused(tmp_path: Path) -> None:
 
 def test_reload_takes_up_a_rotation_and_keeps_unchanged_keys(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
-    keys = OwnKeys(write_folder(folder, ("one", "active", rsa_key(0)), ("gone", "retired", rsa_key(2))))
+    keys = SigningKeys(write_folder(folder, ("one", "active", rsa_key(0)), ("gone", "retired", rsa_key(2))))
     (one,), (gone,) = keys.candidates("one", "RS256"), keys.candidates("gone", "RS256")
-    before = keys.published()
+    before = keys.public_key_set()
     write_folder(folder, ("two", "active", rsa_key(1)), ("one", "retired", rsa_key(0)))
     keys.reload()
     assert keys.signing.kid == "two"
     assert keys.candidates("one", "RS256") == (one,)
     assert one.live
     assert not gone.live
-    assert keys.published()[1] != before[1]
+    assert keys.public_key_set()[1] != before[1]
 
 
 def test_failed_reload_keeps_everything(tmp_path: Path) -> None:
     keys = own_keys(tmp_path, rsa_key(), key_id="k")
-    before = keys.published()
+    before = keys.public_key_set()
     (tmp_path / "private.pem").write_text("rubbish")
     with pytest.raises(Misconfigured):
         keys.reload()
-    assert keys.published() == before
+    assert keys.public_key_set() == before
     assert keys.candidates("k", "RS256")[0].live
     assert_signs_and_verifies(keys)
 

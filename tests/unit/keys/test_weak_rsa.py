@@ -13,8 +13,8 @@ from joserfc.jwk import RSAKey
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured
 from sidecar.keys.key_files import KeyFileError, encode_private_key, read_private_key, read_public_key
-from sidecar.keys.keyset import read_jwks
-from sidecar.keys.signing import OwnKeys
+from sidecar.keys.keyset import key_set_from_document
+from sidecar.keys.signing import SigningKeys
 from sidecar.keys.weak_rsa import rsa_weakness
 from tests.support.jwks_server import jwk, rsa_key
 
@@ -60,7 +60,8 @@ def close() -> rsa.RSAPrivateKey:
     return private_key((next(primes), next(primes)))
 
 
-def numbers(key: rsa.RSAPrivateKey) -> tuple[int, int]:
+def numbers(key: rsa.RSAPrivateKey | None) -> tuple[int, int]:
+    assert key is not None
     public = key.public_key().public_numbers()
     return public.n, public.e
 
@@ -94,20 +95,20 @@ def test_sizes_and_exponents_are_named() -> None:
 def test_weak_key_is_used_nowhere(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Not from a key set, not as an own key, not as a public half alone; the file's name and the fault are told."""
     key: rsa.RSAPrivateKey = request.getfixturevalue(kind)
-    parsed = read_jwks({"keys": [jwk(RSAKey.import_key(key), "weak"), jwk(rsa_key(), "good")]})
+    parsed = key_set_from_document({"keys": [jwk(RSAKey.import_key(key), "weak"), jwk(rsa_key(), "good")]})
     assert [found.kid for found in parsed.keys] == ["good"]
     assert parsed.skipped == {"weak": 1}
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
     private.write_bytes(encode_private_key(key))
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, spki))
-    with pytest.raises(KeyFileError, match=r"private\.pem is too weak: the key .*make a new key"):
+    with pytest.raises(KeyFileError, match=r"private\.pem is too weak: the key .*generate a new key"):
         read_private_key(private)
     with pytest.raises(KeyFileError, match=r"public\.pem is too weak"):
         read_public_key(public)
     names = {"rsaprivateKeyFilePath": str(private), "rsapublicKeyFilePath": str(public), "jwtissuer": "me"}
     with pytest.raises(Misconfigured, match="too weak"):
-        OwnKeys(JwtTokenConfiguration.model_validate(names))
+        SigningKeys(JwtTokenConfiguration.model_validate(names))
 
 
 def test_public_point_of_small_order_is_no_key_file(tmp_path: Path) -> None:

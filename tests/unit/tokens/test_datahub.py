@@ -13,8 +13,8 @@ from sidecar.tokens.datahub import (
     SharedKey,
     Version,
     datahub_hash,
-    datahub_token,
     is_datahub,
+    mint_datahub_token,
     verify_datahub,
 )
 from sidecar.tokens.jwt.compact import decode_segment, parse
@@ -49,7 +49,7 @@ def test_hash_vector() -> None:
 
 
 def test_minted_session_has_datahubs_claims_and_nothing_else() -> None:
-    text = datahub_token(
+    text = mint_datahub_token(
         KEY, actor_id="Sam.X@x.com", kind=DataHubKind.SESSION, token_id="1", issuer="i", issued_at=5, expires_at=9
     )
     header, payload, _ = (decode_segment(part) for part in text.split("."))
@@ -69,7 +69,7 @@ def test_minted_session_has_datahubs_claims_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("kind", [DataHubKind.PERSONAL, DataHubKind.SERVICE_ACCOUNT])
 def test_minted_token_of_other_kinds_is_of_version_2_and_may_be_endless(kind: DataHubKind) -> None:
-    text = datahub_token(KEY, actor_id="sam", kind=kind, token_id="1", issuer="i", issued_at=5, expires_at=None)
+    text = mint_datahub_token(KEY, actor_id="sam", kind=kind, token_id="1", issuer="i", issued_at=5, expires_at=None)
     found = verify(text)
     assert (found.kind, found.version, found.verified.expires_at) == (kind, Version.STATEFUL, None)
 

@@ -95,6 +95,8 @@ DEEP = "[" * 5000 + "]" * 5000
 
 
 def hostile() -> Iterator[tuple[str, Any, Reason, Cause | None]]:
+    crit: Any
+    value: Any
     yield "not text", 5, MALFORMED, None
     yield "nothing", None, MALFORMED, None
     yield "octets", GOOD.encode(), MALFORMED, None

@@ -214,14 +214,14 @@ def _refuse(*_: object) -> None:
 @pytest.mark.parametrize(
     ("read", "text", "expected"),
     [
-        (read_htpasswd, "", "names no user"),
-        (read_htpasswd, "alice", "line 1 is not user and password"),
+        (read_htpasswd, "", "contains no user"),
+        (read_htpasswd, "alice", "line 1 is not of the form user and password"),
         (read_htpasswd, "\na:$apr1$x$y", "line 2 is neither bcrypt"),
         (read_htpasswd, "a:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "line 1 is neither bcrypt"),
         (read_htpasswd, f"a:{hashed('x').replace('$04$', '$31$')}", "the cost of its hash"),
         (read_htpasswd, "a:$argon2id$v=19$m=9999999,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g", "the cost of its hash"),
-        (read_htpasswd, f"a:{hashed('x')}\nA:{hashed('y')}", "lines 1 and 2 would be the same Actor"),
-        (read_htpasswd, f"a:{hashed('x')}\na@b.c:{hashed('y')}", "lines 1 and 2 would be the same Actor"),
+        (read_htpasswd, f"a:{hashed('x')}\nA:{hashed('y')}", "lines 1 and 2 map to the same Actor"),
+        (read_htpasswd, f"a:{hashed('x')}\na@b.c:{hashed('y')}", "lines 1 and 2 map to the same Actor"),
         (read_user_props, "datahub:datahub", "published default user"),
         (read_user_props, "a: OBF:1abc", "no plain password"),
         (read_user_props, "a: ,admin", "line 1 has no password"),

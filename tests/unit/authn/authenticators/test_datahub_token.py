@@ -12,7 +12,7 @@ from sidecar.authn.authenticators.datahub_token import (
     check_shared_secrets,
 )
 from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
-from sidecar.authn.base import Abstained, Accepted, Rejected
+from sidecar.authn.base import Abstained, Accepted, AuthenticatorProtocol, Rejected
 from sidecar.authn.chain import Chain, Denied
 from sidecar.config.settings import AuthorizerConfiguration
 from sidecar.errors import Cause, Misconfigured, Reason, Unavailable
@@ -167,7 +167,7 @@ async def test_token_minted_here_needs_its_record_and_only_an_ended_one_is_calle
 
 async def test_times_of_tokens_minted_here_have_a_tolerance_of_their_own() -> None:
     """DataHub's have none; those minted here may come from a replica whose clock is a little ahead."""
-    changes = {"iat": int(NOW) + 4, "nbf": int(NOW) + 4}
+    changes: dict[str, Any] = {"iat": int(NOW) + 4, "nbf": int(NOW) + 4}
     ahead = token(iss=OWN_ISSUER, **changes)
     await accepted(ahead, Records(), require_own_record=False, own_early=5.0)
     assert await refusal(ahead, Records(), require_own_record=False) == (
@@ -230,7 +230,7 @@ async def test_order_beside_other_jwts_makes_no_difference(datahub_first: bool) 
     """Also where the DataHub token names an issuer that the other one knows, or takes all that nobody owns."""
     metrics = Metrics()
     cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
-    members = [
+    members: list[AuthenticatorProtocol] = [
         DataHubTokenAuthenticator(
             DataHubTokenPolicy(KEY, SALT, own_issuer=OWN_ISSUER, records=Records({"own-1": RECORD})),
             cache=cache,

@@ -149,7 +149,7 @@ async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_al
         member = make(url=running.url)
         with pytest.raises(Unavailable):
             await member.authenticate(asked("Bearer odd"))
-        await member._recovery._task
+        await member._probe._task
         assert [question["token"] for question in server.asked] == [["odd"], ["auth-sidecar-check"]]
         assert member.unavailable_reason == ""
 

@@ -315,7 +315,7 @@ async def test_the_clusters_issuer_has_one_owner(make: Any, written: dict[str, s
     """Written, or that of the pod's token: a provider of that name makes the start an error, which names both."""
     with pytest.raises(Misconfigured) as caught:
         await make(providers={"corp": Provider("corp", ISSUER)}, **written)
-    assert f"its issuer {ISSUER} is that of the provider corp too" in str(caught.value)
+    assert f"issuer {ISSUER} is also the issuer of provider corp" in str(caught.value)
 
 
 async def test_the_cluster_is_not_called_as_a_member_of_the_chain(make: Any) -> None:

@@ -10,7 +10,7 @@ from tests.support.hand_clock import HandClock
 def test_names_that_are_not_looked_at_push_nobody_out() -> None:
     """Else a user's count would begin anew after a flood of made-up names, which cost nothing."""
     clock = HandClock()
-    throttle = RateLimiter(clock, per_user=1, in_all=3)
+    throttle = RateLimiter(clock, per_user=1, total=3)
     throttle.attempt("a")
     throttle.attempt("b")
     clock.advance(30)
@@ -25,7 +25,7 @@ def test_names_that_are_not_looked_at_push_nobody_out() -> None:
 
 
 def test_an_attempt_that_was_none_is_not_counted_under_either_name() -> None:
-    throttle = RateLimiter(HandClock(), per_user=1, in_all=1)
+    throttle = RateLimiter(HandClock(), per_user=1, total=1)
     for _ in range(3):
         throttle.attempt("alice")
         throttle.alias("uid=alice")

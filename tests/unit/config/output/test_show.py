@@ -10,7 +10,7 @@ from sidecar.config.output.reference import PAGES
 from sidecar.config.output.schema import json_schema
 from sidecar.config.output.show import as_json, as_yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TEXT = """\
 store: {url: 'sqlite:////tmp/hunter2.db', password: hunter2}
 server: {realm: "yes: ${R:-x} $${Y} \\u00e9\\U0001f600\\n\\"\\\\", trustedProxies: ["10.0.0.0/8"]}

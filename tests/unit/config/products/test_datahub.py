@@ -14,7 +14,7 @@ from sidecar.config.products.spring import Expander
 from sidecar.config.reading.placeholders import PlaceholderError
 from sidecar.errors import Misconfigured
 
-FULL = Path(__file__).parents[2] / "vectors/config/datahub.yaml"
+FULL = Path(__file__).parents[3] / "vectors/config/datahub.yaml"
 KEY, SALT, SECRET = "key: with #, 'odd' {signs}", "salt-of-the-tests", "s3cret-of-the-tests"
 ENVIRON = {
     "DATAHUB_TOKEN_SERVICE_SIGNING_KEY": KEY,
@@ -62,7 +62,7 @@ def test_a_full_file_is_imported() -> None:
 def test_what_is_left_out_is_named() -> None:
     warnings = [str(warning) for warning in load_text(IMPORT, ENVIRON).warnings]
     for place in ("authentication.authenticators[1].type", "authentication.authenticators[2].type"):
-        assert any(f"{place}: is left out" in warning for warning in warnings)
+        assert any(f"{place}: is skipped" in warning for warning in warnings)
     assert any("authentication.somethingNew: is not known here and ignored" in warning for warning in warnings)
 
 
@@ -80,6 +80,26 @@ def test_what_is_written_wins_over_the_import() -> None:
     )
     assert loaded.settings.authentication.system_client_id == "other"
     assert [item.type_name for item in build_specs(loaded.authenticators)] == ["jwt", "datahub"]
+
+
+def test_each_part_that_is_switched_off_is_a_line() -> None:
+    """The variable of a quickstart switches the block off here too, and never in silence."""
+    loaded = load_text(IMPORT, {**ENVIRON, "METADATA_SERVICE_AUTH_ENABLED": "false"})
+    assert loaded.authenticators == ()
+    said = [str(line) for line in loaded.warnings if line.path == "authentication.enabled"]
+    assert len(said) == len(loaded.settings.authentication.authenticators) + 1
+    assert all("METADATA_SERVICE_AUTH_ENABLED" in line and "not in force" in line for line in said)
+    again = load_text(
+        f"{IMPORT}authentication: {{enabled: true}}\n", {**ENVIRON, "METADATA_SERVICE_AUTH_ENABLED": "false"}
+    )
+    assert again.authenticators
+
+
+def test_a_guest_that_is_switched_off_is_described_so() -> None:
+    for value, words in (("false", "switched off"), ("true", "everybody is guest")):
+        planned = build_specs(load_text(IMPORT, {**ENVIRON, "GUEST_AUTHENTICATION_ENABLED": value}).authenticators)
+        (guest,) = (item for item in planned if item.type_name == "guest")
+        assert words in guest.describe
 
 
 def test_no_secret_is_shown() -> None:

@@ -8,9 +8,10 @@ import yaml
 
 from sidecar.config.load import Loaded, load
 from sidecar.config.products.openmetadata import VARIABLES
+from sidecar.config.providers import has_own_keys
 from sidecar.errors import Misconfigured
 
-FULL = Path(__file__).parents[2] / "vectors/config/openmetadata.yaml"
+FULL = Path(__file__).parents[3] / "vectors/config/openmetadata.yaml"
 ALGORITHM = "tokenValidationAlgorithm"  # written out in the file; its variable came with a later version
 
 
@@ -43,10 +44,101 @@ def test_a_full_file_is_imported(folder: Path) -> None:
     assert [(p.name, p.issuer, p.is_own) for p in loaded.providers] == [("openmetadata", "open-metadata.org", True)]
 
 
-def test_the_files_default_keys_are_refused() -> None:
-    """A pristine file names the key id whose key pair everybody has."""
-    with pytest.raises(Misconfigured, match="published default"):
-        load_text(IMPORT)
+def lines(loaded: Loaded, key: str) -> list[str]:
+    return [str(problem) for problem in loaded.warnings if key in problem.path]
+
+
+def test_a_pristine_file_makes_no_issuer_and_says_what_is_not_in_force() -> None:
+    """Its keys are the server's, and its key id is that of the pair that everybody has."""
+    loaded = load_text(IMPORT)
+    jwt = loaded.settings.jwt_token_configuration
+    assert not has_own_keys(jwt)
+    assert (jwt.server.jwtissuer, jwt.server.rsapublic_key_file_path) == ("open-metadata.org", "")
+    (key_id,) = lines(loaded, "keyId")
+    assert "published default" in key_id
+    (public,) = lines(loaded, "rsapublicKeyFilePath")
+    assert "openmetadata.yaml" in public
+    assert "public_key.der" in public
+    assert "not here" in public
+    (private,) = lines(loaded, "rsaprivateKeyFilePath")
+    assert "keyDir" in private
+
+
+def test_an_imported_public_key_verifies_the_servers_tokens(folder: Path) -> None:
+    """It is read from the server's home, where its own start script would read it."""
+    home = folder / "om"
+    (home / "conf").mkdir(parents=True)
+    (home / "conf" / "openmetadata.yaml").write_text(FULL.read_text(encoding="utf-8"), encoding="utf-8")
+    (home / "conf" / "public.der").write_bytes(b"")
+    text = "import: {openmetadata: om/conf/openmetadata.yaml}\n"
+    environ = {"RSA_PUBLIC_KEY_FILE_PATH": "./conf/public.der", "JWT_KEY_ID": "k", "JWT_ISSUER": "om.example.com"}
+    loaded = load_text(text, environ)
+    (provider,) = loaded.providers
+    assert (provider.issuer, provider.is_own, provider.require_expiry) == ("om.example.com", True, False)
+    assert provider.key_urls[0] == f"file:{home}/conf/public.der"
+
+
+def test_own_keys_need_an_issuer_of_their_own_beside_an_import() -> None:
+    own = "jwtTokenConfiguration: {keyDir: /keys%s}\n"
+    with pytest.raises(Misconfigured, match="jwtissuer: is missing"):
+        load_text(IMPORT + own % "", {"JWT_ISSUER": "open-metadata.org"})
+    with pytest.raises(Misconfigured, match="give the own tokens another"):
+        load_text(IMPORT + own % ", jwtissuer: open-metadata.org")
+    loaded = load_text(IMPORT + own % ", jwtissuer: ours")
+    assert [provider.issuer for provider in loaded.providers if provider.is_own] == ["open-metadata.org"]
+
+
+@pytest.mark.parametrize("manager", ["managed-aws", '"azure-kv"', "[odd", "{a: b}"])
+@pytest.mark.parametrize("text", [IMPORT, "authenticationConfiguration: {}\n"])
+def test_the_servers_secrets_manager_stops_nothing(text: str, manager: str) -> None:
+    (line,) = lines(load_text(text, {"SECRET_MANAGER": manager}), "secretsManager")
+    assert "SECRET_MANAGER" in line
+
+
+def test_a_secrets_manager_of_ours_is_an_error() -> None:
+    with pytest.raises(Misconfigured, match="no secret is read from it"):
+        load_text("secretsManagerConfiguration: {secretsManager: gcp}\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("AUTHENTICATION_PUBLIC_KEYS", "https://h/a,https://h/b", "publicKeyUrls"),
+        ("AUTHENTICATION_PUBLIC_KEYS", "'[https://h/a]'", "publicKeyUrls"),
+        ("AUTHORIZER_ADMIN_PRINCIPALS", "admin", "adminPrincipals"),
+        ("AUTHENTICATION_AUTHORITY", "[a, b]", "authority"),
+        ("AUTHENTICATION_AUTHORITY", "{a: b}", "authority"),
+    ],
+)
+@pytest.mark.parametrize("text", [IMPORT, "authenticationConfiguration: {}\n"])
+def test_a_value_of_the_wrong_shape_is_blamed_on_its_variable(text: str, variable: str, value: str, key: str) -> None:
+    """The file is right, and no other line says what follows from the fault."""
+    with pytest.raises(Misconfigured) as caught:
+        load_text(text, {"AUTHENTICATION_AUTHORITY": "https://h", variable: value})
+    (problem,) = (problem for problem in caught.value.problems if problem.fatal)
+    assert key in problem.path
+    assert variable in problem.message
+
+
+def test_an_authority_in_braces_is_the_url_in_them() -> None:
+    """Documentation writes its placeholders so."""
+    environ = {"AUTHENTICATION_AUTHORITY": "{http://localhost:8080/realms/x}", "AUTHENTICATION_PUBLIC_KEYS": "[]"}
+    for text in (IMPORT, "authenticationConfiguration: {clientId: om}\n"):
+        assert load_text(text, environ).providers[0].issuer == "http://localhost:8080/realms/x"
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "on", "off"),
+    [
+        ("authorizerConfiguration", "useRolesFromProvider", "true", "false"),
+        ("authorizerConfiguration", "allowedEmailDomains", "[a.example]", "[]"),
+        ("authenticationConfiguration", "jwtTeamClaimMapping", "groups", '""'),
+    ],
+)
+def test_what_the_server_alone_does_is_one_line(folder: Path, block: str, key: str, on: str, off: str) -> None:
+    for value, told in ((on, 1), (off, 0)):
+        (folder / "openmetadata.yaml").write_text(f"{block}: {{{key}: {value}}}\n")
+        assert len(lines(load_text(IMPORT), key)) == told
 
 
 def test_the_importing_file_wins() -> None:

@@ -214,7 +214,7 @@ def test_originals_of_what_has_ended_leave_the_memory() -> None:
 
 
 def test_list_tells_when_it_is_mostly_waste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.replica.revocation_list._TOLERATED_WASTE", 10)
+    monkeypatch.setattr("sidecar.store.replica.revocation_list._MAX_WASTE", 10)
     entries = listed(denial())
     for _ in range(11):
         assert not entries.is_wasteful

@@ -133,7 +133,7 @@ async def test_writers_of_several_processes_take_turns(tmp_path: Path) -> None:
 
 
 async def test_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.05)
     database = await Database.open(tmp_path / "s.db", Metrics())
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -149,7 +149,7 @@ async def test_locked_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_file_that_is_locked_at_the_start_is_unavailable_and_no_fault_of_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.store.sqlite.database._BUSY_TIMEOUT", 0.05)
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Unavailable):
@@ -185,7 +185,7 @@ async def test_full_disk_is_unavailable_and_passes(tmp_path: Path) -> None:
 
 
 async def test_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.sqlite.database._DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.store.sqlite.database._DEADLINE", 0.05)
     database = await Database.open(tmp_path / "s.db", Metrics())
     go_on = threading.Event()
     with pytest.raises(Unavailable):
@@ -296,7 +296,7 @@ async def test_write_whose_caller_was_answered_before_its_turn_never_happens(
 
     first = asyncio.create_task(database.read("r", slow))
     await asyncio.to_thread(begun.wait, 5)
-    monkeypatch.setattr("sidecar.store.sqlite.database._DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.store.sqlite.database._DEADLINE", 0.05)
     with pytest.raises(Unavailable):
         await database.write("w", bump)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import BotNames, registration_id
-from sidecar.tokens.issued.bots import Bots
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from tests.support import forge
 from tests.support.hand_clock import HandClock
@@ -24,7 +24,7 @@ class World:
     def __init__(self, seen: tuple[str, ...] = ()) -> None:
         self.store = MemoryStore()
         self.clock = HandClock()
-        self.bots = Bots(
+        self.bots = BotRegistry(
             self.store,
             self.store.write,
             self.clock,
@@ -90,7 +90,7 @@ async def test_the_name_outlives_the_tokens_and_their_records(world: World) -> N
     world.clock.advance(400 * 86_400)
     del world.store.all_records[minted.record.id]
     assert world.is_kept("INGEST")
-    assert await world.bots.has("ingest")
+    assert await world.bots.is_registered("ingest")
     assert await world.listed() == ["ingest"]
 
 
@@ -105,7 +105,7 @@ async def test_a_released_name_is_free_until_it_is_a_bots_again(world: World) ->
     await world.revoke(await world.mint("ingest"))
     await world.bots.release("INGEST", by="root")
     assert not world.is_kept("ingest")
-    assert not await world.bots.has("ingest")
+    assert not await world.bots.is_registered("ingest")
     assert await world.listed() == []
     assert (await refusal(world.bots.release("ingest", by="root"))).reason is Reason.NOT_FOUND
     await world.mint("ingest")  # within the same second
@@ -128,8 +128,8 @@ async def test_names_from_before_are_kept_by_their_records_and_adopted(world: Wo
     """An installation whose bots were minted before names were registered loses none."""
     await world.store.write(Batch(add=[token("ingest", 1.0, expires_at=2.0)]))
     assert world.is_kept("ingest")
-    assert await world.bots.adopt(["ingest"]) == 1
-    assert await world.bots.adopt(["ingest"]) == 0
+    assert await world.bots.adopt_existing(["ingest"]) == 1
+    assert await world.bots.adopt_existing(["ingest"]) == 0
     world.store.all_records.pop("t")
     assert world.is_kept("ingest")
 

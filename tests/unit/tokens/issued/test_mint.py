@@ -20,7 +20,7 @@ from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.issued.records import IssuedIdentity, IssuedTokens
 from sidecar.tokens.jwt.compact import parse
-from sidecar.tokens.jwt.policy import own_policy, own_validation
+from sidecar.tokens.jwt.policy import issued_policy, issued_validation
 from sidecar.tokens.jwt.verify import VerifiedClaims, verify
 from tests.support import forge
 from tests.support.hand_clock import HandClock
@@ -66,10 +66,10 @@ class Own:
         return await self.minter.mint(TokenRequest(**values))
 
     def verified(self, token: str) -> VerifiedClaims:
-        return verify(parse(token, 16_384), (VERIFICATION,), own_validation(CONFIGURATION), self.clock.now())
+        return verify(parse(token, 16_384), (VERIFICATION,), issued_validation(CONFIGURATION), self.clock.now())
 
     async def identify(self, token: str, *, require_record: bool = True) -> IssuedIdentity:
-        policy = own_policy(("email", "preferred_username", "sub"), AUTHORIZER, "jwt", ["home"])
+        policy = issued_policy(("email", "preferred_username", "sub"), AUTHORIZER, "jwt", ["home"])
         judge = IssuedTokens(self.mirror, policy, require_record=require_record)
         return await judge.identify(self.verified(token), token)
 

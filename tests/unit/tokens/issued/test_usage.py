@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sidecar.tokens.issued.usage import Usage
+from sidecar.tokens.issued.usage import UsageRecorder
 from tests.support.hand_clock import HandClock
 from tests.support.jwks_server import eventually
 from tests.support.memory_store import MemoryStore
@@ -10,7 +10,7 @@ from tests.support.memory_store import MemoryStore
 
 async def test_each_token_is_written_at_most_once_a_minute() -> None:
     store, clock = MemoryStore(), HandClock()
-    usage = Usage(store, clock, clock.wait)
+    usage = UsageRecorder(store, clock, clock.wait)
     await usage.start()
     start = clock.now()
     for _ in range(24):
@@ -26,7 +26,7 @@ async def test_each_token_is_written_at_most_once_a_minute() -> None:
 
 async def test_store_that_is_away_does_no_harm() -> None:
     store, clock = MemoryStore(away=True), HandClock()
-    usage = Usage(store, clock, clock.wait)
+    usage = UsageRecorder(store, clock, clock.wait)
     await usage.start()
     usage.note("a")
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_store_that_is_away_does_no_harm() -> None:
 
 async def test_memory_is_bounded() -> None:
     store, clock = MemoryStore(), HandClock()
-    usage = Usage(store, clock, clock.wait)
+    usage = UsageRecorder(store, clock, clock.wait)
     for number in range(100_001):
         usage.note(str(number))
     await usage.aclose()

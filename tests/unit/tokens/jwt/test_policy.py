@@ -1,5 +1,7 @@
 """Configuration becomes expectations and policies; published tokens are known by name."""
 
+from typing import Any
+
 import pytest
 
 from sidecar.config.providers import Provider
@@ -10,13 +12,13 @@ from sidecar.identity.claims import make_actor
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import (
     admin_names,
-    own_policy,
-    own_validation,
+    issued_policy,
+    issued_validation,
     provider_policy,
     provider_validation,
 )
 from sidecar.tokens.jwt.verify import check_claims
-from sidecar.tokens.jwt.well_known import WELL_KNOWN_TOKENS, refuse_well_known
+from sidecar.tokens.jwt.well_known import WELL_KNOWN_TOKENS, reject_well_known
 from tests.support import forge
 
 CORP = Provider(
@@ -41,15 +43,20 @@ def policy(provider: Provider = CORP) -> object:
 
 def test_expectations_of_a_provider() -> None:
     made = provider_validation(CORP, None)
-    assert made.issuers == {"https://idp/", "https://idp"}
-    assert made.algorithms == {"RS256", "EdDSA", "Ed25519"}
-    assert (made.audiences, made.max_lifetime, made.leeway, made.require_expiry) == ({"meta"}, 60.0, 30.0, True)
+    assert made.issuers == frozenset({"https://idp/", "https://idp"})
+    assert made.algorithms == frozenset({"RS256", "EdDSA", "Ed25519"})
+    assert (made.audiences, made.max_lifetime, made.leeway, made.require_expiry) == (
+        frozenset({"meta"}),
+        60.0,
+        30.0,
+        True,
+    )
     ((path, values),) = made.required_claims
-    assert (path.text, values) == ("realm_access.roles", {"staff"})
+    assert (path.text, values) == ("realm_access.roles", frozenset({"staff"}))
 
 
 def test_exact_issuer_replaces_every_spelling() -> None:
-    assert provider_validation(CORP, "https://idp").issuers == {"https://idp"}
+    assert provider_validation(CORP, "https://idp").issuers == frozenset({"https://idp"})
 
 
 def test_unbound_provider_expects_no_issuer() -> None:
@@ -57,21 +64,26 @@ def test_unbound_provider_expects_no_issuer() -> None:
 
 
 def test_expectations_of_own_tokens() -> None:
-    made = own_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
-    assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == ({"me"}, {"meta"}, 5.0, False)
+    made = issued_validation(JwtTokenConfiguration(jwtissuer="me", audience="meta", clock_skew=5))
+    assert (made.issuers, made.audiences, made.leeway, made.require_expiry) == (
+        frozenset({"me"}),
+        frozenset({"meta"}),
+        5.0,
+        False,
+    )
     assert "none" not in made.algorithms
     assert not any(name.startswith("HS") for name in made.algorithms)
-    assert own_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
+    assert issued_validation(JwtTokenConfiguration(jwtissuer="me")).audiences == frozenset()
 
 
 @pytest.mark.parametrize(
     ("written", "early", "late"), [({}, 5.0, 0.0), ({"clock_skew": 0}, 0.0, 0.0), ({"clock_skew": 9}, 9.0, 9.0)]
 )
 def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
-    written: dict[str, float], early: float, late: float
+    written: dict[str, Any], early: float, late: float
 ) -> None:
     """5 s for ``nbf`` and ``iat`` and none for ``exp``; what is written counts for all three."""
-    expected = own_validation(JwtTokenConfiguration(jwtissuer="me", **written))
+    expected = issued_validation(JwtTokenConfiguration(jwtissuer="me", **written))
     good = {"iss": "me", "iat": 1000, "nbf": 1000, "exp": 2000}
     check_claims(good, expected, 1000 - early)
     check_claims(good, expected, 2000 + late - 0.1)
@@ -82,7 +94,11 @@ def test_clocks_may_differ_a_little_over_when_an_own_token_begins(
 
 def test_names_and_domains_compare_without_case() -> None:
     made = provider_policy(CORP, AUTHORIZER, ("Guest",), lambda name: False, "jwt")
-    assert (made.principal_domain, made.allowed_domains, made.reserved) == ("x.com", {"y.com"}, {"guest"})
+    assert (made.principal_domain, made.allowed_domains, made.reserved) == (
+        "x.com",
+        frozenset({"y.com"}),
+        frozenset({"guest"}),
+    )
     assert admin_names(AUTHORIZER) == {"admin", "Corp/boss"}
 
 
@@ -103,7 +119,7 @@ def test_unbound_flat_form_makes_no_admins() -> None:
 
 
 def test_own_policy_knows_bots_and_admins() -> None:
-    made = make_actor({"sub": "admin", "isBot": True}, own_policy(("sub",), AUTHORIZER, "jwt"))
+    made = make_actor({"sub": "admin", "isBot": True}, issued_policy(("sub",), AUTHORIZER, "jwt"))
     assert (made.provider, made.is_bot, made.is_admin) == ("own", True, True)
     assert made.email == "admin@x.com"
 
@@ -132,9 +148,9 @@ def published(**header: object) -> Unverified:
 
 def test_openmetadatas_published_key_id_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
-        refuse_well_known(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
+        reject_well_known(published(kid="Gb389a-9f76-gdjs-a92j-0242bk94356"))
     assert refusal.value.cause is Cause.PUBLISHED_SECRET
-    refuse_well_known(published())
+    reject_well_known(published())
 
 
 def test_openmetadatas_published_admin_token_is_refused() -> None:
@@ -146,7 +162,7 @@ def test_openmetadatas_published_admin_token_is_refused() -> None:
     sample = parse(forge.token(claims, header), 16_384)
     sample.kid = None
     with pytest.raises(Refused):
-        refuse_well_known(sample)
+        reject_well_known(sample)
     assert len(WELL_KNOWN_TOKENS) == 1
 
 

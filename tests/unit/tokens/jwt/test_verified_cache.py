@@ -21,7 +21,7 @@ class Entry:
     key: VerificationKey = field(default_factory=lambda: forge.public(forge.RSA, "RS256"))
     not_before: float | None = None
     expires_at: float | None = None
-    ask_again_at: float | None = None
+    revalidate_at: float | None = None
     size: int = 1
     weight: int = 0
 
@@ -51,7 +51,7 @@ def test_expired_entry_is_forgotten() -> None:
 
 def test_entry_that_has_to_be_asked_about_again_is_forgotten() -> None:
     memory = cache()
-    memory.put("t", Entry(expires_at=200, ask_again_at=100), 0)
+    memory.put("t", Entry(expires_at=200, revalidate_at=100), 0)
     assert memory.get("t", 99.9) is not None
     assert memory.get("t", 100) is None
 
@@ -102,7 +102,7 @@ def test_nothing_judged_under_an_old_policy_is_remembered() -> None:
     memory = cache()
     memory.put("old", Entry(), memory.generation)
     begun = memory.generation
-    memory.advance_epoch()
+    memory.advance_generation()
     memory.put("late", Entry(), begun)
     assert memory.get("old", 0) is None
     assert memory.get("late", 0) is None
@@ -163,7 +163,7 @@ def test_memory_of_what_leaves_is_given_back() -> None:
     assert counted() == 50
     memory.put("a", Entry(size=100, expires_at=10), 0)
     assert (memory.get("a", 10), counted()) == (None, 30)
-    memory.advance_epoch()
+    memory.advance_generation()
     assert counted() == 0
 
 

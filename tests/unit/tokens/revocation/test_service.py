@@ -14,17 +14,17 @@ from sidecar.secrets.value import Secret
 from sidecar.store.open import open_store
 from sidecar.store.record import Owner, TokenKind, TokenRecord
 from sidecar.store.revocation_entry import Scope
-from sidecar.store.timestamps import to_text
+from sidecar.store.timestamps import format_rfc3339
 from sidecar.tokens.jwt.compact import parse as parse_jwt
 from sidecar.tokens.revocation.retention import IssuerBounds, RetentionPolicy
 from sidecar.tokens.revocation.service import (
     RevocationService,
-    about_token,
-    describe,
+    describe_added,
+    describe_entry,
+    for_token,
     parse_request,
-    shown_with_matches,
 )
-from sidecar.tokens.submitted import SubmittedToken, submitted_jwt
+from sidecar.tokens.submitted import SubmittedToken, submitted_from_jwt
 from tests.support import forge
 from tests.support.hand_clock import HandClock
 from tests.support.memory_store import MemoryStore
@@ -41,7 +41,7 @@ NOW = HandClock().now()
 
 
 def parse(text: str, longest: int) -> SubmittedToken:
-    return submitted_jwt(parse_jwt(text, longest))
+    return submitted_from_jwt(parse_jwt(text, longest))
 
 
 class World:
@@ -54,7 +54,7 @@ class World:
 
     async def deny(self, **document: Any) -> dict[str, Any]:
         (added,) = await self.list.add([parse_request(document)], by="USER:root")
-        return describe(added.denial)
+        return describe_entry(added.entry)
 
     def record(self, token_id: str, **changes: Any) -> None:
         values = {
@@ -82,7 +82,7 @@ def world() -> World:
 
 
 def at(seconds: float) -> str:
-    return str(to_text(seconds))
+    return str(format_rfc3339(seconds))
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ async def test_actor_entry_lasts_as_long_as_every_issuers_tokens() -> None:
 
 async def test_entry_about_a_token_lasts_until_its_exp_and_the_tolerance(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
-    wish = about_token(parse_request({"token": "t"}), token)
+    wish = for_token(parse_request({"token": "t"}), token)
     (added,) = await world.list.add([wish], by="x")
-    denial = added.denial
-    assert (denial.scope, denial.issuer, denial.name, denial.expires_at) == (Scope.TOKEN, OPEN, "j", NOW + 160)
-    early = about_token(parse_request({"token": "t", "expiresAt": at(NOW + 99)}), token)
+    entry = added.entry
+    assert (entry.scope, entry.issuer, entry.name, entry.expires_at) == (Scope.TOKEN, OPEN, "j", NOW + 160)
+    early = for_token(parse_request({"token": "t", "expiresAt": at(NOW + 99)}), token)
     with pytest.raises(Refused):
         await world.list.add([early], by="x")
-    exact = about_token(parse_request({"token": "t", "expiresAt": at(NOW + 100)}), token)
-    assert (await world.list.add([exact], by="x"))[0].denial.expires_at == NOW + 160
+    exact = for_token(parse_request({"token": "t", "expiresAt": at(NOW + 100)}), token)
+    assert (await world.list.add([exact], by="x"))[0].entry.expires_at == NOW + 160
 
 
 @pytest.mark.parametrize("jti", [..., ""])
 async def test_token_without_id_is_denied_by_its_digest(jti: Any) -> None:
     token = parse(forge.token(forge.claims(jti=jti)), 16_384)
-    wish = about_token(parse_request({"token": "t"}), token)
+    wish = for_token(parse_request({"token": "t"}), token)
     assert (wish.scope, len(wish.name)) == (Scope.DIGEST, 64)
 
 
@@ -220,7 +220,7 @@ async def test_token_minted_while_the_cut_off_was_written_ends_too(
 
     async def slow(batch: Any) -> None:
         await write(batch)
-        if batch.deny:
+        if batch.add_entries:
             world.record("meanwhile")
 
     world.list = RevocationService(world.store, slow, world.clock, RULE, own_issuer=OWN)
@@ -247,11 +247,13 @@ async def test_issuer_that_nothing_has_is_refused_and_the_near_one_is_named(issu
         return {"https://owner.example.com"}
 
     strict = RetentionPolicy({CORP: IssuerBounds(DAY, 30)})
-    world.list = RevocationService(world.store, world.store.write, world.clock, strict, own_issuer=OWN, others=others)
+    world.list = RevocationService(
+        world.store, world.store.write, world.clock, strict, own_issuer=OWN, other_issuers=others
+    )
     with pytest.raises(Refused) as caught:
         await world.deny(issuer=issuer, subject="s")
     assert f'has the issuer "{issuer}"' in caught.value.message
-    assert (f'There is "{near}".' in caught.value.message) is bool(near)
+    assert (f'Did you mean "{near}"?' in caught.value.message) is bool(near)
     assert world.store.batches == []
     for known in ({"issuer": CORP}, {"issuer": "https://owner.example.com"}, {"issuer": issuer, "unknownIssuer": True}):
         await world.deny(**known, subject="s")
@@ -264,8 +266,8 @@ async def test_entry_says_how_many_own_tokens_it_has_ended(world: World) -> None
     world.record("bot", kind=TokenKind.BOT, actor_type=ActorType.SERVICE, actor_id="ingest", owner=Owner())
     wishes = [{"issuer": OWN, "jti": "bot"}, {"issuer": CORP, "subject": "s-1"}, {"issuer": CORP, "subject": "none"}]
     added = await world.list.add([parse_request(wish) for wish in wishes], by="x")
-    assert [entry.own for entry in added] == [1, 3, 0]
-    assert shown_with_matches(added[1])["matches"] == {"own": 3, "foreign": "unknown"}
+    assert [entry.ended_tokens for entry in added] == [1, 3, 0]
+    assert describe_added(added[1])["matches"] == {"own": 3, "foreign": "unknown"}
 
 
 @pytest.mark.parametrize("about", [{"issuer": CORP}, {"issuer": CORP, "subject": "s-1"}])
@@ -279,7 +281,7 @@ async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(t
     try:
         entries = RevocationService(store, store.write, clock, RULE, own_issuer=OWN)
         wishes = [parse_request({"issuer": OPEN, "jti": str(number)}) for number in range(500)]
-        ids = {added.denial.id for added in await entries.add(wishes, by="x")}
+        ids = {added.entry.id for added in await entries.add(wishes, by="x")}
         seen: set[str] = set()
         after, written = "", 0
         while True:
@@ -362,8 +364,8 @@ async def test_issuers_that_nobody_named_are_reckoned_with() -> None:
     token = parse(forge.token({**forge.claims(), "iss": "https://nobody.example", "exp": int(NOW) + 100}), 16_384)
     rule = RetentionPolicy({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
     world = World(rule)
-    (added,) = await world.list.add([about_token(parse_request({"token": "t"}), token)], by="USER:root")
-    assert added.denial.expires_at == int(NOW) + 160
+    (added,) = await world.list.add([for_token(parse_request({"token": "t"}), token)], by="USER:root")
+    assert added.entry.expires_at == int(NOW) + 160
     assert (await world.deny(actor={"type": "USER", "id": "sam"}))["expiresAt"] is None
 
 
@@ -379,12 +381,12 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
 async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     """Who revoked it and why stays on the list, however often its thief asks for its end."""
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
-    await world.list.add([about_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
-    await world.list.end(token, by="bearer")
+    await world.list.add([for_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
+    await world.list.revoke_token(token, by="bearer")
     (denial,) = world.store.all_denials.values()
     assert (denial.reason, denial.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
     await world.list.remove(denial.id, by="USER:root")
-    await world.list.end(token, by="bearer")
+    await world.list.revoke_token(token, by="bearer")
     assert [denial.created_by for denial in world.store.all_denials.values()] == ["bearer"]
 
 

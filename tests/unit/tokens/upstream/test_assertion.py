@@ -8,21 +8,21 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.tokens.upstream.assertion import Assertions
+from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.token_cache import TokenCache
 from tests.support.hand_clock import HandClock
 
 ANN = Actor(ActorType.USER, "ann", issuer="https://i", provider="corp", groups=("a", "b"), token_id="t")
 
 
-def said(statements: Assertions, text: str) -> dict[str, Any]:
+def said(statements: IdentityAssertions, text: str) -> dict[str, Any]:
     keys = KeySet.import_key_set(json.loads(statements.jwks))
     return jwt.decode(text, keys, algorithms=["ES256"]).claims
 
 
 def test_a_statement_says_that_groups_were_left_out() -> None:
     """No empty list stands in their place, which would say that there are none."""
-    statements = Assertions("sidecar", "meta", HandClock())
+    statements = IdentityAssertions("sidecar", "meta", HandClock())
     whole, short = said(statements, statements.token_for(ANN)), statements.token_for(ANN, with_groups=False)
     assert whole["actor"]["groups"] == ["a", "b"]
     assert "groups_omitted" not in whole
@@ -34,7 +34,7 @@ def test_a_statement_says_that_groups_were_left_out() -> None:
 
 
 def test_statements_about_actors_that_differ_in_anything_differ() -> None:
-    statements = Assertions("sidecar", "meta", HandClock())
+    statements = IdentityAssertions("sidecar", "meta", HandClock())
     others = [
         replace(ANN, groups=("a",)), replace(ANN, groups=("b", "a")), replace(ANN, groups=("a,b",)),
         replace(ANN, roles=("a", "b"), groups=()), replace(ANN, token_id="u"), replace(ANN, type=ActorType.SERVICE),

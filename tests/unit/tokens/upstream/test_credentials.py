@@ -8,15 +8,15 @@ import pytest
 
 from sidecar.errors import Cause, Refused
 from sidecar.identity.actor import Actor, ActorType
-from sidecar.keys.keyset import parse_jwks
+from sidecar.keys.keyset import parse_key_set
 from sidecar.keys.signing import SigningKey
 from sidecar.secrets.value import Secret
 from sidecar.tokens.datahub import verify_datahub
 from sidecar.tokens.jwt.compact import decode_segment, parse, split
 from sidecar.tokens.jwt.jose import verify_signature
 from sidecar.tokens.jwt.verify import ValidationPolicy, verify
-from sidecar.tokens.upstream.assertion import Assertions
-from sidecar.tokens.upstream.credentials import DataHubCredentials, UpstreamCredentials
+from sidecar.tokens.upstream.assertion import IdentityAssertions
+from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
 from sidecar.tokens.upstream.token_cache import LIFETIME, TokenCache
 from tests.support import forge
 from tests.support.datahub import KEY
@@ -31,7 +31,7 @@ class Keys:
     current = SigningKey("own1", "RS256", forge.RSA)
 
 
-def credentials(clock: HandClock, keys: Keys | None = None, **changes: Any) -> UpstreamCredentials:
+def credentials(clock: HandClock, keys: Keys | None = None, **changes: Any) -> OpenMetadataCredentials:
     values = {
         "issuer": "meta.example.com",
         "algorithm": "RS256",
@@ -39,7 +39,7 @@ def credentials(clock: HandClock, keys: Keys | None = None, **changes: Any) -> U
         "principal_claims": ("email", "preferred_username", "sub"),
         **changes,
     }
-    return UpstreamCredentials(lambda: (keys or Keys()).current, clock, **values)
+    return OpenMetadataCredentials(lambda: (keys or Keys()).current, clock, **values)
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -139,7 +139,11 @@ def test_memory_of_short_lived_tokens_is_bounded() -> None:
     made: list[str] = []
 
     def mint(name: str) -> str:
-        return tokens.get(name, 0.0, lambda _: made.append(name) or name)
+        def note(_: object) -> str:
+            made.append(name)
+            return name
+
+        return tokens.get(name, 0.0, note)
 
     tokens = TokenCache(size=2)
     for name in "abcab":
@@ -154,7 +158,7 @@ def test_memory_of_short_lived_tokens_is_bounded() -> None:
 
 def test_assertion_says_everything_exactly() -> None:
     clock = HandClock()
-    assertions = Assertions("meta.example.com", "http://upstream", clock)
+    assertions = IdentityAssertions("meta.example.com", "http://upstream", clock)
     token = assertions.token_for(SAM)
     header, claims, _ = split(token, 16_384)
     assert json.loads(decode_segment(claims)) == {
@@ -181,26 +185,26 @@ def test_assertion_says_everything_exactly() -> None:
 
 
 def test_assertion_verifies_with_the_published_key_set() -> None:
-    assertions = Assertions("meta.example.com", "up", HandClock())
-    (key,) = parse_jwks(assertions.jwks).keys
+    assertions = IdentityAssertions("meta.example.com", "up", HandClock())
+    (key,) = parse_key_set(assertions.jwks).keys
     signed, _, signature = assertions.token_for(SAM).rpartition(".")
     assert verify_signature(key.key, "ES256", signed.encode(), decode_segment(signature))
-    (other,) = parse_jwks(Assertions("meta.example.com", "up", HandClock()).jwks).keys
+    (other,) = parse_key_set(IdentityAssertions("meta.example.com", "up", HandClock()).jwks).keys
     assert not verify_signature(other.key, "ES256", signed.encode(), decode_segment(signature))
     assert b'"d"' not in assertions.jwks
     assert assertions.etag.strip('"').isalnum()
-    assert assertions.etag != Assertions("meta.example.com", "up", HandClock()).etag
+    assert assertions.etag != IdentityAssertions("meta.example.com", "up", HandClock()).etag
 
 
 def test_assertion_is_never_a_callers_token() -> None:
     with pytest.raises(Refused) as refusal:
-        parse(Assertions("meta.example.com", "up", HandClock()).token_for(SAM), 16_384)
+        parse(IdentityAssertions("meta.example.com", "up", HandClock()).token_for(SAM), 16_384)
     assert refusal.value.cause is Cause.TOKEN_TYPE
 
 
 def test_assertion_is_renewed_at_half_of_its_life_and_per_actor() -> None:
     clock = HandClock()
-    assertions = Assertions("meta.example.com", "up", clock)
+    assertions = IdentityAssertions("meta.example.com", "up", clock)
     first = assertions.token_for(SAM)
     assert assertions.token_for(replace(SAM)) == first
     assert assertions.token_for(replace(SAM, groups=("c",))) != first

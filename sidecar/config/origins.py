@@ -1,0 +1,46 @@
+"""Origins of pages: one list in ``server.origins`` is the default of the others."""
+
+from collections.abc import Iterator
+
+from sidecar.config.reading.finding import Finding
+from sidecar.config.reading.units import ANY_ORIGIN, parse_web_origin
+from sidecar.config.reading.urls import split_url
+from sidecar.config.settings import Settings
+
+
+def _own_origin(settings: Settings) -> tuple[str, ...]:
+    """That of ``server.publicUrl``, which is in every list."""
+    parts = split_url(settings.server.public_url)
+    return () if parts is None else (parse_web_origin(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"),)
+
+
+def websocket_origins(settings: Settings) -> tuple[str, ...] | None:
+    """Whose pages may open WebSockets; None: everybody's."""
+    written = settings.server.websocket_origins
+    listed = settings.server.origins if written is None else written
+    return None if listed is None else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
+
+
+def cors_origins(settings: Settings) -> tuple[str, ...]:
+    """Whose pages may read refusals; empty: nobody's."""
+    written = settings.cors.origins
+    listed = settings.server.origins if written is None else written
+    return () if not listed else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
+
+
+def check_origins(settings: Settings) -> Iterator[Finding]:
+    """No credentials for everybody, and preflights that pages can pass."""
+    cors = settings.cors
+    if cors.origins is not None and ANY_ORIGIN in cors.origins and cors.credentials:
+        message = (
+            "holds * with credentials: true, so every page could read with its visitors' cookies; list the origins"
+        )
+        yield Finding(("cors", "origins"), message)
+    if cors.credentials and not cors_origins(settings):
+        yield Finding(("cors", "credentials"), "has no effect without cors.origins or server.origins", fatal=False)
+    if cors.origins and cors.preflight != "public":
+        message = (
+            "is authenticated, and browsers send preflights without credentials: pages of cors.origins get no further "
+            "with Authorization; write preflight: public if the upstream answers preflights"
+        )
+        yield Finding(("cors", "preflight"), message, fatal=False)

@@ -1,0 +1,138 @@
+"""How two statements about one thing become one: the order that every copy and every store keeps.
+
+Each function is commutative, associative and idempotent, so the order in which statements arrive changes nothing.
+``redis_scripts.py`` does the same in Lua. Why it is right: ``docs/decisions/0011-copies-that-merge.md``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from math import inf
+from typing import Any
+
+from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
+from sidecar.store.redis.codec import denial_text
+from sidecar.store.revocation_entry import Removal, RevocationEntry
+
+DAY = 86400.0
+KEEP_DENIALS = DAY
+"""Seconds for which an expired denial stays, in stores and in copies, because clocks differ."""
+KEEP_REMOVALS = 366 * DAY
+"""Seconds for which a removal is remembered, and longer where the denial would have lasted longer."""
+
+Word = RevocationEntry | Removal
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Statements to be merged, in any order. ``ends``: ids of records and when they ended, records known or not."""
+
+    records: Sequence[TokenRecord] = ()
+    ends: Sequence[tuple[str, float]] = ()
+    denials: Sequence[RevocationEntry] = ()
+    removals: Sequence[Removal] = ()
+    currents: Sequence[Current] = ()
+
+    def __bool__(self) -> bool:
+        return any(self.lists)
+
+    @property
+    def lists(self) -> tuple[Sequence[Any], ...]:
+        """Its five lists."""
+        return (self.records, self.ends, self.denials, self.removals, self.currents)
+
+    def part(self, start: int, end: int) -> "Entries":
+        """From each list the items from ``start`` to ``end``."""
+        return Entries(*(items[start:end] for items in self.lists))
+
+    @staticmethod
+    def joined(pieces: Sequence["Entries"]) -> "Entries":
+        """All of ``pieces``."""
+        return Entries(*(tuple(chain(*items)) for items in zip(*(piece.lists for piece in pieces), strict=True)))
+
+    @property
+    def version(self) -> int:
+        """The highest version that is among them."""
+        versions: list[int] = []
+        for items in (self.records, self.denials, self.removals, self.currents):
+            versions += [item.version for item in items]
+        return max(versions, default=0)
+
+    def versioned(self) -> Iterable[TokenRecord | RevocationEntry | Removal | Current]:
+        """Everything that has a version."""
+        yield from self.records
+        yield from self.denials
+        yield from self.removals
+        yield from self.currents
+
+    def words(self) -> dict[str, int]:
+        """The version of each denial and removal, by id."""
+        denied = {denial.id: denial.version for denial in self.denials}
+        return denied | {removal.id: removal.version for removal in self.removals}
+
+
+def rank(word: Word) -> tuple[int, int, float, str]:
+    """Of two words about one denial the higher one counts: the later version; at the same version what refuses more.
+
+    Equal versions come only from data of before versions were given.
+    """
+    if isinstance(word, Removal):
+        return (word.version, 0, word.until, "")
+    # the text as Redis compares it
+    return (word.version, 1, inf if word.expires_at is None else word.expires_at, denial_text(word))
+
+
+def join_words(one: Word, other: Word) -> Word:
+    """The word about a denial that counts."""
+    return max(one, other, key=rank)
+
+
+def join_ends(one: float | None, other: float | None) -> float | None:
+    """When a record ended: an end counts whoever knows of it, the earliest of several."""
+    return other if one is None else one if other is None else min(one, other)
+
+
+def join_records(one: TokenRecord, other: TokenRecord) -> TokenRecord:
+    """What is known of one record. Only its end, its last use and its version can differ: ids are never used again."""
+    used = max(one.last_used_at or 0.0, other.last_used_at or 0.0)
+    return replace(
+        other if other.version >= one.version else one,
+        revoked_at=join_ends(one.revoked_at, other.revoked_at),
+        last_used_at=None if one.last_used_at is None and other.last_used_at is None else used,
+    )
+
+
+def join_currents(one: Current, other: Current) -> Current:
+    """The token of a bot that was minted last."""
+    return max(one, other, key=lambda current: (current.version, current.id))
+
+
+def currents_of(minted: Iterable[TokenRecord]) -> list[Current]:
+    """What new tokens that replace others say of their bots."""
+    return [
+        Current(bot_key(record.actor_id), record.version, record.id)
+        for record in minted
+        if record.kind is TokenKind.BOT
+    ]
+
+
+def is_replaced(record: TokenRecord, current: Current | None) -> bool:
+    """Whether ``record`` is an older token of the bot that ``current`` is about."""
+    if current is None or record.kind is not TokenKind.BOT or record.id == current.id:
+        return False
+    return (record.version, record.id) < (current.version, current.id)
+
+
+def moment_of(version: int) -> float:
+    """The time at which the store gave ``version``, in seconds since the epoch."""
+    return version / 1_000_000
+
+
+def remembered_until(expires_at: float | None, now: float) -> float:
+    """Until when a removal is kept that happens at ``now`` and is about a denial that would have ended so."""
+    return max(now + KEEP_REMOVALS, (expires_at or 0.0) + DAY)
+
+
+def removal_at(denial_id: str, version: int, expires_at: float | None = None) -> Removal:
+    """The removal that a store has just given ``version``, of a denial that would have ended at ``expires_at``."""
+    return Removal(denial_id, version, remembered_until(expires_at, moment_of(version)))
