@@ -28,8 +28,8 @@ class SystemClock:
 class CheckedClock:
     """``clock``, compared periodically with the store's clock and with the monotonic clock.
 
-    While they disagree (:attr:`agrees`), nothing is removed from memory, expiry uses :meth:`latest`, and not-before uses
-    :meth:`earliest`. Setting the system clock neither revives an expired token nor makes a future one valid.
+    While they disagree (:attr:`agrees`), nothing is removed from memory, expiry uses :meth:`latest`, not-before
+    uses :meth:`earliest`. Setting the system clock neither revives an expired token nor makes a future one valid.
     """
 
     JUMP = 30.0
