@@ -26,56 +26,56 @@ class SystemClock:
 
 
 class CheckedClock:
-    """``clock``, compared now and then with the store's clock and with its own course.
+    """``clock``, compared periodically with the store's clock and with the monotonic clock.
 
-    While they disagree nothing is forgotten (:attr:`agrees`), what expires is judged by :meth:`latest`, and what is not
-    valid yet by :meth:`earliest`. A clock that was set neither revives an expired token nor makes a later one valid.
+    While they disagree (:attr:`agrees`), nothing is removed from memory, expiry uses :meth:`latest`, not-before
+    uses :meth:`earliest`. Setting the system clock neither revives an expired token nor makes a future one valid.
     """
 
     JUMP = 30.0
-    """Disagreement in seconds that is no drift."""
+    """Difference in seconds that is not explained by drift."""
     STEADY = 3600.0
-    """Where the store has no clock of its own, a new time counts when it has gone on evenly for so many seconds."""
+    """If the store has no clock, a new time is accepted after it has been constant for this many seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self.now: Callable[[], float] = clock.now
         self.monotonic: Callable[[], float] = clock.monotonic
         self.offset = 0.0
-        """Seconds by which this clock was ahead when it was last compared."""
+        """Seconds by which this clock was ahead at the last comparison."""
         self.agrees = True
-        # now minus monotonic, when it last agreed and when it was last compared, and since when that is so
+        # now minus monotonic: at the last agreement, at the last comparison; and the time since when it is constant
         self._agreed: float | None = None
         self._course: float | None = None
         self._steady_since = 0.0
 
     @property
     def problem(self) -> str:
-        """What is wrong, as a sentence; empty: nothing."""
+        """The problem as a sentence; empty: none."""
         if self.agrees:
             return ""
         way = "ahead" if self.offset > 0 else "behind"
-        return (
-            f"this clock is {abs(self.offset):.0f} s {way}: nothing is forgotten until it agrees with the store's clock"
-        )
+        return f"the system clock is {abs(self.offset):.0f} s {way}; nothing expires until it agrees with the store's"
 
     def latest(self) -> float:
-        """The later of the clock and of the course of the time that was last agreed upon: for what expires."""
+        """The later of the clock and of the time extrapolated from the last agreement: for expiry."""
         now = self.now()
         return now if self._agreed is None else max(now, self._agreed + self.monotonic())
 
     def earliest(self) -> float:
-        """The earlier of both: for what is not valid yet, and for denials that end."""
+        """The earlier of both: for not-before, and for the end of revocation entries."""
         now = self.now()
         return now if self._agreed is None else min(now, self._agreed + self.monotonic())
 
     def compare(self, store_time: float | None) -> None:
-        """Compare with what the store's clock says; None: it has none of its own."""
+        """Compare with the clock of the store; None: the store has no clock."""
         now, monotonic = self.now(), self.monotonic()
         course = now - monotonic
         if self._course is None or abs(course - self._course) > self.JUMP:
             if self._course is not None:
-                extra = {"seconds": round(course - self._course, 1)}
-                _log.warning("the clock has jumped: nothing is forgotten until it is right", extra=extra)
+                _log.warning(
+                    "system clock jumped; nothing is expired from memory until it is correct",
+                    extra={"event": "clock_jumped", "seconds": round(course - self._course, 1)},
+                )
             self._steady_since = monotonic
         self._course = course
         if store_time is not None:
@@ -89,21 +89,24 @@ class CheckedClock:
         if agrees != self.agrees:
             self.agrees = agrees
             if agrees:
-                _log.warning("the clock agrees with the store's clock again")
+                _log.warning("system clock agrees with the store's clock again", extra={"event": "clock_correct"})
             else:
-                _log.warning("the clock is wrong", extra={"seconds": round(self.offset, 1)})
+                _log.warning(
+                    "system clock differs from the store's clock",
+                    extra={"event": "clock_wrong", "seconds": round(self.offset, 1)},
+                )
 
 
 def checked(clock: Clock) -> CheckedClock:
-    """``clock`` itself where it is one that is compared, else one around it."""
+    """``clock`` itself if it is a CheckedClock, else a CheckedClock around it."""
     return clock if isinstance(clock, CheckedClock) else CheckedClock(clock)
 
 
 def latest_of(clock: Clock) -> Callable[[], float]:
-    """The reading of ``clock`` that decides whether something has expired."""
+    """The function of ``clock`` to decide whether something has expired."""
     return clock.latest if isinstance(clock, CheckedClock) else clock.now
 
 
 def earliest_of(clock: Clock) -> Callable[[], float]:
-    """The reading of ``clock`` that decides whether something is valid already, and whether a denial has ended."""
+    """The function of ``clock`` to decide whether something is valid yet, and whether a revocation entry has ended."""
     return clock.earliest if isinstance(clock, CheckedClock) else clock.now

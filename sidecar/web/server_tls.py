@@ -45,9 +45,15 @@ class CertificateFiles:
             self._made()  # half a pair must not get into the context in use
             self._load(self.context)
         except Misconfigured as error:
-            _log.error("changed certificate files are not used", extra={"problems": [str(p) for p in error.problems]})
+            _log.error(
+                "changed certificate files unusable; keeping the current certificate",
+                extra={"event": "certificate_reload_failed", "problems": [str(p) for p in error.problems]},
+            )
             return False
-        _log.info("certificate files reloaded", extra={"file": self._settings.cert_file})
+        _log.info(
+            "certificate files reloaded",
+            extra={"event": "certificate_reloaded", "file": self._settings.cert_file},
+        )
         return True
 
     async def _watch(self) -> None:

@@ -478,10 +478,14 @@ class Mirror:
     def _report(self, put_back: dict[str, int], *, is_new: bool) -> None:
         if is_new:
             self._reseeds.inc()
-        if any(put_back.values()):
+        if not any(put_back.values()):
+            return
+        if is_new:
+            _log.critical("store was empty; restored from memory", extra={"event": "store_restored", **put_back})
+        else:
             _log.critical(
-                "store was empty; restored from memory" if is_new else "store had lost entries; restored from memory",
-                extra={"event": "store_restored" if is_new else "store_entries_restored", **put_back},
+                "store had lost entries; restored from memory",
+                extra={"event": "store_entries_restored", **put_back},
             )
 
     # --- small parts
