@@ -446,7 +446,7 @@ def test_email_must_be_verified_where_it_may_make_an_admin() -> None:
         return [finding.message for finding in findings if finding.path[-1] == "emailVerified"]
 
     (message,) = warned(mayBeAdmin=True)
-    assert "set emailVerified: absentIsVerified" in message
+    assert "write emailVerified: absentIsVerified" in message
     assert warned() == warned(mayBeAdmin=True, emailVerified="required") == []
 
 
