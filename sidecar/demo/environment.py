@@ -97,6 +97,7 @@ def _configuration(folder: Path, port: int, upstream_url: str, provider_url: str
 server:
   listen: {HOST}:{port}
   adminListen: {HOST}:{port + 1}
+  trustedProxies: [{HOST}/32]
   drainDelay: 0s
   drainTimeout: 2s
 upstream:

@@ -31,6 +31,7 @@ def script(public: str, admin: str, provider: str, program: str) -> Iterator[Sec
         presented = f"-H @{credential} " if credential else ""
         return Example(status, shows, f"curl -i {presented}{more}{public}{path}")
 
+    original = "-H 'X-Original-URI: /hello' -H 'X-Original-Method: GET' "
     posted = "-H 'Content-Type: application/json' -d "
     carol = f"""'{{"issuer": "{provider}/acme", "subject": "carol"}}' """
     bot = """'{"name": "loader-bot", "kind": "bot"}' """
@@ -65,8 +66,8 @@ def script(public: str, admin: str, provider: str, program: str) -> Iterator[Sec
     yield Section(
         "Check endpoint for nginx, Envoy, Traefik and Caddy",
         (
-            curl(200, "the identity of alice, in response headers", "alice", "/oauth2/auth"),
-            curl(401, "a check without a token", None, "/oauth2/auth"),
+            curl(200, "the identity of alice, in response headers", "alice", "/oauth2/auth", original),
+            curl(401, "a check without a token", None, "/oauth2/auth", original),
         ),
     )
     yield Section(

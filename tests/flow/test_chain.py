@@ -232,7 +232,7 @@ def test_the_check_prints_the_chain_in_order(sidecar: Sidecar, plugins: Path) ->
     command = [sys.executable, "-m", "sidecar", "check", "--offline", "--config", str(sidecar.config)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ") and line.strip()[:1].isdigit()]
     assert [line.split(":")[0] for line in lines] == [
         "1. faulty (faulty",
         "2. api-keys",

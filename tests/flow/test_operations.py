@@ -229,7 +229,12 @@ async def test_health_config_and_metrics(start: Start) -> None:
         assert (live.status, live.json()) == (200, {"alive": True})
         assert readyz.json() == healthz.json()
         states = {name: part["state"] for name, part in readyz.json()["parts"].items()}
-        assert states == {"provider corp": "usable", "revocation state": "usable", "clock": "usable"}
+        assert states == {
+            "provider corp": "usable",
+            "revocation state": "usable",
+            "clock": "usable",
+            "capacity": "usable",
+        }
         assert (await scene.operations("/config")).json()
         assert await scene.metric('sidecar_http_requests_total{code="200",listener="public",route="forward"}') == 3
         assert await scene.metric('sidecar_http_requests_total{code="401",listener="public",route="forward"}') == 1

@@ -16,6 +16,8 @@ from sidecar.secrets.value import Secret
 _SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _PLAIN_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _DEFAULT = "default"
+_NOT_SECRET = ("environment", "none")
+"""Values of ``outbound.proxy`` that are words; only a URL may hold a password."""
 
 
 def as_json(loaded: Loaded) -> dict[str, Any]:
@@ -43,7 +45,9 @@ def _value(value: object) -> Any:
         return [_value(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return repr(value) if isinstance(value, Secret) else value
+    if isinstance(value, Secret):
+        return value.reveal() if any(value.matches(word) for word in _NOT_SECRET) else repr(value)
+    return value
 
 
 def _block(block: Mapping[str, Any], path: Path, sources: Mapping[str, str], indent: str) -> Iterator[str]:

@@ -345,7 +345,9 @@ class Mirror:
         if changes.is_complete:
             if any(mark in self._promises for mark in promised):
                 raise LossError
-            self._agreed_at = asked
+            # a store that had nothing to say until the wait was over said so at its end, not at its beginning
+            waited = self.FOLLOW if not changes.marks and self._clock.monotonic() - asked >= self.FOLLOW else 0.0
+            self._agreed_at = asked + waited
         self._prune()
         if self._picture.revocations.is_wasteful:
             self._position = ""

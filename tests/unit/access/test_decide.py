@@ -115,7 +115,7 @@ async def test_authenticated_paths(target: str | None, authorization: tuple[str,
 async def test_public_paths_are_never_refused(authorization: tuple[str, ...]) -> None:
     """A bad, missing, doubled or uncheckable credential gives nobody, not a refusal."""
     verdict = await decider().decide(view("/public", *authorization))
-    assert verdict == Allow(None)
+    assert verdict == Allow(None, withholds_credentials=bool(authorization))
 
 
 async def test_public_paths_still_identify() -> None:

@@ -102,7 +102,7 @@ def test_a_useless_key_set_is_exit_1(check: Any, service: Service, url: str) -> 
     offer_keys(service, url, ECKey.generate_key("P-256", {"kid": "1"}, auto_kid=False))
     code, text = check(listed(url, algorithms=["RS256"]))
     assert code == 1
-    assert "none for the accepted algorithms" in text
+    assert "no key fits the accepted algorithms" in text
     assert check(listed(url, algorithms=["ES256"]))[0] == 0
 
 
@@ -118,7 +118,7 @@ def test_a_key_url_that_verifies_no_token_is_exit_1(check: Any, service: Service
     code, text = check({"authenticationConfiguration": flat})
     assert code == 1
     assert f"error: provider default: {url}/partners: verifies no token: the discovery document of {url} names" in text
-    assert f"write {{url: {url}/partners, issuer: " in text
+    assert f"set {{url: {url}/partners, issuer: " in text
     code, text = check({"authenticationConfiguration": flat}, "--offline")
     assert code == 0
     assert "at most one of these verifies tokens" in text

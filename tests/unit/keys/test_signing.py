@@ -312,7 +312,7 @@ async def test_changed_files_are_noticed(tmp_path: Path, caplog: pytest.LogCaptu
     await asyncio.sleep(0)
     (tmp_path / "private.pem").write_text("rubbish")
     clock.advance(5)
-    await eventually(lambda: "cannot be used" in caplog.text)
+    await eventually(lambda: "unusable" in caplog.text)
     assert keys.signing.kid == rsa_key(0).thumbprint()
     write_key(tmp_path / "new.pem", rsa_key(1))
     os.replace(tmp_path / "new.pem", tmp_path / "private.pem")

@@ -252,7 +252,7 @@ async def test_user_props_are_read_with_their_roles_and_a_warning(
     member = Basic(options_of(Basic, {"userProps": str(path)}), surroundings())
     await member.start()
     try:
-        assert "plain text" in caplog.text
+        assert "plain-text" in caplog.text
         outcome = await member.authenticate(asked(basic("alice", "opensesame")))
         assert isinstance(outcome, Accepted)
         assert isinstance(await member.authenticate(asked(basic("bob", "y"))), Rejected)
