@@ -230,10 +230,7 @@ class World:
                 for reader, _ in opened[: _ANSWERED * _SILENT]:
                     async with asyncio.timeout(RESPONSE_SECONDS):
                         answer = await reader.read()
-                    if (
-                        not answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 403"))
-                        or b"\r\nConnection: close\r\n" not in answer
-                    ):
+                    if not answer.startswith(b"HTTP/1.1 401") or b"\r\nConnection: close\r\n" not in answer:
                         raise BenchError(f"a body was announced and not sent: {answer!r}")
                 yield
             finally:

@@ -193,12 +193,7 @@ async def judge(urls: list[str], fault: Callable[[], Awaitable[None]]) -> None:
         assert ledger.writes > 20
 
 
-pytestmark = [
-    pytest.mark.heavy,
-    # redis-py leaves the connections of a server that was killed to the garbage collector
-    pytest.mark.filterwarnings("ignore:unclosed Connection:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.heavy
 
 
 async def test_crash_that_loses_the_last_second(require_tool: Callable[[str], Path], tmp_path: Path) -> None:

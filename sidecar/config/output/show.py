@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from sidecar.config.load import Loaded
 from sidecar.config.reading.decode import fields_by_name
 from sidecar.config.reading.tree import Path, dotted, printable
-from sidecar.config.settings import UNUSED
+from sidecar.config.settings import UNUSED, OutboundSettings
 from sidecar.secrets.value import Secret
 
 _SAFE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _PLAIN_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _DEFAULT = "default"
-_NOT_SECRET = ("environment", "none")
+_PROXY_WORDS = ("environment", "none")
 """Values of ``outbound.proxy`` that are words; only a URL may hold a password."""
 
 
@@ -33,7 +33,7 @@ def as_yaml(loaded: Loaded) -> str:
 def _value(value: object) -> Any:
     if isinstance(value, BaseModel):
         return {
-            name: _value(getattr(value, attribute))
+            name: _shown(value, attribute)
             for attribute, (name, field) in zip(
                 type(value).model_fields, fields_by_name(type(value)).items(), strict=True
             )
@@ -45,9 +45,14 @@ def _value(value: object) -> Any:
         return [_value(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, Secret):
-        return value.reveal() if any(value.matches(word) for word in _NOT_SECRET) else repr(value)
-    return value
+    return repr(value) if isinstance(value, Secret) else value
+
+
+def _shown(model: BaseModel, attribute: str) -> Any:
+    value = getattr(model, attribute)
+    if isinstance(model, OutboundSettings) and attribute == "proxy" and value.reveal() in _PROXY_WORDS:
+        return value.reveal()
+    return _value(value)
 
 
 def _block(block: Mapping[str, Any], path: Path, sources: Mapping[str, str], indent: str) -> Iterator[str]:

@@ -66,9 +66,8 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
             "/api/v1/auth/callback",
             "/api/v1/auth/logout",
             "/api/v1/auth/refresh",
-            "/callback",
         ),
-        *_login(_READ, "/api/v1/saml/login", "/api/v1/saml/metadata"),
+        *_login(_READ, "/callback", "/api/v1/saml/login", "/api/v1/saml/metadata"),
         *_login(("POST",), "/api/v1/saml/acs"),
         # Its feed among it: without credentials everybody could name any user's id and read along.
         RouteRule("/api/**"),

@@ -197,7 +197,7 @@ OPEN, SHUT = Access.PUBLIC, Access.AUTHENTICATED
         ("GET", "/my-data/table", OPEN),
         ("HEAD", "/favicon.png", OPEN),
         ("POST", "/", SHUT),
-        ("POST", "/callback", OPEN),
+        ("POST", "/callback", SHUT),
         ("DELETE", "/my-data", SHUT),
     ],
 )

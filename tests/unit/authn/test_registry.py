@@ -223,5 +223,5 @@ def test_the_guide_names_every_option_of_every_member() -> None:
 def test_every_built_in_type_describes_its_credentials() -> None:
     """A built-in that overrides nothing would be listed by ``sidecar check`` with the default phrase of plugins."""
     for place in BUILT_IN.values():
-        described = next(vars(kind) for kind in load_authenticator(place).__mro__ if "describe" in vars(kind))
-        assert described is not vars(Authenticator), place
+        owner = next(kind for kind in load_authenticator(place).__mro__ if "describe" in vars(kind))
+        assert owner is not Authenticator, place
