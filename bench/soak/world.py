@@ -28,7 +28,8 @@ _SILENT = 200
 """How many callers of each kind announce a body and send none of it."""
 _REVOKE = b"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 _ANNOUNCED = (
-    b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n",
+    b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nX-Original-URI: /x\r\nX-Original-Method: GET\r\n"
+    b"Content-Length: 500\r\n\r\n",
     b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n",
     _REVOKE + b"Content-Length: 500\r\n\r\nt",
@@ -131,6 +132,7 @@ class World:
             "server": {
                 "listen": self.address,
                 "adminListen": f"127.0.0.1:{self._admin}",
+                "trustedProxies": ["127.0.0.1/32"],
                 "drainDelay": "0s",
                 "limits": {"headerTimeout": "2s", "bodyTimeout": "5s"},
             },
