@@ -27,9 +27,9 @@ _AFTERMATH = {"service": RESPONSE_SECONDS + 1, "provider": 6.0, "store": 6.0, "b
 _SILENT = 200
 """How many callers of each kind announce a body and send none of it."""
 _REVOKE = b"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+_CHECK = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nX-Original-URI: /x\r\nX-Original-Method: GET\r\n"
 _ANNOUNCED = (
-    b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nX-Original-URI: /x\r\nX-Original-Method: GET\r\n"
-    b"Content-Length: 500\r\n\r\n",
+    _CHECK + b"Content-Length: 500\r\n\r\n",
     b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n",
     _REVOKE + b"Content-Length: 500\r\n\r\nt",
