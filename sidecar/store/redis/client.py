@@ -293,11 +293,18 @@ class _Endpoint:
         except (*_LOST, *_ELSEWHERE):
             self._forget(client)
             raise
+        finally:
+            if client is not self._client:
+                # it was forgotten while these commands ran, and they may have connected after it was closed
+                self._close(client)
 
     def _forget(self, client: Redis | None) -> None:
         if client is None or client is not self._client:
             return
         self._client = None
+        self._close(client)
+
+    def _close(self, client: Redis) -> None:
         task = asyncio.create_task(client.aclose())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
