@@ -1,8 +1,9 @@
 """The one decision: RequestView in, Verdict out. Check endpoints, the proxy and the API all come through here."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from multidict import CIMultiDict
 
@@ -11,11 +12,12 @@ from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Rules
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
-from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, RequestContext, Scheme
 from sidecar.identity.token_sources import TokenSources
 
+T = TypeVar("T")
 _PUBLIC = AccessRequirement(Access.PUBLIC)
 _BEARER = Scheme.BEARER
 
@@ -94,6 +96,8 @@ class Decider:
         """``sources``: where a credential may stand besides ``Authorization``."""
         self._sources = sources
         self.undecided = undecided or Budget()
+        # callers without a good credential decide how long their bodies take, so verdicts keep the other half
+        self.undecided_bodies = Budget(self.undecided.places / 2, self.undecided)
         self._rules = rules
         self._chain = chain
         self._deadline = deadline
@@ -182,17 +186,10 @@ class Decider:
         What belongs to the request, such as a client certificate, is no part of it.
         """
         view = RequestContext("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
-        undecided = self.undecided
-        if undecided.is_full:
-            return TokenValidation(None, self._chain.unavailable(Cause.OVERLOAD, retry_after=1).failure)
-        undecided.take()
         try:
-            async with asyncio.timeout(self._deadline):
-                return await self._chain.validate(view)
-        except TimeoutError:
-            return TokenValidation(None, self._chain.unavailable(Cause.DEADLINE).failure)
-        finally:
-            undecided.give_back()
+            return await self.undecided.admit(self._within_deadline(self._chain.validate(view)))
+        except Unavailable as failure:
+            return TokenValidation(None, self._chain.not_judged(failure).failure)
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""
@@ -228,14 +225,14 @@ class Decider:
         return ruling.and_also(AccessRequirement(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
 
     async def _authenticate(self, view: RequestContext) -> Accepted | Denied:
-        undecided = self.undecided
-        if undecided.is_full:  # a good credential that needs no waiting passes all the same
-            return self._chain.accept_at_once(view) or self._chain.unavailable(Cause.OVERLOAD, retry_after=1)
-        undecided.take()
+        try:
+            return await self.undecided.admit(self._within_deadline(self._chain.authenticate(view)))
+        except Unavailable as failure:
+            return self._chain.not_judged(failure)
+
+    async def _within_deadline(self, call: Coroutine[Any, Any, T]) -> T:
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._chain.authenticate(view)
+                return await call
         except TimeoutError:
-            return self._chain.unavailable(Cause.DEADLINE)
-        finally:
-            undecided.give_back()
+            raise Unavailable(Cause.DEADLINE) from None

@@ -166,6 +166,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         TrustedPeers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
         undecided=undecided,
+        undecided_bodies=decider.undecided_bodies,
         log_access=settings.logging.access,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None

@@ -80,7 +80,7 @@ def management_routes(
         tokens,
         revocations,
         bots,
-        BodyReader(server.limits.body_timeout, decider.undecided),
+        BodyReader(server.limits.body_timeout, decider.undecided_bodies),
     )
 
 

@@ -180,6 +180,9 @@ class Sidecar:
         if serving.undecided.is_full:
             text = f"{serving.undecided.taken} requests await a decision, a quarter of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, Condition.DEGRADED, text)
+        if serving.undecided_bodies.is_full:
+            text = f"{serving.undecided_bodies.taken} bodies of unauthenticated callers are being read, an eighth of "
+            return PartStatus(_CAPACITY, Condition.DEGRADED, f"{text}maxInFlight: others get 503")
         if serving.anonymous.is_full:
             text = f"{serving.anonymous.taken} requests have no credential, half of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, Condition.DEGRADED, text)

@@ -169,9 +169,9 @@ class Chain:
             hint = outcome.hint or hint
         return skipped or self._denied(hint or _unrecognised(view), "", "none", "rejected")
 
-    def unavailable(self, cause: Cause, *, retry_after: int = 5) -> Denied:
-        """The verdict on a credential that was not judged to the end, for ``cause``."""
-        return self._denied(Unavailable(cause, retry_after=retry_after), "", "none", "broken")
+    def not_judged(self, failure: Unavailable) -> Denied:
+        """The verdict on a credential that was not judged to the end, because of ``failure``."""
+        return self._denied(failure, "", "none", "broken")
 
     def _limit_caching(self, accepted: Accepted) -> None:
         """Bound what is recalled of ``accepted``, which is the very object that its authenticator remembers."""

@@ -89,7 +89,8 @@ class Limits(Model):
     carried no valid credential; if there is none, the new connection is closed."""
     max_in_flight: Annotated[int, Field(ge=1)] = 1024
     """Maximum number of requests in flight; further ones get 503. Requests that wait for a verdict may use a quarter of
-    it, and requests that a rule allows without a credential half. Checks count only while they wait for a verdict."""
+    it (half of that if the verdict needs their body), and requests that a rule allows without a credential half. Checks
+    count only while they wait for a verdict."""
     idle_timeout: Duration = 75.0
     """Time that a keep-alive connection may wait for its next request."""
     header_timeout: Duration = 15.0

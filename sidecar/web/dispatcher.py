@@ -63,8 +63,9 @@ class RouteTable(Protocol):
 class ActiveConfig:
     """What one configuration answers with, and how many requests it is at.
 
-    Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, and those that were let through
-    without a credential half: what is left is for callers with a good one.
+    Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, of which those whose body is
+    needed for it may take ``undecided_bodies``, and those that were let through without a credential half: what is left
+    is for callers with a good one.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class ActiveConfig:
         *,
         max_in_flight: int,
         undecided: Budget,
+        undecided_bodies: Budget,
         log_access: bool,
     ) -> None:
         self.routes = routes
@@ -82,6 +84,7 @@ class ActiveConfig:
         self.peers = peers
         self.max_in_flight = max_in_flight
         self.undecided = undecided
+        self.undecided_bodies = undecided_bodies
         self.anonymous = Budget(max(1, max_in_flight // 2))
         self.log_access = log_access
         self.in_flight = 0

@@ -50,9 +50,9 @@ async def asked(scene: Scene, target: str, *headers: tuple[str, str]) -> Answer:
 
 
 async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> None:
-    """A quarter of the places is theirs; one more is refused without waiting, and its connection ends."""
+    """An eighth of the places is theirs; one more is refused without waiting, and its connection ends."""
     async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:
-        scene = await start(upstream.url, server={"limits": {"maxInFlight": 8}})
+        scene = await start(upstream.url, server={"limits": {"maxInFlight": 16}})
         for _ in range(2):
             await (await connected(scene, stack)).send(STALLED)
         await eventually(lambda: scene.undecided == 2)
@@ -67,6 +67,7 @@ async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> 
         assert (await asked(scene, "/oauth2/auth", bearer())).status == 200
         assert (await asked(scene, "/oauth2/auth", bearer(sub="bob"))).status == 200, "verified without waiting"
         assert (await asked(scene, "/oauth2/userinfo", bearer())).status == 200
+        assert (await asked(scene, "/oauth2/auth", bearer(exp=1))).status == 401, "refused without waiting"
         assert await capacity(scene) == (200, "degraded")
         whole = b"token=x"
         async with await scene.connect() as wire:

@@ -209,7 +209,7 @@ async def test_so_many_may_wait_for_a_verdict_and_who_need_not_wait_is_not_refus
     waiting = [asyncio.create_task(judge.decide(view("/", "Bearer slow"))) for _ in range(2)]
     await asyncio.sleep(0)
     assert budget.is_full
-    for credential, expected in (("good", "allow"), ("bad", "unavailable"), ("slow", "unavailable")):
+    for credential, expected in (("good", "allow"), ("bad", "token_invalid"), ("slow", "unavailable")):
         assert await reason(judge, view("/", f"Bearer {credential}")) == expected
     denied = await judge.decide(view("/", "Bearer slow"))
     assert isinstance(denied, Deny)
