@@ -68,7 +68,7 @@ class ErrorResponses:
         identifier = request_id(request)
         if self._lines.allows():
             _log.info(
-                "request rejected",
+                "refused",  # the text of earlier versions, which filters match
                 extra={
                     "event": "request_rejected",
                     "requestId": identifier,

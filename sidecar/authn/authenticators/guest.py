@@ -62,7 +62,7 @@ class Guest(Authenticator):
         if not options.enabled:
             return "no requests; it is switched off (enabled: false)"
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
-        return f"no credentials: anonymous requests are {options.guest_user} on {', '.join(options.paths)}{methods}"
+        return f"without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"
 
     async def authenticate(self, view: RequestContext) -> Outcome:
         """Abstain: a presented credential never belongs to the guest."""

@@ -96,7 +96,7 @@ def test_each_part_that_is_switched_off_is_a_line() -> None:
 
 
 def test_a_guest_that_is_switched_off_is_described_so() -> None:
-    for value, words in (("false", "switched off"), ("true", "anonymous requests are guest")):
+    for value, words in (("false", "switched off"), ("true", "without credentials everybody is guest")):
         planned = build_specs(load_text(IMPORT, {**ENVIRON, "GUEST_AUTHENTICATION_ENABLED": value}).authenticators)
         (guest,) = (item for item in planned if item.type_name == "guest")
         assert words in guest.describe
