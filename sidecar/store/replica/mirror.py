@@ -12,8 +12,8 @@ copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole pr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, TypeVar
@@ -452,12 +452,13 @@ class Mirror:
     async def _read_snapshot(self, fresh: Snapshot) -> tuple[str, str, float]:
         """Read everything into ``fresh``. Returns the position, its mark, and when it was known to be complete."""
         position, mark = "", ""
-        async for piece in _ahead(self._store.snapshot()):
-            self._skipped.inc(piece.skipped)
-            entries = piece.entries
-            self._floor = max(self._floor, entries.version)
-            await self._fill(fresh, entries)
-            position, mark = piece.position, piece.marks[-1] if piece.marks else mark
+        async with aclosing(_ahead(self._store.snapshot())) as pieces:
+            async for piece in pieces:
+                self._skipped.inc(piece.skipped)
+                entries = piece.entries
+                self._floor = max(self._floor, entries.version)
+                await self._fill(fresh, entries)
+                position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")
         while True:
@@ -515,7 +516,7 @@ class Mirror:
         self._news = asyncio.Event()
 
 
-async def _ahead(items: AsyncIterator[T]) -> AsyncIterator[T]:
+async def _ahead(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """The same items; each is fetched while the one before is being worked on."""
     upcoming = asyncio.create_task(_next(items))
     try:
