@@ -34,27 +34,40 @@ class CheckedClock:
 
     JUMP = 30.0
     """Difference in seconds that is not explained by drift."""
+    WRONG = 300.0
+    """Difference in seconds at which a process is not ready while the clocks of other processes agree."""
     STEADY = 3600.0
     """If the store has no clock, a new time is accepted after it has been constant for this many seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self.now: Callable[[], float] = clock.now
         self.monotonic: Callable[[], float] = clock.monotonic
-        self.offset = 0.0
-        """Seconds by which this clock was ahead at the last comparison."""
         self.agrees = True
-        # now minus monotonic: at the last agreement, at the last comparison; and the time since when it is constant
+        # now minus monotonic: at the last agreement, at the last comparison, and as it should be; and the time since
+        # when it is constant
         self._agreed: float | None = None
         self._course: float | None = None
+        self._right: float | None = None
         self._steady_since = 0.0
+        self._store_has_clock = False
+
+    @property
+    def offset(self) -> float:
+        """Seconds by which this clock is ahead of the store's, which runs on as it was at the last comparison."""
+        return 0.0 if self._right is None else self.now() - self.monotonic() - self._right
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it differs by so much that this process should not be used while others agree with the store."""
+        return abs(self.offset) > self.WRONG
 
     @property
     def problem(self) -> str:
         """The problem as a sentence; empty: none."""
-        if self.agrees:
+        offset, now = self.offset, self.now()
+        if abs(offset) <= self.JUMP:
             return ""
-        way = "ahead" if self.offset > 0 else "behind"
-        return f"the system clock is {abs(self.offset):.0f} s {way}; nothing expires until it agrees with the store's"
+        return difference(now, now - offset, "the store's clock" if self._store_has_clock else "the expected time")
 
     def latest(self) -> float:
         """The later of the clock and of the time extrapolated from the last agreement: for expiry."""
@@ -78,12 +91,15 @@ class CheckedClock:
                 )
             self._steady_since = monotonic
         self._course = course
+        self._store_has_clock = store_time is not None
         if store_time is not None:
-            self.offset = now - store_time
-            agrees = abs(self.offset) <= self.JUMP
+            self._right = store_time - monotonic
+            agrees = abs(now - store_time) <= self.JUMP
         else:
-            self.offset = 0.0 if self._agreed is None else course - self._agreed
-            agrees = abs(self.offset) <= self.JUMP or monotonic - self._steady_since >= self.STEADY
+            ahead = 0.0 if self._agreed is None else course - self._agreed
+            agrees = abs(ahead) <= self.JUMP or monotonic - self._steady_since >= self.STEADY
+            if agrees or self._right is None:
+                self._right = course
         if agrees:
             self._agreed = course
         if agrees != self.agrees:
@@ -110,3 +126,19 @@ def latest_of(clock: Clock) -> Callable[[], float]:
 def earliest_of(clock: Clock) -> Callable[[], float]:
     """The function of ``clock`` to decide whether something is valid yet, and whether a revocation entry has ended."""
     return clock.earliest if isinstance(clock, CheckedClock) else clock.now
+
+
+def difference(now: float, right: float, what: str) -> str:
+    """What is wrong with a system clock that says ``now`` where ``what`` says ``right``, and what to do."""
+    way = "ahead of" if now > right else "behind"
+    return (
+        f"system clock {_text(now)} is {abs(now - right):.0f} s {way} {what}, {_text(right)}; "
+        "synchronise the clock of this host"
+    )
+
+
+def _text(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f}"

@@ -54,8 +54,19 @@ def _authenticator_status(authenticator: Authenticator) -> PartStatus:
 
 
 def _clock_status(mirror: Mirror) -> PartStatus:
-    problem = mirror.clock_problem
-    return PartStatus("clock", Condition.DEGRADED if problem else Condition.USABLE, problem)
+    """One wrong clock must not be used while there are right ones, and must not stop every process."""
+    name, problem = "clock", mirror.clock_problem
+    if not problem:
+        return PartStatus(name, Condition.USABLE)
+    if not mirror.is_clock_wrong:
+        return PartStatus(name, Condition.DEGRADED, problem)
+    others = mirror.right_clocks
+    if others is None:
+        return PartStatus(name, Condition.PENDING, problem)
+    if others:
+        why = f"not ready while the clocks of other processes ({others}) agree with the store's"
+        return PartStatus(name, Condition.UNUSABLE, f"{problem}; {why}")
+    return PartStatus(name, Condition.DEGRADED, f"{problem}; no other process agrees with the store, check its clock")
 
 
 def _mirror_status(registry: IssuerRegistry, settings: Settings) -> PartStatus:
@@ -66,4 +77,5 @@ def _mirror_status(registry: IssuerRegistry, settings: Settings) -> PartStatus:
         problem = registry.store.problem if isinstance(registry.store, SqliteStore) else ""
         return PartStatus(name, Condition.DEGRADED if problem else Condition.USABLE, problem)
     denied = revocation.on_stale == "deny"
-    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, "the store does not respond")
+    problem = f"last complete reading of the store {mirror.age:.0f} s ago (maxStaleness {revocation.max_staleness:g} s)"
+    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, problem)

@@ -14,7 +14,7 @@ from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
-from sidecar.clock import SystemClock
+from sidecar.clock import CheckedClock, Clock, SystemClock, difference
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
@@ -23,6 +23,7 @@ from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
+from sidecar.store.base import ClockReport
 from sidecar.store.open import open_store
 from sidecar.store.redis.client import RedisClient
 from sidecar.store.redis.store import RedisStore
@@ -151,11 +152,12 @@ class StoreProbe:
 
     name = "store"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings.store
+        self._clock = clock or SystemClock()
 
     async def run(self) -> list[Problem]:
-        """Whether it is usable; for Redis also how it may lose data."""
+        """Whether it is usable; for Redis also how it may lose data, and whether its clock agrees with this host's."""
         url = self._settings.url.reveal()
         if not url.startswith("sqlite:"):
             return await self._check_redis()
@@ -163,15 +165,32 @@ class StoreProbe:
         return [Problem(self.name, fault)] if fault else []
 
     async def _check_redis(self) -> list[Problem]:
-        clock = SystemClock()
-        store = RedisStore(RedisClient(self._settings, Metrics(), clock), clock)
+        store = RedisStore(RedisClient(self._settings, Metrics(), self._clock), self._clock)
         try:
             status = await store.status()
+            before = self._clock.now()
+            report = await store.compare_clocks("", agrees=False)
+            after = self._clock.now()
         except Unavailable as failure:
             return [Problem(self.name, f"Redis cannot be used ({failure.detail})")]
         finally:
             await store.aclose()
-        return [Problem(self.name, problem, fatal=False) for problem in status.problems]
+        found = [Problem(self.name, problem, fatal=False) for problem in status.problems]
+        return found + _clock_problems(before, after, report)
+
+
+def _clock_problems(before: float, after: float, report: ClockReport) -> list[Problem]:
+    """What ``sidecar serve`` would say of this host's clock, which was read before and after that of the store."""
+    if report.time is None or before - CheckedClock.JUMP <= report.time <= after + CheckedClock.JUMP:
+        return []
+    now = before if report.time < before else after
+    problem = difference(now, report.time, "the clock of the Redis server")
+    if abs(now - report.time) > CheckedClock.WRONG and report.others:
+        ready = (
+            f"`sidecar serve` is not ready here while the clocks of other processes ({report.others}) agree with Redis"
+        )
+        return [Problem("clock", f"{problem}; {ready}")]
+    return [Problem("clock", problem, fatal=False)]
 
 
 class NamesProbe:

@@ -32,8 +32,9 @@ class Changes:
 
     It has only the latest state of each entry. ``marks`` are those of the writes that the reader has then seen; the
     last one is the mark of ``position``. ``is_complete``: there was no later write when the store was asked.
-    ``store_time``: the time of the store's own clock, where it has one. ``skipped`` counts entries that could not be
-    decoded (corrupt, or written by another version).
+    ``store_time``: the time of the store's own clock, where it has one. ``asked_after``: seconds from the call until
+    the store was asked for this. ``skipped`` counts entries that could not be decoded (corrupt, or written by another
+    version).
     """
 
     position: str
@@ -47,6 +48,7 @@ class Changes:
     marks: tuple[str, ...] = field(default=(), compare=False)
     is_complete: bool = field(default=True, compare=False)
     store_time: float | None = field(default=None, compare=False)
+    asked_after: float = field(default=0.0, compare=False)
 
     @property
     def entries(self) -> Entries:
@@ -116,12 +118,28 @@ class RecordQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockReport:
+    """``time`` of the store's clock; None: it has none, and every process has the clock of its host.
+
+    ``others``: how many other processes have reported within the last :data:`CLOCK_REPORTS` seconds of that clock that
+    theirs agrees with it.
+    """
+
+    time: float | None = None
+    others: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatus:
     """State for operators. ``persistent`` False: the contents are lost when the server restarts."""
 
     persistent: bool
     detail: str = ""
     problems: tuple[str, ...] = field(default_factory=tuple)
+
+
+CLOCK_REPORTS = 30.0
+"""Seconds for which the report of a process about its clock counts."""
 
 
 class Store(Protocol):
@@ -169,6 +187,12 @@ class Store(Protocol):
 
     async def life(self) -> str:
         """An identifier that exists as long as the store keeps its contents; empty: the store is new or was emptied."""
+
+    async def compare_clocks(self, process: str, *, agrees: bool) -> ClockReport:
+        """Report that the clock of ``process`` agrees with the store's, or no longer does; empty: report nothing.
+
+        Not logged, and not part of the contents.
+        """
 
     async def status(self) -> StoreStatus:
         """The state of the store."""

@@ -493,6 +493,14 @@ async def test_token_of_a_bot_that_was_lost_ends_the_earlier_ones_when_it_is_put
     assert late.revoked_at is not None
 
 
+async def test_wait_without_a_write_tells_when_the_store_was_last_asked(store: Store) -> None:
+    _, _, position = await stand(store)
+    started = time.monotonic()
+    changes = await store.follow(position, 0.3)
+    assert 0.25 <= changes.asked_after <= time.monotonic() - started
+    assert changes.is_complete
+
+
 def _views(seed: int) -> tuple[list[Entries], random.Random]:
     """What several copies may know of few things, with versions that meet."""
     chance = random.Random(seed)

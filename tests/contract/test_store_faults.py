@@ -98,6 +98,17 @@ async def test_follower_notices_a_stalled_server(server: RedisServer, store: Sto
         server.signal(signal.SIGCONT)
 
 
+async def test_answer_of_a_stalled_server_is_as_old_as_the_question(server: RedisServer, store: Store) -> None:
+    _, _, position = await stand(store)
+    server.signal(signal.SIGSTOP)
+    following = asyncio.create_task(store.follow(position, 0.2))
+    try:
+        await asyncio.sleep(0.7)
+    finally:
+        server.signal(signal.SIGCONT)
+    assert (await following).asked_after < 0.2
+
+
 async def test_answered_writes_survive_a_killed_server(server: RedisServer, store: Store) -> None:
     _, _, position = await stand(store)
     await store.write(Batch(add=[record()], add_entries=[denial()]))

@@ -11,8 +11,10 @@ from itertools import count
 
 from sidecar.errors import Cause, Unavailable
 from sidecar.store.base import (
+    CLOCK_REPORTS,
     Batch,
     Changes,
+    ClockReport,
     GapError,
     LossError,
     Page,
@@ -76,6 +78,7 @@ class MemoryStore:
     touches: list[Sequence[tuple[str, float]]] = field(default_factory=list)
     now: float = 0.0
     store_time: float | None = None
+    clock_reports: dict[str, float] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def check(self) -> None:
@@ -215,7 +218,7 @@ class MemoryStore:
             try:
                 await asyncio.wait_for(changed.wait(), wait)
             except TimeoutError:
-                return Changes(position, store_time=self.store_time)
+                return Changes(position, store_time=self.store_time, asked_after=wait)
             self.check()
             read = self._read_position(position)
         pieces = self.log[read - self.trimmed :][:LOG_PIECE]
@@ -240,6 +243,18 @@ class MemoryStore:
     async def life(self) -> str:
         self.check()
         return self.mark
+
+    async def compare_clocks(self, process: str, *, agrees: bool) -> ClockReport:
+        self.check()
+        now = self.store_time
+        if now is None:
+            return ClockReport()
+        if process:
+            self.clock_reports.pop(process, None)
+            if agrees:
+                self.clock_reports[process] = now
+        others = [at for name, at in self.clock_reports.items() if name != process]
+        return ClockReport(now, sum(now - CLOCK_REPORTS <= at <= now + 1 for at in others))
 
     async def status(self) -> StoreStatus:
         self.check()

@@ -126,6 +126,7 @@ class Runner:
         self.world = StoreWorld(backing, processes)
         self.ledger = Ledger()
         self.turns: list[Turn] = []
+        self.following: dict[int, Turn] = {}
         self.tokens: list[tuple[str, str]] = []
         self.problems: list[str] = []
 
@@ -148,11 +149,14 @@ class Runner:
     async def _act(self, action: Action) -> None:
         world = self.world
         match action:
+            case ("follow", index) | ("hold", "follow", index, _) if self._follows(index):
+                """A process follows the store once at a time."""
             case ("follow", index):
                 await world.follow(index)
                 self._check_fresh(index)
             case ("hold", "follow", index, steps):
                 await self._hold(world.follow(index), steps)
+                self.following[index] = self.turns[-1]
             case ("hold", kind, index, steps):
                 name = {"deny": NAMES[0], "remove": NAMES[0], "mint": BOTS[0]}[kind]
                 extra = (LIFETIMES[steps % 3],) if kind == "deny" else ()
@@ -182,6 +186,10 @@ class Runner:
                 world.backing.trim()
             case ("deny" | "remove" | "mint" | "personal" | "end", *_):
                 await self._write(action)
+
+    def _follows(self, index: int) -> bool:
+        turn = self.following.get(index)
+        return turn is not None and not turn.is_done
 
     async def _hold(self, work: Any, steps: int) -> None:
         turn = self.world.start(work)

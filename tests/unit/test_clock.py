@@ -58,6 +58,39 @@ def test_clock_that_jumps_is_wrong_until_it_agrees_again(
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING] * 4
 
 
+def test_difference_is_known_before_the_store_is_asked_again() -> None:
+    """Also while the store is unavailable: readiness and the metric must not show the difference of an hour ago."""
+    hand = SetClock()
+    clock = CheckedClock(hand)
+    clock.compare(hand.now())
+    hand.advance(600)
+    assert (clock.offset, clock.is_wrong, clock.problem) == (0.0, False, "")
+    hand.set(-400)
+    assert clock.offset == -400
+    assert clock.is_wrong
+    assert "400 s behind the store's clock" in clock.problem
+
+
+@pytest.mark.parametrize(
+    ("seconds", "named", "wrong"), [(30, False, False), (31, True, False), (300, True, False), (301, True, True)]
+)
+def test_half_a_minute_is_named_and_five_minutes_are_wrong(seconds: float, named: bool, wrong: bool) -> None:
+    hand = SetClock()
+    clock = CheckedClock(hand)
+    clock.compare(hand.now() - seconds)
+    assert bool(clock.problem) is named
+    assert clock.is_wrong is wrong
+
+
+def test_problem_names_both_clocks_and_what_to_do() -> None:
+    clock = CheckedClock(SetClock(1_800_000_000.0))
+    clock.compare(1_800_000_000.0 + 3600)
+    assert clock.problem == (
+        "system clock 2027-01-15T08:00:00Z is 3600 s behind the store's clock, 2027-01-15T09:00:00Z; "
+        "synchronise the clock of this host"
+    )
+
+
 def test_step_of_a_second_makes_no_difference_to_whether_it_agrees() -> None:
     hand = SetClock()
     clock = CheckedClock(hand)

@@ -106,7 +106,8 @@ class RedisClient:
         self._wait_seconds = settings.wait_timeout
         self._breaker = Breaker(clock.monotonic)
         self._turn = asyncio.Semaphore(_MAX_CONNECTIONS)
-        dial = _Connector(settings, _address(settings))
+        self._closer = _Closer()
+        dial = _Connector(settings, _address(settings), self._closer)
         self._quick = _Endpoint(dial, self.prefix, _SOCKET_TIMEOUT)
         self._writing = _Endpoint(
             dial, self.prefix, _SOCKET_TIMEOUT + settings.wait_timeout * bool(self._wait_replicas)
@@ -144,9 +145,9 @@ class RedisClient:
         return await self._counted(operation, self._patient, commands, self._deadline + block)
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        for servers in (self._quick, self._writing, self._patient):
-            await servers.aclose()
+        """Close every connection; commands that still run fail, and so do later ones."""
+        await asyncio.gather(*(servers.aclose() for servers in (self._quick, self._writing, self._patient)))
+        await self._closer.wait()
 
     async def _guarded(
         self, operation: str, servers: "_Endpoint", commands: Sequence[Command], deadline: float
@@ -187,10 +188,30 @@ class RedisClient:
         return results
 
 
+class _Closer:
+    """Closes clients in tasks of its own: the task of a command may be cancelled before it has closed anything."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close(self, client: Redis) -> None:
+        """Close the connections that ``client`` has by now."""
+        task = asyncio.create_task(client.aclose())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(retrieve)
+
+    async def wait(self) -> None:
+        """Wait until everything is closed."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
 class _Connector:
     """How to reach servers: credentials and TLS, and where the server for a slot is."""
 
-    def __init__(self, settings: StoreSettings, address: StoreAddress) -> None:
+    def __init__(self, settings: StoreSettings, address: StoreAddress, closer: _Closer) -> None:
+        self.closer = closer
         self._address = address
         self._tls = {"context": _tls(settings.tls), "server_name": settings.tls.server_name} if address.tls else {}
         password = address.password or (settings.password.reveal() if settings.password else "")
@@ -233,7 +254,7 @@ class _Connector:
         try:
             return (await _run(client, [question]))[0]
         finally:
-            await client.aclose()
+            self.closer.close(client)
 
     def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
         place: dict[str, Any] = {"host": node[0], "port": node[1]}
@@ -264,28 +285,40 @@ class _Endpoint:
         self._slot = key_slot(prefix.encode("utf-8"))
         self._socket_seconds = socket_seconds
         self._client: Redis | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self._running = 0
+        self._idle = asyncio.Event()
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The answers, after one more try when the server was lost. Raises RedisError and OSError."""
+        self._running += 1
+        self._idle.clear()
         try:
             return await self._try(commands)
         except (*_LOST, *_ELSEWHERE):
             return await self._try(commands)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     def mark_suspect(self) -> None:
         """Look for the server anew next time."""
         self._forget(self._client)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections. A command that is connecting ends within its time limits, and is waited for."""
+        self._is_closed = True
         self._forget(self._client)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        while self._running:
+            await self._idle.wait()
 
     async def _try(self, commands: Sequence[Command]) -> list[Any]:
         client = self._client
         if client is None:
+            self._check_open()
             node = await self._dial.locate(self._slot)
+            self._check_open()
             # another caller may have been faster
             client = self._client = self._client or self._dial.client(node, self._socket_seconds)
         try:
@@ -296,19 +329,18 @@ class _Endpoint:
         finally:
             if client is not self._client:
                 # it was forgotten while these commands ran, and they may have connected after it was closed
-                self._close(client)
+                self._dial.closer.close(client)
+
+    def _check_open(self) -> None:
+        # a client that is made now would never be closed
+        if self._is_closed:
+            raise RedisConnectionError("closed")
 
     def _forget(self, client: Redis | None) -> None:
         if client is None or client is not self._client:
             return
         self._client = None
-        self._close(client)
-
-    def _close(self, client: Redis) -> None:
-        task = asyncio.create_task(client.aclose())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-        task.add_done_callback(retrieve)
+        self._dial.closer.close(client)
 
 
 class _TlsConnection(Connection):

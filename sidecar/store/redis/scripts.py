@@ -266,3 +266,25 @@ local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 local meta = redis.call('HMGET', KEYS[1], 'generation', 'head')
 return {meta[1] or '', last and last[1] or '0-0', meta[2] or ''}
 """
+
+# Which processes say that their clocks agree with this server's, and how many besides the one that asks. Only this
+# server's clock counts: what was reported before it was set, ahead or back, lies outside the time that counts.
+# KEYS  1 reports   ARGV  process, or '' to change nothing; 1: its clock agrees; seconds for which a report counts
+CLOCKS = """
+local time = redis.call('TIME')
+local now, window = tonumber(time[1]) + tonumber(time[2]) / 1000000, tonumber(ARGV[3])
+local first, last = string.format('%.6f', now - window), string.format('%.6f', now + 1)
+local own = 0
+if ARGV[1] ~= '' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. first)
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. last, '+inf')
+  if ARGV[2] == '1' then
+    own = 1
+    redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])
+    redis.call('EXPIRE', KEYS[1], math.ceil(window))
+  else
+    redis.call('ZREM', KEYS[1], ARGV[1])
+  end
+end
+return {time[1], time[2], redis.call('ZCOUNT', KEYS[1], first, last) - own}
+"""

@@ -15,7 +15,18 @@ from uuid import uuid4
 
 from sidecar.clock import Clock
 from sidecar.errors import Unavailable
-from sidecar.store.base import Batch, Changes, GapError, LossError, Page, Receipt, RecordQuery, StoreStatus
+from sidecar.store.base import (
+    CLOCK_REPORTS,
+    Batch,
+    Changes,
+    ClockReport,
+    GapError,
+    LossError,
+    Page,
+    Receipt,
+    RecordQuery,
+    StoreStatus,
+)
 from sidecar.store.merge import (
     KEEP_DENIALS,
     KEEP_REMOVALS,
@@ -29,7 +40,7 @@ from sidecar.store.merge import (
 from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
 from sidecar.store.redis import codec as wire
 from sidecar.store.redis.client import Command, RedisClient
-from sidecar.store.redis.scripts import LOG_BYTES, LOG_ENTRIES, PAGE, POSITION, SWEEP, WRITE
+from sidecar.store.redis.scripts import CLOCKS, LOG_BYTES, LOG_ENTRIES, PAGE, POSITION, SWEEP, WRITE
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 KEEP_RECORDS = 30 * 86400.0
@@ -63,6 +74,7 @@ class RedisStore:
         self._clock = clock
         self._swept_at = clock.monotonic()
         self._key = {name: kv.key(name) for name in _FIXED}
+        self._clock_reports = kv.key("clocks")
 
     async def write(self, batch: Batch, after: int = 0) -> Receipt:
         """See :class:`sidecar.store.base.Store`. Raises ValueError for ids and times that cannot be stored."""
@@ -192,8 +204,10 @@ class RedisStore:
         if stands is None:
             raise GapError
         life, last, head = stands.groups()
-        until = asyncio.get_running_loop().time() + wait
+        clock = asyncio.get_running_loop().time
+        started = clock()
         while True:
+            asked_after = clock() - started
             there = await self._kv.follow("read_changes", ("HMGET", self._key["meta"], "generation", "head"), ("TIME",))
             (generation, newest), (seconds, micros) = there
             store_time = int(seconds) + int(micros) / 1e6
@@ -204,13 +218,14 @@ class RedisStore:
                 entries = await self._log_after(last)
                 if not entries:
                     raise LossError
-                return await self._changes(entries, lives, last, head, store_time)
-            left = until - asyncio.get_running_loop().time()
+                changes = await self._changes(entries, lives, last, head)
+                return replace(changes, store_time=store_time, asked_after=asked_after)
+            left = started + wait - clock()
             if left <= 0:
-                return Changes(position, store_time=store_time)
+                return Changes(position, store_time=store_time, asked_after=asked_after)
             entries = await self._new_in_log(last, min(left, _MAX_BLOCK))
             if entries and lives:
-                return await self._changes(entries, lives, last, head, None)
+                return await self._changes(entries, lives, last, head)
 
     async def _gap(self, last: str) -> GapError:
         """What it means that the log does not go on from ``last``: it was trimmed, or it has lost its end."""
@@ -221,6 +236,12 @@ class RedisStore:
         """See :class:`sidecar.store.base.Store`."""
         (found,) = await self._kv.follow("read_life", ("HGET", self._key["meta"], "generation"))
         return (found or b"").decode("utf-8", "replace")
+
+    async def compare_clocks(self, process: str, *, agrees: bool) -> ClockReport:
+        """See :class:`sidecar.store.base.Store`."""
+        command: Command = ("EVAL", CLOCKS, 1, self._clock_reports, process, int(agrees), CLOCK_REPORTS)
+        ((seconds, micros, others),) = await self._kv.follow("compare_clocks", command)
+        return ClockReport(int(seconds) + int(micros) / 1e6, int(others))
 
     async def status(self) -> StoreStatus:
         """See :class:`sidecar.store.base.Store`."""
@@ -307,9 +328,7 @@ class RedisStore:
         (streams,) = await self._kv.follow("read_changes", command, block=seconds)
         return list(streams[0][1]) if streams else []
 
-    async def _changes(
-        self, entries: Sequence[Any], life: str, last: str, head: str, store_time: float | None
-    ) -> Changes:
+    async def _changes(self, entries: Sequence[Any], life: str, last: str, head: str) -> Changes:
         piece = _Piece(head)
         for entry_id, fields in entries:
             if not piece.take(entry_id.decode("ascii"), fields):
@@ -327,7 +346,6 @@ class RedisStore:
             skipped=piece.skipped + found.damaged,
             marks=tuple(piece.marks),
             is_complete=len(entries) < _LOG_PIECE,
-            store_time=store_time,
         )
 
     async def _places_of(self, ids: Sequence[str]) -> "dict[str, tuple[bytes, float]]":

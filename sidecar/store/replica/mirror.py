@@ -12,8 +12,8 @@ copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole pr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, GapError, LossError, Receipt, Store
 from sidecar.store.merge import Entries
 from sidecar.store.record import TokenRecord
+from sidecar.store.replica.clock_agreement import ClockAgreement
 from sidecar.store.replica.revocation_list import RevocationList
 from sidecar.store.replica.snapshot import Snapshot, slices
 
@@ -127,6 +128,7 @@ class Mirror:
         self._store = store
         self._clock = checked(clock)
         self._wait = wait
+        self._agreement = ClockAgreement(store, self._clock)
         self._store_has_clock = False
         self._removals_pruned = self._clock.monotonic()
         self._picture = Snapshot()
@@ -202,6 +204,16 @@ class Mirror:
     def clock_problem(self) -> str:
         """What is wrong with the clock of this process, as a sentence; empty: nothing."""
         return self._clock.problem
+
+    @property
+    def is_clock_wrong(self) -> bool:
+        """Whether the clock differs from the store's by more than :data:`CheckedClock.WRONG`."""
+        return self._clock.is_wrong
+
+    @property
+    def right_clocks(self) -> int | None:
+        """How many other processes have a clock that agrees with the store's; None: the store was not asked yet."""
+        return self._agreement.others
 
     @property
     def revocations(self) -> RevocationList:
@@ -301,6 +313,7 @@ class Mirror:
             try:
                 if not self._position:
                     await self._load()
+                await self._agreement.report_if_due()
                 await self._catch_up()
             except Exception as error:  # noqa: BLE001 - revocations would go unseen for ever if this task ended
                 failures += 1
@@ -345,9 +358,7 @@ class Mirror:
         if changes.is_complete:
             if any(mark in self._promises for mark in promised):
                 raise LossError
-            # a store that had nothing to say until the wait was over said so at its end, not at its beginning
-            waited = self.FOLLOW if not changes.marks and self._clock.monotonic() - asked >= self.FOLLOW else 0.0
-            self._agreed_at = asked + waited
+            self._agreed_at = min(asked + changes.asked_after, self._clock.monotonic())
         self._prune()
         if self._picture.revocations.is_wasteful:
             self._position = ""
@@ -441,12 +452,13 @@ class Mirror:
     async def _read_snapshot(self, fresh: Snapshot) -> tuple[str, str, float]:
         """Read everything into ``fresh``. Returns the position, its mark, and when it was known to be complete."""
         position, mark = "", ""
-        async for piece in _ahead(self._store.snapshot()):
-            self._skipped.inc(piece.skipped)
-            entries = piece.entries
-            self._floor = max(self._floor, entries.version)
-            await self._fill(fresh, entries)
-            position, mark = piece.position, piece.marks[-1] if piece.marks else mark
+        async with aclosing(_ahead(self._store.snapshot())) as pieces:
+            async for piece in pieces:
+                self._skipped.inc(piece.skipped)
+                entries = piece.entries
+                self._floor = max(self._floor, entries.version)
+                await self._fill(fresh, entries)
+                position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")
         while True:
@@ -504,7 +516,7 @@ class Mirror:
         self._news = asyncio.Event()
 
 
-async def _ahead(items: AsyncIterator[T]) -> AsyncIterator[T]:
+async def _ahead(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """The same items; each is fetched while the one before is being worked on."""
     upcoming = asyncio.create_task(_next(items))
     try:

@@ -10,7 +10,17 @@ from typing import Any
 
 from sidecar.clock import Clock
 from sidecar.identity.actor import ActorType
-from sidecar.store.base import Batch, Changes, GapError, LossError, Page, Receipt, RecordQuery, StoreStatus
+from sidecar.store.base import (
+    Batch,
+    Changes,
+    ClockReport,
+    GapError,
+    LossError,
+    Page,
+    Receipt,
+    RecordQuery,
+    StoreStatus,
+)
 from sidecar.store.merge import (
     KEEP_DENIALS,
     KEEP_REMOVALS,
@@ -166,18 +176,26 @@ class SqliteStore:
         if stands is None:
             raise GapError
         change, mark = int(stands[1]), stands[2]
-        until = asyncio.get_running_loop().time() + wait
+        clock = asyncio.get_running_loop().time
+        started = clock()
         while True:
-            written = self._written
+            asked, written = clock(), self._written
             version = await self._database.version()
             found = await self._database.read("read_changes", lambda connection: _changes(connection, change, mark))
-            if found.position != position or not await self._is_written(written, version, until):
-                return found
+            if found.position != position:
+                return replace(found, asked_after=asked - started)
+            unchanged = await self._unchanged_since(written, version, asked, started + wait)
+            if unchanged is not None:
+                return replace(found, asked_after=unchanged - started)
 
     async def life(self) -> str:
         """See :class:`sidecar.store.base.Store`."""
         found = await self._rows("read_life", "SELECT mark FROM generation", [])
         return str(found[0][0]) if found else ""
+
+    async def compare_clocks(self, process: str, *, agrees: bool) -> ClockReport:
+        """See :class:`sidecar.store.base.Store`. All processes that have the file open have one clock."""
+        return ClockReport()
 
     async def status(self) -> StoreStatus:
         """See :class:`sidecar.store.base.Store`."""
@@ -197,18 +215,22 @@ class SqliteStore:
         written, self._written = self._written, asyncio.Event()
         written.set()
 
-    async def _is_written(self, written: asyncio.Event, version: int, until: float) -> bool:
-        """Wait for a write of this process or another; False when there was none ``until`` then."""
+    async def _unchanged_since(self, written: asyncio.Event, version: int, asked: float, until: float) -> float | None:
+        """Wait for a write of this process or another; None: there was one. Else when the last look at the file began,
+        which was ``asked`` or later.
+        """
         clock = asyncio.get_running_loop().time
         while (left := until - clock()) > 0:
             try:
                 async with asyncio.timeout(min(POLL, left)):
                     await written.wait()
             except TimeoutError:
+                looked = clock()
                 if await self._database.version() == version:
+                    asked = looked
                     continue
-            return True
-        return False
+            return None
+        return asked
 
     async def _rows(self, operation: str, query: str, values: Sequence[Value]) -> list[Row]:
         bound = list(map(_in, values))
