@@ -226,6 +226,8 @@ def _is_fatal(tree: Block, one: Finding) -> bool:
 
 
 def _about_unknown(path: Path, hint: str) -> str:
+    if any(character.isspace() and character != " " for character in str(path[-1])):
+        return "has a no-break space or another special blank in its name; write spaces"
     if not hint:
         name = str(path[-1])
         homes = [
