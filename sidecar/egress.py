@@ -16,6 +16,18 @@ from sidecar.secrets.value import Secret
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _CLUSTER_NAMES = re.compile(r"kubernetes(\.default(\.svc(\..+)?)?)?")
 _MAX_ENTRIES = 1000
+_ADDRESS_RANGE = re.compile(r"[0-9.]+-[0-9.]+")
+# What other programs accept in NO_PROXY, and how it is written here.
+_ENTRY_MENDS = (
+    (r"://", "write the host without the scheme"),
+    (r"[\"']", "remove the quotes"),
+    (r";", "separate entries with commas"),
+    (r"<local>", "list the names of the local hosts"),
+    (r"/\d+:\d+$|^\*:\d+$", "a port is only possible after a host or an address"),
+    (r"^[0-9.]+-[0-9.]+$|^[0-9.]+\*", "write a network, such as 10.0.0.0/8"),
+    (r".\*", "* is only possible at the beginning, as in *.example.com"),
+    (r"[^ -~]", "write the name as it is resolved (xn--...)"),
+)
 VARIABLE = "HTTPS_PROXY"
 EXCEPTIONS = "NO_PROXY"
 FORM = "http://host:port or http://user:password@host:port"
@@ -124,6 +136,8 @@ def read_proxy(text: str, origin: str) -> Proxy:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError(f"must be {FORM}") from None
+    if port == 0:
+        raise ValueError(f"must be {FORM}, with a port from 1 to 65535")
     if parts.scheme != "http":
         known = parts.scheme if re.fullmatch(r"[a-z0-9]{1,10}", parts.scheme) else "another scheme"
         raise ValueError(f"names a proxy of kind {known}, and only http is supported; write {FORM}")
@@ -151,6 +165,8 @@ def _exception(entry: str) -> Bypass:
         return Bypass(network=ipaddress.ip_network(entry, strict=False))
     except ValueError:
         pass
+    if _ADDRESS_RANGE.fullmatch(entry):
+        raise ValueError(_wrong_entry(entry))
     bracketed = re.fullmatch(r"\[([0-9a-f:.]+)\](?::([0-9]{1,5}))?", entry)
     if bracketed:
         host, port = bracketed[1], int(bracketed[2] or 0)
@@ -171,7 +187,8 @@ def _exception(entry: str) -> Bypass:
 
 def _wrong_entry(entry: str) -> str:
     shown = re.sub(r"[^!-~]", "?", entry)[:100]
-    return f"has the entry {shown}, which is no host name, .suffix, address, network (10.0.0.0/8), host:port or *"
+    hint = next((f"; {mend}" for pattern, mend in _ENTRY_MENDS if re.search(pattern, entry)), "")
+    return f"has the entry {shown}, which is no host name, .suffix, address, network (10.0.0.0/8), host:port or *{hint}"
 
 
 def read_egress(
@@ -206,6 +223,12 @@ def read_egress(
     if api:
         names[plain_host(api), "the cluster's API server is always direct"] = None
     return Egress(proxy, exceptions, tuple(names)), faults
+
+
+def unread_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables by which other programs use a proxy, and this one does not."""
+    found = (_variable(environ, name) for name in ("ALL_PROXY", "HTTP_PROXY"))
+    return [name for name, text in found if text]
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from sidecar.authn.authenticators.datahub_system import check_system_client
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions, check_shared_secrets
 from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.registry import AuthenticatorSpec
+from sidecar.config.load import Loaded
 from sidecar.config.reading.tree import dotted
 from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem
@@ -30,14 +31,15 @@ class DataHubSetup:
     accepts_tokens: bool = False
 
 
-def datahub_setup(settings: Settings, specs: Sequence[AuthenticatorSpec]) -> DataHubSetup:
+def datahub_setup(loaded: Loaded, specs: Sequence[AuthenticatorSpec]) -> DataHubSetup:
     """Read the block ``authentication`` and the options of the authenticator. Raises Misconfigured."""
+    settings = loaded.settings
     problems: list[Problem] = []
     system_client = _system_client(settings, problems)
     key, salt = _shared_secrets(settings, specs, problems)
     problems += _guests_named_as_system_client(settings, specs)
     if problems:
-        raise Misconfigured(problems)
+        raise Misconfigured(loaded.located(problems))
     return DataHubSetup(system_client, key, salt, any(item.type_name == DATAHUB for item in specs))
 
 
@@ -94,7 +96,7 @@ def _shared_secrets(
     key = options.signing_key or service.signing_key or _NO_SECRET
     salt = options.salt or service.salt or _NO_SECRET
     if not key:
-        text = "is missing; set it to DataHub's own value (DATAHUB_TOKEN_SERVICE_SIGNING_KEY)"
+        text = "is missing; set DATAHUB_TOKEN_SERVICE_SIGNING_KEY here and at DataHub (openssl rand -base64 32)"
         problems.append(Problem(f"{path}.signingKey", text))
         return None, salt
     try:

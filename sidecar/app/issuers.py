@@ -73,7 +73,7 @@ async def open_issuers(loaded: Loaded, context: ProcessContext, stack: AsyncExit
     """
     settings, shared = loaded.settings, context.shared
     specs = build_specs(loaded.authenticators)
-    datahub = datahub_setup(settings, specs)
+    datahub = datahub_setup(loaded, specs)
     reserved = reserved_names(settings, specs)
     own_keys = await _open_own_keys(settings, stack)
     store, mirror = await shared.acquire(settings.store, partial(_open_records, settings.store, context), stack)

@@ -42,10 +42,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem and return the exit code."""
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # results of probes are printed once, as problems
+    warnings: Sequence[Problem] = ()
     try:
         loaded = load_settings(options)
+        warnings = loaded.warnings
         specs = build_specs(loaded.authenticators)
-        _print_chain(specs, has_system_client=datahub_setup(loaded.settings, specs).system_client is not None)
+        _print_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None)
         _print_base_paths(loaded.settings)
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
@@ -54,7 +56,8 @@ def run_check(options: argparse.Namespace) -> int:
             print(printable(line))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
-        report(error.problems)
+        # without them an error may be hard to explain, such as one of a block that an import disables
+        report([*warnings, *error.problems])
         return 2
     about = [Problem("", finding, fatal=False) for finding in environment.findings]
     report([*loaded.warnings, *about, *found])

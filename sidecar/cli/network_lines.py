@@ -16,7 +16,12 @@ def network_lines(settings: Settings) -> Iterator[str]:
         if host in _FAMILY:
             yield f"{name} {address}: {_FAMILY[host]} only; *:{port} listens on IPv4 and IPv6."
     if server.tls is not None:
-        certificates = "no client certificates" if not server.tls.client_ca_file else "client certificates"
+        certificates = "no client certificates"
+        if server.tls.client_ca_file:
+            certificates = (
+                f"client certificates of the CAs in {server.tls.client_ca_file} (a CA that is removed there is trusted "
+                "until a restart)"
+            )
         yield f"TLS on {server.listen}: {server.tls.cert_file}, read again when it changes; {certificates}."
     yield from _forwarded_lines(settings)
     yield from _token_lines(settings)

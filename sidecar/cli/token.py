@@ -175,7 +175,7 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         minted_by=_BY,
         replace_person=options.replace_person,
     )
-    datahub = datahub_setup(settings, specs)
+    datahub = datahub_setup(loaded, specs)
     async with _opened(settings) as store:
         bots = build_bots(settings, store, store.write, clock, reserved)
         if kind is not TokenKind.BOT and await bots.is_registered(actor_name(actor_id)):

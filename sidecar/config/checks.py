@@ -436,8 +436,8 @@ def check_datahub_root(settings: Settings) -> Iterator[Finding]:
         return
     if "datahub" not in {name.lower() for name in settings.authorizer_configuration.admin_principals}:
         message = (
-            "does not name datahub, DataHub's root user: whoever an identity provider calls so is nobody to the "
-            "server; name it to let those be root whom the rules for admins allow the name"
+            "does not name datahub, DataHub's root user: a caller with that name gets no credential for the server; "
+            "name it if callers named datahub are to be root there"
         )
         yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
 

@@ -3,8 +3,8 @@
 source -> import -> variables -> decode -> providers and cross-checks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
@@ -14,7 +14,7 @@ from sidecar.config.outbound import egress_of, with_ca_file
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
 from sidecar.config.reading.decode import decode, fields_by_name, models_in, problem_at, split_unknown
-from sidecar.config.reading.finding import Finding
+from sidecar.config.reading.finding import Finding, FindingId, finding
 from sidecar.config.reading.source import SourceError, read
 from sidecar.config.reading.tree import (
     Block,
@@ -62,6 +62,15 @@ class Loaded:
             found.append("authentication.authenticators")
         return tuple(found)
 
+    def located(self, problems: Iterable[Problem]) -> list[Problem]:
+        """``problems``, each with the file and line, or the variable, that its value comes from."""
+        return [
+            problem
+            if problem.file or problem.path not in self.sources
+            else replace(problem, message=f"{problem.message} (value of {self.sources[problem.path]})")
+            for problem in problems
+        ]
+
     def names_as(self, other: "Loaded") -> bool:
         """Whether both read names alike wherever this one leaves it to ``upstream.credentials``."""
         rules = {provider.name: provider.principal for provider in other.providers}
@@ -82,7 +91,7 @@ def load(
 
     ``validate_authenticators`` tells what is wrong with the authenticators and their options, which only it can read.
     """
-    tree, problems, is_whole = _read_all(paths, environ)
+    tree, problems, is_whole, disabled = _read_all(paths, environ)
     has_import = bool(_import_of(tree, "openmetadata"))
     tree, more = openmetadata.with_variables(tree, environ, imported=has_import)
     problems += more
@@ -98,24 +107,42 @@ def load(
     for check in CHECKS:
         findings.extend(check(decoded.value))
     problems += [
-        problem_at(known, finding.path, finding.message, fatal=_is_fatal(known, finding), identifier=finding.id)
-        for finding in findings
+        problem_at(known, one.path, one.message, fatal=_is_fatal(known, one), identifier=one.id)
+        for one in findings
         # what the rest means without a file says nothing about what it means with it
-        if is_whole and not decoded.concerns_broken(finding.path) and unread.isdisjoint(finding.path[:1])
+        if is_whole and not decoded.concerns_broken(one.path) and unread.isdisjoint(one.path[:1])
     ]
+    problems += _about_disabled(decoded.value, disabled)
     members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
     problems += validate_authenticators(members)
     egress, more = egress_of(decoded.value, environ)
     problems += more
-    problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
+    problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path, problem.message))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
     sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
     return Loaded(with_ca_file(decoded.value), found, members, tuple(problems), sources, egress=egress)
 
 
-def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool]:
-    """All files as one tree, below it what they import; the problems; whether every one of them could be read."""
+def _about_disabled(settings: Settings, disabled: Leaf | None) -> Iterator[Problem]:
+    """A DataHub that authenticates nothing treats each request without its header as one of its system client."""
+    upstream = settings.upstream
+    if disabled is None or upstream is None or not upstream.url or upstream.credentials == "datahubHeader":
+        return
+    message = (
+        f"is {upstream.credentials}, and authentication is disabled at the imported server: it ignores tokens and "
+        "treats every caller as its system client; set credentials: datahubHeader, or enable authentication at the "
+        "server and set METADATA_SERVICE_AUTH_ENABLED=true here too"
+    )
+    found = finding(FindingId.DATAHUB_UNAUTHENTICATED, ("upstream", "credentials"), message)
+    yield problem_at(disabled, found.path, message, fatal=found.fatal, identifier=found.id)
+
+
+def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool, Leaf | None]:
+    """All files as one tree, below it what they import; the problems; whether every one of them could be read.
+
+    The leaf is the setting of an imported DataHub that disables its authentication.
+    """
     tree = Block({}, Origin())
     problems: list[Problem] = []
     is_whole = True
@@ -130,17 +157,20 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
         problems += more
         tree = _merged(tree, block)
     base_paths: dict[str, Leaf] = {}
+    disabled: Leaf | None = None
     for product, read_import in (("openmetadata", openmetadata.read_import), ("datahub", datahub.read_import)):
         name = _import_of(tree, product)
         if name is not None:
             imported, base_path, more = read_import(name.value or "", name.origin, environ)
             problems += more
+            if product == "datahub":
+                disabled = datahub.disabled_at(imported)
             if base_path is not None and (base_path.value or "").rstrip("/"):
                 base_paths[product] = base_path
             # an import that cannot be read is an empty block in the importer's place
             is_whole = is_whole and imported.origin != name.origin
             tree = _merged(_without_own_issuer(imported, tree), tree)
-    return _with_base_paths(tree, base_paths), problems, is_whole
+    return _with_base_paths(tree, base_paths), problems, is_whole, disabled
 
 
 def _import_of(tree: Block, product: str) -> Leaf | None:
@@ -188,14 +218,16 @@ def _merged(lower: Block, upper: Block) -> Block:
     return merged
 
 
-def _is_fatal(tree: Block, finding: Finding) -> bool:
-    if not finding.idle:
-        return finding.fatal
-    origin = origin_of(tree, finding.path)
-    return finding.fatal and bool(origin.file) and not origin.imported
+def _is_fatal(tree: Block, one: Finding) -> bool:
+    if not one.idle:
+        return one.fatal
+    origin = origin_of(tree, one.path)
+    return one.fatal and bool(origin.file) and not origin.imported
 
 
 def _about_unknown(path: Path, hint: str) -> str:
+    if any(character.isspace() and character != " " for character in str(path[-1])):
+        return "has a no-break space or another special blank in its name; write spaces"
     if not hint:
         name = str(path[-1])
         homes = [

@@ -4,17 +4,25 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from sidecar.config.settings import Settings
-from sidecar.egress import Egress, read_egress
+from sidecar.egress import VARIABLE, Egress, read_egress, unread_variables
 from sidecar.errors import Problem
+
+_UNREAD = (
+    f"is not read, and {VARIABLE} is not set: all calls are direct; set {VARIABLE} or outbound.proxy to use a proxy, "
+    "outbound.proxy: none to use none"
+)
 
 
 def egress_of(settings: Settings, environ: Mapping[str, str]) -> tuple[Egress, list[Problem]]:
     """Which calls go through which proxy. What is wrong with a variable is said of the variable."""
-    egress, faults = read_egress(settings.outbound.proxy.reveal().strip(), environ, _always_direct(settings))
+    written = settings.outbound.proxy.reveal().strip()
+    egress, faults = read_egress(written, environ, _always_direct(settings))
     problems = []
     for name, message in faults:
         unset = "" if name == "outbound.proxy" else "; correct or unset it, or set outbound.proxy: none"
         problems.append(Problem(name, f"{message}{unset}"))
+    if written == "environment" and egress.proxy is None and not faults:
+        problems += [Problem(name, _UNREAD, fatal=False) for name in unread_variables(environ)]
     return egress, problems
 
 

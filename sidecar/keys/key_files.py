@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +17,17 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 KEY_TYPES = ("RS256", "ES256", "Ed25519")
 _MAX_BYTES = 64 * 1024
+_PEM = b"-----BEGIN"
+# What is often in such a file instead, and what to do. The first that matches is said.
+_HINTS = (
+    (rb"-----BEGIN OPENSSH PRIVATE KEY|^(ssh|ecdsa)-", "it is a key of OpenSSH; convert it: ssh-keygen -p -m PKCS8"),
+    (rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY", "it holds a private key; write its public half: openssl pkey -pubout"),
+    (rb"-----BEGIN [A-Z0-9 ]*PUBLIC KEY", "it holds a public key only; name the private key"),
+    (rb"-----BEGIN CERTIFICATE", "it holds a certificate only; for its public key: openssl x509 -noout -pubkey"),
+    (rb"^\s*\{", "it is JSON; key files are DER or PEM"),
+    (rb"\A(LS0tLS1CRUdJT|MII|MFk|MHY|MIG)[A-Za-z0-9+/\s]+=*\s*\Z", "it is base64; decode it: base64 -d"),
+    (rb"\A\Z", "it is empty"),
+)
 _ES_BY_CURVE = {curve.name: algorithm for curve, algorithm in EC_CURVES.values()}
 
 
@@ -27,14 +39,14 @@ def read_private_key(path: Path) -> PrivateKey:
     """The private key in ``path``: PKCS#8 (or its older forms), not encrypted. Raises KeyFileError."""
     content = _read(path)
     try:
-        if content.lstrip().startswith(b"-----BEGIN"):
-            key = serialization.load_pem_private_key(content, password=None)
+        if _PEM in content:
+            key = serialization.load_pem_private_key(_without_text(content, b"PRIVATE KEY"), password=None)
         else:
             key = serialization.load_der_private_key(content, password=None)
     except TypeError as error:
         raise KeyFileError(f"{path} is encrypted; decrypt it: openssl pkcs8 -topk8 -nocrypt") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} contains no PKCS#8 private key in DER or PEM") from error
+        raise KeyFileError(f"{path} contains no PKCS#8 private key in DER or PEM{_hint(content)}") from error
     if not isinstance(key, PrivateKey):
         raise KeyFileError(f"{path} contains a key that cannot sign; use RSA, EC or Ed25519")
     _check(key.public_key(), path)
@@ -49,16 +61,31 @@ def read_public_key(path: Path) -> PublicKey:
 def parse_public_key(content: bytes, path: Path) -> PublicKey:
     """The public key in ``content``, which ``path`` holds: SubjectPublicKeyInfo. Raises KeyFileError."""
     try:
-        if content.lstrip().startswith(b"-----BEGIN"):
-            key = serialization.load_pem_public_key(content)
+        if _PEM in content:
+            key = serialization.load_pem_public_key(_without_text(content, b"PUBLIC KEY"))
         else:
             key = serialization.load_der_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} contains no X.509 public key in DER or PEM") from error
+        raise KeyFileError(f"{path} contains no X.509 public key in DER or PEM{_hint(content)}") from error
     if not isinstance(key, PublicKey):
         raise KeyFileError(f"{path} contains a key that cannot verify; use RSA, EC or Ed25519")
     _check(key, path)
     return key
+
+
+def _without_text(content: bytes, label: bytes) -> bytes:
+    """The first PEM block whose label ends with ``label``, without text and other blocks around; else ``content``.
+
+    Tools write attributes and the key in words above it, and a certificate beside it.
+    """
+    found = re.search(rb"-----BEGIN ([A-Z0-9 ]*" + label + rb")-----.*?-----END \1-----", content, re.DOTALL)
+    return found[0] if found else content
+
+
+def _hint(content: bytes) -> str:
+    """What ``content`` seems to be, and what to do; empty if it is not known."""
+    text = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return next((f"; {hint}" for pattern, hint in _HINTS if re.search(pattern, text)), "")
 
 
 def algorithm_of(public: PublicKey) -> str:

@@ -113,3 +113,17 @@ async def test_datahubs_login_paths_likewise(start: Start, method: str, path: st
         scene = await start(upstream.url, rules=[{"preset": "datahub"}])
         assert (await received(scene, path, bearer(), method=method)).all("Authorization") == []
         assert (await ask(scene, "/api/graphql")).status == 401
+
+
+@pytest.mark.parametrize("path", ["/api/v1/auth/login", "/callback"])
+async def test_a_token_header_is_removed_on_login_paths_also_where_it_is_forwarded(start: Start, path: str) -> None:
+    """An identity-aware proxy adds it to every request, so whoever follows a link to a login brings one."""
+    header: dict[str, Any] = {"name": "X-Goog-IAP-JWT-Assertion", "forward": True, "ambient": True}
+    token = (header["name"], forge.token(forge.claims()))
+    with echo_upstream() as upstream:
+        scene = await start(upstream.url, rules=[{"preset": "openmetadata"}], authentication={"tokenHeaders": [header]})
+        assert (await received(scene, "/api/v1/tables", token)).all(token[0])
+        for headers in ([token], [token, bearer()], [(token[0], "forged")]):
+            request = await received(scene, path, *headers)
+            names = {name.lower().replace("_", "-") for name, _ in request.headers}
+            assert not {"authorization", "x-goog-iap-jwt-assertion", "x-auth-request-user"} & names

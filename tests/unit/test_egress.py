@@ -111,7 +111,9 @@ def test_no_proxy_lists_names_suffixes_networks_and_ports(no_proxy: str, direct:
     assert not through(egress(PROXY, no_proxy=no_proxy), direct)
 
 
-@pytest.mark.parametrize("text", ["socks5://proxy:1080", "https://proxy:443", "http://", "http://p:x", "http://p/path"])
+@pytest.mark.parametrize(
+    "text", ["socks5://proxy:1080", "https://proxy:443", "http://", "http://p:x", "http://p:0", "http://p/path"]
+)
 def test_proxy_that_cannot_be_used_is_an_error_of_its_variable(tmp_path: Path, text: str) -> None:
     """The start ends: calls that silently went another way would miss what the proxy is there for."""
     with pytest.raises(Misconfigured) as caught:
@@ -141,6 +143,49 @@ def test_password_of_a_proxy_prints_nowhere() -> None:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it must not say is asked
             read_proxy(text, "HTTPS_PROXY")
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("http://idp.example.org", "without the scheme"),
+        ("'localhost,127.0.0.1'", "remove the quotes"),
+        ("localhost;127.0.0.1", "separate entries with commas"),
+        ("<local>", "list the names"),
+        ("10.0.0.0/8:443", "only possible after a host"),
+        ("*:443", "only possible after a host"),
+        ("10.*", "write a network"),
+        ("10.0.0.1-10.0.0.9", "write a network"),
+        ("idp.*.org", "only possible at the beginning"),
+        ("b\u00fccher.example", "xn--"),
+    ],
+)
+def test_entry_of_other_programs_is_an_error_with_the_mend(text: str, mend: str) -> None:
+    """A range of addresses among them, which could be read as a host name that nothing has."""
+    with pytest.raises(ValueError, match=f"has the entry .*; .*{mend}"):
+        read_exceptions(text)
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"ALL_PROXY": PROXY}, ["ALL_PROXY"]),
+        ({"all_proxy": "socks5://p:1"}, ["all_proxy"]),
+        ({"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, ["ALL_PROXY", "HTTP_PROXY"]),
+        ({"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY}, []),
+        ({"ALL_PROXY": "", "NO_PROXY": "*"}, []),
+    ],
+)
+def test_variable_of_a_proxy_that_is_not_read_is_a_warning(
+    tmp_path: Path, environ: dict[str, str], named: list[str]
+) -> None:
+    """Other programs in the pod use that proxy; here a call that needs it would only time out."""
+    about = [problem for problem in load([], environ).warnings if "PROXY" in problem.path.upper()]
+    assert [problem.path for problem in about] == named
+    assert all("HTTPS_PROXY" in problem.message and "outbound.proxy" in problem.message for problem in about)
+    config = tmp_path / "c.yaml"
+    config.write_text("outbound: {proxy: none}\n", encoding="utf-8")
+    assert not [problem for problem in load([str(config)], environ).warnings if "PROXY" in problem.path.upper()]
 
 
 @pytest.mark.parametrize("text", ["a b:c", "example.org:99999", "[::1", "http://example.org", "10.0.0.0/99"])

@@ -217,10 +217,17 @@ def check_shared_secrets(
     """The signing key, if key and salt are usable. Raises Misconfigured; ``path`` is their configuration block."""
     problems = []
     if needs_salt and not salt:
-        problems.append(Problem(f"{path}.salt", "is empty; set DataHub's own (DATAHUB_TOKEN_SERVICE_SALT)"))
-    for name, secret in (("signingKey", signing_key), ("salt", salt)):
+        text = (
+            "is empty; set DATAHUB_TOKEN_SERVICE_SALT to the value that DataHub has, or to one of your own if that "
+            "DataHub has none (before 0.8.36)"
+        )
+        problems.append(Problem(f"{path}.salt", text))
+    for name, secret, risk in (
+        ("signingKey", signing_key, "everybody can sign with it"),
+        ("salt", salt, "everybody knows it"),
+    ):
         if is_well_known(secret) and not allow_published:
-            text = "is DataHub's published default: everybody can sign with it; make your own (openssl rand -base64 32)"
+            text = f"is DataHub's published default: {risk}; make your own (openssl rand -base64 32)"
             problems.append(Problem(f"{path}.{name}", text))
     try:
         key = SharedKey(signing_key)

@@ -13,6 +13,8 @@ from sidecar.errors import Problem
 BLOCK = "authentication"
 _APPLICATION = "datahub"
 _BASE_PATH = "basePath"
+# What pydantic and Spring read as false.
+_FALSE = frozenset({"false", "off", "no", "n", "f", "0"})
 VARIABLES: Mapping[str, Mapping[str, str]] = {
     BLOCK: {
         "enabled": "METADATA_SERVICE_AUTH_ENABLED",
@@ -42,7 +44,11 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
         return Block({}, importer), None, [problem]
     tree, problems = document.resolve({}, only={BLOCK})
     if not isinstance(tree.entries.get(BLOCK), Block):
-        problems.append(Problem("import.datahub", f"has no block {BLOCK}", file))
+        text = (
+            f"has no block {BLOCK}; name the application.yaml of DataHub's metadata service (0.8.18 or later), or "
+            f"remove the import and write the block {BLOCK} here"
+        )
+        problems.append(Problem("import.datahub", text, file))
         return Block({}, importer), None, problems
     expander = Expander(environ)
     filled = expanded(tree.entries[BLOCK], (BLOCK,), expander, problems)
@@ -52,6 +58,12 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
         for path, hint in unknown
     )
     return Block({BLOCK: known}, tree.origin), _base_path(document, expander, problems), problems
+
+
+def disabled_at(imported: Block) -> Leaf | None:
+    """``enabled`` of the server's block if it disables authentication there."""
+    leaf = child_of(imported.entries.get(BLOCK, imported), "enabled")
+    return leaf if isinstance(leaf, Leaf) and (leaf.value or "").lower() in _FALSE else None
 
 
 def _base_path(document: Document, expander: Expander, problems: list[Problem]) -> Leaf | None:

@@ -31,7 +31,7 @@ _SENTENCES: Mapping[str, str] = {
     "list_type": "must be a list, such as [one, two]",
     "mapping_type": "must be a block of keys and values",
     "dict_type": "must be a block of keys and values",
-    "model_type": "must be a block of keys and values",
+    "model_type": "must be a block of keys and values; is a blank missing after a colon, or the indentation?",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }

@@ -12,6 +12,7 @@ class FindingId(StrEnum):
 
     UPSTREAM_URL = "upstream-url"
     UPSTREAM_BASE_PATH = "upstream-base-path"
+    DATAHUB_UNAUTHENTICATED = "datahub-unauthenticated"
     CHECKS_UNTRUSTED = "checks-untrusted"
     RULE_LETTER_CASE = "rule-letter-case"
     RULE_ENCODED = "rule-encoded"
@@ -27,6 +28,11 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
         False,
         "a preset's `basePath` is also the path of `upstream.url`, so forwarded requests contain the path twice",
         "keep it in one place: `basePath` if callers write it, `upstream.url` if they do not",
+    ),
+    FindingId.DATAHUB_UNAUTHENTICATED: (
+        True,
+        "the imported DataHub has authentication disabled, and `upstream.credentials` is not `datahubHeader`",
+        "set `credentials: datahubHeader`, or `METADATA_SERVICE_AUTH_ENABLED=true` at the server and here",
     ),
     FindingId.CHECKS_UNTRUSTED: (
         False,

@@ -31,7 +31,13 @@ _SUGGESTIONS: Mapping[str, str] = {
     "could not find expected ':'": "this line, or the one above, has no colon after its name",
     "but got '<stream end>'": "a bracket or brace is never closed",
     "unexpected end of stream": "a quote is never closed",
+    "expected '<document start>'": "this line is no name: value, or does not belong to what is above it",
+    "cannot start any token": "a value begins with a character that YAML reserves; put it in quotes",
+    "expected alphabetic or numeric": "* and & begin an alias or an anchor; put the value in quotes",
+    "found undefined alias": "* begins an alias; put the value in quotes",
 }
+# None of them begins a value that is meant.
+_TYPOGRAPHIC_QUOTES = ("\u201c", "\u201d", "\u201e", "\u2018", "\u2019", "\u00ab")
 _BRACED_URL = re.compile(r"\s*\{\s*(https?://[^\s{},\"']+)\s*\}\s*")
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
@@ -92,7 +98,7 @@ def compose(text: str, *, bare: bool = False) -> _Raw:
         why = next((meant for words, meant in _SUGGESTIONS.items() if words in said), said)
         raise SourceError(f"is not YAML: {why}", mark.line + 1 if mark else 0) from None
     except yaml.reader.ReaderError as error:
-        raise SourceError("holds a control character", text.count("\n", 0, error.position) + 1) from None
+        raise SourceError("holds a control character; remove it", text.count("\n", 0, error.position) + 1) from None
 
 
 class _Composer:
@@ -227,7 +233,10 @@ def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Doc
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
+        known = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "Latin-1 or Windows-1252"
+        raise SourceError(
+            f"is not UTF-8 but perhaps {known}; save it as UTF-8", content.count(b"\n", 0, error.start) + 1
+        ) from None
     return Document(file, text, imported=imported, placeholders=placeholders)
 
 
@@ -294,6 +303,9 @@ class _Resolver:
     def _scalar(self, raw: _Scalar, path: Path, line: int) -> Node:
         pieces = self._masked.split(raw.text)
         if all(isinstance(piece, str) for piece in pieces):
+            if raw.style is None and raw.text[:1] in _TYPOGRAPHIC_QUOTES:
+                message = f"begins with the typographic quote {raw.text[0]}; write a straight one"
+                self._report(path, line, message)
             is_null = raw.style is None and raw.text in _NULLS
             return Leaf(None if is_null else raw.text, self._origin(line))
         try:

@@ -74,7 +74,10 @@ def test_aliases_may_be_used_but_not_to_blow_up() -> None:
         ("a: 1\n---\nb: 2", 2, "more than one YAML document"),
         ("a: 1\nb: \x07", 2, "control character"),
         ("a: " + "[" * 60 + "]" * 60, 1, "nested too deeply"),
-        ("a: @x", 1, "is not YAML"),
+        ("a: @x", 1, "put it in quotes"),
+        ("a: `x`", 1, "put it in quotes"),
+        ("a: *", 1, "put the value in quotes"),
+        ("[section]\na=1\n", 2, "no name: value"),
     ],
 )
 def test_unreadable_text_names_its_line(text: str, line: int, says: str) -> None:
@@ -87,8 +90,15 @@ def test_unreadable_text_names_its_line(text: str, line: int, says: str) -> None
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, a folder, not UTF-8, too large: one sentence each."""
     (tmp_path / "latin").write_bytes(b"a: 1\nb: \xe9\n")
+    (tmp_path / "utf-16").write_bytes("a: 1\n".encode("utf-16"))
     (tmp_path / "large").write_bytes(b"#" * (2 << 20))
-    for name, says in (("none", "No such file"), ("", "Is a directory"), ("latin", "UTF-8"), ("large", "too large")):
+    for name, says in (
+        ("none", "No such file"),
+        ("", "Is a directory"),
+        ("latin", "Latin-1"),
+        ("utf-16", "UTF-16"),
+        ("large", "too large"),
+    ):
         with pytest.raises(SourceError, match=says):
             read(str(tmp_path / name))
 
@@ -104,3 +114,30 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """No other exception than ours, whatever the file holds."""
     with contextlib.suppress(SourceError):
         Document("f.yaml", text).resolve({"a": text})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfserver: {prefix: /o}\n",
+        b"server:\r\n  prefix: /o\r\n",
+        b"server:\r  prefix: /o\r",
+        b"---\nserver: {prefix: /o}\n...\n",
+        b"%YAML 1.2\n---\nserver: {prefix: /o}\n",
+        b'{"server": {"prefix": "/o"}}',
+        b"# &a\nserver: &a {prefix: /o}\n",
+    ],
+    ids=["bom", "crlf", "cr", "marks", "directive", "json", "anchor"],
+)
+def test_a_file_is_read_as_editors_and_tools_write_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    assert plain(read(str(tmp_path / "c.yaml")).resolve({})[0]) == {"server": {"prefix": "/o"}}
+
+
+@pytest.mark.parametrize("quote", ["\u201c/o\u201d", "\u201e/o\u201c", "\u2018/o\u2019", "\u00ab/o\u00bb"])
+def test_a_typographic_quote_is_an_error_of_its_line(quote: str) -> None:
+    """Word processors put them in; to YAML they are part of the value."""
+    assert resolve(f"a: 1\nserver: {{prefix: {quote}}}\n")[1] == [
+        f"f.yaml:2: server.prefix: begins with the typographic quote {quote[0]}; write a straight one"
+    ]
+    assert not resolve(f"a: '{quote}'\n")[1]
