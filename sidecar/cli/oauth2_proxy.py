@@ -68,17 +68,23 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     ),
     "an address that is not verified never counts": ("insecure_oidc_allow_unverified_email",),
     "no address bypasses authentication: these callers need a token": ("trusted_ips",),
+    "groups are those in the token; the provider is not asked for more": (
+        "azure_graph_group_field", "entra_id_federated_token_auth", "github_token", "google_admin_api_user_scope",
+        "google_admin_email", "google_service_account_json", "google_target_principal",
+        "google_use_application_default_credentials", "google_use_organization_id",
+    ),
 }  # fmt: skip
 _SENTENCES = {name: sentence for sentence, names in LEFT_OUT.items() for name in names}
 # Options that restrict access by what a token does not contain, or by lists that rules do not have.
 RESTRICTING = (
-    "authenticated_emails_file", "azure_tenant", "bitbucket_repository", "bitbucket_team", "entra_id_allowed_tenants",
-    "github_org", "github_repo", "github_team", "github_token", "github_users", "gitlab_groups", "gitlab_projects",
-    "google_admin_email", "google_groups", "google_service_account_json", "google_target_principal",
-    "htpasswd_user_groups", "keycloak_groups",
+    "authenticated_emails_file", "bitbucket_repository", "bitbucket_team", "github_org", "github_repo", "github_team",
+    "github_users", "gitlab_groups", "gitlab_projects", "google_group", "google_groups", "htpasswd_user_groups",
+    "keycloak_groups",
 )  # fmt: skip
 # Providers whose tokens are JWTs of an OpenID Connect issuer.
 _PROVIDERS = ("oidc", "keycloak-oidc", "entra-id", "azure", "adfs", "google", "google-oidc", "gitlab", "cidaas", "")
+# A tenant is part of the issuer.
+_TENANTS = ("azure_tenant", "entra_id_allowed_tenants")
 _LITERAL = re.compile(r"(?:[A-Za-z0-9/_~:@!,=%-]|\\?\.|\\[/-])+")
 _METHOD = re.compile(r"[A-Z]+")
 
@@ -139,6 +145,8 @@ class _Translator:
     def translate(self) -> Translation:
         """The translation. Raises Misconfigured."""
         self._translate_provider()
+        self._translate_audiences()
+        self._translate_keys()
         self._translate_principal()
         self._translate_domains()
         self._translate_more_issuers()
@@ -166,9 +174,12 @@ class _Translator:
         elif not issuer:
             self._fail("oidc_issuer_url", "is missing: the sidecar needs the issuer of the tokens")
         self._provider["issuer"] = issuer
-        keys = self._text("oidc_jwks_url")
-        if keys:
-            self._provider["publicKeyUrls"] = [keys]
+        for name in _TENANTS:
+            tenants = self._list(name)
+            if any(tenant.lower() not in issuer.lower().split("/") for tenant in tenants):
+                self._fail(name, f"has {', '.join(tenants)}: oidc_issuer_url must name that one tenant")
+
+    def _translate_audiences(self) -> None:
         client = self._text("client_id")
         audiences = [one for one in (client, *self._list("oidc_extra_audiences")) if one]
         if not audiences:
@@ -177,6 +188,11 @@ class _Translator:
         claims = self._list("oidc_audience_claims")
         if claims and claims != ["aud"]:
             self._fail("oidc_audience_claims", f"is {', '.join(claims)}: the sidecar reads the audience from aud only")
+
+    def _translate_keys(self) -> None:
+        keys = self._text("oidc_jwks_url")
+        if keys:
+            self._provider["publicKeyUrls"] = [keys]
         algorithms = self._list("oidc_enabled_signing_algs")
         if algorithms:
             self._provider["algorithms"] = algorithms
@@ -312,7 +328,7 @@ class _Translator:
         file = self._text("htpasswd_file")
         if file:
             self._document["authentication"] = {
-                "authenticators": [{"type": "jwt"}, {"type": "basic", "configs": {"file": file}}]
+                "authenticators": [{"type": "jwt"}, {"type": "basic", "configs": {"htpasswd": file}}]
             }
 
     def _report_rest(self) -> None:
@@ -403,6 +419,8 @@ def _open_rule(route: str) -> dict[str, Any] | None:
 TRANSLATED: Mapping[str, str] = {
     "provider": "the issuer of Google; a provider without JWTs is an error",
     "oidc_issuer_url": "`providers[].issuer`",
+    "azure_tenant": "part of `oidc_issuer_url`; another one is an error",
+    "entra_id_allowed_tenants": "as `azure_tenant`",
     "oidc_jwks_url": "`providers[].publicKeyUrls`",
     "client_id": "`providers[].audiences`",
     "oidc_extra_audiences": "`providers[].audiences`",
