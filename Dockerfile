@@ -12,6 +12,7 @@ RUN python3 -m pip --python /opt/sidecar/bin/python install --no-compile --requi
  && python3 -m pip --python /build/tools/bin/python install --no-compile --require-hashes --only-binary :all: -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
+COPY deploy ./deploy
 # Byte code is looked at by nobody again: the root filesystem may be read-only, and times of files say nothing.
 RUN python3 -m pip --python /build/tools/bin/python wheel --no-deps --no-build-isolation --no-index -w dist . \
  && python3 -m pip --python /opt/sidecar/bin/python install --no-compile --no-deps --no-index dist/*.whl \

@@ -1,6 +1,7 @@
 """The documents say what the program does: names, commands, links and examples are compared with the code."""
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from sidecar.authn.registry import validate
 from sidecar.cli.main import build_parser
 from sidecar.config.load import load
 from sidecar.config.output.reference import PAGES as PAGES_BY_NAME
+from sidecar.config.output.schema import json_schema
 from sidecar.errors import Reason
 from tests.support.declared_metrics import Declared, declared_metrics
 
@@ -175,6 +177,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Quick start" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    schema = json.loads((tmp_path / "sidecar.schema.json").read_text(encoding="utf-8"))
+    assert schema == json_schema(), "editors read the schema of this version"
 
 
 def test_every_test_that_a_page_names_exists() -> None:

@@ -99,7 +99,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),
     "pydantic": ("config", "secrets.value", "authn"),
-    "yaml": ("config", "cli", "demo", "keys.key_folder"),
+    "yaml": ("config", "cli", "demo", "keys.key_folder", "api.openapi"),
 }
 CLIENT_NAMES = ("Client", "TCPConnector", "UnixConnector", "TraceConfig", "DummyCookieJar", "CookieJar", "request")
 

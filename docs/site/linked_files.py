@@ -1,8 +1,11 @@
 """A hook of mkdocs: files outside ``docs/`` that a page links to become part of the site.
 
+The JSON Schema of the configuration file is published as ``sidecar.schema.json``, for editors.
+
 The README is the landing page, and ``docs/index.md`` the list of all pages. Links in the repository stay as written.
 """
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -10,10 +13,13 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from sidecar.config.output.schema import json_schema
+
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 _README = "index.md"
 _CONTENTS = "contents.md"
+_SCHEMA = "sidecar.schema.json"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -33,6 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.remove(index)
     files.append(File.generated(config, _CONTENTS, content=pages["index.md"]))
     files.append(File.generated(config, _README, content=readme))
+    files.append(File.generated(config, _SCHEMA, content=json.dumps(json_schema(), indent=2)))
     return files
 
 

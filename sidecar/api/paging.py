@@ -10,8 +10,8 @@ from sidecar.store.base import Page
 from sidecar.web.error_responses import json_answer
 
 PARAMETERS = ("limit", "after")
-_MAX_LIMIT = 500
-_DEFAULT_LIMIT = "50"
+MAX_LIMIT = 500
+DEFAULT_LIMIT = "50"
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 
 
@@ -21,9 +21,9 @@ async def list_response(
     render: Callable[[Page], Iterable[object]],
 ) -> web.StreamResponse:
     """200 with the page that ``fetch(after, limit)`` returns. Raises Refused(REQUEST_INVALID)."""
-    limit = parameters.get("limit", _DEFAULT_LIMIT)
-    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= _MAX_LIMIT:
-        raise bad_request(f"limit must be a number from 1 to {_MAX_LIMIT}")
+    limit = parameters.get("limit", DEFAULT_LIMIT)
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MAX_LIMIT:
+        raise bad_request(f"limit must be a number from 1 to {MAX_LIMIT}")
     try:
         page = await fetch(parameters.get("after", ""), int(limit))
     except ValueError as error:

