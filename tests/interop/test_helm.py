@@ -350,7 +350,7 @@ def test_each_selector_finds_its_own_pods_only(helm: Helm) -> None:
     for (kind, name), selector in selectors.items():
         wanted = selector.get("matchLabels", selector)
         found = [pod for pod, worn in labels.items() if wanted.items() <= worn.items()]
-        assert found == [f"{NAME}-redis" if name.endswith("-redis") else NAME], (kind, name)
+        assert found == [name if name.endswith(("-redis", "-test")) else NAME], (kind, name)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_the_other_charts_container_is_ours(helm: Helm, file: Path) -> None:
     assert mounted["sidecar-redis"]["secret"]["secretName"] == given["redis"]["existingSecret"]
     assert not [one for one in objects if one["kind"] in ("Deployment", "ServiceAccount", "PersistentVolumeClaim")]
     for one in (*of_kind(objects, "PodMonitor"), *of_kind(objects, "NetworkPolicy")):
-        if not one["metadata"]["name"].endswith("-redis"):
+        if _is_the_sidecars(one):
             selector = one["spec"].get("podSelector", one["spec"].get("selector"))
             assert selector["matchLabels"] == given["attached"]["selector"]
 
@@ -558,12 +558,18 @@ def test_the_pod_of_the_helm_test_is_let_in_and_can_be_made(helm: Helm, file: Pa
     objects = helm.render(file)
     (pod,) = of_kind(objects, "Pod")
     assert all(one["resources"]["limits"] and one["resources"]["requests"] for one in pod["spec"]["containers"])
-    policies = [one for one in of_kind(objects, "NetworkPolicy") if not one["metadata"]["name"].endswith("-redis")]
+    policies = [one for one in of_kind(objects, "NetworkPolicy") if _is_the_sidecars(one)]
+    assert policies
     for policy in policies:
         rule = policy["spec"]["ingress"][0]
         labels = [one["podSelector"]["matchLabels"] for one in rule.get("from", ()) if "podSelector" in one]
         let_in = "from" not in rule or any(one.items() <= pod["metadata"]["labels"].items() for one in labels)
         assert let_in, rule
+
+
+def _is_the_sidecars(document: Object) -> bool:
+    """Whether it is meant for the sidecar's pods: neither for Redis' nor for the test's."""
+    return not document["metadata"]["name"].endswith(("-redis", "-test"))
 
 
 def test_the_drain_of_a_native_sidecar_starts_with_the_pods_end(helm: Helm, tmp_path: Path) -> None:

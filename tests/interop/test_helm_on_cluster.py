@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.helm import CHART, OTHER_CHARTS, VALUE_FILES, Helm, Object
+from tests.support.helm import CHART, EXTENDED, OTHER_CHARTS, VALUE_FILES, Helm, Object
 from tests.support.kubernetes import ApiServer, cluster
 from tests.support.tools import ROOT
 
 pytestmark = pytest.mark.heavy
 
 NAMESPACE = "metadata"
+COUNTED = "counted"
+NO_ACCOUNT: Object = {"serviceAccount": {"create": False}}  # the namespace's own is there already
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 CONTAINER = {
     "name": "main",
@@ -43,7 +45,8 @@ def _server(
     """A cluster with a namespace for restricted pods, and with the operators' and gateways' kinds that are used."""
     with cluster(require_tool("kube-apiserver"), tmp_path_factory.mktemp("cluster")) as server:
         server.create_namespace(NAMESPACE, RESTRICTED)
-        rendered = [document for file in VALUE_FILES for document in helm.render(file)]
+        create_quota(server)
+        rendered = [document for file in VALUE_FILES for document in helm.render(file, values=EXTENDED)]
         written = [document for file in MANIFESTS for document in objects_in(file)]
         server.install_kinds(require_tool("kubernetes-kinds"), [*rendered, *written])
         yield server
@@ -94,6 +97,38 @@ def test_the_cluster_takes_the_chart(server: ApiServer, helm: Helm, file: Path, 
         helm_does(helm, "upgrade", release, CHART, "--values", file, "--set", "podLabels.changed=yes", *where)
     finally:
         helm_does(helm, "uninstall", release, *where)
+
+
+@pytest.mark.parametrize("file", VALUE_FILES, ids=lambda file: file.stem)
+def test_the_cluster_takes_every_value(server: ApiServer, helm: Helm, file: Path) -> None:
+    """Those for what clusters differ in, all at once."""
+    rendered = helm.render(file, values={**EXTENDED, **NO_ACCOUNT})
+    rendered += [pod_of(one) for one in rendered if one["kind"] in ("Deployment", "StatefulSet")]
+    assert [text for one in rendered for text in complaints(server, one)] == []
+
+
+@pytest.mark.parametrize("file", VALUE_FILES, ids=lambda file: file.stem)
+def test_pods_are_made_where_a_quota_counts_resources(server: ApiServer, helm: Helm, file: Path) -> None:
+    """The pod of ``helm test`` too. Such a namespace refuses pods that do not say what they need."""
+    silent = server.try_out(pod({"containers": [CONTAINER]}), COUNTED)
+    assert (silent.status, b"must specify limits.memory for: main" in silent.body) == (403, True)
+    rendered = helm.render(file, values=NO_ACCOUNT)
+    pods = [one for one in rendered if one["kind"] == "Pod"]
+    pods += [pod_of(one) for one in rendered if one["kind"] in ("Deployment", "StatefulSet")]
+    assert pods
+    replies = [server.try_out(one, COUNTED) for one in pods]
+    assert [one.body for one in replies if one.status != 201] == []
+
+
+def create_quota(server: ApiServer) -> None:
+    """A namespace with a quota, whose use the test counts in place of the controller that does elsewhere."""
+    server.create_namespace(COUNTED)
+    hard = {"requests.cpu": "9", "requests.memory": "9Gi", "limits.memory": "9Gi"}
+    path = f"/api/v1/namespaces/{COUNTED}/resourcequotas"
+    quota = server.create(path, {"metadata": {"name": "all"}, "spec": {"hard": hard}})
+    quota["status"] = {"hard": hard, "used": dict.fromkeys(hard, "0")}
+    reply = server.ask("PUT", f"{path}/all/status", quota)
+    assert reply.status == 200, reply.body
 
 
 def pod_of(workload: Object) -> Object:

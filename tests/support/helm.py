@@ -29,6 +29,70 @@ KUBERNETES = sorted(
 Object = dict[str, Any]
 
 
+RESTRICTED_CONTAINER: Object = {
+    "image": "docker.io/library/busybox:1.37",
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsUser": 65532,
+    },
+    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}},
+}
+# Values for what clusters differ in, all set, as a restricted namespace with two address families takes them.
+EXTENDED: Object = {
+    "image": {"registry": "registry.example.com/mirror"},
+    "deploymentAnnotations": {"reloader.stakater.com/auto": "true"},
+    "strategy": {"rollingUpdate": {"maxSurge": "50%"}},
+    "minReadySeconds": 3,
+    "revisionHistoryLimit": 2,
+    "lifecycle": {"postStart": {"exec": {"command": ["python", "-c", "pass"]}}},
+    "startupProbe": {"failureThreshold": 99},
+    "livenessProbe": {"periodSeconds": 21},
+    "readinessProbe": {"periodSeconds": 3},
+    "schedulerName": "bin-packing",
+    "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["idp.example.com"]}],
+    "dnsPolicy": "ClusterFirst",
+    "dnsConfig": {"searches": ["example.com"], "options": [{"name": "ndots", "value": "2"}]},
+    "extraContainers": [{"name": "helper", **RESTRICTED_CONTAINER}],
+    "extraInitContainers": [{"name": "waits", **RESTRICTED_CONTAINER}],
+    "podSpec": {"shareProcessNamespace": True, "terminationGracePeriodSeconds": 77},
+    "containerSpec": {"terminationMessagePolicy": "FallbackToLogsOnError"},
+    "service": {
+        "type": "LoadBalancer",
+        "labels": {"team": "metadata"},
+        "nodePort": 30080,
+        "loadBalancerClass": "example.com/internal",
+        "loadBalancerSourceRanges": ["192.0.2.0/24"],
+        "externalTrafficPolicy": "Local",
+        "ipFamilyPolicy": "PreferDualStack",
+        "ipFamilies": ["IPv4", "IPv6"],
+        "spec": {"sessionAffinity": "ClientIP", "ports": [{"name": "http", "appProtocol": "http"}]},
+    },
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "annotations": {"cert-manager.io/cluster-issuer": "internal"},
+        "labels": {"team": "metadata"},
+        "hosts": [
+            {"host": "metadata.example.com", "paths": [{"path": "/"}]},
+            {"host": "auth.example.com", "paths": [{"path": "/oauth2", "pathType": "Exact"}]},
+        ],
+        "tls": [{"secretName": "metadata-tls", "hosts": ["metadata.example.com"]}],
+    },
+    "httpRoute": {
+        "enabled": True,
+        "annotations": {"example.com/owner": "metadata"},
+        "labels": {"team": "metadata"},
+        "parentRefs": [{"name": "public", "namespace": "gateways"}],
+        "hostnames": ["metadata.example.com"],
+        "matches": [{"path": {"type": "PathPrefix", "value": "/api"}}],
+        "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["Server"]}}],
+        "timeouts": {"request": "1m"},
+    },
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Helm:
     """The program at ``program``, with folders of its own."""

@@ -25,7 +25,7 @@ from tests.support.process import running
 AUDIENCE = "https://kubernetes.default.svc"
 """What tokens for the API server itself are made for."""
 START_TIMEOUT = 120.0
-_SERVICES = "10.96.0.0/24"
+_SERVICES = "10.96.0.0/24,fd00:10:96::/112"  # two address families
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 {{/* The sidecar's container. */}}
 {{- define "auth-sidecar.container" -}}
+{{- include "auth-sidecar.merged" (list (include "auth-sidecar.ownContainer" .) .Values.containerSpec) -}}
+{{- end -}}
+
+{{- define "auth-sidecar.ownContainer" -}}
 name: auth-sidecar
 image: {{ include "auth-sidecar.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -20,26 +24,26 @@ envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 startupProbe:
-  httpGet: {path: /livez, port: auth-admin}
-  periodSeconds: 2
-  failureThreshold: 30
+  {{- $probe := dict "httpGet" (dict "path" "/livez" "port" "auth-admin") "periodSeconds" 2 "failureThreshold" 30 }}
+  {{- include "auth-sidecar.probe" (list $probe .Values.startupProbe) | nindent 2 }}
 livenessProbe:
-  httpGet: {path: /livez, port: auth-admin}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 3
+  {{- $probe = dict "httpGet" (dict "path" "/livez" "port" "auth-admin") "periodSeconds" 10 "timeoutSeconds" 5 "failureThreshold" 3 }}
+  {{- include "auth-sidecar.probe" (list $probe .Values.livenessProbe) | nindent 2 }}
 readinessProbe:
-  httpGet: {path: /readyz, port: auth-admin}
-  periodSeconds: 5
-  timeoutSeconds: 5
-  failureThreshold: 2
+  {{- $probe = dict "httpGet" (dict "path" "/readyz" "port" "auth-admin") "periodSeconds" 5 "timeoutSeconds" 5 "failureThreshold" 2 }}
+  {{- include "auth-sidecar.probe" (list $probe .Values.readinessProbe) | nindent 2 }}
+{{- $lifecycle := deepCopy .Values.lifecycle }}
 {{- if include "auth-sidecar.isNative" . }}
+{{- /*
+A native sidecar gets SIGTERM only after the server has ended, and would answer 502 until then. So the drain starts here, at the
+same time as the server's own hook. The hook ends with the process.
+*/}}
+{{- $drain := list "python" "-c" "import os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(86400)" }}
+{{- $_ := set $lifecycle "preStop" (dict "exec" (dict "command" $drain)) }}
+{{- end }}
+{{- with $lifecycle }}
 lifecycle:
-  # A native sidecar gets SIGTERM only after the server has ended, and would answer 502 until then. So the drain starts here,
-  # at the same time as the server's own hook. The hook ends with the process.
-  preStop:
-    exec:
-      command: [python, -c, "import os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(86400)"]
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
@@ -47,13 +51,113 @@ volumeMounts:
   {{- include "auth-sidecar.volumeMounts" . | nindent 2 }}
 {{- end -}}
 
-{{- define "auth-sidecar.image" -}}
-{{- $image := .Values.image -}}
-{{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
-{{- else -}}
-{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) -}}
+{{/* A probe with the fields that the values replace; another handler takes the place of httpGet: (list probe values). */}}
+{{- define "auth-sidecar.probe" -}}
+{{- $probe := index . 0 -}}
+{{- $given := index . 1 -}}
+{{- if or $given.exec $given.grpc $given.tcpSocket -}}{{- $_ := unset $probe "httpGet" -}}{{- end -}}
+{{- include "auth-sidecar.merge" (list $probe (deepCopy $given)) -}}
+{{- toYaml $probe -}}
 {{- end -}}
+
+{{/* An image by its digest, or else its tag: (list image "default tag"). */}}
+{{- define "auth-sidecar.imageName" -}}
+{{- $image := index . 0 -}}
+{{- $name := ternary (printf "%s/%s" $image.registry $image.repository) $image.repository (ne $image.registry "") -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default (index . 1) $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "auth-sidecar.image" -}}
+{{- include "auth-sidecar.imageName" (list .Values.image .Chart.AppVersion) -}}
+{{- end -}}
+
+{{/* The fields of a pod's spec that the sidecar's pods and the pod of `helm test` have in common. */}}
+{{- define "auth-sidecar.podFields" -}}
+automountServiceAccountToken: {{ include "auth-sidecar.asksCluster" . | empty | not }}
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- range $name := list "imagePullSecrets" "priorityClassName" "schedulerName" "runtimeClassName" "hostAliases" "dnsPolicy" "dnsConfig" "nodeSelector" "tolerations" }}
+{{- with get $.Values $name }}
+{{ $name }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The spec of the sidecar's pods. */}}
+{{- define "auth-sidecar.pod" -}}
+{{- include "auth-sidecar.merged" (list (include "auth-sidecar.ownPod" .) .Values.podSpec) -}}
+{{- end -}}
+
+{{- define "auth-sidecar.ownPod" -}}
+{{- include "auth-sidecar.podFields" . }}
+serviceAccountName: {{ include "auth-sidecar.serviceAccountName" . }}
+terminationGracePeriodSeconds: {{ include "auth-sidecar.terminationGracePeriodSeconds" . }}
+{{- $native := include "auth-sidecar.isNative" . }}
+{{- if or .Values.extraInitContainers $native }}
+initContainers:
+  {{- with .Values.extraInitContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if $native }}
+  - restartPolicy: Always
+    {{- include "auth-sidecar.container" . | nindent 4 }}
+  {{- end }}
+{{- end }}
+containers:
+  {{- if not $native }}
+  - {{- include "auth-sidecar.container" . | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.shape "beside" }}
+  - {{- include "auth-sidecar.besideContainer" . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+volumes:
+  {{- include "auth-sidecar.stateVolume" . | nindent 2 }}
+  {{- include "auth-sidecar.volumes" . | nindent 2 }}
+  {{- with .Values.beside.volumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+topologySpreadConstraints:
+  {{- if .Values.topologySpreadConstraints }}
+  {{- toYaml .Values.topologySpreadConstraints | nindent 2 }}
+  {{- else }}
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "auth-sidecar.componentLabels" (list $ "sidecar") | nindent 8 }}
+  {{- end }}
+  {{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* How the Deployment replaces its pods. Two pods of one SQLite file would wait for one volume, or write one file. */}}
+{{- define "auth-sidecar.strategy" -}}
+{{- $given := deepCopy .Values.strategy -}}
+{{- $type := ternary "RollingUpdate" "Recreate" (or (hasKey $given "rollingUpdate") (empty (include "auth-sidecar.usesSqlite" .))) -}}
+{{- if eq (default $type $given.type) "Recreate" -}}
+{{- $_ := set $given "type" "Recreate" -}}
+{{- else -}}
+{{- $given = merge $given (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxUnavailable" 0 "maxSurge" 1)) -}}
+{{- end -}}
+{{- toYaml $given -}}
+{{- end -}}
+
+{{- define "auth-sidecar.configMapName" -}}
+{{- default (include "auth-sidecar.fullname" .) .Values.existingConfigMap -}}
 {{- end -}}
 
 {{- define "auth-sidecar.volumeMounts" -}}
@@ -78,7 +182,7 @@ volumeMounts:
 {{- define "auth-sidecar.volumes" -}}
 - name: sidecar-config
   configMap:
-    name: {{ include "auth-sidecar.fullname" . }}
+    name: {{ include "auth-sidecar.configMapName" . }}
 - name: sidecar-tmp
   emptyDir: {sizeLimit: 64Mi}
 {{- if or .Values.secret.data .Values.secret.existingSecret }}

@@ -17,6 +17,26 @@
 {{- include "auth-sidecar.redisRefusals" . -}}
 {{- include "auth-sidecar.storeRefusals" . -}}
 {{- include "auth-sidecar.shapeRefusals" . -}}
+{{- include "auth-sidecar.configMapRefusals" . -}}
+{{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.parentRefs is empty: name the Gateway that the route attaches to" -}}
+{{- end -}}
+{{- if and $values.lifecycle.preStop (include "auth-sidecar.isNative" .) -}}
+{{- fail "lifecycle.preStop: a native sidecar starts its drain with a hook of its own; leave lifecycle.preStop out, or set beside.nativeSidecar to false" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* With a ConfigMap of another's, the chart cannot write into the configuration. */}}
+{{- define "auth-sidecar.configMapRefusals" -}}
+{{- if .Values.existingConfigMap -}}
+{{- if .Values.redis.enabled -}}
+{{- fail "existingConfigMap and redis.enabled: the chart cannot write the store into an existing ConfigMap; remove redis.enabled, and name a Redis of your own there and in config.store.url" -}}
+{{- end -}}
+{{- $waits := (.Values.config.upstream | default dict).waitAtStart -}}
+{{- if and (eq .Values.shape "beside") (not $waits) (not .Values.beside.container.readinessProbe) -}}
+{{- fail "existingConfigMap: the chart cannot set upstream.waitAtStart, without which the pod is ready before its server listens; give beside.container a readinessProbe, or set upstream.waitAtStart there and in config" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Literal secrets below a path: (list "config" .Values.config). Many users may read a ConfigMap. */}}
@@ -60,6 +80,11 @@
 {{- if include "auth-sidecar.usesSqlite" . -}}
 {{- if or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled -}}
 {{- fail "a SQLite store is one pod's alone: with replicaCount above 1 or autoscaling set redis.enabled, or write a redis address into config.store.url (its password goes into config.store.password)" -}}
+{{- end -}}
+{{- if and (ne .Values.shape "attached") .Values.persistence.enabled (include "auth-sidecar.strategy" . | contains "RollingUpdate") -}}
+{{- if or .Values.persistence.existingClaim (ne (join "," .Values.persistence.accessModes) "ReadWriteOnce") -}}
+{{- fail "strategy RollingUpdate: with a SQLite store, pods on two nodes could write one file; leave strategy out, or use a store in Redis" -}}
+{{- end -}}
 {{- end -}}
 {{- $url := (.Values.config.store | default dict).url | default "sqlite:////var/lib/sidecar/sidecar.db" | toString -}}
 {{- if and (ne .Values.shape "attached") (not (hasPrefix "sqlite:////var/lib/sidecar/" $url)) -}}
