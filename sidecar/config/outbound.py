@@ -1,4 +1,4 @@
-"""What the settings of ``outbound`` mean for the rest: the proxy of each URL, and the CA bundle of each connection."""
+"""Applies the settings of ``outbound``: the proxy of each URL, and the CA bundle of each connection."""
 
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from sidecar.errors import Problem
 
 
 def egress_of(settings: Settings, environ: Mapping[str, str]) -> tuple[Egress, list[Problem]]:
-    """Which calls go through which proxy. What is wrong with a variable is said of the variable."""
+    """The proxy of each outgoing request. Raises findings about environment variables with the variable's name."""
     egress, faults = read_egress(settings.outbound.proxy.reveal().strip(), environ, _always_direct(settings))
     problems = []
     for name, message in faults:
@@ -34,7 +34,7 @@ def _host(url: str) -> str:
 
 
 def with_ca_file(settings: Settings) -> Settings:
-    """``settings`` in which every connection that names no CA bundle has that of ``outbound``."""
+    """``settings``; connections without a CA bundle of their own get that of ``outbound``."""
     file = settings.outbound.ca_file
     if not file:
         return settings

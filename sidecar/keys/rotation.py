@@ -43,13 +43,12 @@ def rotate(
     algorithm: str | None,
     is_obsolete: Callable[[ListedKey], bool],
 ) -> RotationResult:
-    """The next key signs from now on and a new one stands ready, if the next one has been published for
+    """Promote the next key to active and create a new next key, if the next key has been published for
     ``publish_lead_time``.
 
-    ``publish_lead_time`` is in seconds: how long others may keep a key set. A key that was published for less goes on
-    waiting, so whoever rotates a second time changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the
-    signing key. ``is_over`` tells of a retired key that no token needs any more: it is removed. Raises RotationError
-    and KeyFileError.
+    ``publish_lead_time`` is in seconds: how long verifiers may cache a key set. A key that was published for less is
+    not promoted, so a second rotation changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the active key.
+    Retired keys for which ``is_obsolete`` is true are removed. Raises RotationError and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder) if (folder / LIST_NAME).exists() else []

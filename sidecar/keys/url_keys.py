@@ -275,7 +275,7 @@ def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedK
     try:
         public = parse_public_key(content, path)
     except KeyFileError as error:
-        raise DocumentError("useless", f"is no key set and no public key: {error}") from error
+        raise DocumentError("useless", f"is neither a key set nor a public key: {error}") from error
     key = VerificationKey(None, algorithms_of(public), to_jose_key(public))
     if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
         return ParsedKeys((), Counter(published=1))

@@ -64,7 +64,7 @@ def test_networks() -> None:
 )
 def test_an_address_inside_a_network_trusts_neither(text: str, network: str) -> None:
     """Who writes 10.0.0.5/8 means one of two things, and one of them trusts sixteen million callers."""
-    with pytest.raises(ValueError, match=f"write {network} for all of it, or {text.partition('/')[0]} for") as caught:
+    with pytest.raises(ValueError, match=f"write {network} for the network, or {text.partition('/')[0]} for") as caught:
         parse_network(text)
     assert network in str(caught.value)
 
