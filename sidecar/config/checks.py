@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.listener_checks import check_server_tls, check_sockets
 from sidecar.config.origins import check_origins
 from sidecar.config.products.openmetadata import PUBLISHED_KEY_ID
@@ -14,7 +15,7 @@ from sidecar.config.reading.references import misplaced_references
 from sidecar.config.reading.store_url import StoreKind, parse_store_url
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.units import parse_base_path
-from sidecar.config.reading.urls import is_loopback, split_url
+from sidecar.config.reading.urls import split_url
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.settings import (
     AuthenticationConfiguration,
@@ -25,6 +26,7 @@ from sidecar.config.settings import (
     StoreTls,
 )
 from sidecar.config.token_header_checks import check_token_headers
+from sidecar.hosts import is_loopback
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
@@ -98,13 +100,14 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
     if upstream is None:
         return
     yield from _check_upstream_url(upstream.url)
-    if upstream.credentials == "openmetadata" and not has_own_keys(settings.jwt_token_configuration):
+    mode = credential_mode(settings)
+    if mode.mints is Product.OPENMETADATA and not has_own_keys(settings.jwt_token_configuration):
         message = (
             "openmetadata needs an own RSA key to sign with: set rsapublicKeyFilePath and rsaprivateKeyFilePath in "
             "jwtTokenConfiguration (sidecar keys generate makes them)"
         )
         yield Finding(("upstream", "credentials"), message)
-    if upstream.server_bots and upstream.credentials != "openmetadata":
+    if upstream.server_bots and mode.names_users_of is not Product.OPENMETADATA:
         message = (
             f"has no effect with credentials: {upstream.credentials}; only openmetadata presents names to the server"
         )
@@ -388,8 +391,7 @@ def _useless_admin(principal: str, settings: Settings) -> str:
     if not slash and name.lower() in reserved:
         return f"names {name}, which is reserved: no caller can be it"
     # ids of DataHub users may be e-mail addresses
-    is_datahub = settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
-    if "@" in name and not is_datahub and head != "datahub":
+    if "@" in name and not names_datahub_users(settings) and head != "datahub":
         local = name.partition("@")[0]
         return (
             f"names an e-mail address, but Actor ids here are the part before the @; write "
@@ -452,8 +454,7 @@ def check_datahub_root(settings: Settings) -> Iterator[Finding]:
 
 def check_openmetadata_admin(settings: Settings) -> Iterator[Finding]:
     """An OpenMetadata upstream has the admin ``admin`` unless its own ``adminPrincipals`` differ."""
-    upstream = settings.upstream
-    if upstream is None or upstream.credentials != "openmetadata":
+    if credential_mode(settings).names_users_of is not Product.OPENMETADATA:
         return
     principals = settings.authorizer_configuration.admin_principals
     if "admin" not in {name.rpartition("/")[2].lower() for name in principals}:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.reading.authority import Authority, read_authority
 from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.tree import Path
@@ -11,7 +12,6 @@ from sidecar.config.reading.urls import (
     fault_of_control_url,
     fault_of_key_url,
     is_file,
-    is_loopback,
     origin,
     split_url,
 )
@@ -26,6 +26,7 @@ from sidecar.config.settings import (
     ServerSettings,
     Settings,
 )
+from sidecar.hosts import is_loopback
 
 FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
@@ -151,7 +152,7 @@ def takes_verbatim_names(settings: Settings, found: Iterable[Provider]) -> bool:
 
 def names_datahub_users(settings: Settings) -> bool:
     """Whether ``upstream.credentials`` name the Actor to a DataHub server."""
-    return settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
+    return credential_mode(settings).names_users_of is Product.DATAHUB
 
 
 def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
@@ -382,7 +383,7 @@ def _namings(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
             "because it is required as soon as the store has token records or revocations of Actors"
         )
         yield Finding((_BLOCK, "principal"), message, fatal=False)
-    if settings.upstream is None or settings.upstream.credentials != "openmetadata":
+    if credential_mode(settings).names_users_of is not Product.OPENMETADATA:
         return
     names = [provider.name for provider in found if provider.principal == "verbatim"]
     if names:

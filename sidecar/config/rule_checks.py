@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
-from sidecar.config.products.presets import RouteRule, expanded
+from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.reading.finding import Finding, FindingId, finding
-from sidecar.config.reading.urls import is_loopback, upstream_base_path
+from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import RequireSettings, Settings
+from sidecar.hosts import is_loopback
 
 _PARAMETERS = re.compile(r";[^/]*")
 _STRICTNESS = {"public": 0, "guest": 1, "authenticated": 2}
@@ -16,7 +17,7 @@ _ENCODED_MARKS = ("%2f", "%5c", "%3b")
 
 def check_spellings(settings: Settings) -> Iterator[Finding]:
     """Rules that a path in other letter case, or decoded, bypasses."""
-    rules = tuple(expanded(settings.rules))
+    rules = tuple(expand_presets(settings.rules))
     for index, written in enumerate(settings.rules):
         if written.path is None:
             continue

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.reading.decode import fields_by_name, models_in
 from sidecar.config.reading.finding import FINDINGS
-from sidecar.config.reading.units import parse_address, parse_duration, parse_network, parse_size
+from sidecar.config.reading.units import parse_duration, parse_listen_address, parse_network, parse_size
 from sidecar.config.settings import UNUSED, Model, Settings
 from sidecar.errors import REASONS, Cause, Reason
 from sidecar.secrets.value import Secret
@@ -23,7 +23,7 @@ from sidecar.secrets.value import Secret
 _UNITS: Mapping[Any, str] = {
     parse_duration: "duration",
     parse_size: "size",
-    parse_address: "address",
+    parse_listen_address: "address",
     parse_network: "network",
 }
 _SIMPLE: Mapping[Any, str] = {str: "text", bool: "`true` | `false`", int: "number", float: "number", Secret: "secret"}

@@ -3,7 +3,7 @@
 import os.path
 from collections.abc import Mapping
 
-from sidecar.config.products.spring import Expander, expanded
+from sidecar.config.products.spring import Expander, expand_tree
 from sidecar.config.reading.decode import problem_at, split_unknown
 from sidecar.config.reading.source import Document, SourceError, read
 from sidecar.config.reading.tree import Block, Leaf, Node, Origin, child_of
@@ -45,7 +45,7 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
         problems.append(Problem("import.datahub", f"has no block {BLOCK}", file))
         return Block({}, importer), None, problems
     expander = Expander(environ)
-    filled = expanded(tree.entries[BLOCK], (BLOCK,), expander, problems)
+    filled = expand_tree(tree.entries[BLOCK], (BLOCK,), expander, problems)
     known, unknown = split_unknown(AuthenticationSettings, filled, (BLOCK,))
     problems.extend(
         problem_at(tree, path, " ".join(("is unknown here and ignored;", hint)).rstrip("; "), fatal=False)
@@ -61,7 +61,7 @@ def _base_path(document: Document, expander: Expander, problems: list[Problem]) 
         node: Node | None = section
         for part in path:
             node = None if node is None else child_of(node, part)
-        found = expanded(node, path, expander, problems) if isinstance(node, Leaf) else None
+        found = expand_tree(node, path, expander, problems) if isinstance(node, Leaf) else None
         if isinstance(found, Leaf) and found.value not in {None, "", "/"}:
             return found
     return None

@@ -98,7 +98,7 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
 }
 
 
-def expanded(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
+def expand_presets(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
     """``rules`` in order, with each preset replaced by its rules, below its ``basePath``."""
     for rule in rules:
         if rule.preset is None:

@@ -76,13 +76,13 @@ def _closing(text: str, position: int) -> int:
     raise PlaceholderError("has a placeholder that is not closed")
 
 
-def expanded(node: Node, path: Path, expander: Expander, problems: list[Problem]) -> Node:
+def expand_tree(node: Node, path: Path, expander: Expander, problems: list[Problem]) -> Node:
     """``node`` with the placeholders in its texts replaced; a text that becomes empty is null."""
     if isinstance(node, Block):
-        entries = {name: expanded(child, (*path, name), expander, problems) for name, child in node.entries.items()}
+        entries = {name: expand_tree(child, (*path, name), expander, problems) for name, child in node.entries.items()}
         return Block(entries, node.origin)
     if isinstance(node, Items):
-        values = (expanded(child, (*path, index), expander, problems) for index, child in enumerate(node.values))
+        values = (expand_tree(child, (*path, index), expander, problems) for index, child in enumerate(node.values))
         return Items(tuple(values), node.origin)
     if node.value is None or _OPEN not in node.value:
         return node

@@ -47,7 +47,7 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _BYTES[(match[2] or "").lower()]
 
 
-def parse_address(value: object) -> str:
+def parse_listen_address(value: object) -> str:
     """``host:port``, ``[v6]:port``, ``*:port`` or ``unix:/path``, checked but kept as text. Raises ValueError."""
     text = str(value)
     if text.startswith("unix:/"):
@@ -123,7 +123,7 @@ Duration = Annotated[
     float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0, allow_inf_nan=False)
 ]
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
-Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
+ListenAddress = Annotated[str, BeforeValidator(parse_listen_address, json_schema_input_type=str)]
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]
 BasePath = Annotated[str, BeforeValidator(parse_base_path, json_schema_input_type=str)]
 WebOrigin = Annotated[str, BeforeValidator(parse_web_origin, json_schema_input_type=str)]

@@ -4,11 +4,12 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from sidecar.hosts import IPAddress, is_loopback
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 _METADATA_ADDRESSES = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
 _ODD_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def split_url(url: str) -> SplitResult | None:
@@ -54,12 +55,6 @@ def file_path(url: str) -> str:
     return path if is_file(url) and sound else ""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is a loopback name or address, without resolving it."""
-    address = _address(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
-
-
 def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
     """Why keys must not be fetched from ``url``; empty when they may."""
     parts = split_url(url)
@@ -87,7 +82,7 @@ def fault_of_key_url(url: str, *, allow_insecure: bool) -> str:
     return fault_of_control_url(url, allow_insecure=allow_insecure)
 
 
-def _address(host: str) -> Address | None:
+def _address(host: str) -> IPAddress | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
