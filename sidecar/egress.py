@@ -1,8 +1,8 @@
-"""Which outgoing call goes through which HTTP proxy: decided once, by the URL alone.
+"""Selects the HTTP proxy for each outgoing request: once, by the URL alone.
 
-A proxy sees where a call goes and can refuse it. It must not be able to answer it: only https is sent through one, by
-CONNECT, so that the certificate of the server is verified here. Calls to this machine, to the upstream and to the
-cluster's API server are always direct, whatever the environment says.
+A proxy knows the destination and can reject the connection. It must not be able to forge a response: only https uses a
+proxy, by CONNECT, so that the sidecar verifies the certificate of the server. Requests to this machine, the upstream
+and the cluster's API server are always direct, independent of the environment.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ FORM = "http://host:port or http://user:password@host:port"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy. ``origin`` is the setting or variable that names it. Its credentials print nowhere."""
+    """An HTTP proxy. ``origin`` is the setting or variable that has it. Its credentials are never printed."""
 
     url: str
     user: str = ""
@@ -48,7 +48,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Bypass:
-    """One entry of ``NO_PROXY``: a host with everything below it, a network or ``*``; a port limits it."""
+    """One entry of ``NO_PROXY``: a host with its subdomains, a network or ``*``; optionally for one port."""
 
     host: str = ""
     with_itself: bool = True
@@ -56,7 +56,7 @@ class Bypass:
     port: int = 0
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether ``host`` (lower case, no brackets, no final dot) with ``port`` is excepted."""
+        """Whether ``host`` (lower case, no brackets, no final dot) with ``port`` matches."""
         if self.port and port != self.port:
             return False
         if self.host == "*":
@@ -72,7 +72,7 @@ class Bypass:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How one URL is reached: through ``proxy``, or directly for ``reason``."""
+    """The route to one URL: through ``proxy``, or directly because of ``reason``."""
 
     proxy: Proxy | None
     reason: str = ""
@@ -80,14 +80,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """The proxy, and the hosts that are reached without it. ``direct`` maps hosts to the reason."""
+    """The proxy, and its exceptions. ``direct`` maps hosts that never use it to the reason."""
 
     proxy: Proxy | None = None
     exceptions: tuple[Bypass, ...] = ()
     direct: tuple[tuple[str, str], ...] = ()
 
     def route(self, url: str) -> Route:
-        """How ``url`` is reached, as far as its text says; a name may still resolve to this machine."""
+        """The route to ``url``, by its text alone; a name may still resolve to this machine."""
         reason = self._why_direct(url)
         return Route(None if reason else self.proxy, reason)
 
@@ -112,7 +112,7 @@ NO_PROXY = Egress()
 
 
 def plain_host(host: str) -> str:
-    """``host`` as it is compared: lower case, no brackets, no zone, no final dot."""
+    """``host`` normalised for comparison: lower case, no brackets, no zone, no final dot."""
     return host.strip("[]").partition("%")[0].rstrip(".").lower()
 
 
@@ -129,7 +129,7 @@ def is_local(host: str) -> bool:
 
 
 def read_proxy(text: str, origin: str) -> Proxy:
-    """The proxy that ``text`` names; no scheme means http, as curl reads it. Raises ValueError that repeats nothing."""
+    """Parse the URL of a proxy; without a scheme it is http, as in curl. Raises ValueError without any part of it."""
     written = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(written)
@@ -140,18 +140,18 @@ def read_proxy(text: str, origin: str) -> Proxy:
         raise ValueError(f"must be {FORM}, with a port from 1 to 65535")
     if parts.scheme != "http":
         known = parts.scheme if re.fullmatch(r"[a-z0-9]{1,10}", parts.scheme) else "another scheme"
-        raise ValueError(f"names a proxy of kind {known}, and only http is supported; write {FORM}")
+        raise ValueError(f"names a proxy of kind {known}, but only http is supported; write {FORM}")
     if not host or not re.fullmatch(r"[!-~]+", written) or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"must be {FORM}, with special characters percent-encoded")
     shown = f"[{host}]" if ":" in host else host
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if ":" in user:
-        raise ValueError("has a user name with a colon, which Basic credentials cannot carry")
+        raise ValueError("has a user name with a colon, which Basic credentials cannot contain")
     return Proxy(f"http://{shown}:{port or 80}", user, Secret(password), origin)
 
 
 def read_exceptions(text: str) -> tuple[Bypass, ...]:
-    """The entries of ``NO_PROXY``, separated by commas or blanks. Raises ValueError naming the first that is wrong."""
+    """The entries of ``NO_PROXY``, separated by commas or spaces. Raises ValueError with the first invalid one."""
     entries = [entry for entry in re.split(r"[,\s]+", text) if entry]
     if len(entries) > _MAX_ENTRIES:
         raise ValueError(f"has {len(entries)} entries, more than {_MAX_ENTRIES}")
@@ -194,10 +194,10 @@ def _wrong_entry(entry: str) -> str:
 def read_egress(
     written: str, environ: Mapping[str, str], direct: Iterable[tuple[str, str]] = ()
 ) -> tuple[Egress, list[tuple[str, str]]]:
-    """What ``outbound.proxy`` (``environment``, ``none`` or a URL) means, and each fault with the name it is about.
+    """The routes for ``outbound.proxy`` (``environment``, ``none`` or a URL), and faults by setting or variable.
 
-    ``direct`` are hosts that are never reached through a proxy, each with the reason. ``NO_PROXY`` counts with a URL
-    too. Lower-case variables win over those in capitals, as in curl.
+    ``direct``: hosts that never use a proxy, with the reason. ``NO_PROXY`` also applies if the proxy is a URL.
+    Lower-case variables take precedence over upper-case ones, as in curl.
     """
     faults: list[tuple[str, str]] = []
     if written == "none":

@@ -111,9 +111,9 @@ class Metrics:
         self.revocation_mirror_age = gauge(
             "sidecar_revocation_mirror_age_seconds", "Age of the local copy of records and revocations."
         )
-        self.revocation_entries = gauge("sidecar_revocation_entries", "Entries of the deny list.")
+        self.revocation_entries = gauge("sidecar_revocation_entries", "Entries of the revocation list.")
         self.revocation_endless = gauge(
-            "sidecar_revocation_endless_entries", "Entries of the deny list that never expire."
+            "sidecar_revocation_endless_entries", "Entries of the revocation list that never expire."
         )
         self.revocation_propagation = histogram_vec(
             "sidecar_revocation_propagation_seconds",
@@ -130,7 +130,7 @@ class Metrics:
         )
         self.tokens_issued = counter("sidecar_tokens_issued_total", "Tokens minted.", "kind")
         self.tokens_revoked = counter(
-            "sidecar_tokens_revoked_total", "Tokens revoked and deny-list entries added.", "kind"
+            "sidecar_tokens_revoked_total", "Tokens revoked and revocation entries added.", "kind"
         )
         self.untrusted_checks = counter(
             "sidecar_untrusted_checks_total", "Checks rejected because the peer is not in server.trustedProxies."

@@ -26,14 +26,14 @@ MODULE_NAMES: Mapping[str, Mapping[str, str]] = {
     "sidecar.authn.recovery": {"Recovery": "sidecar.authn.support.dependency_probe.DependencyProbe"},
     "sidecar.identity.request": {"RequestView": "sidecar.identity.request.RequestContext"},
 }
-"""What plugins import: by module, the old name to the full new one."""
+"""Imports of plugins: by module, old name to full new name."""
 
 OVERRIDES: Mapping[str, str] = {
     "recognises": "describe",
     "problem": "unavailable_reason",
     "outdated": "degraded_reason",
 }
-"""What plugins override in :class:`sidecar.authn.base.Authenticator`: old name to new name."""
+"""Methods of :class:`sidecar.authn.base.Authenticator` that plugins override: old name to new name."""
 
 ACCEPTED_FIELDS: Mapping[str, str] = {
     "ask_again_at": "revalidate_at",
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 def imported(module: str, name: str) -> Any:
-    """What the old ``name`` of ``module`` is today, for its ``__getattr__``. Raises AttributeError for other names."""
+    """The object with the old ``name`` in ``module``, for its ``__getattr__``. Else raises AttributeError."""
     new = MODULE_NAMES.get(module, {}).get(name)
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -71,7 +71,7 @@ def attribute(owner: object, name: str, names: Mapping[str, str]) -> Any:
 
 
 def adopt_overrides(cls: type) -> None:
-    """Let what ``cls``, a plugin, overrides by an old name override the new one."""
+    """Apply the overrides of the plugin ``cls`` that use old names to the new names."""
     for old, new in OVERRIDES.items():
         own = vars(cls)
         if new not in own and isinstance(own.get(old), property | classmethod):

@@ -24,6 +24,7 @@ from yarl import URL
 
 from sidecar.egress import NO_PROXY, Egress, Proxy
 from sidecar.errors import Misconfigured, Problem, SidecarError
+from sidecar.hosts import IPAddress, is_loopback, literal_address
 from sidecar.tls import client_context
 
 # Some gateways add policy headers of many kilobytes to every response.
@@ -33,7 +34,6 @@ _MAX_HEADER_LINES = 512
 _LOOKUP_TIMEOUT = 1.0
 _IDENTITY = frozenset({"", "identity"})
 _GZIP = frozenset({"gzip", "x-gzip"})
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _REFUSED_NETWORKS = tuple(
     ipaddress.ip_network(network)
@@ -213,7 +213,7 @@ class ControlClient:
         """
         proxy = self._egress.route(str(target)).proxy
         host = target.host or ""
-        if proxy is None or _literal(host) is not None:
+        if proxy is None or literal_address(host) is not None:
             return proxy
         try:
             async with asyncio.timeout(_LOOKUP_TIMEOUT):
@@ -248,33 +248,16 @@ def check_url(url: str, *, allow_insecure: bool = False) -> URL:
     return target
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` (no port, no brackets) is ``localhost`` or a literal loopback address."""
-    address = _literal(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
-
-
 def is_refused_address(host: str) -> bool:
     """Whether ``host`` is a literal address that must not be connected to, also embedded in an IPv6 address.
 
     These are link-local, metadata services of clouds, multicast, broadcast, unspecified. False for host names.
     """
-    address = _literal(host)
+    address = literal_address(host)
     return address is not None and any(_is_refused(candidate) for candidate in (address, *_embedded(address)))
 
 
-def _literal(host: str) -> _Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    try:  # the forms that inet_aton accepts: 2852039166, 0xa9fea9fe, 169.254.43518
-        return ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[0-9a-fA-FxX.]+", host) else None
-    except OSError:
-        return None
-
-
-def _embedded(address: _Address) -> list[ipaddress.IPv4Address]:
+def _embedded(address: IPAddress) -> list[ipaddress.IPv4Address]:
     if isinstance(address, ipaddress.IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -283,7 +266,7 @@ def _embedded(address: _Address) -> list[ipaddress.IPv4Address]:
     return [inner for inner in found if inner is not None]
 
 
-def _is_refused(address: _Address) -> bool:
+def _is_refused(address: IPAddress) -> bool:
     return (
         address.is_link_local
         or address.is_multicast

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sidecar"
-BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls", "old_names")
+BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls", "hosts", "old_names")
 
 # Whom each part may import besides itself and the basics. A name stands for the module and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "concurrency": (),
     "counters": (),
     "tls": (),
+    "hosts": (),
     "environment": (),
     "metrics": ("counters",),
     "logs": ("errors",),

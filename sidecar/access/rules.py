@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from sidecar.access.paths import Normalizations, plain_escapes
-from sidecar.config.products.presets import RouteRule, expanded
+from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.settings import RequireSettings, RuleSettings
 from sidecar.errors import Cause
 from sidecar.identity.actor import Actor
@@ -128,7 +128,7 @@ class Rules:
         self._empty = True
         self.can_require = False
         self.written_can_require = False
-        for order, rule in enumerate(expanded(settings)):
+        for order, rule in enumerate(expand_presets(settings)):
             self._add(order, rule)
 
     def requirement_for(self, method: str, readings: Normalizations) -> AccessRequirement:

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 
-class Condition(Enum):
+class PartState(Enum):
     """State of one part. PENDING: first attempt not complete. DEGRADED: works with its last known data."""
 
     PENDING = "pending"
@@ -20,7 +20,7 @@ class PartStatus:
     """The state of one part, with a sentence that explains it."""
 
     name: str
-    condition: Condition
+    condition: PartState
     text: str = ""
 
 
@@ -40,18 +40,18 @@ class Health:
     @property
     def is_settled(self) -> bool:
         """Whether every part has completed its first attempt."""
-        return all(read().condition is not Condition.PENDING for read in (*self._credentials, *self._required))
+        return all(read().condition is not PartState.PENDING for read in (*self._credentials, *self._required))
 
     def report(self, *others: PartStatus) -> tuple[bool, dict[str, Any]]:
         """Whether the process is ready, and the state of every part, including ``others``, which are required too."""
         credentials = [read() for read in self._credentials]
         required = [*(read() for read in self._required), *others]
-        tried = all(part.condition is not Condition.PENDING for part in credentials)
-        usable = any(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in credentials)
-        required_ok = all(part.condition in (Condition.USABLE, Condition.DEGRADED) for part in required)
+        tried = all(part.condition is not PartState.PENDING for part in credentials)
+        usable = any(part.condition in (PartState.USABLE, PartState.DEGRADED) for part in credentials)
+        required_ok = all(part.condition in (PartState.USABLE, PartState.DEGRADED) for part in required)
         ready = tried and (usable or not credentials) and required_ok and not self.draining
         failing = [
-            part.name for part in (*credentials, *required) if part.condition in (Condition.PENDING, Condition.UNUSABLE)
+            part.name for part in (*credentials, *required) if part.condition in (PartState.PENDING, PartState.UNUSABLE)
         ]
         return ready, {
             "ready": ready,
@@ -65,7 +65,7 @@ class Health:
 
 
 _BY_SEVERITY = [
-    condition.value for condition in (Condition.USABLE, Condition.DEGRADED, Condition.PENDING, Condition.UNUSABLE)
+    condition.value for condition in (PartState.USABLE, PartState.DEGRADED, PartState.PENDING, PartState.UNUSABLE)
 ]
 
 

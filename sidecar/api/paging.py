@@ -31,6 +31,6 @@ async def list_response(
     return json_answer(200, {"data": list(render(page)), "paging": {"after": page.after or None, "total": page.total}})
 
 
-def is_id(segment: str) -> bool:
+def is_record_id(segment: str) -> bool:
     """Whether a path segment is a valid id."""
     return _ID.fullmatch(segment) is not None

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.caller import CallerAuthentication
-from sidecar.api.paging import PARAMETERS, is_id, list_response
+from sidecar.api.paging import PARAMETERS, is_record_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.tokens.issued.service import Caller
 from sidecar.tokens.revocation.service import (
@@ -53,7 +53,7 @@ class RevocationHandlers:
     async def remove(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """204: the entry was removed."""
         parse_query(request, ())
-        if not is_id(rest):
+        if not is_record_id(rest):
             raise Refused(Reason.NOT_FOUND)
         await self._revocations.remove(rest, by=caller.name)
         return no_content()

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from sidecar.api.body import BodyReader, bad_request, parse_query
-from sidecar.api.paging import PARAMETERS, is_id, list_response
+from sidecar.api.paging import PARAMETERS, is_record_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.store.record import MINTED_KINDS, TokenKind
@@ -130,6 +130,6 @@ def _text(value: object, name: str, longest: int, *, blank: bool = False) -> str
 
 
 def _id(rest: str) -> str:
-    if not is_id(rest):
+    if not is_record_id(rest):
         raise Refused(Reason.NOT_FOUND)
     return rest

@@ -18,6 +18,7 @@ from sidecar.authn.registry import JWT
 from sidecar.authn.usage_gate import UsageGate
 from sidecar.budget import Budget
 from sidecar.clock import Clock
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
 from sidecar.config.settings import RuleSettings, Settings
@@ -96,7 +97,7 @@ def _datahub_policy(loaded: Loaded, registry: IssuerRegistry) -> DataHubTokenPol
         reserved=frozenset({"anonymous", authentication.system_client_id.lower()}),
         namespaces=frozenset(provider.name.lower() for provider in loaded.providers if provider.namespaced),
         admin_names=admin_names(settings.authorizer_configuration),
-        forwards_token=settings.upstream is not None and settings.upstream.credentials == DATAHUB,
+        forwards_token=credential_mode(settings).mints is Product.DATAHUB,
     )
 
 
@@ -205,9 +206,10 @@ def server_names(settings: Settings) -> ServerNames:
     upstream = settings.upstream
     if upstream is None:
         return NO_SERVER_NAMES
-    if upstream.credentials == "openmetadata":
+    product = credential_mode(settings).names_users_of
+    if product is Product.OPENMETADATA:
         return ServerNames((*OPENMETADATA_BOTS, *upstream.server_bots), OPENMETADATA_BOT_SUFFIXES)
-    if upstream.credentials in ("datahub", "datahubHeader"):
+    if product is Product.DATAHUB:
         return ServerNames((DATAHUB_SYSTEM_CLIENT, settings.authentication.system_client_id))
     return NO_SERVER_NAMES
 

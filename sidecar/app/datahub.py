@@ -7,6 +7,7 @@ from sidecar.authn.authenticators.datahub_system import check_system_client
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions, check_shared_secrets
 from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.registry import AuthenticatorSpec
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.reading.tree import dotted
 from sidecar.config.settings import Settings
@@ -79,7 +80,7 @@ def _shared_secrets(
     options = spec.options if spec is not None else None
     if not isinstance(options, DataHubTokenOptions):
         options = DataHubTokenOptions()
-    signs = settings.upstream is not None and settings.upstream.credentials == DATAHUB
+    signs = credential_mode(settings).mints is Product.DATAHUB
     if spec is None and not signs:
         return None, _NO_SECRET
     path = f"{_BLOCK}.tokenService"

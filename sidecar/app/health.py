@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from sidecar.admin.health import Condition, Health, PartStatus
+from sidecar.admin.health import Health, PartState, PartStatus
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.authenticators.datahub_token import DATAHUB
@@ -24,9 +24,9 @@ def health_of(
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in registry.provider_keys]
     names = {authenticator.name for authenticator in authenticators.authenticators}
     if names & {DATAHUB, SYSTEM}:
-        credentials.append(lambda: PartStatus("DataHub secrets", Condition.USABLE))
+        credentials.append(lambda: PartStatus("DataHub secrets", PartState.USABLE))
     if registry.own_keys is not None:
-        credentials.append(lambda: PartStatus("own keys", Condition.USABLE))
+        credentials.append(lambda: PartStatus("own keys", PartState.USABLE))
     credentials += [partial(_authenticator_status, member) for member in authenticators.started]
     required: list[Callable[[], PartStatus]] = [
         partial(_mirror_status, registry, settings),
@@ -41,41 +41,41 @@ def _provider_status(keys: ProviderKeys) -> PartStatus:
     status = keys.status()
     name = f"provider {status.provider}"
     if status.usable:
-        return PartStatus(name, Condition.DEGRADED if status.problem else Condition.USABLE, status.problem)
-    return PartStatus(name, Condition.UNUSABLE if status.attempted else Condition.PENDING, status.problem)
+        return PartStatus(name, PartState.DEGRADED if status.problem else PartState.USABLE, status.problem)
+    return PartStatus(name, PartState.UNUSABLE if status.attempted else PartState.PENDING, status.problem)
 
 
 def _authenticator_status(authenticator: Authenticator) -> PartStatus:
     name = f"authenticator {authenticator.name}"
     if problem := authenticator.unavailable_reason:
-        return PartStatus(name, Condition.UNUSABLE, problem)
+        return PartStatus(name, PartState.UNUSABLE, problem)
     reason = authenticator.degraded_reason
-    return PartStatus(name, Condition.DEGRADED if reason else Condition.USABLE, reason)
+    return PartStatus(name, PartState.DEGRADED if reason else PartState.USABLE, reason)
 
 
 def _clock_status(mirror: Mirror) -> PartStatus:
     """One wrong clock must not be used while there are right ones, and must not stop every process."""
     name, problem = "clock", mirror.clock_problem
     if not problem:
-        return PartStatus(name, Condition.USABLE)
+        return PartStatus(name, PartState.USABLE)
     if not mirror.is_clock_wrong:
-        return PartStatus(name, Condition.DEGRADED, problem)
+        return PartStatus(name, PartState.DEGRADED, problem)
     others = mirror.right_clocks
     if others is None:
-        return PartStatus(name, Condition.PENDING, problem)
+        return PartStatus(name, PartState.PENDING, problem)
     if others:
         why = f"not ready while the clocks of other processes ({others}) agree with the store's"
-        return PartStatus(name, Condition.UNUSABLE, f"{problem}; {why}")
-    return PartStatus(name, Condition.DEGRADED, f"{problem}; no other process agrees with the store, check its clock")
+        return PartStatus(name, PartState.UNUSABLE, f"{problem}; {why}")
+    return PartStatus(name, PartState.DEGRADED, f"{problem}; no other process agrees with the store, check its clock")
 
 
 def _mirror_status(registry: IssuerRegistry, settings: Settings) -> PartStatus:
     mirror, name, revocation = registry.mirror, "revocation state", settings.revocation
     if not mirror.is_loaded:
-        return PartStatus(name, Condition.PENDING, "the store has not been loaded yet")
+        return PartStatus(name, PartState.PENDING, "the store has not been loaded yet")
     if mirror.age <= revocation.max_staleness:
         problem = registry.store.problem if isinstance(registry.store, SqliteStore) else ""
-        return PartStatus(name, Condition.DEGRADED if problem else Condition.USABLE, problem)
+        return PartStatus(name, PartState.DEGRADED if problem else PartState.USABLE, problem)
     denied = revocation.on_stale == "deny"
     problem = f"last complete reading of the store {mirror.age:.0f} s ago (maxStaleness {revocation.max_staleness:g} s)"
-    return PartStatus(name, Condition.UNUSABLE if denied else Condition.DEGRADED, problem)
+    return PartStatus(name, PartState.UNUSABLE if denied else PartState.DEGRADED, problem)

@@ -14,6 +14,7 @@ from sidecar.authn.authenticators.server_tokens import ServerPrincipalMapper
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock
+from sidecar.config.credential_mode import credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
@@ -204,7 +205,7 @@ def _provider_issuer(
         provider.early,
         is_own=provider.is_own,
         bots=bots,
-        bots_may_impersonate=settings.upstream is not None and settings.upstream.credentials == "passthrough",
+        bots_may_impersonate=credential_mode(settings).upstream_verifies,
     )
     return Issuer(provider.name, keys, expectations, mapper)
 

@@ -12,6 +12,7 @@ from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
@@ -63,7 +64,7 @@ def public_routes(
         max_bytes=settings.identity_headers.max_bytes,
         assertion=assertions,
         credential=_upstream_credentials(settings, registry, clock),
-        datahub_actor=settings.upstream is not None and settings.upstream.credentials == "datahubHeader",
+        datahub_actor=credential_mode(settings).sends_actor_header,
         admin_names=_datahub_admins(settings),
         metrics=metrics,
     )
@@ -105,8 +106,7 @@ def public_routes(
 
 def _consumed_headers(settings: Settings, authenticators: AuthenticatorSet) -> tuple[str, ...]:
     """Credential headers that are not forwarded to the upstream."""
-    passes = settings.upstream is None or settings.upstream.credentials == "passthrough"
-    return () if passes else authenticators.headers
+    return () if credential_mode(settings).keeps_credentials else authenticators.headers
 
 
 def _assertions(settings: Settings, context: ProcessContext) -> IdentityAssertions | None:
@@ -121,9 +121,9 @@ def _assertions(settings: Settings, context: ProcessContext) -> IdentityAssertio
 def _upstream_credentials(
     settings: Settings, registry: IssuerRegistry, clock: Clock
 ) -> UpstreamCredentialSource | None:
-    upstream = settings.upstream
+    mints = credential_mode(settings).mints
     client_id = settings.authentication.system_client_id
-    if upstream is not None and upstream.credentials == "datahub" and registry.datahub.key is not None:
+    if mints is Product.DATAHUB and registry.datahub.key is not None:
         return DataHubCredentials(
             registry.datahub.key,
             clock,
@@ -133,7 +133,8 @@ def _upstream_credentials(
             # the upstream treats any caller with this name as the system client, also in a session
             admin_names=_datahub_admins(settings) | {client_id, client_id.lower()},
         )
-    if upstream is None or upstream.credentials != "openmetadata":
+    upstream = settings.upstream
+    if upstream is None or mints is not Product.OPENMETADATA:
         return None
     own_keys = registry.own_keys
     if own_keys is None or own_keys.signing_rsa is None:
@@ -190,7 +191,7 @@ def _forwarder(
         identity_headers=identity_headers,
         request_headers=RequestHeaders(
             is_identity=identity_headers.is_stripped,
-            keep_authorization=upstream.credentials == "passthrough",
+            keep_authorization=credential_mode(settings).keeps_credentials,
             keep_trace=spans is None,
             credential_headers=(
                 *decider.credential_headers,

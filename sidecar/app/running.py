@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from sidecar import __version__
-from sidecar.admin.health import Condition, Health, PartStatus
+from sidecar.admin.health import Health, PartState, PartStatus
 from sidecar.admin.routes import Operations, operations_server
 from sidecar.app.generation import ConfigGeneration, build
 from sidecar.app.process_context import ProcessContext
@@ -173,20 +173,20 @@ class Sidecar:
         serving, server = self._generation.active_config, self._server
         if self._dispatcher.in_flight >= serving.max_in_flight:
             text = f"{self._dispatcher.in_flight} requests in flight, the limit of maxInFlight: others get 503"
-            return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
+            return PartStatus(_CAPACITY, PartState.UNUSABLE, text)
         if server.is_full:
             text = f"{len(server.connections)} connections in use, the limit of maxConnections: others are closed"
-            return PartStatus(_CAPACITY, Condition.UNUSABLE, text)
+            return PartStatus(_CAPACITY, PartState.UNUSABLE, text)
         if serving.undecided.is_full:
             text = f"{serving.undecided.taken} requests await a decision, a quarter of maxInFlight: others get 503"
-            return PartStatus(_CAPACITY, Condition.DEGRADED, text)
+            return PartStatus(_CAPACITY, PartState.DEGRADED, text)
         if serving.undecided_bodies.is_full:
             text = f"{serving.undecided_bodies.taken} bodies of unauthenticated callers are being read, an eighth of "
-            return PartStatus(_CAPACITY, Condition.DEGRADED, f"{text}maxInFlight: others get 503")
+            return PartStatus(_CAPACITY, PartState.DEGRADED, f"{text}maxInFlight: others get 503")
         if serving.anonymous.is_full:
             text = f"{serving.anonymous.taken} requests have no credential, half of maxInFlight: others get 503"
-            return PartStatus(_CAPACITY, Condition.DEGRADED, text)
-        return PartStatus(_CAPACITY, Condition.USABLE)
+            return PartStatus(_CAPACITY, PartState.DEGRADED, text)
+        return PartStatus(_CAPACITY, PartState.USABLE)
 
     async def _retire(self, generation: ConfigGeneration) -> None:
         await self._dispatcher.wait_drained(generation.active_config)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from sidecar.admin.health import Condition, PartStatus
+from sidecar.admin.health import PartState, PartStatus
 from sidecar.clock import Clock
 from sidecar.dataplane.proxy.pool import Endpoint
 
@@ -39,11 +39,11 @@ class UpstreamStart:
     def status(self) -> PartStatus:
         """Pending until the upstream accepts a connection; degraded (which counts as ready) after the timeout."""
         if self._has_accepted:
-            return PartStatus(_NAME, Condition.USABLE)
+            return PartStatus(_NAME, PartState.USABLE)
         if self._clock.monotonic() < self._until:
-            return PartStatus(_NAME, Condition.PENDING, f"{self._url} has not accepted a connection yet")
+            return PartStatus(_NAME, PartState.PENDING, f"{self._url} has not accepted a connection yet")
         text = f"{self._url} has not accepted a connection within {self._max_wait:g} s (upstream.waitAtStart)"
-        return PartStatus(_NAME, Condition.DEGRADED, text)
+        return PartStatus(_NAME, PartState.DEGRADED, text)
 
     async def _poll(self) -> None:
         while self._clock.monotonic() < self._until:

@@ -120,11 +120,11 @@ def _print_server_names(names: ServerNames) -> None:
 
 
 def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:
-    """Through which proxy each host is asked; nothing where there is no proxy."""
+    """The proxy for each host; no lines if no proxy is configured."""
     proxy = loaded.egress.proxy
     if proxy is None:
         return
-    print(printable(f"Outgoing calls use the proxy {proxy}, which {proxy.origin} names:"))
+    print(printable(f"Outgoing requests use the proxy {proxy} (from {proxy.origin}):"))
     for host, way in routes(loaded, planned).items():
         print(printable(f"  {host}: {way}"))
 

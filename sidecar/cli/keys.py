@@ -20,7 +20,7 @@ from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
 from sidecar.keys.rotation import RotationResult, remove, remove_obsolete, retire, rotate, utc_now
-from sidecar.keys.signing import thumbprint
+from sidecar.keys.signing import key_thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
 from sidecar.store.open import open_store
@@ -98,7 +98,7 @@ def run_generate(options: argparse.Namespace) -> int:
         f"  rsapublicKeyFilePath: {json.dumps(str(paths['public_key.der']))}\n"
         f"  rsaprivateKeyFilePath: {json.dumps(str(paths['private_key.der']))}\n"
         '  jwtissuer: "auth-sidecar"   # iss of your tokens; choose your own name\n'
-        f"  keyId: {json.dumps(options.kid or thumbprint(key.public_key()))}"
+        f"  keyId: {json.dumps(options.kid or key_thumbprint(key.public_key()))}"
     )
     try:
         print_durably(text)

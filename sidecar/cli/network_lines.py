@@ -1,4 +1,4 @@
-"""What ``sidecar check`` says of the network around: listeners, forwarded headers, places of tokens, origins."""
+"""Lines of ``sidecar check`` about the network: listeners, forwarded headers, token sources, origins."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _FAMILY = {"0.0.0.0": "IPv4", "[::]": "IPv6"}  # noqa: S104 - compared, not boun
 
 
 def network_lines(settings: Settings) -> Iterator[str]:
-    """One line for each part that is on, or that serves fewer than one may think."""
+    """One line for each enabled part, and for each part that accepts fewer requests than expected."""
     server = settings.server
     for name, address in (("server.listen", server.listen), ("server.adminListen", server.admin_listen)):
         host, _, port = address.rpartition(":")
@@ -29,7 +29,7 @@ def network_lines(settings: Settings) -> Iterator[str]:
 
 
 def _forwarded_lines(settings: Settings) -> Iterator[str]:
-    """What the upstream sees of how callers came."""
+    """The forwarded headers that the upstream receives."""
     if settings.upstream is None or not settings.upstream.url:
         return
     server = settings.server
@@ -40,24 +40,24 @@ def _forwarded_lines(settings: Settings) -> Iterator[str]:
         yield f"X-Forwarded-Proto and -Host: {says} for every caller (server.trustedProxies is empty){hint}."
     else:
         proxies = ", ".join(server.trusted_proxies)
-        yield f"X-Forwarded-*: of {proxies} as they came, with the peer added to X-Forwarded-For; replaced of others."
+        yield f"X-Forwarded-*: from {proxies} unchanged, with the peer added to X-Forwarded-For; otherwise replaced."
 
 
 def _token_lines(settings: Settings) -> Iterator[str]:
     block = settings.authentication
     if not block.enabled:
         if block.token_headers or block.websocket_tokens.subprotocol:
-            yield "authentication.tokenHeaders and websocketTokens are off: authentication.enabled is false."
+            yield "authentication.tokenHeaders and websocketTokens are disabled: authentication.enabled is false."
         return
     for header in block.token_headers:
         whose = f"tokens of {', '.join(header.providers)}" if header.providers else "tokens of every provider"
-        order = "not looked at beside Authorization" if header.ambient else "an error beside Authorization"
-        fate = "forwarded as it came" if header.forward else "removed before forwarding"
+        order = "ignored if there is Authorization" if header.ambient else "rejected if there is Authorization"
+        fate = "forwarded unchanged" if header.forward else "removed before forwarding"
         yield f"Tokens in {header.name}: {whose}; {order}; {fate}."
     if block.websocket_tokens.subprotocol:
         yield "Tokens in Sec-WebSocket-Protocol of WebSocket requests: bearer.<token>; removed before forwarding."
     if (block.token_headers or block.websocket_tokens.subprotocol) and settings.server.trusted_proxies:
-        yield "In check mode the proxy has to send these headers with the check, and to remove them from the request."
+        yield "In check mode the proxy must send these headers with the check and remove them from the request."
 
 
 def _origin_lines(settings: Settings) -> Iterator[str]:

@@ -15,6 +15,7 @@ from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.clock import CheckedClock, Clock, SystemClock, difference
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
@@ -141,8 +142,7 @@ class OwnKeysProbe:
         keys = await asyncio.to_thread(
             SigningKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
         )
-        upstream = settings.upstream
-        if upstream is not None and upstream.credentials == "openmetadata" and keys.signing_rsa is None:
+        if credential_mode(settings).mints is Product.OPENMETADATA and keys.signing_rsa is None:
             return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and none is configured")]
         return []
 
@@ -348,14 +348,15 @@ class OpenMetadataProbe:
 
     def _conflicts(self, authentication: Mapping[str, Any]) -> list[Problem]:
         upstream, problems = self._upstream, []
-        if upstream.credentials == "passthrough" and has_own_keys(self._settings.jwt_token_configuration):
+        mode = credential_mode(self._settings)
+        if mode.upstream_verifies and has_own_keys(self._settings.jwt_token_configuration):
             message = (
                 "passthrough: the server rejects bot tokens minted here, because it compares them with the "
                 "ones it stores; use credentials: openmetadata, or mint bot tokens in the server"
             )
             problems.append(Problem("upstream.credentials", message, fatal=False))
         its = authentication.get("tokenValidationAlgorithm") or "RS256"
-        if upstream.credentials == "openmetadata" and its != upstream.token_validation_algorithm:
+        if mode.mints is Product.OPENMETADATA and its != upstream.token_validation_algorithm:
             message = (
                 f"is {upstream.token_validation_algorithm}, but the tokenValidationAlgorithm of the server is {its}: "
                 "the server will reject every token minted for it"

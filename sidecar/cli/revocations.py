@@ -1,4 +1,4 @@
-"""``sidecar revocations add|import|list|remove``: the deny list, directly in the store. Needs no running sidecar."""
+"""``sidecar revocations add|import|list|remove``: the revocation list, directly in the store."""
 
 import argparse
 import asyncio
@@ -55,9 +55,9 @@ class BadEntryError(SidecarError):
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
-    actions = subparsers.add_parser("revocations", help="manage the deny list for tokens of any issuer").add_subparsers(
-        metavar="ACTION", required=True
-    )
+    actions = subparsers.add_parser(
+        "revocations", help="manage the revocation list for tokens of any issuer"
+    ).add_subparsers(metavar="ACTION", required=True)
     add = actions.add_parser("add", help="revoke a token, or all tokens issued before a time")
     add_config_option(add)
     add.add_argument("--token", metavar="TOKEN", help="the token, or - for standard input; its signature is checked")
@@ -81,7 +81,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add.add_argument("--reason", metavar="TEXT")
     add.set_defaults(run=run_add)
     imports = actions.add_parser(
-        "import", help="import deny-list entries from a JSON Lines file (same format as POST /oauth2/revocations)"
+        "import", help="import revocation entries from a JSON Lines file (same format as POST /oauth2/revocations)"
     )
     add_config_option(imports)
     imports.add_argument("file", metavar="FILE", help="the file, or - for standard input")
@@ -285,7 +285,7 @@ async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
         entries = _all(lambda after: _page(revocations, issuer, after))
         # an entry that is rewritten in the meantime appears twice
-        return list({denial.id: describe_entry(denial) async for denial in entries}.values())
+        return list({entry.id: describe_entry(entry) async for entry in entries}.values())
 
 
 async def _page(
@@ -320,9 +320,9 @@ def run_remove(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _remove(loaded: Loaded, denial_id: str) -> None:
+async def _remove(loaded: Loaded, entry_id: str) -> None:
     async with _opened(loaded) as revocations:
-        await revocations.remove(denial_id, by=BY)
+        await revocations.remove(entry_id, by=BY)
 
 
 @asynccontextmanager

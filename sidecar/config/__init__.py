@@ -1,1 +1,1 @@
-"""YAML in, frozen Settings out. Start-up only: nothing in here runs while a request waits."""
+"""YAML in, frozen Settings out. Runs at startup and on reload, never during a request."""

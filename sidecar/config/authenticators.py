@@ -1,4 +1,4 @@
-"""The authenticators as they are written. What their options mean is for the authenticators to say."""
+"""Authenticator entries of the configuration. Each authenticator validates its own options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from sidecar.config.settings import AuthenticationSettings, AuthenticatorSetting
 class AuthenticatorConfig:
     """One entry of ``authentication.authenticators``.
 
-    ``options`` is its ``configs`` block as read; ``path`` and ``origin`` say where it stands; ``resolve_secret`` opens
-    a secret's text and raises ValueError.
+    ``options`` is its ``configs`` block, not validated; ``path`` and ``origin`` locate it. ``resolve_secret`` resolves
+    the text of a secret and raises ValueError.
     """
 
     settings: AuthenticatorSettings
@@ -25,7 +25,7 @@ class AuthenticatorConfig:
 def configured_authenticators(
     settings: AuthenticationSettings, tree: Block, resolve_secret: Callable[[str], str]
 ) -> tuple[AuthenticatorConfig, ...]:
-    """The entries in order; none when the block is switched off. ``tree`` is the whole configuration as read."""
+    """The entries in order; none if the block is disabled. ``tree`` is the whole configuration, not validated."""
     if not settings.enabled:
         return ()
     base: Path = ("authentication", "authenticators")

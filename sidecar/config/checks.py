@@ -1,9 +1,10 @@
-"""What must hold between settings that are each fine by themselves."""
+"""Conditions between settings that are each valid by themselves."""
 
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.listener_checks import check_server_tls, check_sockets
 from sidecar.config.origins import check_origins
 from sidecar.config.products.openmetadata import PUBLISHED_KEY_ID
@@ -14,7 +15,7 @@ from sidecar.config.reading.references import misplaced_references
 from sidecar.config.reading.store_url import StoreKind, parse_store_url
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.units import parse_base_path
-from sidecar.config.reading.urls import is_loopback, split_url
+from sidecar.config.reading.urls import split_url
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.settings import (
     AuthenticationConfiguration,
@@ -25,10 +26,11 @@ from sidecar.config.settings import (
     StoreTls,
 )
 from sidecar.config.token_header_checks import check_token_headers
+from sidecar.hosts import is_loopback
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLAIM_PATH = re.compile(r'("[^"]+"|[^".]+)(\.("[^"]+"|[^".]+))*')
-# Where Actors come from besides the providers and authenticators that are listed by name.
+# Sources of Actors besides the configured providers and authenticators.
 _OTHER_SOURCES = frozenset({"own", "system", "datahub", "guest", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
 _MIN_WITH_ASSERTION = 1536
 _CREDENTIAL_ALONE = "judge the credential alone, without rules"
@@ -36,7 +38,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 
 def check_listeners(settings: Settings) -> Iterator[Finding]:
-    """Two listeners, neither in the other's place; who may speak for others."""
+    """Listeners with different addresses; trusted proxies that are not whole networks."""
     server = settings.server
     if _overlap(server.listen, server.admin_listen):
         yield Finding(("server", "adminListen"), "is the same address as server.listen; give it a port of its own")
@@ -44,7 +46,10 @@ def check_listeners(settings: Settings) -> Iterator[Finding]:
         yield Finding(("server", "publicUrl"), "must be an http or https URL")
     for index, network in enumerate(server.trusted_proxies):
         if network != "unix" and ipaddress.ip_network(network, strict=False).prefixlen == 0:
-            message = "trusts the whole network: anybody can claim any original request; name the proxy's addresses"
+            message = (
+                "trusts the whole network: every client can forge the original request; list the addresses of the "
+                "proxies"
+            )
             yield Finding(("server", "trustedProxies", index), message, fatal=False)
 
 
@@ -60,7 +65,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def check_times(settings: Settings) -> Iterator[Finding]:
-    """Waits of no length would be no waits at all."""
+    """Durations that must not be zero, and pairs of minimum and maximum."""
     keys = settings.keys
     positive: Mapping[Path, float] = {
         ("server", "checkDeadline"): settings.server.check_deadline,
@@ -76,7 +81,7 @@ def check_times(settings: Settings) -> Iterator[Finding]:
 
 
 def check_header_budgets(settings: Settings) -> Iterator[Finding]:
-    """The budget of the whole holds the budget of its part."""
+    """The total limit of the identity headers is at least the limit without assertion and credential."""
     headers = settings.identity_headers
     if headers.total_bytes < headers.max_bytes:
         message = f"is {headers.total_bytes} bytes, less than identityHeaders.maxBytes ({headers.max_bytes}); raise it"
@@ -90,18 +95,19 @@ def check_header_budgets(settings: Settings) -> Iterator[Finding]:
 
 
 def check_upstream(settings: Settings) -> Iterator[Finding]:
-    """A service that can be reached, and credentials that can be made for it."""
+    """An upstream address that can be used, and credentials that can be minted for it."""
     upstream = settings.upstream
     if upstream is None:
         return
     yield from _check_upstream_url(upstream.url)
-    if upstream.credentials == "openmetadata" and not has_own_keys(settings.jwt_token_configuration):
+    mode = credential_mode(settings)
+    if mode.mints is Product.OPENMETADATA and not has_own_keys(settings.jwt_token_configuration):
         message = (
             "openmetadata needs an own RSA key to sign with: set rsapublicKeyFilePath and rsaprivateKeyFilePath in "
             "jwtTokenConfiguration (sidecar keys generate makes them)"
         )
         yield Finding(("upstream", "credentials"), message)
-    if upstream.server_bots and upstream.credentials != "openmetadata":
+    if upstream.server_bots and mode.names_users_of is not Product.OPENMETADATA:
         message = (
             f"has no effect with credentials: {upstream.credentials}; only openmetadata presents names to the server"
         )
@@ -126,17 +132,17 @@ def _check_upstream_url(url: str) -> Iterator[Finding]:
     elif parts.username is not None or parts.password is not None:
         yield finding(FindingId.UPSTREAM_URL, path, "must not hold a user name or password")
     elif parts.query or parts.fragment:
-        message = "must not hold a query or fragment: what is put in front of the request's own path is a path"
+        message = "must not hold a query or fragment: only a path can be prepended to the path of requests"
         yield finding(FindingId.UPSTREAM_URL, path, message)
     else:
         try:
             parse_base_path(parts.path)
         except ValueError as error:
-            yield finding(FindingId.UPSTREAM_URL, path, f"has a path that cannot be put in front: it {error}")
+            yield finding(FindingId.UPSTREAM_URL, path, f"has a path that cannot be prepended: it {error}")
 
 
 def check_tracing(settings: Settings) -> Iterator[Finding]:
-    """An address that spans can be sent to, and that may be shown."""
+    """A collector URL that is valid and contains no credentials, because it is shown."""
     if settings.tracing is None:
         return
     path = ("tracing", "endpoint")
@@ -144,11 +150,13 @@ def check_tracing(settings: Settings) -> Iterator[Finding]:
     if parts is None:
         yield Finding(path, "must be an http or https URL")
     elif parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        yield Finding(path, "must not hold more than host, port and path; what authenticates is a header: see the docs")
+        yield Finding(
+            path, "must not hold more than host, port and path; credentials are sent as a header: see the docs"
+        )
 
 
 def check_store(settings: Settings) -> Iterator[Finding]:
-    """A store of a kind that there is, and a TLS block only where there is TLS."""
+    """A supported store URL, and TLS settings only if the URL uses TLS."""
     store = settings.store
     try:
         address = parse_store_url(store.url.reveal())
@@ -156,18 +164,18 @@ def check_store(settings: Settings) -> Iterator[Finding]:
         yield Finding(("store", "url"), str(error))
         return
     if address.kind is not StoreKind.SQLITE and not address.tls and store.tls != StoreTls():
-        yield Finding(("store", "tls"), "has no effect on this URL; begin it with rediss")
+        yield Finding(("store", "tls"), "has no effect: store.url does not use TLS; begin it with rediss")
     if bool(store.tls.cert_file) != bool(store.tls.key_file):
         yield Finding(("store", "tls"), "certFile and keyFile go together")
 
 
 def check_own_keys(settings: Settings) -> Iterator[Finding]:
-    """Own keys in one way, with an issuer of their own, and not the ones that everybody has."""
+    """Signing keys given in one way, with an issuer of their own, and not a well-known key pair."""
     jwt = settings.jwt_token_configuration
     block = "jwtTokenConfiguration"
     public, private = jwt.rsapublic_key_file_path, jwt.rsaprivate_key_file_path
     if jwt.key_dir and (public or private):
-        yield Finding((block, "keyDir"), "cannot stand beside the two key files; keep one of the two ways")
+        yield Finding((block, "keyDir"), "excludes the two key files; keep one of the two")
     elif bool(public) != bool(private):
         missing = "rsaprivateKeyFilePath" if public else "rsapublicKeyFilePath"
         yield Finding((block, missing), "is missing; the two key files go together")
@@ -180,14 +188,14 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
         yield Finding((block, "jwtissuer"), "is missing; own keys need an issuer of their own")
     if jwt.key_id == PUBLISHED_KEY_ID and not settings.allow_published_secrets:
         message = (
-            "is OpenMetadata's published default, and the key pair of that name is public: anybody can sign with it; "
+            "is OpenMetadata's published default, and the key pair of that name is public: anyone can sign with it; "
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
 
 
 def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
-    """Secrets are OpenMetadata's business, wherever it keeps them."""
+    """No secrets manager: the sidecar reads secrets from text, files and variables only."""
     manager = settings.secrets_manager_configuration.secrets_manager
     if manager not in {"db", "noop"}:
         message = f"is {manager}, and no secret is read from it; secrets in this configuration are text, file: or env:"
@@ -195,7 +203,7 @@ def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
 
 
 def check_switched_off(settings: Settings) -> Iterator[Finding]:
-    """What stands in DataHub's block while the block is switched off."""
+    """Parts of DataHub's block that have no effect because the block is disabled."""
     block = settings.authentication
     if block.enabled:
         return
@@ -203,24 +211,24 @@ def check_switched_off(settings: Settings) -> Iterator[Finding]:
     parts += ["the system client"] if block.system_client_secret else []
     for part in parts:
         message = (
-            f"is false, so {part} is not in force here; to accept it here, write authentication: {{enabled: true}} in "
+            f"is false, so {part} has no effect here; to enable it here, write authentication: {{enabled: true}} in "
             "the sidecar's own file"
         )
         yield Finding(("authentication", "enabled"), message, fatal=False)
 
 
 def check_lifetimes(settings: Settings) -> Iterator[Finding]:
-    """One answer to how long own tokens may live."""
+    """One setting for the lifetime of issued tokens."""
     tokens = settings.tokens
     if tokens.max_lifetime is not None and tokens.allow_never_expiring:
-        yield Finding(("tokens", "maxLifetime"), "cannot stand beside allowNeverExpiring; keep one of the two")
+        yield Finding(("tokens", "maxLifetime"), "excludes allowNeverExpiring; keep one of the two")
 
 
 def check_authorizer(settings: Settings) -> Iterator[Finding]:
     """Domains that can be enforced."""
     authorizer = settings.authorizer_configuration
     if authorizer.enforce_principal_domain and not (authorizer.principal_domain or authorizer.allowed_domains):
-        message = "needs principalDomain or allowedDomains, else nobody could come in"
+        message = "needs principalDomain or allowedDomains; without one every caller is rejected"
         yield Finding(("authorizerConfiguration", "enforcePrincipalDomain"), message)
     domains: list[tuple[Path, str]] = [
         (("authorizerConfiguration", "allowedDomains", index), domain)
@@ -240,7 +248,7 @@ def check_authorizer(settings: Settings) -> Iterator[Finding]:
 
 
 def check_rules(settings: Settings) -> Iterator[Finding]:
-    """Patterns that can match what they look like."""
+    """Rules with a valid path pattern and methods, none of which is shadowed completely."""
     catch_all: int | None = None
     for index, rule in enumerate(settings.rules):
         if rule.path is not None:
@@ -271,17 +279,17 @@ def _check_rule(rule: RuleSettings, pattern: str, path: Path) -> Iterator[Findin
 
 
 def check_headers(settings: Settings) -> Iterator[Finding]:
-    """Names that can be names of headers."""
+    """Valid header names."""
     for index, name in enumerate(settings.identity_headers.strip):
         if not _TOKEN.fullmatch(name) or "*" in name:
             yield Finding(("identityHeaders", "strip", index), "must be one header name")
 
 
 def check_claim_paths(settings: Settings) -> Iterator[Finding]:
-    """Claim paths whose quotes and dots make sense."""
+    """Valid claim paths."""
     for path, claim in _claim_paths(settings.authentication_configuration):
         if not _CLAIM_PATH.fullmatch(claim):
-            yield Finding(path, 'is not a claim path: a.b nests, names with dots stand in quotes, as "a.b".c')
+            yield Finding(path, 'is not a claim path: a.b is nested, names with dots are quoted, as "a.b".c')
     for index, provider in enumerate(settings.authentication_configuration.providers):
         for claim, values in provider.required_claims.items():
             if not values:
@@ -318,7 +326,7 @@ def _principal_claims(
 
 
 def check_wildcards(settings: Settings) -> Iterator[Finding]:
-    """Where ``*`` would be taken literally and match nothing, or worse, be believed to match."""
+    """Settings in which ``*`` is not a wildcard: it would match nothing, or be trusted to match."""
     flat = settings.authentication_configuration
     named: list[tuple[Path, tuple[str, ...]]] = [
         (("authenticationConfiguration", "authority"), (flat.authority,)),
@@ -336,16 +344,16 @@ def check_wildcards(settings: Settings) -> Iterator[Finding]:
         named.append((("rules", index, "require", "roles"), rule.require.roles))
     for path, values in named:
         if any("*" in value for value in values):
-            yield Finding(path, "has a wildcard, which is not understood here; write the exact values")
+            yield Finding(path, "has a wildcard, which is not supported here; write the exact values")
 
 
 def check_references(settings: Settings) -> Iterator[Finding]:
-    """Places of secrets where no secret is asked for."""
+    """``secret:``, ``env:`` and ``file:`` in settings that are not secrets."""
     return misplaced_references(settings)
 
 
 def check_named_sources(settings: Settings) -> Iterator[Finding]:
-    """Rules and ``adminPrincipals`` that name a provider or authenticator which nobody has: they never match."""
+    """Rules and ``adminPrincipals`` that name an unknown provider or authenticator: they never match."""
     flat, members = settings.authentication_configuration, settings.authentication.authenticators
     named = {provider.name for provider in flat.providers}
     named |= {member.name or member.type.rpartition(":")[2] for member in members}
@@ -361,12 +369,12 @@ def check_named_sources(settings: Settings) -> Iterator[Finding]:
     for path, name in wanted:
         if name not in known and not name.startswith(f"{FLAT_NAME}-"):
             hint = nearest(name, known)
-            message = f"no provider or authenticator is called {name}{'; ' if hint else ''}{hint}"
+            message = f"no provider or authenticator is named {name}{'; ' if hint else ''}{hint}"
             yield Finding(path, message, fatal=False)
 
 
 def check_admins(settings: Settings) -> Iterator[Finding]:
-    """``adminPrincipals`` that no caller can be: who believes to be an admin finds out when it matters."""
+    """``adminPrincipals`` that no caller can match."""
     for index, principal in enumerate(settings.authorizer_configuration.admin_principals):
         message = _useless_admin(principal, settings)
         if message:
@@ -374,26 +382,28 @@ def check_admins(settings: Settings) -> Iterator[Finding]:
 
 
 def _useless_admin(principal: str, settings: Settings) -> str:
-    """Why no caller can be ``principal``; empty: one can, as far as the configuration says."""
+    """Why no caller can match ``principal``; empty: the configuration does not exclude it."""
     head, slash, rest = principal.partition("/")
     name = rest if slash else head
     if not name or " " in name or not name.isprintable():
-        return "is no name that an Actor can have: it is empty, or has white space"
+        return "is not a valid Actor name: it is empty, or has white space"
     reserved = {"anonymous", "__datahub_system", settings.authentication.system_client_id.lower()}
     if not slash and name.lower() in reserved:
         return f"names {name}, which is reserved: no caller can be it"
-    # DataHub calls its users by whole addresses
-    is_datahub = settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
-    if "@" in name and not is_datahub and head != "datahub":
+    # ids of DataHub users may be e-mail addresses
+    if "@" in name and not names_datahub_users(settings) and head != "datahub":
         local = name.partition("@")[0]
-        return f"names an address, and no Actor is called by one; write {head + '/' if slash else ''}{local}"
+        return (
+            f"names an e-mail address, but Actor ids here are the part before the @; write "
+            f"{head + '/' if slash else ''}{local}"
+        )
     if slash or _bare_names_count(settings):
         return ""
     providers = settings.authentication_configuration.providers
     example = f"{providers[0].name}/{name}" if providers else f"<provider>/{name}"
     return (
-        f"names {name}, and no caller can be it: without a provider a name counts for own tokens, for the flat form, "
-        "and for providers with mayBeAdmin: true where principalDomain or allowedDomains is set; write "
+        f"names {name}, but no caller can match it: a name without a provider matches issued tokens, the flat form, "
+        "and providers with mayBeAdmin: true if principalDomain or allowedDomains is set; write "
         f"{example} to name one of that provider"
     )
 
@@ -407,7 +417,7 @@ def _bare_names_count(settings: Settings) -> bool:
 
 
 def check_authenticators(settings: Settings) -> Iterator[Finding]:
-    """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``: nobody may share such a name."""
+    """``adminPrincipals`` may name ``<provider>/<id>`` or ``<authenticator>/<id>``, so the names must differ."""
     providers = {provider.name.lower() for provider in settings.authentication_configuration.providers}
     taken = {*providers, "own", "system", FLAT_NAME, OWN_NAME, UNBOUND_NAME}
     numbered = re.compile(rf"{FLAT_NAME}-\d+")
@@ -419,45 +429,44 @@ def check_authenticators(settings: Settings) -> Iterator[Finding]:
 
 
 def check_patience(settings: Settings) -> Iterator[Finding]:
-    """Who is passed over when broken may have been waited for, and the decision as a whole has its time."""
+    """Timeouts of authenticators with ``onError: continue`` that use up the deadline of the decision."""
     members = settings.authentication.authenticators if settings.authentication.enabled else ()
     waited = sum(member.timeout for member in members if member.on_error == "continue")
     if waited >= settings.server.check_deadline:
         message = (
-            f"may be waited for {waited:g} s before those after them are asked, and server.checkDeadline is "
+            f"can take {waited:g} s before later authenticators are tried, but server.checkDeadline is "
             f"{settings.server.check_deadline:g} s; give those with onError: continue a shorter timeout"
         )
         yield Finding(("authentication", "authenticators"), message, fatal=False)
 
 
 def check_datahub_root(settings: Settings) -> Iterator[Finding]:
-    """A DataHub behind takes whoever is called ``datahub`` for its root user."""
+    """A DataHub upstream treats the user ``datahub`` as its root user."""
     if not names_datahub_users(settings):
         return
     if "datahub" not in {name.lower() for name in settings.authorizer_configuration.admin_principals}:
         message = (
-            "does not name datahub, DataHub's root user: a caller with that name gets no credential for the server; "
-            "name it if callers named datahub are to be root there"
+            "does not list datahub, DataHub's root user: a caller with that name gets no credential for the "
+            "server; list it if callers that qualify as admin datahub are to be root"
         )
         yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
 
 
 def check_openmetadata_admin(settings: Settings) -> Iterator[Finding]:
-    """An OpenMetadata behind has the admin ``admin`` unless its own ``adminPrincipals`` say otherwise."""
-    upstream = settings.upstream
-    if upstream is None or upstream.credentials != "openmetadata":
+    """An OpenMetadata upstream has the admin ``admin`` unless its own ``adminPrincipals`` differ."""
+    if credential_mode(settings).names_users_of is not Product.OPENMETADATA:
         return
     principals = settings.authorizer_configuration.admin_principals
     if "admin" not in {name.rpartition("/")[2].lower() for name in principals}:
         message = (
-            "does not name admin, an OpenMetadata server's default admin: a caller of that name gets no credential for "
-            "the server; name it if callers named admin are to be admins there"
+            "does not list admin, an OpenMetadata server's default admin: a caller with that name gets no credential "
+            "for the server; list it if callers named admin are to be admins there"
         )
         yield Finding(("authorizerConfiguration", "adminPrincipals"), message, fatal=False)
 
 
 def check_purpose(settings: Settings) -> Iterator[Finding]:
-    """A sidecar that works, but not as anybody would want it to for long."""
+    """Valid configurations that are incomplete, or unsafe in production."""
     flat = settings.authentication_configuration
     server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
     issuers = flat.providers or flat.public_key_urls or flat.authority or server_key
@@ -473,7 +482,7 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding(("upstream", "url"), message, fatal=False)
     if settings.allow_published_secrets:
-        message = "keys and secrets that anybody can read in the products' sources are accepted; never in production"
+        message = "well-known keys and secrets from the products' sources are accepted; do not use this in production"
         yield Finding(("allowPublishedSecrets",), message, fatal=False)
 
 

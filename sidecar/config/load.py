@@ -10,6 +10,7 @@ from math import inf
 
 from sidecar.config.authenticators import AuthenticatorConfig, configured_authenticators
 from sidecar.config.checks import CHECKS
+from sidecar.config.credential_mode import credential_mode
 from sidecar.config.outbound import egress_of, with_ca_file
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
@@ -38,11 +39,11 @@ from sidecar.secrets.resolve import resolve
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that may be used; ``sources`` says of each written path where its value came from.
+    """A valid configuration. ``sources`` has the origin of each configured path.
 
-    ``authenticators`` are the authenticators as written: their options are for their own classes to read. ``since``:
-    when the rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
-    ``egress``: which outgoing calls go through a proxy.
+    ``authenticators``: entries with options that are not validated. ``since``: when its naming rules for Actors took
+    effect in this process (seconds since the epoch; infinite: not yet). ``egress``: which outgoing requests use a
+    proxy.
     """
 
     settings: Settings
@@ -55,7 +56,7 @@ class Loaded:
 
     @property
     def undecided(self) -> tuple[str, ...]:
-        """Where ``principal`` is left to ``upstream.credentials``: names of providers, and the block of the chain."""
+        """Where ``upstream.credentials`` decides on ``principal``: names of providers, and the block of the chain."""
         found = [f"provider {one.name}" for one in self.providers if not one.is_principal_written]
         block = self.settings.authentication_configuration
         if names_datahub_users(self.settings) and self.authenticators and block.principal is None:
@@ -72,7 +73,7 @@ class Loaded:
         ]
 
     def names_as(self, other: "Loaded") -> bool:
-        """Whether both read names alike wherever this one leaves it to ``upstream.credentials``."""
+        """Whether both read names in the same way wherever this one leaves it to ``upstream.credentials``."""
         rules = {provider.name: provider.principal for provider in other.providers}
         same = all(rules.get(one.name, one.principal) == one.principal for one in self.providers)
         return same and default_principal(self.settings) == default_principal(other.settings)
@@ -89,14 +90,14 @@ def load(
 ) -> Loaded:
     """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found.
 
-    ``validate_authenticators`` tells what is wrong with the authenticators and their options, which only it can read.
+    ``validate_authenticators`` validates the authenticators and their options.
     """
     tree, problems, is_whole, disabled = _read_all(paths, environ)
     has_import = bool(_import_of(tree, "openmetadata"))
     tree, more = openmetadata.with_variables(tree, environ, imported=has_import)
     problems += more
     tree = datahub.with_variables(tree, environ)
-    # what a block means without a value that could not be read says nothing about what it means with it
+    # without a value that could not be read, findings about its block would be wrong
     unread = {problem.path.partition(".")[0].partition("[")[0] for problem in problems if problem.fatal}
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
@@ -127,7 +128,7 @@ def load(
 def _about_disabled(settings: Settings, disabled: Leaf | None) -> Iterator[Problem]:
     """A DataHub that authenticates nothing treats each request without its header as one of its system client."""
     upstream = settings.upstream
-    if disabled is None or upstream is None or not upstream.url or upstream.credentials == "datahubHeader":
+    if disabled is None or upstream is None or not upstream.url or credential_mode(settings).sends_actor_header:
         return
     message = (
         f"is {upstream.credentials}, and authentication is disabled at the imported server: it ignores tokens and "
@@ -167,21 +168,21 @@ def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, 
                 disabled = datahub.disabled_at(imported)
             if base_path is not None and (base_path.value or "").rstrip("/"):
                 base_paths[product] = base_path
-            # an import that cannot be read is an empty block in the importer's place
+            # an import that cannot be read counts as an empty block
             is_whole = is_whole and imported.origin != name.origin
             tree = _merged(_without_own_issuer(imported, tree), tree)
     return _with_base_paths(tree, base_paths), problems, is_whole, disabled
 
 
 def _import_of(tree: Block, product: str) -> Leaf | None:
-    """The file of ``product`` that is to be imported; None: none is."""
+    """The configured import file of ``product``, or None."""
     section = tree.entries.get("import")
     name = section.entries.get(product) if isinstance(section, Block) else None
     return name if isinstance(name, Leaf) and name.value else None
 
 
 def _without_own_issuer(imported: Block, tree: Block) -> Block:
-    """``imported`` without the server's ``jwtissuer`` where ``tree`` names own keys, which need another issuer."""
+    """``imported``, without the server's ``jwtissuer`` if ``tree`` has signing keys: they need another issuer."""
     block, own = (one.entries.get("jwtTokenConfiguration") for one in (imported, tree))
     names_keys = isinstance(own, Block) and not {"keyDir", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
     if not names_keys or not isinstance(block, Block):
@@ -191,9 +192,9 @@ def _without_own_issuer(imported: Block, tree: Block) -> Block:
 
 
 def _with_base_paths(tree: Block, base_paths: Mapping[str, Leaf]) -> Block:
-    """``tree`` with the base paths of imported files as values of presets that name none.
+    """``tree``; presets without ``basePath`` get that of the imported file.
 
-    Where ``upstream.url`` puts that very path in front of what is asked, callers do not write it.
+    Not if ``upstream.url`` has the same path: then callers do not send it.
     """
     rules = tree.entries.get("rules")
     url = child_of(tree.entries.get("upstream", tree), "url")

@@ -9,27 +9,27 @@ from sidecar.config.settings import Settings
 
 
 def _own_origin(settings: Settings) -> tuple[str, ...]:
-    """That of ``server.publicUrl``, which is in every list."""
+    """The origin of ``server.publicUrl``, which is in every list."""
     parts = split_url(settings.server.public_url)
     return () if parts is None else (parse_web_origin(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"),)
 
 
 def websocket_origins(settings: Settings) -> tuple[str, ...] | None:
-    """Whose pages may open WebSockets; None: everybody's."""
+    """Origins whose pages may open WebSockets; None: all."""
     written = settings.server.websocket_origins
     listed = settings.server.origins if written is None else written
     return None if listed is None else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
 
 
 def cors_origins(settings: Settings) -> tuple[str, ...]:
-    """Whose pages may read refusals; empty: nobody's."""
+    """Origins whose pages may read refusals; empty: none."""
     written = settings.cors.origins
     listed = settings.server.origins if written is None else written
     return () if not listed else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
 
 
 def check_origins(settings: Settings) -> Iterator[Finding]:
-    """No credentials for everybody, and preflights that pages can pass."""
+    """No wildcard origin with credentials, and preflights that can succeed."""
     cors = settings.cors
     if cors.origins is not None and ANY_ORIGIN in cors.origins and cors.credentials:
         message = (

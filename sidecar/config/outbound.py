@@ -1,4 +1,4 @@
-"""What the settings of ``outbound`` mean for the rest: the proxy of each URL, and the CA bundle of each connection."""
+"""Applies the settings of ``outbound``: the proxy of each URL, and the CA bundle of each connection."""
 
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
@@ -42,7 +42,7 @@ def _host(url: str) -> str:
 
 
 def with_ca_file(settings: Settings) -> Settings:
-    """``settings`` in which every connection that names no CA bundle has that of ``outbound``."""
+    """``settings``; connections without a CA bundle of their own get that of ``outbound``."""
     file = settings.outbound.ca_file
     if not file:
         return settings

@@ -1,8 +1,9 @@
-"""From the file's two vocabularies (the flat OpenMetadata form, ``providers``) to one list of providers."""
+"""Builds one list of providers from both forms of the file: OpenMetadata's flat form, and ``providers``."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.reading.authority import Authority, read_authority
 from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.tree import Path
@@ -11,7 +12,6 @@ from sidecar.config.reading.urls import (
     fault_of_control_url,
     fault_of_key_url,
     is_file,
-    is_loopback,
     origin,
     split_url,
 )
@@ -26,11 +26,12 @@ from sidecar.config.settings import (
     ServerSettings,
     Settings,
 )
+from sidecar.hosts import is_loopback
 
 FLAT_NAME = "default"
 OWN_NAME = "openmetadata"
 UNBOUND_NAME = "unbound"
-# Where Actors come from, in ``adminPrincipals``, logs and metrics; in lower case.
+# Names of sources of Actors in ``adminPrincipals``, logs and metrics, in lower case.
 _RESERVED_NAMES = {
     "own": "the own issuer",
     "system": "DataHub's system client",
@@ -39,7 +40,7 @@ _RESERVED_NAMES = {
 }
 OUR_NAMESPACE = "urn:auth-sidecar:"
 NAMELESS = "auth-sidecar"
-"""What the sidecar is called in assertions where ``jwtissuer`` is not set."""
+"""Issuer of assertions if ``jwtissuer`` is not set."""
 OPENMETADATA_JWKS_PATHS = ("/api/v1/system/config/jwks", "/api/v1/config/jwks")
 LOGGED_IN_USER = "/v1/users/loggedInUser"
 _BLOCK = "authenticationConfiguration"
@@ -49,21 +50,21 @@ _SAME_ALGORITHM = frozenset({"EdDSA", "Ed25519"})
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One issuer of tokens as the rest of the program sees it, whichever form the file used.
+    """One issuer of tokens, independent of the form in the file.
 
-    ``issuer`` is None only for the flat form with ``allowUnboundIssuers``: it then stands for every issuer that no
-    other provider owns. ``issuer_aliases`` are further accepted spellings of ``iss`` (the flat form's ``authority``
-    with and without its final slash) until discovery has told the exact one. ``key_urls`` are bound to the issuer;
-    ``candidate_urls`` count only if the issuer's discovery document names them as its ``jwks_uri``. ``presumed_url`` is
-    the one of them that counts as well while there is no such document. ``candidates_are_shared``: they also count
-    elsewhere (for unbound issuers), so one that discovery does not name is no fault. ``discovery`` asks for
-    discovery from ``issuer``. ``is_own`` marks the metadata server's own issuer read from its JWKS: its tokens
-    count as the own issuer's and need no record. ``clock_skew`` is the tolerance for ``exp``, and for ``nbf`` and
-    ``iat`` too unless ``early`` says what theirs is. ``is_flat`` marks the flat form's ``authority``.
+    ``issuer`` is None only for the flat form with ``allowUnboundIssuers``: it then means every issuer that no other
+    provider owns. ``issuer_aliases`` are further accepted spellings of ``iss`` (the flat form's ``authority``
+    with and without its final slash) until the discovery document has the exact one. ``key_urls`` are bound to the
+    issuer; ``candidate_urls`` are used only if the issuer's discovery document has them as ``jwks_uri``.
+    ``presumed_url`` is the candidate that is used while there is no such document. ``candidates_are_shared``: unbound
+    issuers use them too, so a candidate that the document does not have is not a problem. ``discovery``: the keys are
+    found by discovery from ``issuer``. ``is_own`` marks the metadata server's own issuer read from its JWKS: its tokens
+    count as issued tokens and need no record. ``clock_skew`` is the tolerance for ``exp``, and for ``nbf`` and
+    ``iat`` too unless ``early`` is set. ``is_flat`` marks the flat form's ``authority``.
 
-    ``address_claim`` holds the caller's e-mail address where no mapping names it; ``needs_verified``: it counts only
-    beside ``email_verified: true``. ``is_principal_written``: the configuration says what ``principal`` is. Domains are
-    None where those of ``authorizerConfiguration`` hold.
+    ``address_claim`` has the caller's e-mail address if no mapping names it; ``needs_verified``: it is used only with
+    ``email_verified: true``. ``is_principal_written``: ``principal`` is configured explicitly. Domains are None if
+    those of ``authorizerConfiguration`` apply.
     """
 
     name: str
@@ -112,14 +113,14 @@ def own_leeway(configuration: JwtTokenConfiguration) -> float:
 
 
 def own_early(configuration: JwtTokenConfiguration) -> float:
-    """Tolerance for ``nbf`` and ``iat`` of own tokens, in seconds: replicas' clocks differ, and clocks are set back."""
+    """Tolerance for ``nbf`` and ``iat`` of own tokens, in seconds, because clocks of replicas differ."""
     return _DEFAULT_EARLY_SKEW if configuration.clock_skew is None else configuration.clock_skew
 
 
 def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
-    """Every provider that ``settings`` name, in either form, and what is wrong with them.
+    """Every provider of ``settings``, in either form, and the problems found.
 
-    With a fatal finding the providers are of no use.
+    If a finding is fatal, do not use the providers.
     """
     findings: list[Finding] = []
     base = _base(settings, findings)
@@ -137,7 +138,7 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
 
 
 def default_principal(settings: Settings) -> PrincipalRule:
-    """How names are read where no provider says it: as written, else as the upstream names its users."""
+    """The default of ``principal``: as configured, else as the upstream names its users."""
     written = settings.authentication_configuration.principal
     if written is not None:
         return written
@@ -145,13 +146,13 @@ def default_principal(settings: Settings) -> PrincipalRule:
 
 
 def takes_verbatim_names(settings: Settings, found: Iterable[Provider]) -> bool:
-    """Whether any of ``found``, or the authenticators of the chain, name Actors verbatim: an id may be an address."""
+    """Whether one of ``found`` or the authentication chain names Actors verbatim, so that an id may be an address."""
     return default_principal(settings) == "verbatim" or any(provider.principal == "verbatim" for provider in found)
 
 
 def names_datahub_users(settings: Settings) -> bool:
-    """Whether ``upstream.credentials`` tell a DataHub server who asks."""
-    return settings.upstream is not None and settings.upstream.credentials in {"datahub", "datahubHeader"}
+    """Whether ``upstream.credentials`` name the Actor to a DataHub server."""
+    return credential_mode(settings).names_users_of is Product.DATAHUB
 
 
 def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
@@ -162,20 +163,20 @@ def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
 
 
 def server_issuer(configuration: JwtTokenConfiguration) -> str:
-    """``iss`` of the metadata server's own tokens; empty: not known. Own keys have ``jwtissuer`` for themselves."""
+    """``iss`` of the metadata server's own tokens; empty: unknown. With own keys, ``jwtissuer`` is the sidecar's."""
     server = configuration.server.jwtissuer
     return server if has_own_keys(configuration) else configuration.jwtissuer or server
 
 
 def member_issuer(name: str) -> str:
-    """Issuer of the Actors of the chain's member ``name``, where it takes them from no token."""
+    """Issuer of the Actors of the authenticator ``name``, if they do not come from a token."""
     return f"{OUR_NAMESPACE}{name}"
 
 
 class OwnIssuers:
-    """Issuer names that stand for this sidecar, or for DataHub's tokens: no other key may sign in them.
+    """Issuer names that mean this sidecar, or DataHub's tokens: no other key may sign for them.
 
-    Owners of tokens and entries of the deny list are known by their issuer's name.
+    Owners of tokens and revocation entries are identified by the name of their issuer.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -189,14 +190,14 @@ class OwnIssuers:
         self._named.pop("", None)
 
     def meaning(self, issuer: str) -> str:
-        """What ``issuer`` stands for; empty: it is free."""
+        """What ``issuer`` is reserved for; empty: it is not reserved."""
         if issuer.lower().startswith(OUR_NAMESPACE):  # schemes and namespaces of URNs have no case (RFC 8141 3.1)
             return f"a name below {OUR_NAMESPACE}, which are the sidecar's own"
         return self._named.get(issuer, "")
 
 
 def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
-    """``names``, where EdDSA and Ed25519 stand for each other."""
+    """``names``, where EdDSA and Ed25519 include each other."""
     given = frozenset(names)
     return given | _SAME_ALGORITHM if given & _SAME_ALGORITHM else given
 
@@ -205,7 +206,7 @@ def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
 
 
 def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> Provider:
-    """``entry``, with ``base`` for what it leaves to the block."""
+    """``entry``; values that it omits come from ``base``, the block."""
     urls = [((*path, "publicKeyUrls", index), url) for index, url in enumerate(entry.public_key_urls)]
     if not urls:
         urls = [((*path, "issuer"), entry.issuer)]
@@ -213,7 +214,7 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
     if not entry.audiences:
         findings.append(_no_audience((*path, "audiences")))
     if entry.allow_missing_expiry:
-        message = "tokens without exp are good until their key is withdrawn"
+        message = "tokens without exp are valid until their key is withdrawn"
         findings.append(Finding((*path, "allowMissingExpiry"), message, fatal=False))
     username, email = _principal_mapping(entry, base, path, findings)
     kind = entry.actor_type
@@ -251,14 +252,14 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
 
 
 def _principal_mapping(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> tuple[str, str]:
-    """The claims of the mapping in force; ``base`` has the block's. A list and a mapping exclude each other."""
+    """The claims of the effective mapping; ``base`` has the block's. A list and a mapping exclude each other."""
     listed, mapped = entry.jwt_principal_claims, entry.jwt_principal_claims_mapping
     if mapped is not None:
         username, email = _mapping(mapped, (*path, "jwtPrincipalClaimsMapping"), findings)
     else:
         username, email = (base.username_claim, base.email_claim) if listed is None else ("", "")
     if listed is not None and mapped:
-        message = "has no effect beside jwtPrincipalClaimsMapping, which names the Actor alone; keep one of the two"
+        message = "has no effect: jwtPrincipalClaimsMapping takes precedence; keep one of the two"
         findings.append(Finding((*path, "jwtPrincipalClaims"), message, idle=True))
     if listed is None and not username and not base.principal_claims:
         findings.append(Finding((*path, "jwtPrincipalClaims"), _NO_CLAIMS))
@@ -269,13 +270,13 @@ def _principal_mapping(entry: ProviderSettings, base: Provider, path: Path, find
 
 
 def _admins_and_domains(entry: ProviderSettings, settings: Settings, path: Path) -> Iterator[Finding]:
-    """Whether the domains of ``entry`` let anyone in, and anyone be admin who should be."""
+    """Domains of ``entry`` that reject every token, or every admin."""
     authorizer = settings.authorizer_configuration
     domain = authorizer.principal_domain if entry.principal_domain is None else entry.principal_domain
     allowed = authorizer.allowed_domains if entry.allowed_domains is None else entry.allowed_domains
     enforced = entry.enforce_principal_domain
     is_enforced = authorizer.enforce_principal_domain if enforced is None else enforced
-    # where the block has no domain and enforces one, check_authorizer says so
+    # if the block enforces a domain and has none, check_authorizer reports it
     if (
         is_enforced
         and not (domain or allowed)
@@ -287,7 +288,7 @@ def _admins_and_domains(entry: ProviderSettings, settings: Settings, path: Path)
         return
     if not (domain or allowed):
         message = (
-            "makes no one an admin: a bare name in adminPrincipals counts only beside an address of principalDomain or "
+            "has no effect: a bare name in adminPrincipals matches only with an address of principalDomain or "
             "allowedDomains, and neither is set; set one, or write <provider>/<id> in adminPrincipals"
         )
         yield Finding((*path, "mayBeAdmin"), message, fatal=False)
@@ -305,12 +306,12 @@ def _unsafe(urls: Iterable[tuple[Path, str]], *, allow_insecure: bool) -> Iterat
         fault_of = fault_of_key_url if "publicKeyUrls" in path else fault_of_control_url
         if fault := fault_of(url, allow_insecure=allow_insecure):
             if path[-1] == "issuer":
-                fault += " (for discovery; publicKeyUrls can stand instead)"
+                fault += " (for discovery; or set publicKeyUrls)"
             yield Finding(path, fault)
 
 
 def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tuple[str, str]:
-    """The claims behind ``username`` and ``email``; both are needed as soon as one entry is written."""
+    """The claims mapped to ``username`` and ``email``; if one is mapped, both must be."""
     claims: dict[str, str] = {}
     for index, entry in enumerate(entries):
         target, _, claim = entry.partition(":")
@@ -329,7 +330,7 @@ def _mapping(entries: Sequence[str], path: Path, findings: list[Finding]) -> tup
 
 
 def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> Iterator[Provider]:
-    """OpenMetadata's one issuer and its key URLs, each URL bound to its issuer; ``base`` is what all of them share."""
+    """OpenMetadata's issuer and its key URLs, each URL bound to its issuer; ``base`` has the common values."""
     flat = settings.authentication_configuration
     server_key = settings.jwt_token_configuration.server.rsapublic_key_file_path
     if not (flat.public_key_urls or flat.authority or server_key):
@@ -349,15 +350,15 @@ def _flat_form(settings: Settings, base: Provider, findings: list[Finding]) -> I
         yield replace(base, name=f"{FLAT_NAME}-{number}", issuer=issuer, key_urls=_addresses(bound))
     if flat.allow_unbound_issuers and (urls.same_origin or urls.foreign):
         message = (
-            "a token of any issuer passes if one of publicKeyUrls signed it, and one key set "
-            "often serves many tenants; bind each URL as {url: ..., issuer: ...} instead"
+            "a token of any issuer is accepted if one of publicKeyUrls signed it, and one key set "
+            "often has the keys of many tenants; bind each URL as {url: ..., issuer: ...} instead"
         )
         findings.append(Finding((_BLOCK, "allowUnboundIssuers"), message, fatal=False))
         yield replace(base, name=UNBOUND_NAME, issuer=None, key_urls=_addresses([*urls.same_origin, *urls.foreign]))
 
 
 def _base(settings: Settings, findings: list[Finding]) -> Provider:
-    """What all providers of the flat form share, and the defaults of the others."""
+    """Common values of the providers of the flat form, and defaults of the others."""
     flat = settings.authentication_configuration
     username, email = _mapping(flat.jwt_principal_claims_mapping, (_BLOCK, "jwtPrincipalClaimsMapping"), findings)
     return Provider(
@@ -375,38 +376,38 @@ def _base(settings: Settings, findings: list[Finding]) -> Provider:
 
 
 def _namings(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
-    """Rules by which names are read that are left open, or do not fit the upstream."""
+    """``principal`` that is left to the default, or does not fit the upstream."""
     if any(not provider.is_principal_written for provider in found):
         message = (
-            "is not written: verbatim is in force, because of upstream.credentials; write localPart or verbatim now, "
-            "because the start demands it once the store holds token records or denials of Actors"
+            "is not set: verbatim applies, because of upstream.credentials; set localPart or verbatim now, "
+            "because it is required as soon as the store has token records or revocations of Actors"
         )
         yield Finding((_BLOCK, "principal"), message, fatal=False)
-    if settings.upstream is None or settings.upstream.credentials != "openmetadata":
+    if credential_mode(settings).names_users_of is not Product.OPENMETADATA:
         return
     names = [provider.name for provider in found if provider.principal == "verbatim"]
     if names:
         message = (
-            f"openmetadata: the server names its users by the part before an @, and {', '.join(names)} by all of it "
-            "(principal: verbatim); callers with one name at two domains are one user there"
+            f"openmetadata: the server names its users by the part before the @, {', '.join(names)} by the whole "
+            "address (principal: verbatim); callers with the same name at two domains are one user there"
         )
         yield Finding(("upstream", "credentials"), message, fatal=False)
 
 
 def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
-    """Settings of the flat form that concern none of ``found``, which are its providers."""
+    """Settings of the flat form that apply to none of ``found``, its providers."""
     flat = settings.authentication_configuration
     has_authority = any(provider.is_flat for provider in found)
     if flat.client_id and not has_authority:
         accepted = ", ".join(f"issuer: {provider.issuer}" for provider in found if provider.issuer)
         message = (
-            "has no effect: it is the required audience of authority, and authority is no issuer here "
+            "has no effect: it is the required audience of authority, which is not an issuer here "
             f"(publicKeyUrls are for {accepted or 'none'}); entries of providers have audiences of their own"
         )
         yield Finding((_BLOCK, "clientId"), message, idle=True)
     if flat.authority and not has_authority:
         message = (
-            "is no issuer here: every entry of publicKeyUrls belongs to another, so none of its tokens is accepted"
+            "is not an issuer here: every entry of publicKeyUrls belongs to another issuer, so its tokens are rejected"
         )
         yield Finding((_BLOCK, "authority"), message, fatal=False)
     if flat.token_validation_algorithm and not found:
@@ -421,9 +422,9 @@ def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
 
 
 def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: list[Finding]) -> Iterator[Provider]:
-    """The metadata server's own issuer, by its public key and its JWKS.
+    """The metadata server's own issuer, with its public key and its JWKS.
 
-    With own keys here there is one only where ``server.jwtissuer`` tells the two apart.
+    If the sidecar has signing keys, only with ``server.jwtissuer``, which distinguishes the two.
     """
     jwt = settings.jwt_token_configuration
     issuer = server_issuer(jwt)
@@ -435,7 +436,7 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
         return
     if not issuer:
         message = (
-            "is the metadata server's own key set, whose issuer is not known; "
+            "is the metadata server's own key set, but its issuer is unknown; "
             "set jwtTokenConfiguration.jwtissuer (OpenMetadata's default is open-metadata.org)"
         )
         where = urls.own[0][0] if urls.own else ("jwtTokenConfiguration", "server", "jwtissuer")
@@ -451,7 +452,7 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
         early=own_early(jwt),
         require_expiry=False,
         is_own=True,
-        # its tokens are OpenMetadata's, whatever the upstream is
+        # its tokens name users as OpenMetadata does, independent of the upstream
         principal="localPart",
         is_principal_written=True,
     )
@@ -460,7 +461,7 @@ def _own_server(settings: Settings, base: Provider, urls: "_Urls", findings: lis
 def _authority(
     flat: AuthenticationConfiguration, base: Provider, urls: "_Urls", authority: Authority, findings: list[Finding]
 ) -> Iterator[Provider]:
-    """The issuer ``authority``, if any key URL can be its own: OpenMetadata's file names Google by default."""
+    """The issuer ``authority``, if a key URL can be its: the default in OpenMetadata's file is Google."""
     can_discover = origin(authority.issuer) is not None and not authority.entra and not authority.fault
     if authority.fault and (not flat.public_key_urls or urls.same_origin or urls.foreign):
         findings.append(Finding((_BLOCK, "authority"), authority.fault))
@@ -492,7 +493,7 @@ def _authority(
 
 
 def _no_audience(path: Path) -> Finding:
-    message = "no audience is required: a token that this issuer made for any other service is accepted here too"
+    message = "no audience is required: a token that this issuer issued for another service is accepted here too"
     if path[-1] == "clientId":
         message += "; set clientId"
     return Finding(path, message, fatal=False)
@@ -509,8 +510,8 @@ def _addresses(urls: Iterable[LocatedUrl]) -> tuple[str, ...]:
 class _Urls:
     """The flat form's key URLs by owner: the metadata server, ``authority`` (``named``), another issuer (``bound``).
 
-    URLs without an issuer are ``same_origin``, on the origin of ``authority``, or ``foreign``. ``moved`` are URLs of
-    the server as they are written, which are read from ``upstream.url`` instead.
+    URLs without an issuer are ``same_origin``, on the origin of ``authority``, or ``foreign``. ``moved`` are configured
+    URLs of the server that are read from ``upstream.url`` instead.
     """
 
     moved: list[LocatedUrl] = field(default_factory=list)
@@ -548,7 +549,7 @@ class _Urls:
         return urls
 
     def _add_own(self, placed: LocatedUrl, settings: Settings) -> None:
-        """Take ``placed`` for the server's own; read it from ``upstream.url`` if that alone is on loopback."""
+        """Classify ``placed`` as the server's own; read it from ``upstream.url`` if only that is on loopback."""
         path, url = placed
         if has_own_keys(settings.jwt_token_configuration) and _is_ours(url, settings):
             return
@@ -558,7 +559,7 @@ class _Urls:
         self.own.append((path, nearer or url))
 
     def unsafe_server(self, settings: Settings) -> Iterator[Finding]:
-        """What is wrong with the addresses of the server's own key set; which of them are read elsewhere."""
+        """Problems with the addresses of the server's own key set, and which of them are read elsewhere."""
         issuer = server_issuer(settings.jwt_token_configuration) or "its jwtissuer"
         insecure = settings.authentication_configuration.allow_insecure_urls
         for found in _unsafe(self.own, allow_insecure=insecure):
@@ -569,7 +570,7 @@ class _Urls:
             yield Finding(path, message, fatal=False)
 
     def all(self, flat: AuthenticationConfiguration, authority: Authority) -> Iterator[LocatedUrl]:
-        """Every address that will be asked, discovery of ``authority`` included; without those of the server."""
+        """Every URL that is fetched, including discovery of ``authority``, without those of the server."""
         yield from (*self.named, *self.same_origin, *self.foreign)
         for bound in self.bound.values():
             yield from bound
@@ -580,10 +581,10 @@ class _Urls:
             yield (_BLOCK, "authority"), authority.issuer
 
     def presumed(self) -> str:
-        """The URL that is taken for the authority's own without a discovery document; empty: there is none.
+        """The URL that counts as the authority's without a discovery document; empty: none.
 
-        It is the only one of the authority's origin: one host may serve many issuers, and of two URLs nothing but the
-        document tells whose keys each holds.
+        It is the only one with the authority's origin: a host may serve many issuers, so with two URLs only the
+        document shows which issuer each belongs to.
         """
         taken = {address_of(url) for bound in self.bound.values() for _, url in bound}
         found = {address_of(url): url for _, url in self.same_origin}
@@ -592,7 +593,7 @@ class _Urls:
         return next(iter(found.values()))
 
     def unbound(self, flat: AuthenticationConfiguration, authority: Authority, server: str) -> Iterator[Finding]:
-        """URLs for which no issuer can be found, or for all of which but one. ``server``: issuer of the own server."""
+        """URLs without a known issuer, except for at most one. ``server``: issuer of the own server."""
         if flat.allow_unbound_issuers or authority.fault:
             return
         can_discover = origin(authority.issuer) is not None and not authority.entra
@@ -609,20 +610,20 @@ class _Urls:
                 yield Finding(path, message)
             elif authority.entra:
                 message = (
-                    f"belongs to no issuer: {url} is no key set of the tenant {authority.tenant}; write "
+                    f"belongs to no issuer: {url} is not a key set of the tenant {authority.tenant}; write "
                     f"{{url: {url}, issuer: <iss of the tokens>}}"
                 )
                 yield Finding(path, message)
             elif not can_discover:
                 action = "set authority, or write {url: ..., issuer: ...}"
                 if flat.authority:
-                    action = f"write {{url: ..., issuer: ...}}; authority is {flat.authority}, which is no URL"
+                    action = f"write {{url: ..., issuer: ...}}; authority is {flat.authority}, which is not a URL"
                 yield Finding(path, f"belongs to no issuer; {action}")
         loose = {address_of(url): url for _, url in (*self.same_origin, *self.foreign) if not is_file(url)}
         if can_discover and len(loose) > 1:
             message = (
-                f"{', '.join(loose.values())}: the discovery document of {authority.issuer} names one jwks_uri, so at "
-                "most one of these verifies tokens; give each other one its issuer, as {url: ..., issuer: ...}"
+                f"{', '.join(loose.values())}: the discovery document of {authority.issuer} has one jwks_uri, so at "
+                "most one of these verifies tokens; write the others with their issuers, as {url: ..., issuer: ...}"
             )
             yield Finding((_BLOCK, "publicKeyUrls"), message, fatal=False)
 
@@ -633,7 +634,7 @@ def _same_origin(url: str, authority: str) -> bool:
 
 
 def is_own_jwks(url: str, server: ServerSettings, jwt: JwtTokenConfiguration) -> bool:
-    """Whether ``url`` is the key set that this sidecar, or the OpenMetadata server beside it, publishes."""
+    """Whether ``url`` is the key set of this sidecar, or of the OpenMetadata server that it protects."""
     parts, where = split_url(url), origin(url)
     if parts is None or where is None:
         return False
@@ -647,7 +648,7 @@ def is_own_jwks(url: str, server: ServerSettings, jwt: JwtTokenConfiguration) ->
 
 
 def _is_openmetadata_jwks(url: str) -> bool:
-    """Whether ``url`` has the path of an OpenMetadata server's key set, be it below a base path."""
+    """Whether ``url`` has the path of an OpenMetadata server's key set, possibly below a base path."""
     parts = split_url(url)
     return parts is not None and parts.path.endswith(OPENMETADATA_JWKS_PATHS)
 
@@ -664,10 +665,10 @@ def _is_upstream_jwks(url: str, settings: Settings) -> bool:
 
 
 def _only_server_jwks(settings: Settings) -> str:
-    """The one entry of ``publicKeyUrls`` with the path of an OpenMetadata server, whatever its host; empty: not one.
+    """The only entry of ``publicKeyUrls`` with the path of an OpenMetadata server, on any host; empty: not exactly one.
 
-    OpenMetadata's chart names its own server by the Service, its documentation by the public address. With two such
-    entries nothing tells which of them is the own server's.
+    OpenMetadata's chart uses the Service's name for its own server, its documentation the public address. With two such
+    entries it is unknown which is the own server's.
     """
     urls = (entry for entry in settings.authentication_configuration.public_key_urls if isinstance(entry, str))
     found = {address_of(url): url for url in urls if _is_openmetadata_jwks(url)}
@@ -675,7 +676,7 @@ def _only_server_jwks(settings: Settings) -> str:
 
 
 def _is_ours(url: str, settings: Settings) -> bool:
-    """Whether ``url`` is what this sidecar publishes itself."""
+    """Whether ``url`` is the key set of this sidecar."""
     jwt, where = settings.jwt_token_configuration, origin(url)
     parts = split_url(url)
     if where is None or parts is None:
@@ -685,7 +686,7 @@ def _is_ours(url: str, settings: Settings) -> bool:
 
 
 def _at_upstream(url: str, settings: Settings) -> str:
-    """The key set of the server at ``url`` as ``upstream.url`` reaches it; empty where that is no safer."""
+    """The key set of the server at ``url``, with the address of ``upstream.url``; empty if that is not safer."""
     parts = split_url(url)
     upstream = split_url(settings.upstream.url) if settings.upstream is not None else None
     if parts is None or upstream is None or parts.scheme != "http" or is_loopback(parts.hostname or ""):
@@ -709,7 +710,7 @@ def _is_listener(host: str, port: int, listen: str) -> bool:
 
 
 def bot_check_url(url: str) -> str:
-    """Where a server at ``url`` tells who asks: that address itself, or below the server's or its API's."""
+    """The address of ``loggedInUser`` for ``url``, which may also be the address of the server or of its API."""
     base = url.rstrip("/")
     if base.endswith(LOGGED_IN_USER):
         return base
@@ -717,7 +718,7 @@ def bot_check_url(url: str) -> str:
 
 
 def _bot_check(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
-    """An address that a bearer token may be sent to, and tokens that it is about."""
+    """A URL to which a bearer token may be sent, and tokens that it applies to."""
     flat = settings.authentication_configuration
     if flat.bot_token_check is None:
         return
@@ -725,28 +726,28 @@ def _bot_check(settings: Settings, found: Sequence[Provider]) -> Iterator[Findin
     yield from _unsafe([(path, flat.bot_token_check.url)], allow_insecure=flat.allow_insecure_urls)
     if not any(provider.is_own for provider in found):
         message = (
-            "is never asked: it is about bots of the metadata server's own, whose key set stands in publicKeyUrls "
-            "where there are no own keys here"
+            "has no effect: it applies to bots of the metadata server, whose key set is in publicKeyUrls "
+            "if jwtTokenConfiguration has no keys"
         )
         yield Finding((_BLOCK, "botTokenCheck"), message, idle=True)
 
 
 def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]:
-    """Two of one name or one issuer: nobody could say whose keys and rules a token falls under."""
+    """Providers with the same name or issuer: the keys and rules of a token would be ambiguous."""
     flat_count = len(found) - len(settings.authentication_configuration.providers)
     owners: dict[str, str] = {}
     issuers: dict[str, str] = {}
     jwt = settings.jwt_token_configuration
     own = OwnIssuers(settings)
     if jwt.jwtissuer.lower().startswith(OUR_NAMESPACE):
-        message = f"{jwt.jwtissuer} is {own.meaning(jwt.jwtissuer)}; write another"
+        message = f"{jwt.jwtissuer} is {own.meaning(jwt.jwtissuer)}; choose another"
         yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     if has_own_keys(jwt) and jwt.jwtissuer:
         issuers[jwt.jwtissuer] = "the own keys (jwtissuer)"
         if jwt.jwtissuer == jwt.server.jwtissuer:
             message = (
                 f"is {jwt.jwtissuer}, which is also the issuer of the metadata server's tokens "
-                "(jwtTokenConfiguration.server.jwtissuer); give the own tokens another"
+                "(jwtTokenConfiguration.server.jwtissuer); choose another for the issued tokens"
             )
             yield Finding(("jwtTokenConfiguration", "jwtissuer"), message)
     for index, provider in enumerate(found):
@@ -763,7 +764,9 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
             if meaning:
                 yield Finding((*path, place), _taken(issuer, meaning, jwt))
             if issuer in issuers:
-                yield Finding((*path, place), f"names an issuer that belongs to {issuers[issuer]}; it has one owner")
+                yield Finding(
+                    (*path, place), f"names the issuer of {issuers[issuer]}; an issuer belongs to one provider"
+                )
             issuers.setdefault(issuer, owner)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 
-from sidecar.config.reading.units import Address, AnyOrigin, BasePath, Duration, Network, Size, WebOrigin
+from sidecar.config.reading.units import AnyOrigin, BasePath, Duration, ListenAddress, Network, Size, WebOrigin
 from sidecar.secrets.value import Secret
 
 ASYMMETRIC_ALGORITHMS = (
@@ -114,9 +114,9 @@ class ServerTls(Model):
 class ServerSettings(Model):
     """The two listeners."""
 
-    listen: Address = "127.0.0.1:4180"
+    listen: ListenAddress = "127.0.0.1:4180"
     """Public listener: ``host:port``, ``[v6]:port``, ``*:port`` (all addresses, IPv4 and IPv6) or ``unix:/path``."""
-    admin_listen: Address = "127.0.0.1:4181"
+    admin_listen: ListenAddress = "127.0.0.1:4181"
     """Operations listener (metrics, health, configuration). Do not expose it; it has no TLS."""
     socket_mode: Annotated[str, Field(pattern=r"^(0?[0-7]{3})?$")] = ""
     """Mode of the public listener's ``unix:`` socket, such as ``0660``; absent: by the umask of the process."""

@@ -1,4 +1,4 @@
-"""Headers that may hold tokens: names that mean nothing else, and providers that there are."""
+"""Checks of ``tokenHeaders``: header names without another meaning, and existing providers."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sidecar.config.settings import Settings, TokenHeaderSettings
 
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 _OTHER_SOURCES = frozenset({"own", "system", "datahub", FLAT_NAME, OWN_NAME, UNBOUND_NAME})
-# In lower case: what frames a message, what routes it, what holds other credentials, what we set or judge by.
+# In lower case: framing, routing, other credentials, and headers that the sidecar sets or evaluates.
 _TAKEN = frozenset(
     {
         "authorization", "cookie", "host", "origin", "referer", "expect", "date", "forwarded",
@@ -26,7 +26,7 @@ _TAKEN = frozenset(
     }
 )  # fmt: skip
 _TAKEN_PREFIXES = ("x-auth-", "content-", "sec-", "access-control-", "if-", "x-datahub-delegated-for-")
-# Removed from every request whatever is configured.
+# Always removed from requests.
 _NEVER_FORWARDED = frozenset({"x-forwarded-access-token"})
 
 
@@ -46,11 +46,13 @@ def check_token_headers(settings: Settings) -> Iterator[Finding]:
             yield Finding((*path, "name"), f"is the same header as in tokenHeaders[{seen[name]}]; write it once")
         seen.setdefault(name, index)
         if header.forward and name in _NEVER_FORWARDED:
-            yield Finding((*path, "forward"), f"cannot be: {header.name} is always removed, as upstreams believe it")
+            yield Finding(
+                (*path, "forward"), f"cannot be used: {header.name} is always removed, because upstreams trust it"
+            )
         for place, provider in enumerate(header.providers):
             if provider not in known and not provider.startswith(f"{FLAT_NAME}-"):
                 hint = nearest(provider, known)
-                text = f"no provider or authenticator is called {provider}: no token would count there"
+                text = f"no provider or authenticator is named {provider}: no token would be accepted there"
                 yield Finding((*path, "providers", place), f"{text}{'; ' if hint else ''}{hint}")
 
 

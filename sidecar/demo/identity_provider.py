@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from sidecar.clock import Clock
-from sidecar.demo.issuer import LIFETIME, DemoIssuer
+from sidecar.demo.issuer import TOKEN_LIFETIME, DemoIssuer
 
 
 class IdentityProvider:
@@ -44,7 +44,7 @@ class IdentityProvider:
         if not isinstance(username, str) or not issuer.has_user(username):
             return web.json_response({"error": "invalid_grant"}, status=400)
         token = issuer.mint(username, self._clock.now())
-        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME}
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFETIME}
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
 

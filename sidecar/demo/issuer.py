@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 AUDIENCE = "demo"
-LIFETIME = 12 * 3600
+TOKEN_LIFETIME = 12 * 3600
 """Lifetime of a demo token in seconds."""
 
 
@@ -35,7 +35,7 @@ class DemoIssuer:
         """Whether this issuer has a user with that name."""
         return username in self._users
 
-    def mint(self, username: str, now: float, lifetime: int = LIFETIME, *, issuer: str | None = None) -> str:
+    def mint(self, username: str, now: float, lifetime: int = TOKEN_LIFETIME, *, issuer: str | None = None) -> str:
         """A token for a user, issued at ``now``; ``issuer`` replaces the ``iss`` claim, for a forged token."""
         claims = {
             "iss": issuer or self.url,

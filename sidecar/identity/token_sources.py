@@ -22,7 +22,7 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class TokenHeader:
-    """A header that holds a token. ``providers``: whose tokens count there; empty: everybody's."""
+    """A header that holds a token. ``providers``: those whose tokens are accepted there; empty: all."""
 
     name: str
     providers: frozenset[str] = frozenset()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from yarl import URL
 
 from sidecar.config.providers import Provider
+from sidecar.hosts import is_loopback
 from sidecar.keys.document import DocumentError, parse_object
-from sidecar.outbound import ControlClient, OutboundError, OutboundKind, check_url, is_loopback
+from sidecar.outbound import ControlClient, OutboundError, OutboundKind, check_url
 
 _MAX_URL = 2048
 _MAX_SHOWN = 200

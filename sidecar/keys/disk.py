@@ -11,7 +11,7 @@ from typing import Any
 
 from sidecar.keys.document import DocumentError, parse_object
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _MAX_CLOCK_DIFFERENCE = 60.0
 
@@ -53,7 +53,7 @@ class DiskCopy:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                logger.warning(
+                _log.warning(
                     "keys cannot be cached on disk; after a restart they are unavailable until the issuer answers",
                     extra={
                         "event": "key_cache_write_failed",

@@ -28,7 +28,7 @@ from sidecar.outbound import ControlClient, OutboundError
 
 _DISCOVERY_LIFETIME = 3600.0
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class IssuerDiscovery:
             try:
                 self._adopt(parse_metadata(kept[0], context.provider))
             except (DocumentError, OutboundError) as error:
-                logger.warning(
+                _log.warning(
                     "cached discovery document on disk ignored",
                     extra={"event": "cached_discovery_ignored", "detail": error.detail},
                 )
@@ -89,9 +89,9 @@ class IssuerDiscovery:
             found = await discover(context.provider, context.client, settings.timeout, settings.max_bytes)
         except (OutboundError, DocumentError) as error:
             self.problem, lifetime = f"discovery: {error.kind}: {error.detail}", None
-        except Exception:  # a bug must not end the background work
+        except Exception:  # noqa: BLE001 - a bug must not end the background work
             self.problem, lifetime = "discovery: internal: see the log", None
-            logger.exception("discovery failed", extra={"event": "discovery_error", "provider": context.provider.name})
+            _log.exception("discovery failed", extra={"event": "discovery_error", "provider": context.provider.name})
         else:
             self.problem, lifetime = "", _DISCOVERY_LIFETIME
             self._adopt(found)
@@ -304,7 +304,7 @@ class ProviderKeys:
         """Log each configured URL that was found to verify no token, once."""
         useless = frozenset(self._useless())
         for sentence in sorted(useless - self._reported_useless):
-            logger.error(
+            _log.error(
                 "key URL cannot verify any token",
                 extra={"event": "key_url_unusable", "provider": self.provider.name, "detail": sentence},
             )

@@ -96,7 +96,7 @@ def _timestamp(entry: dict[str, Any], name: str, path: Path) -> datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def encode_list(keys: Sequence[ListedKey]) -> bytes:
+def encode_key_list(keys: Sequence[ListedKey]) -> bytes:
     """The content of ``keys.yaml`` for which :func:`read_folder` returns ``keys``."""
     entries = []
     for key in keys:

@@ -35,7 +35,7 @@ EC_CURVES: dict[str, tuple[ec.EllipticCurve, str]] = {
 }
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UNSAFE = frozenset({"weak", "private", "published"})
-"""Reasons for entries that are unsafe: everyone who reads the set could sign with them, or nearly."""
+"""Reasons for entries that are unsafe: anyone who reads the set can sign with them, or almost."""
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _STANDARD_TO_URL = str.maketrans("+/", "-_")
 _MAX_KID = 512

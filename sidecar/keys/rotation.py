@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sidecar.errors import SidecarError
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, encode_private_key, generate
-from sidecar.keys.key_folder import LIST_NAME, ListedKey, encode_list, read_folder
-from sidecar.keys.signing import thumbprint
+from sidecar.keys.key_folder import LIST_NAME, ListedKey, encode_key_list, read_folder
+from sidecar.keys.signing import key_thumbprint
 
 _LOCK_NAME = ".lock"
 
@@ -43,13 +43,12 @@ def rotate(
     algorithm: str | None,
     is_obsolete: Callable[[ListedKey], bool],
 ) -> RotationResult:
-    """The next key signs from now on and a new one stands ready, if the next one has been published for
+    """Promote the next key to active and create a new next key, if the next key has been published for
     ``publish_lead_time``.
 
-    ``publish_lead_time`` is in seconds: how long others may keep a key set. A key that was published for less goes on
-    waiting, so whoever rotates a second time changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the
-    signing key. ``is_over`` tells of a retired key that no token needs any more: it is removed. Raises RotationError
-    and KeyFileError.
+    ``publish_lead_time`` is in seconds: how long verifiers may cache a key set. A key that was published for less is
+    not promoted, so a second rotation changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the active key.
+    Retired keys for which ``is_obsolete`` is true are removed. Raises RotationError and KeyFileError.
     """
     with _locked(folder):
         keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
@@ -148,7 +147,7 @@ def _algorithm_in_use(keys: Sequence[ListedKey]) -> str:
 
 def _new_key(folder: Path, state: str, algorithm: str, now: datetime, steps: list[str]) -> ListedKey:
     private = generate(algorithm)
-    kid = f"{now:%Y%m%d}-{thumbprint(private.public_key())[:10]}"
+    kid = f"{now:%Y%m%d}-{key_thumbprint(private.public_key())[:10]}"
     _write_file(folder / f"{kid}.pem", encode_private_key(private))
     steps.append(f"{kid} is new: {'it signs' if state == 'active' else 'published, to sign after the next rotation'}")
     return ListedKey(kid, state, private.public_key(), private, since=now)
@@ -188,7 +187,7 @@ def _apply(
 ) -> RotationResult:
     """Write the list ``after``, and delete the files of keys that it no longer contains."""
     if steps:
-        _write_file(folder / LIST_NAME, encode_list(after), mode=0o644)
+        _write_file(folder / LIST_NAME, encode_key_list(after), mode=0o644)
         left = {key.kid for key in after}
         for key in before:
             if key.kid not in left:

@@ -37,7 +37,7 @@ from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
 _POLL_INTERVAL = 5.0
 _BLOCK = "jwtTokenConfiguration"
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +123,12 @@ class SigningKeys:
             try:
                 self.reload()
             except Misconfigured as error:
-                logger.error(
+                _log.error(
                     "changed key files unusable; keeping the current keys",
                     extra={"event": "signing_keys_reload_failed", "detail": str(error)},
                 )
             else:
-                logger.info(
+                _log.info(
                     "signing keys reloaded",
                     extra={
                         "event": "signing_keys_reloaded",
@@ -158,7 +158,7 @@ class SigningKeys:
         return _KeySet(signing, verification, KeyIndex(verification), document, etag)
 
 
-def thumbprint(public: PublicKey) -> str:
+def key_thumbprint(public: PublicKey) -> str:
     """RFC 7638 thumbprint: the default ``kid``."""
     return to_jose_key(public).thumbprint()
 
@@ -177,14 +177,14 @@ def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
                 f"{configuration.rsapublic_key_file_path} is not the public half of "
                 f"{configuration.rsaprivate_key_file_path}"
             )
-    return [ListedKey(configuration.key_id or thumbprint(public), "active", public, private)]
+    return [ListedKey(configuration.key_id or key_thumbprint(public), "active", public, private)]
 
 
 def _reject_well_known(listed: list[ListedKey]) -> None:
     for key in listed:
         if key.kid in WELL_KNOWN_KIDS:
             raise KeyFileError(f"the key id {key.kid} is a product's published default; choose another")
-        if thumbprint(key.public) in WELL_KNOWN_THUMBPRINTS:
+        if key_thumbprint(key.public) in WELL_KNOWN_THUMBPRINTS:
             raise KeyFileError(
                 f"the key {key.kid} is published in a product's sources; generate a new one: sidecar keys generate"
             )

@@ -39,7 +39,7 @@ _MIN_LIFETIME = 60.0
 _MAX_LIFETIME = 86400.0
 _POLL_INTERVAL = 5.0
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class FetchContext:
         if before != now:
             about = {"provider": self.provider.name, "url": url, "detail": now}
             if now:
-                logger.warning("key fetch failed; retrying", extra={"event": "key_fetch_failed", **about})
+                _log.warning("key fetch failed; retrying", extra={"event": "key_fetch_failed", **about})
             else:
-                logger.info("key fetch succeeded again", extra={"event": "key_fetch_recovered", **about})
+                _log.info("key fetch succeeded again", extra={"event": "key_fetch_recovered", **about})
 
 
 class UrlKeys:
@@ -104,7 +104,7 @@ class UrlKeys:
             try:
                 parsed = key_set_from_document(content, allow_published=context.allow_published)
             except DocumentError as error:
-                logger.warning(
+                _log.warning(
                     "cached keys on disk ignored",
                     extra={"event": "cached_keys_ignored", "url": self.url, "detail": error.detail},
                 )
@@ -129,7 +129,7 @@ class UrlKeys:
     def expire(self) -> None:
         """Withdraw keys that were not confirmed for ``keys.maxStale``."""
         if self.keys and self.age > self._context.settings.max_stale:
-            logger.error(
+            _log.error(
                 "keys dropped: older than keys.maxStale",
                 extra={"event": "keys_expired", "provider": self._context.provider.name, "url": self.url},
             )
@@ -143,10 +143,10 @@ class UrlKeys:
             self.is_conclusive = bool(self.keys)
             outcome, lifetime = str(error.kind), None
             self.problem = f"{error.kind}: {error.detail}"
-        except Exception:  # a bug must not end the background work
+        except Exception:  # noqa: BLE001 - a bug must not end the background work
             outcome, lifetime = "internal", None
             self.problem = "internal: see the log"
-            logger.exception(
+            _log.exception(
                 "unhandled error while fetching keys",
                 extra={"event": "key_fetch_error", "provider": context.provider.name, "url": self.url},
             )
@@ -184,7 +184,7 @@ class UrlKeys:
             self._skipped = parsed.skipped
             unsafe = {word: number for word, number in parsed.skipped.items() if word in UNSAFE}
             if unsafe:
-                logger.warning(
+                _log.warning(
                     "unsafe keys of a key set skipped",
                     extra={
                         "event": "unsafe_keys_skipped",
@@ -275,7 +275,7 @@ def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedK
     try:
         public = parse_public_key(content, path)
     except KeyFileError as error:
-        raise DocumentError("useless", f"is no key set and no public key: {error}") from error
+        raise DocumentError("useless", f"is neither a key set nor a public key: {error}") from error
     key = VerificationKey(None, algorithms_of(public), to_jose_key(public))
     if key.fingerprint in WELL_KNOWN_THUMBPRINTS and not allow_published:
         return ParsedKeys((), Counter(published=1))

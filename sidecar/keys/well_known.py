@@ -1,4 +1,4 @@
-"""Keys whose private half is published in a product's sources, so that everyone can sign with them.
+"""Keys whose private half is published in a product's sources, so that anyone can sign with them.
 
 Only fingerprints are stored here: RFC 7638 thumbprints (SHA-256, base64url) of the public keys.
 """

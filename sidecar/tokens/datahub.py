@@ -69,10 +69,10 @@ class SharedKey(VerificationKey):
     __slots__ = ()
 
     def __init__(self, secret: Secret) -> None:
-        octets = secret.reveal().encode("utf-8")
-        if len(octets) < MIN_KEY_BYTES:
+        key_bytes = secret.reveal().encode("utf-8")
+        if len(key_bytes) < MIN_KEY_BYTES:
             raise ValueError(f"must have at least {MIN_KEY_BYTES} bytes")
-        super().__init__(None, frozenset({ALGORITHM}), OctKey.import_key(octets))
+        super().__init__(None, frozenset({ALGORITHM}), OctKey.import_key(key_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,7 +304,7 @@ def test_check_speaks_of_the_root_user(tmp_path: Path, credentials: str, admins:
     code, _, err = _check(
         tmp_path, AUTHENTICATION, upstream=upstream, authorizerConfiguration={"adminPrincipals": admins}
     )
-    assert (code, "does not name datahub, DataHub's root user" in err) == (0, warned)
+    assert (code, "does not list datahub, DataHub's root user" in err) == (0, warned)
 
 
 @pytest.mark.parametrize(

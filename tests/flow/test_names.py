@@ -174,7 +174,7 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
         "corp: principal: verbatim (default for these upstream.credentials): Alice@Corp.com becomes Alice@Corp.com"
         in text
     )
-    assert "authenticationConfiguration.principal: is not written: verbatim is in force" in text
+    assert "authenticationConfiguration.principal: is not set: verbatim applies" in text
     if entry == "record":
         assert await run("token", "create", "--config", path, "--name", "laptop", "--kind", "personal") == 0
     else:

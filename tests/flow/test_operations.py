@@ -178,7 +178,7 @@ def test_published_secrets_are_warned_of_at_every_start(tmp_path: Path, workers:
     with running_sidecar(tmp_path, configuration) as sidecar:
         told = [line for line in logged(sidecar) if "allowPublishedSecrets" in line["message"]]
         assert [line["level"] for line in told] == ["warning"]
-        assert "never in production" in told[0]["message"]
+        assert "do not use this in production" in told[0]["message"]
 
 
 def test_users_that_were_read_before_are_enough_to_be_ready(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_variable_of_a_proxy_that_is_not_read_is_a_warning(
 @pytest.mark.parametrize("text", ["a b:c", "example.org:99999", "[::1", "http://example.org", "10.0.0.0/99"])
 def test_no_proxy_that_cannot_be_read_is_an_error(text: str) -> None:
     """An entry that was skipped would send what it names to the proxy."""
-    with pytest.raises(ValueError, match="has the entry"):
+    with pytest.raises(ValueError, match="has the invalid entry"):
         read_exceptions(text)
 
 

@@ -24,9 +24,9 @@ from sidecar.config.providers import member_issuer
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Text
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
+from sidecar.hosts import is_loopback
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
-from sidecar.outbound import is_loopback
 from sidecar.secrets.value import Secret
 from sidecar.tls import client_context
 

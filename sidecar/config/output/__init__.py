@@ -1,1 +1,1 @@
-"""The configuration for people and tools: effective values, JSON Schema, reference pages."""
+"""Output of the configuration: effective values, JSON Schema, reference pages."""

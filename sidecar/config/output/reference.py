@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from sidecar.config.products import datahub, openmetadata
 from sidecar.config.reading.decode import fields_by_name, models_in
 from sidecar.config.reading.finding import FINDINGS
-from sidecar.config.reading.units import parse_address, parse_duration, parse_network, parse_size
+from sidecar.config.reading.units import parse_duration, parse_listen_address, parse_network, parse_size
 from sidecar.config.settings import UNUSED, Model, Settings
 from sidecar.errors import REASONS, Cause, Reason
 from sidecar.secrets.value import Secret
@@ -23,7 +23,7 @@ from sidecar.secrets.value import Secret
 _UNITS: Mapping[Any, str] = {
     parse_duration: "duration",
     parse_size: "size",
-    parse_address: "address",
+    parse_listen_address: "address",
     parse_network: "network",
 }
 _SIMPLE: Mapping[Any, str] = {str: "text", bool: "`true` | `false`", int: "number", float: "number", Secret: "secret"}
@@ -97,7 +97,7 @@ _MEANINGS: Mapping[Reason, str] = {
 
 
 def configuration_page() -> str:
-    """The page of all settings, block by block in file order."""
+    """The page of all settings, by block, in the order of the file."""
     parts = [_CONFIGURATION_HEAD]
     simple = {name: field for name, field in fields_by_name(Settings).items() if not models_in(field.annotation)}
     parts.append("\n".join(("\n## Top level\n", *_table(simple, ""))))
@@ -146,7 +146,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _unit(metadata: Sequence[Any]) -> str:
-    """The word for a type that is text with a form of its own, told by its parser."""
+    """Name of a type that is text in a special format, found by its parser."""
     return next((_UNITS[part.func] for part in metadata if getattr(part, "func", None) in _UNITS), "")
 
 
@@ -171,7 +171,7 @@ def _default(field: FieldInfo) -> str:
         return "*required*"
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, Secret):
-        value = value.reveal()  # a default stands in the source for all to read
+        value = value.reveal()  # a default is public: it is in the source
     if value is None or value == "" or isinstance(value, Model):
         return ""
     if isinstance(value, tuple):
@@ -204,7 +204,7 @@ def reasons_page() -> str:
 
 
 def checks_page() -> str:
-    """The page of the findings that have an id."""
+    """The page of all findings with an id."""
     rows = "".join(
         f"| `{identifier}` | {'error' if fatal else 'warning'} | {2 if fatal else 0} | {what} | {todo} |\n"
         for identifier, (fatal, what, todo) in FINDINGS.items()

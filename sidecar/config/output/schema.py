@@ -12,7 +12,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tidy(schema: Any) -> Any:
-    """Without what pydantic adds and nobody needs: titles made from names, defaults of whole blocks, masked ones."""
+    """``schema`` without generated titles, and without defaults that are blocks or masked secrets."""
     if isinstance(schema, list):
         return [_tidy(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""The effective configuration for people: every value with the place it came from, secrets masked."""
+"""The effective configuration: every value with its origin, secrets masked."""
 
 import json
 import re
@@ -21,12 +21,12 @@ _PROXY_WORDS = ("environment", "none")
 
 
 def as_json(loaded: Loaded) -> dict[str, Any]:
-    """``settings`` as nested names and values, ``sources`` as path to origin; what is not there is at its default."""
+    """``settings`` as nested names and values, ``sources`` as path to origin; values without an origin are defaults."""
     return {"settings": _value(loaded.settings), "sources": dict(loaded.sources)}
 
 
 def as_yaml(loaded: Loaded) -> str:
-    """A configuration file that says the same as ``loaded``, secrets masked, each value's source as its comment."""
+    """A configuration file equivalent to ``loaded``, with secrets masked and the origin of each value as a comment."""
     return "\n".join(_block(_value(loaded.settings), (), loaded.sources, "")) + "\n"
 
 
@@ -89,7 +89,7 @@ def _inline(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A YAML scalar that reads as ``value`` again; ``${`` is escaped, so that it is not looked up."""
+    """A YAML scalar that is parsed as ``value``; ``${`` is escaped, so that it is not a placeholder."""
     if not isinstance(value, str):
         return json.dumps(value)
     if _SAFE.fullmatch(value) and value.lower() not in _PLAIN_WORDS:

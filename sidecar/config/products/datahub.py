@@ -1,9 +1,9 @@
-"""DataHub's own ways of configuring: its metadata service's ``application.yaml``, and its environment variables."""
+"""DataHub's own configuration: ``application.yaml`` of its metadata service, and its environment variables."""
 
 import os.path
 from collections.abc import Mapping
 
-from sidecar.config.products.spring import Expander, expanded
+from sidecar.config.products.spring import Expander, expand_tree
 from sidecar.config.reading.decode import problem_at, split_unknown
 from sidecar.config.reading.source import Document, SourceError, read
 from sidecar.config.reading.tree import Block, Leaf, Node, Origin, child_of
@@ -33,8 +33,8 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
     """The block ``authentication`` of a full ``application.yaml``, and the base path of its metadata service.
 
-    A relative ``file`` lies beside the importing one. All other sections are ignored. A name we do not know is a
-    warning: it is DataHub's business.
+    A relative ``file`` is relative to the importing one. All other sections are ignored. Unknown names are warnings,
+    because the file is DataHub's.
     """
     file = os.path.join(os.path.dirname(importer.file), file)
     try:
@@ -51,10 +51,10 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
         problems.append(Problem("import.datahub", text, file))
         return Block({}, importer), None, problems
     expander = Expander(environ)
-    filled = expanded(tree.entries[BLOCK], (BLOCK,), expander, problems)
+    filled = expand_tree(tree.entries[BLOCK], (BLOCK,), expander, problems)
     known, unknown = split_unknown(AuthenticationSettings, filled, (BLOCK,))
     problems.extend(
-        problem_at(tree, path, " ".join(("is not known here and ignored;", hint)).rstrip("; "), fatal=False)
+        problem_at(tree, path, " ".join(("is unknown here and ignored;", hint)).rstrip("; "), fatal=False)
         for path, hint in unknown
     )
     return Block({BLOCK: known}, tree.origin), _base_path(document, expander, problems), problems
@@ -73,16 +73,16 @@ def _base_path(document: Document, expander: Expander, problems: list[Problem]) 
         node: Node | None = section
         for part in path:
             node = None if node is None else child_of(node, part)
-        found = expanded(node, path, expander, problems) if isinstance(node, Leaf) else None
+        found = expand_tree(node, path, expander, problems) if isinstance(node, Leaf) else None
         if isinstance(found, Leaf) and found.value not in {None, "", "/"}:
             return found
     return None
 
 
 def with_variables(tree: Block, environ: Mapping[str, str]) -> Block:
-    """``tree`` with DataHub's variables as values of keys that it omits, never over one that is written.
+    """``tree``; keys that it omits get the values of DataHub's environment variables.
 
-    They count only where there is a block ``authentication``. Their text is taken as it is.
+    The variables apply only if there is a block ``authentication``. Their text is used unchanged.
     """
     block = tree.entries.get(BLOCK)
     if not isinstance(block, Block):

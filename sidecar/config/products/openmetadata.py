@@ -1,4 +1,4 @@
-"""OpenMetadata's own ways of configuring: its full file, and its environment variables."""
+"""OpenMetadata's own configuration: its complete file, and its environment variables."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ BLOCKS: Mapping[str, type[Model]] = {
     "jwtTokenConfiguration": JwtTokenConfiguration,
     "secretsManagerConfiguration": SecretsManagerConfiguration,
 }
-# What only OpenMetadata uses is not even looked at: certificates and secrets of all shapes stand there.
+# Keys that only OpenMetadata uses are not read: they hold certificates and secrets in many formats.
 IGNORED = frozenset(
     (block, name)
     for block, model in BLOCKS.items()
@@ -60,9 +60,9 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 _TOKENS = "jwtTokenConfiguration"
 _SECRETS = "secretsManagerConfiguration"
 _KEY_FILES = ("rsapublicKeyFilePath", "rsaprivateKeyFilePath", "keyId")
-# Of a block that nothing is read from, a fault stops nothing.
+# Nothing is read from this block, so a problem in it is not an error.
 _MAY_BE_FAULTY = frozenset({_SECRETS})
-# What decides at the server who is let in or what he may do, and has no counterpart here.
+# Settings by which the server authenticates or authorizes, and that have no counterpart here.
 _NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
     ("authorizerConfiguration", "useRolesFromProvider"): "roles of a caller are those of rolesClaim, for rules here",
     ("authorizerConfiguration", "allowedEmailDomains"): "write allowedDomains",
@@ -73,9 +73,9 @@ _NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
 def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
     """The four blocks of a full ``openmetadata.yaml``, and its ``basePath``.
 
-    A relative ``file`` lies beside the importing one. All other sections are ignored. A name we do not know is a
-    warning: it is OpenMetadata's business. Its keys become those of ``jwtTokenConfiguration.server``: they verify the
-    server's tokens, and never make this an issuer.
+    A relative ``file`` is relative to the importing one. All other sections are ignored. Unknown names are warnings,
+    because the file is OpenMetadata's. Its keys become those of ``jwtTokenConfiguration.server``: they verify the
+    server's tokens; the sidecar does not sign with them.
     """
     file = os.path.join(os.path.dirname(importer.file), file)
     try:
@@ -97,7 +97,7 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
             continue
         entries[name], unknown = split_unknown(BLOCKS[name], block, (name,))
         problems.extend(
-            problem_at(tree, path, " ".join(("is not known here and ignored;", hint)).rstrip("; "), fatal=False)
+            problem_at(tree, path, " ".join(("is unknown here and ignored;", hint)).rstrip("; "), fatal=False)
             for path, hint in unknown
         )
     problems.extend(_not_in_force(tree))
@@ -106,18 +106,18 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
 
 
 def _not_in_force(tree: Block) -> Iterator[Problem]:
-    """A line for each setting of the server's that has no counterpart here and is switched on there."""
+    """A warning for each setting that is enabled at the server and has no counterpart here."""
     for path, instead in _NOT_IN_FORCE.items():
         node: Node | None = tree
         for part in path:
             node = None if node is None else child_of(node, part)
         values = [leaf.value for _, leaf in leaves(node)] if node is not None else []
         if any(value not in {None, "", "false", "False"} for value in values):
-            yield problem_at(tree, path, f"is not in force here: {instead}", fatal=False)
+            yield problem_at(tree, path, f"has no effect here: {instead}", fatal=False)
 
 
 def _servers_own(node: Node | None, file: str, environ: Mapping[str, str], problems: list[Problem]) -> Node:
-    """The imported ``jwtTokenConfiguration``, its keys in ``server``. ``jwtissuer`` stays beside it as the default."""
+    """The imported ``jwtTokenConfiguration``, its keys in ``server``. ``jwtissuer`` is kept as the default."""
     if isinstance(node, Items) or (isinstance(node, Leaf) and node.value is not None):
         return node
     block = node if isinstance(node, Block) else Block({}, Origin(file, imported=True))
@@ -134,13 +134,13 @@ def _servers_own(node: Node | None, file: str, environ: Mapping[str, str], probl
         server["rsapublicKeyFilePath"] = Leaf(found, public.origin)
     elif public:
         message = (
-            f"is {public.value}, which is not here or cannot be read: only its key set in publicKeyUrls verifies "
-            "the server's tokens; mount the public key here to verify them without it"
+            f"is {public.value}, which does not exist here or cannot be read: only its key set in publicKeyUrls "
+            "verifies the server's tokens; mount the public key here to verify them without it"
         )
         tell(public, "rsapublicKeyFilePath", message)
     if private:
         message = (
-            "is the server's signing key and is not used: an import makes no own issuer; to mint tokens here, write "
+            "is the server's signing key, which an import does not use; to mint tokens here, write "
             "jwtTokenConfiguration with keyDir and a jwtissuer of its own in the sidecar's own file"
         )
         tell(private, "rsaprivateKeyFilePath", message)
@@ -156,14 +156,14 @@ def _servers_own(node: Node | None, file: str, environ: Mapping[str, str], probl
 
 
 def _text(node: Node | None) -> Leaf | None:
-    """``node`` if it is text that is not empty."""
+    """``node`` if it is a non-empty text."""
     return node if isinstance(node, Leaf) and node.value else None
 
 
 def _existing(path: str, file: str) -> str:
-    """The whole path of the key file ``path`` that ``file`` names; empty: there is none that can be read.
+    """The absolute path of the key file ``path`` of ``file``; empty if it cannot be read.
 
-    The server reads a relative path from its home, which is the parent of the folder of its configuration.
+    The server resolves a relative path from its home, the parent of the directory with its configuration.
     """
     folder = os.path.dirname(os.path.abspath(file))
     for base in (os.path.dirname(folder), folder):
@@ -174,10 +174,10 @@ def _existing(path: str, file: str) -> str:
 
 
 def with_variables(tree: Block, environ: Mapping[str, str], *, imported: bool = False) -> tuple[Block, list[Problem]]:
-    """``tree`` with OpenMetadata's variables as values of keys that it omits, never over one that is written.
+    """``tree``; keys that it omits get the values of OpenMetadata's environment variables.
 
-    They count only where OpenMetadata's vocabulary is in use at all: in a file with one of its blocks. ``imported``: a
-    file of the server's was imported, and those about its keys were read with that: they name no keys of our own.
+    The variables apply only if ``tree`` has one of OpenMetadata's blocks. ``imported``: a file of the server was
+    imported and the variables about its keys were read with it; they do not name signing keys of the sidecar.
     """
     if not BLOCKS.keys() & tree.entries.keys():
         return tree, []
@@ -199,7 +199,7 @@ def with_variables(tree: Block, environ: Mapping[str, str], *, imported: bool = 
 
 
 def _fill(given: dict[str, Node], block: str, environ: Mapping[str, str], problems: list[Problem]) -> None:
-    """Add to ``given``, the keys of ``block``, those that it omits and a variable has."""
+    """Add to ``given``, the keys of ``block``, the omitted keys for which a variable is set."""
     for key, variable in VARIABLES[block].items():
         if key in given or variable not in environ:
             continue

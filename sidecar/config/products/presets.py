@@ -1,4 +1,4 @@
-"""Rules that the products themselves follow: which paths they leave open. Exact paths and whole segments, always."""
+"""The public paths of the products, as rules. Only exact paths and whole segments, no prefixes of segments."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +12,11 @@ _NO_REQUIREMENT = RequireSettings()
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """One rule as it is matched, written or of a preset.
+    """One rule, from the configuration or from a preset.
 
-    A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
-    ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added,
-    and the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as
-    himself.
+    The rule does not match a path that contains a segment in ``without``, in any letter case. ``ignores_credentials``:
+    a public path that starts or ends a session of the upstream itself. No identity is added and the caller's
+    credentials are not forwarded, so that a link of an attacker cannot act there with the caller's identity.
     """
 
     path: str
@@ -69,10 +68,10 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
         ),
         *_login(_READ, "/callback", "/api/v1/saml/login", "/api/v1/saml/metadata"),
         *_login(("POST",), "/api/v1/saml/acs"),
-        # Its feed among it: without credentials everybody could name any user's id and read along.
+        # Includes the feed: without credentials every client could read the feed of any user id.
         RouteRule("/api/**"),
-        # The single-page application. A server that is mounted below a path which basePath does not name has its API
-        # there, and this rule would open it.
+        # The single-page application. If the server is mounted below a path that basePath does not name, its API is
+        # there, and this rule would make it public.
         RouteRule("/**", _READ, "public", without=frozenset({"api", "mcp", "v1", "swagger.json"})),
     ),
     "datahub": (
@@ -83,7 +82,7 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
             "/config",
             "/config/search/export",
             "/actuator/prometheus",
-            # To a GMS whoever asks these is the system client, so reading is all that is left open.
+            # A GMS handles these requests as the system client, so only reading is public.
             "/openapi/check/**",
             "/openapi/up/**",
         ),
@@ -92,15 +91,15 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
         *_login(_READ, "/authenticate", "/sso", "/logOut"),
         *_login(("POST",), "/logIn", "/signUp", "/resetNativeUserCredentials", "/oidcImplicitTokenExchange"),
         *_login((*_READ, "POST"), "/callback/*"),
-        # DataHub's user interface asks these as the system client: sessions for anybody, whether a password is right,
-        # the client secret of its identity provider. A GMS answers whoever has a good credential.
+        # DataHub's frontend calls these as the system client: sessions for any user, password checks, the client secret
+        # of its identity provider. A GMS answers every authenticated caller.
         RouteRule("/auth/**", require=RequireSettings(providers=("system",))),
     ),
 }
 
 
-def expanded(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
-    """``rules`` in order, each preset replaced by what it stands for, below its ``basePath``."""
+def expand_presets(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
+    """``rules`` in order, with each preset replaced by its rules, below its ``basePath``."""
     for rule in rules:
         if rule.preset is None:
             yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False)
@@ -108,5 +107,5 @@ def expanded(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
         for inner in PRESETS[rule.preset]:
             yield replace(inner, path=f"{rule.base_path}{inner.path}")
             if rule.base_path and inner.require != _NO_REQUIREMENT:
-                # What only some may ask stays theirs, should the server answer it beside the base path too.
+                # Restricted paths stay restricted outside basePath too, in case the server also answers there.
                 yield inner

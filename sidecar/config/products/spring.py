@@ -1,7 +1,7 @@
-"""``${NAME:default}`` as Spring reads it: after the YAML, inside texts, with defaults that may hold placeholders.
+"""``${NAME:default}`` as in Spring: replaced after YAML parsing, inside texts; defaults may contain placeholders.
 
-A value is never more than text, whatever it holds. A variable that is set, even to nothing, beats the default;
-placeholders inside a value are followed, as Spring follows them.
+A value is always text. A variable that is set, even to an empty value, takes precedence over the default.
+Placeholders inside a value are replaced too.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _MAX_CHARACTERS = 1 << 16
 
 
 class Expander:
-    """Looks placeholders up in one environment. ``used`` are the names that were found there, since the last reset."""
+    """Replaces placeholders from one environment. ``used``: names found there since the last reset."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -27,7 +27,7 @@ class Expander:
     def expand(self, text: str) -> str:
         """``text`` with its placeholders replaced.
 
-        Raises PlaceholderError for one that is not closed, has neither value nor default, or refers to itself.
+        Raises PlaceholderError if one is not closed, has neither value nor default, or refers to itself.
         """
         self._left = _MAX_EXPANSIONS
         self.used = []
@@ -48,10 +48,10 @@ class Expander:
     def _value(self, expression: str, above: tuple[str, ...]) -> str:
         self._left -= 1
         if self._left < 0 or len(above) > _MAX_DEPTH:
-            raise PlaceholderError("has too many placeholders in each other")
+            raise PlaceholderError("has too many nested placeholders")
         name, colon, default = expression.partition(":")
         if _OPEN in name:
-            raise PlaceholderError("has a placeholder whose name is made of others")
+            raise PlaceholderError("has a placeholder whose name contains placeholders")
         if name in above:
             raise PlaceholderError(f"the variable {name} refers to itself")
         inside = (*above, name)
@@ -64,7 +64,7 @@ class Expander:
 
 
 def _closing(text: str, position: int) -> int:
-    """Where the placeholder that opened before ``position`` ends: braces inside it come in pairs."""
+    """The end of the placeholder that starts before ``position``: braces inside it are balanced."""
     depth = 1
     for index in range(position, len(text)):
         if text.startswith("{", index):
@@ -76,13 +76,13 @@ def _closing(text: str, position: int) -> int:
     raise PlaceholderError("has a placeholder that is not closed")
 
 
-def expanded(node: Node, path: Path, expander: Expander, problems: list[Problem]) -> Node:
-    """``node`` with the placeholders of its texts replaced; a text that comes to nothing is null."""
+def expand_tree(node: Node, path: Path, expander: Expander, problems: list[Problem]) -> Node:
+    """``node`` with the placeholders in its texts replaced; a text that becomes empty is null."""
     if isinstance(node, Block):
-        entries = {name: expanded(child, (*path, name), expander, problems) for name, child in node.entries.items()}
+        entries = {name: expand_tree(child, (*path, name), expander, problems) for name, child in node.entries.items()}
         return Block(entries, node.origin)
     if isinstance(node, Items):
-        values = (expanded(child, (*path, index), expander, problems) for index, child in enumerate(node.values))
+        values = (expand_tree(child, (*path, index), expander, problems) for index, child in enumerate(node.values))
         return Items(tuple(values), node.origin)
     if node.value is None or _OPEN not in node.value:
         return node

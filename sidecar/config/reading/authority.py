@@ -1,7 +1,7 @@
-"""``authority`` as people write it: an issuer, a bare host, an authorize endpoint, a discovery URL, an Entra tenant.
+"""Derives the issuer from ``authority``: an issuer, a host, an authorize endpoint, a discovery URL, an Entra tenant.
 
-OpenMetadata compares the value with nothing and its documentation shows all of these, so one that is no issuer is
-found in working installations. Here it names the issuer whose tokens are accepted.
+OpenMetadata does not verify the value and its documentation shows all of these, so working installations have values
+that are not issuers. Here it is the issuer whose tokens are accepted.
 """
 
 import re
@@ -12,7 +12,7 @@ from sidecar.config.reading.urls import split_url
 
 _BARE_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*\.)+[A-Za-z]{2,}(?::[0-9]{1,5})?(?:/[!-~]*)?")
 _PLACEHOLDER = re.compile(r"[<>{}]")
-# What stands behind the issuer in URLs that are copied from a provider's console; the longest that fits is removed.
+# Suffixes of URLs that are copied from a provider's console; the longest match is removed.
 _SUFFIXES = (
     "/.well-known/openid-configuration",
     "/.well-known/oauth-authorization-server",
@@ -34,7 +34,7 @@ _SUFFIXES = (
 _OKTA_ORGANISATION = "/oauth2"
 _OKTA_HOSTS = (".okta.com", ".oktapreview.com", ".okta-emea.com")
 _INSERTED = "/.well-known/oauth-authorization-server/"
-# Issuers of Entra ID by the host that people sign in at: that of version 1 tokens has a host of its own.
+# Issuers of Entra ID by login host: version 1 tokens have an issuer on another host.
 _ENTRA_V1_HOSTS = {
     "login.microsoftonline.com": "sts.windows.net",
     "login.windows.net": "sts.windows.net",
@@ -59,10 +59,10 @@ _ENTRA_KEYS = re.compile(r"/(?P<tenant>[^/]+)(?P<rest>/discovery(?:/v2\.0)?/keys
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The issuer that the text names. ``aliases`` are further exact issuers of the same owner.
+    """The issuer. ``aliases`` are further exact issuers of the same owner.
 
     ``entra`` is the host of a tenant of Entra ID, whose issuers and key URLs are known without discovery; ``tenant`` is
-    its id. ``fault``: why there is no issuer; empty: there is.
+    its id. ``fault``: why there is no issuer; empty if there is one.
     """
 
     issuer: str
@@ -80,7 +80,7 @@ class Authority:
         return f"{base}/keys", f"{base}/v2.0/keys"
 
     def own_key_url(self, url: str) -> str:
-        """The tenant's own spelling of the Entra ID key URL ``url``; empty: it is no key URL of this tenant.
+        """The Entra ID key URL ``url`` in the form with the tenant; empty: not a key URL of this tenant.
 
         The key sets of ``common`` and ``organizations`` also hold keys of personal accounts, which must not sign for a
         tenant; that of the tenant has only the keys that may.
@@ -97,7 +97,7 @@ class Authority:
 
 
 def read_authority(text: str, issuers: Iterable[str] = ()) -> Authority:
-    """The issuer that ``text`` names. Text that is one of ``issuers``, written elsewhere, is taken literally."""
+    """The issuer that ``text`` names. Text that is one of ``issuers``, configured elsewhere, is used unchanged."""
     if not text or text in frozenset(issuers):
         return Authority(text)
     name = text.strip()
@@ -105,7 +105,7 @@ def read_authority(text: str, issuers: Iterable[str] = ()) -> Authority:
         name = name[1:-1].strip()
     if _PLACEHOLDER.search(name):
         return Authority(
-            text, fault=f"is {text}, which still holds a placeholder of the documentation; write the issuer"
+            text, fault=f"is {text}, which contains a placeholder from the documentation; write the issuer"
         )
     if "://" not in name and _BARE_HOST.fullmatch(name):
         name = f"https://{name}"
@@ -120,8 +120,8 @@ def read_authority(text: str, issuers: Iterable[str] = ()) -> Authority:
 
 
 def _issuer(url: str, host: str) -> str:
-    """``url`` without what endpoints and documents have behind the issuer."""
-    if _INSERTED in url:  # RFC 8414 section 3.1: the path of the issuer stands behind the well-known one
+    """``url`` without suffixes of endpoints and documents."""
+    if _INSERTED in url:  # RFC 8414 section 3.1: the path of the issuer follows the well-known path
         base, _, path = url.partition(_INSERTED)
         return f"{base}/{path}"
     bare = url.rstrip("/")
@@ -140,7 +140,7 @@ def _entra(text: str, host: str, path: str) -> Authority:
     if not tenant or tenant in _SHARED:
         shared = tenant or "no tenant"
         fault = (
-            f"is {text}, which names {shared}: tokens of every tenant would count. Write one provider per tenant "
+            f"is {text}, which names {shared}: tokens of every tenant would be accepted. Write one provider per tenant "
             "(authenticationConfiguration.providers), each with "
             "issuer: https://login.microsoftonline.com/<tenant id>/v2.0"
         )

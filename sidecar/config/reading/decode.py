@@ -1,6 +1,6 @@
-"""From a tree to a model: everything pydantic says, said again with path, line, nearest name and the mend.
+"""Decodes a tree into a model. Errors of pydantic get path, line, the nearest valid name and how to fix them.
 
-No message holds an input value: configurations carry secrets in places nobody expects.
+No message contains an input value, because secrets occur in unexpected places of configurations.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from sidecar.secrets.value import RESOLVER
 
 M = TypeVar("M", bound=BaseModel)
 _SENTENCES: Mapping[str, str] = {
-    "missing": "is missing; it must be given",
+    "missing": "is missing; it is required",
     "string_type": "must be text",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -35,7 +35,7 @@ _SENTENCES: Mapping[str, str] = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }
-# What a pattern of the settings asks for, in words; a plugin's is shown as it is.
+# Patterns of the settings in words; patterns of plugins are shown unchanged.
 _PATTERNS: Mapping[str, str] = {
     r"^/": "must begin with /",
     r"^(0?[0-7]{3})?$": "must be a mode in octal, such as 0660",
@@ -52,33 +52,33 @@ _PATTERNS: Mapping[str, str] = {
 def problem_at(
     tree: Node, path: Path, message: str, *, fatal: bool = True, at: Path = (), identifier: str = ""
 ) -> Problem:
-    """A problem at ``path`` (file vocabulary) with the file and line where it, or what holds it, is written.
+    """A problem at ``path`` (names of the file) with file and line of the value, or of the block that contains it.
 
-    ``at``: where ``tree`` itself stands in the whole.
+    ``at``: the path of ``tree``.
     """
     origin = origin_of(tree, path)
     if origin.variable and origin.variable not in message:
-        message = f"{message} (the value of the variable {origin.variable})"
+        message = f"{message} (the value of the environment variable {origin.variable})"
     return Problem(dotted((*at, *path)), message, origin.file, origin.line, fatal, identifier)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[M]):
-    """``value`` stands for the whole tree but for what is at the ``broken`` paths, which is at its defaults there."""
+    """``value`` is the decoded tree. What is at the ``broken`` paths could not be decoded and has its defaults."""
 
     value: M
     problems: tuple[Problem, ...]
     broken: frozenset[Path]
 
     def concerns_broken(self, path: Path) -> bool:
-        """Whether what is said about ``path`` may only come from something broken."""
+        """Whether a finding about ``path`` may be caused by a broken value."""
         return any(path[: len(other)] == other or other[: len(path)] == path for other in self.broken)
 
 
 def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) -> Decoded[M]:
-    """As much of ``tree`` as ``model`` can read, and every problem with the rest. ``model`` needs defaults throughout.
+    """As much of ``tree`` as ``model`` can decode, and every problem with the rest. All fields need defaults.
 
-    Unknown names are not looked for here: :func:`split_unknown` comes first.
+    Call :func:`split_unknown` first: unknown names are not reported here.
     """
     problems: list[Problem] = []
     broken: set[Path] = set()
@@ -95,7 +95,7 @@ def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) ->
         for detail in details:
             path = _path_in(tree, detail["loc"])
             is_gap = detail["type"] == "missing"
-            # a block is not judged by what its other faults have taken out of it
+            # an error in a block may be caused by values that were removed from it as broken
             is_known = any(path[: len(other)] == other or other[: len(path)] == path for other in known)
             if not is_known and not _follows(detail, details):
                 problems.append(problem_at(tree, path, _sentence(detail)))
@@ -108,9 +108,9 @@ def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) ->
 def decode_options(
     model: type[M], options: Block, path: Path, resolve_secret: Callable[[str], str]
 ) -> tuple[M | None, list[Problem]]:
-    """A block whose ``model`` the configuration does not know, such as a plugin's; None when it is not sound.
+    """Decodes a block with a ``model`` of its own, such as a plugin's; None if it is invalid.
 
-    ``path`` is where the block stands. ``model`` may have required fields.
+    ``path`` is the path of the block. ``model`` may have required fields.
     """
     fields: dict[str, Any] = {"options": (model | None, None)}
     holder = create_model("Holder", **fields)
@@ -130,7 +130,7 @@ def decode_options(
 
 
 def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
-    """Whether a list only counts as too short because its members were refused."""
+    """Whether a list is too short only because its members are invalid."""
     place = detail["loc"]
     return detail["type"] == "too_short" and any(
         len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in details
@@ -138,7 +138,7 @@ def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
 
 
 def _removable(path: Path) -> Path:
-    """The deepest key at or above ``path``; a list's member cannot go alone, the others would change their places."""
+    """The deepest key at or above ``path``. Members of a list are not removed: that would shift the others."""
     while path and not isinstance(path[-1], str):
         path = path[:-1]
     return path
@@ -194,7 +194,7 @@ def fields_by_name(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every model that a value of ``annotation`` may be, lists and unions seen through."""
+    """Every model that ``annotation`` allows, also inside lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
@@ -202,7 +202,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def split_unknown(model: type[BaseModel], tree: Node, path: Path = ()) -> tuple[Node, list[tuple[Path, str]]]:
-    """``tree`` without the names that ``model`` does not have, and each of these with a hint what was meant."""
+    """``tree`` without names that ``model`` does not have, and these names with a hint."""
     if isinstance(tree, Items):
         values, unknown = [], []
         for index, value in enumerate(tree.values):
@@ -226,7 +226,7 @@ def split_unknown(model: type[BaseModel], tree: Node, path: Path = ()) -> tuple[
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """``did you mean ...?`` for the valid name that ``name`` looks like; empty when none does."""
+    """``did you mean ...?`` with the valid name that is similar to ``name``; empty if there is none."""
     by_lower = {_bare(candidate): candidate for candidate in valid}
     close = difflib.get_close_matches(_bare(name), by_lower, n=1, cutoff=0.6)
     return f"did you mean {by_lower[close[0]]}?" if close else ""

@@ -1,4 +1,4 @@
-"""A finding about the meaning of settings, before its file and line are known."""
+"""Findings about settings, before file and line are added."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,15 +50,15 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
         "add a rule for the decoded path that is as strict",
     ),
 }
-"""For each id: whether it is an error, what was found, what to do. Errors are exit code 2, warnings change none."""
+"""For each id: whether it is an error (exit code 2) or a warning (exit code unchanged), what was found, what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong at ``path`` (file vocabulary) and what to do; not ``fatal``: a warning.
+    """A problem at ``path`` (names of the file) and how to fix it; not ``fatal``: a warning.
 
-    ``idle``: the setting has no effect where it stands. That is a warning too where an imported file or a variable of
-    the product's supplies it: it was written for the product, not for the sidecar.
+    ``idle``: the setting has no effect there. It is only a warning if it comes from an imported file or a variable of
+    the product: it was set for the product, not for the sidecar.
     """
 
     path: Path
@@ -69,5 +69,5 @@ class Finding:
 
 
 def finding(identifier: FindingId, path: Path, message: str) -> Finding:
-    """The finding of that id, an error or a warning as :data:`FINDINGS` has it."""
+    """The finding with this id; :data:`FINDINGS` says whether it is an error."""
     return Finding(path, message, fatal=FINDINGS[identifier][0], id=identifier.value)

@@ -1,10 +1,10 @@
-"""``${VAR:-default}`` as OpenMetadata reads it, without letting a value become structure.
+"""``${VAR:-default}`` as in OpenMetadata, except that a value cannot become YAML structure.
 
-The file's text is not pasted into. :func:`mask` swaps each placeholder for an opaque marker before the YAML is read;
-the reader hands scalars with markers back and asks for the text behind them. The grammar is that of the substitutor
-OpenMetadata uses: a placeholder ends at its first ``}``, names do not nest, ``$${`` stands for a literal ``${``, a
-variable that is set (even to nothing) beats the default, ``${VAR}`` without a value stays as it is written, and
-placeholders inside values are followed.
+Values are not inserted into the text of the file. :func:`mask` replaces each placeholder by an opaque marker before
+the YAML is parsed; afterwards the reader replaces the markers in scalars. The grammar is that of OpenMetadata's
+substitutor: a placeholder ends at its first ``}``, names cannot be nested, ``$${`` is a literal ``${``, a variable that
+is set (even to an empty value) takes precedence over the default, ``${VAR}`` without a value stays unchanged, and
+placeholders inside values are replaced.
 """
 
 import re
@@ -19,12 +19,12 @@ _MAX_CHARACTERS = 1 << 20
 
 
 class PlaceholderError(ValueError):
-    """A placeholder that cannot be used; the text names the variable, never its value."""
+    """An invalid placeholder. The message has the name of the variable, never its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """``${name:-default}`` as written in ``text``; ``default`` is None when there is none."""
+    """``${name:-default}``, written as ``text``; ``default`` is None if there is none."""
 
     name: str
     default: str | None
@@ -33,7 +33,7 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A ``${`` that opens nothing: ``escaped`` by a preceding ``$``, or not closed on its line."""
+    """A ``${`` that is not a placeholder: ``escaped`` by a preceding ``$``, or not closed on its line."""
 
     escaped: bool
 
@@ -42,7 +42,7 @@ Token = str | Placeholder | Opening
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """``text`` cut into literal text, placeholders and stray openings; lossless but for the escaping ``$``."""
+    """``text`` split into literal text, placeholders and stray openings; only the escaping ``$`` is lost."""
     position = 0
     while (start := text.find(_OPEN, position)) >= 0:
         if start > position and text[start - 1] == "$":
@@ -64,26 +64,26 @@ def tokens(text: str) -> Iterator[Token]:
 def _placeholder(text: str) -> Placeholder:
     expression = text[2:-1]
     name, separator, default = expression.partition(":-")
-    if _OPEN in name:  # a nested name is never looked into: the whole expression is one unknown variable
+    if _OPEN in name:  # nested names are not supported: the whole expression is one unknown variable
         return Placeholder(expression, None, text)
     return Placeholder(name, default if separator else None, text)
 
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Text without placeholders, and what each marker in it stands for."""
+    """Text with markers instead of placeholders, and the placeholder of each marker."""
 
     text: str
     table: Mapping[str, Placeholder | Opening]
     pattern: re.Pattern[str]
 
     def split(self, scalar: str) -> list[Token]:
-        """``scalar`` cut at its markers; empty text left out."""
+        """``scalar`` split at its markers, without empty texts."""
         return [self.table.get(piece, piece) for piece in self.pattern.split(scalar) if piece]
 
 
 def mask(text: str) -> Masked:
-    """Swap every placeholder of ``text`` for a marker: a word of letters and digits that nobody can foresee."""
+    """Replace every placeholder in ``text`` by a marker: unpredictable letters and digits."""
     nonce = secrets.token_hex(12)
     table: dict[str, Placeholder | Opening] = {}
     parts: list[str] = []
@@ -98,23 +98,23 @@ def mask(text: str) -> Masked:
 
 
 def unmasked(text: str) -> Masked:
-    """``text`` as it is, without a marker."""
+    """``text`` unchanged, without markers."""
     return Masked(text, {}, re.compile("(?!)"))
 
 
 class Expansion:
-    """Looks placeholders up in one environment; bounded, so that values which name each other cannot run away."""
+    """Replaces placeholders from one environment. Depth and size are limited, in case values refer to each other."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._left = _MAX_EXPANSIONS
 
     def is_set(self, placeholder: Placeholder) -> bool:
-        """Whether the variable is defined, be it empty."""
+        """Whether the variable is set, even to an empty value."""
         return placeholder.name in self._environ
 
     def expand(self, placeholder: Placeholder) -> str:
-        """The text that stands for ``placeholder``. Raises PlaceholderError for cycles and for endless text."""
+        """The value of ``placeholder``. Raises PlaceholderError for cycles and oversized text."""
         self._left = _MAX_EXPANSIONS
         return self._expand(placeholder, ())
 
@@ -123,7 +123,7 @@ class Expansion:
             raise PlaceholderError(f"the variable {above[0]} refers to itself")
         self._left -= 1
         if self._left < 0 or len(above) > 20:
-            raise PlaceholderError(f"the variable {above[0]} leads to too many others")
+            raise PlaceholderError(f"the variable {above[0]} refers to too many others")
         text = self._environ.get(placeholder.name, placeholder.default)
         if text is None:
             return placeholder.text

@@ -1,4 +1,4 @@
-"""``secret:``, ``env:`` and ``file:`` are for secrets; anywhere else they would be taken at their word."""
+"""Finds ``secret:``, ``env:`` and ``file:`` in settings that are not secrets, where they would be literal text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,16 +12,16 @@ _REFERENCE = ("secret:", "env:", "file:")
 
 
 def misplaced_references(model: BaseModel, path: Path = ()) -> Iterator[Finding]:
-    """Every text of ``model`` that looks like the place of a secret; ``path`` is where the model stands."""
+    """Findings for every text of ``model`` that looks like a secret reference; ``path`` is the path of the model."""
     for place, value in _texts(model.model_dump(by_alias=True), path):
         if value.startswith("secret:"):
             yield Finding(place, "names a secrets manager, which is not supported")
         elif value.startswith(_REFERENCE) and not _may_be_a_file(place, value):
-            yield Finding(place, "is no secret, so env: and file: are not looked up here; use ${NAME}")
+            yield Finding(place, "is not a secret setting, so env: and file: are not resolved here; use ${NAME}")
 
 
 def _may_be_a_file(place: Path, value: str) -> bool:
-    """Key sets may be files: ``publicKeyUrls[0]``, ``publicKeyUrls[0].url``."""
+    """Whether ``file:`` is allowed: key sets may be files (``publicKeyUrls[0]``, ``publicKeyUrls[0].url``)."""
     return value.startswith("file:") and "publicKeyUrls" in place and place[-1] != "issuer"
 
 

@@ -1,4 +1,4 @@
-"""Read YAML files into trees: text stays text, every value knows its line, nothing outside plain data is read."""
+"""Reads YAML files into trees: scalars stay text, every value has its line, and only plain data is allowed."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -21,12 +21,12 @@ from sidecar.config.reading.tree import Block, Items, Leaf, Node, Origin, Path, 
 from sidecar.errors import Problem
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-# What the parser says of the mistakes that everybody makes, and what they are.
+# Parser messages of common mistakes, and their explanation.
 _SUGGESTIONS: Mapping[str, str] = {
     "'\\t'": "there is a tab; indent with spaces",
-    "<block end>": "this line is indented otherwise than those it belongs to",
+    "<block end>": "the indentation of this line differs from that of its block",
     "mapping values are not allowed": (
-        "a second colon, or a line that is indented deeper than the one above allows; put text with a colon in quotes"
+        "a second colon, or a line that is indented too deep; put text with a colon in quotes"
     ),
     "could not find expected ':'": "this line, or the one above, has no colon after its name",
     "but got '<stream end>'": "a bracket or brace is never closed",
@@ -67,7 +67,7 @@ class _Map:
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """A place that cannot be read; only who needs the place needs to know."""
+    """A value that cannot be read. It is reported only if the value is needed."""
 
     message: str
     line: int
@@ -77,7 +77,7 @@ _Raw = _Scalar | _List | _Map | _Fault
 
 
 class SourceError(ValueError):
-    """Text that is not YAML as we read it; ``line`` counts from 1, 0 where there is none."""
+    """Text that is not supported YAML; ``line`` starts at 1 and is 0 if unknown."""
 
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(message)
@@ -86,9 +86,9 @@ class SourceError(ValueError):
 
 
 def compose(text: str, *, bare: bool = False) -> _Raw:
-    """The one YAML document in ``text``. Tags, endless aliases and the like become faults at their place.
+    """The one YAML document in ``text``. Tags, endless aliases and the like become faults at their position.
 
-    ``bare`` text is the inside of a document: anchors and document marks are faults there too. Raises SourceError.
+    ``bare``: the text is a value inside a document, so anchors and document markers are faults too. Raises SourceError.
     """
     try:
         return _Composer(yaml.parse(text, yaml.SafeLoader), bare=bare).document()
@@ -98,11 +98,11 @@ def compose(text: str, *, bare: bool = False) -> _Raw:
         why = next((meant for words, meant in _SUGGESTIONS.items() if words in said), said)
         raise SourceError(f"is not YAML: {why}", mark.line + 1 if mark else 0) from None
     except yaml.reader.ReaderError as error:
-        raise SourceError("holds a control character; remove it", text.count("\n", 0, error.position) + 1) from None
+        raise SourceError("contains a control character", text.count("\n", 0, error.position) + 1) from None
 
 
 class _Composer:
-    """Events to raw nodes. Our own, because PyYAML's composer loses explicit tags and retypes scalars."""
+    """Composes raw nodes from events. PyYAML's composer is not used: it loses explicit tags and retypes scalars."""
 
     def __init__(self, events: Iterator[yaml.Event], *, bare: bool) -> None:
         self._events = events
@@ -115,12 +115,12 @@ class _Composer:
         if not isinstance(start, yaml.DocumentStartEvent):
             return _Scalar("", None, False, 1)
         if self._bare and start.explicit:
-            raise SourceError("holds a document mark", 1)
+            raise SourceError("contains a document marker", 1)
         root = self._node(next(self._events), 0, in_list=False)
         next(self._events)  # document end
         more = next(self._events)
         if not isinstance(more, yaml.StreamEndEvent):
-            raise SourceError("holds more than one YAML document", _line(more))
+            raise SourceError("contains more than one YAML document", _line(more))
         return root
 
     def _node(self, event: yaml.Event, depth: int, *, in_list: bool) -> _Raw:
@@ -128,7 +128,7 @@ class _Composer:
         if depth > _MAX_DEPTH:
             raise SourceError("is nested too deeply", line)
         if isinstance(event, yaml.AliasEvent):
-            return self._anchors.get(str(event.anchor), _Fault("is an alias of nothing, or of itself", line))
+            return self._anchors.get(str(event.anchor), _Fault("is an alias without an anchor, or of itself", line))
         if isinstance(event, yaml.ScalarEvent):
             node: _Raw = _Scalar(event.value, event.style, in_list, line)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -136,7 +136,7 @@ class _Composer:
         else:
             node = self._map(depth, line)
         if getattr(event, "tag", None) is not None:
-            node = _Fault("has a YAML tag; tags are not read, write plain values", line)
+            node = _Fault("has a YAML tag; tags are not supported, write plain values", line)
         return self._anchored(event, node, line)
 
     def _anchored(self, event: yaml.Event, node: _Raw, line: int) -> _Raw:
@@ -167,12 +167,12 @@ def _line(event: yaml.Event) -> int:
 
 
 def parse_value(text: str) -> str | list[str | None] | None:
-    """An environment value as YAML would read it in its place: a scalar or a flow list of scalars.
+    """The value of an environment variable, parsed as YAML: a scalar or a flow list of scalars.
 
     Raises ValueError for everything else (mappings, nested lists, anchors, tags, block text, several lines); the
-    message never holds the value.
+    message never contains the value.
     """
-    braced = _BRACED_URL.fullmatch(text)  # documentation writes placeholders so, and a mapping is of no use anyway
+    braced = _BRACED_URL.fullmatch(text)  # documentation has placeholders in this form, and a mapping is not supported
     try:
         node = compose(braced[1] if braced else text, bare=True)
     except SourceError:
@@ -191,10 +191,10 @@ def _value_scalar(node: _Raw) -> str | None:
 
 
 class Document:
-    """One file: read once, its blocks resolved on demand, so that what is not used is not judged either."""
+    """One file: read once. Blocks are resolved on demand, so that unused blocks cause no errors."""
 
     def __init__(self, file: str, text: str, *, imported: bool = False, placeholders: bool = True) -> None:
-        """``placeholders`` False: a ``${`` is text like any other."""
+        """``placeholders`` False: ``${`` is ordinary text."""
         self.file = file
         self._imported = imported
         self._masked = mask(text) if placeholders else unmasked(text)
@@ -205,7 +205,7 @@ class Document:
     ) -> tuple[Block, list[Problem]]:
         """The file's tree with placeholders replaced, and its problems.
 
-        ``only`` names the top-level keys that are wanted; what stands at a path in ``ignore`` is not looked at.
+        ``only``: the top-level keys to resolve. Paths in ``ignore`` are not resolved.
         """
         resolver = _Resolver(self.file, self._masked, Expansion(environ), ignore, imported=self._imported)
         root = self._root
@@ -222,7 +222,7 @@ class Document:
 
 
 def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Document:
-    """Open ``file``; the rest as for :class:`Document`. Raises SourceError."""
+    """Read ``file``; other arguments as for :class:`Document`. Raises SourceError."""
     try:
         with FilePath(file).open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
@@ -241,7 +241,7 @@ def read(file: str, *, imported: bool = False, placeholders: bool = True) -> Doc
 
 
 class _Resolver:
-    """Raw nodes to a tree; collects problems instead of stopping at the first."""
+    """Converts raw nodes to a tree; collects all problems."""
 
     def __init__(
         self, file: str, masked: Masked, expansion: Expansion, ignore: Collection[Path], *, imported: bool
@@ -283,7 +283,7 @@ class _Resolver:
                 continue
             if name in entries:
                 first = entries[name].origin.line
-                self._report((*path, name), key.line, f"is written twice, the first time on line {first}; keep one")
+                self._report((*path, name), key.line, f"is a duplicate of line {first}; keep one")
                 continue
             entries[name] = self.node(value, (*path, name), key.line)
         return Block(entries, self._origin(line))
@@ -293,7 +293,7 @@ class _Resolver:
             self._report(path, key.line, "has a key that is not a plain name")
             return None
         if any(isinstance(token, Placeholder) for token in self._masked.split(key.text)):
-            self._report(path, key.line, "has a placeholder as key; only values can come from the environment")
+            self._report(path, key.line, "has a placeholder as key; placeholders are supported in values only")
             return None
         if key.text == "<<" and key.style is None:
             self._report(path, key.line, "has a merge key (<<); write the keys out")
@@ -316,7 +316,7 @@ class _Resolver:
             self._report(path, line, str(error))
             return Leaf(None, self._origin(line))
         variables = [p.name for p in pieces if isinstance(p, Placeholder) and self._expansion.is_set(p)]
-        # pasted text that comes to nothing is null, as it would be in a file where nothing is written
+        # text that becomes empty is null, like an empty value in a file
         value = None if raw.style is None and not text.strip() else text
         return Leaf(value, self._origin(line, ", ".join(variables)))
 
@@ -325,13 +325,13 @@ class _Resolver:
             return piece
         if isinstance(piece, Opening):
             if not piece.escaped:
-                raise PlaceholderError("a ${ is not closed on its line; write $${ for the two characters themselves")
+                raise PlaceholderError("${ is not closed on its line; write $${ for a literal ${")
             return "${"
         self._warn_if_unset(piece, path, line)
         return self._expansion.expand(piece)
 
     def _value(self, placeholder: Placeholder, raw: _Scalar, path: Path, line: int) -> Node:
-        """A plain scalar that is one placeholder: what YAML would have read in its place, unless it is structure."""
+        """The value of a plain scalar that is one placeholder, parsed as YAML, unless it is structure."""
         is_set = self._expansion.is_set(placeholder)
         origin = self._origin(line, placeholder.name if is_set else "")
         self._warn_if_unset(placeholder, path, line)
@@ -347,7 +347,7 @@ class _Resolver:
             return Items(tuple(Leaf(item, origin) for item in value), origin)
         if raw.in_list and "," in text and value == text.strip():
             raise PlaceholderError(
-                f"{whose} holds a comma inside a list in brackets; "
+                f"{whose} contains a comma inside a list in brackets; "
                 "put the whole list, with its brackets, into the variable, or quotes around the one value"
             )
         return Leaf(value, origin)
@@ -355,7 +355,7 @@ class _Resolver:
     def _warn_if_unset(self, placeholder: Placeholder, path: Path, line: int) -> None:
         if placeholder.default is None and not self._expansion.is_set(placeholder):
             self._report(
-                path, line, f"the variable {placeholder.name} is not set; the text stays as it is written", fatal=False
+                path, line, f"the variable {placeholder.name} is not set; the placeholder stays unchanged", fatal=False
             )
 
     def _origin(self, line: int, variable: str = "") -> Origin:

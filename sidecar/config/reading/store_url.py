@@ -1,4 +1,4 @@
-"""What ``store.url`` says. It may hold a password: no text about it repeats any part of it."""
+"""Parses ``store.url``. The URL may contain a password, so messages contain no part of it."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ FORMS = (
     "must be sqlite:////absolute/path, redis://host:port/db, unix:///path/of/socket, "
     "redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port (rediss for TLS)"
 )
-_ENCODED = "must hold no spaces, ? or #, which are written %20, %3F and %23 in a password"
-# Query parameters of redis-py that are settings of their own here.
+_ENCODED = "must not contain spaces, ? or #; write %20, %3F and %23 in a password"
+# Query parameters of redis-py that are separate settings here, or fixed.
 _ELSEWHERE = {
     "ssl_ca_certs": "write it into store.tls.caFile",
     "ssl_ca_path": "write the certificates into one file, store.tls.caFile",
@@ -21,34 +21,34 @@ _ELSEWHERE = {
     "ssl": "begin the URL with rediss",
     "socket_timeout": "time limits are fixed; remove it",
     "socket_connect_timeout": "time limits are fixed; remove it",
-    "retry_on_timeout": "operations are repeated once anyway; remove it",
+    "retry_on_timeout": "operations are always retried once; remove it",
     "max_connections": "the number of connections is fixed; remove it",
-    "health_check_interval": "the connection is watched anyway; remove it",
-    "socket_keepalive": "connections are watched anyway; remove it",
+    "health_check_interval": "connections are always checked; remove it",
+    "socket_keepalive": "connections are always checked; remove it",
     "client_name": "it has no effect here; remove it",
     "decode_responses": "it has no effect here; remove it",
     "encoding": "it has no effect here; remove it",
     "timeout": "time limits are fixed; remove it",
 }
 _KEPT = frozenset({"db", "username", "password"})
-# Those of which some values change nothing here, and what is said of all others.
+# Parameters with values that change nothing here, and the message for all other values.
 _HARMLESS: dict[str, tuple[tuple[str, ...], str]] = {
     "ssl_cert_reqs": (
         ("required",),
-        "has ssl_cert_reqs, and certificates are always verified; remove it, and name the CA in store.tls.caFile",
+        "has ssl_cert_reqs, but certificates are always verified; remove it, and set the CA in store.tls.caFile",
     ),
     "ssl_check_hostname": (
         ("true", "1", "yes"),
-        "has ssl_check_hostname, and names are always verified; write the name to verify into store.tls.serverName",
+        "has ssl_check_hostname, but names are always verified; set the name to verify in store.tls.serverName",
     ),
-    "protocol": (("2", "3"), "has a protocol that Redis does not have; remove it"),
+    "protocol": (("2", "3"), "has an unknown Redis protocol version; remove it"),
 }
 _SENTINEL_PORT = 26379
 _REDIS_PORT = 6379
 
 
 class StoreKind(StrEnum):
-    """How the store is reached."""
+    """Kinds of stores and connections."""
 
     SQLITE = "sqlite"
     SINGLE = "single"
@@ -83,7 +83,7 @@ class StoreAddress:
 
 
 def parse_store_url(url: str) -> StoreAddress:
-    """The address that ``url`` spells. Raises ValueError with the mend."""
+    """The address in ``url``. Raises ValueError with the fix in its message."""
     if url.startswith("sqlite:"):
         return StoreAddress(StoreKind.SQLITE, path=_sqlite_path(url))
     scheme, found, rest = url.partition("://")
@@ -91,7 +91,7 @@ def parse_store_url(url: str) -> StoreAddress:
         raise ValueError(FORMS)
     kind, tls = _SCHEMES[scheme]
     rest, question, query = rest.partition("?")
-    if question and "@" in query:  # a ? in the password, whose rest is no query: nothing of it may be shown
+    if question and "@" in query:  # a ? in the password: the rest is not a query, and must not be shown
         raise ValueError(_ENCODED)
     if re.search(r"[\s#\\]|[^!-~]", rest + query):
         raise ValueError(_ENCODED)
@@ -126,9 +126,9 @@ def _sqlite_path(url: str) -> str:
 
 
 def _options(query: str, *, tls: bool) -> dict[str, str]:
-    """What the query says that the sidecar lets a URL say, by redis-py's names.
+    """The supported query parameters, by redis-py's names.
 
-    Raises ValueError for what another setting says, and for what would weaken the connection.
+    Raises ValueError for parameters that have a setting, and for those that would weaken the connection.
     """
     found: dict[str, str] = {}
     for part in query.split("&") if query else ():
@@ -136,7 +136,7 @@ def _options(query: str, *, tls: bool) -> dict[str, str]:
         if not re.fullmatch(r"[a-z_]{1,40}", name):
             raise ValueError(_ENCODED)
         if name in found:
-            raise ValueError(f"has {name} twice; write it once")
+            raise ValueError(f"has {name} more than once; keep one")
         found[name] = unquote(value.replace("+", " "))
         message = _fault_of_option(name, found[name], tls=tls)
         if message:
@@ -145,7 +145,7 @@ def _options(query: str, *, tls: bool) -> dict[str, str]:
 
 
 def _fault_of_option(name: str, value: str, *, tls: bool) -> str:
-    """Why a query parameter cannot stand; empty: it can, or says what is so anyway."""
+    """Why a query parameter is rejected; empty: it is supported, or has no effect."""
     if name in _KEPT:
         return ""
     if name in _HARMLESS:
@@ -159,7 +159,7 @@ def _fault_of_option(name: str, value: str, *, tls: bool) -> str:
 
 
 def _socket_address(host: str, path: str, database: str, username: str, password: str) -> StoreAddress:
-    """unix:///path of a Redis server, as redis-py has it; the database is the query's ``db``."""
+    """``unix:///path`` of a Redis server, as in redis-py; ``db`` in the query selects the database."""
     if host or not path or path.endswith("/"):
         raise ValueError("must be unix:///path/of/socket, with three slashes, and ?db=1 for another database")
     return StoreAddress(
@@ -173,7 +173,7 @@ def _socket_address(host: str, path: str, database: str, username: str, password
 
 def _database(text: str) -> int:
     if not re.fullmatch(r"[0-9]{0,4}", text):
-        raise ValueError("must end with the number of a database, or with nothing")
+        raise ValueError("must end with the number of a database, or without a path")
     return int(text or 0)
 
 

@@ -1,4 +1,4 @@
-"""What a configuration file says, before anybody asks what it means: values with the place they came from."""
+"""A parsed configuration file, not validated: values with their origin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value was written: file and line (from 1), and the environment variable that supplied it, if one did."""
+    """Origin of a value: file, line (from 1), and the environment variable that supplied it, if any."""
 
     file: str = ""
     line: int = 0
@@ -23,7 +23,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A scalar: source text, never retyped; None where nothing or ``null`` is written."""
+    """A scalar: its text, never retyped; None if it is empty or ``null``."""
 
     value: str | None
     origin: Origin
@@ -66,7 +66,7 @@ def merge(lower: Node, upper: Node) -> Node:
 
 
 def plain(node: Node) -> object:
-    """The values alone: str, None, list and dict."""
+    """The values without origins: str, None, list and dict."""
     if isinstance(node, Leaf):
         return node.value
     if isinstance(node, Items):
@@ -75,7 +75,7 @@ def plain(node: Node) -> object:
 
 
 def origin_of(node: Node, path: Path) -> Origin:
-    """Origin of the deepest written node on the way along ``path``."""
+    """Origin of the deepest existing node along ``path``."""
     origin = node.origin
     for part in path:
         child = child_of(node, part)
@@ -86,7 +86,7 @@ def origin_of(node: Node, path: Path) -> Origin:
 
 
 def child_of(node: Node, part: str | int) -> Node | None:
-    """The member ``part`` of a mapping or list; None when there is no such member."""
+    """The member ``part`` of a mapping or list, or None."""
     if isinstance(node, Block) and isinstance(part, str):
         return node.entries.get(part)
     if isinstance(node, Items) and isinstance(part, int) and 0 <= part < len(node.values):
@@ -107,7 +107,7 @@ def leaves(node: Node, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """``a.b[0].c``; a name that holds a dot or a bracket is put in quotes."""
+    """``a.b[0].c``; names with a dot or bracket are quoted."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -119,5 +119,5 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` on one line and without what a terminal would obey."""
+    """``text`` on one line, without control characters of terminals."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,4 +1,4 @@
-"""Durations, sizes and network addresses as people write them."""
+"""Parses durations, sizes, network addresses, paths and origins."""
 
 import ipaddress
 import re
@@ -47,12 +47,14 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _BYTES[(match[2] or "").lower()]
 
 
-def parse_address(value: object) -> str:
+def parse_listen_address(value: object) -> str:
     """``host:port``, ``[v6]:port``, ``*:port`` or ``unix:/path``, checked but kept as text. Raises ValueError."""
     text = str(value)
     if text.startswith("unix:/"):
         if "," in text:
-            raise ValueError("must not hold a comma; a socket's mode and group are server.socketMode and socketGroup")
+            raise ValueError(
+                "must not contain a comma; mode and group of the socket are server.socketMode and server.socketGroup"
+            )
         return text
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"[^\s/]+", host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
@@ -85,14 +87,14 @@ def parse_network(value: object) -> str:
             raise ValueError("must be an address, a network such as 10.0.0.0/8, or unix") from None
         if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
             raise ValueError(
-                f"names {text}, an address inside the network {network}; write {network} for all of it, or "
+                f"is {text}, an address inside the network {network}; write {network} for the network, or "
                 f"{text.partition('/')[0]} for that address alone"
             )
     return text
 
 
 def parse_base_path(value: object) -> str:
-    """``/a`` or ``/a/b`` from a path that may end with a slash; empty for ``/`` and for nothing. Raises ValueError."""
+    """``/a`` or ``/a/b`` from a path that may end with a slash; empty for ``/`` and empty text. Raises ValueError."""
     text = str(value or "").rstrip("/")
     if text and not _BASE_PATH.fullmatch(text):
         raise ValueError("must be a path such as /metadata: segments of letters, digits and . _ ~ -, no dot segments")
@@ -100,12 +102,12 @@ def parse_base_path(value: object) -> str:
 
 
 def parse_web_origin(value: object) -> str:
-    """``http`` or ``https`` with host and perhaps port, as browsers write it in ``Origin``. Raises ValueError."""
+    """``http`` or ``https`` with host and optional port, as browsers send it in ``Origin``. Raises ValueError."""
     match = _WEB_ORIGIN.fullmatch(str(value).lower())
     if match is None:
         raise ValueError("must be an origin such as https://metadata.example.com, without a path")
     scheme, host, port = match.groups()
-    # a browser leaves the scheme's own port out
+    # browsers omit the default port of the scheme
     return f"{scheme}://{host}" if port in ("", _OWN_PORTS[scheme]) else f"{scheme}://{host}{port}"
 
 
@@ -121,7 +123,7 @@ Duration = Annotated[
     float, BeforeValidator(parse_duration, json_schema_input_type=str | float), Field(ge=0, allow_inf_nan=False)
 ]
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
-Address = Annotated[str, BeforeValidator(parse_address, json_schema_input_type=str)]
+ListenAddress = Annotated[str, BeforeValidator(parse_listen_address, json_schema_input_type=str)]
 Network = Annotated[str, BeforeValidator(parse_network, json_schema_input_type=str)]
 BasePath = Annotated[str, BeforeValidator(parse_base_path, json_schema_input_type=str)]
 WebOrigin = Annotated[str, BeforeValidator(parse_web_origin, json_schema_input_type=str)]

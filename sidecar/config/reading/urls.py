@@ -1,18 +1,19 @@
-"""What an address in the configuration may be. Names are looked up later; here is judged what is written."""
+"""Validates URLs of the configuration as text, without resolving names."""
 
 import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from sidecar.hosts import IPAddress, is_loopback
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 _METADATA_ADDRESSES = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
 _ODD_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def split_url(url: str) -> SplitResult | None:
-    """The parts of an ``http`` or ``https`` URL with a host and a sound port; None for anything else."""
+    """The parts of an ``http`` or ``https`` URL with a host and a valid port; None for anything else."""
     try:
         parts = urlsplit(url)
         sound = parts.scheme in _DEFAULT_PORTS and parts.hostname and (parts.port is None or parts.port > 0)
@@ -30,19 +31,19 @@ def origin(url: str) -> tuple[str, str, int] | None:
 
 
 def upstream_base_path(url: str) -> str:
-    """The path of ``upstream.url`` without a final slash: what is put in front of every request's own."""
+    """The path of ``upstream.url`` without a final slash, which is prepended to the path of every request."""
     parts = split_url(url)
     return "" if parts is None else parts.path.rstrip("/")
 
 
 def address_of(url: str) -> tuple[object, ...]:
-    """What two spellings of one http(s) URL have in common; for other text that text."""
+    """A normalised http(s) URL, equal for equivalent spellings; other text unchanged."""
     parts, where = split_url(url), origin(url)
     return (url,) if parts is None or where is None else (*where, parts.path or "/", parts.query)
 
 
 def is_file(url: str) -> bool:
-    """Whether ``url`` names a file of this machine (RFC 8089)."""
+    """Whether ``url`` is a ``file:`` URL of this machine (RFC 8089)."""
     return url[:5].lower() == "file:"
 
 
@@ -52,12 +53,6 @@ def file_path(url: str) -> str:
     path = rest[2:] if rest.startswith("///") else rest
     sound = path.startswith("/") and not path.startswith("//") and not path.endswith("/") and "\0" not in path
     return path if is_file(url) and sound else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very spelling."""
-    address = _address(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
@@ -73,18 +68,21 @@ def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
     if _leads_inside(host):
         return "names a link-local or metadata address, from which keys are never fetched"
     if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
-        return "is http on another host: anyone on the way can swap the keys; use https, or allowInsecureUrls: true"
+        return (
+            "is http on another host: anyone on the network path can replace the keys; use https, or "
+            "allowInsecureUrls: true"
+        )
     return ""
 
 
 def fault_of_key_url(url: str, *, allow_insecure: bool) -> str:
     """Why keys must not be read from ``url``, which may also name a file; empty when they may."""
     if is_file(url):
-        return "" if file_path(url) else "must be file:/path, with the whole path of a file"
+        return "" if file_path(url) else "must be file:/path, with the absolute path of a file"
     return fault_of_control_url(url, allow_insecure=allow_insecure)
 
 
-def _address(host: str) -> Address | None:
+def _address(host: str) -> IPAddress | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -96,6 +94,6 @@ def _address(host: str) -> Address | None:
 def _leads_inside(host: str) -> bool:
     address = _address(host)
     if address is None:
-        # 2852039166 and 0xa9fea9fe are 169.254.169.254 to resolvers, and nothing an operator needs
+        # resolvers read 2852039166 and 0xa9fea9fe as 169.254.169.254; no operator needs such spellings
         return host.rstrip(".") in _METADATA_NAMES or _ODD_NUMBER.fullmatch(host) is not None
     return address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_ADDRESSES

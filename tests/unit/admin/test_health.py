@@ -2,13 +2,13 @@
 
 import pytest
 
-from sidecar.admin.health import Condition, Health, PartStatus, combined
+from sidecar.admin.health import Health, PartState, PartStatus, combined
 
-PENDING, USABLE, DEGRADED, UNUSABLE = Condition.PENDING, Condition.USABLE, Condition.DEGRADED, Condition.UNUSABLE
+PENDING, USABLE, DEGRADED, UNUSABLE = PartState.PENDING, PartState.USABLE, PartState.DEGRADED, PartState.UNUSABLE
 
 
-def health(credentials: list[Condition], required: list[Condition]) -> Health:
-    def reader(name: str, condition: Condition) -> PartStatus:
+def health(credentials: list[PartState], required: list[PartState]) -> Health:
+    def reader(name: str, condition: PartState) -> PartStatus:
         return PartStatus(name, condition, "why" if condition is not USABLE else "")
 
     return Health(
@@ -33,7 +33,7 @@ def health(credentials: list[Condition], required: list[Condition]) -> Health:
         ([USABLE], [PENDING], False, ["r0"]),
     ],
 )
-def test_ready(credentials: list[Condition], required: list[Condition], ready: bool, failing: list[str]) -> None:
+def test_ready(credentials: list[PartState], required: list[PartState], ready: bool, failing: list[str]) -> None:
     is_ready, report = health(credentials, required).report()
     assert (is_ready, report["ready"], report["failing"]) == (ready, ready, failing)
 

@@ -270,7 +270,7 @@ def test_members_that_are_passed_over_too_late_are_told(check: Any, folder: Path
     member = {"type": "basic", "onError": "continue", "timeout": timeout, "configs": {"userProps": str(users)}}
     chain = [member, {**member, "name": "more"}, {"type": "jwt"}]
     code, text = check({"authentication": {"authenticators": chain}}, "--offline")
-    assert (code, "and server.checkDeadline is 5 s" in text) == (0, warned), text
+    assert (code, "but server.checkDeadline is 5 s" in text) == (0, warned), text
 
 
 def test_no_command_is_answered_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:

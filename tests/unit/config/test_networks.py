@@ -45,7 +45,7 @@ def test_token_headers_are_named_once_and_for_providers_that_there_are(tmp_path:
     twice = [{"name": "X-Token"}, {"name": "x-token"}]
     assert "is the same header as in tokenHeaders[0]" in faults(tmp_path, authentication={"tokenHeaders": twice})
     nobodys = [{"name": "X-Token", "providers": ["iap"]}]
-    assert "no provider or authenticator is called iap" in faults(tmp_path, authentication={"tokenHeaders": nobodys})
+    assert "no provider or authenticator is named iap" in faults(tmp_path, authentication={"tokenHeaders": nobodys})
     forwarded = [{"name": "X-Forwarded-Access-Token", "forward": True}]
     assert "is always removed" in faults(tmp_path, authentication={"tokenHeaders": forwarded})
 
@@ -115,11 +115,11 @@ def test_check_says_what_is_on(tmp_path: Path) -> None:
     alone = said(upstream=upstream)
     assert "server.trustedProxies is empty" in alone
     assert "server.publicUrl" in alone
-    assert "as they came" in said(upstream=upstream, server={"trustedProxies": ["10.0.0.0/8"]})
+    assert "from 10.0.0.0/8 unchanged" in said(upstream=upstream, server={"trustedProxies": ["10.0.0.0/8"]})
     tokens = {"tokenHeaders": [{"name": "X-Token", "ambient": True}], "websocketTokens": {"subprotocol": True}}
     text = said(authentication=tokens, server={"origins": ["https://a.example"], "trustedProxies": ["10.0.0.1"]})
-    assert "Tokens in X-Token: tokens of every provider; not looked at beside Authorization; removed" in text
+    assert "Tokens in X-Token: tokens of every provider; ignored if there is Authorization; removed" in text
     assert "Sec-WebSocket-Protocol" in text
     assert "In check mode the proxy" in text
     assert "Pages that may read refusals (CORS): https://a.example." in text
-    assert "are off" in said(authentication={**tokens, "enabled": False})
+    assert "are disabled" in said(authentication={**tokens, "enabled": False})

@@ -86,7 +86,7 @@ def test_a_file_of_keys_needs_its_issuer() -> None:
 def test_a_file_of_keys_has_a_whole_path(url: str) -> None:
     """Nothing relative, no other host, no folder."""
     listed = {"name": "a", "issuer": "https://a", "publicKeyUrls": [url]}
-    assert faults({"providers": [listed]}) == ["must be file:/path, with the whole path of a file"]
+    assert faults({"providers": [listed]}) == ["must be file:/path, with the absolute path of a file"]
 
 
 def test_discovery_is_never_a_file() -> None:
@@ -351,7 +351,7 @@ def test_bot_check_that_concerns_nobody_is_told() -> None:
             {"authenticationConfiguration": {"authority": GOOGLE, "botTokenCheck": {"url": "http://127.0.0.1:8585"}}}
         )
     )
-    assert any("is never asked" in finding.message and finding.idle for finding in findings)
+    assert any("has no effect: it applies to bots" in finding.message and finding.idle for finding in findings)
 
 
 @pytest.mark.parametrize("cache", ["121s", "1h"])
@@ -494,7 +494,7 @@ def test_an_authority_that_is_no_issuer_is_a_warning() -> None:
             {"authenticationConfiguration": {"authority": GOOGLE, "publicKeyUrls": [OWN_JWKS]}, **OWN_ISSUER}
         )
     )
-    assert any("is no issuer here" in finding.message and not finding.fatal for finding in findings)
+    assert any("is not an issuer here" in finding.message and not finding.fatal for finding in findings)
 
 
 def test_admins_that_no_address_can_make_are_a_warning() -> None:
@@ -572,4 +572,4 @@ def test_own_keys_and_the_servers_have_two_issuers() -> None:
     result = found({"publicKeyUrls": [OWN_JWKS, "http://localhost:4180/oauth2/jwks"]}, jwtTokenConfiguration=jwt)
     assert [(p.issuer, p.key_urls, p.is_own) for p in result.values()] == [("om", (OWN_JWKS,), True)]
     same = {**jwt, "jwtissuer": "om"}
-    assert any("give the own tokens another" in text for text in faults({}, jwtTokenConfiguration=same))
+    assert any("choose another for the issued tokens" in text for text in faults({}, jwtTokenConfiguration=same))

@@ -49,7 +49,7 @@ def test_letter_case_is_told_where_it_matters(rules: object, told: list[str]) ->
     """A strict rule whose path gets less in other letters; the message shows which path and what it gets."""
     problems = found({"rules": rules}, "rule-letter-case")
     assert [problem.path for problem in problems] == told
-    assert all("letter" in problem.message and not problem.fatal for problem in problems)
+    assert all("is case-sensitive: " in problem.message and not problem.fatal for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_letter_case_is_told_where_it_matters(rules: object, told: list[str]) ->
 def test_an_encoded_path_is_told_where_the_decoded_one_gets_less(path: str, decoded: str) -> None:
     problems = found({"rules": [{"path": path, **REQUIRED}, OPEN]}, "rule-encoded")
     assert [problem.message.split(",")[0] for problem in problems] == (
-        [f"is the encoded spelling alone: {decoded}"] if decoded else []
+        [f"matches the encoded path only: {decoded}"] if decoded else []
     )
     if decoded:
         both = [{"path": path, **REQUIRED}, {"path": decoded, **REQUIRED}, OPEN]

@@ -63,7 +63,7 @@ def test_what_is_left_out_is_named() -> None:
     warnings = [str(warning) for warning in load_text(IMPORT, ENVIRON).warnings]
     for place in ("authentication.authenticators[1].type", "authentication.authenticators[2].type"):
         assert any(f"{place}: is skipped" in warning for warning in warnings)
-    assert any("authentication.somethingNew: is not known here and ignored" in warning for warning in warnings)
+    assert any("authentication.somethingNew: is unknown here and ignored" in warning for warning in warnings)
 
 
 def test_unknown_class_is_named_with_the_nearest(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_each_part_that_is_switched_off_is_a_line() -> None:
     assert loaded.authenticators == ()
     said = [str(line) for line in loaded.warnings if line.path == "authentication.enabled"]
     assert len(said) == len(loaded.settings.authentication.authenticators) + 1
-    assert all("METADATA_SERVICE_AUTH_ENABLED" in line and "not in force" in line for line in said)
+    assert all("METADATA_SERVICE_AUTH_ENABLED" in line and "has no effect" in line for line in said)
     again = load_text(
         f"{IMPORT}authentication: {{enabled: true}}\n", {**ENVIRON, "METADATA_SERVICE_AUTH_ENABLED": "false"}
     )
@@ -194,7 +194,7 @@ def test_placeholders(text: str, environ: dict[str, str], expected: str) -> None
         ("${A:${B}}", {}, "the variable B is not set"),
         ("${A:b", {}, "not closed"),
         ("${A:{b}", {}, "not closed"),
-        ("${${A:b}:c}", {}, "is not set|name is made of others"),
+        ("${${A:b}:c}", {}, "is not set|name contains placeholders"),
         ("${A:x}", {"A": "${B:x}", "B": "${A:x}"}, "refers to itself"),
         ("${A:x}" * 300, {}, "too many"),
         ("${A:" * 30 + "x" + "}" * 30, {}, "refers to itself"),

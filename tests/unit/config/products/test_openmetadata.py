@@ -59,7 +59,7 @@ def test_a_pristine_file_makes_no_issuer_and_says_what_is_not_in_force() -> None
     (public,) = lines(loaded, "rsapublicKeyFilePath")
     assert "openmetadata.yaml" in public
     assert "public_key.der" in public
-    assert "not here" in public
+    assert "does not exist here" in public
     (private,) = lines(loaded, "rsaprivateKeyFilePath")
     assert "keyDir" in private
 
@@ -82,7 +82,7 @@ def test_own_keys_need_an_issuer_of_their_own_beside_an_import() -> None:
     own = "jwtTokenConfiguration: {keyDir: /keys%s}\n"
     with pytest.raises(Misconfigured, match="jwtissuer: is missing"):
         load_text(IMPORT + own % "", {"JWT_ISSUER": "open-metadata.org"})
-    with pytest.raises(Misconfigured, match="give the own tokens another"):
+    with pytest.raises(Misconfigured, match="choose another for the issued tokens"):
         load_text(IMPORT + own % ", jwtissuer: open-metadata.org")
     loaded = load_text(IMPORT + own % ", jwtissuer: ours")
     assert [provider.issuer for provider in loaded.providers if provider.is_own] == ["open-metadata.org"]
@@ -176,7 +176,7 @@ def test_a_client_id_that_is_imported_without_effect_is_a_warning() -> None:
 def test_unknown_names_in_an_imported_file_are_told_not_refused() -> None:
     """A newer server may know more than we do; in our own file the same name is an error."""
     loaded = load_text(IMPORT, NO_OWN_KEYS)
-    assert any("botPrincipals: is not known here and ignored" in str(problem) for problem in loaded.warnings)
+    assert any("botPrincipals: is unknown here and ignored" in str(problem) for problem in loaded.warnings)
     with pytest.raises(Misconfigured, match="botPrincipals: is not a known name"):
         load_text("authorizerConfiguration: {botPrincipals: [x]}")
 

@@ -5,7 +5,13 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from sidecar.config.reading.units import parse_address, parse_duration, parse_network, parse_size, parse_web_origin
+from sidecar.config.reading.units import (
+    parse_duration,
+    parse_listen_address,
+    parse_network,
+    parse_size,
+    parse_web_origin,
+)
 from sidecar.config.settings import KeyFetchSettings
 
 
@@ -43,10 +49,10 @@ def test_sizes() -> None:
 def test_addresses() -> None:
     """Host and port, a bracketed IPv6 host and port, or a socket; kept as text."""
     for text in ("127.0.0.1:0", "localhost:65535", "[::1]:4180", "unix:/run/x.sock"):
-        assert parse_address(text) == text
+        assert parse_listen_address(text) == text
     for text in ("4180", ":4180", "h:", "h:65536", "::1:4180", "[x]:1", "a b:1", "h/x:1", "h:-1", "h:\uff11"):
         with pytest.raises(ValueError, match=r"must be host:port|needs brackets") as caught:
-            parse_address(text)
+            parse_listen_address(text)
         assert text not in str(caught.value)
 
 
@@ -64,7 +70,7 @@ def test_networks() -> None:
 )
 def test_an_address_inside_a_network_trusts_neither(text: str, network: str) -> None:
     """Who writes 10.0.0.5/8 means one of two things, and one of them trusts sixteen million callers."""
-    with pytest.raises(ValueError, match=f"write {network} for all of it, or {text.partition('/')[0]} for") as caught:
+    with pytest.raises(ValueError, match=f"write {network} for the network, or {text.partition('/')[0]} for") as caught:
         parse_network(text)
     assert network in str(caught.value)
 
