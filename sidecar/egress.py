@@ -188,7 +188,8 @@ def _exception(entry: str) -> Bypass:
 def _wrong_entry(entry: str) -> str:
     shown = re.sub(r"[^!-~]", "?", entry)[:100]
     hint = next((f"; {mend}" for pattern, mend in _ENTRY_MENDS if re.search(pattern, entry)), "")
-    return f"has the entry {shown}, which is no host name, .suffix, address, network (10.0.0.0/8), host:port or *{hint}"
+    allowed = "allowed are host name, .suffix, address, network (10.0.0.0/8), host:port and *"
+    return f"has the invalid entry {shown}; {allowed}{hint}"
 
 
 def read_egress(
