@@ -28,6 +28,7 @@ EXPRESS = ROOT / "tests" / "interop" / "express"
 CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
+NIMBUS_VERSION = "10.5"
 KUBERNETES = ROOT / "tests" / "interop" / "kubernetes"
 KUBERNETES_KINDS = TOOLS / "kubernetes-kinds"
 # Go modules that hold definitions of kinds which our manifests use: each with its checksum as go.sum has it, and where.
@@ -204,6 +205,19 @@ def _bring_keycloak() -> None:
     (TOOLS / f"keycloak-{KEYCLOAK_VERSION}" / "bin" / "kc.sh").chmod(0o755)
 
 
+def _find_nimbus() -> Path | None:
+    archive = TOOLS / f"nimbus-jose-jwt-{NIMBUS_VERSION}.jar"
+    return archive if archive.is_file() and _on_path("java")() else None
+
+
+def _bring_nimbus() -> None:
+    if _on_path("java")() is None or _on_path("mvn")() is None:
+        _debian("default-jre-headless", "maven")()
+    artifact = f"com.nimbusds:nimbus-jose-jwt:{NIMBUS_VERSION}:jar"
+    plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+    _run("mvn", "-q", "-B", plugin, f"-Dartifact={artifact}", f"-DoutputDirectory={TOOLS}")
+
+
 def _kubernetes() -> tuple[str, Path]:
     """The version that go.mod names, and the folder of its programs."""
     found = re.search(
@@ -358,6 +372,8 @@ CATALOGUE: dict[str, Tool] = {
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
     "unshare": Tool(_on_path("unshare"), _debian("util-linux"), "install the package util-linux"),
     "tinyproxy": Tool(_on_path("tinyproxy"), _debian("tinyproxy"), "install the package tinyproxy"),
+    "go": Tool(_on_path("go"), _only_by_hand, "install Go >= 1.25"),
+    "java-nimbus": Tool(_find_nimbus, _bring_nimbus, "install Java >= 17 and Maven, then run make tools", heavy=True),
     "systemd-analyze": Tool(_on_path("systemd-analyze"), _debian("systemd"), "install Debian's package systemd"),
     "strace": Tool(_on_path("strace"), _debian("strace"), "install the package strace"),
     "slapd": Tool(_on_path("slapd"), _debian("slapd"), "install the package slapd"),
