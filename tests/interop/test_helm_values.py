@@ -189,9 +189,7 @@ def test_the_pod_of_the_helm_test_is_where_the_sidecar_is(helm: Helm) -> None:
     """It resolves the same names and has the same mounts, runs to its end, and keeps no distance from the sidecar."""
     labels = {"matchLabels": {"app.kubernetes.io/name": "auth-sidecar"}}
     distance = [{"labelSelector": labels, "topologyKey": "kubernetes.io/hostname"}]
-    node: dict[str, object] = {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": []}]}
-    }
+    node: Object = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": []}]}}
     values = {
         "affinity": {
             "nodeAffinity": node,

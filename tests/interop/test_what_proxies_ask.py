@@ -79,7 +79,7 @@ class Front:
 
 
 @contextmanager
-def _between(name: str, start: Start, binary: Path, folder: Path) -> Iterator[Front]:
+def between(name: str, start: Start, binary: Path, folder: Path) -> Iterator[Front]:
     """``start``'s proxy before the judge."""
     with LoopbackServer(_judge) as judge, echo_upstream() as upstream:
         addresses = Addresses(judge.url.removeprefix("http://"), upstream.url.removeprefix("http://"))
@@ -93,7 +93,7 @@ def front(
 ) -> Iterator[Front]:
     """Each proxy in turn."""
     tool, start = EVERY_FRONT[request.param]
-    with _between(request.param, start, require_tool(tool), tmp_path_factory.mktemp(tool)) as front:
+    with between(request.param, start, require_tool(tool), tmp_path_factory.mktemp(tool)) as front:
         yield front
 
 
@@ -115,7 +115,7 @@ def test_the_service_may_be_presented_what_the_sidecar_says(
 ) -> None:
     """With the lines that each file keeps for ``upstream.credentials``, in place of the caller's own."""
     tool, start = PROXIES[name]
-    with _between(name, partial(start, mints=True), require_tool(tool), tmp_path) as front:
+    with between(name, partial(start, mints=True), require_tool(tool), tmp_path) as front:
         for headers in ((), (("Authorization", "Bearer own"),)):
             assert front.ask("/a", headers=headers).received.all("Authorization") == [MINTED]
 

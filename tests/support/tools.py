@@ -63,13 +63,15 @@ class BringError(Exception):
 class Tool:
     """One program: ``find`` gives its path or None, ``bring`` makes ``find`` succeed or raises BringError.
 
-    ``hint`` tells a person how to get it. ``heavy`` ones are brought only where heavy tests run.
+    ``hint`` tells a person how to get it. ``heavy`` ones are brought only where heavy tests run. No package registry
+    has the ``optional`` ones: without them a test is skipped also under CI.
     """
 
     find: Callable[[], Path | None]
     bring: Callable[[], None]
     hint: str
     heavy: bool = False
+    optional: bool = False
 
 
 def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> str:
@@ -283,6 +285,14 @@ def _bring_helm() -> None:
     _run("go", "build", "-ldflags", "-s -w", "-o", str(_own_helm()), package, cwd=HELM, within=BUILD_TIMEOUT)
 
 
+def _chart(product: str, version: str) -> Tool:
+    """A product's own chart, which only its chart repository publishes."""
+    folder = TOOLS / "charts" / f"{product}-{version}"
+    pull = f"helm pull {product} --version {version} --untar --repo <its chart repository>"
+    hint = f"{pull}, then move the folder to {folder.relative_to(ROOT)}"
+    return Tool(lambda: folder if (folder / "Chart.yaml").is_file() else None, _only_by_hand, hint, optional=True)
+
+
 def _find_hadolint() -> Path | None:
     program = Path(sys.executable).with_name("hadolint")
     return program if program.is_file() else None
@@ -389,6 +399,8 @@ CATALOGUE: dict[str, Tool] = {
         "install Go >= 1.26, then run CI=true make tools",
         heavy=True,
     ),
+    "openmetadata-chart": _chart("openmetadata", "1.13.1"),
+    "datahub-chart": _chart("datahub", "1.1.0"),
     "kubernetes-kinds": Tool(
         _find_kubernetes_kinds, _bring_kubernetes_kinds, "install Go >= 1.26, then run CI=true make tools", heavy=True
     ),
@@ -416,7 +428,7 @@ def bring_all(*, heavy: bool) -> list[str]:
     TOOLS.mkdir(exist_ok=True)
     complaints = []
     for name, tool in CATALOGUE.items():
-        if (tool.heavy and not heavy) or tool.find() is not None:
+        if (tool.heavy and not heavy) or tool.optional or tool.find() is not None:
             continue
         try:
             tool.bring()

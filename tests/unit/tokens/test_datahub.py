@@ -125,6 +125,57 @@ def test_what_a_token_must_be(changes: dict[str, Any], expected: tuple[Reason, C
     assert refusal(token(**changes)) == expected
 
 
+def signed(header: dict[str, Any], payload: bytes) -> str:
+    """The very octets of a payload, under a header with further members."""
+    parts = (json.dumps({"alg": "HS256", **header}).encode(), payload)
+    signing_input = ".".join(map(forge.b64, parts))
+    return f"{signing_input}.{forge.hs256(signing_input, KEY_TEXT.encode())}"
+
+
+PAYLOAD = json.dumps(claims()).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        token(exp=1e300),
+        token(exp=None),
+        token(actorId="x" * 512),
+        signed({"zip": "DEF"}, PAYLOAD),
+        signed({"typ": "at+jwt"}, PAYLOAD),
+        signed({}, b"  " + PAYLOAD + b" \n"),
+        signed({}, PAYLOAD[:-1] + b',"x":' + b"[" * 31 + b"]" * 31 + b"}"),
+    ],
+    ids=str,
+)
+def test_where_datahub_is_stricter(text: str) -> None:
+    """As the page on compatibility says, with the limits that it names."""
+    assert verify(text).kind is DataHubKind.PERSONAL
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (token(iat=int(NOW) + 60), Cause.ISSUED_IN_FUTURE),
+        (token(nbf="1"), Cause.CLAIM_TYPE),
+        (token(nbf=None), Cause.CLAIM_TYPE),
+        (token(version="02"), Cause.REQUIRED_CLAIM),
+        (signed({"crit": ["b64"], "b64": False}, PAYLOAD), Cause.CRITICAL_HEADER),
+        (signed({"b64": True}, PAYLOAD), Cause.CRITICAL_HEADER),
+        (signed({"cty": "JWT"}, PAYLOAD), Cause.TOKEN_TYPE),
+        (signed({"typ": "x"}, PAYLOAD), Cause.TOKEN_TYPE),
+        (signed({"kid": None}, PAYLOAD), Cause.HEADER),
+        (signed({}, PAYLOAD[:-1] + b',"actorId":"x"}'), Cause.ENCODING),
+        (signed({}, PAYLOAD[:-1] + b',"x":' + b"[" * 32 + b"]" * 32 + b"}"), Cause.ENCODING),
+        (token(pad="x" * 16_384), Cause.TOKEN_SIZE),
+    ],
+    ids=str,
+)
+def test_where_datahub_is_looser(text: str, cause: Cause) -> None:
+    """As the page on compatibility says."""
+    assert refusal(text)[1] is cause
+
+
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512", "RS256", "ES256", "hs256", "HS256 "])
 def test_no_other_algorithm_is_accepted(algorithm: str) -> None:
     assert refusal(token(algorithm=algorithm)) == (Reason.TOKEN_INVALID, Cause.ALGORITHM)
