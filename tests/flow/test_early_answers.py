@@ -44,7 +44,7 @@ PUBLIC = {
     "revocation, wrong type": ("POST", "/oauth2/revoke", "", 400),
     "introspection, refused": ("POST", "/oauth2/introspect", "", 401),
     "no such endpoint": ("POST", "/oauth2/nothing", GOOD, 404),
-    "no service behind": ("POST", "/elsewhere", GOOD, 404),
+    "no upstream": ("POST", "/elsewhere", GOOD, 404),
     "bad target": ("POST", "/a/../b", GOOD, 404),
     "no host": ("POST", "http://b/x", GOOD, 400),
 }  # fmt: skip

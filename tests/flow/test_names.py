@@ -1,4 +1,4 @@
-"""Who is called what: by each rule, towards DataHub, in tokens and denials, and when the rule must be written."""
+"""Names of Actors: by each rule, for DataHub, in tokens and revocation entries, and when the rule is required."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a log line may hold, whatever somebody hands in."""
+"""Content of log lines for any input."""
 
 import io
 import json

@@ -138,7 +138,7 @@ def test_unusable_private_key_is_refused_with_the_mend(tmp_path: Path, make: str
 
 
 def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
-    """Whoever watches the files would stand still with all callers."""
+    """Reading it would block the event loop with all requests."""
     os.mkfifo(tmp_path / "key")
     assert "is a pipe" in problem(configuration(tmp_path / "key"))
     os.mkfifo(tmp_path / "keys.yaml")
