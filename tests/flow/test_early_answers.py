@@ -38,7 +38,7 @@ PUBLIC = {
     "list of tokens": ("GET", "/oauth2/tokens", GOOD, 200),
     "minting, refused": ("POST", "/oauth2/tokens", BAD, 401),
     "minting, wrong type": ("POST", "/oauth2/tokens", GOOD, 400),
-    "deny list, refused": ("POST", "/oauth2/revocations", GOOD, 403),
+    "revocation list, refused": ("POST", "/oauth2/revocations", GOOD, 403),
     "removal, refused": ("DELETE", "/oauth2/tokens/x", BAD, 401),
     "revocation, bad credential": ("POST", "/oauth2/revoke", BAD, 401),
     "revocation, wrong type": ("POST", "/oauth2/revoke", "", 400),

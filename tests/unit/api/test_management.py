@@ -279,7 +279,7 @@ async def test_paths_that_there_are_not(sidecar: ManagedSidecar, path: str) -> N
     assert refusal(reply) == (404, "not_found")
 
 
-# --- the deny list
+# --- the revocation list
 
 
 @pytest.mark.parametrize("by", ["token", "jti", "subject", "issuedBefore", "actor"])
@@ -316,7 +316,7 @@ async def test_foreign_tokens_are_refused_from_then_on(sidecar: ManagedSidecar, 
     assert await sidecar.status(own["token"]) == (401 if also_own else 200)
 
 
-async def test_own_token_on_the_deny_list_has_ended_on_record(sidecar: ManagedSidecar) -> None:
+async def test_revoked_issued_token_is_revoked_on_record(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
     for body in ("token", "jti"):
         made = await sidecar.mint(root, name=f"for {body}")

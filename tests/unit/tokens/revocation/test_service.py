@@ -45,7 +45,7 @@ def parse(text: str, longest: int) -> SubmittedToken:
 
 
 class World:
-    """A deny list over a store in memory."""
+    """A revocation list over a store in memory."""
 
     def __init__(self, rule: RetentionPolicy = RULE, *, verbatim: bool = False) -> None:
         self.store = MemoryStore()
