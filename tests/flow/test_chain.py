@@ -136,7 +136,7 @@ def test_the_plugins_actor_is_a_service_and_its_header_goes_no_further(sidecar: 
     [
         ({"X_Api_Key": "wrong"}, 401, "credentials_invalid"),
         ({"Authorization": basic("alice", "wrong")}, 401, "credentials_invalid"),
-        ({"Authorization": basic("nobody", "x")}, 401, "credentials_invalid"),
+        ({"Authorization": basic("unknown", "x")}, 401, "credentials_invalid"),
         ({"Authorization": "Basic alice:opensesame"}, 401, "credentials_invalid"),
         ({"Authorization": "Bearer opaque"}, 401, "token_malformed"),
         ({"X_Api_Key": "k3y", "Authorization": basic("alice", "opensesame")}, 400, "credentials_ambiguous"),

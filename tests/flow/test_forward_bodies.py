@@ -748,7 +748,7 @@ async def test_an_answer_that_stalls_is_broken_off(start: Start, framing: bytes)
         await after(scene, upstream)
 
 
-async def test_an_upload_under_way_ends_in_order_when_draining(start: Start) -> None:
+async def test_an_upload_in_progress_completes_while_draining(start: Start) -> None:
     async with ScriptedUpstream(upload_digest) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire, await scene.connect() as idle:

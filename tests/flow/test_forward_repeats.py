@@ -60,7 +60,7 @@ WAYS = pytest.mark.parametrize("way", ["with a task", "without a task"])
 
 
 async def second_answer(scene: Scene, way: str, ask: Callable[[Wire], Awaitable[Answer]]) -> Answer:
-    """What the request that is under way when its connection ends is answered."""
+    """The response to the request that is in flight when its upstream connection ends."""
     async with plainly(scene) as plain, await scene.connect() as wire:
         assert (await plain.ask("/first", [bearer()])).status == 200
         return await ask(plain if way == "with a task" else wire)

@@ -37,7 +37,7 @@ def audiences(scene: Scene, *names: str) -> dict[str, Any]:
     return {"providers": [{**block["providers"][0], "audiences": list(names)}]}
 
 
-async def test_what_is_under_way_ends_as_it_began(start: Start) -> None:
+async def test_in_flight_requests_finish_with_their_configuration(start: Start) -> None:
     """The old service answers it, and only then its connections are closed; meanwhile others are at the new one."""
     go = asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_another_store_is_read_before_it_counts(start: Start, tmp_path: Pa
     ],
 )  # fmt: skip
 async def test_what_cannot_be_served_changes_nothing(start: Start, blocks: dict[str, Any]) -> None:
-    """Not even what the metrics tell of."""
+    """Not even in the metrics."""
     scene = await start()
     async with await scene.connect() as wire:
         assert (await wire.ask("/oauth2/auth", [bearer()])).status == 200

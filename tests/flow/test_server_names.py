@@ -1,4 +1,4 @@
-"""With minted credentials no caller acts at the server behind as one of its bots, its system client or its admin."""
+"""With minted credentials no caller can act at the upstream as one of its bots, its system client or its admin."""
 
 import json
 from pathlib import Path

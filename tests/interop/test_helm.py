@@ -224,7 +224,7 @@ def test_what_cannot_be_right_is_refused_with_a_sentence(helm: Helm, values: Obj
 
 
 def test_many_pods_are_fine_with_redis(helm: Helm) -> None:
-    """The refusal of SQLite names the mend, and the mend works."""
+    """The error about SQLite names the fix, and the fix works."""
     values = {"replicaCount": 3, "config": {"store": {"url": "rediss+cluster://a:7000,b:7001"}}}
     deployment = only(helm.render(values=values), "Deployment", NAME)
     assert deployment["spec"]["replicas"] == 3

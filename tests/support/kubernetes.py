@@ -117,7 +117,7 @@ class ApiServer:
         return f"{_root(manifest['apiVersion'])}{within}/{kind['name']}"
 
     def _kind(self, version: str, kind: str) -> dict[str, Any] | None:
-        """What the server tells of a kind, once it serves it."""
+        """The server's description of a kind, once it serves it."""
         reply = self.ask("GET", _root(version))
         known: list[dict[str, Any]] = reply.json()["resources"] if reply.status == 200 else []
         return next((one for one in known if one["kind"] == kind and "/" not in one["name"]), None)

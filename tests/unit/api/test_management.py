@@ -53,7 +53,7 @@ MATRIX: dict[str, tuple[int, ...]] = {
     "show own": (401, 200, 200, 200, 200, 200, 401, 404),
     "revoke own": (401, 204, 204, 204, 204, 204, 401, 404),
     "deny": (401, 403, 403, 201, 201, 403, 401, 403),
-    "list denials": (401, 403, 403, 200, 200, 403, 401, 403),
+    "list entries": (401, 403, 403, 200, 200, 403, 401, 403),
     "remove entry": (401, 403, 403, 204, 204, 403, 401, 403),
     "register a bot": (401, 403, 403, 201, 201, 403, 401, 403),
     "list bots": (401, 403, 403, 200, 200, 403, 401, 403),
@@ -92,7 +92,7 @@ async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[
             return await sidecar.call(
                 "POST", "/revocations", token, body={"issuer": "x", "jti": "y", "unknownIssuer": True}
             )
-        case "list denials":
+        case "list entries":
             return await sidecar.call("GET", "/revocations", token)
         case "remove entry":
             entry = (

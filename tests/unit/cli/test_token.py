@@ -178,7 +178,7 @@ def test_actor_that_no_token_could_carry(run: Run) -> None:
     assert "principal_invalid" in err
 
 
-def test_without_own_keys_the_mend_is_named(run: Run, config: Path) -> None:
+def test_without_signing_keys_the_message_names_the_fix(run: Run, config: Path) -> None:
     config.write_text(f"store: {{url: 'sqlite:///{config.parent}/s.db'}}")
     code, out, err = run("create", "--name", "x")
     assert (code, out) == (2, "")

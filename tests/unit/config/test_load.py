@@ -1,4 +1,4 @@
-"""From files and environment to Settings: every problem at once, each with its place and the mend."""
+"""From files and environment to Settings: all problems in one report, each with its position and the fix."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -367,7 +367,7 @@ def test_unknown_provider_names_are_reported(text: str, place: str, folder: Path
     assert not [w for w in load_text(provider + text.replace("corq", "corp")).warnings if w.path == place]
 
 
-def test_who_is_asked_by_a_proxy_needs_no_upstream(folder: Path) -> None:
+def test_check_mode_needs_no_upstream(folder: Path) -> None:
     """Neither upstream nor proxies: the configuration is incomplete."""
     assert "no upstream is configured" in warnings("server: {realm: x}")
     assert "no upstream" not in warnings("server: {trustedProxies: [127.0.0.1/32]}")

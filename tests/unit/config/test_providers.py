@@ -417,7 +417,7 @@ def test_client_id_is_the_audience_of_the_authority_alone() -> None:
     ("credentials", "rule"),
     [("passthrough", "localPart"), ("none", "localPart"), ("datahub", "verbatim"), ("datahubHeader", "verbatim")],
 )
-def test_names_are_read_as_the_server_behind_reads_them(credentials: str, rule: str) -> None:
+def test_names_are_mapped_as_in_the_upstream(credentials: str, rule: str) -> None:
     """By default; the metadata server's own tokens name their users as OpenMetadata does in any case."""
     sections = {"upstream": {"url": "http://127.0.0.1:1", "credentials": credentials}, **OWN_ISSUER}
     result = found({"providers": [CORP], "authority": GOOGLE, "publicKeyUrls": [OWN_JWKS, GOOGLE_KEYS]}, **sections)

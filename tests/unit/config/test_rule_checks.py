@@ -1,4 +1,4 @@
-"""What ``check`` tells of rules: where another spelling, or a proxy that is not trusted, leads around one."""
+"""Findings about rules: other spellings that bypass a rule, and proxies that are not trusted."""
 
 from pathlib import Path
 

@@ -504,7 +504,7 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_in_between(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-async def test_closing_ends_a_fetch_under_way(world: World) -> None:
+async def test_closing_ends_a_fetch_in_progress(world: World) -> None:
     world.server.answers["/jwks"] = held(document({}), asyncio.Event())
     keys = await world.keys()
     await eventually(lambda: world.asked == 1)

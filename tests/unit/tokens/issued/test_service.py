@@ -215,7 +215,7 @@ async def test_endless_tokens_where_they_are_allowed() -> None:
     assert (await World(allow_never_expiring=True).mint(SAM, expiry="Unlimited")).record.expires_at is None
 
 
-async def test_caller_without_a_subject_cannot_be_told_from_others(world: World) -> None:
+async def test_caller_without_a_subject_is_ambiguous(world: World) -> None:
     """Two people without ``sub`` would share an origin: neither gets tokens, nor sees any."""
     nameless = Caller(replace(SAM.actor, subject=""))
     assert (await refusal(world.mint(nameless))).reason is Reason.FORBIDDEN

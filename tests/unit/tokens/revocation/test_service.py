@@ -375,7 +375,7 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
     )
     shown = await world.deny(issuer=CORP, subject="s-1")
     assert shown["issuer"] == CORP
-    assert {denial.issuer for denial in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
+    assert {entry.issuer for entry in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
 
 
 async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
@@ -383,11 +383,11 @@ async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
     await world.list.add([for_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    (denial,) = world.store.all_denials.values()
-    assert (denial.reason, denial.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
-    await world.list.remove(denial.id, by="USER:root")
+    (entry,) = world.store.all_denials.values()
+    assert (entry.reason, entry.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
+    await world.list.remove(entry.id, by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    assert [denial.created_by for denial in world.store.all_denials.values()] == ["bearer"]
+    assert [entry.created_by for entry in world.store.all_denials.values()] == ["bearer"]
 
 
 async def test_an_actors_entry_is_kept_if_a_credential_never_expires() -> None:

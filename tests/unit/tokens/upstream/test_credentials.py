@@ -213,7 +213,7 @@ def test_assertion_is_renewed_at_half_of_its_life_and_per_actor() -> None:
 
 
 def test_no_credential_has_an_admins_name_for_another_user() -> None:
-    """The server behind knows its admins by name alone: another issuer's ``admin`` would be its admin."""
+    """The upstream recognises admins by name alone: another issuer's ``admin`` would be its admin."""
     minting = credentials(HandClock(), admin_names=frozenset({"sam"}))
     assert minting.token_for(SAM) == ""
     assert claims_of(minting.token_for(replace(SAM, is_admin=True)))["sub"] == "sam"
