@@ -1,5 +1,5 @@
 # Two stages from one base. What runs has neither compiler nor build tools, needs no shell, and writes to one folder only.
-# Everything that is installed is pinned by hash; whoever wants the same of the base names it by digest:
+# Everything that is installed is pinned by hash; to pin the base image too, pass its digest:
 #   docker build --build-arg PYTHON_IMAGE=docker.io/library/python@sha256:... .
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
@@ -13,7 +13,7 @@ RUN python3 -m pip --python /opt/sidecar/bin/python install --no-compile --requi
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
 COPY deploy ./deploy
-# Byte code is looked at by nobody again: the root filesystem may be read-only, and times of files say nothing.
+# Byte code is never checked again: the root filesystem may be read-only, and modification times are meaningless.
 RUN python3 -m pip --python /build/tools/bin/python wheel --no-deps --no-build-isolation --no-index -w dist . \
  && python3 -m pip --python /opt/sidecar/bin/python install --no-compile --no-deps --no-index dist/*.whl \
  && PYTHONHASHSEED=0 python3 -m compileall -q --invalidation-mode unchecked-hash /opt/sidecar/lib \

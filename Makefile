@@ -29,10 +29,10 @@ $(STAMP): requirements-dev.lock $(RUNS)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
-tools: $(STAMP) ## The real proxies and providers that the interop tests run (what cannot be had is named)
+tools: $(STAMP) ## Real proxies and providers for the interop tests; lists those that cannot be installed
 	$(BIN)/python -m tests.support.tools
 
-demo: $(RUNS) ## A sidecar with two issuers and a service behind it, with lines to paste
+demo: $(RUNS) ## A sidecar with two issuers and an upstream, with commands to try
 	$(BIN)/sidecar demo $(ARGS)
 
 test: tools ## All tests; with CI=true the heavy ones too
@@ -43,10 +43,10 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## The sidecar beside Envoy's jwt_authn
+bench: $(STAMP) ## Compare the sidecar with Envoy's jwt_authn
 	$(BIN)/python -m bench $(ARGS)
 
-chart: $(STAMP) ## What the Helm chart repeats of other files: schema, table of values, alerts, dashboard
+chart: $(STAMP) ## Regenerate the chart's copies: schema, table of values, alerts, dashboard
 	$(BIN)/python helm/generate.py
 
 site: $(STAMP) ## The documentation as a site, in build/site

@@ -1,1 +1,1 @@
-"""``python -m bench``: the sidecar beside Envoy's jwt_authn, each on one core, in interleaved rounds."""
+"""``python -m bench``: compares the sidecar with Envoy's jwt_authn, each on one core, in interleaved rounds."""

@@ -1,4 +1,4 @@
-"""Run the bench: start everything, warm up, measure in interleaved rounds, print and keep the ratios."""
+"""Runs the benchmark: starts all programs, warms up, measures in interleaved rounds, prints and saves the ratios."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).with_name("results")
 SERVER_CORE = 0
 LOAD_CORE = 1
 TOKENS = 1_000
-# Asked in turn, tokens outnumber this cache eight times: each has been forgotten when it comes again.
+# There are eight times as many tokens as this cache holds: each is evicted before it is used again.
 FIRST_SIGHT_TOKENS = 4_000
 FIRST_SIGHT_CACHE = 500
 FORWARD_PATH = "/api/v1/tables?limit=10"
@@ -34,7 +34,7 @@ SCENARIOS = ("check", "forward", "first sight", "post", *FAULTS)
 
 @dataclass
 class Entry:
-    """One contestant of one scenario, with what it has shown so far."""
+    """One contestant in one scenario, with its results so far."""
 
     scenario: str
     contestant: str
@@ -49,7 +49,7 @@ class Entry:
     expect_refusals: bool = False
 
     def load(self, wrk: str, seconds: float, rate: float | None = None) -> load.Measured:
-        """One run of the load generator against it."""
+        """Run the load generator against it once."""
         return load.run(
             wrk,
             self.port,
@@ -64,7 +64,7 @@ class Entry:
 
 
 class Field:
-    """The running programs and the files they were started from."""
+    """The running programs and their files."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
@@ -78,7 +78,7 @@ class Field:
         self.probe = self.few.read_text().split("\n", 1)[0]
 
     def start_upstream(self) -> None:
-        """nginx beside the load generator: the key set, and the service behind."""
+        """nginx on the core of the load generator: the key set and the upstream."""
         settings = self._folder / "nginx.conf"
         settings.write_text(
             "daemon off; master_process off; pid nginx.pid; error_log stderr warn;\n"
@@ -93,7 +93,7 @@ class Field:
         self._start("nginx", command, LOAD_CORE).wait_for_200(self._upstream, "/jwks")
 
     def start_envoy(self) -> list[Entry]:
-        """One Envoy with a listener for each of its contestants."""
+        """One Envoy with one listener per contestant."""
         ports = dict(zip(("check", "check_cached", "forward", "forward_cached"), free_ports(4), strict=True))
         settings = self._folder / "envoy.json"
         document = envoy.configuration(issuer=self.issuer.url, upstream=self._upstream, cache_size=2 * TOKENS, **ports)
@@ -125,14 +125,14 @@ class Field:
         ]
 
     def start_sidecars(self, profiles: Path | None = None) -> list[Entry]:
-        """The sidecar as users run it, and one whose token cache is too small for the first-sight scenario.
+        """The sidecar with defaults, and one whose token cache is too small for the first-sight scenario.
 
-        With ``profiles`` both run under cProfile and leave ``<program's name>.prof`` there when they end.
+        With ``profiles`` both run under cProfile and write ``<name of the program>.prof`` there when they exit.
         """
         return self._sidecar_entries("sidecar", None, profiles)
 
     def start_baseline(self, checkout: Path) -> list[Entry]:
-        """The same two from another checkout of this project, with this environment's libraries."""
+        """The same two from another checkout, with the libraries of this environment."""
         return self._sidecar_entries(report.BASELINE, checkout, None)
 
     def _sidecar_entries(self, name: str, checkout: Path | None, profiles: Path | None) -> list[Entry]:
@@ -198,9 +198,9 @@ class Field:
 
 
 def measure(wrk: str, entries: Sequence[Entry], rounds: int, seconds: float) -> list[report.Row]:
-    """Every contestant twice per round, scenario by scenario, after one second of warm-up each.
+    """Run every contestant twice per round, by scenario, each after one second of warm-up.
 
-    First as fast as it goes, then at half of the rate at which the scenario's Envoy went without its token cache.
+    First without a limit, then at half of the rate of the scenario's Envoy without its token cache.
     """
     for entry in entries:
         entry.load(wrk, 1)
@@ -226,7 +226,7 @@ def _cpu_parts(entry: Entry) -> tuple[float, float]:
 def compare(
     wrk: str, scenarios: Sequence[str], rounds: int, seconds: float, baseline: Path | None, *, with_envoy: bool
 ) -> None:
-    """The bench proper; with ``baseline`` the sidecar of that checkout takes part in each round."""
+    """The benchmark; with ``baseline`` the sidecar of that checkout takes part in each round."""
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
         course = Field(Path(folder), stack)
         course.start_upstream()
@@ -238,11 +238,11 @@ def compare(
         rows = measure(wrk, entries, rounds, seconds)
     print(report.as_text(rows))
     conditions = {"rounds": rounds, "seconds": seconds, "connections": load.CONNECTIONS, "tokens": TOKENS}
-    print(f"kept in {report.write(RESULTS, rows, conditions)}")
+    print(f"saved in {report.write(RESULTS, rows, conditions)}")
 
 
 def profile(wrk: str, scenario: str, seconds: float) -> None:
-    """Load the sidecar alone, under cProfile, and print its hot spots."""
+    """Run the load against the sidecar alone, under cProfile, and print its hot spots."""
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder:
         with ExitStack() as stack:
             course = Field(Path(folder), stack)
@@ -253,14 +253,14 @@ def profile(wrk: str, scenario: str, seconds: float) -> None:
 
 
 def main() -> int:
-    """Exit code 0: measured, or wrk is not to be had; 1: something did not start or answered wrongly."""
+    """Exit code 0: measured, or wrk is not available; 1: a program did not start or gave a wrong response."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two short rounds instead of five")
     parser.add_argument("--rounds", type=int, help="rounds (default 5)")
     parser.add_argument("--seconds", type=float, help="seconds per contestant and round (default 5)")
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; repeatable")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure nothing: draw the newest result as SVG")
-    parser.add_argument("--profile", choices=SCENARIOS, help="load the sidecar alone under cProfile, print hot spots")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this scenario; repeatable")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="do not measure: draw the newest result as SVG")
+    parser.add_argument("--profile", choices=SCENARIOS, help="run the sidecar alone under cProfile, print hot spots")
     parser.add_argument("--baseline", type=Path, metavar="CHECKOUT", help="also measure the sidecar of this checkout")
     parser.add_argument("--no-envoy", action="store_true", help="without Envoy; for use with --baseline")
     options = parser.parse_args()
@@ -269,7 +269,7 @@ def main() -> int:
         return 0
     wrk = load.find()
     if wrk is None:
-        print("skipped: the load generator wrk is not here (Debian: apt-get install wrk)")
+        print("skipped: the load generator wrk is not installed (Debian: apt-get install wrk)")
         return 0
     rounds = options.rounds or (2 if options.quick else 5)
     seconds = options.seconds or (2 if options.quick else 5)

@@ -1,7 +1,7 @@
-"""What a check costs as things become many: ``python -m bench.curves``. Every curve has to be flat.
+"""The cost of a check over the number of tokens, revocations, providers and rules: ``python -m bench.curves``.
 
-The whole sidecar runs in this process; requests are handed to a connection as its socket would. That leaves the kernel
-out, and with it most of what other programs on the machine disturb: the best of many short rounds is taken.
+Every curve has to be flat. The sidecar runs in this process, and requests are passed to a connection without a socket.
+This excludes the kernel, and most of the noise of other programs. The result is the best of many short rounds.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from aiohttp import web
 from joserfc import jws
 from joserfc.jwk import OKPKey
 
-from bench.deny_list import entries
 from bench.processes import BenchError, free_ports
+from bench.revocation_list import entries
 from bench.tokens import AUDIENCE
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.running import build_sidecar
@@ -36,7 +36,7 @@ from sidecar.store.open import open_store
 from sidecar.store.revocation_entry import Scope
 
 FLAT = 1.5
-"""What the last point of a curve may cost, as a multiple of its first: caches of the processor are only so large."""
+"""Maximum cost of the last point of a curve, as a multiple of the first: processor caches are limited."""
 
 _ROUND = 100
 _ROUNDS = 200
@@ -45,7 +45,7 @@ _HOST = "127.0.0.1"
 
 
 class _Socket(asyncio.Transport):
-    """Takes what is written and counts it."""
+    """Counts what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class _Socket(asyncio.Transport):
         return True
 
     def pause_reading(self) -> None:
-        """Nothing comes by itself."""
+        """Does nothing: no data arrives."""
 
     def resume_reading(self) -> None:
         """As above."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: there is no socket."""
 
     def abort(self) -> None:
         """As above."""
@@ -85,7 +85,7 @@ class Stage:
         self._requests = requests
 
     async def warm_up(self) -> None:
-        """Have every token known. Raises BenchError when a check is not answered at once then."""
+        """Cache every token. Raises BenchError if a check with a cached token has to wait."""
         for request in self._requests:
             self._connection.data_received(request)
             await asyncio.sleep(0)
@@ -94,10 +94,10 @@ class Stage:
         for request in self._requests:
             self._connection.data_received(request)
         if self._socket.written != before + len(self._requests):
-            raise BenchError("a check was not answered at once")
+            raise BenchError("a check with a cached token had to wait")
 
     def cost(self) -> float:
-        """Microseconds of one check, the best round counting; the tokens take turns."""
+        """Microseconds of one check in the best round, with alternating tokens."""
         take, rounds = self._connection.data_received, itertools.cycle(self._requests)
         best = float("inf")
         for _ in range(_ROUNDS):
@@ -111,9 +111,9 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    *, tokens: int = _TOKENS, providers: int = 1, rules: int = 0, denials: int = 0
+    *, tokens: int = _TOKENS, providers: int = 1, rules: int = 0, revocations: int = 0
 ) -> AsyncIterator[Stage]:
-    """A sidecar with so many of each; the last of its providers has issued the tokens."""
+    """A sidecar with this number of each; its last provider issues the tokens."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="auth-sidecar-bench-")))
         key = OKPKey.generate_key("Ed25519", {"kid": "k", "use": "sig", "alg": "Ed25519"})
@@ -122,10 +122,10 @@ async def staged(
         settings = folder / "sidecar.yaml"
         settings.write_text(json.dumps(_document(folder, issuers, rules, tokens)))
         loaded = load([str(settings)], {})
-        await _deny(loaded.settings.store, denials)
+        await _deny(loaded.settings.store, revocations)
         sidecar = await stack.enter_async_context(build_sidecar(loaded, ProcessContext(Metrics(), SystemClock())))
         await _until(lambda: sidecar.health.report()[0])
-        connection, socket = sidecar._server(), _Socket()  # noqa: SLF001 - no caller but this one brings his own socket
+        connection, socket = sidecar._server(), _Socket()  # noqa: SLF001 - only this benchmark passes its own socket
         connection.connection_made(socket)
         await asyncio.sleep(0)
         made = Stage(connection, socket, [_request(token) for token in _tokens(key, issuers[-1], tokens)])
@@ -134,7 +134,7 @@ async def staged(
 
 
 async def _deny(settings: StoreSettings, count: int) -> None:
-    """Fill the store before anybody reads it."""
+    """Fill the store before the sidecar loads it."""
     clock = SystemClock()
     store = await open_store(settings, Metrics(), clock)
     async for piece in entries(count, Scope.TOKEN, clock.now()):
@@ -209,14 +209,14 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 CURVES = {
     "cached tokens": ("tokens", (10, 100, 1_000, 10_000, 100_000)),
-    "deny entries": ("denials", (0, 1_000, 10_000, 100_000, 1_000_000)),
+    "revocation entries": ("revocations", (0, 1_000, 10_000, 100_000, 1_000_000)),
     "providers": ("providers", (1, 5, 10, 25, 50)),
     "rules": ("rules", (0, 1, 10, 100, 500)),
 }
 
 
 async def measure(names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Microseconds of one check over how many there are, by curve."""
+    """Microseconds of one check by number, for each curve."""
     found: dict[str, dict[str, float]] = {}
     for name in names:
         of, counts = CURVES[name]
@@ -233,10 +233,10 @@ async def measure(names: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 def main() -> int:
-    """Exit code 0: every curve is flat; 1: one grows."""
+    """Exit code 0: every curve is flat; 1: one is not."""
     parser = argparse.ArgumentParser(prog="python -m bench.curves", description=__doc__)
-    parser.add_argument("--curve", action="append", choices=list(CURVES), help="only this one; repeatable")
-    parser.add_argument("--keep", type=Path, help="write the figures to this file, as JSON")
+    parser.add_argument("--curve", action="append", choices=list(CURVES), help="only this curve; repeatable")
+    parser.add_argument("--keep", type=Path, help="write the results to this file, as JSON")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(options.curve or list(CURVES)))

@@ -11,7 +11,7 @@ _MANAGER = f"{_TYPES}.network.http_connection_manager.v3.HttpConnectionManager"
 def configuration(
     *, issuer: str, upstream: int, check: int, check_cached: int, forward: int, forward_cached: int, cache_size: int
 ) -> dict[str, Any]:
-    """Envoy's bootstrap. The other numbers are ports; ``upstream`` serves the key set and what is behind."""
+    """Envoy's bootstrap configuration. The numbers are ports; ``upstream`` serves the key set and the responses."""
     direct = {"direct_response": {"status": 200}}
     routed = {"route": {"cluster": "upstream"}}
     return {

@@ -1,4 +1,4 @@
-"""What one process takes up: ``python -m bench.footprint``. Time from start to ready, and memory."""
+"""Start time and memory of one process: ``python -m bench.footprint``."""
 
 import argparse
 import http.client
@@ -22,7 +22,7 @@ _IMPORTS = "aiohttp.web, cryptography.x509, joserfc.jwt, orjson, prometheus_clie
 
 
 class KeyServer:
-    """A server of the issuer's keys, in a process of its own."""
+    """A server of the issuer's key set, in a separate process."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.port = free_ports(1)[0]
@@ -61,19 +61,19 @@ def _ask_with(tokens: list[str], port: int) -> None:
         answer = connection.getresponse()
         answer.read()
         if answer.status != 200:
-            raise BenchError(f"a good token was answered with {answer.status}")
+            raise BenchError(f"a valid token got {answer.status}")
     connection.close()
 
 
 def _bare_imports() -> float:
-    """Megabytes of a process that has imported what the sidecar is built on, and nothing of its own."""
+    """Megabytes of a process that has imported the libraries of the sidecar only."""
     code = f"import {_IMPORTS}\nprint(open('/proc/self/statm').read().split()[1])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     return int(done.stdout) * 4096 / 1e6
 
 
 def measure(tokens: int) -> bool:
-    """Print the figures. Whether the targets are met."""
+    """Print the results. Returns whether the targets are met."""
     with TemporaryDirectory(prefix="auth-sidecar-bench-") as text, ExitStack() as stack:
         folder = Path(text)
         keys = KeyServer(folder, stack)
@@ -103,7 +103,7 @@ def measure(tokens: int) -> bool:
 def main() -> int:
     """Exit code 0: both targets met; 1: one was missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.footprint", description=__doc__)
-    parser.add_argument("--tokens", type=int, default=10_000, help="how many are cached (default 10,000)")
+    parser.add_argument("--tokens", type=int, default=10_000, help="number of cached tokens (default 10,000)")
     return 0 if measure(parser.parse_args().tokens) else 1
 
 

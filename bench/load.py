@@ -1,4 +1,4 @@
-"""The load generator (wrk): found, brought, run."""
+"""Finds, installs and runs the load generator wrk."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from bench.processes import BenchError, pin
 
 CONNECTIONS = 16
 PAUSE = 0.02
-"""Seconds that a connection waits before its next request where the rate is given."""
+"""Seconds between two requests of a connection if the rate is limited."""
 _SCRIPT = Path(__file__).with_name("load.lua")
 
 
@@ -25,7 +25,7 @@ class Measured:
 
 
 def find() -> str | None:
-    """Path of wrk; Debian's package is installed when this is root on a Debian. None: not to be had."""
+    """Path of wrk. As root on Debian, its package is installed if needed. None: not available."""
     if shutil.which("wrk") is None and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "install", "--yes", "wrk"]):
             subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=300)
@@ -47,10 +47,10 @@ def run(
     """Request ``path`` with every token in turn for ``seconds``: without a limit, or ``rate`` times a second.
 
     ``body_size`` above 0 sends POST requests with a body of that many bytes. Raises BenchError when a request failed,
-    or when an answer was not a success; with ``expect_refusals`` when an answer was a success.
+    or if a response was not a success; with ``expect_refusals``, if a response was a success.
     """
     whole = max(1, round(seconds))
-    # With a pause as long as that, the time to answer hardly delays the next request.
+    # With such a long pause, the response time hardly affects the rate.
     connections = CONNECTIONS if rate is None else max(CONNECTIONS, round(rate * PAUSE))
     pause = 0 if rate is None else round(connections / rate * 1000)
     command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
@@ -64,7 +64,7 @@ def run(
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
-        raise BenchError(f"wrk ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise BenchError(f"wrk exited with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
     result = json.loads(lines[-1])
     expected = result["requests"] if expect_refusals else 0
     if result["failed"] or result["refused"] != expected or not result["requests"]:

@@ -1,4 +1,4 @@
-"""A result as a picture for the documentation."""
+"""Draws a result as SVG for the documentation."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 import pygal
 from pygal.style import Style
 
-_SCRIPT = re.compile("<script.*?</script>", re.DOTALL)  # the chart stands still
+_SCRIPT = re.compile("<script.*?</script>", re.DOTALL)  # fixed, so that the output is reproducible
 _STYLE = Style(
     background="white", plot_background="white", colors=("#1f6feb", "#8b949e", "#d29922"), label_font_size=12
 )
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write an SVG: what the sidecar answers as a multiple of each Envoy, and the line where they are equal."""
+    """Write an SVG with the rate of the sidecar as a multiple of each Envoy's, and a line at 1."""
     chart = pygal.HorizontalBar(
         style=_STYLE,
         title="Requests per second of processor time, as a multiple of Envoy's",
-        x_title="higher is better; 1.0 is as many as Envoy",
+        x_title="higher is better; 1.0 is the rate of Envoy",
         print_values=True,
         value_formatter=lambda value: f"{value:.2f}",
         range=(0, 2),
@@ -28,7 +28,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         disable_xml_declaration=True,
         js=(),
     )
-    found = dict(reversed(result["ratios_per_cpu_second"].items()))  # drawn from the bottom up
+    found = dict(reversed(result["ratios_per_cpu_second"].items()))  # drawn from bottom to top
     chart.x_labels = list(found)
     for contestant in ("envoy", "envoy + cache"):
         name = "without its token cache" if contestant == "envoy" else "with its token cache"

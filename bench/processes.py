@@ -1,4 +1,4 @@
-"""Start the programs of the bench, each on its core, and stop them again."""
+"""Starts and stops the programs of the benchmarks, each on its core."""
 
 import http.client
 import os
@@ -14,11 +14,11 @@ START_SECONDS = 30.0
 
 
 class BenchError(Exception):
-    """The bench cannot go on; the text says why."""
+    """The benchmark cannot continue; the text says why."""
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different TCP ports of the loopback address that nobody listens on just now."""
+    """``count`` different free TCP ports of the loopback address."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:
@@ -33,7 +33,7 @@ def pin(core: int) -> None:
 
 
 class Program:
-    """A child process on one core, its output in a file."""
+    """A child process on one core, with its output in a file."""
 
     def __init__(
         self, name: str, command: list[str], *, core: int, log: Path, environment: Mapping[str, str] | None = None
@@ -41,7 +41,7 @@ class Program:
         self.name = name
         self._log = log
         with log.open("wb") as output:
-            # pinned before exec: threads that the program starts at once inherit the core
+            # before exec: all threads of the program inherit the core
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -58,7 +58,7 @@ class Program:
         self.stop()
 
     def stop(self) -> None:
-        """End the program: politely first, for good after ten seconds."""
+        """Terminate the program; kill it after ten seconds."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -68,28 +68,28 @@ class Program:
         self._process.wait()
 
     def spread(self, cores: Collection[int]) -> None:
-        """Let it, and every process that it starts from now on, run on all of ``cores``."""
+        """Allow it, and every process that it starts from now on, to run on all of ``cores``."""
         os.sched_setaffinity(self._process.pid, cores)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the process, as in a crash."""
         self._process.kill()
         self._process.wait()
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def resident_bytes(self) -> int:
-        """Memory that it holds now."""
+        """Resident memory in bytes."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def output(self) -> str:
-        """What it has written so far."""
+        """Its output so far."""
         return self._log.read_text(errors="replace")
 
     def cpu_seconds(self) -> float:
@@ -104,12 +104,12 @@ class Program:
         return int(fields[11]) / ticks, int(fields[12]) / ticks
 
     def wait_for_200(self, port: int, path: str, token: str = "") -> None:
-        """Ask until the answer is 200. Raises BenchError when the program ends or takes too long."""
+        """Request ``path`` until the response is 200. Raises BenchError if the program exits or is too slow."""
         deadline = time.monotonic() + START_SECONDS
         answer: object = "no answer"
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise BenchError(f"{self.name} ended with {self._process.returncode}:\n{self._tail()}")
+                raise BenchError(f"{self.name} exited with {self._process.returncode}:\n{self._tail()}")
             try:
                 answer = _status(port, path, token)
             except OSError as error:
@@ -117,7 +117,7 @@ class Program:
             if answer == 200:
                 return
             time.sleep(0.05)
-        raise BenchError(f"{self.name} does not answer 200 on {path}: {answer}\n{self._tail()}")
+        raise BenchError(f"{self.name} does not respond with 200 to {path}: {answer}\n{self._tail()}")
 
     def _tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])

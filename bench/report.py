@@ -1,4 +1,4 @@
-"""Medians of the rounds, and what they are beside Envoy's."""
+"""Medians of the rounds, and their ratios to Envoy's."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TARGETS = {
 BASELINE = "baseline"
 MIN_OF_BASELINE = 0.97
 """Smallest rate of the sidecar, as a multiple of the same scenario in another checkout (``--baseline``)."""
-"""Least sidecar rate per scenario, as a multiple of each Envoy's."""
+"""Smallest rate of the sidecar per scenario, as a multiple of each Envoy's."""
 MOST_P99 = 1.5
 """Longest 99th percentile at half load, as a multiple of Envoy's without its token cache."""
 
@@ -30,9 +30,9 @@ MOST_P99 = 1.5
 class Row:
     """One contestant in one scenario: medians over the rounds.
 
-    ``cpu`` is the share of its core that it got. ``per_cpu_second`` is requests per second of processor time: what it
-    costs, also when something else on the machine took the core away. ``half_load_p99_ms`` is the 99th percentile at
-    half of the rate that Envoy reached without its token cache. ``user_us`` and ``system_us`` are microseconds of
+    ``cpu`` is the share of its core that it got. ``per_cpu_second`` is requests per second of processor time: the cost,
+    also if other programs used the core. ``half_load_p99_ms`` is the 99th percentile at
+    half of the rate of Envoy without its token cache. ``user_us`` and ``system_us`` are microseconds of
     processor time per request in user and kernel mode.
     """
 
@@ -87,13 +87,13 @@ def summarise(
 
 
 def _per_request(part: float, used: CpuTime, measured: Measured) -> float:
-    """Microseconds per request that ``part`` of the processor time stands for; the exact total is divided by ticks."""
+    """Microseconds per request for ``part`` of the processor time; the exact total is split in proportion to ticks."""
     ticks = used.user + used.system
     return used.share / measured.rate * 1e6 * (part / ticks if ticks else 0.0)
 
 
 def ratios(rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: row.rate) -> dict[str, dict[str, float]]:
-    """Per scenario: what ``measure`` says of the sidecar over what it says of every other contestant."""
+    """Per scenario: the ratio of ``measure`` for the sidecar to that for every other contestant."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         own = next((measure(r) for r in rows if r.scenario == row.scenario and r.contestant == "sidecar"), None)
@@ -103,7 +103,7 @@ def ratios(rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: ro
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The table and the ratios for a terminal."""
+    """The table and the ratios as text."""
     lines = [
         _line(
             "scenario",
@@ -134,7 +134,7 @@ def as_text(rows: Sequence[Row]) -> str:
         verdict = f"[target {MOST_P99:.2f}: {'met' if wait <= MOST_P99 else 'MISSED'}]"
         lines.append(f"{scenario}: p99 at half load {wait:.2f} x envoy  {verdict}")
     if any(row.cpu < 0.85 for row in rows):
-        lines.append("The core was not theirs alone (see cpu): trust the numbers per cpu second, or run it again.")
+        lines.append("Other programs used the core (see cpu): compare the numbers per cpu second, or repeat the run.")
     return "\n".join(lines)
 
 
@@ -161,7 +161,7 @@ def _line(scenario: str, contestant: str, *numbers: str) -> str:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The result that was written last. Raises BenchError when there is none."""
+    """The newest result. Raises BenchError if there is none."""
     paths = sorted(folder.glob("*Z.json"))
     if not paths:
         raise BenchError("nothing has been measured yet: python -m bench")
@@ -170,7 +170,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, rows: Sequence[Row], conditions: Mapping[str, object]) -> Path:
-    """Keep the result as JSON under ``folder``, named by time; returns the file."""
+    """Save the result as JSON in ``folder``, named by time; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
     machine = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}

@@ -1,4 +1,4 @@
-"""A service behind the sidecar, as a program that can be killed and stopped: ``python -m bench.service PORT``."""
+"""An upstream as a program that can be killed and suspended: ``python -m bench.service PORT``."""
 
 import argparse
 import asyncio
@@ -9,13 +9,13 @@ from typing import Final
 
 from aiohttp import web
 
-# A period that is no power of two: a piece lost or doubled on the way changes the digest.
+# The period is not a power of two, so a lost or repeated part of a body changes the digest.
 PATTERN: Final = bytes(number * number % 251 for number in range(65_521))
 EVENT_SECONDS = 0.05
 
 
 async def _echo(request: web.Request) -> web.StreamResponse:
-    """Who is asking, what for, and the digest of what was sent."""
+    """The identity, the target and the digest of the body."""
     digest, size = hashlib.sha256(), 0
     async for chunk in request.content.iter_any():
         digest.update(chunk)
@@ -30,7 +30,7 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 
 
 async def _download(request: web.Request) -> web.StreamResponse:
-    """``/download/SIZE``: so many bytes of the pattern, with their length; with ``?chunked`` without."""
+    """``/download/SIZE``: this number of bytes of the pattern, with Content-Length; ``?chunked``: without."""
     size = int(request.match_info["size"])
     answer = web.StreamResponse()
     if "chunked" not in request.query:
@@ -43,7 +43,7 @@ async def _download(request: web.Request) -> web.StreamResponse:
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
-    """``/events``: the user's name as an event, again and again, until the reader leaves."""
+    """``/events``: repeats the user's name as an event until the client disconnects."""
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await answer.prepare(request)
     line = f"data: {request.headers.get('X-Auth-Request-User', '')}\n\n".encode()
@@ -55,7 +55,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
 
 async def _messages(request: web.Request) -> web.StreamResponse:
-    """``/messages``: the user's name first, then every message back."""
+    """``/messages``: a WebSocket that sends the user's name, then echoes every message."""
     socket = web.WebSocketResponse()
     await socket.prepare(request)
     await socket.send_str(request.headers.get("X-Auth-Request-User", ""))
@@ -65,7 +65,7 @@ async def _messages(request: web.Request) -> web.StreamResponse:
 
 
 def application() -> web.Application:
-    """All of it."""
+    """The application with all routes."""
     app = web.Application()
     app.router.add_get("/download/{size}", _download)
     app.router.add_get("/events", _events)

@@ -16,7 +16,7 @@ _KID = "bench-1"
 
 
 class Issuer:
-    """A key of its own, made anew for every run."""
+    """An issuer with a new key for every run."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -29,9 +29,9 @@ class Issuer:
         return json.dumps({"keys": [member | {"n": _number(numbers.n), "e": _number(numbers.e)}]}).encode()
 
     def tokens(self, count: int, fault: Fault | None = None) -> Iterator[str]:
-        """``count`` tokens of different people, good for an hour, with the claims an identity provider would send.
+        """``count`` tokens of different users, valid for an hour, with the usual claims of an identity provider.
 
-        With ``fault`` each token has that fault and must be refused.
+        With ``fault`` each token has that fault and must be rejected.
         """
         now = int(time.time()) - (7200 if fault == "expired" else 0)
         header = _segment({"alg": "RS256", "kid": _KID, "typ": "JWT"})

@@ -1,7 +1,7 @@
-"""What ``server.workers`` brings: ``python -m bench.workers``. Checks a second by one worker, two, four and so on.
+"""The effect of ``server.workers``: checks per second with one worker, two, four etc.: ``python -m bench.workers``.
 
-The load generator has the last core to itself and the workers share the others, so there is something to see from
-three cores on.
+The load generator uses the last core and the workers share the others, so at least three cores are needed to see an
+effect.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _PATH = "/oauth2/auth"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Checks a second, checks per second of processor time, and resident megabytes of all processes together."""
+    """Checks per second, checks per second of processor time, and resident megabytes of all processes."""
 
     workers: int
     rate: float
@@ -82,7 +82,7 @@ def _measured(wrk: str, folder: Path, keys: KeyServer, tokens: Path, workers: in
 
 
 def measure(wrk: str, most: int, seconds: float) -> Iterator[Result]:
-    """One worker, two, four and so on up to ``most``."""
+    """Measure one worker, two, four and so on up to ``most``."""
     with TemporaryDirectory(prefix="auth-sidecar-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         keys = KeyServer(folder, stack)
@@ -95,14 +95,14 @@ def measure(wrk: str, most: int, seconds: float) -> Iterator[Result]:
 
 
 def main() -> int:
-    """Exit code 0: measured, or wrk is not to be had; 1: something did not start or answered wrongly."""
+    """Exit code 0: measured, or wrk is not available; 1: a program did not start or gave a wrong response."""
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
     parser.add_argument("--most", type=int, default=max(2, (os.cpu_count() or 1) - 1), help="most workers")
     parser.add_argument("--seconds", type=float, default=5, help="seconds per run (default 5)")
     options = parser.parse_args()
     wrk = load.find()
     if wrk is None:
-        print("skipped: the load generator wrk is not here (Debian: apt-get install wrk)")
+        print("skipped: the load generator wrk is not installed (Debian: apt-get install wrk)")
         return 0
     print(f"{os.cpu_count()} cores, {load.CONNECTIONS} connections\nworkers  checks/s  per CPU second  memory")
     try:

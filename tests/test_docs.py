@@ -182,7 +182,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_every_test_that_a_page_names_exists() -> None:
-    """A line that nobody holds any more is not called held."""
+    """Each row of the table names a test that exists."""
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", text)
     assert len(named) >= 20

@@ -87,7 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
 }
 KNOW_EVERYONE = ("app", "cli", "__main__")
 
-# Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are told apart by what is imported from them.
+# Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
     "aiohttp server": ("web", "dataplane", "api", "admin", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
@@ -163,7 +163,7 @@ def _library(item: Import) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=MODULES)
 def test_imports_go_downwards_only(path: Path) -> None:
-    """A part knows the parts below it, as the table says, and nobody else."""
+    """A part imports the parts in its row of the table, and no others."""
     module = _module_name(path)
     part = module.partition(".")[0]
     if part in ("", *KNOW_EVERYONE):
@@ -175,7 +175,7 @@ def test_imports_go_downwards_only(path: Path) -> None:
         f"{path.name}:{item.line} {item.name}"
         for item in _imports(path)
         if item.name.startswith("sidecar.")
-        # the version is everybody's
+        # every part may import the version
         and item.name != "sidecar.__version__"
         and not _within(item.name.removeprefix("sidecar."), allowed)
     ]

@@ -1,1 +1,1 @@
-"""The sidecar under mixed traffic while everything around it fails; every answer is compared with what it should be."""
+"""The sidecar under mixed traffic while its dependencies fail; every response is compared with the expected ones."""

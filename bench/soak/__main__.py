@@ -1,4 +1,4 @@
-"""Run it: ``python -m bench.soak --minutes 10``. Exit code 0: no wrong verdict, no fault of ours, flat memory."""
+"""``python -m bench.soak --minutes 10``. Exit code 0: no wrong verdict, no unhandled error, constant memory."""
 
 import argparse
 import asyncio
@@ -19,7 +19,7 @@ from bench.soak.verdicts import Ledger
 from bench.soak.world import KEY_REFRESH, RESPONSE_SECONDS, World
 
 MOST_GROWTH = 16e6
-"""Bytes by which memory may be larger in the last quarter than in the second."""
+"""Maximum growth of memory from the second to the last quarter, in bytes."""
 _REVOKE_SECONDS = 0.5
 _BETWEEN_FAULTS = 2.0
 
@@ -31,7 +31,7 @@ async def again(act: Callable[[], Awaitable[None]]) -> None:
 
 
 async def revoke(world: World, session: ClientSession, crowd: Crowd, ledger: Ledger) -> None:
-    """End one token after the other. What is answered with success counts from then on; else it is tried again."""
+    """Revoke one token after the other. A revocation counts once it succeeded; a failed one is retried."""
     url = f"http://{world.address}/oauth2/revocations"
     headers = {"Authorization": f"Bearer {crowd.root.token}"}
     while True:
@@ -53,7 +53,7 @@ async def revoke(world: World, session: ClientSession, crowd: Crowd, ledger: Led
 
 
 async def rotate(world: World) -> None:
-    """A new key, published long enough before it signs."""
+    """Rotate keys: a new key is published long enough before it signs."""
     while True:
         await asyncio.sleep(10)
         world.provider.issuer.publish_next()
@@ -66,7 +66,7 @@ async def rotate(world: World) -> None:
 
 
 async def fail(world: World) -> None:
-    """One fault after the other, then several at once."""
+    """Inject one fault after the other, then several concurrently."""
     while True:
         for fault, seconds in (
             (world.service_killed, 1.0),
@@ -86,16 +86,16 @@ async def fail(world: World) -> None:
 
 
 async def watch(world: World, sizes: list[int]) -> None:
-    """The sidecar's memory, each second. Raises BenchError when it is gone."""
+    """Record the sidecar's memory every second. Raises BenchError if it has exited."""
     while True:
         if not world.sidecar.is_running():
-            raise BenchError(f"the sidecar ended:\n{world.sidecar.output()[-3000:]}")
+            raise BenchError(f"the sidecar exited:\n{world.sidecar.output()[-3000:]}")
         sizes.append(world.sidecar.resident_bytes())
         await asyncio.sleep(1)
 
 
 async def soak(minutes: float, folder: Path, stack: ExitStack) -> bool:
-    """All of it for so long; prints what was seen. Whether it was as it should be."""
+    """Run everything for this time and print the results. Returns whether they are as expected."""
     world = World(folder, stack)
     await world.start()
     ledger, sizes = Ledger(world.faults), list[int]()
@@ -120,7 +120,7 @@ async def soak(minutes: float, folder: Path, stack: ExitStack) -> bool:
 
 
 def report(world: World, ledger: Ledger, sizes: list[int]) -> bool:
-    """Print what was seen. Whether it was as it should be."""
+    """Print the results. Returns whether they are as expected."""
     for (traffic, status), number in sorted(ledger.counts.items()):
         print(f"  {traffic:<18} {status or 'no answer':>9} {number:>9,}")
     faults = [fault.name for fault in world.faults.seen]
@@ -136,9 +136,9 @@ def report(world: World, ledger: Ledger, sizes: list[int]) -> bool:
 
 
 def main() -> int:
-    """Exit code 0: as it should be; 1: not, or something did not start."""
+    """Exit code 0: as expected; 1: not, or a program did not start."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="how long (default 10)")
+    parser.add_argument("--minutes", type=float, default=10, help="duration (default 10)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-soak-") as folder, ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""Tokens of every kind, and what each deserves at any moment."""
+"""Tokens of every kind, and the expected verdict on each at any time."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ _numbers = count(1)
 
 @dataclass(slots=True, eq=False)
 class Person:
-    """A token, and what became of it. Times are seconds since the epoch; ``ending``: a revocation was sent then."""
+    """A token and its state. Times are seconds since the epoch; ``ending``: when its revocation was sent."""
 
     name: str
     token: str
@@ -29,7 +29,7 @@ class Person:
     ended: float = float("inf")
 
     def deserves(self, started: float, finished: float) -> frozenset[int]:
-        """Statuses that a request of that time may be answered, while nothing fails."""
+        """Expected statuses of a request at that time, without faults."""
         if self.kind != "good":
             return frozenset({401})
         may_pass = started < self.ended and started < self.expires_at + _MARGIN
@@ -37,7 +37,7 @@ class Person:
         return frozenset({200} if may_pass else ()) | frozenset({401} if may_fail else ())
 
     def may_stream(self, now: float, patience: float) -> bool:
-        """Whether a stream that began with this token may still run ``patience`` seconds after its end."""
+        """Whether a stream with this token may still be open, ``patience`` seconds after its end at most."""
         return now < min(self.ended, self.expires_at) + patience
 
 
@@ -55,22 +55,22 @@ class Issuer:
         return json.dumps({"keys": keys}).encode()
 
     def publish_next(self) -> None:
-        """Publish a key that signs nothing yet."""
+        """Publish a key that does not sign yet."""
         self.keys.insert(1, _new_key())
 
     def sign_with_next(self) -> None:
-        """Sign with the key that was published last; the old one stays published."""
+        """Sign with the newest published key; the old one stays published."""
         self.keys[0], self.keys[1] = self.keys[1], self.keys[0]
 
     def person(self, name: str = "", *, lifetime: float = 3600.0, **claims: Any) -> Person:
-        """Somebody with a good token."""
+        """A caller with a valid token."""
         name = name or f"user-{next(_numbers)}"
         expires_at = int(time.time() + lifetime)
         token = self._sign(self._claims(name, exp=expires_at, **claims), self.keys[0])
         return Person(name, token, expires_at=float(expires_at))
 
     def impostor(self) -> Person:
-        """Somebody with a token that is good for nothing; every kind in turn."""
+        """A caller with an invalid token; the kinds alternate."""
         number = next(_numbers)
         kind = _BAD[number % len(_BAD)]
         name = f"impostor-{number}"
@@ -113,11 +113,11 @@ class Issuer:
         return f"{head}.{_encode(self._claims(ADMIN))}.{signature}"
 
     def _unknown_kid(self, name: str) -> str:
-        """By a key that this issuer never had."""
+        """Signed with a key that the issuer never had."""
         return self._sign(self._claims(name), self._stranger)
 
     def _foreign_key(self, name: str) -> str:
-        """Says that our key has signed it."""
+        """Has the key id of the issuer, but another signature."""
         header = {"alg": "RS256", "kid": self.keys[0].kid}
         return jwt.encode(header, self._claims(name), self._stranger, algorithms=["RS256"])
 
@@ -125,7 +125,7 @@ class Issuer:
         return f"{_encode({'alg': 'none'})}.{_encode(self._claims(name))}."
 
     def _shared_secret(self, name: str) -> str:
-        """The public key, which everybody has, as the secret of an HMAC."""
+        """Signed with the public key as HMAC secret."""
         secret = OctKey.import_key(base64.urlsafe_b64encode(self.keys[0].as_der(private=False)).decode())
         header = {"alg": "HS256", "kid": self.keys[0].kid}
         return jwt.encode(header, self._claims(name), secret, algorithms=["HS256"])

@@ -1,4 +1,4 @@
-"""What the crowd does, each kind of traffic again and again until it is cancelled."""
+"""The traffic of the soak test: each kind is repeated until it is cancelled."""
 
 import asyncio
 import hashlib
@@ -15,16 +15,16 @@ from bench.soak.people import ADMIN, Issuer, Person
 from bench.soak.verdicts import NO_ANSWER, Ledger
 
 CUT_SECONDS = 3.0
-"""How long after the end of its token a stream may still run; the sidecar looks twice a second."""
+"""Maximum time that a stream stays open after its token ended; the sidecar checks twice a second."""
 STREAM_SECONDS = 6.0
 _PAUSE = 0.02
 _PAUSE_AFTER_STREAM = 0.3
 _ORIGINAL = {"X-Original-URI": "/x", "X-Original-Method": "GET"}
-"""What a proxy says of the request that it asks about; a forwarded request is judged by its own line."""
+"""The headers of a proxy about the original request; a forwarded request is checked by its request line."""
 
 
 class Crowd:
-    """Who asks. ``doomed`` are those whose tokens are being revoked, one after the other."""
+    """The callers. ``doomed`` are those whose tokens are revoked one after the other."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
@@ -33,8 +33,8 @@ class Crowd:
         self._leaving = [issuer.person(lifetime=random.uniform(1, 8)) for _ in range(20)]
         self.doomed = [issuer.person() for _ in range(20)]
 
-    def anybody(self) -> Person:
-        """Good, soon to expire, or soon revoked."""
+    def any_caller(self) -> Person:
+        """A caller with a valid token, which may expire or be revoked soon."""
         group = random.choices((self._regulars, self._leaving, self.doomed), (6, 2, 2))[0]
         place = random.randrange(len(group))
         person = group[place]
@@ -43,16 +43,16 @@ class Crowd:
         return person
 
     def newcomer(self) -> Person:
-        """Somebody good whose token nobody has seen."""
+        """A caller with a valid token that is not cached."""
         return self._issuer.person()
 
     def impostor(self) -> Person:
-        """Somebody with a bad token."""
+        """A caller with an invalid token."""
         return self._issuer.impostor()
 
 
 class Traffic:
-    """All kinds of it, against the sidecar at ``address``."""
+    """All kinds of traffic, against the sidecar at ``address``."""
 
     def __init__(self, address: str, session: ClientSession, crowd: Crowd, ledger: Ledger) -> None:
         self._address = address
@@ -62,7 +62,7 @@ class Traffic:
         self._ledger = ledger
 
     def kinds(self) -> Mapping[Callable[[], Awaitable[None]], int]:
-        """Each kind, and how many at once."""
+        """Each kind of traffic, and its concurrency."""
         return {
             self.check: 4,
             self.forward: 4,
@@ -80,28 +80,28 @@ class Traffic:
         }
 
     async def check(self) -> None:
-        """A proxy's question."""
-        await self._ask("check", self._crowd.anybody(), "/oauth2/auth", forwards=False)
+        """A check by a proxy."""
+        await self._ask("check", self._crowd.any_caller(), "/oauth2/auth", forwards=False)
 
     async def first_sight(self) -> None:
-        """A proxy's question about somebody new."""
+        """A check with a token that is not cached."""
         await self._ask("first sight", self._crowd.newcomer(), "/oauth2/auth", forwards=False)
 
     async def impostor(self) -> None:
-        """A bad token, asked about or used."""
+        """An invalid token, in a check or a forwarded request."""
         forwards = random.random() < 0.5
         await self._ask("impostor", self._crowd.impostor(), "/x" if forwards else "/oauth2/auth", forwards=False)
 
     async def forward(self) -> None:
-        """An ordinary request, which must arrive as that person's and with that very target."""
-        person, target = self._crowd.anybody(), f"/api/{random.randrange(10**9)}?x=%2F"
+        """A forwarded request, which must arrive with the identity of the caller and the same target."""
+        person, target = self._crowd.any_caller(), f"/api/{random.randrange(10**9)}?x=%2F"
         document = await self._ask("forward", person, target, forwards=True)
         if document is not None and (document["user"], document["target"]) != ([person.name], target):
             self._ledger.blame("forward", f"arrived as {document}, sent by {person.name} to {target}")
 
     async def public(self) -> None:
-        """A free path: anybody passes, and nobody is called by a name that is not his."""
-        person = random.choice((self._crowd.anybody(), self._crowd.impostor()))
+        """A public path: every request is allowed, and only valid tokens give an identity."""
+        person = random.choice((self._crowd.any_caller(), self._crowd.impostor()))
         started = time.time()
         document = await self._ask("public", person, "/public/x", forwards=True, deserved={200})
         names = [{200: [person.name], 401: []}[status] for status in _now(person, started)]
@@ -109,27 +109,27 @@ class Traffic:
             self._ledger.blame("public", f"{document['user']} instead of {names}")
 
     async def closed(self) -> None:
-        """A path for a group that nobody is in."""
-        person, started = self._crowd.anybody(), time.time()
+        """A path for a group without members."""
+        person, started = self._crowd.any_caller(), time.time()
         deserved = {200: 403, 401: 401}
         await self._ask(
             "closed", person, "/closed/x", forwards=False, deserved=lambda: {deserved[s] for s in _now(person, started)}
         )
 
     async def upload(self) -> None:
-        """A body, with its length or in chunks, which must arrive whole."""
-        person, size = self._crowd.anybody(), random.randrange(1, 2_000_000)
+        """A request body, with Content-Length or chunked, which must arrive complete."""
+        person, size = self._crowd.any_caller(), random.randrange(1, 2_000_000)
         body = (PATTERN * (size // len(PATTERN) + 1))[:size]
         pieces = [body[start : start + 65_536] for start in range(0, size, 65_536)]
         document = await self._ask(
             "upload", person, "/upload", forwards=True, method="PUT", data=random.choice((body, _stream(pieces)))
         )
         if document is not None and document["sha256"] != hashlib.sha256(body).hexdigest():
-            self._ledger.blame("upload", f"{document['size']} of {size} octets arrived, or others")
+            self._ledger.blame("upload", f"{document['size']} of {size} bytes arrived, or different ones")
 
     async def download(self) -> None:
-        """A body of the service's, which must arrive whole or visibly broken."""
-        person, size, started = self._crowd.anybody(), 3_000_000, time.time()
+        """A response body, which must arrive complete or visibly aborted."""
+        person, size, started = self._crowd.any_caller(), 3_000_000, time.time()
         status = NO_ANSWER
         try:
             async with self._session.get(f"{self._url}/download/{size}?chunked", headers=_bearer(person)) as answer:
@@ -139,11 +139,11 @@ class Traffic:
             pass
         good = self._ledger.enter("download", status, _now(person, started), started, person=person, forwards=True)
         if good and received != (PATTERN * (size // len(PATTERN) + 1))[:size]:
-            self._ledger.blame("download", f"{len(received)} of {size} octets, ended as if they were all")
+            self._ledger.blame("download", f"{len(received)} of {size} bytes, and the end looked regular")
 
     async def events(self) -> None:
-        """A stream of events, all of that person, which ends soon after its token has."""
-        person, started = self._crowd.anybody(), time.time()
+        """An event stream of one caller, which ends soon after its token."""
+        person, started = self._crowd.any_caller(), time.time()
         try:
             async with self._session.get(f"{self._url}/events", headers=_bearer(person)) as answer:
                 deserved = _now(person, started)
@@ -154,8 +154,8 @@ class Traffic:
         await asyncio.sleep(_PAUSE_AFTER_STREAM)
 
     async def messages(self) -> None:
-        """A WebSocket, which repeats what is said to it until its token ends."""
-        person, started = self._crowd.anybody(), time.time()
+        """A WebSocket that echoes messages until its token ends."""
+        person, started = self._crowd.any_caller(), time.time()
         try:
             async with self._session.ws_connect(f"{self._url}/messages", headers=_bearer(person)) as socket:
                 self._ledger.enter("messages", 200, _now(person, started), started, person=person, forwards=True)
@@ -177,17 +177,17 @@ class Traffic:
         await asyncio.sleep(_PAUSE_AFTER_STREAM)
 
     async def half_a_head(self) -> None:
-        """A caller who begins a request and says no more."""
+        """A client that sends an incomplete head."""
         await self._stall("half a head", b"GET / HTTP/1.1\r\nHost: a\r\nX-", {b"408"})
 
     async def half_a_body(self) -> None:
-        """A caller who begins an upload and says no more: 408, or what a broken service makes of it."""
+        """A client that sends an incomplete body: 408, or an error of the failing upstream."""
         token = self._crowd.root.token.encode()
         head = b"PUT / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + token + b"\r\nContent-Length: 9\r\n\r\nhalf"
         await self._stall("half a body", head, {b"408", b"502", b"504"})
 
     async def slow_reader(self) -> None:
-        """A caller who leaves most of what he asked for where it is, and goes."""
+        """A client that disconnects during a response."""
         reader, writer = await asyncio.open_connection(*self._address.split(":"), limit=4096)
         head = f"GET /download/50000000 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {self._crowd.root.token}\r\n\r\n"
         writer.write(head.encode())
@@ -209,7 +209,7 @@ class Traffic:
         method: str = "GET",
         data: Any = None,
     ) -> Any:
-        """The document that came with a 200 of the service, else None. ``deserved``: other than what the token is."""
+        """The document of a 200 response, else None. ``deserved``: the expected statuses, if not those of the token."""
         started, status, document = time.time(), NO_ANSWER, None
         try:
             url = f"{self._url}{target}"
@@ -228,13 +228,13 @@ class Traffic:
     async def _follow(
         self, traffic: str, person: Person, started: float, read: Callable[[], Awaitable[bytes]], expected: str
     ) -> None:
-        """Read a stream until it ends or enough has been seen."""
+        """Read a stream until it ends or has sent enough."""
         while time.time() < started + STREAM_SECONDS:
             try:
                 async with asyncio.timeout(1):
                     piece = await read()
             except TimeoutError:
-                continue  # the service hangs; whether the stream should be over is asked all the same
+                continue  # the upstream hangs; check all the same whether the stream should have ended
             finally:
                 if not person.may_stream(time.time(), CUT_SECONDS):
                     self._ledger.blame(traffic, f"still open {CUT_SECONDS:g} s after the token of {person.name} ended")
@@ -245,15 +245,15 @@ class Traffic:
                 self._ledger.blame(traffic, f"{piece!r} instead of {expected!r}")
 
     def _ended(self, traffic: str, person: Person, started: float) -> None:
-        """A stream is over, which it should be only with its token or its service."""
+        """Check the end of a stream: only the end of its token or an upstream failure allows it."""
         self._ledger.counts[f"{traffic}: ended", NO_ANSWER] += 1
         now = time.time()
         if now < min(person.ending, person.expires_at) and not self._ledger.faults.overlap("service", started, now):
-            self._ledger.blame(traffic, f"ended while the token of {person.name} was good")
+            self._ledger.blame(traffic, f"ended while the token of {person.name} was valid")
 
-    async def _stall(self, traffic: str, octets: bytes, allowed: set[bytes]) -> None:
+    async def _stall(self, traffic: str, data: bytes, allowed: set[bytes]) -> None:
         reader, writer = await asyncio.open_connection(*self._address.split(":"))
-        writer.write(octets)
+        writer.write(data)
         answer = b""
         try:
             async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""The sidecar and everything around it, all of it real, and how each part is made to fail."""
+"""The sidecar with real dependencies, and faults of each dependency."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from bench.soak.people import ADMIN, AUDIENCE, Issuer
 SERVER_CORE = 0
 OTHER_CORE = 1
 RESPONSE_SECONDS = 3.0
-"""How long the sidecar waits for the service behind."""
+"""Timeout of the sidecar for the upstream."""
 KEY_REFRESH = 2.0
-# Seconds in which what failed may still be felt: until a hung request has been given up, keys have been fetched again
-# (after a wait that doubles), and the store is asked again and filled.
+# Seconds during which a fault may still have effects: hung requests time out, keys are fetched again (with exponential
+# backoff), and the store is reconnected and filled.
 _AFTERMATH = {"service": RESPONSE_SECONDS + 1, "provider": 6.0, "store": 6.0, "bodies": 6.0}
 _SILENT = 200
-"""How many callers of each kind announce a body and send none of it."""
+"""Number of clients of each kind that announce a body and do not send it."""
 _REVOKE = b"POST /oauth2/revoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 _CHECK = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\nX-Original-URI: /x\r\nX-Original-Method: GET\r\n"
 _ANNOUNCED = (
@@ -36,12 +36,12 @@ _ANNOUNCED = (
     _REVOKE + b"Expect: 100-continue\r\nContent-Length: 500\r\n\r\n",
 )
 _ANSWERED = 2
-"""The first so many of them are answered without their body."""
+"""The first ones of this number get a response without their body."""
 
 
 @dataclass
 class Fault:
-    """Something that was wrong for a while. ``until``: seconds since the epoch, aftermath included."""
+    """A fault. ``until``: seconds since the epoch, including its aftermath."""
 
     name: str
     since: float
@@ -50,13 +50,13 @@ class Fault:
 
 @dataclass
 class Faults:
-    """What was wrong when."""
+    """All faults with their times."""
 
     seen: list[Fault] = field(default_factory=list)
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """``name`` is wrong while the block lasts."""
+        """Record that ``name`` fails while the context is active."""
         fault = Fault(name, time.time())
         self.seen.append(fault)
         try:
@@ -65,12 +65,12 @@ class Faults:
             fault.until = time.time() + _AFTERMATH[name]
 
     def overlap(self, name: str, started: float, finished: float) -> bool:
-        """Whether ``name`` may have been wrong at some time between the two."""
+        """Whether ``name`` may have failed between the two times."""
         return any(fault.name == name and fault.since <= finished and started <= fault.until for fault in self.seen)
 
 
 class Provider:
-    """The identity provider, in this process; it may break every connection off, or let everybody wait."""
+    """The identity provider, in this process; it can abort every connection, or not respond."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -80,7 +80,7 @@ class Provider:
         self._runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0.1)
 
     async def start(self) -> None:
-        """Serve its keys."""
+        """Serve the key set."""
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
 
@@ -97,7 +97,7 @@ class Provider:
 
 
 class World:
-    """All programs. ``address`` is the sidecar's public listener."""
+    """All programs. ``address`` is the public listener of the sidecar."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
@@ -111,7 +111,7 @@ class World:
             raise BenchError("the soak needs redis-server (Debian: apt-get install redis-server)")
 
     async def start(self) -> None:
-        """Everything up, the sidecar ready."""
+        """Start all programs; on entry the sidecar is ready."""
         await self.provider.start()
         self.service = self._start_service()
         self.redis = self._start_redis()
@@ -154,7 +154,7 @@ class World:
             "authorizerConfiguration": {"adminPrincipals": [f"corp/{ADMIN}"]},
             "rules": [
                 {"path": "/public/**", "access": "public"},
-                {"path": "/closed/**", "access": "authenticated", "require": {"groups": ["nobody"]}},
+                {"path": "/closed/**", "access": "authenticated", "require": {"groups": ["without-members"]}},
             ],
             "logging": {"level": "warning"},
         }
@@ -172,7 +172,7 @@ class World:
 
     @asynccontextmanager
     async def service_killed(self) -> AsyncIterator[None]:
-        """The service behind crashes, and comes back after the block."""
+        """The upstream crashes, and restarts after the context."""
         with self.faults.during("service"):
             self.service.kill()
             yield
@@ -181,13 +181,13 @@ class World:
 
     @asynccontextmanager
     async def service_stalled(self) -> AsyncIterator[None]:
-        """The service behind hangs."""
+        """The upstream hangs."""
         with self.faults.during("service"), _stopped(self.service):
             yield
 
     @asynccontextmanager
     async def provider_down(self) -> AsyncIterator[None]:
-        """The identity provider breaks every connection off."""
+        """The identity provider aborts every connection."""
         with self.faults.during("provider"):
             self.provider.is_up = False
             yield
@@ -195,7 +195,7 @@ class World:
 
     @asynccontextmanager
     async def provider_stalled(self) -> AsyncIterator[None]:
-        """The identity provider lets everybody wait."""
+        """The identity provider does not respond."""
         with self.faults.during("provider"):
             self.provider.hangs = True
             yield
@@ -209,7 +209,7 @@ class World:
 
     @asynccontextmanager
     async def redis_killed(self) -> AsyncIterator[None]:
-        """Redis crashes, and comes back empty."""
+        """Redis crashes and restarts empty."""
         with self.faults.during("store"):
             self.redis.kill()
             yield
@@ -217,9 +217,9 @@ class World:
 
     @asynccontextmanager
     async def bodies_announced(self) -> AsyncIterator[None]:
-        """Callers announce bodies and send none, to endpoints of every kind. Raises BenchError for a wrong answer.
+        """Clients announce bodies without sending them, to all kinds of endpoints. Raises BenchError.
 
-        It excuses nothing but a refusal of who has to wait for a verdict.
+        Only refusals of requests that wait for a decision are excused by this fault.
         """
         host, _, port = self.address.partition(":")
         opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []

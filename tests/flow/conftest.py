@@ -100,7 +100,7 @@ async def plainly(scene: Scene) -> AsyncIterator[Wire]:
 
 
 async def refuses_connections(scene: Scene) -> None:
-    """Return once the public listener is closed, and what is under way has been told."""
+    """Return once the public listener is closed and in-flight requests have the draining state."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             try:

@@ -30,7 +30,7 @@ async def test_userinfo_tells_the_caller_who_it_is_whatever_the_rules(start: Sta
 
 
 @pytest.mark.parametrize("path", [KEYS, "/oauth2/jwks"])
-async def test_own_keys_are_published_to_everybody(start: Start, tmp_path: Path, path: str) -> None:
+async def test_own_keys_are_public(start: Start, tmp_path: Path, path: str) -> None:
     """Never the upstream's answer, with an entity tag that is honoured, and public members only."""
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url, jwtTokenConfiguration=own_keys(tmp_path))

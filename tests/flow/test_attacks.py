@@ -1,4 +1,4 @@
-"""What somebody with a good token of one issuer tries in order to become somebody else, at a sidecar of five issuers.
+"""Attempts to impersonate another user with a valid token of one issuer, at a sidecar with five issuers.
 
 Every issuer names its key ``k1``: only the issuer can tell them apart.
 """
@@ -120,7 +120,7 @@ async def test_what_only_the_own_issuer_may_say_is_nothing_from_others(crowd: Cr
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Auth-Assertion"])
-async def test_what_the_service_behind_is_given_is_no_credential_here(crowd: Crowd, header: str) -> None:
+async def test_upstream_credentials_are_rejected_from_callers(crowd: Crowd, header: str) -> None:
     scene, issuers = crowd
     seen = (await ask(scene, sign("rsa", issuers["rsa"]), "/x")).json()["headers"]
     minted = next(value for name, value in seen if name == header).removeprefix("Bearer ")
@@ -156,7 +156,7 @@ async def test_what_the_service_behind_is_given_is_no_credential_here(crowd: Cro
         ("list", {"preferred_username": "admin", "email": "admin@example.com", "email_verified": "true"}, False),
     ],
 )
-async def test_nobody_becomes_admin_by_a_name_that_others_hand_out(
+async def test_a_name_from_another_issuer_makes_no_admin(
     crowd: Crowd, signer: str, claims: dict[str, Any], is_admin: bool | None
 ) -> None:
     scene, issuers = crowd

@@ -19,7 +19,7 @@ PUBLIC = [{"path": "/public/**", "access": "public"}]
 
 
 async def serve(connection: UpstreamConnection) -> None:
-    """Answers, but never what is asked for below /public/wait or by somebody who waits."""
+    """Answers, except requests below /public/wait and requests of the user ``waits``."""
     while True:
         request = await connection.request()
         if request.target.startswith(("/public/wait", "/wait")):
@@ -81,7 +81,7 @@ async def test_bodies_before_a_verdict_keep_no_good_caller_out(start: Start) -> 
 async def test_a_body_before_a_verdict_has_less_time(
     start: Start, monkeypatch: pytest.MonkeyPatch, ours: float, configured: str
 ) -> None:
-    """The shorter of both times counts, and the caller is told."""
+    """The shorter of the two time limits applies, and the caller gets a response."""
     monkeypatch.setattr(sidecar.api.body, "_UNDECIDED_BODY_TIMEOUT", ours)
     scene = await start(server={"limits": {"bodyTimeout": configured}})
     async with await scene.connect() as wire:
@@ -141,7 +141,7 @@ async def test_checks_are_answered_while_every_place_is_taken(start: Start) -> N
 
 
 async def test_silent_connections_make_room_for_new_ones(start: Start) -> None:
-    """The oldest idle one is closed, also half a head or a body that nobody waits for; a busy one never is."""
+    """The oldest idle connection is closed, also one with half a head or an unread body; a busy one never is."""
     async with ScriptedUpstream(serve) as upstream, AsyncExitStack() as stack:
         scene = await start(upstream.url, server={"trustedProxies": [LOOPBACK], "limits": {"maxConnections": 3}})
         silent, half, over = [await connected(scene, stack) for _ in range(3)]

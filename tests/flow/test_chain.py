@@ -136,7 +136,7 @@ def test_the_plugins_actor_is_a_service_and_its_header_goes_no_further(sidecar: 
     [
         ({"X_Api_Key": "wrong"}, 401, "credentials_invalid"),
         ({"Authorization": basic("alice", "wrong")}, 401, "credentials_invalid"),
-        ({"Authorization": basic("nobody", "x")}, 401, "credentials_invalid"),
+        ({"Authorization": basic("unknown", "x")}, 401, "credentials_invalid"),
         ({"Authorization": "Basic alice:opensesame"}, 401, "credentials_invalid"),
         ({"Authorization": "Bearer opaque"}, 401, "token_malformed"),
         ({"X_Api_Key": "k3y", "Authorization": basic("alice", "opensesame")}, 400, "credentials_ambiguous"),
@@ -156,7 +156,7 @@ def test_what_does_not_pass_is_never_the_guest(
 @pytest.mark.parametrize(
     ("mode", "offered"), [(None, True), ("navigate", True), ("cors", False), ("same-origin", False)]
 )
-def test_who_may_answer_with_a_password_is_told(sidecar: Sidecar, mode: str | None, offered: bool) -> None:
+def test_basic_is_challenged_where_passwords_are_accepted(sidecar: Sidecar, mode: str | None, offered: bool) -> None:
     """A challenge of its own line each (RFC 9110 11.6.1); a browser would ask its user in the midst of a page."""
     sent = {} if mode is None else {"Sec_Fetch_Mode": mode}
     for credential in ({}, {"Authorization": "Bearer opaque"}, {"Authorization": basic("alice", "wrong")}):
@@ -168,7 +168,7 @@ def test_who_may_answer_with_a_password_is_told(sidecar: Sidecar, mode: str | No
     assert len(ask(sidecar, X_Fault="raise").all("WWW-Authenticate")) == 0
 
 
-def test_the_guest_keeps_to_his_paths_and_methods(sidecar: Sidecar) -> None:
+def test_the_guest_is_limited_to_its_paths_and_methods(sidecar: Sidecar) -> None:
     assert ask(sidecar).status == 401
     assert ask(sidecar, "/lobby/x", "POST").status == 401
     assert ask(sidecar, "/lobby%2fx").status == 401
@@ -245,7 +245,7 @@ def test_the_check_prints_the_chain_in_order(sidecar: Sidecar, plugins: Path) ->
 
 
 def test_the_check_asks_the_members_and_finds_names_that_collide(sidecar: Sidecar, tmp_path: Path) -> None:
-    """A member's own check is asked, and nobody is given the name by which admins of a provider are known."""
+    """The authenticator's own check runs, and no Actor gets a name that makes an admin of a provider."""
     command = [sys.executable, "-m", "sidecar", "check", "--config", str(tmp_path / "c.yaml")]
     store = f"store: {{url: 'sqlite:///{tmp_path}/s.db'}}\n"
     member = "{type: basic, NAME configs: {htpasswd: /does/not/exist}}"

@@ -1,4 +1,4 @@
-"""The check endpoints: what each proxy is told, from its own headers only, and only if it is trusted."""
+"""Check endpoints: the response for each proxy, from its own headers only, and only if it is trusted."""
 
 import logging
 from typing import Any
@@ -163,7 +163,7 @@ async def test_a_condition_that_is_not_understood_is_refused(start: Start, diale
 
 
 async def test_an_address_that_was_made_up_meets_no_condition(start: Start) -> None:
-    """Only one that stood in the token does: principalDomain gives everybody of every provider an address."""
+    """Only an address in the token does: principalDomain gives every user of every provider an address."""
     scene = await start(**TRUSTED)
     for query in ("?allowed_email_domains=example.com", "?allowed_emails=sam@example.com"):
         answer = await conditioned(scene, "nginx", query, "/x", bearer())
@@ -252,7 +252,7 @@ async def test_nginx_hears_only_what_it_can_carry(start: Start) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_without_keys_the_answer_is_503_and_never_anonymous(start: Start, dialect: str) -> None:
-    """Public paths pass all the same, with nobody's identity; and a token of nobody's stays 401."""
+    """Public paths are allowed without an identity; an unknown token still gets 401."""
     scene = await start(published=False, **TRUSTED, **RULES)
     for target in ("/x", "/admin/x"):
         answer = await check(scene, dialect, target, bearer(groups=["admins"]))

@@ -106,7 +106,7 @@ def test_shared_key_speaks_for_no_provider(stage: Stage, provider: IdentityProvi
 
 
 def test_foreign_issuer_cannot_name_the_servers_admin(stage: Stage, provider: IdentityProvider) -> None:
-    """The DataHub behind knows its admins by their urn alone, whoever hands out the name."""
+    """DataHub recognises its admins by their urn alone, independent of the issuer of the name."""
     reply = stage.ask(f"Bearer {provider.mint(preferred_username='chief')}")
     seen = {"passthrough": "chief", "datahub": "", "datahubHeader": "anonymous"}
     assert stage.actor(reply) == seen[stage.credentials]
@@ -114,7 +114,7 @@ def test_foreign_issuer_cannot_name_the_servers_admin(stage: Stage, provider: Id
 
 @pytest.mark.parametrize("more", [{}, {"type": "SESSION", "version": "1"}, {"type": "SERVICE_ACCOUNT"}, {"exp": ...}])
 def test_datahubs_own_token_is_its_user(stage: Stage, more: dict[str, Any]) -> None:
-    """Whoever signs with the shared key there: what the token is worth today only DataHub knows."""
+    """Any holder of the shared key can sign there: only DataHub knows whether the token is still valid."""
     text = token(actorId="Sam@x.com", **more)
     reply = stage.ask(f"BEARER {text}")
     assert reply.status == 200
@@ -136,7 +136,7 @@ def test_datahubs_own_token_of_an_admin_is_judged_by_datahub(stage: Stage) -> No
         assert seen.all("Authorization") == [f"Bearer {text}"]
 
 
-def test_root_user_is_nobody_elses_to_be(stage: Stage, provider: IdentityProvider) -> None:
+def test_other_issuers_cannot_name_the_root_user(stage: Stage, provider: IdentityProvider) -> None:
     """DataHub's root user needs no entry in ``adminPrincipals`` to be one there."""
     reply = stage.ask(f"Bearer {provider.mint(preferred_username='DataHub')}")
     seen = {"passthrough": "DataHub", "datahub": "", "datahubHeader": "anonymous"}
@@ -147,13 +147,13 @@ def test_root_user_is_nobody_elses_to_be(stage: Stage, provider: IdentityProvide
 def test_what_datahubs_user_interface_asks_is_for_the_system_client(
     stage: Stage, provider: IdentityProvider, path: str
 ) -> None:
-    """A GMS answers whoever has a good credential."""
+    """A GMS answers every authenticated caller."""
     assert stage.actor(stage.ask(f"Basic {CLIENT}:{SECRET}", path)) == CLIENT
     for authorization, status in ((f"Bearer {provider.mint()}", 403), (f"Bearer {token()}", 403), (None, 401)):
         assert stage.ask(authorization, path).status == status
 
 
-def test_system_client_is_passed_through_when_he_comes_himself(stage: Stage) -> None:
+def test_credentials_of_the_system_client_are_forwarded(stage: Stage) -> None:
     assert stage.actor(stage.ask(f"Basic {CLIENT}:{SECRET}")) == CLIENT
     if stage.credentials != "passthrough":
         encoded = b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
@@ -186,7 +186,7 @@ def test_bad_credential_is_refused_and_never_the_guest(stage: Stage, authorizati
     assert SECRET not in reply.body.decode()
 
 
-def test_nothing_presented_is_the_guest_where_he_may_be(stage: Stage) -> None:
+def test_no_credential_is_the_guest_where_guests_are_allowed(stage: Stage) -> None:
     reply = stage.ask(None, "/guests/x")
     assert stage.actor(reply) == ("" if stage.credentials == "passthrough" else "visitor")
     assert Received.of(reply.json()).all("X-Auth-Request-User") == ["visitor"]
@@ -194,7 +194,7 @@ def test_nothing_presented_is_the_guest_where_he_may_be(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("authorization", [None, f"Bearer {token(key='x' * 40)}"])
-def test_open_path_tells_datahub_of_nobody(stage: Stage, authorization: str | None) -> None:
+def test_public_path_sends_no_actor_to_datahub(stage: Stage, authorization: str | None) -> None:
     reply = stage.ask(authorization, "/config", ("X-DataHub-Actor", "urn:li:corpuser:datahub"))
     if stage.credentials == "passthrough":
         assert Received.of(reply.json()).all("X-DataHub-Actor") == []
@@ -282,7 +282,7 @@ def test_secrets_that_protect_nothing_stop_the_check(
         ({"type": "basic", "name": "system"}, {"htpasswd": "/x"}, "has the name of a provider, system"),
     ],
 )
-def test_nobody_is_configured_to_be_the_system_client(
+def test_no_guest_can_have_the_name_of_the_system_client(
     tmp_path: Path, member: dict[str, str], options: dict[str, str], said: str
 ) -> None:
     code, _, err = _check(tmp_path, {"authenticators": [{**member, "configs": options}]})
@@ -312,7 +312,7 @@ def test_check_speaks_of_the_root_user(tmp_path: Path, credentials: str, admins:
     [
         (token(), ["datahub"], 0, "accepted"),
         (token(key="x" * 40), ["datahub"], 1, "rejected: token_invalid (signature)"),
-        # the key is there to sign for the server behind, not to let anybody in
+        # the key only signs tokens for the upstream; it authenticates no caller
         (token(), [], 1, "rejected"),
     ],
 )

@@ -74,7 +74,7 @@ async def run(*arguments: str) -> int:
 
 
 async def test_the_system_client_gives_sessions_to_people(start: Start, tmp_path: Path) -> None:
-    """As DataHub's user interface does for whom it has let in; nothing else, to nobody else, and never an admin's."""
+    """As DataHub's frontend does for its users; no other kind, for no other caller, and never for an admin."""
     scene = await start_managed(start, tmp_path, authentication=AUTHENTICATION)
     system = f"Basic {CLIENT}:{SECRET}"
     wish = {"name": "ui", "kind": "session", "actor": {"type": "USER", "id": "root"}, "format": "datahub"}

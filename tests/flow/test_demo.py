@@ -96,7 +96,7 @@ def demo(require_tool: Callable[[str], Path]) -> Iterator[Demo]:
 
 
 def test_every_printed_line_answers_as_its_comment_says(demo: Demo) -> None:
-    """In the order in which they are printed; nobody but Carol is other than before afterwards."""
+    """In the printed order; only the state of carol differs afterwards."""
     lines = demo.curl_lines()
     assert len(lines) >= 15
     assert {shows.split(" ")[0] for shows in lines} == {"200", "201", "401", "403"}
@@ -104,7 +104,7 @@ def test_every_printed_line_answers_as_its_comment_says(demo: Demo) -> None:
     assert answered == {shows: int(shows.split(" ")[0]) for shows in lines}
 
 
-def test_the_service_behind_is_told_who_asks(demo: Demo) -> None:
+def test_the_upstream_receives_the_identity(demo: Demo) -> None:
     def user(shows: str) -> object:
         identity = demo.answer(demo.line(shows))[1]["identity"]
         return identity["X-Auth-Request-User"] if isinstance(identity, dict) else identity

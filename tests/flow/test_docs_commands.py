@@ -66,7 +66,7 @@ def configuration_of(page: Path) -> str:
 
 @dataclass
 class Desk:
-    """Somebody who follows a page. ``names`` are what the examples say, and what stands for it here."""
+    """Runs the commands of a page. ``names`` maps names in the examples to their replacement here."""
 
     folder: Path
     names: dict[str, str]

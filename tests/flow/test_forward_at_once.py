@@ -244,7 +244,7 @@ async def test_every_request_is_sent_on_as_it_would_have_been(start: Start, begi
                 async with connect as wire:
                     await wire.send(asked)
                     answer = await wire.answer(asked.partition(b" ")[0].decode())
-                seen.append((comparable(answer), [unnumbered(request.octets) for request in upstream.requests]))
+                seen.append((comparable(answer), [unnumbered(request.raw) for request in upstream.requests]))
             assert seen[0] == seen[1], asked
     assert begins.answered > 30
 

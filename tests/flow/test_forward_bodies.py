@@ -1,4 +1,4 @@
-"""Forward mode: bodies stream both ways, bounded and whole or visibly broken, and nobody gets another's answer."""
+"""Forward mode: bodies are streamed in both directions, complete or visibly aborted, and responses are not mixed up."""
 
 import asyncio
 import hashlib
@@ -74,7 +74,7 @@ async def test_chunked_uploads_arrive_whole_without_trailers(start: Start) -> No
             assert (await wire.answer()).body.decode() == hashlib.sha256(BIG).hexdigest()
             assert (await wire.ask("/", [bearer()])).status == 200
     assert upstream.requests[0].all("Transfer-Encoding") == ["chunked"]
-    assert b"forged" not in upstream.requests[0].octets + upstream.requests[1].octets
+    assert b"forged" not in upstream.requests[0].raw + upstream.requests[1].raw
 
 
 async def test_an_upload_reaches_the_service_while_it_is_sent(start: Start) -> None:
@@ -390,7 +390,7 @@ async def test_a_service_that_resets_or_closes_is_502(start: Start) -> None:
     assert len(upstream.requests) == 4, "no request is sent twice"
 
 
-async def test_a_service_that_never_answers_is_504_and_its_late_answer_is_nobodys(start: Start) -> None:
+async def test_a_silent_upstream_is_504_and_its_late_response_is_discarded(start: Start) -> None:
     late = asyncio.Event()
 
     async def script(connection: UpstreamConnection) -> None:
@@ -409,7 +409,7 @@ async def test_a_service_that_never_answers_is_504_and_its_late_answer_is_nobody
 
 
 async def test_a_head_that_never_ends_is_504(start: Start) -> None:
-    """Octet by octet, and with one interim answer after another: the time for a head is one time."""
+    """Byte by byte, and with interim responses: the time limit covers the whole head."""
 
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()
@@ -432,26 +432,26 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("octets", EXTRA.values(), ids=EXTRA)
-async def test_octets_behind_an_answer_are_nobodys_answer(start: Start, octets: bytes) -> None:
-    async with ScriptedUpstream(answering(octets)) as upstream:
+@pytest.mark.parametrize("raw", EXTRA.values(), ids=EXTRA)
+async def test_bytes_after_a_response_are_no_response(start: Start, raw: bytes) -> None:
+    async with ScriptedUpstream(answering(raw)) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
             assert (await wire.ask("/first", [bearer()])).body == b"ok"
-        if octets.endswith(b" 20"):
+        if raw.endswith(b" 20"):
             return  # nothing to see before the next request; it gets 502 or its own answer
         await after(scene, upstream)
 
 
-@pytest.mark.parametrize("octets", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", b"HTTP/1.1 20", b"\r\n"])
-async def test_octets_that_come_unasked_are_nobodys_answer(start: Start, octets: bytes) -> None:
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", b"HTTP/1.1 20", b"\r\n"])
+async def test_unrequested_bytes_are_no_response(start: Start, raw: bytes) -> None:
     sent = asyncio.Event()
 
     async def script(connection: UpstreamConnection) -> None:
         await connection.request()
         await connection.send(OK)
         await answered.wait()
-        await connection.send(octets)
+        await connection.send(raw)
         sent.set()
         await connection.ended()
 
@@ -467,7 +467,7 @@ async def test_octets_that_come_unasked_are_nobodys_answer(start: Start, octets:
         await after(scene, upstream)
 
 
-async def test_a_body_with_the_answer_to_head_is_nobodys_answer(start: Start) -> None:
+async def test_a_body_after_a_response_to_head_is_no_response(start: Start) -> None:
     """However late it comes."""
 
     async def script(connection: UpstreamConnection) -> None:
@@ -485,7 +485,7 @@ async def test_a_body_with_the_answer_to_head_is_nobodys_answer(start: Start) ->
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
 @pytest.mark.parametrize("announced", [b"", b"Content-Length: 43\r\n"])
-async def test_a_body_where_none_belongs_is_nobodys_answer(start: Start, status: bytes, announced: bytes) -> None:
+async def test_a_body_where_none_is_allowed_is_no_response(start: Start, status: bytes, announced: bytes) -> None:
     """However late it comes, and whether it was announced or not."""
 
     async def script(connection: UpstreamConnection) -> None:
@@ -561,7 +561,7 @@ async def held(connection: UpstreamConnection, ended: asyncio.Event, begin: byte
     ids=["before the answer", "in the answer", "in the upload", "in the chunked upload", "in both"],
 )
 async def test_a_caller_that_leaves_takes_the_upstream_request_along(start: Start, begin: bytes, upload: str) -> None:
-    """Also on a quiet stream; and what it left behind is nobody's."""
+    """Also on an idle stream; data that is left over is discarded."""
     ended = asyncio.Event()
     async with ScriptedUpstream(lambda connection: held(connection, ended, begin)) as upstream:
         scene = await start(upstream.url)
@@ -722,7 +722,7 @@ async def test_a_caller_that_stops_reading_is_cut_off(start: Start) -> None:
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
 async def test_an_answer_that_stalls_is_broken_off(start: Start, framing: bytes) -> None:
-    """Visibly, and its late rest is nobody's answer. Events may be silent for as long as they like."""
+    """Visibly, and the late rest is discarded. Event streams may pause for any time."""
     seen = asyncio.Event()
 
     async def script(connection: UpstreamConnection) -> None:
@@ -748,7 +748,7 @@ async def test_an_answer_that_stalls_is_broken_off(start: Start, framing: bytes)
         await after(scene, upstream)
 
 
-async def test_an_upload_under_way_ends_in_order_when_draining(start: Start) -> None:
+async def test_an_upload_in_progress_completes_while_draining(start: Start) -> None:
     async with ScriptedUpstream(upload_digest) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire, await scene.connect() as idle:

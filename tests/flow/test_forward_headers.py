@@ -1,4 +1,4 @@
-"""Forward mode: what of a request's head reaches the service behind, and what of its answer's head comes back."""
+"""Forward mode: what of a request's head reaches the upstream, and what of its answer's head comes back."""
 
 import gzip
 from typing import Any
@@ -57,7 +57,7 @@ def folded_values(request: Request, name: str) -> list[str]:
 
 
 async def passed_on(start: Start, headers: Lines, target: str = "/x", **blocks: Any) -> Request:
-    """What the service behind receives of a request that passes."""
+    """What the upstream receives of a request that passes."""
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url, **blocks)
         async with await scene.connect() as wire:
@@ -66,9 +66,9 @@ async def passed_on(start: Start, headers: Lines, target: str = "/x", **blocks: 
     return request
 
 
-async def passed_back(start: Start, octets: bytes, *, method: str = "GET") -> Answer:
-    """What the caller receives when the service answers with ``octets``."""
-    async with ScriptedUpstream(answering(octets)) as upstream:
+async def passed_back(start: Start, raw: bytes, *, method: str = "GET") -> Answer:
+    """What the caller receives when the service answers with ``bytes``."""
+    async with ScriptedUpstream(answering(raw)) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
             return await wire.ask("/x", [bearer()], method=method)
@@ -119,7 +119,7 @@ async def test_forged_identity_is_removed_in_every_spelling(start: Start, name: 
     request = await passed_on(start, [*forged, *forged, CALLER, nominated], **strip)
     expected = [IDENTITY[name]] if name in IDENTITY else []
     assert folded_values(request, name) == expected
-    assert b"forged" not in request.octets
+    assert b"forged" not in request.raw
 
 
 OVERRIDES = (
@@ -130,18 +130,18 @@ OVERRIDES = (
 
 @pytest.mark.parametrize("server", [{}, {"trustedProxies": [LOOPBACK]}], ids=["any peer", "a trusted proxy"])
 async def test_headers_that_name_another_method_or_path_are_removed(start: Start, server: dict[str, Any]) -> None:
-    """The method and the path that the rules have judged are those that the upstream answers, whoever is the peer."""
+    """The upstream receives the method and path that the rules have checked, for every peer."""
     sent = [(spelling, "DELETE") for name in OVERRIDES for spelling in (name, name.lower(), name.replace("-", "_"))]
     sent += [(name.replace("-", "~"), "DELETE") for name in OVERRIDES]
     request = await passed_on(start, [*sent, CALLER], server=server)
     assert request.head.start == "GET /x HTTP/1.1"
-    assert b"DELETE" not in request.octets
+    assert b"DELETE" not in request.raw
 
 
 async def test_forged_identity_does_not_pass_a_public_path_either(start: Start) -> None:
     rules: dict[str, Any] = {"rules": [{"path": "/x", "access": "public"}]}
     request = await passed_on(start, [("X-Auth-Request-User", "forged"), ("x_auth_request_user", "forged")], **rules)
-    assert b"forged" not in request.octets
+    assert b"forged" not in request.raw
     assert all(folded_values(request, name) == [] for name in NAMES)
 
 
@@ -210,11 +210,11 @@ async def test_credentials_none_removes_authorization(start: Start) -> None:
     aliases = [("authorization.", "x"), ("AUTHORIZATION", CALLER[1])]
     request = await passed_on(start, aliases, upstream={"credentials": "none"})
     assert request.all("Authorization") == []
-    assert CALLER[1].encode() not in request.octets
+    assert CALLER[1].encode() not in request.raw
 
 
 async def test_credentials_openmetadata_are_minted_for_the_actor(start: Start, tmp_path: Any) -> None:
-    """The caller's own token goes no further, and nobody's identity is sent where there is none."""
+    """The caller's own token is not forwarded, and no identity is sent without an authenticated caller."""
     blocks: dict[str, Any] = {"upstream": {"credentials": "openmetadata"}, "jwtTokenConfiguration": own_keys(tmp_path)}
     request = await passed_on(start, [CALLER], **blocks)
     (authorization,) = request.all("Authorization")
@@ -233,11 +233,11 @@ async def test_every_set_cookie_comes_back_as_a_line_of_its_own(start: Start) ->
 
 
 async def test_hop_by_hop_headers_of_answers_end_here(start: Start) -> None:
-    octets = (
+    raw = (
         b"HTTP/1.1 200 Fine\r\nConnection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\n"
         b"Proxy-Authenticate: Basic\r\nTrailer: X\r\nUpgrade: h2c\r\nX-Kept: 1\r\nContent-Length: 2\r\n\r\nok"
     )
-    answer = await passed_back(start, octets)
+    answer = await passed_back(start, raw)
     assert answer.head.start == "HTTP/1.1 200 Fine"
     names = {name for name, _ in answer.head.headers}
     assert names - {"X-Request-Id"} == {"X-Kept", "Content-Length", "Date"}
@@ -245,8 +245,8 @@ async def test_hop_by_hop_headers_of_answers_end_here(start: Start) -> None:
 
 async def test_compressed_bytes_pass_untouched_both_ways(start: Start) -> None:
     packed = gzip.compress(b"hello" * 1000)
-    octets = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
-    async with ScriptedUpstream(answering(octets)) as upstream:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    async with ScriptedUpstream(answering(raw)) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
             answer = await wire.ask("/x", [bearer(), ("Content-Encoding", "gzip")], method="POST", body=packed)
@@ -255,7 +255,7 @@ async def test_compressed_bytes_pass_untouched_both_ways(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "method", "status", "length"),
+    ("raw", "method", "status", "length"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD", 200, ["5"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", 200, []),
@@ -265,10 +265,10 @@ async def test_compressed_bytes_pass_untouched_both_ways(start: Start) -> None:
     ],
 )
 async def test_answers_without_body_and_interim_answers(
-    start: Start, octets: bytes, method: str, status: int, length: list[str]
+    start: Start, raw: bytes, method: str, status: int, length: list[str]
 ) -> None:
     """The connections stay in step: a second request gets its own answer."""
-    async with ScriptedUpstream(answering(octets, OK)) as upstream:
+    async with ScriptedUpstream(answering(raw, OK)) as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
             answer = await wire.ask("/first", [bearer()], method=method)
@@ -278,7 +278,7 @@ async def test_answers_without_body_and_interim_answers(
 
 
 BAD_ANSWERS = {
-    "control octet": b"HTTP/1.1 200 OK\r\nX-A: 1\x012\r\nContent-Length: 2\r\n\r\nok",
+    "control byte": b"HTTP/1.1 200 OK\r\nX-A: 1\x012\r\nContent-Length: 2\r\n\r\nok",
     "escape": b"HTTP/1.1 200 OK\r\nX-A: \x1b[2J\r\nContent-Length: 2\r\n\r\nok",
     "delete": b"HTTP/1.1 200 OK\r\nX-A: \x7f\r\nContent-Length: 2\r\n\r\nok",
     "bare CR": b"HTTP/1.1 200 OK\r\nX-A: 1\rX-B: 2\r\nContent-Length: 2\r\n\r\nok",
@@ -308,16 +308,16 @@ BAD_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("octets", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-async def test_an_invalid_answer_becomes_502(start: Start, octets: bytes) -> None:
+@pytest.mark.parametrize("raw", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
+async def test_an_invalid_answer_becomes_502(start: Start, raw: bytes) -> None:
     """In our shape, without anything of the answer; the connection is not used again, the caller's goes on."""
 
     async def script(connection: Any) -> None:
         request = await connection.request()
         if request.target == "/second":
             await connection.send(OK)
-        elif octets:
-            await connection.send(octets)
+        elif raw:
+            await connection.send(raw)
             await connection.ended()
 
     async with ScriptedUpstream(script) as upstream:
@@ -332,7 +332,7 @@ async def test_an_invalid_answer_becomes_502(start: Start, octets: bytes) -> Non
 
 
 async def test_a_folded_line_of_an_answer_is_unfolded(start: Start) -> None:
-    """RFC 9112 section 5.2: nobody behind us may read one line as two."""
+    """RFC 9112 section 5.2: the upstream must not parse one line as two."""
     answer = await passed_back(start, b"HTTP/1.1 200 OK\r\nX-A: 1\r\n Set-Cookie: b\r\nContent-Length: 2\r\n\r\nok")
     assert answer.all("Set-Cookie") == []
     assert answer.all("X-A") == ["1 Set-Cookie: b"]

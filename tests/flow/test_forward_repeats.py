@@ -60,7 +60,7 @@ WAYS = pytest.mark.parametrize("way", ["with a task", "without a task"])
 
 
 async def second_answer(scene: Scene, way: str, ask: Callable[[Wire], Awaitable[Answer]]) -> Answer:
-    """What the request that is under way when its connection ends is answered."""
+    """The response to the request that is in flight when its upstream connection ends."""
     async with plainly(scene) as plain, await scene.connect() as wire:
         assert (await plain.ask("/first", [bearer()])).status == 200
         return await ask(plain if way == "with a task" else wire)
@@ -79,7 +79,7 @@ async def test_a_get_that_an_idle_connection_took_along_is_sent_once_more(start:
         assert await scene.metric('sidecar_upstream_requests_total{code="502"}') == 0
     assert upstream.accepted == 2
     first, repeated = upstream.requests[1:]
-    assert first.octets == repeated.octets
+    assert first.raw == repeated.raw
 
 
 @WAYS
@@ -112,7 +112,7 @@ async def test_on_public_paths_nothing_is_sent_twice(start: Start, way: str, hea
     assert len(upstream.requests) == 2
 
 
-async def test_on_guest_paths_a_get_of_nobody_is_sent_once_more(start: Start) -> None:
+async def test_on_guest_paths_a_get_without_credentials_is_retried(start: Start) -> None:
     async with ScriptedUpstream(Closing()) as upstream:
         scene = await start(upstream.url, **PUBLIC)
         assert (await second_answer(scene, "with a task", lambda wire: wire.ask("/guests", []))).status == 200

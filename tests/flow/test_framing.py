@@ -1,4 +1,4 @@
-"""Hostile requests: every answer is a refusal in our shape, and none of their octets is in answer or log."""
+"""Hostile requests: every answer is a refusal in our shape, and none of their bytes is in answer or log."""
 
 import asyncio
 import json
@@ -52,11 +52,11 @@ UNSURE = {
     "NUL in name": (f"{GET}X\x00A: 1\r\n\r\n", 400),
     "bare CR in value": (f"{GET}X-A: 1\r2\r\n\r\n", 400),
     "bare LF line": (f"{GET}X-A: 1\nX-B: 2\r\n\r\n", 400),
-    "control octet in value": (f"{GET}X-A: \x01\r\n\r\n", 400),
-    "control octet in target": (f"GET /\x01 HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
+    "control byte in value": (f"{GET}X-A: \x01\r\n\r\n", 400),
+    "control byte in target": (f"GET /\x01 HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
     "tab in target": (f"GET /a\tb HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
     "space in target": (f"GET /a b HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
-    "raw octets in target": (f"GET /caf\xe9 HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
+    "raw bytes in target": (f"GET /caf\xe9 HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 400),
     "non-ASCII name": (f"{GET}X-\xe9: 1\r\n\r\n", 400),
     "CONNECT": (f"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 405),
     "TRACE": (f"TRACE / HTTP/1.1\r\nHost: a\r\n{LINES}\r\n", 405),
@@ -110,16 +110,16 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(JsonFormatter().format(record) for record in caplog.records)
 
 
-@pytest.mark.parametrize(("octets", "status"), UNSURE.values(), ids=UNSURE)
+@pytest.mark.parametrize(("raw", "status"), UNSURE.values(), ids=UNSURE)
 async def test_unsure_framing_is_refused_and_ends_the_connection(
-    start: Start, caplog: pytest.LogCaptureFixture, octets: str, status: int | tuple[int, ...]
+    start: Start, caplog: pytest.LogCaptureFixture, raw: str, status: int | tuple[int, ...]
 ) -> None:
     """What follows on the connection is never read as a request."""
     caplog.set_level(logging.DEBUG)
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
-            await wire.send(octets.encode("latin-1"))
+            await wire.send(raw.encode("latin-1"))
             answer = await wire.answer()
             assert_refusal(answer, status)
             assert answer.all("Connection") == ["close"]
@@ -131,15 +131,15 @@ async def test_unsure_framing_is_refused_and_ends_the_connection(
     assert "marker=query" not in logged(caplog)
 
 
-@pytest.mark.parametrize(("octets", "status"), SURE.values(), ids=SURE)
+@pytest.mark.parametrize(("raw", "status"), SURE.values(), ids=SURE)
 async def test_other_bad_requests_are_refused(
-    start: Start, caplog: pytest.LogCaptureFixture, octets: str, status: int
+    start: Start, caplog: pytest.LogCaptureFixture, raw: str, status: int
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
-            await wire.send(octets.encode("latin-1"))
+            await wire.send(raw.encode("latin-1"))
             assert_refusal(await wire.answer(), status)
             assert (await wire.ask("/", [bearer()])).status == 200, "the connection goes on"
     assert len(upstream.requests) == 1
@@ -157,13 +157,13 @@ async def test_a_request_behind_a_body_is_judged_by_itself(start: Start) -> None
     assert [request.target for request in upstream.requests] == ["/marker-path"]
 
 
-async def test_octets_that_are_not_utf_8_in_headers_pass_as_they_are(start: Start) -> None:
+async def test_bytes_that_are_not_utf_8_in_headers_are_forwarded_unchanged(start: Start) -> None:
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url)
         async with await scene.connect() as wire:
             await wire.send(f"{GET}X-Latin: \xe9\xff\r\n\r\n".encode("latin-1"))
             assert (await wire.answer()).status == 200
-    assert b"X-Latin: \xe9\xff\r\n" in upstream.requests[0].octets
+    assert b"X-Latin: \xe9\xff\r\n" in upstream.requests[0].raw
 
 
 async def test_large_but_honest_heads_pass(start: Start) -> None:
@@ -213,7 +213,7 @@ async def test_a_head_that_trickles_in_gets_408(start: Start) -> None:
 
 
 async def test_a_head_that_comes_with_its_connection_is_bounded_too(start: Start) -> None:
-    """Its octets are there before anybody waits for them; so are those of a whole one, which is answered."""
+    """Its bytes arrive before they are read. A complete request that arrives in this way is answered."""
     scene = await start(server={"limits": {"headerTimeout": "400ms"}})
     host, port = scene.address.split(":")
     with socket.create_connection((host, int(port))) as half, socket.create_connection((host, int(port))) as whole:
@@ -228,7 +228,7 @@ async def test_a_head_that_comes_with_its_connection_is_bounded_too(start: Start
 
 
 async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: Start) -> None:
-    """As many lines as may be, each as long as it may be, are megabytes for each connection of anybody."""
+    """The maximum number of lines of maximum length would be megabytes for each connection of any client."""
     scene = await start()
     async with await scene.connect() as wire:
         assert (await wire.ask("/")).status == 404
@@ -248,14 +248,14 @@ async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: St
 @pytest.mark.parametrize("in_turn", [True, False])
 async def test_a_whole_head_of_many_long_lines_is_refused_too(start: Start, *, in_turn: bool) -> None:
     """However it comes, also while an earlier one is still being answered."""
-    octets = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X-A: %b\r\n" % (b"a" * 15_000) * 5)
+    raw = b"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X-A: %b\r\n" % (b"a" * 15_000) * 5)
     first = f"GET /oauth2/auth HTTP/1.1\r\nHost: a\r\n{AUTH}\r\n\r\n".encode()
     scene = await start()
     async with await scene.connect() as wire:
-        await wire.send(first if in_turn else first + octets)
+        await wire.send(first if in_turn else first + raw)
         assert (await wire.answer()).status == 200
         if in_turn:
-            await wire.send(octets)
+            await wire.send(raw)
         answer = await wire.answer()
         assert_refusal(answer, 431)
         assert answer.all("Connection") == ["close"]
@@ -263,7 +263,7 @@ async def test_a_whole_head_of_many_long_lines_is_refused_too(start: Start, *, i
 
 
 async def test_what_comes_behind_broken_framing_is_not_kept(start: Start) -> None:
-    """Anybody could fill the memory with it while his own request is still being answered."""
+    """Otherwise a client could fill the memory while its own request is being answered."""
     asked, answer = asyncio.Event(), asyncio.Event()
 
     async def script(connection: UpstreamConnection) -> None:

@@ -1,4 +1,4 @@
-"""However many groups a caller is in, the headers about him stay within their budget, and his requests get through."""
+"""With any number of groups, the identity headers stay within their limit and requests are forwarded."""
 
 import json
 from base64 import urlsafe_b64decode

@@ -37,7 +37,7 @@ def imported(folder: Path, **tokens: Any) -> dict[str, Any]:
 
 
 async def test_tokens_of_the_server_need_no_record(start: Start, tmp_path: Path) -> None:
-    """Bots without ``exp`` and logins; nobody else's token under that issuer, and no credential meant for upstreams."""
+    """Bots without ``exp`` and logins; no other token of that issuer, and no upstream credential."""
     with echo_upstream() as upstream:
         scene = await start(upstream.url, **imported(tmp_path))
         assert (await ask(scene, server_token())).status == 200

@@ -157,7 +157,7 @@ async def unknown_key(world: World) -> None:
 
 
 async def away(world: World) -> None:
-    """The keys cannot be fetched any more, and somebody asks for one that is not known."""
+    """Keys can no longer be fetched, and a token has an unknown key id."""
     world.scene.keys.answers.clear()
     world.scene.clock.advance(11)
     token = forge.token(forge.claims(), forge.header(kid="k9"))
@@ -177,7 +177,7 @@ async def deny(world: World) -> None:
 
 
 async def garbage(world: World) -> None:
-    """Somebody else writes to the log."""
+    """Another process writes to the log of the store."""
     world.redis.ask("XADD", "{sidecar}:log", "*", "what", "ever")
 
 

@@ -1,4 +1,4 @@
-"""Who is called what: by each rule, towards DataHub, in tokens and denials, and when the rule must be written."""
+"""Names of Actors: by each rule, for DataHub, in tokens and revocation entries, and when the rule is required."""
 
 import asyncio
 import json
@@ -158,7 +158,7 @@ async def run(*arguments: str) -> int:
     return await asyncio.to_thread(main, list(arguments))
 
 
-@pytest.mark.parametrize("entry", ["record", "denial"])
+@pytest.mark.parametrize("entry", ["record", "revocation"])
 async def test_the_rule_must_be_written_once_the_store_holds_names(
     tmp_path: Path, keys: JwksServer, entry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +178,7 @@ async def test_the_rule_must_be_written_once_the_store_holds_names(
     if entry == "record":
         assert await run("token", "create", "--config", path, "--name", "laptop", "--kind", "personal") == 0
     else:
-        lines = tmp_path / "denials"
+        lines = tmp_path / "revocations"
         lines.write_text(json.dumps({"actor": {"type": "USER", "id": "alice"}}), encoding="utf-8")
         assert await run("revocations", "import", "--config", path, str(lines)) == 0
     with pytest.raises(Misconfigured) as refusal:

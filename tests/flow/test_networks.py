@@ -49,7 +49,7 @@ async def test_token_in_a_named_header_counts_and_goes_no_further(start: Start) 
             assert answer.status == 200
         for request in upstream.requests:
             assert request.head.all("X-Auth-Request-User") == ["sam"]
-            assert b"assertion" not in request.octets.lower().replace(b"x-auth-assertion", b"")
+            assert b"assertion" not in request.raw.lower().replace(b"x-auth-assertion", b"")
         refused = await ask(scene, [(IAP, jwt(exp=int(forge.NOW) - 100))])
         assert (refused.status, refused.json()["reason"]) == (401, "token_expired")
         assert (await ask(scene, [(IAP, "")])).json()["reason"] == "token_missing"
@@ -93,7 +93,7 @@ async def test_authorization_goes_before_an_ambient_header(start: Start) -> None
         assert (await ask(scene, [("Authorization", "Bearer bad"), (IAP, jwt())])).status == 401
         assert (await ask(scene, [(IAP, jwt()), (IAP, jwt())])).json()["reason"] == "credentials_ambiguous"
         assert (await ask(scene, [(IAP, jwt()), (IAP.replace("-", "_"), "forged")])).status == 200
-        assert b"forged" not in upstream.requests[-1].octets
+        assert b"forged" not in upstream.requests[-1].raw
 
 
 async def test_check_reads_the_header_too(start: Start) -> None:
@@ -121,7 +121,7 @@ async def test_token_among_websocket_subprotocols_counts_and_goes_no_further(sta
         (request,) = upstream.requests
         assert request.head.all("Sec-WebSocket-Protocol") == ["x", "y"]
         assert request.head.all("X-Auth-Request-User") == ["sam"]
-        assert token.encode() not in request.octets
+        assert token.encode() not in request.raw
 
 
 async def test_subprotocol_that_names_a_token_alone_is_400(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +160,7 @@ async def test_subprotocol_tokens_are_removed_from_what_needs_no_credential(star
             "/public",
         )
         assert upstream.requests[-1].head.all("Sec-WebSocket-Protocol") == ["x"]
-        assert b"SECRET-abc" not in upstream.requests[-1].octets
+        assert b"SECRET-abc" not in upstream.requests[-1].raw
 
 
 FORWARDED = [

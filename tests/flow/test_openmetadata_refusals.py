@@ -35,7 +35,7 @@ class Stage:
         return self.ask(("Authorization", f"Bearer {token}"))
 
     def ended(self, token: str) -> Reply:
-        """The refusal of a good token whose end the sidecar is about to hear of."""
+        """The refusal of a valid token that is being revoked."""
         self.sidecar.process.wait_until(lambda: self.bearer(token).status != 200, within=10, what="the end of a token")
         return self.bearer(token)
 
@@ -164,7 +164,7 @@ REFUSALS: list[tuple[str, Ask, str]] = [
 def test_each_refusal_has_openmetadatas_status_and_shape(
     stage: Stage, capsys: pytest.CaptureFixture[str], text: str, ask: Ask, reason: str
 ) -> None:
-    """401 with ``code`` and ``message``, which is what its clients read; which of them, is told by ``reason``."""
+    """401 with ``code`` and ``message``, which OpenMetadata's clients read; ``reason`` distinguishes the cases."""
     reply = ask(stage, capsys)
     body = reply.json()
     assert (reply.status, body["code"], body["reason"]) == (401, 401, reason), text
@@ -185,7 +185,7 @@ def test_the_page_lists_each_with_its_reasons() -> None:
 
 
 def test_impersonation_of_who_may_not_goes_no_further(stage: Stage) -> None:
-    """OpenMetadata answers 403; here the header is removed, and the caller stays who he is."""
+    """OpenMetadata answers 403; here the header is removed and the caller keeps its identity."""
     reply = stage.ask(("Authorization", f"Bearer {stage.listed.mint()}"), ("X-Impersonate-User", "admin"))
     received = Received.of(reply.json())
     assert received.all("X-Impersonate-User") == []

@@ -44,7 +44,7 @@ def idp() -> Iterator[IdentityProvider]:
 
 
 class SlowService:
-    """Answers each request when it is told to."""
+    """Answers each request when the test releases it."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)

@@ -37,7 +37,7 @@ async def received(scene: Scene, target: str, *headers: tuple[str, str], method:
 async def test_a_refused_credential_stays_here(
     start: Start, target: str, headers: list[tuple[str, str]], forwarded: bool
 ) -> None:
-    """A public path answers everybody, but an upstream that judges tokens itself must not see one that is refused."""
+    """A public path is open, but an upstream that verifies tokens itself must not receive a rejected one."""
     with echo_upstream() as upstream:
         scene = await start(upstream.url, rules=[{"preset": "openmetadata"}])
         request = await received(scene, target, *headers, ("Cookie", "theirs=1"))
@@ -77,8 +77,8 @@ LOGIN = [
 
 @pytest.mark.parametrize("credentials", ["passthrough", "openmetadata"])
 @pytest.mark.parametrize("base", ["", "/metadata"])
-async def test_login_paths_carry_nobodys_identity(start: Start, tmp_path: Any, credentials: str, base: str) -> None:
-    """A link to a login must not act in the name of whoever follows it: nothing is added, the credential stays here."""
+async def test_login_paths_carry_no_identity(start: Start, tmp_path: Any, credentials: str, base: str) -> None:
+    """A link to a login must not act with the identity of the user who follows it: no identity, no credential."""
     rule = {"preset": "openmetadata", **({"basePath": base} if base else {})}
     with echo_upstream() as upstream:
         scene = await start(

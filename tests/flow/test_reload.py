@@ -1,4 +1,4 @@
-"""A changed configuration takes the place of the one in force whole, or not at all, and nobody loses a request."""
+"""A reload replaces the whole configuration or nothing, and no request is lost."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def audiences(scene: Scene, *names: str) -> dict[str, Any]:
     return {"providers": [{**block["providers"][0], "audiences": list(names)}]}
 
 
-async def test_what_is_under_way_ends_as_it_began(start: Start) -> None:
+async def test_in_flight_requests_finish_with_their_configuration(start: Start) -> None:
     """The old service answers it, and only then its connections are closed; meanwhile others are at the new one."""
     go = asyncio.Event()
 
@@ -155,7 +155,7 @@ async def test_unchanged_limits_cost_no_connection(start: Start) -> None:
 
 
 async def test_the_key_of_assertions_stays(start: Start) -> None:
-    """The service behind goes on verifying with the key set that it has."""
+    """The upstream goes on verifying with the key set that it has."""
     scene = await start(identityHeaders={"assertion": True})
     async with await scene.connect() as wire:
         before = (await wire.ask("/oauth2/assertion/jwks")).body
@@ -189,7 +189,7 @@ async def test_revocations_stay_and_reach_what_began_before(start: Start, tmp_pa
 
 
 async def test_what_another_store_denies_ends_what_began_before(start: Start, tmp_path: Path) -> None:
-    """However many configurations ago: nobody writes to the store of those any more."""
+    """Stores of earlier configurations receive no writes."""
     blocks = {"authorizerConfiguration": {"adminPrincipals": ["corp/root"]}}
     async with _echo_service() as service, ClientSession() as session:
         scene = await start(service, **blocks)
@@ -270,7 +270,7 @@ async def test_another_store_is_read_before_it_counts(start: Start, tmp_path: Pa
     ],
 )  # fmt: skip
 async def test_what_cannot_be_served_changes_nothing(start: Start, blocks: dict[str, Any]) -> None:
-    """Not even what the metrics tell of."""
+    """Not even in the metrics."""
     scene = await start()
     async with await scene.connect() as wire:
         assert (await wire.ask("/oauth2/auth", [bearer()])).status == 200

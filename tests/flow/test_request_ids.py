@@ -1,4 +1,4 @@
-"""One id for a request: in the answer, in every log line about it, and at the service behind."""
+"""One id for a request: in the answer, in every log line about it, and at the upstream."""
 
 import json
 import re
@@ -39,7 +39,7 @@ async def test_every_answer_names_one(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CHECKS)
 async def test_a_check_keeps_the_id_of_a_trusted_proxy_only(start: Start, path: str) -> None:
-    """So that the proxy's log, ours and the service's agree; what could break a log line is not taken from anybody."""
+    """The logs of proxy, sidecar and upstream have the same id; ids that could break a log line are replaced."""
     trusting, doubting = await start(server={"trustedProxies": [LOOPBACK]}), await start()
     original = [("X-Original-URI", "/x"), ("X-Original-Method", "GET")]
     original += [("X-Forwarded-Uri", "/x"), ("X-Forwarded-Method", "GET")]
@@ -59,7 +59,7 @@ async def test_a_check_keeps_the_id_of_a_trusted_proxy_only(start: Start, path: 
 
 
 def test_a_request_can_be_followed_by_its_id(tmp_path: Path) -> None:
-    """From the access log to the audit log, to the refusal and to the service behind."""
+    """From the access log to the audit log, to the refusal and to the upstream."""
     write_pair(tmp_path / "keys", generate("ES256"))
     with IdentityProvider() as idp, echo_upstream() as upstream:
         configuration = {

@@ -1,4 +1,4 @@
-"""With minted credentials no caller acts at the server behind as one of its bots, its system client or its admin."""
+"""With minted credentials no caller can act at the upstream as one of its bots, its system client or its admin."""
 
 import json
 from pathlib import Path
@@ -74,13 +74,13 @@ async def test_a_bot_that_was_minted_here_may_bear_such_a_name(start: Start, tmp
 
 @pytest.mark.parametrize("credentials", ["passthrough", "none"])
 async def test_without_minted_credentials_such_names_stay_free(start: Start, credentials: str) -> None:
-    """There the server judges for itself, or is presented nobody."""
+    """There the server verifies the token itself, or receives no name."""
     with echo_upstream() as upstream:
         scene = await start(upstream.url, upstream={"credentials": credentials})
         assert (await ask(scene, bearer(sub="ingestion-bot"))).status == 200
 
 
-async def test_the_servers_default_admin_is_nobody_elses_to_be(start: Start, tmp_path: Path) -> None:
+async def test_other_issuers_cannot_name_the_servers_default_admin(start: Start, tmp_path: Path) -> None:
     """Whatever ``adminPrincipals`` say here: no token is minted for a caller who is called ``admin`` and is none."""
     request = await passed_on(start, [bearer(sub="admin")], **openmetadata(tmp_path))
     assert request.all("Authorization") == []

@@ -55,7 +55,7 @@ def test_a_reload_that_comes_too_early_comes_later(tmp_path: Path) -> None:
         assert not holds_back(process)()
 
 
-def test_a_start_that_is_called_off_ends_before_it_answers(tmp_path: Path) -> None:
+def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
     """However long the workers would take."""
     folder = tmp_path
     with running(command(folder, f"127.0.0.1:{free_port()}", 2), log=folder / "log", ready=at_once) as process:

@@ -38,8 +38,8 @@ def revoke(tmp_path: Path) -> Revoke:
     async def write() -> None:
         clock = HandClock(forge.NOW)
         store = SqliteStore(await Database.open(tmp_path / "sidecar.db", Metrics()), clock)
-        denial = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
-        await store.write(Batch(add_entries=[denial]))
+        entry = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
+        await store.write(Batch(add_entries=[entry]))
         await store.aclose()
 
     return write
@@ -56,7 +56,7 @@ BOTH = pytest.mark.parametrize("what", ["revoked", "expired"])
 
 
 class Open:
-    """A scene with one answer under way that does not end by itself."""
+    """A scene with one streamed response that does not end by itself."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer

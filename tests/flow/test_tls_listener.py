@@ -44,7 +44,7 @@ def bound_to(pem: bytes) -> dict[str, Any]:
     return {"cnf": {"x5t#S256": base64.urlsafe_b64encode(digest).decode().rstrip("=")}}
 
 
-async def test_callers_come_by_tls_and_the_upstream_is_told(start: Start, tmp_path: Path) -> None:
+async def test_tls_callers_are_https_for_the_upstream(start: Start, tmp_path: Path) -> None:
     """The operations listener stays plain: the tests' own readiness probe asks it."""
     cert, key = files(tmp_path, "server", certificate())
     async with ScriptedUpstream(answering(OK)) as upstream:

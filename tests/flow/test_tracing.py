@@ -133,7 +133,7 @@ async def test_what_is_answered_here_has_one_span(start: Start, collector: SpanC
     }
 
 
-async def test_faults_of_the_service_behind_are_told(start: Start, collector: SpanCollector) -> None:
+async def test_upstream_failures_are_recorded(start: Start, collector: SpanCollector) -> None:
     async with ScriptedUpstream(answering(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b"garbage\r\n\r\n")) as up:
         scene = await start(up.url, **traced(collector))
         assert await ask(scene, "/x", bearer()) == 500
@@ -150,7 +150,7 @@ async def test_faults_of_the_service_behind_are_told(start: Start, collector: Sp
 async def test_only_a_trusted_proxy_decides_for_us(
     start: Start, collector: SpanCollector, ratio: float, parent: tuple[str, str], trusted: bool
 ) -> None:
-    """Anybody else continues the trace, but makes us neither tell of it nor keep quiet."""
+    """Other callers continue the trace, but do not control whether it is sampled."""
     async with ScriptedUpstream(answering(OK)) as upstream:
         scene = await start(upstream.url, **traced(collector, sampleRatio=ratio), **(TRUSTED if trusted else {}))
         assert await ask(scene, "/x", bearer(), parent) == 200
@@ -164,7 +164,9 @@ async def test_only_a_trusted_proxy_decides_for_us(
 
 
 @pytest.mark.parametrize("answer", [503, None], ids=["busy", "hanging"])
-async def test_a_collector_in_trouble_hurts_nobody(start: Start, collector: SpanCollector, answer: int | None) -> None:
+async def test_a_failing_collector_affects_no_request(
+    start: Start, collector: SpanCollector, answer: int | None
+) -> None:
     collector.answer = answer
     async with ScriptedUpstream() as upstream:
         scene = await start(upstream.url, **traced(collector))
@@ -174,13 +176,13 @@ async def test_a_collector_in_trouble_hurts_nobody(start: Start, collector: Span
         assert await ask(scene, "/x", bearer()) == 200
 
 
-async def test_no_collector_hurts_nobody_either(start: Start) -> None:
+async def test_an_absent_collector_affects_no_request(start: Start) -> None:
     scene = await start(tracing={"endpoint": "http://127.0.0.1:1", "sampleRatio": 1})
     assert await ask(scene, "/oauth2/auth", bearer()) == 200
 
 
 async def test_what_is_left_is_sent_at_the_end(tmp_path: Path) -> None:
-    """Nobody has waited for the batch to be full, nor for its time."""
+    """Neither the size nor the interval of the batch was reached."""
     with SpanCollector() as collector:
         config = tmp_path / "sidecar.yaml"
         provider = {"name": "a", "issuer": "https://a.example.com", "publicKeyUrls": ["http://127.0.0.1:1/"]}

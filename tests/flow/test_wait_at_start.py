@@ -1,4 +1,4 @@
-"""``upstream.waitAtStart``: nobody is sent to a sidecar whose service does not listen yet."""
+"""``upstream.waitAtStart``: a sidecar is not ready before its upstream listens."""
 
 import asyncio
 from pathlib import Path

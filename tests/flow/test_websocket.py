@@ -165,7 +165,7 @@ async def test_the_service_may_decline_and_both_connections_go_on(start: Start) 
     assert upstream.requests[0].all("Connection") == ["Upgrade"]
 
 
-async def test_octets_behind_a_declined_upgrade_are_a_request_of_their_own(start: Start) -> None:
+async def test_bytes_after_a_declined_upgrade_are_a_separate_request(start: Start) -> None:
     """Nothing that was sent before the service agreed reaches it without being judged."""
     no = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
     async with ScriptedUpstream(answering(no)) as upstream:

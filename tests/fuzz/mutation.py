@@ -1,4 +1,4 @@
-"""Octets near those of a corpus: cut, spliced and repeated, and JSON with odd values where others stood."""
+"""Bytes near those of a corpus: cut, spliced and repeated, and JSON with odd values where others stood."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,12 @@ ODD_VALUES: tuple[Any, ...] = (
 @st.composite
 def near(draw: st.DrawFn, corpus: Sequence[bytes]) -> bytes:
     """Something of ``corpus`` with a few pieces of it replaced."""
-    octets = draw(st.sampled_from(corpus))
+    raw = draw(st.sampled_from(corpus))
     for _ in range(draw(st.integers(0, 4))):
-        start = draw(st.integers(0, len(octets)))
-        end = draw(st.integers(start, min(len(octets), start + 40)))
-        octets = octets[:start] + draw(_piece(octets[start:end], corpus)) + octets[end:]
-    return octets
+        start = draw(st.integers(0, len(raw)))
+        end = draw(st.integers(start, min(len(raw), start + 40)))
+        raw = raw[:start] + draw(_piece(raw[start:end], corpus)) + raw[end:]
+    return raw
 
 
 def _piece(old: bytes, corpus: Sequence[bytes]) -> st.SearchStrategy[bytes]:

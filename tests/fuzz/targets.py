@@ -1,4 +1,4 @@
-"""Everything that reads what comes from outside, each behind one function of octets.
+"""Everything that reads what comes from outside, each behind one function of bytes.
 
 A target returns, or raises one of the errors that it promises; whatever else it raises is a fault.
 """
@@ -66,7 +66,7 @@ ENVIRONMENT = {"A": "a", "LIST": "[a, b]", "EMPTY": "", "ODD": "&x {y: *x}", "NE
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``call`` reads octets; ``raises`` is what it may raise. ``is_json``: its corpus is changed as JSON, too."""
+    """``call`` reads bytes; ``raises`` is what it may raise. ``is_json``: its corpus is changed as JSON, too."""
 
     call: Callable[[bytes], object]
     raises: tuple[type[Exception], ...]
@@ -86,13 +86,13 @@ def identity_headers() -> IdentityHeaders:
     )
 
 
-def request_head(octets: bytes) -> None:
-    """From the socket's octets to what is asked by whom, and to the lines that are forwarded."""
+def request_head(raw: bytes) -> None:
+    """From the socket's bytes to what is asked by whom, and to the lines that are forwarded."""
     parser = HttpRequestParser(
         BaseProtocol(loop()), loop(), 2**16, max_line_size=MOST, max_field_size=MOST, max_headers=128
     )
     headers = RequestHeaders(is_identity=identity_headers().is_stripped, keep_authorization=True)
-    for message, _ in parser.feed_data(octets)[0]:
+    for message, _ in parser.feed_data(raw)[0]:
         check_framing(message, message.path)
         for trusted in (False, True):
             lines = headers.select(message.raw_headers, trusted=trusted, may_impersonate=False)
@@ -111,60 +111,60 @@ def request_head(octets: bytes) -> None:
                     read_target(view.target)
 
 
-def forwarded_target(octets: bytes) -> None:
-    """The path that a trusted proxy names: no reading of it climbs, whatever a service behind undoes."""
-    readings = read_target(octets.decode("latin-1"))
+def forwarded_target(raw: bytes) -> None:
+    """The path that a trusted proxy names: no reading of it climbs, whatever an upstream undoes."""
+    readings = read_target(raw.decode("latin-1"))
     for reading in (readings.strict, *readings.others):
         assert reading.startswith("/"), reading
         assert not {".", ".."} & set(reading.split("/")), reading
         assert b"\0" not in unquote_to_bytes(reading), reading
 
 
-def conditions(octets: bytes) -> None:
+def conditions(raw: bytes) -> None:
     """The query of a check: what is read of it keeps out who has nothing."""
-    query = octets.decode("latin-1")
+    query = raw.decode("latin-1")
     read = read_conditions(query)
     assert bool(read) is bool(query)
-    assert all(condition.missing(Actor(ActorType.USER, "nobody")) for condition in read)
+    assert all(condition.missing(Actor(ActorType.USER, "sam")) for condition in read)
 
 
-def compact_token(octets: bytes) -> None:
-    """Nobody can sign: none is accepted."""
-    verify(parse(octets.decode("latin-1"), MOST), KEYS, EXPECTATIONS, forge.NOW)
+def compact_token(raw: bytes) -> None:
+    """There is no signature: none is accepted."""
+    verify(parse(raw.decode("latin-1"), MOST), KEYS, EXPECTATIONS, forge.NOW)
     raise AssertionError("accepted without a signature")
 
 
-def signed_claims(octets: bytes) -> None:
+def signed_claims(raw: bytes) -> None:
     """Signed as they should be, and full of whatever an issuer may put there: to the Actor and its headers."""
-    verified = verify(parse(forge.token(octets), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
+    verified = verify(parse(forge.token(raw), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
     actor = make_actor(verified.claims, POLICY)
     block = identity_headers().forward_block(Accepted(actor, KEYS[0]))
-    assert all(octet in b"\r\n" or 0x20 <= octet < 0x7F for octet in block), block
+    assert all(byte in b"\r\n" or 0x20 <= byte < 0x7F for byte in block), block
     assert block.count(b"\n") == len(block.splitlines()), block
 
 
-def signed_header(octets: bytes) -> None:
+def signed_header(raw: bytes) -> None:
     """A header of the sender's choice over good claims, signed."""
-    verify(parse(forge.token(None, octets), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
+    verify(parse(forge.token(None, raw), 10 * MOST), KEYS, EXPECTATIONS, forge.NOW)
 
 
-def datahub_claims(octets: bytes) -> None:
+def datahub_claims(raw: bytes) -> None:
     """The same for DataHub's shared secret."""
-    signing_input = ".".join((forge.b64(b'{"alg":"HS256"}'), forge.b64(octets)))
+    signing_input = ".".join((forge.b64(b'{"alg":"HS256"}'), forge.b64(raw)))
     token = f"{signing_input}.{forge.hs256(signing_input, SHARED)}"
     verify_datahub(parse(token, 10 * MOST), SharedKey(Secret(SHARED.decode())), forge.NOW)
 
 
-def key_set(octets: bytes) -> None:
+def key_set(raw: bytes) -> None:
     """A provider's keys: no private and no weak one is ever usable."""
-    for key in parse_key_set(octets).keys:
+    for key in parse_key_set(raw).keys:
         assert not key.key.is_private
         assert key.algorithms
 
 
-def discovery_document(octets: bytes) -> None:
+def discovery_document(raw: bytes) -> None:
     """What an issuer says of itself."""
-    assert parse_metadata(parse_object(octets), PROVIDER).issuer == PROVIDER.issuer
+    assert parse_metadata(parse_object(raw), PROVIDER).issuer == PROVIDER.issuer
 
 
 class _Says:
@@ -177,59 +177,59 @@ class _Says:
         return Answer(self.body, "", None, not_modified=False)
 
 
-def introspection_answer(octets: bytes) -> None:
-    """Nobody is accepted whom the answer does not call active."""
-    around = surroundings(client=_Says(octets), providers={"corp": PROVIDER}, policies={"corp": POLICY})
+def introspection_answer(raw: bytes) -> None:
+    """A token is accepted only if the response has it as active."""
+    around = surroundings(client=_Says(raw), providers={"corp": PROVIDER}, policies={"corp": POLICY})
     options = options_of(
         Introspection, {"provider": "corp", "url": "https://idp.example.com/i", "clientId": "c", "clientSecret": "s"}
     )
     member = Introspection(options, around)
     outcome = loop().run_until_complete(member.authenticate(asked("Bearer opaque")))
     if hasattr(outcome, "actor"):
-        assert json.loads(octets)["active"] is True
+        assert json.loads(raw)["active"] is True
 
 
-def configuration(octets: bytes) -> None:
+def configuration(raw: bytes) -> None:
     """A whole file: placeholders, YAML, both products' dialects, all rules."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "sidecar.yaml")
-        file.write_bytes(octets)
+        file.write_bytes(raw)
         load([str(file)], ENVIRONMENT)
 
 
-def spring_placeholders(octets: bytes) -> None:
-    Expander(ENVIRONMENT).expand(octets.decode("latin-1"))
+def spring_placeholders(raw: bytes) -> None:
+    Expander(ENVIRONMENT).expand(raw.decode("latin-1"))
 
 
-def redis_entry(octets: bytes) -> None:
+def redis_entry(raw: bytes) -> None:
     """What lies in Redis, read as each of the things that it could be, and taken over where it is understood."""
-    wire.read_record("id", octets, None, None)
-    wire.read_record("id", b"0" * wire.STAMP + octets, octets, octets)
-    denials, _, _ = wire.read_changes(octets)
+    wire.read_record("id", raw, None, None)
+    wire.read_record("id", b"0" * wire.STAMP + raw, raw, raw)
+    entries, _, _ = wire.read_changes(raw)
     known = RevocationList()
-    for denial in (*denials, wire.read_denial("id", octets), wire.read_denial("id", b"0" * wire.STAMP + octets)):
-        if denial is not None:
-            known.add(denial)
+    for entry in (*entries, wire.read_denial("id", raw), wire.read_denial("id", b"0" * wire.STAMP + raw)):
+        if entry is not None:
+            known.add(entry)
 
 
-def redis_page(octets: bytes) -> None:
+def redis_page(raw: bytes) -> None:
     """Lists of Redis's own making."""
-    wire.read_ids(octets)
-    wire.read_page(octets)
+    wire.read_ids(raw)
+    wire.read_page(raw)
 
 
-def answer_head(octets: bytes) -> None:
-    """What a service behind may answer: only what is framed beyond doubt, and no line that could be two."""
-    loop().run_until_complete(_exchange(octets))
+def answer_head(raw: bytes) -> None:
+    """What an upstream may answer: only what is framed beyond doubt, and no line that could be two."""
+    loop().run_until_complete(_exchange(raw))
 
 
-async def _exchange(octets: bytes) -> None:
+async def _exchange(raw: bytes) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         running = asyncio.get_running_loop()
         _, connection = await running.create_connection(lambda: UpstreamConnection(running), sock=ours)
         try:
-            theirs.sendall(octets)
+            theirs.sendall(raw)
             theirs.shutdown(socket.SHUT_WR)
             answer = await Exchange(connection, response_timeout=5.0).run(
                 b"GET / HTTP/1.1\r\n\r\n", None, is_head=False
@@ -244,21 +244,21 @@ async def _exchange(octets: bytes) -> None:
             connection.terminate()
 
 
-def form(octets: bytes) -> None:
+def form(raw: bytes) -> None:
     """A form's or query's fields: none of them twice."""
-    _parse_fields(octets.decode("latin-1"), "not a form")
+    _parse_fields(raw.decode("latin-1"), "not a form")
 
 
-def wish(octets: bytes) -> None:
+def wish(raw: bytes) -> None:
     """A call's JSON body."""
-    parse_spec(strict_json(octets))
+    parse_spec(strict_json(raw))
 
 
-def password_file(octets: bytes) -> None:
+def password_file(raw: bytes) -> None:
     """An operator's file, in either form."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "users")
-        file.write_bytes(octets)
+        file.write_bytes(raw)
         for read in (read_htpasswd, lambda path: read_user_props(path, allow_published=False)):
             try:
                 read(file)

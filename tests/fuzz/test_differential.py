@@ -115,7 +115,7 @@ def test_what_passes_is_what_was_judged(asker: Asker) -> None:
         if member.status == 200:
             assert not [reading for reading in seen(target) if below(reading, "/adm")], "who is no admin was let in"
         if anonymous.status == 200:
-            assert all(below(reading, "/public") for reading in seen(target)), "who is nobody was let in"
+            assert all(below(reading, "/public") for reading in seen(target)), "a path outside /public was allowed"
         if " " not in target:  # which ends a target where it is a request line's, and means nothing in a header
             assert set(asker.checks(target).values()) == {member.status}, asker.checks(target)
 

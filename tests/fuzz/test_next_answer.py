@@ -1,4 +1,4 @@
-"""Whatever a service behind answers to one caller, the next callers get their own answers, or none."""
+"""Whatever an upstream answers to one caller, the next callers get their own answers, or none."""
 
 import http.client
 import socket
@@ -20,10 +20,10 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n/wrong"
 
 
 class OddService:
-    """Answers ``/odd`` with :attr:`octets`, everything else with its target, on connections that it keeps a moment."""
+    """Answers ``/odd`` with :attr:`raw`, everything else with its target, on connections that it keeps a moment."""
 
     def __init__(self) -> None:
-        self.octets = b""
+        self.raw = b""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
@@ -48,10 +48,10 @@ class OddService:
         with connection, suppress(OSError):
             while head := self._head(connection):
                 target = head.split(b" ", 2)[1]
-                # What is left incomplete ends with the connection, so that nobody waits for it for ever.
+                # An incomplete response ends with the connection, so that no caller waits for the rest.
                 connection.settimeout(0.05 if target == b"/odd" else 5)
                 own = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target)
-                connection.sendall(self.octets if target == b"/odd" else own)
+                connection.sendall(self.raw if target == b"/odd" else own)
 
     @staticmethod
     def _head(connection: socket.socket) -> bytes:
@@ -97,8 +97,8 @@ def test_the_next_callers_get_their_own_answers(scene: tuple[OddService, Sidecar
     @example(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + ANSWER + ANSWER)
     @example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + ANSWER)
     @example(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n" + ANSWER)
-    def try_one(octets: bytes) -> None:
-        service.octets = octets
+    def try_one(raw: bytes) -> None:
+        service.raw = raw
         ask(sidecar, token, "/odd")
         for number in range(2):
             reply = ask(sidecar, token, f"/own/{number}")

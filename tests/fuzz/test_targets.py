@@ -1,4 +1,4 @@
-"""Whatever octets come: a value or one of the promised refusals, never another exception, never for ever.
+"""Whatever bytes come: a value or one of the promised refusals, never another exception, never for ever.
 
 ``FUZZ=20000 pytest tests/fuzz`` tries so many of each kind, other ones every time. What fails belongs into the corpus.
 """
@@ -50,10 +50,10 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def feed(name: str, octets: bytes) -> None:
+def feed(name: str, raw: bytes) -> None:
     target = TARGETS[name]
     with bounded(), suppress(*target.raises):
-        target.call(octets)
+        target.call(raw)
 
 
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*/*")), ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -65,19 +65,19 @@ def test_corpus(file: Path) -> None:
 def test_what_is_near_the_corpus(name: str) -> None:
     @BOUNDED
     @given(st.one_of(near(corpus(name)), st.binary(max_size=100)))
-    def try_one(octets: bytes) -> None:
-        feed(name, octets)
+    def try_one(raw: bytes) -> None:
+        feed(name, raw)
 
     try_one()
 
 
 @pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.is_json])
 def test_documents_near_the_corpus(name: str) -> None:
-    documents = [octets for octets in corpus(name) if octets[:1] in (b"{", b"[")]
+    documents = [raw for raw in corpus(name) if raw[:1] in (b"{", b"[")]
 
     @BOUNDED
     @given(near_json(documents))
-    def try_one(octets: bytes) -> None:
-        feed(name, octets)
+    def try_one(raw: bytes) -> None:
+        feed(name, raw)
 
     try_one()

@@ -1,4 +1,4 @@
-"""A CGI program behind a real lighttpd as the upstream: what it is told about the caller.
+"""A CGI program behind a real lighttpd as the upstream: the identity that it receives.
 
 A CGI server makes one variable of all header names that differ in their marks alone (RFC 3875 section 4.1.18).
 """
@@ -50,7 +50,7 @@ def variables(url: str, headers: list[tuple[str, str]]) -> dict[str, str]:
 def test_no_spelling_of_a_name_makes_a_cgi_program_believe_a_caller(
     require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Neither a caller who presents nothing on a public path, nor one who would be somebody else."""
+    """Neither a caller without credentials on a public path, nor one with forged identity headers."""
     forged = [(name.replace("-", mark), "forged") for name in FORGED for mark in MARKS if mark != "-"]
     with IdentityProvider() as provider, lighttpd(require_tool("lighttpd"), tmp_path) as upstream:
         reached = variables(upstream, forged[:90])

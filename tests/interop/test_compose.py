@@ -100,7 +100,7 @@ def sidecar_configuration(issuer: str, redis: RedisServer, keys: Path) -> dict[s
 def test_keycloak_redis_and_the_sidecar_run_with_these_files(
     require_tool: Callable[[str], Path], import_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People and programs of the realm are known, alice is admin and mints for a bot, the service is told who calls."""
+    """Users and clients of the realm are accepted, alice is admin and mints a bot token, the upstream gets names."""
     secrets = {"INGESTION_SECRET": "ingestion-of-this-run", "ALICE_PASSWORD": "alice-of-this-run"}
     monkeypatch.setenv("REDIS_PASSWORD", "redis-of-this-run")
     shutil.copy(FOLDER / "keycloak" / "realm.json", import_folder)

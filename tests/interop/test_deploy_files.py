@@ -16,7 +16,7 @@ from tests.support.proxies import DEPLOY, Addresses
 NO_PROXIES = {"compose", "grafana", "kubernetes", "prometheus", "systemd"}
 
 
-def test_no_file_is_there_that_nobody_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_shipped_file_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each of the proxies that the tests run says which files it reads."""
     read: set[Path] = set()
     shipped = proxies.shipped

@@ -32,7 +32,7 @@ def test_objects_of_kubernetes_itself_are_valid(file: str, version: str) -> None
             kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_ingress_nginx_is_told_every_name() -> None:
+def test_ingress_nginx_lists_every_header() -> None:
     """The sidecar's own are copied, the others removed, and none is named twice: nginx would send both."""
     annotations = of_kind("ingress-nginx/ingress.yaml", "Ingress")["metadata"]["annotations"]
     copied = annotations[f"{ANNOTATION}auth-response-headers"].split(", ")

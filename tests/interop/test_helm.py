@@ -224,7 +224,7 @@ def test_what_cannot_be_right_is_refused_with_a_sentence(helm: Helm, values: Obj
 
 
 def test_many_pods_are_fine_with_redis(helm: Helm) -> None:
-    """The refusal of SQLite names the mend, and the mend works."""
+    """The error about SQLite names the fix, and the fix works."""
     values = {"replicaCount": 3, "config": {"store": {"url": "rediss+cluster://a:7000,b:7001"}}}
     deployment = only(helm.render(values=values), "Deployment", NAME)
     assert deployment["spec"]["replicas"] == 3
@@ -271,7 +271,7 @@ def test_pods_restart_when_what_they_read_changes(helm: Helm, change: str) -> No
 
 
 def test_no_annotation_lets_a_password_be_guessed(helm: Helm) -> None:
-    """A plain digest would tell everybody who reads pods whether a guess is right."""
+    """With a plain digest, every reader of pods could verify guesses."""
     password = "summer2026"
     objects = helm.render(values={"redis": {"enabled": True, "password": password}})
     digests = {
@@ -315,7 +315,7 @@ def _is_restricted(container: Object) -> None:
 
 
 def test_nothing_is_secret_by_default(helm: Helm) -> None:
-    """No Secret, no password that everybody has, no rights."""
+    """No Secret, no well-known password, no permissions."""
     kinds = {one["kind"] for one in helm.render()}
     assert not kinds & {"Secret", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
 
@@ -502,7 +502,7 @@ def _answers(client: "redis_client.Redis") -> bool:
         return False
 
 
-def test_the_releases_redis_keeps_what_it_is_told_and_lets_no_stranger_in(own_redis: int) -> None:
+def test_the_releases_redis_is_durable_and_requires_a_password(own_redis: int) -> None:
     with redis_client.Redis(port=own_redis) as stranger, pytest.raises(redis_client.AuthenticationError):
         stranger.ping()
     with redis_client.Redis(port=own_redis, password=PASSWORD, decode_responses=True) as client:
@@ -621,7 +621,7 @@ def test_fixed_ids_can_be_taken_away(helm: Helm) -> None:
 
 
 def test_notes_warn_of_what_is_left_open(helm: Helm, tmp_path: Path) -> None:
-    """Of nobody trusted, and of a file that no volume keeps; and of neither when it is mended."""
+    """Of missing trusted proxies, and of a file without a volume; and of neither when both are set."""
     file = tmp_path / "values.yaml"
     file.write_text("{persistence: {enabled: false}, networkPolicy: {enabled: false}}", encoding="utf-8")
     command = ("install", "release", str(CHART), "--dry-run=client", "--namespace", "metadata", "--values")

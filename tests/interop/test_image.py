@@ -59,7 +59,7 @@ class Running:
 def containers(require_tool: Callable[[str], Path]) -> Iterator[Containers]:
     """An engine that has built the image."""
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody make containers: run the tests as root with CAP_SYS_ADMIN")
+        pytest.skip("containers cannot be created on this machine: run the tests as root with CAP_SYS_ADMIN")
     podman, base = require_tool("podman"), require_tool("container-base")
     # podman takes no path of more than 50 characters
     engine = Containers(podman, Path(tempfile.mkdtemp(prefix="podman-")))
@@ -107,7 +107,7 @@ def test_it_is_healthy_by_its_own_health_check(running: Running) -> None:
 
 
 @pytest.mark.heavy
-def test_it_is_nobody_and_can_write_to_its_data_only(running: Running) -> None:
+def test_it_runs_without_privileges_and_writes_to_its_data_only(running: Running) -> None:
     """A numeric user without a name, and one folder for the store and the cached keys."""
     assert (
         running.execute("python3", "-c", "import os; print(os.getuid(), os.getgid())").stdout.split() == ["65532"] * 2
@@ -152,7 +152,7 @@ def test_its_labels_and_its_user_are_in_its_configuration(containers: Containers
 
 
 @pytest.mark.heavy
-def test_it_ends_cleanly_when_it_is_told_to(containers: Containers, tmp_path: Path) -> None:
+def test_it_exits_cleanly_on_sigterm(containers: Containers, tmp_path: Path) -> None:
     """The process is the container's first, so that the signal reaches it; it drains and exits with 0."""
     tmp_path.chmod(0o755)
     admin = f"127.0.0.1:{free_port()}"

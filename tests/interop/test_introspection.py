@@ -20,7 +20,7 @@ def userinfo(url: str, token: str) -> tuple[int, str]:
 
 
 def test_an_opaque_token_is_what_its_provider_says(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
-    """A revoked one and one that nobody has issued are refused; without the provider nobody is let in or refused."""
+    """Revoked and unknown tokens are rejected; while the provider is down, tokens are neither accepted nor rejected."""
     node, port = require_tool("oidc-provider"), free_port()
     url = f"http://127.0.0.1:{port}"
     provider = {"name": "corp", "issuer": url, "audiences": [AUDIENCE], "jwtPrincipalClaims": ["client_id"]}
@@ -57,7 +57,7 @@ def test_an_opaque_token_is_what_its_provider_says(require_tool: Callable[[str],
 
 
 def test_a_member_comes_back_with_its_provider(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
-    """Nobody sends requests to what is not ready: it finds out by itself."""
+    """A sidecar that is not ready gets no requests: it recovers without them."""
     node, port = require_tool("oidc-provider"), free_port()
     url = f"http://127.0.0.1:{port}"
     nowhere = f"http://127.0.0.1:{free_port()}/jwks"

@@ -155,7 +155,7 @@ def test_a_token_ends(world: tuple[ApiServer, Sidecar]) -> None:
 
 
 def test_a_token_out_of_a_secret_is_refused(world: tuple[ApiServer, Sidecar]) -> None:
-    """It never ends and is for nobody in particular; the API server goes on taking it."""
+    """It has no ``exp`` and no audience; the API server still accepts it."""
     server, sidecar = world
     uid = server.create_account("data", "old")["metadata"]["uid"]
     bound = "kubernetes.io/serviceaccount"
@@ -236,7 +236,7 @@ def check(server: ApiServer, folder: Path, **options: Any) -> tuple[int, str]:
 
 
 def test_it_follows_the_clusters_keys(program: Path, tmp_path: Path) -> None:
-    """A new key beside the old one, then alone: who was known a moment ago is refused once his key is gone."""
+    """A new key beside the old one, then alone: cached tokens are rejected once their key is removed."""
     first, second, third = KEY, ECKey.generate_key("P-256"), RSAKey.generate_key(3072)
     port = free_port()
     with ExitStack() as stack:
@@ -326,5 +326,5 @@ def allow_reviews(server: ApiServer) -> None:
 
 
 def becomes(sidecar: Sidecar, token: str, expected: tuple[int, str]) -> None:
-    """The sidecar hears of what changed within its own time."""
+    """The sidecar applies the change within its own interval."""
     sidecar.process.wait_until(lambda: verdict(sidecar, token) == expected, within=30.0, what=f"answering {expected}")

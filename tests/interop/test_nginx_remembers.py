@@ -20,7 +20,7 @@ ORIGINAL = ("X-Original-Method", "X-Original-URI")
 
 
 class Judge:
-    """Calls every caller by his token, refuses with the status that a token names, and counts the questions."""
+    """Names every caller by its token, rejects with the status in the token, and counts the checks."""
 
     def __init__(self) -> None:
         self.asked: Counter[tuple[str, str, str]] = Counter()
@@ -92,7 +92,7 @@ def test_the_same_question_is_asked_once(front: Front) -> None:
 
 
 def test_no_two_questions_share_an_answer(front: Front) -> None:
-    """Nobody gets another's identity, or the verdict about another request, however the parts may be put together."""
+    """No combination of requests gets the identity of another caller or the verdict on another request."""
     questions = [
         (method, target, token)
         for method in ("GET", "POST")
@@ -122,8 +122,8 @@ def test_only_a_yes_is_remembered(front: Front, status: str) -> None:
 def test_callers_without_credentials_are_not_remembered(front: Front) -> None:
     """They could fill the memory with paths."""
     for _ in range(3):
-        assert front.send("/nobody").status == 200
-    assert front.judge.asked["GET", "/nobody", ""] == 3
+        assert front.send("/anonymous").status == 200
+    assert front.judge.asked["GET", "/anonymous", ""] == 3
 
 
 def test_the_sidecars_own_yes_is_remembered(binary: Path, scene: Scene, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def _checks(scene: Scene) -> int:
 
 
 def test_a_yes_ends(binary: Path, tmp_path: Path) -> None:
-    """Also when nobody is there to ask again: an old answer is not better than none."""
+    """Also while the sidecar is down: an expired verdict is not used."""
     with _front(binary, tmp_path, "1s") as (front, take_away):
         assert front.user("/end", "Bearer a") == "Bearer+a"
         _until(

@@ -1,4 +1,4 @@
-"""Real proxies with exactly the files of ``deploy/``: what reaches the upstream, and what the caller is told."""
+"""Real proxies with the files of ``deploy/``: requests at the upstream, and responses to the caller."""
 
 import hashlib
 import socket
@@ -167,7 +167,7 @@ def test_a_preflight_needs_no_credentials(front: Front) -> None:
 
 
 def test_a_refusal_can_be_found_in_the_log(front: Front) -> None:
-    """The id that the caller is told stands in the sidecar's line about it; the token does not."""
+    """The request id of the response is in the sidecar's log line; the token is not."""
     token = front.scene.provider.mint(lifetime=-3600)
     request_id = front.send("/api/v1/tables", token=token).json()["requestId"]
     log = front.scene.sidecar.process
@@ -186,13 +186,13 @@ def test_without_credentials_the_caller_is_asked_for_them(front: Front) -> None:
 
 
 def test_bad_tokens_are_refused_with_their_reason(front: Front) -> None:
-    """Expired, forged, of another audience, of an issuer nobody knows: 401, and the challenge says invalid_token."""
+    """Expired, forged, for another audience, of an unknown issuer: 401 with the challenge invalid_token."""
     provider = front.scene.provider
     bad_tokens = [
         (provider.mint(lifetime=-3600), "token_expired"),
         (provider.mint(iss="https://elsewhere.example"), "token_invalid"),
         (provider.mint(key=RSAKey.generate_key(2048, parameters={"kid": provider.keys[0].kid or ""})), "token_invalid"),
-        (provider.mint(aud="somebody-else"), "token_invalid"),
+        (provider.mint(aud="another-service"), "token_invalid"),
         ("not.a.token", "token_malformed"),
     ]
     for token, reason in bad_tokens:
@@ -203,7 +203,7 @@ def test_bad_tokens_are_refused_with_their_reason(front: Front) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_nobody_can_forge_an_identity(front: Front, spelling: str) -> None:
+def test_identities_cannot_be_forged(front: Front, spelling: str) -> None:
     """Whatever a caller sends under a name that tells identities, in this spelling, once or twice, is not passed on."""
     spell = SPELLINGS[spelling]
     token = front.scene.provider.mint()
@@ -227,7 +227,7 @@ def test_a_forged_identity_does_not_replace_the_real_one(front: Front) -> None:
 
 
 def test_a_public_path_is_open_and_nameless(front: Front) -> None:
-    """Nobody is refused there; a bad token or none gives no identity, a good one gives its own."""
+    """No request is rejected there; only a valid token gives an identity."""
     provider = front.scene.provider
     for token in (None, provider.mint(lifetime=-3600), provider.mint(iss=front.scene.dark_issuer)):
         seen = received(front.send(PUBLIC_PATH, token=token))
@@ -270,7 +270,7 @@ def test_a_group_is_required_where_a_rule_says_so(front: Front) -> None:
     ],
 )
 def test_no_spelling_of_a_guarded_path_gets_around_its_rule(front: Front, target: str) -> None:
-    """A caller without the group reaches it by no reading of the path that a service behind may have."""
+    """A caller without the group reaches it by no reading of the path that an upstream may have."""
     reply = front.send(target, token=front.scene.provider.mint())
     assert not reached_upstream(reply)
     assert reply.status in (400, 403), reply
@@ -313,7 +313,7 @@ async def test_a_websocket_is_judged_when_it_opens(front: Front) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "H2C", "websocket, h2c", "h2c, websocket"])
-def test_nobody_switches_to_http2(front: Front, protocol: str) -> None:
+def test_requests_cannot_switch_to_http2(front: Front, protocol: str) -> None:
     """Behind a switch to HTTP/2 further requests would pass unseen: the service is not asked for it."""
     switch = (("Upgrade", protocol), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABkAAQAAP__"))
     reply = front.send("/api/v1/tables", token=front.scene.provider.mint(), headers=switch)
@@ -326,7 +326,7 @@ def test_nobody_switches_to_http2(front: Front, protocol: str) -> None:
 
 
 def test_what_cannot_be_checked_is_neither_refused_nor_passed(front: Front) -> None:
-    """A provider that is away: 503 for its tokens, with the time to try again, and 200 for everybody else's."""
+    """A provider that is down: 503 with Retry-After for its tokens, and 200 for tokens of the others."""
     reply = front.send("/api/v1/tables", token=front.scene.provider.mint(iss=front.scene.dark_issuer))
     assert_refused(reply, 503, "unavailable")
     assert int(reply.all("Retry-After")[0]) > 0
@@ -348,7 +348,7 @@ def test_what_a_caller_says_of_the_request_is_not_judged(front: Front) -> None:
 
 
 def test_two_credentials_are_none(front: Front) -> None:
-    """Whichever of them the service behind would read."""
+    """Whichever of them the upstream would read."""
     good, bad = (("Authorization", f"Bearer {token}") for token in (front.scene.provider.mint(), "not.a.token"))
     for headers in ((good, bad), (bad, good)):
         reply = front.send("/api/v1/tables", headers=headers)
@@ -390,7 +390,7 @@ def test_a_forgotten_annotation_of_ingress_nginx_opens_nothing(
 def test_without_a_sidecar_nothing_passes(
     name: str, scene: Scene, require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A proxy that cannot ask lets nobody through, not even to a public path."""
+    """A proxy that cannot reach the sidecar rejects every request, also to public paths."""
     tool, start = EVERY_FRONT[name]
     addresses = Addresses(f"127.0.0.1:{free_port()}", scene.upstream.url.removeprefix("http://"))
     with start(require_tool(tool), tmp_path, addresses) as url:

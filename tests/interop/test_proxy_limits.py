@@ -157,7 +157,7 @@ def _folder_size(folder: Path) -> int:
 
 
 class Silent:
-    """A service whose stream says one thing, and the rest once it is told to."""
+    """An upstream with a stream that sends one part, and the rest when the test releases it."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()

@@ -105,7 +105,7 @@ def test_without_a_line_that_is_held_twice_the_rules_stand(
 def test_the_line_that_removes_a_forged_identity_is_needed(
     name: str, line: str, header: str, scene: Scene, require_tool: Tool, tmp_path: Path
 ) -> None:
-    """Without it the service is told what the caller wrote; so it must not be taken out."""
+    """Without this line the upstream receives the header of the caller."""
     forged = ((header, FORGED),)
     for changes, expected in ((without(line), True), ({}, False)):
         folder = tmp_path / str(expected)
@@ -118,7 +118,7 @@ def test_the_line_that_removes_a_forged_identity_is_needed(
 @pytest.mark.parametrize(
     ("name", "shipped"), [*((name, shipped) for name in METHOD_LINES for shipped in (True, False)), ("caddy", True)]
 )
-def test_a_method_in_a_header_is_judged_because_the_check_is_told_of_it(
+def test_a_method_override_is_checked_because_the_proxy_sends_it(
     name: str, shipped: bool, scene: Scene, require_tool: Tool, tmp_path: Path
 ) -> None:
     """The path is public for GET alone. Caddy tells the sidecar of every header; elsewhere a line does."""

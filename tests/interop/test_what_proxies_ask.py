@@ -155,7 +155,7 @@ def test_the_service_may_be_presented_what_the_sidecar_says(
     ],
 )
 def test_what_is_judged_is_what_goes_on(front: Front, target: str) -> None:
-    """However oddly it is spelled: the judge hears the very path and query that the service behind gets."""
+    """However oddly it is spelled: the judge hears the very path and query that the upstream gets."""
     answer = front.send(target)
     if isinstance(answer, Question):
         assert answer.target == answer.received.target
@@ -168,7 +168,7 @@ def test_paths_that_clients_rely_on_pass_unchanged(front: Front, target: str) ->
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
-def test_the_method_is_told(front: Front, method: str) -> None:
+def test_the_method_is_sent_with_the_check(front: Front, method: str) -> None:
     """The original one, in whatever way this proxy asks."""
     answer = front.ask("/a", method)
     assert (answer.method, answer.received.method) == (method, method)
@@ -195,7 +195,7 @@ def test_the_judge_hears_nothing_that_a_caller_says_for_a_proxy(front: Front) ->
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_nobody_can_forge_an_identity(front: Front, spelling: str) -> None:
+def test_identities_cannot_be_forged(front: Front, spelling: str) -> None:
     """What a caller sends under a name that tells identities, in this spelling, does not reach the service."""
     for name in EVERY_NAME:
         answer = front.send("/a", headers=((SPELLINGS[spelling](name), FORGED),))
@@ -239,6 +239,6 @@ def _upload(url: str, body: bytes, chunked: bool) -> tuple[Received, list[str]]:
 
 
 def test_many_cookies_are_no_burden(front: Front) -> None:
-    """A browser's cookies reach the service behind, and do not make the check too large."""
+    """A browser's cookies reach the upstream, and do not make the check too large."""
     cookie = "; ".join(f"c{number}={'v' * 100}" for number in range(120))
     assert front.ask("/a", headers=(("Cookie", cookie),)).received.all("Cookie") == [cookie]

@@ -6,7 +6,7 @@ from typing import Self
 
 
 class CuttingProxy:
-    """Passes everything on to a port of 127.0.0.1; ``cut_after``: after so many octets of answers it cuts, once."""
+    """Forwards to a port of 127.0.0.1; ``cut_after``: closes once, after this number of bytes of responses."""
 
     def __init__(self, target: int) -> None:
         self._target = target

@@ -12,7 +12,7 @@ KEY_TEXT = "a key of more than thirty-two bytes, for tests"
 SALT_TEXT = "salt of the tests"
 KEY, SALT = SharedKey(Secret(KEY_TEXT)), Secret(SALT_TEXT)
 
-# In two parts, so that nobody mistakes them for secrets of ours.
+# In two parts, so that scanners do not report them as secrets.
 PUBLISHED_KEY = "WnEdIeTG/VVCLQqGwC/BAkqy" + "Y0k+H8NEAtWGejrBI94="
 PUBLISHED_SALT = "ohDVbJBvHHVJh9S/UA4BYF9C" + "OuNnqqVhr9MLKEGXk1O="
 V2 = (

@@ -33,8 +33,8 @@ def header(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in good.items() if value is not ...}
 
 
-def b64(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def raw_signature(signing_input: bytes, algorithm: str, key: Key) -> bytes:
@@ -46,8 +46,8 @@ def hs256(signing_input: str, secret: bytes) -> str:
     return b64(hmac.digest(secret, signing_input.encode(), "sha256"))
 
 
-def octets(part: Mapping[str, Any] | str | bytes) -> bytes:
-    """JSON of an object; text and octets as they are."""
+def encode_part(part: Mapping[str, Any] | str | bytes) -> bytes:
+    """JSON of an object; text and bytes as they are."""
     if isinstance(part, bytes):
         return part
     return part.encode() if isinstance(part, str) else json.dumps(part).encode()
@@ -60,8 +60,11 @@ def token(
     key: Key = RSA,
     algorithm: str = "RS256",
 ) -> str:
-    """A token whose header and claims are given as object, text or octets, with a true signature of ``key``."""
-    parts = (octets(header() if header_ is None else header_), octets(claims() if claims_ is None else claims_))
+    """A token whose header and claims are given as object, text or bytes, with a true signature of ``key``."""
+    parts = (
+        encode_part(header() if header_ is None else header_),
+        encode_part(claims() if claims_ is None else claims_),
+    )
     signing_input = ".".join(map(b64, parts))
     return f"{signing_input}.{b64(raw_signature(signing_input.encode(), algorithm, key))}"
 

@@ -26,7 +26,7 @@ class HandClock:
         await future
 
     def advance(self, seconds: float) -> None:
-        """Move both readings and wake whoever has waited long enough."""
+        """Move both clocks and wake the tasks whose waiting time is over."""
         self._now += seconds
         self._monotonic += seconds
         due = [future for deadline, future in self._sleepers if deadline <= self._monotonic]

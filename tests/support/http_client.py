@@ -1,4 +1,4 @@
-"""A client that sends what it is told, header by header, and shows what came back the same way."""
+"""A client that sends the given header lines unchanged and returns the response unchanged."""
 
 import base64
 import http.client

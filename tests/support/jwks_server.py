@@ -1,4 +1,4 @@
-"""A server of key sets in the test's own loop: counts what is asked and answers as it is told."""
+"""A server of key sets in the event loop of the test: counts requests; the test sets its responses."""
 
 import asyncio
 import json

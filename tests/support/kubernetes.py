@@ -1,6 +1,6 @@
 """A real Kubernetes control plane: etcd and kube-apiserver, without nodes and without controllers.
 
-So nothing runs the pods that are created, and nobody but the test makes a namespace's ``default`` account.
+So created pods do not run, and only the test creates the ``default`` account of a namespace.
 """
 
 import http.client
@@ -30,7 +30,7 @@ _SERVICES = "10.96.0.0/24,fd00:10:96::/112"  # two address families
 
 @dataclass(frozen=True, slots=True)
 class ApiServer:
-    """An API server that is up. ``admin`` is a token of somebody who may do everything."""
+    """A running API server. ``admin`` is a token with all permissions."""
 
     port: int
     ca_file: Path
@@ -117,7 +117,7 @@ class ApiServer:
         return f"{_root(manifest['apiVersion'])}{within}/{kind['name']}"
 
     def _kind(self, version: str, kind: str) -> dict[str, Any] | None:
-        """What the server tells of a kind, once it serves it."""
+        """The server's description of a kind, once it serves it."""
         reply = self.ask("GET", _root(version))
         known: list[dict[str, Any]] = reply.json()["resources"] if reply.status == 200 else []
         return next((one for one in known if one["kind"] == kind and "/" not in one["name"]), None)

@@ -45,7 +45,7 @@ class ManagedSidecar:
         raw: bytes | None = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> Reply:
-        """One request below the prefix, with JSON, a form, or octets."""
+        """One request below the prefix, with JSON, a form, or bytes."""
         sent = list(headers)
         if token is not None:
             sent.append(("Authorization", f"Bearer {token}"))

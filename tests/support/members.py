@@ -41,8 +41,8 @@ def asked(*authorization: str, target: str | None = "/api", method: str = "GET",
 
 def basic(user: str, password: str | bytes) -> str:
     """``Basic`` of RFC 7617."""
-    octets = password if isinstance(password, bytes) else password.encode()
-    return f"Basic {base64.b64encode(user.encode() + b':' + octets).decode()}"
+    raw = password if isinstance(password, bytes) else password.encode()
+    return f"Basic {base64.b64encode(user.encode() + b':' + raw).decode()}"
 
 
 def options_of(kind: type[Authenticator], written: Mapping[str, Any]) -> Any:
@@ -51,5 +51,5 @@ def options_of(kind: type[Authenticator], written: Mapping[str, Any]) -> Any:
 
 
 async def unclaimed(_name: str, _by: str, _replace_person: bool) -> tuple[TokenRecord, ...]:
-    """Of a minter whose bots' names are nobody's concern."""
+    """For a minter that reserves no bot names."""
     return ()

@@ -1,4 +1,4 @@
-"""Loopback ports for programs that cannot be told to choose one."""
+"""Loopback ports for programs that cannot choose one."""
 
 import fcntl
 import itertools

@@ -22,7 +22,7 @@ class Process:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], *, within: float, what: str) -> None:
-        """Poll ``condition``; fail with the program's last words when it ends, or after ``within`` seconds."""
+        """Poll ``condition``; fail with the end of the program's output if it exits, or after ``within`` seconds."""
         deadline = time.monotonic() + within
         while not condition():
             code = self.popen.poll()

@@ -186,7 +186,7 @@ def traefik(
     mints: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
-    """Traefik with both of its files. ``believes``: it takes X-Forwarded-* from whoever comes, as behind a proxy.
+    """Traefik with both of its files. ``believes``: it trusts X-Forwarded-* of every peer, as behind a proxy.
 
     ``changes`` are about the file of routers.
     """

@@ -13,10 +13,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it arrived; ``octets`` are those of its head."""
+    """A request as it arrived; ``raw`` are those of its head."""
 
     head: Head
-    octets: bytes
+    raw: bytes
     body: bytes = b""
 
     @property
@@ -39,8 +39,8 @@ class UpstreamConnection:
 
     async def head(self) -> Request:
         """The head of the next request. Raises IncompleteReadError at the end of the connection."""
-        octets = await self.reader.readuntil(b"\r\n\r\n")
-        request = Request(Head.of(octets), octets)
+        raw = await self.reader.readuntil(b"\r\n\r\n")
+        request = Request(Head.of(raw), raw)
         self._log.append(request)
         return request
 
@@ -48,12 +48,12 @@ class UpstreamConnection:
         """The next request with its body."""
         request = await self.head()
         body = await read_body(self.reader, request.head, until_eof=False)
-        self._log[-1] = request = Request(request.head, request.octets, body)
+        self._log[-1] = request = Request(request.head, request.raw, body)
         return request
 
-    async def send(self, octets: bytes) -> None:
+    async def send(self, raw: bytes) -> None:
         """Send exactly this."""
-        self.writer.write(octets)
+        self.writer.write(raw)
         await self.writer.drain()
 
     async def ended(self) -> bytes:
@@ -69,7 +69,7 @@ Script = Callable[[UpstreamConnection], Awaitable[None]]
 
 
 def answering(*answers: bytes) -> Script:
-    """Answer request after request with these octets, the last one again and again."""
+    """Answer request after request with these bytes, the last one again and again."""
 
     remaining = list(answers)
 

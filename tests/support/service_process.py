@@ -1,4 +1,4 @@
-"""The service behind as a process of its own, that can be killed, stopped and started again on its port."""
+"""The upstream as a process of its own, that can be killed, stopped and started again on its port."""
 
 import signal
 import sys
@@ -27,7 +27,7 @@ class ServiceProcess:
 
     @contextmanager
     def up(self) -> Iterator[Process]:
-        """It, from when it answers until the block ends or somebody kills it."""
+        """The service, from when it answers until the block ends or the test kills it."""
         command = [sys.executable, "-m", "bench.service", str(self.port)]
         with running(
             command, log=self.folder / "service.log", ready=lambda: answers_on(self.port), directory=ROOT

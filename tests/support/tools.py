@@ -235,7 +235,7 @@ def _find_kube_apiserver() -> Path | None:
 
 
 def _bring_kube_apiserver() -> None:
-    """Build it and the etcd that it keeps its objects in: nobody publishes the programs in a package registry."""
+    """Build it and its etcd: no package registry has these programs."""
     if _on_path("go")() is None:
         raise BringError("there is no go")
     version, folder = _kubernetes()
@@ -278,7 +278,7 @@ def _own_helm() -> Path:
 
 
 def _bring_helm() -> None:
-    """Build it: nobody publishes the program in a package registry."""
+    """Build it: no package registry has this program."""
     if _on_path("go")() is None:
         raise BringError("there is no go")
     package = "helm.sh/helm/v4/cmd/helm"

@@ -18,9 +18,9 @@ class Head:
     headers: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, octets: bytes) -> Self:
-        """Read from the octets up to and including the empty line."""
-        start, *lines = octets.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    def of(cls, raw: bytes) -> Self:
+        """Read from the bytes up to and including the empty line."""
+        start, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         headers = (line.partition(":") for line in lines)
         return cls(start, tuple((name, value.strip(" ")) for name, _, value in headers))
 
@@ -81,9 +81,9 @@ class Wire:
     async def __aexit__(self, *_: object) -> None:
         self.writer.transport.abort()
 
-    async def send(self, octets: bytes) -> None:
+    async def send(self, raw: bytes) -> None:
         """Send exactly this."""
-        self.writer.write(octets)
+        self.writer.write(raw)
         async with asyncio.timeout(TIMEOUT):
             await self.writer.drain()
 
@@ -113,7 +113,7 @@ class Wire:
         return await self.answer(method)
 
     async def exactly(self, size: int) -> bytes:
-        """The next ``size`` octets."""
+        """The next ``size`` bytes."""
         async with asyncio.timeout(TIMEOUT):
             return await self.reader.readexactly(size)
 

@@ -43,7 +43,7 @@ def test_clock_that_jumps_is_wrong_until_it_agrees_again(
     right = hand.now()
     clock.compare(right if has_store else None)
     hand.set(seconds)
-    # before anybody has compared anything
+    # before the first comparison
     assert clock.latest() == max(right, right + seconds)
     assert clock.earliest() == min(right, right + seconds)
     clock.compare(right if has_store else None)
@@ -128,7 +128,7 @@ def test_without_a_clock_of_the_store_a_new_time_counts_when_it_has_been_steady(
     assert clock.latest() == clock.earliest() == hand.now()
 
 
-def test_whoever_judges_asks_the_reading_that_refuses_more() -> None:
+def test_decisions_use_the_clock_that_rejects_more() -> None:
     hand = SetClock()
     clock = checked(hand)
     assert checked(clock) is clock

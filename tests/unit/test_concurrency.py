@@ -12,7 +12,7 @@ from sidecar.store.redis.client import _Endpoint
 
 @pytest.fixture
 async def complaints() -> list[dict[str, Any]]:
-    """What the event loop has had nobody to tell."""
+    """Exceptions that the event loop reported as unhandled."""
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     return told
@@ -48,7 +48,7 @@ async def test_a_store_connection_that_fails_to_close_is_not_reported(complaints
         async def aclose(self) -> None:
             raise ConnectionError("Connection closed by server")
 
-    servers = _Endpoint(None, "x", 1.0)  # type: ignore[arg-type] # dials nobody here
+    servers = _Endpoint(None, "x", 1.0)  # type: ignore[arg-type] # makes no connection here
     servers._client = Client()  # type: ignore[assignment]
     servers.mark_suspect()
     await settled()

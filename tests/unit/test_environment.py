@@ -29,7 +29,7 @@ def test_only_variables_of_libraries_are_removed() -> None:
 
 
 @pytest.mark.parametrize(("seed", "told"), [("random", 0), ("", 0), ("0", 1), ("123", 1)])
-def test_a_fixed_hash_seed_is_told_of(seed: str, told: int) -> None:
+def test_a_fixed_hash_seed_is_reported(seed: str, told: int) -> None:
     clean({"PYTHONHASHSEED": seed})
     assert len(environment.findings) == told
 

@@ -1,4 +1,4 @@
-"""What a log line may hold, whatever somebody hands in."""
+"""Content of log lines for any input."""
 
 import io
 import json
@@ -50,9 +50,9 @@ def test_ordinary_texts_stay_as_they_are(text: str) -> None:
 
 
 def test_no_value_can_break_a_line_or_the_formatter() -> None:
-    told = line('a\n{"level":"forged"}', odd="\ud800", nul="\0", octets=b"x", number=2**70)
+    told = line('a\n{"level":"forged"}', odd="\ud800", nul="\0", raw=b"x", number=2**70)
     assert told["level"] == "info"
-    assert told["octets"] == "<bytes>"
+    assert told["raw"] == "<bytes>"
 
 
 def test_audit_lines_are_written_at_every_level() -> None:

@@ -109,7 +109,9 @@ async def test_announced_and_unannounced_oversize_is_cut_off(server: JwksServer,
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip"])
-async def test_gzip_is_read_though_nobody_asked_for_it(server: JwksServer, client: ControlClient, coding: str) -> None:
+async def test_gzip_is_decoded_although_it_was_not_requested(
+    server: JwksServer, client: ControlClient, coding: str
+) -> None:
     """Objects that are stored compressed are sent so; members one after the other are one text (RFC 1952 2.2)."""
     content = gzip.compress(b'{"keys":') + gzip.compress(b" []}")
     server.answers["/jwks"] = body(content, Content_Encoding=coding)

@@ -1,4 +1,4 @@
-"""Private authorities: whoever is told of one trusts what it has signed, on every version of Python."""
+"""Private certificate authorities are trusted if configured, on every version of Python."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""API keys in the header ``X-Api-Key``: an authenticator of one page."""
+"""An authenticator for API keys in the header ``X-Api-Key``."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -17,10 +17,10 @@ HEADER = "X-Api-Key"
 
 
 class ApiKeyOptions(Model):
-    """``configs`` of this authenticator."""
+    """Options of this authenticator."""
 
     keys: Annotated[Mapping[str, Secret], Field(min_length=1)]
-    """Name of the program to its key: ``env:NAME``, ``file:/path`` or the key itself."""
+    """Names of programs with their keys: ``env:NAME``, ``file:/path`` or the key itself."""
 
 
 class ApiKeys(Authenticator):
@@ -35,15 +35,15 @@ class ApiKeys(Authenticator):
 
     @classmethod
     def describe(cls, options: ApiKeyOptions) -> str:
-        """For ``sidecar check``."""
+        """The description for ``sidecar check``."""
         return f"{HEADER} of {', '.join(sorted(options.keys))}"
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        """The program whose key it is, compared in constant time."""
+        """The program with this key, compared in constant time."""
         presented = view.headers.getall(HEADER, [])
         if not presented:
             return ABSTAINED
-        # a list, so that every key is compared whichever is the right one
+        # a list: every key is compared, so the time does not depend on the match
         names = [name for name, key in self._keys.items() if key.matches(presented[0])]
         if not names:
             return Rejected(Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG), self.name)

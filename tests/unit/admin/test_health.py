@@ -62,7 +62,7 @@ def reports(*healths: Health | None) -> list[dict[str, object] | None]:
 
 
 def test_several_workers_are_ready_when_all_who_answer_are() -> None:
-    """One that has ended is named, and missed only when nobody else is there."""
+    """A worker that has exited is reported; the process is not ready only if no other worker is running."""
     good, bad = health([USABLE], [USABLE]), health([USABLE], [UNUSABLE])
     for healths, ready, failing in (
         ([good, good], True, []),

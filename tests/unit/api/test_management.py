@@ -37,10 +37,10 @@ def refusal(reply: Reply) -> tuple[int, str]:
     return reply.status, reply.json()["reason"]
 
 
-# What each caller gets, call by call. ``own``/``his``: on a token of the caller's / of somebody else's.
-CALLERS = ("nobody", "person", "personal", "admin", "admin_personal", "bot", "bot_named", "service")
+# The status for each caller and operation. ``own``/``foreign``: on a token of the caller / of another user.
+CALLERS = ("anonymous", "person", "personal", "admin", "admin_personal", "bot", "bot_named", "service")
 MATRIX: dict[str, tuple[int, ...]] = {
-    #                    nobody person pers. admin a.pers bot  named service
+    #                    anon.  person pers. admin a.pers bot  named service
     "mint personal": (401, 201, 403, 201, 201, 403, 401, 403),
     "mint bot": (401, 403, 403, 201, 201, 403, 401, 403),
     "mint session": (401, 403, 403, 201, 201, 403, 401, 403),
@@ -48,17 +48,17 @@ MATRIX: dict[str, tuple[int, ...]] = {
     "mint with roles": (401, 403, 403, 201, 201, 403, 401, 403),
     "mint impersonating bot": (401, 403, 403, 201, 201, 403, 401, 403),
     "list": (401, 200, 200, 200, 200, 200, 401, 200),
-    "show his": (401, 404, 404, 200, 200, 404, 401, 404),
-    "revoke his": (401, 404, 404, 204, 204, 404, 401, 404),
+    "show foreign": (401, 404, 404, 200, 200, 404, 401, 404),
+    "revoke foreign": (401, 404, 404, 204, 204, 404, 401, 404),
     "show own": (401, 200, 200, 200, 200, 200, 401, 404),
     "revoke own": (401, 204, 204, 204, 204, 204, 401, 404),
     "deny": (401, 403, 403, 201, 201, 403, 401, 403),
-    "list denials": (401, 403, 403, 200, 200, 403, 401, 403),
-    "remove denial": (401, 403, 403, 204, 204, 403, 401, 403),
+    "list entries": (401, 403, 403, 200, 200, 403, 401, 403),
+    "remove entry": (401, 403, 403, 204, 204, 403, 401, 403),
     "register a bot": (401, 403, 403, 201, 201, 403, 401, 403),
     "list bots": (401, 403, 403, 200, 200, 403, 401, 403),
     "release a bot": (401, 403, 403, 204, 204, 403, 401, 403),
-    "RFC 7009 his": (200, 403, 403, 200, 200, 403, 401, 403),
+    "RFC 7009 foreign": (200, 403, 403, 200, 200, 403, 401, 403),
     "RFC 7009 own": (200, 200, 200, 200, 200, 200, 401, 200),
     "introspect": (401, 200, 200, 200, 200, 200, 401, 200),
 }
@@ -83,18 +83,18 @@ async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[
             return await sidecar.call("POST", "/tokens", token, body=body)
         case "list":
             return await sidecar.call("GET", "/tokens", token)
-        case "show his" | "revoke his":
-            his = await sidecar.mint(eve)
-            return await sidecar.call("GET" if name == "show his" else "DELETE", f"/tokens/{his['id']}", token)
+        case "show foreign" | "revoke foreign":
+            foreign = await sidecar.mint(eve)
+            return await sidecar.call("GET" if name == "show foreign" else "DELETE", f"/tokens/{foreign['id']}", token)
         case "show own" | "revoke own":
             return await sidecar.call("GET" if name == "show own" else "DELETE", f"/tokens/{own['id']}", token)
         case "deny":
             return await sidecar.call(
                 "POST", "/revocations", token, body={"issuer": "x", "jti": "y", "unknownIssuer": True}
             )
-        case "list denials":
+        case "list entries":
             return await sidecar.call("GET", "/revocations", token)
-        case "remove denial":
+        case "remove entry":
             entry = (
                 await sidecar.call(
                     "POST", "/revocations", admin, body={"issuer": "x", "jti": "z", "unknownIssuer": True}
@@ -102,14 +102,14 @@ async def call(name: str, sidecar: ManagedSidecar, token: str | None, own: dict[
             ).json()
             return await sidecar.call("DELETE", f"/revocations/{entry['id']}", token)
         case "register a bot":
-            # a name for each caller: whoever registers a second time is answered 200
+            # a name for each caller: a repeated registration gets 200
             return await sidecar.call("POST", "/bots", token, body={"name": f"new{len(token or '')}{hash(token)}"})
         case "list bots":
             return await sidecar.call("GET", "/bots", token)
         case "release a bot":
             await sidecar.call("POST", "/bots", admin, body={"name": "free"})
             return await sidecar.call("DELETE", "/bots/free", token)
-        case "RFC 7009 his":
+        case "RFC 7009 foreign":
             return await sidecar.call("POST", "/revoke", token, form={"token": eve})
         case "RFC 7009 own":
             return await sidecar.call("POST", "/revoke", token, form={"token": token or own["token"]})
@@ -125,7 +125,7 @@ async def callers(sidecar: ManagedSidecar) -> dict[str, tuple[str | None, dict[s
     bot = await sidecar.mint(root, name="ingest", kind="bot")
     nothing = {"id": "none", "token": "none"}
     return {
-        "nobody": (None, nothing),
+        "anonymous": (None, nothing),
         "person": (sam, personal),
         "personal": (personal["token"], personal),
         "admin": (root, admin_personal),
@@ -279,7 +279,7 @@ async def test_paths_that_there_are_not(sidecar: ManagedSidecar, path: str) -> N
     assert refusal(reply) == (404, "not_found")
 
 
-# --- the deny list
+# --- the revocation list
 
 
 @pytest.mark.parametrize("by", ["token", "jti", "subject", "issuedBefore", "actor"])
@@ -300,12 +300,12 @@ async def test_foreign_tokens_are_refused_from_then_on(sidecar: ManagedSidecar, 
     assert made["reason"] == "lost"
     assert made["createdBy"] == "USER:root"
     assert made.pop("matches") == {"own": 0 if by in ("token", "jti") else 1, "foreign": "unknown"}
-    everybody = by == "issuedBefore"
+    is_for_issuer = by == "issuedBefore"
     also_own = by not in ("token", "jti")
     assert await sidecar.status(sam) == 401
-    assert await sidecar.status(eve) == (401 if everybody else 200)
+    assert await sidecar.status(eve) == (401 if is_for_issuer else 200)
     assert await sidecar.status(own["token"]) == (401 if also_own else 200)
-    if everybody:
+    if is_for_issuer:
         return
     listed = (await sidecar.call("GET", "/revocations", root)).json()
     assert listed == {"data": [made], "paging": {"after": None, "total": 1}}
@@ -316,7 +316,7 @@ async def test_foreign_tokens_are_refused_from_then_on(sidecar: ManagedSidecar, 
     assert await sidecar.status(own["token"]) == (401 if also_own else 200)
 
 
-async def test_own_token_on_the_deny_list_has_ended_on_record(sidecar: ManagedSidecar) -> None:
+async def test_revoked_issued_token_is_revoked_on_record(sidecar: ManagedSidecar) -> None:
     root = sidecar.token_of("root")
     for body in ("token", "jti"):
         made = await sidecar.mint(root, name=f"for {body}")
@@ -443,7 +443,7 @@ async def entries_about(sidecar: ManagedSidecar) -> list[str]:
 
 
 async def test_token_for_another_audience_is_ended_for_who_may_and_never_said_to_be(sidecar: ManagedSidecar) -> None:
-    """The issuer makes such tokens for anybody: to hold one gives no right to write an entry."""
+    """The issuer issues such tokens to all its users: a bearer of one must not write an entry."""
     theirs = sidecar.token_of("sam", aud="another")
     reply = await sidecar.call("POST", "/revoke", form={"token": theirs})
     assert (*refusal(reply), reply.json()["error"]) == (400, "request_invalid", "unsupported_token_type")
@@ -505,7 +505,7 @@ async def test_own_token_without_a_record_gets_an_entry(sidecar: ManagedSidecar)
 
 @pytest.mark.parametrize("said", [{}, {"jti": "j"}])
 async def test_opaque_token_is_judged_and_ended_by_its_text(tmp_path: Path, said: dict[str, Any]) -> None:
-    """Never with a refusal of the credential of the admin who asks."""
+    """The admin's own credential is not rejected."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         token = parse_qs((await request.read()).decode())["token"][0]
@@ -568,7 +568,7 @@ async def test_revoking_an_own_token_of_the_same_origin(sidecar: ManagedSidecar)
 
 
 async def test_another_token_under_a_recorded_id_ends_nothing(sidecar: ManagedSidecar) -> None:
-    """Whoever shares the key cannot end a token that stands by borrowing its id."""
+    """Another holder of the key cannot revoke an active token by using its id."""
     made = await sidecar.mint(sidecar.token_of("sam"))
     key = ECKey.import_key((sidecar.folder / "keys" / "private_key.pem").read_bytes())
     borrowed = forge.token(
@@ -611,7 +611,7 @@ async def test_introspection_tells_what_the_token_says(sidecar: ManagedSidecar) 
 
 
 async def test_introspection_leaves_out_what_is_no_text(sidecar: ManagedSidecar) -> None:
-    """Nobody has checked these; a number of forty digits could not even be written."""
+    """These claims are not verified; a number with forty digits could not be serialized."""
     sam = sidecar.token_of("sam", scope="read", client_id=10**39)
     answer = (await sidecar.call("POST", "/introspect", sam, form={"token": sam})).json()
     assert (answer["scope"], "client_id" in answer) == ("read", False)
@@ -679,7 +679,7 @@ async def _check_last_use(sidecar: ManagedSidecar) -> None:
 
 
 async def test_a_bots_name_is_kept_until_it_is_released(sidecar: ManagedSidecar) -> None:
-    """Revoking its last token hands the name to nobody."""
+    """Revoking the last token does not release the name."""
     root = sidecar.token_of("root")
     made = await sidecar.mint(root, name="Ingest", kind="bot")
     assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", root)).status == 204
@@ -694,7 +694,7 @@ async def test_a_bots_name_is_kept_until_it_is_released(sidecar: ManagedSidecar)
 
 
 async def test_a_person_who_came_in_is_not_made_a_bot_by_accident(sidecar: ManagedSidecar) -> None:
-    """Nor is an admin; and who says that it is meant is told what was done."""
+    """Nor is the name of an admin; with ``replacePerson`` the response says what was done."""
     root, pat = sidecar.token_of("root"), sidecar.token_of("pat")
     assert await sidecar.status(pat) == 200
     for name in ("pat", "chief"):

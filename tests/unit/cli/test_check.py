@@ -85,7 +85,7 @@ def test_all_is_well(check: Any, service: Service, url: str) -> None:
 
 
 def test_an_unreachable_issuer_is_exit_1(check: Any) -> None:
-    """Named, with the reason; offline nobody asks."""
+    """With its reason; offline it is not checked."""
     configuration = listed(f"http://127.0.0.1:{free_port()}")
     code, text = check(configuration)
     assert code == 1
@@ -107,7 +107,7 @@ def test_a_useless_key_set_is_exit_1(check: Any, service: Service, url: str) -> 
 
 
 def test_a_key_url_that_verifies_no_token_is_exit_1(check: Any, service: Service, url: str) -> None:
-    """Though the one beside it does: both issuers' URLs and what to write are told, offline as a warning."""
+    """Although the other one does: the message has the URLs of both issuers and the fix; offline it is a warning."""
     offer_keys(service, url)
     service.documents["/partners"] = service.documents["/keys"]
     flat: dict[str, Any] = {
@@ -134,7 +134,7 @@ def test_a_file_of_keys_that_is_missing_is_exit_2(check: Any, tmp_path: Path) ->
 
 
 def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str) -> None:
-    """The service behind, over TCP and over a socket."""
+    """The upstream, over TCP and over a socket."""
     offer_keys(service, url)
     for upstream in (f"http://127.0.0.1:{free_port()}", "unix:/nowhere.sock"):
         code, text = check({**listed(url), "upstream": {"url": upstream}})
@@ -142,7 +142,7 @@ def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str
         assert "error: upstream: cannot be reached" in text
 
 
-def test_a_collector_that_nobody_can_reach_is_exit_1(check: Any, service: Service, url: str) -> None:
+def test_an_unreachable_collector_is_exit_1(check: Any, service: Service, url: str) -> None:
     offer_keys(service, url)
     code, text = check({**listed(url), "tracing": {"endpoint": f"http://127.0.0.1:{free_port()}"}})
     assert code == 1
@@ -159,7 +159,7 @@ def test_tracing_without_its_library_is_exit_2(check: Any, monkeypatch: pytest.M
 
 
 def test_a_faulty_configuration_is_exit_2(check: Any) -> None:
-    """With every problem; nobody is asked."""
+    """With every problem, and without network access."""
     code, text = check({"server": {"workrs": 1, "workers": "x"}, "upstream": {"url": "http://127.0.0.1:1"}})
     assert code == 2
     assert "did you mean workers?" in text
@@ -194,7 +194,7 @@ def test_own_keys_and_their_store_are_looked_at(check: Any, folder: Path) -> Non
     assert check(configuration)[0] == 2
 
 
-def test_drift_from_an_openmetadata_server_is_told(check: Any, service: Service, url: str) -> None:
+def test_differences_to_an_openmetadata_server_are_reported(check: Any, service: Service, url: str) -> None:
     """What its database says beats its file: each differing key is a warning that shows no value."""
     offer_keys(service, url)
     service.documents[PUBLIC_SERVER_AUTH] = {
@@ -263,8 +263,8 @@ def test_where_the_configuration_is_looked_for(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("timeout", "warned"), [("2400ms", False), ("2500ms", True)])
-def test_members_that_are_passed_over_too_late_are_told(check: Any, folder: Path, timeout: str, warned: bool) -> None:
-    """Two that hang would use up the time of the whole decision: nobody after them would ever be asked."""
+def test_timeouts_that_exceed_the_deadline_are_reported(check: Any, folder: Path, timeout: str, warned: bool) -> None:
+    """Two hanging authenticators would use up the deadline, so that later ones are never tried."""
     users = folder / "user.props"
     users.write_text("alice: opensesame\n")
     member = {"type": "basic", "onError": "continue", "timeout": timeout, "configs": {"userProps": str(users)}}
@@ -280,14 +280,14 @@ def test_no_command_is_answered_with_those_that_there_are(capsys: pytest.Capture
 
 
 def test_every_command_tells_warnings_from_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody whose start is refused should not have to mend what is only advice."""
+    """A failed start lists no warnings: they do not prevent it."""
     (folder / "c.yaml").write_text("server: {lisen: x}\n")
     assert main(["token", "list", "--config", "c.yaml"]) == 2
     kinds = {line.partition(":")[0] for line in capsys.readouterr().err.splitlines()}
     assert kinds == {"error", "warning"}
 
 
-def test_base_paths_are_told(check: Any) -> None:
+def test_base_paths_are_printed(check: Any) -> None:
     """Where a preset's paths are, and what the upstream is asked for."""
     rules = [{"preset": "openmetadata", "basePath": "/om/"}, {"preset": "datahub"}]
     code, text = check({**listed("http://127.0.0.1:1"), "rules": rules}, "--offline")
@@ -309,8 +309,8 @@ def test_findings_have_ids_and_exit_codes(check: Any) -> None:
     assert "[upstream-url]" in text
 
 
-def test_names_of_the_server_are_told(check: Any, folder: Path) -> None:
-    """Which names no caller may bear can be read before anybody is refused for one."""
+def test_names_of_the_server_are_printed(check: Any, folder: Path) -> None:
+    """The names that callers must not have are printed before a caller is rejected for one."""
     pair = generate("RS256")
     write_pair(folder, pair)
     own = {

@@ -43,7 +43,7 @@ def test_a_strange_report_is_no_traceback(report: object, capsys: pytest.Capture
     assert "no reason" in capsys.readouterr().err
 
 
-def test_nobody_there_is_1(tmp_path: Path) -> None:
+def test_no_listener_is_exit_1(tmp_path: Path) -> None:
     """A closed port and a missing socket."""
     assert main(["health", f"127.0.0.1:{free_port()}"]) == 1
     assert main(["health", f"unix:{tmp_path}/none"]) == 1

@@ -234,7 +234,7 @@ def test_own_token_denied_by_its_id_ends_on_record(run: Run) -> None:
 def test_issuer_is_denied_in_every_spelling_that_is_accepted(
     tmp_path: Path, idp: IdentityProvider, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without discovery nobody knows whether the tokens of ``authority`` end their issuer with a slash."""
+    """Without discovery it is unknown whether ``iss`` of the tokens of ``authority`` ends with a slash."""
     flat = {"authority": "https://idp.example.com", "clientId": "meta", "publicKeyUrls": []}
     config = str(write_configuration(tmp_path, idp, authenticationConfiguration=flat))
     named = ("--issuer", "https://idp.example.com/", "--subject", "s")

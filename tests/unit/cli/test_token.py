@@ -89,8 +89,8 @@ def test_create_as_json(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["anonymous", "Guest", "__datahub_system"])
-def test_reserved_names_are_nobodys(run: Run, name: str) -> None:
-    """As the API has it: such a token would name the guest or DataHub's system client to the service behind."""
+def test_reserved_names_are_rejected(run: Run, name: str) -> None:
+    """As in the API: such a token would be the guest or DataHub's system client for the upstream."""
     code, out, err = run("create", "--name", name)
     assert (code, out) == (1, "")
     assert "name is reserved" in err
@@ -178,7 +178,7 @@ def test_actor_that_no_token_could_carry(run: Run) -> None:
     assert "principal_invalid" in err
 
 
-def test_without_own_keys_the_mend_is_named(run: Run, config: Path) -> None:
+def test_without_signing_keys_the_message_names_the_fix(run: Run, config: Path) -> None:
     config.write_text(f"store: {{url: 'sqlite:///{config.parent}/s.db'}}")
     code, out, err = run("create", "--name", "x")
     assert (code, out) == (2, "")
@@ -296,7 +296,7 @@ async def test_explain_tells_the_expected_lifetime_and_claims(
         assert 'azp one of ["ui"]' in out
 
 
-async def test_explain_of_a_token_that_nobody_can_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_explain_of_a_token_that_cannot_be_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = _provider("http://127.0.0.1:9/jwks", tmp_path)
     assert await explain(_current(), loaded) == 1
     out = capsys.readouterr().out
@@ -305,7 +305,7 @@ async def test_explain_of_a_token_that_nobody_can_judge(tmp_path: Path, capsys: 
 
 
 def test_a_token_of_no_kind_is_not_minted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bot's token takes its name from every person: nobody mints one without saying so."""
+    """A bot token reserves its name, so ``--kind`` is required."""
     with pytest.raises(SystemExit) as ended:
         main(["token", "create", "--config", str(config), "--name", "bob"])
     assert ended.value.code == 2

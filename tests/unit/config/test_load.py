@@ -1,4 +1,4 @@
-"""From files and environment to Settings: every problem at once, each with its place and the mend."""
+"""From files and environment to Settings: all problems in one report, each with its position and the fix."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def warnings(text: str, environ: Mapping[str, str] | None = None) -> str:
 
 
 def test_no_file_is_the_defaults() -> None:
-    """The sidecar starts with nothing, and says that nobody can come in."""
+    """The sidecar starts without a configuration, and warns that every token is rejected."""
     loaded = load([], {})
     assert loaded.settings == Settings()
     assert loaded.providers == ()
@@ -69,7 +69,7 @@ def test_later_files_win_key_by_key(folder: Path) -> None:
 
 
 def test_settings_are_frozen(folder: Path) -> None:
-    """Nobody changes the configuration of a running program."""
+    """The configuration of a running program cannot be changed."""
     loaded = load([], {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded.settings = Settings()  # type: ignore[misc] # what is tried
@@ -279,7 +279,7 @@ def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> No
         ("server: {realm: 'a ${UNSET}'}", "UNSET is not set"),
     ],
 )
-def test_dangers_are_told_but_not_refused(text: str, warning: str, folder: Path) -> None:
+def test_dangers_are_warnings(text: str, warning: str, folder: Path) -> None:
     """Each is explained in a warning."""
     assert warning in warnings(text)
 
@@ -326,7 +326,7 @@ def test_several_broken_files_are_all_named(folder: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_not_judged_by_what_is_missing(folder: Path) -> None:
-    """Nobody is told that no issuer is configured because of a tab."""
+    """A tab in the file does not cause the warning that no issuer is configured."""
     (folder / "a.yaml").write_text("authenticationConfiguration:\n\tproviders: []\n")
     with pytest.raises(Misconfigured) as caught:
         load(["a.yaml"], {})
@@ -359,7 +359,7 @@ def test_a_faulty_value_is_one_problem(folder: Path) -> None:
         ),
     ],
 )
-def test_names_of_nobody_are_told(text: str, place: str, folder: Path) -> None:
+def test_unknown_provider_names_are_reported(text: str, place: str, folder: Path) -> None:
     """What a rule asks for and no caller can have is a slip of the pen."""
     provider = "authenticationConfiguration: {providers: [{name: corp, issuer: 'https://i.example', audiences: [a]}]}\n"
     told = [warning for warning in load_text(provider + text).warnings if warning.path == place]
@@ -367,8 +367,8 @@ def test_names_of_nobody_are_told(text: str, place: str, folder: Path) -> None:
     assert not [w for w in load_text(provider + text.replace("corq", "corp")).warnings if w.path == place]
 
 
-def test_who_is_asked_by_a_proxy_needs_no_upstream(folder: Path) -> None:
-    """Neither an upstream nor a proxy is what somebody has forgotten."""
+def test_check_mode_needs_no_upstream(folder: Path) -> None:
+    """Neither upstream nor proxies: the configuration is incomplete."""
     assert "no upstream is configured" in warnings("server: {realm: x}")
     assert "no upstream" not in warnings("server: {trustedProxies: [127.0.0.1/32]}")
     assert "no upstream" not in warnings("upstream: {url: 'http://127.0.0.1:1'}")
@@ -392,7 +392,7 @@ def test_a_name_of_the_servers_bots_is_a_name(name: str, folder: Path) -> None:
     assert any("upstream.serverBots[0]: must be the name of a bot" in problem for problem in found)
 
 
-def test_a_default_admin_of_the_server_that_is_not_named_is_told_of(folder: Path) -> None:
+def test_an_unlisted_default_admin_of_the_server_is_a_warning(folder: Path) -> None:
     keys = "jwtTokenConfiguration: {keyDir: /keys, jwtissuer: me}\n"
     written = keys + "upstream: {url: 'http://h', credentials: openmetadata}\n"
     assert "does not list admin, an OpenMetadata server's default admin" in warnings(written)

@@ -44,8 +44,8 @@ def test_header_with_another_meaning_cannot_hold_a_token(tmp_path: Path, name: s
 def test_token_headers_are_named_once_and_for_providers_that_there_are(tmp_path: Path) -> None:
     twice = [{"name": "X-Token"}, {"name": "x-token"}]
     assert "is the same header as in tokenHeaders[0]" in faults(tmp_path, authentication={"tokenHeaders": twice})
-    nobodys = [{"name": "X-Token", "providers": ["iap"]}]
-    assert "no provider or authenticator is named iap" in faults(tmp_path, authentication={"tokenHeaders": nobodys})
+    unknown = [{"name": "X-Token", "providers": ["iap"]}]
+    assert "no provider or authenticator is named iap" in faults(tmp_path, authentication={"tokenHeaders": unknown})
     forwarded = [{"name": "X-Forwarded-Access-Token", "forward": True}]
     assert "is always removed" in faults(tmp_path, authentication={"tokenHeaders": forwarded})
 

@@ -116,7 +116,7 @@ def test_the_own_jwks_is_not_fetched_where_own_keys_are() -> None:
 
 
 def test_the_own_jwks_needs_the_issuers_name() -> None:
-    """Nobody else can tell it."""
+    """Only this setting has it."""
     assert len(faults({"publicKeyUrls": [OWN_JWKS]})) == 1
 
 
@@ -162,7 +162,7 @@ def test_a_url_may_name_its_issuer() -> None:
     assert [p.name for p in result.values() if p.is_own] == ["openmetadata"]
 
 
-def test_nobody_else_signs_for_the_own_keys_issuer() -> None:
+def test_no_other_key_signs_for_the_issuer_of_the_own_keys() -> None:
     """Own keys and a fetched key set under one issuer: refused."""
     jwt = {"jwtissuer": "om", "keyDir": "/keys"}
     flat = {"publicKeyUrls": [{"url": "https://om.example.com/jwks", "issuer": "om"}]}
@@ -345,7 +345,7 @@ def test_token_of_a_bot_is_not_sent_over_the_network_in_the_clear() -> None:
     assert about("http://om.example.com", allowInsecureUrls=True) == []
 
 
-def test_bot_check_that_concerns_nobody_is_told() -> None:
+def test_bot_check_without_effect_is_reported() -> None:
     _, findings = providers(
         Settings.model_validate(
             {"authenticationConfiguration": {"authority": GOOGLE, "botTokenCheck": {"url": "http://127.0.0.1:8585"}}}
@@ -417,7 +417,7 @@ def test_client_id_is_the_audience_of_the_authority_alone() -> None:
     ("credentials", "rule"),
     [("passthrough", "localPart"), ("none", "localPart"), ("datahub", "verbatim"), ("datahubHeader", "verbatim")],
 )
-def test_names_are_read_as_the_server_behind_reads_them(credentials: str, rule: str) -> None:
+def test_names_are_mapped_as_in_the_upstream(credentials: str, rule: str) -> None:
     """By default; the metadata server's own tokens name their users as OpenMetadata does in any case."""
     sections = {"upstream": {"url": "http://127.0.0.1:1", "credentials": credentials}, **OWN_ISSUER}
     result = found({"providers": [CORP], "authority": GOOGLE, "publicKeyUrls": [OWN_JWKS, GOOGLE_KEYS]}, **sections)

@@ -1,4 +1,4 @@
-"""What ``check`` tells of rules: where another spelling, or a proxy that is not trusted, leads around one."""
+"""Findings about rules: other spellings that bypass a rule, and proxies that are not trusted."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ OPEN = {"path": "/**", "access": "public"}
         ([{"path": "/api/x"}, {"preset": "openmetadata"}], []),
     ],
 )
-def test_letter_case_is_told_where_it_matters(rules: object, told: list[str]) -> None:
+def test_letter_case_is_reported_where_it_weakens_a_rule(rules: object, told: list[str]) -> None:
     """A strict rule whose path gets less in other letters; the message shows which path and what it gets."""
     problems = found({"rules": rules}, "rule-letter-case")
     assert [problem.path for problem in problems] == told
@@ -55,7 +55,7 @@ def test_letter_case_is_told_where_it_matters(rules: object, told: list[str]) ->
 @pytest.mark.parametrize(
     ("path", "decoded"), [("/a%2Fb", "/a/b"), ("/a%5cb", "/a/b"), ("/a%3Bv/b", "/a/b"), ("/a%20b", "")]
 )
-def test_an_encoded_path_is_told_where_the_decoded_one_gets_less(path: str, decoded: str) -> None:
+def test_an_encoded_path_is_reported_where_the_decoded_path_is_less_protected(path: str, decoded: str) -> None:
     problems = found({"rules": [{"path": path, **REQUIRED}, OPEN]}, "rule-encoded")
     assert [problem.message.split(",")[0] for problem in problems] == (
         [f"matches the encoded path only: {decoded}"] if decoded else []
@@ -84,7 +84,7 @@ def test_a_final_slash_is_no_matter_for_a_warning() -> None:
         ({"listen": "0.0.0.0:4180"}, {"rules": [{"preset": "datahub"}]}, 0),
     ],
 )
-def test_checks_that_will_be_refused_are_told_before(
+def test_checks_that_will_be_rejected_are_reported(
     server: dict[str, object], more: dict[str, object], told: int
 ) -> None:
     """A rule requires something, proxies elsewhere may ask, and none of them is trusted."""

@@ -57,5 +57,5 @@ def test_a_trusted_proxys_word(dialect: str, value: str) -> None:
     ],
     ids=map(str, range(14)),
 )
-def test_what_tells_of_no_certificate_or_of_several(dialect: str, value: str) -> None:
+def test_headers_without_exactly_one_certificate(dialect: str, value: str) -> None:
     assert certificate_thumbprint(view(value), dialect) is None

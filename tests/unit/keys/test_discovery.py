@@ -207,7 +207,7 @@ class TwoRealms:
 
 
 async def test_another_realms_key_on_the_same_host_never_counts(world: World, issuer: Issuer) -> None:
-    """With the discovery document and without one; what to write is told."""
+    """With and without a discovery document; the message says what to write."""
     realms = TwoRealms(issuer)
     world.server.answers[OPENID] = status(500)
     keys = await world.provider(realms.provider())
@@ -275,7 +275,7 @@ async def test_only_url_of_the_origin_counts_while_there_is_no_discovery_documen
 
 
 async def test_presumed_url_counts_only_after_discovery_was_asked(world: World, issuer: Issuer) -> None:
-    """Its keys have arrived by then; nobody gets in by them before it is known that no document says otherwise."""
+    """Its keys are already loaded; they verify no token before it is known that no discovery document contradicts."""
     gate = asyncio.Event()
     world.server.publish(B, path="/partners")
     world.server.answers[OPENID] = held(world.server.answers[OPENID], gate)

@@ -263,7 +263,7 @@ async def test_outage_is_served_from_the_last_good_copy_and_then_ends_in_503(wor
     assert kids(await keys.refetch("a", "RS256")) == ["a"]
 
 
-async def test_too_old_keys_die_also_when_nobody_looks(world: World) -> None:
+async def test_too_old_keys_are_dropped_without_requests(world: World) -> None:
     keys = await world.fetched(max_stale="1h")
     (a,) = keys.candidates("a", "RS256")
     world.server.answers["/jwks"] = status(500)
@@ -504,7 +504,7 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_in_between(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-async def test_closing_ends_a_fetch_under_way(world: World) -> None:
+async def test_closing_ends_a_fetch_in_progress(world: World) -> None:
     world.server.answers["/jwks"] = held(document({}), asyncio.Event())
     keys = await world.keys()
     await eventually(lambda: world.asked == 1)

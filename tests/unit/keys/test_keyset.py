@@ -38,8 +38,8 @@ def only(*entries: Any) -> VerificationKey:
     return key
 
 
-def encode(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def rsa_entry(bits: int, exponent: int) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_bad_entry_is_counted_and_takes_no_other_with_it(entry: Any, word: str) 
 
 
 def test_openmetadata_padded_modulus_is_the_same_key() -> None:
-    """Java's signed bytes: a leading zero octet, and ``=`` at the end."""
+    """Java's signed bytes: a leading zero byte, and ``=`` at the end."""
     modulus = rsa_key().public_key.public_numbers().n
     padded = base64.urlsafe_b64encode(b"\0" + modulus.to_bytes(256)).decode()
     assert padded.startswith("A")

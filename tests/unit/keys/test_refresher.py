@@ -102,7 +102,7 @@ async def held() -> tuple[Callable[[], Awaitable[float]], asyncio.Event, list[in
     return fetch, gate, calls
 
 
-async def test_demand_joins_the_fetch_under_way(
+async def test_demand_joins_the_fetch_in_progress(
     held: tuple[Callable[[], Awaitable[float]], asyncio.Event, list[int]],
 ) -> None:
     fetch, gate, calls = held
@@ -120,7 +120,7 @@ async def test_demand_joins_the_fetch_under_way(
     await made.aclose()
 
 
-async def test_demand_that_the_fetch_under_way_does_not_meet_is_fetched_once_more(
+async def test_demand_that_the_fetch_in_progress_does_not_meet_is_fetched_again(
     held: tuple[Callable[[], Awaitable[float]], asyncio.Event, list[int]],
 ) -> None:
     """The issuer may have answered it before it published the key that is asked for."""

@@ -106,7 +106,7 @@ def test_type_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     assert type(read_folder(tmp_path)[2].public) is type(read_folder(tmp_path)[0].public)
 
 
-def test_whoever_rotates_waits_for_others(tmp_path: Path) -> None:
+def test_rotations_are_serialized(tmp_path: Path) -> None:
     rotated(tmp_path)
     with (tmp_path / ".lock").open("wb") as lock, ThreadPoolExecutor() as threads:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -132,13 +132,13 @@ def test_halves_that_do_not_match_are_refused(tmp_path: Path) -> None:
         ("rand -out key 70000", "too large"),
     ],
 )
-def test_unusable_private_key_is_refused_with_the_mend(tmp_path: Path, make: str, words: str) -> None:
+def test_unusable_private_key_is_rejected_with_the_fix(tmp_path: Path, make: str, words: str) -> None:
     openssl(tmp_path, make)
     assert words in problem(configuration(tmp_path / "key"))
 
 
 def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
-    """Whoever watches the files would stand still with all callers."""
+    """Reading it would block the event loop with all requests."""
     os.mkfifo(tmp_path / "key")
     assert "is a pipe" in problem(configuration(tmp_path / "key"))
     os.mkfifo(tmp_path / "keys.yaml")
@@ -266,7 +266,7 @@ def test_kid_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
         ("x" * 70_000, "no list"),
     ],
 )
-def test_bad_list_is_refused_with_the_mend(tmp_path: Path, text: str, words: str) -> None:
+def test_bad_list_is_rejected_with_the_fix(tmp_path: Path, text: str, words: str) -> None:
     configured = write_folder(tmp_path / "keys", ("a", "active", rsa_key()))
     (tmp_path / "keys" / "keys.yaml").write_text(text)
     assert words in problem(configured)

@@ -93,7 +93,7 @@ def test_sizes_and_exponents_are_named() -> None:
 
 @pytest.mark.parametrize("kind", ["roca", "close"])
 def test_weak_key_is_used_nowhere(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Not from a key set, not as an own key, not as a public half alone; the file's name and the fault are told."""
+    """Not in a key set, not as a signing key, not as a public half alone; the message has the file and the weakness."""
     key: rsa.RSAPrivateKey = request.getfixturevalue(kind)
     parsed = key_set_from_document({"keys": [jwk(RSAKey.import_key(key), "weak"), jwk(rsa_key(), "good")]})
     assert [found.kid for found in parsed.keys] == ["good"]

@@ -69,7 +69,7 @@ def test_a_secret_prints_by_no_route() -> None:
 
 
 def test_a_reference_is_never_taken_for_the_secret() -> None:
-    """A model that nobody gave a resolver refuses it."""
+    """A model without a resolver rejects it."""
     for text in ("env:NAME", "file:/x", "secret:x"):
         with pytest.raises(ValidationError):
             _Options.model_validate({"secret": text})

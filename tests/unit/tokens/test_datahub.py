@@ -37,7 +37,7 @@ def refusal(text: str, now: float = NOW) -> tuple[Reason, Cause]:
     [(V2, DataHubKind.PERSONAL, Version.STATEFUL), (V1, DataHubKind.SESSION, Version.STATELESS)],
 )
 def test_vectors_verify_with_the_text_of_the_key(text: str, kind: DataHubKind, version: Version) -> None:
-    """The key is the literal text's octets: what it would give as base64 does not verify."""
+    """The key is the literal text's bytes: what it would give as base64 does not verify."""
     found = verify(text, key=SharedKey(Secret(PUBLISHED_KEY)))
     assert (found.actor_id, found.kind, found.version) == ("datahub", kind, version)
     assert found.verified.expires_at == 4102444800
@@ -77,7 +77,7 @@ def test_minted_token_of_other_kinds_is_of_version_2_and_may_be_endless(kind: Da
 @pytest.mark.parametrize(
     "changes",
     [
-        {"iss": "anybody"},
+        {"iss": "any-issuer"},
         {"iss": ...},
         {"exp": ...},
         {"type": "SERVICE_ACCOUNT"},

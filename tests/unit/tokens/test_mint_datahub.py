@@ -1,4 +1,4 @@
-"""Own tokens in DataHub's form: what is minted is accepted while its record stands, whoever it is for."""
+"""Issued tokens in DataHub's format: a minted token is accepted while its record is active, for every Actor."""
 
 from typing import Any
 

@@ -7,9 +7,9 @@ import pytest
 from sidecar.app.workers.framing import frame, read_frame
 
 
-def stream(octets: bytes) -> asyncio.StreamReader:
+def stream(raw: bytes) -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
-    reader.feed_data(octets)
+    reader.feed_data(raw)
     reader.feed_eof()
     return reader
 
@@ -19,9 +19,9 @@ async def test_messages_come_out_as_they_went_in() -> None:
     assert [await read_frame(reader) for _ in range(4)] == [b"one", b"", b"x" * 100_000, None]
 
 
-@pytest.mark.parametrize("octets", [b"\0\0", b"\0\0\0\5four"])
-async def test_half_a_message_is_none(octets: bytes) -> None:
-    assert await read_frame(stream(octets)) is None
+@pytest.mark.parametrize("raw", [b"\0\0", b"\0\0\0\5four"])
+async def test_half_a_message_is_none(raw: bytes) -> None:
+    assert await read_frame(stream(raw)) is None
 
 
 async def test_a_message_of_absurd_length_is_not_waited_for() -> None:

@@ -299,7 +299,7 @@ async def test_no_datahub_user_is_a_providers(actor_id: str, reserved: bool) -> 
 
 
 @pytest.mark.parametrize("actor_id", ["Anonymous", "__DATAHUB_system"])
-async def test_reserved_names_are_nobodys_in_any_letters(actor_id: str) -> None:
+async def test_reserved_names_are_rejected_in_any_letters(actor_id: str) -> None:
     outcome = await authenticator().authenticate(view(token(actorId=actor_id)))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.reason is Reason.PRINCIPAL_RESERVED

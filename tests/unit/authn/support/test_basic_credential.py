@@ -7,7 +7,7 @@ from sidecar.errors import Unavailable
 from tests.support.hand_clock import HandClock
 
 
-def test_names_that_are_not_looked_at_push_nobody_out() -> None:
+def test_names_without_attempts_evict_no_count() -> None:
     """Else a user's count would begin anew after a flood of made-up names, which cost nothing."""
     clock = HandClock()
     throttle = RateLimiter(clock, per_user=1, total=3)

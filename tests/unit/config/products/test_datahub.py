@@ -154,7 +154,7 @@ def test_variable_that_is_empty_is_none() -> None:
         ("authentication: [", "application.yaml"),
     ],
 )
-def test_file_that_cannot_be_used_is_told(folder: Path, text: str | None, said: str) -> None:
+def test_unusable_file_is_reported(folder: Path, text: str | None, said: str) -> None:
     if text is None:
         (folder / "application.yaml").unlink()
     else:

@@ -49,7 +49,7 @@ def lines(loaded: Loaded, key: str) -> list[str]:
 
 
 def test_a_pristine_file_makes_no_issuer_and_says_what_is_not_in_force() -> None:
-    """Its keys are the server's, and its key id is that of the pair that everybody has."""
+    """Its keys are the server's, and its key id is that of the well-known key pair."""
     loaded = load_text(IMPORT)
     jwt = loaded.settings.jwt_token_configuration
     assert not has_own_keys(jwt)
@@ -173,7 +173,7 @@ def test_a_client_id_that_is_imported_without_effect_is_a_warning() -> None:
     assert any(line.path == "authenticationConfiguration.clientId" for line in loaded.warnings)
 
 
-def test_unknown_names_in_an_imported_file_are_told_not_refused() -> None:
+def test_unknown_names_in_an_imported_file_are_warnings() -> None:
     """A newer server may know more than we do; in our own file the same name is an error."""
     loaded = load_text(IMPORT, NO_OWN_KEYS)
     assert any("botPrincipals: is unknown here and ignored" in str(problem) for problem in loaded.warnings)
@@ -263,6 +263,6 @@ def test_a_base_path_that_upstream_url_adds_is_not_the_callers() -> None:
     assert [problem.id for problem in loaded.warnings if problem.id] == ["upstream-base-path"]
 
 
-def test_a_base_path_that_cannot_be_one_is_told_at_its_place() -> None:
+def test_an_invalid_base_path_is_reported_with_its_position() -> None:
     with pytest.raises(Misconfigured, match=r"basePath: must be a path such as /metadata"):
         load_text(IMPORT + PRESET, {**NO_OWN_KEYS, "BASE_PATH": "/a/../b"})

@@ -49,7 +49,7 @@ def test_keys_come_from_the_file_alone(text: str) -> None:
     assert "k" not in json.dumps(plain(tree)).replace("key", "")
 
 
-def test_an_unset_variable_without_default_is_told() -> None:
+def test_an_unset_variable_without_default_is_reported() -> None:
     """Text that stays as written is most likely a mistake."""
     _, problems = Document("f.yaml", "a: ${NOPE}").resolve({})
     assert [(p.path, p.fatal, "NOPE" in p.message) for p in problems] == [("a", False, True)]

@@ -37,7 +37,7 @@ def test_forms(url: str, address: StoreAddress) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "fix"),
     [
         ("hunter2", "must be sqlite:////"),
         ("mysql://hunter2", "must be sqlite:////"),
@@ -71,8 +71,8 @@ def test_forms(url: str, address: StoreAddress) -> None:
         ("redis+cluster://h,,hunter2", "host:port"),
     ],
 )
-def test_refusals_say_the_mend_and_nothing_else(url: str, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend) as refusal:
+def test_errors_contain_the_fix_and_no_part_of_the_url(url: str, fix: str) -> None:
+    with pytest.raises(ValueError, match=fix) as refusal:
         parse_store_url(url)
     assert "hunter2" not in str(refusal.value)
 

@@ -94,6 +94,6 @@ def test_origins_as_browsers_write_them(text: str, origin: str) -> None:
     ["", "null", "*", "a.example", "https://", "https://a/", "https://a/x", "https://u@a", "ws://a", "https://*.a"],
 )
 def test_no_origins(text: str) -> None:
-    """No wildcard: whoever may host a page below a domain could open WebSockets in a visitor's name."""
+    """No wildcard: every host of a page below the domain could open WebSockets with the identity of visitors."""
     with pytest.raises(ValueError, match="must be an origin"):
         parse_web_origin(text)

@@ -156,7 +156,7 @@ async def test_a_name_of_a_person_is_replaced_on_request_only(name: str) -> None
     assert world.is_kept(name)
 
 
-async def test_what_is_no_name_and_what_is_nobodys_is_refused(world: World) -> None:
+async def test_invalid_and_reserved_names_are_rejected(world: World) -> None:
     for name in ("anonymous", "Anonymous", "a b", "a@b", ""):
         failure = await refusal(world.bots.register(name, by="x", replace_person=True))
         assert failure.reason is Reason.REQUEST_INVALID

@@ -194,7 +194,7 @@ async def test_admins_token_is_admin_only_while_its_owner_is_named(own: Own) -> 
 
 
 async def test_admins_token_is_admin_only_while_its_provider_may_name_admins(own: Own) -> None:
-    """A bare name counts only from where nobody else can hand it out, as for the provider's own tokens."""
+    """A bare name counts only if no other issuer can assign it, as for the provider's own tokens."""
     for provider, kind, is_admin in (
         ("home", TokenKind.PERSONAL, True),
         ("corp", TokenKind.PERSONAL, False),
@@ -218,7 +218,7 @@ async def test_token_that_is_not_on_record_is_refused_and_not_called_revoked(own
 
 
 async def test_another_token_under_a_recorded_id_is_refused(own: Own) -> None:
-    """Whoever shares the key cannot borrow the id of a token that stands."""
+    """Another holder of the key cannot use the id of an active token."""
     minted = await own.mint()
     token = forged(jti=minted.record.id)
     for require_record in (True, False):

@@ -71,7 +71,7 @@ class World:
 
 
 def bearer(record: TokenRecord) -> Caller:
-    """Whoever comes with the token of ``record``."""
+    """The caller with the token of ``record``."""
     actor = Actor(
         record.actor_type,
         record.actor_id,
@@ -205,7 +205,7 @@ async def test_new_token_of_a_bot_replaces_the_old_one(world: World) -> None:
         ({"expiry": "NO_EXPIRY"}, Reason.REQUEST_INVALID),
     ],
 )
-async def test_what_nobody_gets(wish: dict[str, Any], reason: Reason) -> None:
+async def test_what_no_caller_gets(wish: dict[str, Any], reason: Reason) -> None:
     world = World(is_bot_name=lambda name: name == "ingest")
     assert (await refusal(world.mint(ADMIN, **wish))).reason is reason
     assert world.store.batches == []
@@ -215,7 +215,7 @@ async def test_endless_tokens_where_they_are_allowed() -> None:
     assert (await World(allow_never_expiring=True).mint(SAM, expiry="Unlimited")).record.expires_at is None
 
 
-async def test_caller_without_a_subject_cannot_be_told_from_others(world: World) -> None:
+async def test_caller_without_a_subject_is_ambiguous(world: World) -> None:
     """Two people without ``sub`` would share an origin: neither gets tokens, nor sees any."""
     nameless = Caller(replace(SAM.actor, subject=""))
     assert (await refusal(world.mint(nameless))).reason is Reason.FORBIDDEN

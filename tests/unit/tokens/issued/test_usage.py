@@ -1,4 +1,4 @@
-"""When tokens were last used is written seldom, and never in anybody's way."""
+"""The time of last use is written rarely, and never delays a request."""
 
 import asyncio
 

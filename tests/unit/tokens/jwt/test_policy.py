@@ -112,7 +112,7 @@ def test_policy_follows_the_provider() -> None:
 
 
 def test_unbound_flat_form_makes_no_admins() -> None:
-    """Whoever's tokens are accepted there, it is not ``authority``."""
+    """The tokens that are accepted there are not of ``authority``."""
     unbound = Provider("default", None, principal_claims=("sub",), is_flat=True)
     made = make_actor({"sub": "admin"}, provider_policy(unbound, AUTHORIZER, (), lambda name: False, "jwt"))
     assert not made.is_admin
@@ -154,7 +154,7 @@ def test_openmetadatas_published_key_id_is_refused() -> None:
 
 
 def test_openmetadatas_published_admin_token_is_refused() -> None:
-    """Known by the digest of its signing input, whoever's key may verify it."""
+    """Recognised by the digest of its signing input, whichever key verifies it."""
     header = b'{"kid":"Gb389a-9f76-gdjs-a92j-0242bk94356","typ":"JWT","alg":"RS256"}'
     claims = (
         b'{"sub":"admin","isBot":false,"iss":"open-metadata.org","iat":1663938462,"email":"admin@openmetadata.org"}'

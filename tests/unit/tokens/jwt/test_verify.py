@@ -82,12 +82,12 @@ def test_no_keys_at_all() -> None:
 
 def test_library_that_breaks_means_not_signed() -> None:
     broken = forge.public(RSA, "RS256")
-    broken.key = object()  # type: ignore[assignment]  # stands for a library that raises what nobody expected
+    broken.key = object()  # type: ignore[assignment]  # a library that raises an unexpected exception
     assert cause_of(token(), PLAIN, broken) is Cause.SIGNATURE
 
 
 def test_unbound_provider_takes_any_issuer() -> None:
-    assert judge(token(claims(iss="anybody")), replace(PLAIN, issuers=None)).issuer == "anybody"
+    assert judge(token(claims(iss="any-issuer")), replace(PLAIN, issuers=None)).issuer == "any-issuer"
 
 
 def test_audience_is_not_compared_when_none_is_expected() -> None:
@@ -125,7 +125,7 @@ def test_all_required_claims_must_be_met() -> None:
 
 @pytest.mark.parametrize("changes", [{"exp": NOW + 541}, {"iat": ...}, {"exp": ...}, {"iat": 0}])
 def test_lifetime_cap(changes: dict[str, Any]) -> None:
-    """Without ``iat`` or ``exp`` nobody can tell how long a token lives."""
+    """Without ``iat`` or ``exp`` the lifetime of a token is unknown."""
     capped = replace(PLAIN, max_lifetime=600.0, require_expiry=False)
     assert judge(token(claims(exp=NOW + 540)), capped).subject == "sam"
     assert cause_of(token(claims(**changes)), capped) is Cause.LIFETIME

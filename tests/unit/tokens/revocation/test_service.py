@@ -45,7 +45,7 @@ def parse(text: str, longest: int) -> SubmittedToken:
 
 
 class World:
-    """A deny list over a store in memory."""
+    """A revocation list over a store in memory."""
 
     def __init__(self, rule: RetentionPolicy = RULE, *, verbatim: bool = False) -> None:
         self.store = MemoryStore()
@@ -196,7 +196,7 @@ async def test_own_token_ends_on_record(world: World, caplog: pytest.LogCaptureF
         ({"actor": {"type": "USER", "id": "sam"}}, {"hers", "late"}),
         ({"actor": {"type": "USER", "id": "Sam"}}, {"hers", "late"}),
         ({"actor": {"type": "SERVICE", "id": "sam"}}, set()),
-        ({"issuer": CORP, "subject": "nobody"}, set()),
+        ({"issuer": CORP, "subject": "unknown"}, set()),
         ({"issuer": CORP, "jti": "hers"}, set()),
     ],
 )
@@ -287,7 +287,7 @@ async def test_sqlite_lists_miss_nothing_while_the_same_file_is_imported_again(t
         while True:
             clock.advance(0.01)
             page = await entries.page(None, after, 100)
-            seen |= {denial.id for denial in page.entries}
+            seen |= {entry.id for entry in page.entries}
             clock.advance(0.01)
             await entries.add(wishes[written : written + 200], by="x")
             written += 200
@@ -359,9 +359,9 @@ def test_what_is_no_entry(document: object) -> None:
         parse_request(document)
 
 
-async def test_issuers_that_nobody_named_are_reckoned_with() -> None:
+async def test_issuers_that_are_not_configured_are_considered() -> None:
     """Where unbound issuers are accepted, their tokens are so as long as that provider's settings say."""
-    token = parse(forge.token({**forge.claims(), "iss": "https://nobody.example", "exp": int(NOW) + 100}), 16_384)
+    token = parse(forge.token({**forge.claims(), "iss": "https://unknown.example", "exp": int(NOW) + 100}), 16_384)
     rule = RetentionPolicy({CORP: IssuerBounds(DAY, 30)}, unbound=IssuerBounds(None, 60))
     world = World(rule)
     (added,) = await world.list.add([for_token(parse_request({"token": "t"}), token)], by="USER:root")
@@ -375,7 +375,7 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
     )
     shown = await world.deny(issuer=CORP, subject="s-1")
     assert shown["issuer"] == CORP
-    assert {denial.issuer for denial in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
+    assert {entry.issuer for entry in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
 
 
 async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
@@ -383,15 +383,15 @@ async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
     await world.list.add([for_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    (denial,) = world.store.all_denials.values()
-    assert (denial.reason, denial.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
-    await world.list.remove(denial.id, by="USER:root")
+    (entry,) = world.store.all_denials.values()
+    assert (entry.reason, entry.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
+    await world.list.remove(entry.id, by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    assert [denial.created_by for denial in world.store.all_denials.values()] == ["bearer"]
+    assert [entry.created_by for entry in world.store.all_denials.values()] == ["bearer"]
 
 
-async def test_an_actors_entry_is_kept_where_he_comes_in_by_what_never_ends() -> None:
-    """A password has no longest life: were the entry forgotten with the last token, he could come in again."""
+async def test_an_actors_entry_is_kept_if_a_credential_never_expires() -> None:
+    """A password does not expire: if the entry ended with the last token, the Actor would be accepted again."""
     bounds = {CORP: IssuerBounds(DAY, 30)}
     actor = {"type": "USER", "id": "sam"}
     assert (await World(RetentionPolicy(bounds)).deny(actor=actor))["expiresAt"] == at(NOW + DAY + 30)

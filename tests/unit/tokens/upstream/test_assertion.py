@@ -1,4 +1,4 @@
-"""Statements about Actors for the service behind."""
+"""Identity assertions for the upstream."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the service behind is given: credentials and assertions that no caller could use."""
+"""Upstream credentials and assertions, which callers cannot use."""
 
 import json
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_server_derives_the_actors_name_by_its_own_rules(
     assert deciding.count("@") <= 1
 
 
-def test_callers_cannot_present_what_the_service_behind_was_given() -> None:
+def test_callers_cannot_present_upstream_credentials() -> None:
     clock = HandClock()
     token = parse(credentials(clock).token_for(SAM), 16_384)
     everything = ValidationPolicy(issuers=None, algorithms=frozenset({"RS256"}), require_expiry=False)
@@ -212,8 +212,8 @@ def test_assertion_is_renewed_at_half_of_its_life_and_per_actor() -> None:
     assert assertions.token_for(SAM) != first
 
 
-def test_no_credential_bears_an_admins_name_for_somebody_else() -> None:
-    """The server behind knows its admins by name alone: another issuer's ``admin`` would be its admin."""
+def test_no_credential_has_an_admins_name_for_another_user() -> None:
+    """The upstream recognises admins by name alone: another issuer's ``admin`` would be its admin."""
     minting = credentials(HandClock(), admin_names=frozenset({"sam"}))
     assert minting.token_for(SAM) == ""
     assert claims_of(minting.token_for(replace(SAM, is_admin=True)))["sub"] == "sam"
@@ -283,13 +283,13 @@ def test_datahub_credential_is_one_for_each_actor_and_renewed_in_time() -> None:
 def test_system_credential_is_passed_on_for_the_system_client_alone() -> None:
     credentials = datahub(HandClock(), frozenset({SYSTEM.id}))
     assert credentials.authorization_for(SYSTEM) == "Basic __datahub_system:s3cret"
-    # whoever else bears the name: a session would make him the system client as well
+    # another caller with the name: a session would make it the system client too
     assert credentials.authorization_for(replace(SYSTEM, authenticator="basic")) == ""
-    # whoever comes in by a member that the configuration calls so too
+    # a caller of an authenticator that has the same name in the configuration
     assert credentials.authorization_for(replace(SAM, authenticator="system")).startswith("Bearer ")
 
 
-def test_no_datahub_credential_bears_an_admins_name_for_somebody_else() -> None:
+def test_no_datahub_credential_has_an_admins_name_for_another_user() -> None:
     """A GMS knows its admins by their urn alone."""
     credentials = datahub(HandClock(), frozenset({"sam", "corp/ann"}))
     for actor in (SAM, replace(SAM, id="Sam"), replace(SAM, id="corp/ann")):

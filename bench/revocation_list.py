@@ -1,4 +1,4 @@
-"""What a long deny list costs one process: ``python -m bench.deny_list``. Memory, time to load, time of a look-up."""
+"""Cost of a long revocation list in a process: memory, load time, look-up: ``python -m bench.revocation_list``."""
 
 import argparse
 import asyncio
@@ -35,7 +35,7 @@ _LOOK_UPS = 200_000
 
 
 async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[RevocationEntry]]:
-    """``count`` denials in pieces, as a busy year of one identity provider would leave them."""
+    """``count`` revocation entries in batches, as one identity provider would write them in a busy year."""
     for start in range(0, count, _PIECE):
         yield [
             make_entry(
@@ -53,9 +53,9 @@ async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[Re
 
 
 async def measure(count: int, scope: Scope, url: str) -> bool:
-    """Fill the store at ``url`` (empty: a SQLite file of its own), read it as a process does at its start, and ask.
+    """Fill the store at ``url`` (empty: a new SQLite file), load it as at startup, and measure look-ups.
 
-    Prints the figures. Whether all targets are met.
+    Prints the results. Returns whether all targets are met.
     """
     clock, metrics = SystemClock(), Metrics()
     with TemporaryDirectory(prefix="auth-sidecar-bench-") as folder:
@@ -75,18 +75,18 @@ async def measure(count: int, scope: Scope, url: str) -> bool:
         gc.collect()
         size = _resident() - before
         if not loaded or len(mirror.revocations) != count:
-            print("the mirror has not read everything", file=sys.stderr)
+            print("the mirror has not loaded all entries", file=sys.stderr)
             return False
         look_up, gate = _look_up_seconds(mirror), _gate_seconds(mirror)
         await mirror.aclose()
         await store.aclose()
-    print(f"{count:,} denials of scope {scope}")
+    print(f"{count:,} revocation entries of scope {scope}")
     rows = (
         _row("memory", size / 1e6, "MB", MOST_BYTES / 1e6 if scope is Scope.TOKEN else None),
         _row("load", seconds, "s", MOST_SECONDS),
-        _row("longest stall of the event loop meanwhile", stall * 1e3, "ms", None),
+        _row("longest stall of the event loop while loading", stall * 1e3, "ms", None),
         _row("look-up", look_up * 1e6, "us", MOST_LOOK_UP * 1e6),
-        _row("gate, token known to be clear", gate * 1e6, "us", None),
+        _row("gate, token already matched", gate * 1e6, "us", None),
     )
     return all(rows)
 
@@ -103,11 +103,11 @@ def _actor(token_id: str) -> Actor:
 
 
 def _look_up_seconds(mirror: Mirror) -> float:
-    denials, now = mirror.revocations, time.time()
+    revocations, now = mirror.revocations, time.time()
     asked = [revocation_keys(_actor(f"j{number}")) for number in range(_LOOK_UPS)]
     started = time.perf_counter()
     for facts in asked:
-        denials.match(facts, now)
+        revocations.match(facts, now)
     return (time.perf_counter() - started) / _LOOK_UPS
 
 
@@ -122,7 +122,7 @@ def _gate_seconds(mirror: Mirror) -> float:
 
 
 async def _longest_stall() -> float:
-    """How long others had to wait for the event loop until this was cancelled, at worst, in seconds."""
+    """The longest stall of the event loop until this is cancelled, in seconds."""
     longest, step = 0.0, 0.001
     try:
         while True:
@@ -139,10 +139,12 @@ def _resident() -> float:
 
 def main() -> int:
     """Exit code 0: every target met; 1: one was missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.deny_list", description=__doc__)
-    parser.add_argument("--entries", type=int, default=1_000_000, help="how many (default 1,000,000)")
-    parser.add_argument("--scope", choices=["token", "subject"], default="token", help="what they are about")
-    parser.add_argument("--store", default="", help="an empty store's URL instead of a SQLite file; it stays filled")
+    parser = argparse.ArgumentParser(prog="python -m bench.revocation_list", description=__doc__)
+    parser.add_argument("--entries", type=int, default=1_000_000, help="number of entries (default 1,000,000)")
+    parser.add_argument("--scope", choices=["token", "subject"], default="token", help="scope of the entries")
+    parser.add_argument(
+        "--store", default="", help="URL of an empty store instead of a SQLite file; the entries stay in it"
+    )
     options = parser.parse_args()
     return 0 if asyncio.run(measure(options.entries, Scope(options.scope), options.store)) else 1
 
