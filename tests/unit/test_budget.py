@@ -1,6 +1,7 @@
 """Slots of a budget: who holds one, and when it is free again."""
 
 import asyncio
+import inspect
 
 import pytest
 
@@ -22,7 +23,7 @@ async def test_only_a_call_that_waits_holds_a_slot() -> None:
     closed = waits(asyncio.Event())
     with pytest.raises(Unavailable):
         await budget.admit(closed)
-    assert closed.cr_frame is None
+    assert inspect.getcoroutinestate(closed) == inspect.CORO_CLOSED
     set_ = asyncio.Event()
     set_.set()
     assert await budget.admit(waits(set_)) == "done"
