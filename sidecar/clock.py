@@ -71,8 +71,11 @@ class CheckedClock:
 
     def latest(self) -> float:
         """The later of the clock and of the time extrapolated from the last agreement: for expiry."""
-        now = self.now()
-        return now if self._agreed is None else max(now, self._agreed + self.monotonic())
+        now, agreed = self.now(), self._agreed
+        if agreed is None:
+            return now
+        steady = agreed + self.monotonic()
+        return max(now, steady)
 
     def earliest(self) -> float:
         """The earlier of both: for not-before, and for the end of revocation entries."""

@@ -1,7 +1,72 @@
-"""Background tasks whose outcome no caller waits for."""
+"""Values that are known now or have to be awaited, and background tasks whose outcome no caller waits for.
+
+The steps of a request return ``T | Awaitable[T]``: a value if nothing has to be awaited, so that most requests need no
+task. A caller tests the type of the result once.
+"""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Steps = Generator[Awaitable[Any], Any, T]
+"""A calculation that yields what it has to await, and gets the outcome back: the value, or the exception."""
+
+
+class Pending(Generic[T]):
+    """An awaitable that does nothing until it is awaited: then it runs ``finish(inner)``. Await it at most once.
+
+    Unlike a coroutine it can be dropped together with the awaitable that it wraps: :func:`drop`.
+    """
+
+    __slots__ = ("_finish", "_inner")
+
+    def __init__(self, finish: Callable[[Any], Coroutine[Any, Any, T]], inner: Awaitable[Any]) -> None:
+        self._finish = finish
+        self._inner = inner
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._finish(self._inner).__await__()
+
+    def close(self) -> None:
+        """Drop it before it is awaited."""
+        drop(self._inner)
+
+
+def run_steps(steps: Steps[T]) -> T | Awaitable[T]:
+    """The result of ``steps`` if they have nothing to await, else an awaitable of the result."""
+    try:
+        inner = steps.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    return Pending(partial(_finish_steps, steps), inner)
+
+
+async def _finish_steps(steps: Steps[T], inner: Awaitable[Any]) -> T:
+    try:
+        while True:
+            try:
+                value = await inner
+            except BaseException as error:  # noqa: BLE001 - the steps decide, also about a cancellation
+                inner = steps.throw(error)
+            else:
+                inner = steps.send(value)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+async def settled(value: T | Awaitable[T]) -> T:
+    """``value``, or what awaiting it returns."""
+    return await value if isinstance(value, Awaitable) else value
+
+
+def drop(inner: Awaitable[Any]) -> None:
+    """Release an awaitable that is not awaited any more: a coroutine that never runs would cause a warning."""
+    if isinstance(inner, Pending | Coroutine):
+        inner.close()
+    elif isinstance(inner, asyncio.Future):
+        inner.cancel()
 
 
 def retrieve(task: "asyncio.Future[Any]") -> None:

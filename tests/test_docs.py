@@ -1,6 +1,7 @@
 """The documents say what the program does: names, commands, links and examples are compared with the code."""
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -179,6 +180,22 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "Quick start" in (tmp_path / "index.html").read_text(encoding="utf-8")
     schema = json.loads((tmp_path / "sidecar.schema.json").read_text(encoding="utf-8"))
     assert schema == json_schema(), "editors read the schema of this version"
+
+
+def test_the_functions_on_the_path_of_a_request_exist() -> None:
+    """Each row of the table names its functions, and the file that defines them."""
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    section = text.partition("## The path of a request")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2:4] for row in section.splitlines() if row.startswith("| ") and ".py`" in row]
+    assert len(rows) >= 15
+    for functions, file in rows:
+        tree = ast.parse((ROOT / file.strip(" `")).read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            methods = (node for node in owner.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            defined |= {f"{owner.name}.{method.name}" for method in methods}
+        for function in functions.split(","):
+            assert function.strip(" `") in defined, (function, file)
 
 
 def test_every_test_that_a_page_names_exists() -> None:

@@ -1,9 +1,10 @@
-"""The one decision: RequestView in, Verdict out. Check endpoints, the proxy and the API all come through here."""
+"""The decision: request in, verdict out. Check endpoints, the proxy and the API all use it."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from multidict import CIMultiDict
 
@@ -12,6 +13,7 @@ from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Rules
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
+from sidecar.concurrency import Pending
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, RequestContext, Scheme
@@ -24,7 +26,7 @@ _BEARER = Scheme.BEARER
 
 @dataclass(slots=True)  # not frozen: made for every request
 class Allow:
-    """The request may pass. ``accepted`` is None where nobody is identified (public and guest paths).
+    """The request may pass. ``accepted`` is None for a caller without an identity (public and guest paths).
 
     ``withholds_credentials``: the upstream must not receive the caller's credentials. They were refused, could not be
     checked, or the path ignores them.
@@ -36,7 +38,7 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The request may not pass, and why. ``provider`` and ``authenticator`` are for the log."""
+    """The request may not pass. ``provider`` and ``authenticator`` are for the log."""
 
     failure: Failed
     provider: str = ""
@@ -50,14 +52,14 @@ _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is no
 
 
 class GuestPolicy:
-    """Where somebody who presents nothing is the guest. ``limits`` rules ``guest`` on those paths and methods."""
+    """Where a request without credentials gets the guest's Actor. ``limits``: rules ``guest`` for those paths."""
 
     def __init__(self, accepted: Accepted, limits: Rules) -> None:
         self.accepted = accepted
         self._limits = limits
 
     def allows(self, view: RequestContext, ruling: AccessRequirement) -> bool:
-        """Whether the guest may be here: never on public paths, nor where a rule asks for authenticated callers."""
+        """Whether the guest is allowed: never on public paths, nor where a rule requires authentication."""
         if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
             return False
         readings = read_target(view.target)
@@ -66,7 +68,7 @@ class GuestPolicy:
 
 
 class _TrustedPeer:
-    """A condition that no caller can meet: that another peer had asked."""
+    """A condition that no caller can meet, because the peer is not a trusted proxy."""
 
     def missing(self, _actor: Actor) -> Missing | None:
         return Missing(Cause.PEER_UNTRUSTED, _WHY_UNTRUSTED)
@@ -76,10 +78,10 @@ _UNTRUSTED = (_TrustedPeer(),)
 
 
 class Decider:
-    """Rules and chain put together. ``deadline`` bounds one decision, in seconds.
+    """Combines rules and chain. ``deadline`` limits the time of one decision, in seconds.
 
-    ``undecided``: places for requests that wait for a verdict. Callers choose what is asked about, and each question
-    may wait as long as ``deadline``; without a bound they could take every place that other requests need.
+    ``undecided`` limits the requests that wait for a verdict. Callers choose the credentials that have to be looked up,
+    and each look-up may take as long as ``deadline``; without a limit they could use up the capacity of all requests.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Decider:
         undecided: Budget | None = None,
         sources: TokenSources | None = None,
     ) -> None:
-        """``sources``: where a credential may stand besides ``Authorization``."""
+        """``sources``: where credentials are read besides ``Authorization``."""
         self._sources = sources
         self.undecided = undecided or Budget()
         # callers without a good credential decide how long their bodies take, so verdicts keep the other half
@@ -104,62 +106,42 @@ class Decider:
         self._public_preflight = public_preflight
         self._guests = guests
         self.rules_can_require = rules.can_require
-        """Whether any rule could refuse an authenticated caller, so that a question without a path is not enough."""
+        """Whether any rule could reject an authenticated caller, so that a check must name the path."""
         self.credential_headers = chain.headers
         """Headers besides ``Authorization`` in which credentials are read."""
 
-    async def decide(self, view: RequestContext) -> Verdict:
-        """The verdict. Raises Refused only for a request that must not be read (400)."""
-        if self._sources is not None:
-            self._sources.read_into(view)
-        ruling = self._requirement(view)
-        public = ruling.access is Access.PUBLIC
-        if public and ruling.ignores_credentials:
-            return _WITHOUT_CREDENTIALS
-        presented = self._chain.count_credentials(view)
-        if not presented:
-            return self._without_credential(view, ruling)
-        if presented > 1:
-            return (
-                _WITHOUT_CREDENTIALS
-                if public
-                else Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
-            )
-        outcome = self._chain.recall(view)
-        if outcome is None:
-            outcome = await self._authenticate(view)
-        if public:
-            return _WITHOUT_CREDENTIALS if isinstance(outcome, Denied) else Allow(outcome)
-        if isinstance(outcome, Denied):
-            return Deny(outcome.failure, outcome.provider, outcome.authenticator)
-        return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
+    def decide(self, view: RequestContext) -> Verdict | Awaitable[Verdict]:
+        """The verdict; an awaitable if an authenticator has to wait. It then takes a slot of ``undecided``.
 
-    def accepted_at_once(self, view: RequestContext) -> Accepted | None:
-        """The caller, when the verdict is to allow and can be had without waiting; None: :meth:`decide` must be asked.
-
-        Raises Refused as :meth:`decide` does.
+        Raises Refused only for a request that must not be read (400).
         """
         if self._sources is not None:
             self._sources.read_into(view)
-        if view.credential.scheme is not _BEARER:
-            return None
         ruling = self._requirement(view)
-        if ruling.requirements or ruling.ignores_credentials or self._chain.count_credentials(view) != 1:
-            return None
-        return self._chain.accept_at_once(view)
+        if ruling.ignores_credentials and ruling.access is Access.PUBLIC:
+            return _WITHOUT_CREDENTIALS
+        presented = self._chain.count_credentials(view)
+        if presented != 1:
+            return self._with_several_credentials(ruling) if presented else self._without_credential(view, ruling)
+        outcome = self._chain.authenticate(view)
+        if isinstance(outcome, Accepted):
+            return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
+        if isinstance(outcome, Denied):
+            return self._denied(outcome, ruling)
+        return Pending(partial(self._decide_later, ruling), outcome)
 
     def may_repeat(self, view: RequestContext, accepted: Accepted | None) -> bool:
-        """Whether what was allowed may be sent once more: not on a public path, and ``accepted`` could still pass."""
+        """Whether an allowed request may be sent again: not on a public path, and only if it would still be allowed."""
         if self._requirement(view).access is Access.PUBLIC:
             return False
         return accepted is None or self._chain.still_passes(accepted, view)
 
     def conditions_of_untrusted(self, targets: Iterable[str]) -> tuple[Condition, ...]:
-        """What a check of a peer outside ``server.trustedProxies`` must meet, which names ``targets`` as asked for.
+        """The conditions for a check of a peer outside ``server.trustedProxies`` whose headers name ``targets``.
 
-        The rules are not read for what such a peer says. Where they could refuse a caller with a good credential, it
-        is refused itself: raises Refused(403). Rules of presets are about the product's paths alone: what is named
-        decides whether it is one of them.
+        The rules are not evaluated for paths that such a peer names. If they could reject a caller with a valid
+        credential, the check is rejected: raises Refused(403). Rules of presets apply to the paths of the product only,
+        so the named targets decide whether they apply.
         """
         rules = self._rules
         if not rules.can_require:
@@ -177,22 +159,25 @@ class Decider:
             return True
 
     def is_authenticated(self, accepted: Accepted | None) -> bool:
-        """Whether ``accepted`` comes from a credential that was presented: the guest's does not."""
+        """Whether ``accepted`` comes from a presented credential: that of the guest does not."""
         return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
 
     async def apply_rules(self, token: str) -> TokenValidation:
-        """The verdict on a token that was handed over to be judged, not to let anybody in.
+        """The validation of a submitted token, which authorizes nothing.
 
-        What belongs to the request, such as a client certificate, is no part of it.
+        Properties of the request, such as a client certificate, are not part of it.
         """
         view = RequestContext("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
+        validation = self._chain.validate(view)
+        if isinstance(validation, TokenValidation):
+            return validation
         try:
-            return await self.undecided.admit(self._within_deadline(self._chain.validate(view)))
+            return await self.undecided.admit(self._within_deadline(validation))
         except Unavailable as failure:
             return TokenValidation(None, self._chain.not_judged(failure).failure)
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
-        """Nothing was presented: the guest where he may be, nobody on public and guest paths, else refused."""
+        """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""
         if self._guests is not None and self._guests.allows(view, ruling):
             outcome = self._chain.apply_gates(self._guests.accepted, view)
             if isinstance(outcome, Denied):
@@ -201,6 +186,12 @@ class Decider:
         if ruling.access is Access.AUTHENTICATED or ruling.requirements:
             return Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
         return _ANONYMOUS
+
+    @staticmethod
+    def _with_several_credentials(ruling: AccessRequirement) -> Verdict:
+        if ruling.access is Access.PUBLIC:
+            return _WITHOUT_CREDENTIALS
+        return Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: AccessRequirement) -> Verdict:
@@ -224,15 +215,22 @@ class Decider:
                 ruling = ruling.and_also(self._rules.requirement_for(method, readings))
         return ruling.and_also(AccessRequirement(Access.AUTHENTICATED, view.conditions)) if view.conditions else ruling
 
-    async def _authenticate(self, view: RequestContext) -> Accepted | Denied:
+    async def _decide_later(self, ruling: AccessRequirement, outcome: Awaitable[Accepted | Denied]) -> Verdict:
         try:
-            return await self.undecided.admit(self._within_deadline(self._chain.authenticate(view)))
+            known = await self.undecided.admit(self._within_deadline(outcome))
         except Unavailable as failure:
-            return self._chain.not_judged(failure)
+            known = self._chain.not_judged(failure)
+        return self._denied(known, ruling) if isinstance(known, Denied) else self._with_requirements(known, ruling)
 
-    async def _within_deadline(self, call: Coroutine[Any, Any, T]) -> T:
+    @staticmethod
+    def _denied(outcome: Denied, ruling: AccessRequirement) -> Verdict:
+        if ruling.access is Access.PUBLIC:
+            return _WITHOUT_CREDENTIALS
+        return Deny(outcome.failure, outcome.provider, outcome.authenticator)
+
+    async def _within_deadline(self, outcome: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._deadline):
-                return await call
+                return await outcome
         except TimeoutError:
             raise Unavailable(Cause.DEADLINE) from None

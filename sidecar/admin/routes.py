@@ -47,7 +47,6 @@ def operations_server(operations: Operations, metrics: Metrics) -> HttpServer:
         handler,
         limits=Limits(),
         parse_failure=handler.refuse_unparsed,
-        answer_at_once=lambda _message, _connection: None,
         handler_cancellation=False,
     )
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from sidecar.access.decide import Decider, Deny
+from sidecar.access.decide import Decider, Deny, Verdict
 from sidecar.authn.base import Accepted
+from sidecar.concurrency import settled
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import Scheme, read_credential
 from sidecar.store.record import hash_token
@@ -82,7 +83,7 @@ class CallerAuthentication:
     async def authenticate(self, request: web.BaseRequest) -> Caller:
         """The caller. Raises AuthenticationFailed, and Unavailable if the record of its token cannot be read."""
         view = replace(own_context(request), target=None, preflight=False)  # rules apply to the upstream, not here
-        verdict = await self._decider.decide(view)
+        verdict: Verdict = await settled(self._decider.decide(view))
         if isinstance(verdict, Deny):
             raise AuthenticationFailed(verdict)
         accepted = verdict.accepted

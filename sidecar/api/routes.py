@@ -21,7 +21,7 @@ from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.request import request_id
+from sidecar.web.request import connection_of, request_id
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
@@ -72,7 +72,7 @@ class ApiEndpoint:
         try:
             caller = await self._authentication.authenticate(request)
         except AuthenticationFailed as refused:
-            return self._error_responses.refuse(request, refused.verdict, route=self._name)
+            return self._error_responses.refuse(request, connection_of(request), refused.verdict, route=self._name)
         if call.access is Access.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.handler(request, caller, rest)
@@ -111,7 +111,8 @@ class OAuthEndpoint(Generic[C]):
             return self._refuse(request, failure, _oauth_error(failure.status))
 
     def _refuse(self, request: web.BaseRequest, failure: Deny | Failed, oauth_error: str) -> web.StreamResponse:
-        return self._error_responses.refuse(request, failure, route=self._name, oauth_error=oauth_error)
+        connection = connection_of(request)
+        return self._error_responses.refuse(request, connection, failure, route=self._name, oauth_error=oauth_error)
 
 
 def api_routes(

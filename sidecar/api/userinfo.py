@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from sidecar.access.decide import Decider, Deny
+from sidecar.access.decide import Decider, Deny, Verdict
+from sidecar.concurrency import settled
 from sidecar.errors import MethodNotAllowed, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.store.timestamps import format_rfc3339
@@ -26,9 +27,9 @@ class UserInfoEndpoint:
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
         view = replace(own_context(request), target=None)  # rules apply to the upstream, not here
-        verdict = await self._decider.decide(view)
+        verdict: Verdict = await settled(self._decider.decide(view))
         if isinstance(verdict, Deny):
-            return self._error_responses.refuse(request, verdict, route="userinfo")
+            return self._error_responses.refuse(request, connection_of(request), verdict, route="userinfo")
         if verdict.accepted is None:
             raise Refused(Reason.TOKEN_MISSING)
         if self._decider.is_authenticated(verdict.accepted):

@@ -157,17 +157,27 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(_cancel, bot_names_task)
     routes = public_routes(
-        loaded, registry, bots, authenticators, decider, error_responses, context, watch, stack, tracing.spans
+        loaded,
+        registry,
+        bots,
+        authenticators,
+        decider,
+        error_responses,
+        context,
+        watch,
+        stack,
+        traced=tracing.spans is not None,
     )
     server = settings.server
     active_config = ActiveConfig(
-        tracing.around(routes),
+        routes,
         error_responses,
         TrustedPeers(server.trusted_proxies),
         max_in_flight=server.limits.max_in_flight,
         undecided=undecided,
         undecided_bodies=decider.undecided_bodies,
         log_access=settings.logging.access,
+        spans=tracing.spans,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
     health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status)

@@ -29,8 +29,8 @@ from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.revocation.retention import IssuerBounds, RetentionPolicy
 from sidecar.tokens.revocation.service import RevocationService
-from sidecar.web.dispatcher import Handler
 from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import TaskFunction
 
 _PAGE = 500
 
@@ -47,7 +47,7 @@ def management_routes(
     error_responses: ErrorResponses,
     context: ProcessContext,
     authenticators: Sequence[Authenticator],
-) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
     """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
     server = settings.server

@@ -1,5 +1,6 @@
 """Builds the routes of the public listener: checks, forwarding, published keys, the API."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -20,7 +21,7 @@ from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource, normal_name
-from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits, ForwardSpans
+from sidecar.dataplane.proxy.forward import Forwarder, ForwardLimits
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders
 from sidecar.dataplane.proxy.pool import UpstreamPool, endpoint_of
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
@@ -34,8 +35,8 @@ from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
-from sidecar.web.dispatcher import Handler
 from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import Handler, TaskFunction, TaskHandler
 
 
 def public_routes(
@@ -48,7 +49,8 @@ def public_routes(
     context: ProcessContext,
     watch: StreamWatch,
     stack: AsyncExitStack,
-    spans: ForwardSpans | None = None,
+    *,
+    traced: bool,
 ) -> PublicRoutes:
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
     prefix = settings.server.prefix
@@ -79,29 +81,33 @@ def public_routes(
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx(), identity_headers=nginx_headers)),
         f"{prefix}/forward_auth": ("check", check(ForwardAuth(), identity_headers=identity_headers)),
-        f"{prefix}/userinfo": ("userinfo", UserInfoEndpoint(decider, error_responses)),
+        f"{prefix}/userinfo": ("userinfo", TaskHandler(UserInfoEndpoint(decider, error_responses))),
     }
     own_keys = registry.own_keys
     if own_keys is not None:
-        published = PublishedKeys(own_keys.public_key_set)
+        published = TaskHandler(PublishedKeys(own_keys.public_key_set))
         for path in (f"{prefix}/jwks", *settings.jwt_token_configuration.jwks_paths):
             exact[path] = ("jwks", published)
     if assertions is not None:
         exact[f"{prefix}/assertion/jwks"] = (
             "jwks",
-            PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
+            TaskHandler(PublishedKeys(lambda: (assertions.jwks, assertions.etag))),
         )
-    upstream = _forwarder(settings, decider, identity_headers, error_responses, metrics, watch, stack, spans)
+    upstream = _forwarder(settings, decider, identity_headers, error_responses, metrics, watch, stack, traced=traced)
     managing, below = management_routes(
         loaded, registry, bots, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **managing},
-        below=below,
+        exact={**exact, **_in_task(managing)},
+        below=_in_task(below),
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
     )
+
+
+def _in_task(routes: Mapping[str, tuple[str, TaskFunction]]) -> dict[str, tuple[str, Handler]]:
+    return {path: (name, TaskHandler(function)) for path, (name, function) in routes.items()}
 
 
 def _consumed_headers(settings: Settings, authenticators: AuthenticatorSet) -> tuple[str, ...]:
@@ -172,7 +178,8 @@ def _forwarder(
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
-    spans: ForwardSpans | None,
+    *,
+    traced: bool,
 ) -> Forwarder | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
@@ -192,7 +199,7 @@ def _forwarder(
         request_headers=RequestHeaders(
             is_identity=identity_headers.is_stripped,
             keep_authorization=credential_mode(settings).keeps_credentials,
-            keep_trace=spans is None,
+            keep_trace=not traced,
             credential_headers=(
                 *decider.credential_headers,
                 *(header.name for header in settings.authentication.token_headers),
@@ -207,5 +214,4 @@ def _forwarder(
         public_url=settings.server.public_url,
         websocket_origins=websocket_origins(settings),
         watch=watch,
-        spans=spans,
     )

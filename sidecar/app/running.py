@@ -45,7 +45,7 @@ class Sidecar:
             self._dispatcher,
             limits=_limits(generation.loaded.settings),
             parse_failure=self._dispatcher.refuse_unparsed,
-            answer_at_once=self._dispatcher.answer_at_once,
+            handle_head=self._dispatcher.handle_head,
         )
         self._public = web.ServerRunner(self._server, shutdown_timeout=1.0)
         tls = generation.loaded.settings.server.tls

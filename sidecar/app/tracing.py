@@ -1,25 +1,22 @@
 """Sets up tracing. Imports its library only if tracing is configured."""
 
 import importlib
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from sidecar.access.decide import Decider
 from sidecar.config.load import Loaded
-from sidecar.dataplane.proxy.forward import ForwardSpans
 from sidecar.environment import without_tracing_variables
 from sidecar.errors import Misconfigured, Problem
-from sidecar.web.dispatcher import RouteTable
+from sidecar.web.dispatcher import SpanFactory
 
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """Hooks that create spans; without tracing, they do nothing."""
+    """Creates spans, and the decider that adds verdicts to them; without tracing, no spans."""
 
-    spans: ForwardSpans | None = None
+    spans: SpanFactory | None = None
     decider: type[Decider] = Decider
-    around: Callable[[RouteTable], RouteTable] = lambda routes: routes
 
 
 def open_tracing(loaded: Loaded, stack: AsyncExitStack) -> Tracing:
@@ -28,7 +25,7 @@ def open_tracing(loaded: Loaded, stack: AsyncExitStack) -> Tracing:
     if settings.tracing is None:
         return Tracing()
     require_library()
-    from sidecar.web.spans import Spans, TracedDecider, TracedRoutes
+    from sidecar.web.spans import Spans, TracedDecider
 
     with without_tracing_variables():
         spans = Spans(
@@ -38,7 +35,7 @@ def open_tracing(loaded: Loaded, stack: AsyncExitStack) -> Tracing:
             ca_file=settings.outbound.ca_file,
         )
     stack.push_async_callback(spans.aclose)
-    return Tracing(spans, TracedDecider, lambda routes: TracedRoutes(routes, spans))
+    return Tracing(spans, TracedDecider)
 
 
 def require_library() -> None:

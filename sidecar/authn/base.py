@@ -1,14 +1,14 @@
-"""What an authenticator is. Built-ins and plugins obey the same protocol.
+"""The protocol of authenticators, built-in ones and plugins.
 
-Four outcomes, kept apart: :class:`Accepted`, :class:`Rejected`, :class:`Abstained`, and broken, which is the
-exception :class:`sidecar.errors.Unavailable`. Whoever recognises a credential decides on it.
+Four outcomes are kept apart: :class:`Accepted`, :class:`Rejected`, :class:`Abstained`, and the exception
+:class:`sidecar.errors.Unavailable`. The first authenticator that recognises a credential decides on it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sidecar import old_names
 from sidecar.clock import Clock
@@ -24,14 +24,14 @@ from sidecar.outbound import ControlClient
 from sidecar.store.replica.revocation_list import RevocationKeys
 from sidecar.tokens.jwt.verified_cache import Revocable
 
-# What an entry of a cache takes: without groups; for each member of a list; and for its headers, which have a budget.
+# Memory of a cache entry: without groups, for each item of a list, and for its headers, which have a limit.
 _BARE_BYTES = 2560
 _POINTER_BYTES = 8
 _MEMO_BYTES = 8192
 
 
 class _Configured:
-    """What the configuration itself vouches for: it stands as long as the process that read it."""
+    """The key of credentials that the configuration contains: valid as long as the configuration is in use."""
 
     live = True
 
@@ -42,19 +42,19 @@ STATIC_CONFIGURATION: Revocable = _Configured()
 @old_names.with_old_keywords(old_names.ACCEPTED_FIELDS)
 @dataclass(slots=True, eq=False)
 class Accepted:
-    """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
+    """A credential was verified. Facts only: expiry, liveness of the key and revocation are checked on each use.
 
-    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before`` and
-    ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id`` names the
-    record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that foreign ones may
-    not. ``revocation_keys`` are what the deny list asks about; None: those that the Actor tells. ``certificate``:
-    ``x5t#S256`` of the client certificate that every request with this credential must come with.
-    ``revocation_list_version`` is the version of the deny list that it was last found clear of; below 0: of none yet.
-    ``derived`` holds what later stages derive from it once, such as encoded headers, and ``counter`` counts its uses;
-    they live and die with these facts. ``weight`` is what a cache counts for it, see :meth:`memory`. From
-    ``revalidate_at`` on nothing is recalled: whoever accepted it has to be asked once more. ``forwarded_authorization``
-    is the ``Authorization`` value for the service behind where that is to see the caller's own credential and not a
-    minted one; empty: as configured.
+    ``key`` verified it; any object will do that is live as long as the outcome is valid. ``not_before`` and
+    ``expires_at`` include the clock skew of the provider and are None if the token sets no limit. ``record_id`` is the
+    token record that must be active. ``is_own`` marks issued tokens, which may carry names that others may not.
+    ``revocation_keys`` are looked up in the revocation list; None: those of the Actor. ``certificate`` is the
+    ``x5t#S256`` of the client certificate that must come with every request.
+
+    Caches use the other fields. ``revocation_list_version`` is the version of the revocation list that had no entry for
+    it; below 0: none was searched yet. ``derived`` contains values derived from it, such as encoded headers;
+    ``counter`` counts its uses; ``weight`` is its size in a cache, see :meth:`memory`. From ``revalidate_at`` on it is
+    not recalled, and its authenticator decides again. ``forwarded_authorization`` is the ``Authorization`` value for an
+    upstream that receives the credential of the caller instead of a minted one; empty: as configured.
     """
 
     actor: Actor
@@ -78,7 +78,7 @@ class Accepted:
             return old_names.attribute(self, name, old_names.ACCEPTED_FIELDS)
 
     def memory(self) -> int:
-        """About how many bytes it takes, with the headers that will be kept in ``derived``: measured, rounded up."""
+        """Approximate size in bytes, with the headers that ``derived`` will contain: measured, and rounded up."""
         actor = self.actor
         lists = sum(map(getsizeof, actor.groups)) + sum(map(getsizeof, actor.roles))
         lists += _POINTER_BYTES * (len(actor.groups) + len(actor.roles))
@@ -94,7 +94,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The credential was recognised and refused; nobody else is asked."""
+    """The credential was recognised and is invalid. No other authenticator is asked."""
 
     failure: Refused
     provider: str = ""
@@ -102,7 +102,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Abstained:
-    """Not mine. ``hint`` tells what was wrong with it for me, should nobody else recognise it."""
+    """The credential was not recognised. ``hint`` is the refusal if no other authenticator recognises it either."""
 
     hint: Refused | None = None
 
@@ -113,36 +113,31 @@ Outcome = Accepted | Rejected | Abstained
 
 
 class AuthenticatorProtocol(Protocol):
-    """One way to identify a caller."""
+    """The part of an authenticator that the chain uses."""
 
     @property
     def name(self) -> str:
         """Name in logs and metrics."""
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """What is known of this credential without waiting, or None."""
+        """The cached result for the credential, or None."""
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
-        """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """Decide on the credential: the outcome, or an awaitable if the decision has to wait for I/O or a thread.
 
-
-@runtime_checkable
-class Prompt(Protocol):
-    """What an authenticator may be besides: able to tell at once of most credentials that are new to it."""
-
-    def authenticate_at_once(self, view: RequestContext) -> Accepted | Abstained | None:
-        """Who it is, or that it is nothing to this one; None: :meth:`AuthenticatorProtocol.authenticate` has to say."""
+        The call or the awaitable raises Unavailable if a dependency is down and no cached result applies.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatorContext:
-    """What a member of the chain is given beside its options.
+    """What an authenticator receives besides its options.
 
-    ``name`` is its own, as configured. ``policy`` says how the claims ``sub``, ``groups`` and ``roles`` of somebody it
-    found name an Actor, by :func:`sidecar.identity.claims.make_actor`; ``providers`` and ``policies`` are the
-    configured token issuers and theirs. ``client`` fetches, with every bound set. ``max_token_bytes`` is the longest
-    credential that is looked at; ``allow_published`` lets secrets pass that the products' sources publish.
-    ``keys`` says how key sets are fetched; ``ca_file`` is the CA bundle of a connection that names none of its own.
+    ``name`` is its configured name. ``policy`` is the policy for :func:`sidecar.identity.claims.make_actor`, which
+    makes an Actor of the claims ``sub``, ``groups`` and ``roles``. ``providers`` and ``policies`` are those of the
+    configured token issuers. ``client`` sends requests within all limits. ``max_token_bytes`` is the maximum length of
+    a token; ``allow_published`` permits well-known default secrets. ``keys`` are the settings for fetching key sets;
+    ``ca_file`` is the CA bundle of connections that have none of their own.
     """
 
     name: str
@@ -159,74 +154,78 @@ class AuthenticatorContext:
 
 
 class NoOptions(Model):
-    """A member without options."""
+    """An authenticator without options."""
 
 
 class Authenticator(ABC):
-    """A member of the chain that the configuration names: built in, or a plugin.
+    """A configured authenticator: built in, or a plugin.
 
-    Made once at start without side effects, then started, asked by many requests at once on one event loop (so it
-    never blocks), and stopped. ``sidecar check`` makes one and calls :meth:`check` instead of :meth:`start`.
+    It is created once at start without side effects, then started, called by concurrent requests on one event loop (it
+    must never block), and stopped. ``sidecar check`` creates one and calls :meth:`check` instead of :meth:`start`.
     """
 
     Options: ClassVar[type[Model]] = NoOptions
     """The model of its ``configs`` block; a wrong option is found at start and by ``sidecar check``."""
     credential_headers: ClassVar[tuple[str, ...]] = ()
-    """Headers besides ``Authorization`` that it reads credentials from. Two credentials in one request are refused."""
+    """Headers besides ``Authorization`` with credentials. A request with two credentials is rejected."""
     challenge: ClassVar[str] = ""
-    """Scheme besides ``Bearer`` that a refusal asks callers for in ``WWW-Authenticate``; empty: none."""
+    """Scheme besides ``Bearer`` for ``WWW-Authenticate`` in refusals; empty: none."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         old_names.adopt_overrides(cls)
 
     def __init__(self, options: Any, surroundings: AuthenticatorContext) -> None:
-        """``options`` is a valid ``Options``. Opens nothing and asks nobody."""
+        """``options`` is a valid ``Options``. Opens nothing and sends nothing."""
         self.options = options
         self.surroundings = surroundings
         self.name = surroundings.name
 
     @classmethod
     def describe(cls, options: Any) -> str:
-        """One phrase for ``sidecar check``: which credentials it decides on."""
+        """One phrase for ``sidecar check``: the credentials that it decides on."""
         return "credentials of its own kind"
 
     @property
     def issuers(self) -> frozenset[str]:
-        """Issuers besides the providers' whose tokens it accepts, as far as it knows them."""
+        """Issuers whose tokens it accepts, besides those of the providers, as far as known."""
         return frozenset()
 
     @property
     def unavailable_reason(self) -> str:
-        """What keeps it from judging at the moment, for the health report; empty: nothing known.
+        """Why it cannot decide now, for the health report; empty: no reason known.
 
-        It must go away without a request: who is not ready is sent none
+        It must become empty without a request, because a sidecar that is not ready receives none
         (:class:`sidecar.authn.support.dependency_probe.DependencyProbe`).
         """
         return ""
 
     @property
     def degraded_reason(self) -> str:
-        """Why it judges by what it knew before, for the health report; empty: it does not."""
+        """Why it decides by old data, for the health report; empty: it does not."""
         return ""
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """What is known of this credential without waiting, or None."""
+        """The cached result for the credential, or None."""
         return None
 
     @abstractmethod
-    async def authenticate(self, view: RequestContext) -> Outcome:
-        """Judge the credential. Raises Unavailable when a dependency is down and nothing cached can answer."""
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """Decide on the credential. Raises Unavailable if a dependency is down and no cached result applies.
+
+        An ``async def`` will do. A plain function that returns the outcome, where nothing has to be awaited, is faster:
+        it needs no task. It may return a coroutine for the rest.
+        """
 
     async def check(self) -> Sequence[str]:
-        """What is wrong with what it depends on, one sentence each. Changes nothing."""
+        """The problems of its dependencies, one sentence each. Changes nothing."""
         return ()
 
-    async def start(self) -> None:  # noqa: B027 - optional: most members have nothing to open
-        """Open what it needs; must not need a dependency to be up. Raises Misconfigured."""
+    async def start(self) -> None:  # noqa: B027 - optional: most authenticators open nothing
+        """Open what it needs. A dependency may be down. Raises Misconfigured."""
 
     async def stop(self) -> None:  # noqa: B027 - as above
-        """Close it again."""
+        """Close what it opened."""
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted
@@ -236,7 +235,7 @@ if not TYPE_CHECKING:  # a type checker would take every name for granted
 
 
 class Gate(Protocol):
-    """What is asked of every accepted credential on every use, known or new, without waiting."""
+    """A check of every accepted credential on every use, in memory."""
 
     def check(self, accepted: Accepted) -> Failed | None:
-        """Why it may not pass now, or None."""
+        """Why the credential is not accepted now, or None."""

@@ -1,15 +1,16 @@
-"""Keeps a member's faults to itself: what it raises, however long it takes, whatever it returns.
+"""Isolates configured authenticators: their exceptions, their run time, and what they return.
 
-A member that fails is broken for the credential it was asked about (503) and counted; nobody else notices. What no
-guard can mend is a member that blocks the event loop.
+If an authenticator fails, the request that it had to decide on ends with 503, and the failure is counted. An
+authenticator that blocks the event loop cannot be isolated.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorProtocol, Outcome, Rejected
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import Pending, drop, retrieve
 from sidecar.errors import Cause, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestContext
@@ -21,10 +22,10 @@ _LINES_PER_SECOND = 5.0
 
 
 class IsolatedAuthenticator:
-    """An authenticator around a member. ``timeout`` is in seconds.
+    """A wrapper around an authenticator. ``timeout`` is in seconds.
 
-    ``provider``: the provider that its Actors are said to come from, whatever it says itself; None: as it says.
-    ``recalls`` False: its memory is not relied on, so that it is asked each time.
+    ``provider``: the provider that its Actors get, whatever they name; None: as they name. ``recalls`` False: its cache
+    is not used, so that it decides on each request.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class IsolatedAuthenticator:
         self._lines = LineLimit(_log, _LINES_PER_SECOND, level=logging.ERROR)
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """What the member remembers; nothing when it fails to."""
+        """The cached result; None if the authenticator has none, or fails."""
         if not self._recalls:
             return None
         try:
@@ -49,42 +50,49 @@ class IsolatedAuthenticator:
             return None
         return self._stamp_origin(known) if isinstance(known, Accepted) and _is_valid(known) else None
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
-        """The member's answer. Raises Unavailable for anything that is none."""
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """The outcome of the authenticator. Raises Unavailable, now or when awaited, for anything else."""
+        try:
+            outcome = self._authenticator.authenticate(view)
+        except BaseException as error:  # noqa: BLE001 - nothing is awaited here: it does not come from the event loop
+            return self._outcome_of_error(error)
+        if isinstance(outcome, Awaitable):
+            return Pending(self._supervise, outcome)
+        return self._checked(outcome)
+
+    async def _supervise(self, outcome: Awaitable[Outcome]) -> Outcome:
         if len(self._abandoned) >= _MAX_ABANDONED:
+            drop(outcome)
             raise Unavailable(Cause.MEMBER_BROKEN, "still hangs in earlier requests")
-        task = asyncio.create_task(self._ask(view))
+        task = asyncio.create_task(_run(outcome))
         try:
             await asyncio.wait({task}, timeout=self._timeout)
         finally:
-            if not task.done():  # it may ignore being cancelled: nobody waits for that
+            if not task.done():  # it may ignore its cancellation, so it is not awaited
                 task.cancel()
                 self._abandoned.add(task)
                 task.add_done_callback(self._forget)
         if not task.done():
             raise Unavailable(Cause.MEMBER_BROKEN, "took too long")
-        return self._read(task)
-
-    async def _ask(self, view: RequestContext) -> Outcome:
-        try:
-            return await self._authenticator.authenticate(view)
-        except (SystemExit, KeyboardInterrupt) as error:  # in a task these would end the process
-            raise RuntimeError("tried to end the process") from error
-
-    def _read(self, task: "asyncio.Task[Outcome]") -> Outcome:
         if task.cancelled():
-            raise Unavailable(Cause.MEMBER_BROKEN, "cancelled itself")
+            return self._outcome_of_error(asyncio.CancelledError())
         error = task.exception()
+        return self._checked(task.result()) if error is None else self._outcome_of_error(error)
+
+    def _outcome_of_error(self, error: BaseException) -> Rejected:
+        """The outcome that ``error`` stands for. Raises Unavailable if it is not a refusal."""
         if isinstance(error, Refused):
             return Rejected(error, self._provider or self.name)
         if isinstance(error, Unavailable):
             raise error
-        if error is not None:
-            self._log_failure("authenticating", error)
-            raise Unavailable(Cause.MEMBER_BROKEN, type(error).__name__)
-        outcome = task.result()
+        if isinstance(error, asyncio.CancelledError):
+            raise Unavailable(Cause.MEMBER_BROKEN, "cancelled itself")
+        self._log_failure("authenticating", error)
+        raise Unavailable(Cause.MEMBER_BROKEN, type(error).__name__)
+
+    def _checked(self, outcome: Outcome) -> Outcome:
         if not _is_valid(outcome):
-            raise Unavailable(Cause.MEMBER_BROKEN, "gave no answer that is one")
+            raise Unavailable(Cause.MEMBER_BROKEN, "returned no valid outcome")
         if isinstance(outcome, Accepted):
             return self._stamp_origin(outcome)
         if isinstance(outcome, Rejected) and self._provider is not None:
@@ -92,7 +100,7 @@ class IsolatedAuthenticator:
         return outcome
 
     def _stamp_origin(self, accepted: Accepted) -> Accepted:
-        """Name who vouches: both names are labels of metrics, so they are never left to a plugin."""
+        """Set the names of authenticator and provider: they are labels of metrics, so a plugin must not choose them."""
         actor = accepted.actor
         provider = actor.provider if self._provider is None else self._provider
         if actor.authenticator != self.name or actor.provider != provider:
@@ -104,7 +112,7 @@ class IsolatedAuthenticator:
         retrieve(task)
 
     def _log_failure(self, doing: str, error: BaseException) -> None:
-        """The kind of error only: its text may hold the credential."""
+        """Log the type of ``error`` only: its text may contain the credential."""
         if self._lines.allows():
             _log.error(
                 "authenticator failed",
@@ -118,9 +126,16 @@ class IsolatedAuthenticator:
 
 
 def _is_valid(outcome: object) -> bool:
-    """Whether a member's answer is one, also inside: what is no Actor or no refusal would break the request later."""
+    """Whether ``outcome`` is an outcome, and contains an Actor or a refusal: otherwise the request would fail later."""
     if isinstance(outcome, Accepted):
         return isinstance(outcome.actor, Actor)
     if isinstance(outcome, Rejected):
         return isinstance(outcome.failure, Refused)
     return isinstance(outcome, Abstained) and isinstance(outcome.hint, Refused | None)
+
+
+async def _run(outcome: Awaitable[Outcome]) -> Outcome:
+    try:
+        return await outcome
+    except (SystemExit, KeyboardInterrupt) as error:  # in a task these would end the process
+        raise RuntimeError("tried to end the process") from error

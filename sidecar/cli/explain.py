@@ -13,6 +13,7 @@ from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.jwt import Issuer
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import SystemClock
+from sidecar.concurrency import settled
 from sidecar.config.load import Loaded
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
@@ -75,7 +76,7 @@ class _Explanation:
         _print_step("signature", f"valid, with key {_quoted(key.kid)}")
         verified = self._claims(token, keys, issuer.expectations)
         with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
-            accepted = await issuer.mapper.accept(token, verified)
+            accepted = await settled(issuer.mapper.accept(token, verified))
         _print_step("principal", _actor_text(accepted.actor))
         if accepted.record_id is not None:
             _print_step("record", f"{accepted.record_id} is active")

@@ -1,20 +1,21 @@
-"""The check endpoint: a proxy asks, the verdict is the answer."""
+"""The check endpoints: a proxy sends a check for each request; the verdict is the response."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 
-from aiohttp import web
-
-from sidecar.access.decide import Decider, Deny
+from sidecar.access.decide import Allow, Decider, Deny, Verdict
+from sidecar.concurrency import Pending
 from sidecar.dataplane.dialects import Dialect
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.errors import Cause, Failed, Refused
-from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.request import RequestHead, connection_of
+from sidecar.web.in_flight import AwaitedAnswer, Work
+from sidecar.web.request import RequestHead
 from sidecar.web.response import Response
+from sidecar.web.server import Connection
 
 _log = logging.getLogger("sidecar.check")
 _LOG_INTERVAL = 60.0
@@ -22,7 +23,7 @@ _MAX_PEERS = 1000
 
 
 class UntrustedPeers:
-    """Counts the checks that are refused because the peer is untrusted, and logs each peer once a minute."""
+    """Counts the checks that are rejected because the peer is untrusted, and logs each peer once a minute."""
 
     def __init__(self, metrics: Metrics, now: Callable[[], float] = monotonic) -> None:
         self._refused = metrics.untrusted_checks
@@ -30,7 +31,7 @@ class UntrustedPeers:
         self._logged: dict[str, float] = {}
 
     def note(self, peer: str) -> None:
-        """One more check of ``peer`` was refused."""
+        """A check of ``peer`` was rejected."""
         self._refused.inc()
         now = self._now()
         if now - self._logged.get(peer, -_LOG_INTERVAL) < _LOG_INTERVAL:
@@ -47,7 +48,7 @@ class UntrustedPeers:
 
 
 class CheckEndpoint:
-    """Answers 200 with the complete set of identity headers, or the refusal in a status that the proxy can carry."""
+    """Responds with 200 and the complete set of identity headers, or with a refusal that the proxy can pass on."""
 
     def __init__(
         self,
@@ -63,40 +64,48 @@ class CheckEndpoint:
         self._refusals = refusals
         self._untrusted = untrusted
 
-    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """Judge the original request that ``request`` asks about."""
+    def __call__(self, asked: RequestHead, rest: str, connection: Connection) -> bytes | Response | Work:
+        """Decide on the original request that ``asked`` describes: the header block of the 200, or the refusal."""
         try:
-            view = self._view(request, rest, trusted=connection_of(request).trusted)
-            verdict = await self._decider.decide(view)
-            if isinstance(verdict, Deny):
-                return self._refuse(request, verdict)
-            block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
+            trusted = connection.trusted
+            can_require = self._decider.rules_can_require
+            view = self._dialect.context(asked, rest, trusted=trusted, must_know_target=can_require)
+            if can_require and not trusted:
+                view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
+            if connection.span is not None:
+                view.observer = connection.span
+            verdict = self._decider.decide(view)
+            if isinstance(verdict, Allow):
+                return self._allow(verdict, connection)
         except Refused as failure:
-            return self._refuse(request, failure)
-        if self._decider.is_authenticated(verdict.accepted):
-            connection_of(request).mark_authenticated()
-        return Response(200, block)
+            return self._refuse(asked, connection, failure)
+        if isinstance(verdict, Deny):
+            return self._refuse(asked, connection, verdict)
+        return AwaitedAnswer(Pending(partial(self._respond_later, asked, connection), verdict))
 
-    def at_once(self, asked: RequestHead, rest: str, *, trusted: bool) -> bytes | None:
-        """The header block of the 200 for a credential that is known and stands, or None: ask in the usual way."""
+    async def _respond_later(
+        self, asked: RequestHead, connection: Connection, pending: Awaitable[Verdict]
+    ) -> bytes | Response:
+        verdict = await pending
+        if isinstance(verdict, Deny):
+            return self._refuse(asked, connection, verdict)
         try:
-            view = self._view(asked, rest, trusted=trusted)
-            accepted = self._decider.accepted_at_once(view)
-            return None if accepted is None else self._identity_headers.check_block(accepted, trusted=trusted)
-        except Refused:
-            return None
+            return self._allow(verdict, connection)
+        except Refused as failure:
+            return self._refuse(asked, connection, failure)
 
-    def _view(self, asked: RequestHead, rest: str, *, trusted: bool) -> RequestContext:
-        can_require = self._decider.rules_can_require
-        view = self._dialect.context(asked, rest, trusted=trusted, must_know_target=can_require)
-        if can_require and not trusted:
-            view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
-        return view
+    def _allow(self, verdict: Allow, connection: Connection) -> bytes:
+        """The header block of the 200. Raises Refused if the identity headers are too large."""
+        accepted = verdict.accepted
+        block = self._identity_headers.check_block(accepted, trusted=connection.trusted)
+        if not connection.is_known and self._decider.is_authenticated(accepted):
+            connection.mark_authenticated()
+        return block
 
-    def _refuse(self, request: web.BaseRequest, refused: Failed | Deny) -> Response:
+    def _refuse(self, asked: RequestHead, connection: Connection, refused: Failed | Deny) -> Response:
         failure = refused.failure if isinstance(refused, Deny) else refused
         if failure.cause is Cause.PEER_UNTRUSTED:
-            peer = connection_of(request).peer
+            peer = connection.peer
             failure.detail = f"peer {peer} is not in server.trustedProxies"
             self._untrusted.note(peer)
-        return self._refusals.refuse(request, refused, route="check", carry=self._dialect.map_status)
+        return self._refusals.refuse(asked, connection, refused, route="check", carry=self._dialect.map_status)

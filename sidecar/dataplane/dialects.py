@@ -1,9 +1,9 @@
-"""How nginx, Envoy, Traefik and Caddy ask, and which answers they can carry.
+"""The check requests of nginx, Envoy, Traefik and Caddy, and the responses that they can pass on.
 
-Each dialect reads only its own proxy's headers, by their exact names, and only from trusted peers. Where a trusted
-proxy says nothing about the original request, the question is answered as a plain "is this credential good", unless a
-rule could refuse an authenticated caller: then the question is incomplete and refused. The query of a question to
-``/auth`` and ``/forward_auth`` is a condition on the caller (:mod:`sidecar.access.conditions`).
+Each dialect reads only the headers of its own proxy, by their exact names, and only from trusted peers. If a trusted
+proxy does not name the original request, the check is about the credential alone, unless a rule could reject an
+authenticated caller: then the check is rejected as incomplete. The query of a check at ``/auth`` and ``/forward_auth``
+is a condition on the caller (:mod:`sidecar.access.conditions`).
 """
 
 import re
@@ -20,9 +20,11 @@ from sidecar.web.request import RequestHead
 _NONE: list[str] = []
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Headers by which a caller asks a server to take another method; any mark in them may be read as "-".
+# headers that name another method for the server to use; a server may read any mark in them as "-"
 _OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 _OVERRIDE_LENGTHS = frozenset(map(len, _OVERRIDES))
+# their third letter: without it, X-Original-Method would be compared in each check of nginx
+_OVERRIDE_LETTERS = b"hmHM"
 _MARK = re.compile(rb"[^a-z0-9]")
 
 
@@ -40,20 +42,20 @@ _FORWARD_AUTH = _Names("X-Forwarded-Uri", "X-Forwarded-Method", "/forward_auth")
 
 
 class Dialect(Protocol):
-    """One proxy's way of asking."""
+    """The check requests of one kind of proxy."""
 
     def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
-        """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
+        """The original request. ``rest`` is the raw target after the path of the endpoint. Raises Refused(400)."""
 
     def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
-        """Every target that the question names as asked for, by a trusted peer or not."""
+        """Every target that the check names as the original one, also if the peer is not trusted."""
 
     def map_status(self, failure: Failed) -> tuple[int, bytes]:
-        """The status that this proxy can carry for ``failure``, and further header lines."""
+        """The status for ``failure`` that this proxy passes on, and further header lines."""
 
 
 class _AnyStatus:
-    """Proxies that pass every status of a refusal on."""
+    """Proxies that pass on every status of a refusal."""
 
     def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """As it is."""
@@ -61,11 +63,10 @@ class _AnyStatus:
 
 
 class Nginx:
-    """``auth_request``: the original request stands in ``X-Original-URI`` and ``X-Original-Method``.
+    """``auth_request``: ``X-Original-URI`` and ``X-Original-Method`` name the original request.
 
-    nginx carries 2xx, 401 and 403, and turns all else into 500: other refusals become 403 with ``X-Auth-Status``,
-    and ``X-Auth-Reason`` for the body that nginx makes.
-    A broken dependency stays 503, which the shipped configuration turns back.
+    nginx passes on 2xx, 401 and 403, and makes 500 of all others: other refusals become 403 with ``X-Auth-Status``, and
+    ``X-Auth-Reason`` for the body that nginx creates. An outage stays 503, which the shipped configuration restores.
 
     ingress-nginx always names the original request in ``X-Original-URL``, but sets ``X-Original-URI`` only with its
     annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
@@ -86,7 +87,7 @@ class Nginx:
         return view
 
     def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
-        """What ``X-Original-URI`` says."""
+        """The values of ``X-Original-URI``."""
         return asked.headers.getall(_NGINX.target, _NONE)
 
     def map_status(self, failure: Failed) -> tuple[int, bytes]:
@@ -103,7 +104,7 @@ class ForwardAuth(_AnyStatus):
         return _from_headers(asked, rest, _FORWARD_AUTH, trusted, must_know_target)
 
     def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
-        """What ``X-Forwarded-Uri`` says."""
+        """The values of ``X-Forwarded-Uri``."""
         return asked.headers.getall(_FORWARD_AUTH.target, _NONE)
 
 
@@ -116,12 +117,12 @@ class Envoy(_AnyStatus):
         return _context(asked, asked.method, target if trusted else None, (), trusted=trusted)
 
     def named_targets(self, asked: RequestHead, rest: str) -> list[str]:
-        """What stands behind the prefix."""
+        """The path after the prefix."""
         return [rest if rest.startswith("/") else f"/{rest}"]
 
 
 def _from_headers(asked: RequestHead, query: str, names: _Names, trusted: bool, must_know: bool) -> RequestContext:
-    conditions = read_conditions(query)
+    conditions = read_conditions(query) if query else ()
     headers = asked.headers
     if not trusted:
         return _context(asked, "", None, conditions, trusted=False)
@@ -134,13 +135,13 @@ def _from_headers(asked: RequestHead, query: str, names: _Names, trusted: bool, 
         message = "The original request is not named"
         raise Refused(Reason.REQUEST_INVALID, Cause.PATH_AMBIGUOUS, detail, message=message)
     if method is not None and method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
-        # "delete" is no DELETE to a rule, but may be one to the service behind.
+        # rules do not match "delete" as DELETE, but an upstream may
         raise _bad_method("The original method is not valid")
     return _context(asked, method or "", target, conditions, trusted=True)
 
 
 def _what_is_missing(headers: CIMultiDictProxy[str], names: _Names) -> str:
-    """Which headers the question lacks, and the endpoint that reads those which came instead."""
+    """The headers that the check lacks, and the endpoint that reads those which came instead."""
     missing = [name for name in (names.target, names.method) if name not in headers]
     text = f"{' and '.join(missing)} did not come"
     for others in (_NGINX, _FORWARD_AUTH):
@@ -164,19 +165,23 @@ def _context(
 ) -> RequestContext:
     headers = asked.headers
     others = () if target is None else _other_methods(asked)
-    # With another method it is not the question that a browser asks.
+    # a browser sends no preflight that names another method
     preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
     return RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
 
 
 def _other_methods(asked: RequestHead) -> tuple[str, ...]:
-    """The methods that headers of the original request ask a server to take instead of its own.
+    """The methods that headers of the original request name for the server to use instead.
 
-    Raises Refused(400) for what is no method: a server may make one of it.
+    Raises Refused(400) for a value that is not a method: a server may read one in it.
     """
     found: list[str] = []
     for name, value in asked.raw_headers:
-        if len(name) in _OVERRIDE_LENGTHS and _MARK.sub(b"-", name.lower()) in _OVERRIDES:
+        if (
+            len(name) in _OVERRIDE_LENGTHS
+            and name[2] in _OVERRIDE_LETTERS
+            and _MARK.sub(b"-", name.lower()) in _OVERRIDES
+        ):
             method = value.decode("latin-1").strip().upper()
             if not _METHOD.fullmatch(method):
                 raise _bad_method(f"The method in {name.decode('latin-1')} is not valid")

@@ -1,18 +1,18 @@
-"""Who answers what on the public listener, as a table."""
+"""The route table of the public listener."""
 
 from collections.abc import Mapping
 
 from sidecar.dataplane.check import CheckEndpoint
 from sidecar.dataplane.proxy.forward import Forwarder
 from sidecar.errors import Reason, Refused
-from sidecar.web.dispatcher import Handler
+from sidecar.web.in_flight import Handler
 
 
 class PublicRoutes:
-    """Exact paths, one subtree for Envoy's checks, the reserved prefix, and everything else.
+    """Exact paths, one subtree for the checks of Envoy, the reserved prefix, and everything else.
 
-    ``below``: paths of which each has one more segment behind it, such as an id.
-    Paths compare byte for byte: what only resembles one of ours is the upstream's business, behind authentication.
+    ``below``: paths with one more segment, such as an id. Paths are compared byte for byte: a path that only resembles
+    one of the sidecar is a path of the upstream, behind authentication.
     """
 
     def __init__(
@@ -26,30 +26,17 @@ class PublicRoutes:
     ) -> None:
         self._exact = dict(exact)
         self._below = dict(below)
-        self._checks = {path: handler for path, (_, handler) in exact.items() if isinstance(handler, CheckEndpoint)}
+        self._checks = frozenset(path for path, (_, handler) in exact.items() if isinstance(handler, CheckEndpoint))
         self._prefix = prefix
         self._envoy_path = f"{prefix}/ext_authz"
         self._envoy = envoy
         self._upstream = upstream
 
-    def find_check(self, target: str) -> tuple[CheckEndpoint, str] | None:
-        """The check endpoint that ``target`` names, and what stands behind its path; None for all other targets."""
-        if not target.startswith(self._prefix):
-            return None
-        path, mark, query = target.partition("?")
-        check = self._checks.get(path)
-        if check is not None:
-            return check, mark + query
-        return (self._envoy, target[len(self._envoy_path) :]) if self._is_envoy(target) else None
-
-    def find_streaming_handler(self, target: str) -> Forwarder | None:
-        """What forwards ``target``; None for what is not the upstream's."""
-        if target.startswith(self._prefix) or target.partition("?")[0] in self._exact:
-            return None
-        return self._upstream
-
     def find(self, target: str) -> tuple[str, Handler, str]:
-        """The route's name, its handler and the rest of ``target``: of a check its query. Raises Refused(NOT_FOUND)."""
+        """The name of the route, its handler, and the rest of ``target``: for a check its query.
+
+        Raises Refused(NOT_FOUND).
+        """
         path, mark, query = target.partition("?")
         found = self._exact.get(path)
         if found is not None:

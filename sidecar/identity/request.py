@@ -76,6 +76,13 @@ def read_credential(headers: HeaderView) -> Credential:
     return Credential(scheme, value.strip(" "), word)
 
 
+class Observer(Protocol):
+    """Is notified of the steps of a decision, for traces and explanations. It changes nothing."""
+
+    def observe(self, step: str, value: object) -> None:
+        """``step`` was passed, with the result ``value``."""
+
+
 @dataclass(slots=True)
 class RequestContext:
     """Method, target and credential of the original request, independent of how the sidecar received it.
@@ -85,7 +92,7 @@ class RequestContext:
     those of the request that the sidecar received. ``other_methods`` are methods that an upstream may use instead of
     ``method``, because a header of the original request names them. ``conditions`` come from the check request: the
     caller must meet them in addition to the rules. ``handshake_certificate`` is the ``x5t#S256`` of the certificate
-    that the peer presented in the TLS handshake.
+    that the peer presented in the TLS handshake. ``observer`` is notified of the steps of the decision.
     """
 
     method: str
@@ -97,6 +104,7 @@ class RequestContext:
     other_methods: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     handshake_certificate: str = ""
+    observer: "Observer | None" = None
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted

@@ -1,8 +1,13 @@
-"""The outermost step of every public request: bounds, metrics, and the net under everything that raises."""
+"""Dispatches each request of the public listener: capacity, metrics, log, and answers to what handlers raise.
+
+Requests arrive in two places. :meth:`Dispatcher.handle_head` gets the head of a request without a body, on a connection
+that is idle; it writes the answer at once, or begins the work. :meth:`Dispatcher.__call__` is the handler that aiohttp
+calls in the task of a connection, for all other requests and for work that needs a task. Both call the same handlers.
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -16,56 +21,40 @@ from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.in_flight import InFlightRequest, StreamedWork
-from sidecar.web.request import RequestHead, check_framing, connection_of, id_for, request_id
+from sidecar.web.in_flight import Answer, Handler, InFlightRequest, PreparedResponse, Work
+from sidecar.web.request import RequestHead, check_framing, connection_of, identifier_of, target_of
 from sidecar.web.response import Response, date_line, request_id_line, status_line
-from sidecar.web.server import Connection, TrustedPeers
+from sidecar.web.server import Connection, RequestSpan, TrustedPeers
 
 _log = logging.getLogger("sidecar.http")
 _access_log = logging.getLogger("sidecar.access")
 
 _OK = status_line(200)
+_NO_BODY = b"Content-Length: 0\r\n"
+_IN_PROGRESS = b""
 _CHECK = "check"
-
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
-
-
-class CheckHandler(Protocol):
-    """A check endpoint, which may know its answer without waiting."""
-
-    def at_once(self, asked: RequestHead, rest: str, *, trusted: bool) -> bytes | None:
-        """The header block of its 200, or None."""
-
-
-class StreamingHandler(Protocol):
-    """Handles requests, of which it may begin some without a task."""
-
-    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The answer, also to one that was begun and handed over."""
-
-    def start(self, begun: InFlightRequest) -> StreamedWork | None:
-        """Begin; None: it cannot be done without waiting."""
 
 
 class RouteTable(Protocol):
-    """Finds who answers a raw request target."""
+    """Finds the handler of a raw request target."""
 
     def find(self, target: str) -> tuple[str, Handler, str]:
-        """The route's name (from a small fixed set), its handler, and what the handler needs of the target."""
+        """The name of the route (from a small fixed set), its handler, and the text that the handler gets."""
 
-    def find_check(self, target: str) -> tuple[CheckHandler, str] | None:
-        """The same for check endpoints only."""
 
-    def find_streaming_handler(self, target: str) -> StreamingHandler | None:
-        """The same for those that begin requests without a task. Its route is ``forward``."""
+class SpanFactory(Protocol):
+    """Starts trace spans."""
+
+    def start(self, asked: RequestHead, route: str, connection: Connection) -> RequestSpan:
+        """The span of a request."""
 
 
 class ActiveConfig:
-    """What one configuration answers with, and how many requests it is at.
+    """What one configuration handles requests with, and the number of its requests in flight.
 
-    Of ``max_in_flight`` places those that wait for a verdict may take ``undecided``, of which those whose body is
-    needed for it may take ``undecided_bodies``, and those that were let through without a credential half: what is left
-    is for callers with a good one.
+    Of ``max_in_flight`` requests, ``undecided`` limits those that wait for a verdict, ``undecided_bodies`` those of
+    them whose body has to be read for it, and half is the limit for requests without a credential: the rest is for
+    callers with a valid one.
     """
 
     def __init__(
@@ -78,6 +67,7 @@ class ActiveConfig:
         undecided: Budget,
         undecided_bodies: Budget,
         log_access: bool,
+        spans: SpanFactory | None = None,
     ) -> None:
         self.routes = routes
         self.refusals = refusals
@@ -87,6 +77,7 @@ class ActiveConfig:
         self.undecided_bodies = undecided_bodies
         self.anonymous = Budget(max(1, max_in_flight // 2))
         self.log_access = log_access
+        self.spans = spans
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
 
@@ -97,7 +88,7 @@ class ActiveConfig:
             self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Return once no request is being answered."""
+        """Return when no request is in flight."""
         while self.in_flight:
             if self._idle is None or self._idle.is_set():
                 self._idle = asyncio.Event()
@@ -105,7 +96,7 @@ class ActiveConfig:
 
 
 class Dispatcher:
-    """Handles one request of the public listener, from its head to its end with the same :class:`ActiveConfig`."""
+    """Handles each request of the public listener, from head to end with the same :class:`ActiveConfig`."""
 
     def __init__(self, serving: ActiveConfig, metrics: Metrics) -> None:
         self._active = serving
@@ -118,178 +109,258 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being answered."""
+        """The number of requests in flight."""
+        if len(self._all) == 1:
+            return self._active.in_flight
         return sum([serving.in_flight for serving in self._all])
 
     def activate(self, serving: ActiveConfig) -> None:
-        """Answer with ``serving`` from the next request on."""
+        """Use ``serving`` from the next request on."""
         self._active = serving
         self._all.append(serving)
 
     async def wait_drained(self, serving: ActiveConfig) -> None:
-        """Return once ``serving``, whose place another has taken, has given its last answer."""
+        """Return when the last request of ``serving``, which was replaced, has ended."""
         await serving.wait_idle()
         self._all.remove(serving)
 
+    async def wait_idle(self) -> None:
+        """Return when no request is in flight."""
+        while self.in_flight:
+            for serving in tuple(self._all):
+                await serving.wait_idle()
+
+    def handle_head(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
+        """Answer ``message``, a request without a body: the whole answer; empty if the request is in progress now.
+
+        None: aiohttp has to make a request of it, because the answer may end the connection.
+        """
+        if message.should_close or message.version is not HttpVersion11 or connection.is_last:
+            return None
+        started = perf_counter()
+        try:
+            if check_framing(message, message.path):
+                return None
+        except Failed:
+            return None
+        serving = self._config_for(connection)
+        connection.request_id = ""
+        route, answer = self._begin(serving, message, message.path, connection)
+        if isinstance(answer, bytes):
+            status = 200
+            identifier = request_id_line(identifier_of(message, connection))
+            octets = b"".join((_OK, answer, identifier, _NO_BODY, date_line(), b"\r\n"))
+        else:
+            if type(answer) is not Response:  # isinstance takes long for an abstract base class
+                failure = self._start(serving, message, connection, route, answer, started)
+                if failure is None:
+                    return _IN_PROGRESS
+                answer = failure
+            if answer.ends_connection:
+                self._start(serving, message, connection, route, PreparedResponse(answer), started)
+                return _IN_PROGRESS
+            status = answer.status
+            answer.add_request_id(identifier_of(message, connection))
+            octets = answer.octets(message.method)
+        self._record(serving, message, connection, route, status, started)
+        return octets
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer, also to what a handler raises. A connection that was cancelled or cut gets none."""
+        connection = connection_of(request)
+        begun = connection.take_in_flight()
+        if begun is None:
+            started = perf_counter()
+            connection.request_id = ""
+            serving = self._config_for(connection)
+            route, begin = self._begin_checked(serving, request, connection)
+            serving.in_flight += 1
+        else:
+            serving, route, started, begin = begun.active_config, begun.route, begun.started, begun.work
+        answer: Answer
+        try:
+            answer = begin if isinstance(begin, bytes | Response) else await begin.run(request)
+        except Failed as failure:
+            answer = self._refusal(serving, request, connection, failure, route)
+        except (ConnectionError, asyncio.CancelledError) as error:
+            _end_span(connection, error)
+            raise
+        except Exception as error:  # a fault in a handler must not let the request pass
+            if request.writer.output_size > 0:
+                _end_span(connection, error)
+                raise ConnectionError("the answer has begun; it can only be cut off") from error
+            answer = self._internal_error(serving, request, connection, error, route)
+        finally:
+            connection.leave()
+            serving.request_ended()
+        if isinstance(answer, bytes):
+            answer = Response(200, answer)
+        if isinstance(answer, Response):
+            answer.add_request_id(identifier_of(request, connection))
+        if connection.is_last and not answer.prepared:
+            answer.force_close()
+        self._record(serving, request, connection, route, answer.status, started)
+        return answer
+
+    def refuse_unparsed(self, failure: Failed) -> Response:
+        """The answer to what the HTTP parser rejected."""
+        answer = self._active.refusals.refuse_unparsed(failure)
+        self._requests.child("public", "none", str(answer.status)).inc()
+        return answer
+
     def _config_for(self, connection: Connection) -> ActiveConfig:
-        """What answers the next request on ``connection``; who its peer is to that is settled here."""
+        """The configuration for the next request on ``connection``, which then knows whether its peer is trusted."""
         serving = self._active
         if connection.active_config is not serving:
             connection.bind_config(serving, serving.peers)
         return serving
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer, whatever happens on the way. Only a cancelled or cut connection gets none."""
-        started = perf_counter()
-        route = "none"
-        connection = connection_of(request)
-        begun = connection.in_flight
-        if begun is None:
-            connection.request_id = ""
-            serving = self._config_for(connection)
-            serving.in_flight += 1
-        else:
-            serving = begun.active_config
+    def _begin_checked(
+        self, serving: ActiveConfig, request: web.BaseRequest, connection: Connection
+    ) -> tuple[str, bytes | Response | Work]:
+        """As :meth:`_begin`, after the framing was checked."""
         try:
             check_framing(request, request.raw_path)
-            route, handler, rest = serving.routes.find(request.raw_path)
-            # A check waits for nothing but a verdict, which has its own budget.
-            if begun is None and self.in_flight > serving.max_in_flight and route != _CHECK:
-                raise Unavailable(Cause.OVERLOAD, retry_after=1)
-            answer = await handler(request, rest)
         except Failed as failure:
-            failure = _with_methods(failure, serving.routes, request.raw_path)
-            answer = serving.refusals.refuse(request, failure, route=route)
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the net under our own faults; nobody may pass because of one
-            answer = _unhandled(request, error, route, serving.refusals)
-        finally:
+            return "none", self._refusal(serving, request, connection, failure, "none")
+        return self._begin(serving, request, request.raw_path, connection)
+
+    def _begin(
+        self, serving: ActiveConfig, asked: RequestHead, target: str, connection: Connection
+    ) -> tuple[str, bytes | Response | Work]:
+        """The name of the route, and what its handler returns, or the answer to what it raises."""
+        route = "none"
+        try:
+            route, handler, rest = serving.routes.find(target)
+            if serving.spans is not None:
+                connection.span = serving.spans.start(asked, route, connection)
+            # checks wait for verdicts only, which have a limit of their own
+            if route != _CHECK and self.in_flight >= serving.max_in_flight:
+                raise Unavailable(Cause.OVERLOAD, retry_after=1)
+            return route, handler(asked, rest, connection)
+        except Failed as failure:
+            return route, self._refusal(serving, asked, connection, failure, route)
+        except Exception as error:  # noqa: BLE001 - as in __call__
+            return route, self._internal_error(serving, asked, connection, error, route)
+
+    def _start(
+        self,
+        serving: ActiveConfig,
+        message: RawRequestMessage,
+        connection: Connection,
+        route: str,
+        work: Work,
+        started: float,
+    ) -> Response | None:
+        """Let ``work`` go on, in a task if it needs one. Returns the answer if it fails."""
+        begun = InFlightRequest(message, connection, serving, route, work, started, self._ended)
+        try:
+            goes_on = work.start(begun)
+        except Failed as failure:
             connection.leave()
-            if connection.in_flight is None:
-                serving.request_ended()
-            else:  # nobody took it
-                connection.in_flight.cancel()
-        if isinstance(answer, Response):
-            answer.add_request_id(request_id(request))
-        if connection.is_last and not answer.prepared:
-            answer.force_close()
-        count, duration = self._counted.get((route, answer.status)) or self._children(route, answer.status)
-        count.inc()
-        duration.observe(perf_counter() - started)
-        if serving.log_access:
-            self._log_answer(serving, request, route, answer.status, perf_counter() - started)
-        return answer
-
-    def refuse_unparsed(self, failure: Failed) -> Response:
-        """The answer to what the HTTP parser refused before it was a request."""
-        answer = self._active.refusals.refuse_unparsed(failure)
-        self._requests.child("public", "none", str(answer.status)).inc()
-        return answer
-
-    async def wait_idle(self) -> None:
-        """Return once no request is being answered."""
-        while self.in_flight:
-            for serving in tuple(self._all):
-                await serving.wait_idle()
-
-    def answer_at_once(self, message: RawRequestMessage, connection: Connection) -> bytes | None:
-        """The whole answer to a check whose credential is known and stands; None: it takes the usual way.
-
-        Most requests of a check endpoint end here, before aiohttp makes a request object and a task for them. Nothing
-        but a 200 is decided here, by the same parts as there; whatever is unusual is left to :meth:`__call__`.
-        """
-        serving = self._config_for(connection)
-        if message.should_close or message.version != HttpVersion11 or connection.is_last or serving.log_access:
-            return None
-        started = perf_counter()
-        found = serving.routes.find_check(message.path)
-        if found is None:
-            self._start_streaming(serving, message, connection)
-            return None
-        try:
-            awaits_continue = check_framing(message, message.path)
-            block = None if awaits_continue else found[0].at_once(message, found[1], trusted=connection.trusted)
-        except Failed:
-            return None
-        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
-            return None
-        if block is None:
-            return None
-        if not connection.is_known:
-            connection.mark_authenticated()
-        identifier = request_id_line(id_for(message, trusted=connection.trusted))
-        answer = b"".join((_OK, block, identifier, b"Content-Length: 0\r\n", date_line(), b"\r\n"))
-        count, duration = self._counted.get((_CHECK, 200)) or self._children(_CHECK, 200)
-        count.inc()
-        duration.observe(perf_counter() - started)
-        return answer
-
-    def _start_streaming(self, serving: ActiveConfig, message: RawRequestMessage, connection: Connection) -> None:
-        """Begin what :attr:`Connection.in_flight` then names, if it can be begun without a task."""
-        beginner = serving.routes.find_streaming_handler(message.path)
-        if beginner is None or self.in_flight >= serving.max_in_flight:
-            return
-        connection.request_id = ""
-        begun = InFlightRequest(message, connection, serving, self._ended)
-        try:
-            if not check_framing(message, message.path):
-                begun.work = beginner.start(begun)
-        except Failed:
-            return
-        except Exception:  # noqa: BLE001 - a fault of ours is found, answered and logged on the usual way
-            return
-        if begun.work is not None:
-            connection.mark_authenticated()
-            connection.in_flight = begun
-            serving.in_flight += 1
+            return self._refusal(serving, message, connection, failure, route)
+        except Exception as error:  # noqa: BLE001 - as in __call__
+            connection.leave()
+            return self._internal_error(serving, message, connection, error, route)
+        connection.in_flight = begun
+        serving.in_flight += 1
+        if not goes_on:
+            begun.promote_to_task()
+        return None
 
     def _ended(self, begun: InFlightRequest, status: int | None) -> None:
-        begun.active_config.request_ended()
-        if status is not None:
-            count, duration = self._counted.get(("forward", status)) or self._children("forward", status)
-            count.inc()
-            duration.observe(perf_counter() - begun.started)
+        connection, serving = begun.connection, begun.active_config
+        connection.leave()
+        serving.request_ended()
+        if status is None:
+            _end_span(connection, ConnectionError())
+        else:
+            self._record(serving, begun.message, connection, begun.route, status, begun.started)
+
+    def _record(
+        self,
+        serving: ActiveConfig,
+        asked: RequestHead,
+        connection: Connection,
+        route: str,
+        status: int,
+        started: float,
+    ) -> None:
+        """Count an answer, and end its span."""
+        count, duration = self._counted.get((route, status)) or self._children(route, status)
+        count.value += 1
+        seconds = perf_counter() - started
+        duration.observe(seconds)
+        if serving.log_access:
+            _log_access(serving, asked, connection, route, status, seconds)
+        if connection.span is not None:
+            connection.span.end(status)
+            connection.span = None
 
     def _children(self, route: str, status: int) -> tuple[Counter, Histogram]:
         children = self._requests.child("public", route, str(status)), self._durations.child(route)
         self._counted[route, status] = children
         return children
 
+    def _refusal(
+        self, serving: ActiveConfig, asked: RequestHead, connection: Connection, failure: Failed, route: str
+    ) -> Response:
+        if failure.status == 405 and not isinstance(failure, MethodNotAllowed):
+            failure = MethodNotAllowed(*_methods(serving.routes, target_of(asked)), ends_connection=True)
+        if connection.span is not None:
+            connection.span.end(failure.status)
+            connection.span = None
+        return serving.refusals.refuse(asked, connection, failure, route=route)
+
     @staticmethod
-    def _log_answer(serving: ActiveConfig, request: web.BaseRequest, route: str, status: int, seconds: float) -> None:
-        connection = connection_of(request)
-        forwarded = request.headers.getall("X-Forwarded-For", ())
-        client = client_address(connection.peer, forwarded, serving.peers, trusted=connection.trusted)
-        _access_log.info(
-            "request answered",
+    def _internal_error(
+        serving: ActiveConfig, asked: RequestHead, connection: Connection, error: Exception, route: str
+    ) -> Response:
+        _end_span(connection, error)
+        _log.error(
+            "unhandled error",
             extra={
-                "event": "request_answered",
-                "requestId": request_id(request),
-                "method": request.method[:16],
-                "path": request.raw_path.partition("?")[0][:512],
+                "event": "unhandled_error",
+                "requestId": identifier_of(asked, connection),
+                "error": type(error).__name__,
+                "places": traceback_locations(error),
                 "route": route,
-                "status": status,
-                "milliseconds": round(seconds * 1000, 3),
-                "client": client,
             },
+        )
+        return serving.refusals.refuse(
+            asked, connection, Unavailable(Cause.INTERNAL, type(error).__name__), route=route
         )
 
 
-def _with_methods(failure: Failed, routes: RouteTable, target: str) -> Failed:
-    """``failure``; where it is about a method that no resource takes, with those that ``target`` does."""
-    if failure.status != 405 or isinstance(failure, MethodNotAllowed):
-        return failure
+def _end_span(connection: Connection, error: BaseException) -> None:
+    """End the span of a request without an answer."""
+    if connection.span is not None:
+        connection.span.end(None, type(error).__name__)
+        connection.span = None
+
+
+def _log_access(
+    serving: ActiveConfig, asked: RequestHead, connection: Connection, route: str, status: int, seconds: float
+) -> None:
+    forwarded = asked.headers.getall("X-Forwarded-For", ())
+    _access_log.info(
+        "request answered",
+        extra={
+            "event": "request_answered",
+            "requestId": identifier_of(asked, connection),
+            "method": asked.method[:16],
+            "path": target_of(asked).partition("?")[0][:512],
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 3),
+            "client": client_address(connection.peer, forwarded, serving.peers, trusted=connection.trusted),
+        },
+    )
+
+
+def _methods(routes: RouteTable, target: str) -> Sequence[str]:
+    """The methods of the resource at ``target``, for ``Allow``; none if there is no such resource."""
     try:
-        methods: Sequence[str] = getattr(routes.find(target)[1], "methods", ())
+        return getattr(routes.find(target)[1], "methods", ())
     except Failed:
-        methods = ()
-    return MethodNotAllowed(*methods, ends_connection=True)
-
-
-def _unhandled(request: web.BaseRequest, error: Exception, route: str, refusals: ErrorResponses) -> web.StreamResponse:
-    if request.writer.output_size > 0:
-        raise ConnectionError("the answer has begun; it can only be cut off") from error
-    seen = {"error": type(error).__name__, "places": traceback_locations(error), "route": route}
-    _log.error("unhandled error", extra={"event": "unhandled_error", "requestId": request_id(request), **seen})
-    return refusals.refuse(request, Unavailable(Cause.INTERNAL, type(error).__name__), route=route)
+        return ()

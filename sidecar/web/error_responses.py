@@ -1,33 +1,33 @@
-"""Failures become answers and log lines here, and nowhere else: status, JSON body, challenge, Retry-After."""
+"""Error responses, and their log lines: status, JSON body, challenge, Retry-After."""
 
 import logging
 from collections.abc import Callable, Sequence
 
 import orjson
-from aiohttp import web
 
 from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
-from sidecar.web.request import new_request_id, request_id
+from sidecar.web.request import RequestHead, identifier_of, new_request_id, target_of
 from sidecar.web.response import Response
+from sidecar.web.server import Connection
 
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MAX_LOGGED_PATH = 512
-# Where what is refused is a request for the upstream, or the question of a proxy about one.
+# routes of requests for the upstream, and of checks of such requests
 _UPSTREAM_ROUTES = frozenset({"forward", "check"})
 
 StatusMapper = Callable[[Failed], tuple[int, bytes]]
 
 
 class ErrorResponses:
-    """Answers for what may not pass (RFC 6750 section 3, RFC 9110 section 15), each with one log line, within bounds.
+    """Responses to what may not pass (RFC 6750 section 3, RFC 9110 section 15), with one log line each, within a limit.
 
-    ``schemes`` are those that callers may answer 401 with besides ``Bearer``. At most ``lines_per_second`` log lines
-    are written; ``left_out`` is called for each that is not.
+    ``schemes`` are offered in 401 responses besides ``Bearer``. At most ``lines_per_second`` log lines are written;
+    ``left_out`` is called for each one that is not.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ErrorResponses:
         left_out: Callable[[], None] = lambda: None,
         cors: RefusalCors | None = None,
     ) -> None:
-        """``cors``: which pages may read refusals of upstream paths."""
+        """``cors``: the origins whose pages may read refusals of upstream paths."""
         self._cors = cors
         self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
@@ -48,24 +48,25 @@ class ErrorResponses:
 
     def refuse(
         self,
-        request: web.BaseRequest,
+        asked: RequestHead,
+        connection: Connection,
         refused: Failed | Deny,
         *,
         route: str,
         carry: StatusMapper | None = None,
         oauth_error: str = "",
     ) -> Response:
-        """Log the refusal and make its answer; of a verdict the line also says who came to it.
+        """Log the refusal of ``asked`` and create its response.
 
-        ``carry`` says what the asking proxy can carry. ``oauth_error`` is the ``error`` of RFC 6749 section 5.2, where
-        the call is one of OAuth's.
+        ``carry`` maps the status to one that the proxy passes on. ``oauth_error`` is the ``error`` of RFC 6749 section
+        5.2, for OAuth endpoints.
         """
         verdict = refused if isinstance(refused, Deny) else Deny(refused)
         failure = verdict.failure
         status, extra = carry(failure) if carry else (failure.status, b"")
         if self._cors is not None and route in _UPSTREAM_ROUTES:
-            extra += self._cors.lines(request.headers)
-        identifier = request_id(request)
+            extra += self._cors.lines(asked.headers)
+        identifier = identifier_of(asked, connection)
         if self._lines.allows():
             _log.info(
                 "refused",  # the text of earlier versions, which filters match
@@ -79,16 +80,16 @@ class ErrorResponses:
                     "provider": verdict.provider,
                     "authenticator": verdict.authenticator,
                     "route": route,
-                    "method": request.method[:16],
-                    "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
+                    "method": asked.method[:16],
+                    "path": target_of(asked).partition("?")[0][:_MAX_LOGGED_PATH],
                 },
             )
-        others = b"" if _is_of_a_script(request) else self._others
+        others = b"" if _is_from_script(asked) else self._others
         close = failure.ends_connection
         return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Response:
-        """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
+        """The same for a request that the HTTP parser rejected: the log line contains no part of it."""
         identifier = new_request_id()
         if self._lines.allows():
             _log.info(
@@ -106,7 +107,7 @@ class ErrorResponses:
         return answer
 
     def challenge(self, failure: Failed) -> str:
-        """The ``WWW-Authenticate`` value; without an error where nothing was presented (RFC 6750 section 3.1)."""
+        """The ``WWW-Authenticate`` value; without an error if there was no credential (RFC 6750 section 3.1)."""
         if not failure.bearer_error:
             return self._challenge
         return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
@@ -143,16 +144,16 @@ class ErrorResponses:
         return Response(status, b"".join(lines), orjson.dumps(document), close=close)
 
 
-def _is_of_a_script(request: web.BaseRequest) -> bool:
-    """Whether a page in a browser asks: a further challenge would have the browser ask its user for a password."""
-    return request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+def _is_from_script(asked: RequestHead) -> bool:
+    """Whether a script of a page sent it: another challenge would make the browser open a password dialog."""
+    return asked.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
 
 
 def no_content() -> Response:
-    """Done, and nothing to say (204)."""
+    """A response without content (204)."""
     return Response(204, b"Cache-Control: no-store\r\n")
 
 
 def json_answer(status: int, document: object, headers_block: bytes = b"") -> Response:
-    """A JSON answer of ours that nobody may keep."""
+    """A JSON response that must not be cached."""
     return Response(status, _JSON_LINES + headers_block, orjson.dumps(document))

@@ -1,86 +1,172 @@
-"""A request that is under way without a task of its own, from where its message arrived to its answer."""
+"""Requests whose answer is not known yet: the work that is left, and who does it.
 
-from collections.abc import Callable
-from time import perf_counter
-from typing import Protocol
+A handler gets the head of a request and returns the answer, or a :class:`Work`. Work goes on without a task if it can
+(:meth:`Work.start`), otherwise in the task of the connection (:meth:`Work.run`).
+"""
 
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
+from sidecar.concurrency import drop
+from sidecar.web.request import RequestHead
+from sidecar.web.response import Response
 from sidecar.web.server import Connection
 
-
-class RequestCounter(Protocol):
-    """A configuration that counts the requests that it is at."""
-
-    def request_ended(self) -> None:
-        """One request less."""
+Answer = bytes | web.StreamResponse
+"""An answer. Bytes are the header block of a 200 without a body."""
 
 
-class StreamedWork(Protocol):
-    """What is being done for it."""
+class Work(Protocol):
+    """What is left to do for a request after its head was handled."""
+
+    def start(self, in_flight: "InFlightRequest") -> bool:
+        """Begin without a task, and end with :meth:`InFlightRequest.respond`. False: nothing was begun."""
+
+    async def run(self, request: web.BaseRequest) -> Answer:
+        """Do what is left, in the task of the connection."""
 
     def promote_to_task(self) -> None:
-        """Do no more: the handler of the usual way takes what there is of it, by :meth:`InFlightRequest.detach`."""
+        """Stop, and leave the rest to :meth:`run`."""
 
     def cancel(self) -> None:
-        """Do no more, and give everything back."""
+        """Stop, and release everything. The client is gone, or the connection is about to end."""
+
+
+Handler = Callable[[RequestHead, str, Connection], bytes | Response | Work]
+"""Handles a head. The text is the part of its target that the route table passes to the handler."""
+TaskFunction = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
 class InFlightRequest:
-    """Ends in one of three ways: :meth:`respond`, :meth:`promote_to_task`, :meth:`cancel`. ``started`` is a
-    perf_counter.
+    """A request on ``connection`` whose ``work`` goes on, with the configuration that it began with (an
+    :class:`sidecar.web.dispatcher.ActiveConfig`).
 
-    ``active_config`` is what answers it, also when another configuration has taken its place meanwhile. ``ended`` is
-    called with the status of the answer, or None where there is none; after a hand-over by nobody.
+    It ends with :meth:`respond` or :meth:`cancel`, or a task goes on with it after :meth:`promote_to_task`. ``started``
+    is a perf_counter. ``ended`` is called with the status of the answer, None if there was none; not after a promotion.
     """
 
-    __slots__ = ("_ended", "_promoted", "active_config", "connection", "message", "started", "work")
+    __slots__ = ("_ended", "_promoted", "active_config", "connection", "message", "route", "started", "work")
 
     def __init__(
         self,
         message: RawRequestMessage,
         connection: Connection,
-        serving: RequestCounter,
+        active_config: Any,
+        route: str,
+        work: Work,
+        started: float,
         ended: Callable[["InFlightRequest", int | None], None],
     ) -> None:
-        self.active_config = serving
+        self.active_config = active_config
         self.message = message
         self.connection = connection
-        self.started = perf_counter()
-        self.work: StreamedWork | None = None
+        self.route = route
+        self.started = started
+        self.work = work
         self._ended = ended
         self._promoted = False
 
     @property
-    def is_plain(self) -> bool:
+    def may_respond(self) -> bool:
         """Whether an answer may be written, and another request may follow it."""
         connection = self.connection
         return not (connection.is_last or connection.is_closing or connection.writing_paused)
 
     def respond(self, status: int, octets: bytes) -> None:
-        """The whole answer."""
-        self.connection.in_flight = self.work = None
+        """Write the whole answer."""
+        self.connection.in_flight = None
         self.connection.write_response(octets)
         self._ended(self, status)
 
     def promote_to_task(self) -> None:
-        """Let aiohttp's way go on: a request object, a task, a handler."""
+        """Let the task of the connection go on: aiohttp makes a request of the message and calls the server's handler.
+
+        That takes the work with :meth:`Connection.take_in_flight`.
+        """
         if self._promoted:
             return
         self._promoted = True
-        if self.work is not None:
-            self.work.promote_to_task()
+        self.work.promote_to_task()
         if not self.connection.requeue(self.message):
             self.cancel()
 
     def cancel(self) -> None:
-        """The caller is gone."""
-        work = self.detach()
-        if work is not None:
-            work.cancel()
+        """End it without an answer."""
+        self.connection.in_flight = None
+        self.work.cancel()
         self._ended(self, None)
 
-    def detach(self) -> StreamedWork | None:
-        """What has been done so far, for whoever goes on after a hand-over."""
-        work, self.connection.in_flight, self.work = self.work, None, None
-        return work
+
+class _InTask:
+    """Work that only a task can do."""
+
+    __slots__ = ()
+
+    def start(self, _in_flight: InFlightRequest) -> bool:
+        """False: it needs a task."""
+        return False
+
+    def promote_to_task(self) -> None:
+        """Nothing has begun."""
+
+    def cancel(self) -> None:
+        """Nothing is held."""
+
+
+class PreparedResponse(_InTask):
+    """A response that aiohttp has to write, because it ends the connection."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    async def run(self, request: web.BaseRequest) -> Answer:
+        """The response."""
+        return self._response
+
+
+class AwaitedAnswer(_InTask):
+    """An answer that has to be awaited."""
+
+    __slots__ = ("_awaitable",)
+
+    def __init__(self, awaitable: Awaitable[Answer]) -> None:
+        self._awaitable = awaitable
+
+    async def run(self, request: web.BaseRequest) -> Answer:
+        """Await it."""
+        return await self._awaitable
+
+    def cancel(self) -> None:
+        """Drop it."""
+        drop(self._awaitable)
+
+
+class TaskHandler:
+    """A :data:`Handler` for a function that needs the whole request, such as its body.
+
+    ``methods`` are those of the function, for ``Allow``.
+    """
+
+    def __init__(self, function: TaskFunction) -> None:
+        self._function = function
+        self.methods: tuple[str, ...] = getattr(function, "methods", ())
+
+    def __call__(self, asked: RequestHead, rest: str, connection: Connection) -> Work:
+        """Work that calls the function."""
+        return _FunctionCall(self._function, rest)
+
+
+class _FunctionCall(_InTask):
+    __slots__ = ("_function", "_rest")
+
+    def __init__(self, function: TaskFunction, rest: str) -> None:
+        self._function = function
+        self._rest = rest
+
+    async def run(self, request: web.BaseRequest) -> Answer:
+        return await self._function(request, self._rest)

@@ -1,4 +1,4 @@
-"""aiohttp's request read with suspicion: what may not be judged is refused before anybody looks at it."""
+"""Request heads: framing checks, the context for the decision, the request id."""
 
 import itertools
 import os
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.hdrs import EXPECT, HOST, TRANSFER_ENCODING
+from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
 from sidecar.errors import Cause, Reason, Refused
@@ -21,7 +22,7 @@ _process = os.urandom(6).hex()
 
 
 class RequestHead(Protocol):
-    """What a request and the parser's message of it have in common."""
+    """The head of a request: aiohttp's request, or the message of its parser."""
 
     @property
     def method(self) -> str:
@@ -37,16 +38,19 @@ class RequestHead(Protocol):
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The same, as they were received."""
+        """Header lines as received."""
+
+
+def target_of(asked: RequestHead) -> str:
+    """The raw request target."""
+    return asked.path if isinstance(asked, RawRequestMessage) else asked.raw_path  # type: ignore[attr-defined]
 
 
 def check_framing(asked: RequestHead, target: str) -> bool:
-    """Refuse what a proxy must not pass on (RFC 9110, RFC 9112): odd versions, CONNECT, forms of target, Host, TE.
+    """Check what a proxy must reject (RFC 9110, RFC 9112): version, method, form of the target, Host, codings.
 
-    ``target`` is the raw request target. Returns whether the caller may be waiting for ``100 Continue``: such a
-    request is not answered on a shortcut.
-
-    Raises Refused with 400, 405, 417, 501 or 505. The parser has refused conflicting framing already.
+    ``target`` is the raw request target. Returns whether the client may be waiting for ``100 Continue``: the answer
+    then ends the connection. Raises Refused with 400, 405, 417, 501 or 505. The parser rejects conflicting framing.
     """
     version = asked.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
@@ -75,7 +79,7 @@ def check_framing(asked: RequestHead, target: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=128)  # a listener has few names, and all requests name one
+@lru_cache(maxsize=128)  # a listener has few names, and each request contains one
 def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
@@ -90,44 +94,46 @@ def _check_coding(coding: str, version: HttpVersion) -> None:
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
-    """The connection a request came on."""
-    return request.protocol  # type: ignore[return-value] # HttpServer makes no other; a cast costs a call each time
+    """The connection of a request."""
+    return request.protocol  # type: ignore[return-value] # HttpServer creates no other; a cast costs a call each time
 
 
 def own_context(request: web.BaseRequest) -> RequestContext:
-    """The picture of a request that is itself what is asked for (forward mode, the API)."""
+    """The context of a request that is the original request (forward mode, the API)."""
     connection = connection_of(request)
     return context_from_request(request, request.raw_path, connection)
 
 
 def context_from_request(asked: RequestHead, target: str, connection: Connection) -> RequestContext:
-    """The same of what was asked for ``target`` on ``connection``."""
+    """The context of the original request ``asked`` for ``target``."""
     method, headers = asked.method, asked.headers
     preflight = method == "OPTIONS" and is_preflight(method, headers)
     context = RequestContext(method, target, headers, read_credential(headers), connection.trusted, preflight)
     if connection.certificate:
         context.handshake_certificate = connection.certificate
+    if connection.span is not None:
+        context.observer = connection.span
     return context
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The id that answer, log and upstream share: a trusted proxy's own, else a new one."""
+    """The id for answer, log and upstream: that of a trusted proxy, else a new one."""
     return identifier_of(request, connection_of(request))
 
 
 def identifier_of(asked: RequestHead, connection: Connection) -> str:
-    """The same of what is being asked on ``connection``."""
+    """The id of the current request of ``connection``."""
     if not connection.request_id:
         connection.request_id = id_for(asked, trusted=connection.trusted)
     return connection.request_id
 
 
 def id_for(asked: RequestHead, *, trusted: bool) -> str:
-    """The id of a request that has none yet; ``trusted``: its peer may have given it one."""
+    """An id for ``asked``; the one in its header if the peer is ``trusted``."""
     given = asked.headers.get("X-Request-Id") if trusted else None
     return new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
 
 
 def new_request_id() -> str:
-    """A fresh id, unique among all replicas."""
+    """A new id, unique among all replicas."""
     return f"{_process}{next(_sequence) & 0xFFFFFFFFFF:010x}"

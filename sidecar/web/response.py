@@ -1,7 +1,7 @@
-"""An answer made of bytes: status line, header block and body, written in one piece.
+"""Responses made of bytes: status line, header block and body, written in one piece.
 
-aiohttp's own response builds and serialises a header mapping for every answer, which costs more than the rest of a
-check together. Here the header block is bytes that whoever made it could keep.
+aiohttp's own response creates and serialises a mapping of headers each time, which costs more than the rest of a check.
+Here the header block is bytes, which can be cached.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, final
 
 from aiohttp import HttpVersion, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
@@ -25,7 +25,7 @@ _FLUSH_TIMEOUT = 0.2
 
 
 class _DateLine:
-    """``Date`` and ``Server`` as bytes, made anew each second."""
+    """``Date`` and ``Server`` as bytes, renewed each second."""
 
     __slots__ = ("_date", "_line", "_second")
 
@@ -35,7 +35,7 @@ class _DateLine:
         self._line = b""
 
     def date(self) -> bytes:
-        """``Date`` alone, for an answer that another server has made."""
+        """``Date`` alone, for the answer of another server."""
         self()
         return self._date
 
@@ -61,21 +61,21 @@ def status_line(status: int) -> bytes:
 
 
 def request_id_line(identifier: str) -> bytes:
-    """The header line that tells a request's id."""
+    """The header line with the request id."""
     return b"X-Request-Id: %b\r\n" % identifier.encode("ascii")
 
 
 def connection_line(version: HttpVersion, keep_alive: bool) -> bytes:
-    """The ``Connection`` line that this client needs to hear (RFC 9112 section 9.3)."""
+    """The ``Connection`` line for a client of this ``version`` (RFC 9112 section 9.3)."""
     if keep_alive:
         return b"Connection: keep-alive\r\n" if version == HttpVersion10 else b""
     return b"Connection: close\r\n"
 
 
 def is_whole(request: web.BaseRequest) -> bool:
-    """Whether everything that ``request`` announced has arrived, so that what comes next is another request.
+    """Whether ``request`` has arrived completely, so that the next bytes are another request.
 
-    A caller that waits for ``100 Continue`` may send its body after the final answer or not (RFC 9110 section 10.1.1).
+    A client that waits for ``100 Continue`` may send its body after the final answer or not (RFC 9110 section 10.1.1).
     """
     return request.content.is_eof() and (EXPECT not in request.headers or request.body_exists)
 
@@ -86,9 +86,9 @@ def _end_sending(request: web.BaseRequest) -> None:
 
 
 def reset(request: web.BaseRequest) -> None:
-    """Break off an answer that has begun, so that nobody takes what came so far for the whole (RFC 9112 section 8).
+    """Reset the connection in the middle of an answer: the client sees that it is incomplete (RFC 9112 section 8).
 
-    A plain end would be a proper end to a client that was promised neither a length nor chunks.
+    A normal close would look like the end of an answer that has neither a length nor chunks.
     """
     transport = request.transport
     if transport is not None:
@@ -99,53 +99,59 @@ def reset(request: web.BaseRequest) -> None:
 
 
 def close_soon(transport: asyncio.Transport | None) -> None:
-    """Close, after what has been written has gone out; without it, when the peer takes too long to read it."""
+    """Close after the written data was sent, or soon if the peer does not read it."""
     if transport is not None:
         transport.close()
         asyncio.get_running_loop().call_later(_FLUSH_TIMEOUT, transport.abort)
 
 
+@final
 class Response(web.StreamResponse):
-    """One complete answer. ``headers_block`` is encoded header lines, each with its line end, no framing headers."""
+    """A complete answer. ``headers_block``: encoded header lines, each with its line end, without framing headers."""
 
     def __init__(self, status: int, headers_block: bytes = b"", body: bytes = b"", *, close: bool = False) -> None:
-        # The base initialiser makes a header mapping and a state mapping that nothing here reads.
+        # the base initialiser creates mappings of headers and state that nothing here uses
         self._status = status
         self._reason = ""
         self._headers_block = headers_block
         self._whole_body = body
         self._keep_alive = False if close else None
 
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the connection has to end after it, whatever the client asked for."""
+        return self._keep_alive is False
+
     def add_request_id(self, identifier: str) -> None:
-        """Tell the caller the request's id, by which the log speaks of it."""
+        """Add the header with the request id, which is in the log too."""
         self._headers_block += request_id_line(identifier)
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write everything. A HEAD request gets the head only (RFC 9110 section 9.3.2).
-
-        Every answer of ours is written here: one that comes before the end of its request ends the connection.
-        """
-        whole = is_whole(request)
-        keep_alive = whole and self._keep_alive is None and request.keep_alive
-        self._keep_alive = keep_alive
+    def octets(self, method: str, connection_header: bytes = b"") -> bytes:
+        """The whole answer. HEAD gets the head only (RFC 9110 section 9.3.2)."""
         body = self._whole_body
-        length = b"" if self._status in _BODILESS else b"Content-Length: %d\r\n" % len(body)
-        head = b"".join(
+        return b"".join(
             (
                 status_line(self._status),
                 self._headers_block,
-                length,
+                b"" if self._status in _BODILESS else b"Content-Length: %d\r\n" % len(body),
                 date_line(),
-                connection_line(request.version, keep_alive),
+                connection_header,
                 b"\r\n",
-                b"" if request.method == "HEAD" else body,
+                b"" if method == "HEAD" else body,
             )
         )
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write everything. An answer before the end of its request ends the connection."""
+        whole = is_whole(request)
+        keep_alive = whole and self._keep_alive is None and request.keep_alive
+        self._keep_alive = keep_alive
+        octets = self.octets(request.method, connection_line(request.version, keep_alive))
         self._eof_sent = True
         connection = request.protocol
         if connection.transport is None or connection.transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        connection.transport.write(head)
+        connection.transport.write(octets)
         if not whole:
             _end_sending(request)
         if connection.writing_paused:
@@ -157,7 +163,7 @@ class Response(web.StreamResponse):
 
 
 class AlreadySent(web.StreamResponse):
-    """Stands for an answer that was already written; tells aiohttp only whether the connection may go on."""
+    """An answer that was written already; tells aiohttp whether the connection goes on."""
 
     def __init__(self, status: int, *, keep_alive: bool) -> None:
         self._status = status

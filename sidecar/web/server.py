@@ -1,7 +1,7 @@
-"""The connections of both listeners: aiohttp's low-level server with its defaults made safe.
+"""Connections of both listeners: aiohttp's low-level server with safe defaults.
 
-aiohttp answers what its parser refuses without asking anybody, quoting the request's bytes to client and log. Here
-such requests get the same JSON as every other refusal, and nothing of what they carried is kept.
+aiohttp itself answers what its parser rejects, and quotes the bytes of the request in answer and log. Here such
+requests get the same JSON as every other refusal, and no part of them is logged.
 """
 
 import asyncio
@@ -32,34 +32,50 @@ _MAX_PIECES = 64
 MAX_HEAD_LINES = 4
 """How many of its longest lines a whole head may be long."""
 
-AnswerAtOnce = Callable[[RawRequestMessage, "Connection"], bytes | None]
+HeadFunction = Callable[[RawRequestMessage, "Connection"], bytes | None]
 
 
 class AnonymousBudget(Protocol):
-    """What answers a connection's requests, as far as it counts them."""
+    """The part of a configuration that limits requests without a credential."""
 
     @property
     def anonymous(self) -> Budget:
-        """Places for requests that were let through without a credential."""
+        """Limits requests that may pass without a credential."""
 
 
 class InFlight(Protocol):
-    """A request that was begun without a task; see :class:`sidecar.web.in_flight.InFlightRequest`."""
+    """A request in progress; see :class:`sidecar.web.in_flight.InFlightRequest`."""
 
     active_config: Any
+    route: str
+    started: float
+    work: Any
 
     def promote_to_task(self) -> None:
-        """Let aiohttp's way go on with it."""
+        """Let the task of the connection go on with it."""
 
     def cancel(self) -> None:
-        """The caller is gone."""
+        """End it without an answer."""
 
-    def detach(self) -> Any:
-        """What has been done so far."""
+
+class RequestSpan(Protocol):
+    """The trace span of a request."""
+
+    def observe(self, step: str, value: object) -> None:
+        """See :class:`sidecar.identity.request.Observer`."""
+
+    def forward(self, method: str) -> bytes:
+        """The request is forwarded: start the client span. Returns header lines for the upstream."""
+
+    def answered(self, status: int) -> None:
+        """The upstream has answered."""
+
+    def end(self, status: int | None, error: str = "") -> None:
+        """The request has ended; without a status because of ``error``."""
 
 
 class TrustedPeers:
-    """Which peers may speak for others (``server.trustedProxies``)."""
+    """The peers whose forwarding headers are used (``server.trustedProxies``)."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         texts = tuple(networks)
@@ -69,7 +85,7 @@ class TrustedPeers:
     def trusts(self, peername: object) -> bool:
         """Whether the peer at a socket's ``peername`` is one of them."""
         if not isinstance(peername, tuple):
-            # None: the peer was gone before anybody asked, though what it sent can still be read.
+            # None: the peer has closed the connection already, but what it sent can still be read.
             return self._unix and peername is not None
         try:
             address = ipaddress.ip_address(str(peername[0]).partition("%")[0])
@@ -82,25 +98,25 @@ class TrustedPeers:
 class Connection(web.RequestHandler):
     """One client connection. ``peer``: its address, or ``unix``.
 
-    ``active_config`` is the configuration that answers its request, and ``trusted`` whether to that the peer is a
-    trusted proxy.
+    ``active_config`` is the configuration for its current request, and ``trusted`` whether the peer is one of its
+    trusted proxies.
 
-    ``request_id`` is that of the request being answered, empty until somebody needs it. ``body`` is the body that
-    somebody reads piece by piece: where its framing breaks, reading it fails. ``is_last``: no request after this one.
-    ``in_flight`` is the request that is under way without a task, or was until a moment ago. ``is_known``: a request on
-    it carried a good credential. ``certificate`` is the ``x5t#S256`` of the one from the handshake, or empty.
+    ``request_id`` and ``span`` belong to the current request; the id is empty until it is needed. ``body`` is a body
+    that is read in pieces: reading it fails if its framing is broken. ``is_last``: no request after this one.
+    ``in_flight`` is a request in progress that no task has taken. ``is_known``: a request on the connection had a valid
+    credential. ``certificate`` is the ``x5t#S256`` of the certificate from the handshake, or empty.
     """
 
     __slots__ = (
-        "_answer_at_once", "_given_up", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
+        "_given_up", "_handle_head", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
         "_peername", "_place", "active_config", "body", "certificate", "in_flight", "is_known", "is_last", "is_tls",
-        "peer", "request_id", "server", "trusted",
+        "peer", "request_id", "server", "span", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._parse_failure = server.parse_failure
-        self._answer_at_once = server.answer_at_once
+        self._handle_head = server.handle_head
         self.server = server
         self.is_last = server.draining
         self.active_config: AnonymousBudget | None = None
@@ -115,13 +131,14 @@ class Connection(web.RequestHandler):
         self.request_id = ""
         self.body: StreamReader | None = None
         self.in_flight: InFlight | None = None
+        self.span: RequestSpan | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_octets = 0
         self._longest_head = MAX_HEAD_LINES * self.max_line_size
         self._given_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Learn who is there before the first request; over the limit, one connection has to go."""
+        """Read the peer's address and certificate; over the limit, close one connection."""
         server = self.server
         self._peername = peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
@@ -135,15 +152,15 @@ class Connection(web.RequestHandler):
         server.make_room(self)
 
     def mark_authenticated(self) -> None:
-        """A request on this connection carried a good credential: it is not cut to make room for others."""
+        """A request on this connection had a valid credential: it is not closed to make room for others."""
         if not self.is_known:
             self.is_known = True
             self.server.strangers.pop(self, None)
 
     def admit(self, *, identified: bool) -> None:
-        """The request may pass. A caller without a credential takes a place of its own kind until :meth:`leave`.
+        """The request may pass. Without a credential it takes a slot of ``anonymous`` until :meth:`leave`.
 
-        Raises Unavailable when none is left.
+        Raises Unavailable if no slot is free.
         """
         if identified:
             self.mark_authenticated()
@@ -152,22 +169,22 @@ class Connection(web.RequestHandler):
             self._place = self.active_config.anonymous
 
     def leave(self) -> None:
-        """The request has been answered."""
+        """The request has ended: release its slot."""
         place, self._place = self._place, None
         if place is not None:
             place.give_back()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered: it may be cut."""
+        """Whether no request is in flight, so that it may be closed."""
         waiter = self._waiter
         return self._lingers or (waiter is not None and not waiter.done() and self.in_flight is None)
 
     def end_sending(self) -> None:
-        """After the last answer, where the request is not whole: close one direction (RFC 9112 section 9.6).
+        """After the last answer to an incomplete request: close one direction (RFC 9112 section 9.6).
 
-        The caller sees the end. aiohttp reads and drops what it still sends for some seconds: a reset, which unread
-        bytes would cause, could destroy the answer on its way.
+        aiohttp reads and drops what the client still sends for some seconds: a reset, which unread bytes would cause,
+        could destroy the answer.
         """
         self._lingers = True
         transport = self.transport
@@ -175,12 +192,12 @@ class Connection(web.RequestHandler):
             transport.write_eof()
 
     def bind_config(self, serving: "AnonymousBudget", peers: TrustedPeers) -> None:
-        """From the next request on ``active_config`` answers, and ``peers`` are its trusted proxies."""
+        """Use the configuration ``serving``, whose trusted proxies are ``peers``, from the next request on."""
         self.active_config = serving
         self.trusted = peers.trusts(self._peername)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Wait for nothing any more, and tell who works for this caller."""
+        """Cancel what is in progress for this client."""
         self._head_ends()
         self.server.strangers.pop(self, None)
         if self.in_flight is not None:
@@ -188,16 +205,16 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Answer at once what needs no waiting: the only request on an idle connection, without a body.
+        """Pass the only request on an idle connection, without a body, to ``handle_head``.
 
-        Everything else goes aiohttp's way, which costs a request object, a task and two more turns of the loop.
+        aiohttp makes requests of all others, which costs a request object and two more iterations of the event loop.
         """
         if self.in_flight is not None:
-            self.in_flight.promote_to_task()  # answers go out in the order of their requests
+            self.in_flight.promote_to_task()  # answers are written in the order of their requests
         waiter, parser = self._waiter, self._parser
         if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
             self._take(data)
-            # The first octets may come before aiohttp waits for them.
+            # the first bytes may arrive before aiohttp waits for them
             if self._request_count:
                 self._head_ends()
             else:
@@ -217,30 +234,30 @@ class Connection(web.RequestHandler):
             and not isinstance(messages[0][0], _ErrInfo)
             and (is_short or not self._is_too_long(messages[0][0]))
         ):
-            answer = self._answer_at_once(messages[0][0], self)
-            if answer is not None:
+            answer = self._handle_head(messages[0][0], self)
+            if answer:
                 self.write_response(answer)
                 return
-            if self.in_flight is not None:
+            if answer is not None:  # in progress
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
         self._replay(parsed, data)
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing may be written any more."""
+        """Whether nothing can be written any more."""
         transport = self.transport
         return self._close or self._force_close or transport is None or transport.is_closing()
 
     def write_response(self, answer: bytes) -> None:
-        """Write the whole answer to the one request that the parser has given out."""
+        """Write the whole answer to the one request that the parser returned."""
         if self._parser is not None and self.transport is not None:
             self._parser.message_consumed()
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             self.transport.write(answer)
 
     def requeue(self, message: RawRequestMessage) -> bool:
-        """Let aiohttp make a request of ``message`` now. False: the connection is about to end."""
+        """Let aiohttp make a request of ``message``. False: the connection is about to end."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self.is_closing:
             return False
@@ -249,16 +266,21 @@ class Connection(web.RequestHandler):
         waiter.set_result(None)
         return True
 
+    def take_in_flight(self) -> InFlight | None:
+        """The request in progress, which the caller goes on with."""
+        begun, self.in_flight = self.in_flight, None
+        return begun
+
     def _process_keepalive(self) -> None:
-        """aiohttp takes a connection without a task for an idle one."""
+        """Without a task, aiohttp would treat the connection as idle."""
         if self.in_flight is not None:
             self.in_flight.promote_to_task()
         super()._process_keepalive()
 
     def _head_goes_on(self, octets: int) -> None:
-        """The parser wants more: it may wait for the rest of the head, but not for ever, however it trickles in.
+        """The head is incomplete after ``octets`` more bytes: limit its time and its size.
 
-        Nor may it keep as many lines as it takes, each as long as it takes: ``octets`` more have come.
+        The parser limits lines and their number only.
         """
         if self._head_timer is None:
             self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
@@ -278,7 +300,7 @@ class Connection(web.RequestHandler):
         self._refuse_head(408, _HeadTooLate())
 
     def _refuse_head(self, status: int, why: Exception) -> None:
-        """Answer as what the parser refuses is answered."""
+        """Answer as if the parser had rejected it."""
         waiter = self._waiter
         if waiter is not None and not waiter.done() and not self._force_close and not self._close:
             self._messages.append((_ErrInfo(status=status, exc=why, message=""), EMPTY_PAYLOAD))
@@ -295,7 +317,7 @@ class Connection(web.RequestHandler):
         )
 
     def _take(self, data: bytes) -> None:
-        """aiohttp's way."""
+        """Pass ``data`` to aiohttp."""
         if self._given_up:
             return
         parser = self._parser
@@ -305,10 +327,10 @@ class Connection(web.RequestHandler):
             self._replay(_parse(parser, data), data)
 
     def _replay(self, parsed: "_Outcome", data: bytes) -> None:
-        """Let aiohttp take ``data`` as it would have, with what the parser made of it already.
+        """Pass ``data`` to aiohttp together with the result of the parser.
 
-        It forgets the body it was reading when the parser gives up; the reader of that body gets an exception. Nothing
-        behind that can be read, and aiohttp would keep every piece as an error of its own.
+        aiohttp forgets the body that it was reading if the parser fails; its reader gets an exception. Nothing after
+        that can be parsed, and aiohttp would store an error for each piece.
         """
         parser = self._parser
         known = len(self._messages)
@@ -320,13 +342,13 @@ class Connection(web.RequestHandler):
         self._refuse_long_heads(known)
         self._given_up = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
         body = self.body
-        # Whatever was found behind a body that has not ended is the parser's complaint.
+        # a message after a body that has not ended can only be an error of the parser
         if body is not None and self._messages and not body.is_eof():
             body.set_exception(web.RequestPayloadError("broken framing"))
             self.body = None
 
     def _refuse_long_heads(self, known: int) -> None:
-        """Have the first of the messages after ``known`` ones that is too long be the last one, and refused."""
+        """Replace the first too long head after the ``known`` ones, and all after it, by an error."""
         messages = self._messages
         for position in range(known, len(messages)):
             if self._is_too_long(messages[position][0]):
@@ -341,7 +363,7 @@ class Connection(web.RequestHandler):
         return sum([len(name) + len(value) for name, value in message.raw_headers]) > self._longest_head
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """A fault outside the handler, by its kind alone: its text may hold what the request carried."""
+        """Log the type of an error outside the handler: its text may contain parts of the request."""
         error = type(kw.get("exc_info")).__name__
         _log.error("unhandled error on a connection", extra={"event": "connection_error", "error": error})
 
@@ -352,7 +374,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what the HTTP parser refused. Neither the answer nor the log carries anything of the request."""
+        """Answer what the HTTP parser rejected. Neither answer nor log contain parts of the request."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; it can only be cut off")
         failure = _parser_failure(exc, self.max_line_size)
@@ -360,11 +382,11 @@ class Connection(web.RequestHandler):
 
 
 class _HeadTooLate(Exception):
-    """The head of a request has not come in time."""
+    """The head of a request did not arrive in time."""
 
 
 class _HeadTooLarge(Exception):
-    """What came of a head is more than a whole one may be."""
+    """The head of a request is too large."""
 
 
 _Message = tuple[RawRequestMessage | _ErrInfo, StreamReader]
@@ -372,21 +394,21 @@ _Outcome = tuple[Sequence[_Message], bool, bytes]
 
 
 class _Parsed:
-    """Stands for the parser, with the outcome of parsing that has been done already."""
+    """Replaces the parser; returns a result that exists already."""
 
     def __init__(self, outcome: _Outcome) -> None:
         self._outcome = outcome
 
     def feed_data(self, data: bytes) -> _Outcome:
-        """The outcome."""
+        """The result."""
         return self._outcome
 
 
 def _parse(parser: Any, data: bytes) -> _Outcome:
-    """What ``parser`` makes of ``data``: messages, the last of which may stand for an error; upgraded; the tail.
+    """The result of ``parser`` for ``data``: messages, of which the last may be an error; upgraded; the rest.
 
-    The parser forgets the messages that it has found in a piece when it then finds an error in it. So each head is a
-    piece of its own, and requests in front of a malformed one are answered. Where pieces end means nothing to it.
+    When the parser finds an error in a piece, it drops the messages of that piece. So each head is passed as a piece of
+    its own, and requests before a malformed one are answered.
     """
     end = data.find(_HEAD_END) + len(_HEAD_END)
     pieces = _pieces(data) if len(_HEAD_END) <= end < len(data) else (data,)  # most data is one head and no more
@@ -406,7 +428,7 @@ def _parse(parser: Any, data: bytes) -> _Outcome:
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """``data`` cut behind the ends of heads, or what looks like one inside a body, at most so many times."""
+    """``data`` split after the end of each head, or what looks like one in a body, at most ``_MAX_PIECES`` times."""
     start = 0
     for _ in range(_MAX_PIECES):
         end = data.find(_HEAD_END, start) + len(_HEAD_END)
@@ -434,10 +456,11 @@ def _parser_failure(exc: BaseException | None, max_line: int) -> Failed:
 
 
 class HttpServer(web.Server):
-    """Makes a :class:`Connection` for every client. Wrong options fail here, at start, not on the first client.
+    """Creates a :class:`Connection` for every client. Wrong options fail at start, not with the first client.
 
-    ``handler_cancellation``: an answer whose caller has left is given up.
-    ``shutting_down`` is set when what has no end of its own, a WebSocket, should end.
+    ``handle_head`` gets the head of a request without a body on an idle connection: it returns the whole answer, empty
+    bytes if the request is in progress, or None if ``handler`` has to be called. ``handler_cancellation``: the handler
+    is cancelled when the client disconnects. ``shutting_down`` is set when WebSockets should end.
     """
 
     def __init__(
@@ -446,31 +469,31 @@ class HttpServer(web.Server):
         *,
         limits: Limits,
         parse_failure: ParseFailure,
-        answer_at_once: AnswerAtOnce,
+        handle_head: HeadFunction = lambda _message, _connection: None,
         handler_cancellation: bool = True,
     ) -> None:
         super().__init__(handler, handler_cancellation=handler_cancellation)
         self.parse_failure = parse_failure
-        self.answer_at_once = answer_at_once
+        self.handle_head = handle_head
         self.draining = False
         self.shutting_down = asyncio.Event()
         self.limits = limits
         self.strangers: dict[Connection, None] = {}
-        """Connections on which no good credential was seen, the oldest first."""
+        """Connections without a request with a valid credential, the oldest first."""
         self._options = _options(limits)
         self()
 
     def change_limits(self, limits: Limits) -> None:
-        """Hold new connections to ``limits``. Where they are others, those that are open end with their next answer."""
+        """Apply ``limits`` to new connections. If they changed, open connections end with their next answer."""
         if limits != self.limits:
             self.limits = limits
             self._options = _options(limits)
             self._end_after_answers()
 
     def make_room(self, newcomer: Connection) -> None:
-        """Count ``newcomer`` in. Over the limit, cut the oldest connection that is idle and not known, else this one.
+        """Add ``newcomer``. Over the limit, close the oldest connection that is idle and not known, else ``newcomer``.
 
-        Otherwise connections that say nothing would keep every caller out.
+        Otherwise silent connections could keep all callers out.
         """
         self.strangers[newcomer] = None
         if len(self.connections) <= self.limits.max_connections:
@@ -481,18 +504,18 @@ class HttpServer(web.Server):
 
     @property
     def is_full(self) -> bool:
-        """Whether a new connection would be closed: as many as may be are open, and none of them can be cut."""
+        """Whether a new connection would be closed, because none of the open ones can be."""
         if len(self.connections) < self.limits.max_connections:
             return False
         return not any(connection.is_idle for connection in self.strangers)
 
     def drain(self) -> None:
-        """From now on every answer ends its connection."""
+        """Let every answer end its connection."""
         self.draining = True
         self._end_after_answers()
 
     def abort_connections(self) -> None:
-        """End every connection at once, whatever is under way on it."""
+        """Close every connection immediately."""
         for connection in self.connections:
             connection.force_close()
 
@@ -503,7 +526,7 @@ class HttpServer(web.Server):
             connection.is_last = True
 
     def __call__(self) -> web.RequestHandler:
-        """A new connection's protocol. aiohttp's own version drops every option when it does not know one."""
+        """The protocol of a new connection. aiohttp's own version ignores all options if one is unknown."""
         return Connection(self, loop=self._loop, **self._options)
 
 
@@ -511,7 +534,7 @@ def _options(limits: Limits) -> dict[str, Any]:
     return {
         "keepalive_timeout": limits.idle_timeout,
         "max_line_size": limits.max_header_bytes,
-        # One more than the line's bound, so that the two kinds of LineTooLong can be told apart.
+        # one more than for the request line, so that the two kinds of LineTooLong can be distinguished
         "max_field_size": limits.max_header_bytes + 1,
         "max_headers": limits.max_headers,
         "auto_decompress": False,

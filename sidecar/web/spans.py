@@ -1,20 +1,19 @@
-"""Spans for OpenTelemetry, imported only where tracing is configured. They hold no token, claim, path or query.
+"""OpenTelemetry spans; imported only if tracing is configured. They contain no token, claim, path or query.
 
-The server's span has the route, the status, who has judged and how; the client's below it is the forwarded request.
-Spans are sent by a thread of the SDK's own: whatever becomes of them, requests do not notice.
+The server span has the route, the status, the authenticator and the verdict; the client span below it is the forwarded
+request. A thread of the SDK sends them, so that requests never wait for the collector.
 """
 
 import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import requests
-from aiohttp import web
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -34,13 +33,13 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from sidecar import __version__
-from sidecar.access.decide import Decider, Deny, Verdict
+from sidecar.access.decide import Allow, Decider, Deny, Verdict
+from sidecar.concurrency import Pending
 from sidecar.config.settings import TracingSettings
 from sidecar.egress import Proxy
-from sidecar.errors import Failed
-from sidecar.identity.request import RequestContext
-from sidecar.web.dispatcher import Handler, RouteTable
-from sidecar.web.request import connection_of, request_id
+from sidecar.identity.request import Observer, RequestContext
+from sidecar.web.request import RequestHead, identifier_of
+from sidecar.web.server import Connection
 from sidecar.web.trace_context import read_trace_context
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -57,13 +56,13 @@ class RequestSpan:
         self._server = server
         self._client: Span | None = None
         self._has_status = False
-        self._judged = False
 
-    def judged(self, verdict: Verdict) -> None:
-        """Note the first verdict: later ones are about tokens that were handed over."""
-        if self._judged or not self._server.is_recording():
-            return
-        self._judged = True
+    def observe(self, step: str, value: object) -> None:
+        """Add the verdict. See :class:`sidecar.identity.request.Observer`."""
+        if isinstance(value, Allow | Deny) and self._server.is_recording():
+            self._add_verdict(value)
+
+    def _add_verdict(self, verdict: Verdict) -> None:
         if isinstance(verdict, Deny):
             who = {"authenticator": verdict.authenticator, "provider": verdict.provider}
             seen = {"outcome": "denied", "reason": verdict.failure.cause.value, **who}
@@ -75,8 +74,9 @@ class RequestSpan:
         self._server.set_attributes({f"sidecar.{name}": value for name, value in seen.items() if value})
 
     def forward(self, method: str) -> bytes:
-        """Begin the client's span; the header lines by which the service behind continues it."""
-        self._client = self._spans.client(self._server, method)
+        """Start the client span. Returns the header lines with which the upstream continues it."""
+        if self._client is None:  # the request may have failed to be sent before
+            self._client = self._spans.client(self._server, method)
         context = self._client.get_span_context()
         lines = f"traceparent: 00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}\r\n"
         if context.trace_state:
@@ -84,13 +84,13 @@ class RequestSpan:
         return lines.encode("ascii")
 
     def answered(self, status: int) -> None:
-        """The service behind has answered so."""
+        """The upstream has answered with ``status``."""
         if self._client is not None:
             self._has_status = True
             _note_status(self._client, status, error_from=400)
 
     def end(self, status: int | None, error: str = "") -> None:
-        """The request is over; without ``status`` by ``error``, a kind of exception."""
+        """The request has ended; without ``status`` because of ``error``, the type of an exception."""
         if self._client is not None:
             if not self._has_status:
                 _note_error(self._client, error or str(status))
@@ -102,11 +102,8 @@ class RequestSpan:
         self._server.end()
 
 
-_current: ContextVar[RequestSpan | None] = ContextVar("current_span", default=None)
-
-
 def _session(proxy: Proxy | None) -> requests.Session:
-    """Sends through ``proxy`` or directly: by itself the library would take plain http through ``HTTP_PROXY``."""
+    """Sends through ``proxy`` or directly: by itself the library would use ``HTTP_PROXY`` for http."""
     session = requests.Session()
     session.trust_env = False
     if proxy is not None:
@@ -118,7 +115,7 @@ def _session(proxy: Proxy | None) -> requests.Session:
 
 
 class Spans:
-    """Makes the spans and sends them. Of untrusted callers the ids are continued, but not their wish to be sampled."""
+    """Creates spans and sends them. The trace ids of untrusted callers are continued, their sampling flag is not."""
 
     def __init__(
         self,
@@ -129,9 +126,9 @@ class Spans:
         proxy: Proxy | None = None,
         ca_file: str = "",
     ) -> None:
-        """``upstream`` is the service's URL. ``chance`` gives numbers from 0 up to 1.
+        """``upstream`` is the URL of the upstream. ``chance`` returns numbers from 0 up to 1.
 
-        Spans are sent through ``proxy``, else directly. ``ca_file`` counts where no variable names a CA bundle.
+        Spans are sent through ``proxy``, else directly. ``ca_file`` is used if no variable names a CA bundle.
         """
         self._ratio = settings.sample_ratio
         self._chance = chance
@@ -150,52 +147,39 @@ class Spans:
         self._tracer = self._provider.get_tracer("auth-sidecar", __version__)
         self._service = _address(upstream)
 
-    def start(self, request: web.BaseRequest, route: str) -> RequestSpan:
-        """A span for ``request``, the current one of this task from now on."""
-        method = _method(request.method)
-        attributes = {"http.request.method": method, "http.route": route, "sidecar.request_id": request_id(request)}
-        server = self._tracer.start_span(f"{method} {route}", self._parent(request), SpanKind.SERVER, attributes)
-        span = RequestSpan(self, server)
-        _current.set(span)
-        return span
-
-    def forward(self, method: str) -> bytes:
-        """See :meth:`RequestSpan.forward`, of the current request."""
-        span = _current.get()
-        return b"" if span is None else span.forward(method)
-
-    def answered(self, status: int) -> None:
-        """See :meth:`RequestSpan.answered`, of the current request."""
-        span = _current.get()
-        if span is not None:
-            span.answered(status)
+    def start(self, asked: RequestHead, route: str, connection: Connection) -> RequestSpan:
+        """The spans of the request ``asked`` on ``connection``."""
+        method = _method(asked.method)
+        identifier = identifier_of(asked, connection)
+        attributes = {"http.request.method": method, "http.route": route, "sidecar.request_id": identifier}
+        parent = self._parent(asked, trusted=connection.trusted)
+        return RequestSpan(self, self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
 
     def client(self, parent: Span, method: str) -> Span:
-        """A span below ``parent`` for a request to the service behind."""
+        """A span below ``parent`` for a request to the upstream."""
         name, attributes = _method(method), {"http.request.method": _method(method), **self._service}
         return self._tracer.start_span(name, set_span_in_context(parent, Context()), SpanKind.CLIENT, attributes)
 
     async def aclose(self) -> None:
-        """Send what is left, but not for long."""
+        """Send the remaining spans, within a time limit."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=shut_down, name="spans", daemon=True).start()
         with suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), _CLOSE_TIMEOUT)
 
-    def _parent(self, request: web.BaseRequest) -> Context:
-        headers = request.raw_headers
+    def _parent(self, asked: RequestHead, *, trusted: bool) -> Context:
+        headers = asked.raw_headers
         parents = [value for name, value in headers if name.lower() == b"traceparent"]
         states = [value for name, value in headers if name.lower() == b"tracestate"]
         given = read_trace_context(parents, states)
         if given is None:
             return Context()
-        trusted = connection_of(request).trusted
         sampled = given.sampled if trusted else self._chance() < self._ratio
         state = TraceState.from_header([given.state.decode("ascii")]) if given.state else None
         flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
@@ -203,58 +187,33 @@ class Spans:
         return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
-class TracedRoutes:
-    """The same routes, with a span about each request that has one. No check is answered at once."""
-
-    def __init__(self, routes: RouteTable, spans: Spans) -> None:
-        self._routes = routes
-        self._spans = spans
-
-    def find(self, target: str) -> tuple[str, Handler, str]:
-        """See :class:`sidecar.web.dispatcher.RouteTable`."""
-        route, handler, rest = self._routes.find(target)
-
-        async def traced(request: web.BaseRequest, rest: str) -> web.StreamResponse:
-            span = self._spans.start(request, route)
-            try:
-                answer = await handler(request, rest)
-            except Failed as failure:
-                span.end(failure.status)
-                raise
-            except BaseException as error:
-                span.end(None, type(error).__name__)
-                raise
-            span.end(answer.status)
-            return answer
-
-        return route, traced, rest
-
-    def find_check(self, target: str) -> None:
-        """None: such an answer would have no span."""
-
-    def find_streaming_handler(self, target: str) -> None:
-        """None: such a request would have no span."""
-
-
 class TracedDecider(Decider):
-    """Tells the current request's span what it has decided."""
+    """A decider that reports verdicts to the observer of the request."""
 
-    async def decide(self, view: RequestContext) -> Verdict:
+    def decide(self, view: RequestContext) -> Verdict | Awaitable[Verdict]:
         """See :class:`Decider`."""
-        verdict = await super().decide(view)
-        span = _current.get()
-        if span is not None:
-            span.judged(verdict)
-        return verdict
+        verdict = super().decide(view)
+        if view.observer is None:
+            return verdict
+        if isinstance(verdict, Allow | Deny):
+            view.observer.observe("verdict", verdict)
+            return verdict
+        return Pending(partial(_observe_later, view.observer), verdict)
+
+
+async def _observe_later(observer: Observer, pending: Awaitable[Verdict]) -> Verdict:
+    verdict = await pending
+    observer.observe("verdict", verdict)
+    return verdict
 
 
 def traces_url(endpoint: str) -> str:
-    """Where spans go: ``endpoint``, with OTLP's own path where it has none."""
+    """The URL for traces: ``endpoint``, with the path of OTLP if it has none."""
     return endpoint if urlsplit(endpoint).path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
 
 
 def _method(method: str) -> str:
-    """One of those that are known, for callers may invent as many as they like."""
+    """``method`` if it is known: callers can invent any number of others."""
     return method if method in _METHODS else "_OTHER"
 
 

@@ -90,12 +90,12 @@ def bearer(**claims: Any) -> tuple[str, str]:
 
 @asynccontextmanager
 async def plainly(scene: Scene) -> AsyncIterator[Wire]:
-    """A connection on which nothing is answered at once."""
+    """A connection on which aiohttp makes a request of every head, and a task handles it."""
     server, before = scene.sidecar._server, set(scene.connections)
-    shortcut, server.answer_at_once = server.answer_at_once, lambda _message, _connection: None
+    handle_head, server.handle_head = server.handle_head, lambda _message, _connection: None
     async with await scene.connect() as wire:
         await eventually(lambda: set(scene.connections) - before)
-        server.answer_at_once = shortcut
+        server.handle_head = handle_head
         yield wire
 
 

@@ -12,6 +12,7 @@ import yaml
 from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
 from sidecar.errors import Misconfigured
+from sidecar.web.in_flight import InFlightRequest
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, own_keys
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, Request, ScriptedUpstream, answering
@@ -101,6 +102,35 @@ async def test_a_forwarded_request_has_two_spans(
         assert private.encode() not in everything
 
 
+async def test_spans_need_no_task(start: Start, collector: SpanCollector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that awaits nothing, and a request whose response arrives in one piece, are handled without one."""
+    promoted: list[InFlightRequest] = []
+    promote = InFlightRequest.promote_to_task
+
+    def counting(begun: InFlightRequest) -> None:
+        promoted.append(begun)
+        promote(begun)
+
+    async with ScriptedUpstream() as upstream:
+        scene = await start(upstream.url, **traced(collector), **TRUSTED)
+        assert await ask(scene, "/x", bearer()) == 200
+        await told(collector, 2)
+        monkeypatch.setattr(InFlightRequest, "promote_to_task", counting)
+        for path, status, headers in (
+            ("/oauth2/auth", 200, [bearer()]),
+            ("/oauth2/auth", 401, [bearer(exp=1)]),
+            ("/x", 200, [bearer()]),
+            ("/x", 401, [bearer(exp=1)]),
+        ):
+            assert await ask(scene, path, *headers) == status
+        await told(collector, 7)
+    assert not promoted
+    seen = [(span.name, span.attributes["http.response.status_code"]) for span in collector.spans[2:]]
+    assert sorted(seen) == sorted(
+        [("GET check", 200), ("GET check", 401), ("GET", 200), ("GET forward", 200), ("GET forward", 401)]
+    )
+
+
 @pytest.mark.parametrize("parent", [(), (("traceparent", "00-x"),), (SAMPLED, SAMPLED)], ids=["none", "bad", "two"])
 async def test_without_a_sound_context_a_trace_begins(start: Start, collector: SpanCollector, parent: Any) -> None:
     async with ScriptedUpstream() as upstream:
@@ -117,7 +147,7 @@ async def test_without_a_sound_context_a_trace_begins(start: Start, collector: S
 
 async def test_what_is_answered_here_has_one_span(start: Start, collector: SpanCollector, tmp_path: Path) -> None:
     scene = await start(**traced(collector), jwtTokenConfiguration=own_keys(tmp_path))
-    for _ in range(2):  # the second is known, and would be answered at once
+    for _ in range(2):  # the second token is known
         assert await ask(scene, "/oauth2/auth", bearer()) == 200
     assert await ask(scene, "/oauth2/auth", bearer(aud="other")) == 401
     assert await ask(scene, "/oauth2/userinfo", method="DELETE") == 405

@@ -25,6 +25,7 @@ from sidecar.api.tokens import parse_spec
 from sidecar.authn.authenticators.introspection import Introspection
 from sidecar.authn.base import Accepted
 from sidecar.authn.support.password_file import PasswordFileError, read_htpasswd, read_user_props
+from sidecar.concurrency import settled
 from sidecar.config.load import load
 from sidecar.config.products.spring import Expander
 from sidecar.config.providers import Provider
@@ -184,7 +185,7 @@ def introspection_answer(raw: bytes) -> None:
         Introspection, {"provider": "corp", "url": "https://idp.example.com/i", "clientId": "c", "clientSecret": "s"}
     )
     member = Introspection(options, around)
-    outcome = loop().run_until_complete(member.authenticate(asked("Bearer opaque")))
+    outcome = loop().run_until_complete(settled(member.authenticate(asked("Bearer opaque"))))
     if hasattr(outcome, "actor"):
         assert json.loads(raw)["active"] is True
 

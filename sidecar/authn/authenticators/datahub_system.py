@@ -6,7 +6,7 @@ The base64 form (RFC 7617) is accepted too. Id and secret are compared in consta
 import re
 from binascii import Error, a2b_base64
 
-from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
+from sidecar.authn.base import ABSTAINED, Accepted, Outcome, Rejected
 from sidecar.errors import Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestContext, Scheme
@@ -42,11 +42,7 @@ class SystemAuthenticator:
         pair = _client_pair(view)
         return self._accepted if pair is not None and self._matches(*pair) else None
 
-    def authenticate_at_once(self, view: RequestContext) -> Abstained | None:
-        """Abstain from credentials other than ``Basic``."""
-        return ABSTAINED if _client_pair(view) is None else None
-
-    async def authenticate(self, view: RequestContext) -> Outcome:
+    def authenticate(self, view: RequestContext) -> Outcome:
         """Decide on a ``Basic`` credential."""
         pair = _client_pair(view)
         if pair is None:

@@ -1,11 +1,13 @@
 """DataHub's bearer tokens: minted by DataHub's servers, or by this sidecar in the same form."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Literal, Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.clock import Clock, earliest_of, latest_of
+from sidecar.concurrency import Steps, run_steps
 from sidecar.config.settings import Model
 from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
@@ -105,34 +107,35 @@ class DataHubTokenAuthenticator:
         """None: the JWT authenticator, which is always configured, recalls verified tokens from the shared cache."""
         return None
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
-        """Verify a token that is not in the cache. Raises Unavailable if its record cannot be looked up."""
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """Verify a token that is not in the cache; an awaitable if its record has to be looked up.
+
+        Raises Unavailable if its record cannot be looked up.
+        """
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
-        generation = self._cache.generation
         try:
             token = parse(view.credential.value, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
         if not is_datahub(token, self._policy.issuer, self._policy.own_issuer):
             return ABSTAINED
+        return run_steps(self._verification(token, self._cache.generation))
+
+    def _verification(self, token: Unverified, generation: int) -> Steps[Outcome]:
+        policy = self._policy
+        is_own = bool(policy.own_issuer) and token.issuer == policy.own_issuer
+        skew = (policy.own_leeway, policy.own_early) if is_own else (0.0, 0.0)
         try:
-            accepted = await self._evaluate(token)
+            found = verify_datahub(token, policy.key, self._now(), *skew, earliest=self._earliest())
+            with AFTER_SIGNATURE:
+                accepted = yield from self._accept(token, found)
         except Refused as refusal:
             return Rejected(refusal, DATAHUB)
-        self._cache.put(view.credential.value, accepted, generation)
+        self._cache.put(token.text, accepted, generation)
         return accepted
 
-    async def _evaluate(self, token: Unverified) -> Accepted:
-        trust = self._policy
-        skew = (
-            (trust.own_leeway, trust.own_early) if trust.own_issuer and token.issuer == trust.own_issuer else (0.0, 0.0)
-        )
-        found = verify_datahub(token, trust.key, self._now(), *skew, earliest=self._earliest())
-        with AFTER_SIGNATURE:
-            return await self._accepted_token(token, found)
-
-    async def _accepted_token(self, token: Unverified, found: DataHubToken) -> Accepted:
+    def _accept(self, token: Unverified, found: DataHubToken) -> Steps[Accepted]:
         trust = self._policy
         if found.verified.issuer in trust.providers:
             raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
@@ -142,7 +145,9 @@ class DataHubTokenAuthenticator:
         must_be_on_record = (
             trust.require_own_record if is_own else trust.require_record and found.version is Version.STATEFUL
         )
-        record = await self._record(found, token.text) if is_own or must_be_on_record else None
+        record = None
+        if is_own or must_be_on_record:
+            record = yield self._record(found, token.text)
         if record is not None:
             actor = recorded_actor(record, found.verified, self._own_policy)
             facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at)

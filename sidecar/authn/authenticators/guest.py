@@ -64,6 +64,6 @@ class Guest(Authenticator):
         methods = f" with {', '.join(options.methods)}" if options.methods else ""
         return f"without credentials everybody is {options.guest_user} on {', '.join(options.paths)}{methods}"
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
+    def authenticate(self, view: RequestContext) -> Outcome:
         """Abstain: a presented credential never belongs to the guest."""
         return ABSTAINED

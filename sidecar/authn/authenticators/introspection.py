@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus
@@ -133,7 +133,7 @@ class Introspection(BearerAuthenticator):
         await super().stop()
         await self._probe.aclose()
 
-    async def verify(self, token: str, digest: bytes) -> Outcome:
+    def verify(self, token: str, digest: bytes) -> Outcome | Awaitable[Outcome]:
         """Introspect the token. Raises Unavailable if the endpoint does not answer or the limit of unknown tokens is
         reached.
         """
@@ -141,7 +141,7 @@ class Introspection(BearerAuthenticator):
             return Abstained(Refused(Reason.TOKEN_MALFORMED, Cause.ENCODING))
         if not self._is_handled(token):
             return ABSTAINED
-        return await self.query_once(digest, lambda: self._validate(token, digest))
+        return self.query_once(digest, lambda: self._validate(token, digest))
 
     def _is_handled(self, token: str) -> bool:
         if token.count(".") != 2:

@@ -1,12 +1,13 @@
-"""Bearer JWTs, of providers and of the own issuer. Every issuer has its own keys: one's key is nothing to another."""
+"""Bearer JWTs of providers and of the own issuer. A key is valid for its own issuer only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock, earliest_of, latest_of
+from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OwnIssuers
 from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
@@ -23,15 +24,18 @@ _BEARER = Scheme.BEARER
 
 
 class PrincipalMapper(Protocol):
-    """Makes verified claims into an accepted caller."""
+    """Maps verified claims to the caller."""
 
-    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
-        """The caller. Raises Refused for a bad principal or record, Unavailable when a record cannot be looked up."""
+    def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted | Awaitable[Accepted]:
+        """The caller; an awaitable if a record or another server has to be asked.
+
+        Raises Refused for a bad principal or record, Unavailable if a record cannot be looked up.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One issuer: whose keys, which expectations, and how verified claims become an accepted caller."""
+    """One issuer: its keys, its validation policy, and the mapping of verified claims to the caller."""
 
     name: str
     keys: KeySource
@@ -40,11 +44,11 @@ class Issuer:
 
 
 class ProviderPrincipalMapper:
-    """Accepts the tokens of a provider: the Actor follows from the claims alone.
+    """Maps tokens of a provider: the Actor follows from the claims alone.
 
     ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same. ``is_own``: the
-    provider is the metadata server itself, whose tokens count as the own issuer's. ``bots`` says
-    whether a bot's token is still its current one. ``bots_may_impersonate``: the server behind says which of them may.
+    provider is the metadata server itself, whose tokens count as issued ones. ``bots`` checks whether a token is the
+    current one of its bot. ``bots_may_impersonate``: bots may impersonate users; the upstream decides which of them.
     """
 
     def __init__(
@@ -64,19 +68,19 @@ class ProviderPrincipalMapper:
         self._bots = bots
         self._bots_may_impersonate = bots_may_impersonate
 
-    def accept_at_once(self, token: Unverified, verified: VerifiedClaims) -> Accepted | None:
-        """The caller; None for a bot that has to be asked about. Raises Refused for a bad principal."""
-        accepted = self._made(token, verified)
-        return None if self._bots is not None and accepted.actor.is_bot else accepted
-
-    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+    def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted | Awaitable[Accepted]:
         """The caller. Raises as :class:`PrincipalMapper` says."""
-        accepted = self._made(token, verified)
+        accepted = self._accepted(token, verified)
         if self._bots is not None and accepted.actor.is_bot:
-            accepted.revalidate_at = await self._bots.confirm(token.text, accepted.actor.id)
+            return self._confirmed(self._bots, token, accepted)
         return accepted
 
-    def _made(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+    @staticmethod
+    async def _confirmed(bots: BotTokenCheck, token: Unverified, accepted: Accepted) -> Accepted:
+        accepted.revalidate_at = await bots.confirm(token.text, accepted.actor.id)
+        return accepted
+
+    def _accepted(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         actor = make_actor(verified.claims, self._policy)
         if actor.is_bot and self._bots_may_impersonate:
             actor = replace(actor, may_impersonate=True)
@@ -86,7 +90,7 @@ class ProviderPrincipalMapper:
 
 
 class IssuedTokenResolver:
-    """Accepts own tokens: the Actor follows from the record.
+    """Maps issued tokens: the Actor follows from the record.
 
     ``leeway`` is the tolerance for ``exp`` in seconds, ``early`` that for ``nbf``; None: the same.
     """
@@ -109,9 +113,9 @@ class IssuedTokenResolver:
 
 
 def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
-    """What the deny list asks about beside what the Actor tells.
+    """The keys for the revocation list; None: those of the Actor.
 
-    Without ``jti`` the token is known by the digest of what was signed.
+    A token without ``jti`` is identified by the digest of the signed text.
     """
     return None if actor.token_id else revocation_keys(actor, token.digest)
 
@@ -126,7 +130,7 @@ def _accepted(
     record_id: str | None = None,
     is_own: bool,
 ) -> Accepted:
-    """The facts to remember about a verified token: ``exp`` widened by ``leeway`` seconds, ``nbf`` by ``early``."""
+    """The facts about a verified token: ``exp`` extended by ``leeway`` seconds, ``nbf`` by ``early``."""
     starts, expires = verified.not_before, verified.expires_at
     return Accepted(
         actor,
@@ -141,7 +145,7 @@ def _accepted(
 
 
 class JwtAuthenticator:
-    """Recognises every Bearer that is a JWT of a known issuer by a private key, and decides on it."""
+    """Decides on every Bearer token that is a JWT of a known issuer, signed with a private key."""
 
     name = "jwt"
 
@@ -157,10 +161,10 @@ class JwtAuthenticator:
         refuse: Callable[[Unverified], None] | None,
         seen: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
-        """``unbound`` speaks for every issuer that is not among ``issuers``, except for ``own_names``.
+        """``unbound`` is used for every issuer that is not among ``issuers``, except for ``own_names``.
 
-        ``refuse`` raises Refused for tokens that are never accepted whoever signed them (published ones). ``seen`` gets
-        the issuers of accepted tokens that no configuration names.
+        ``refuse`` raises Refused for tokens that are never accepted (well-known ones). ``seen`` gets the issuers of
+        accepted tokens that are not configured.
         """
         self._seen = seen
         self._issuers = dict(issuers)
@@ -172,64 +176,50 @@ class JwtAuthenticator:
         self._refuse = refuse
 
     def recall(self, view: RequestContext) -> Accepted | None:
-        """What was verified before and still holds."""
+        """The cached result, while it is valid."""
         credential = view.credential
         return self._cache.get(credential.value, self._now()) if credential.scheme is _BEARER else None
 
-    def authenticate_at_once(self, view: RequestContext) -> Accepted | Abstained | None:
-        """Accept a token not seen before whose keys are in memory. None: :meth:`authenticate` has to say."""
-        credential = view.credential
-        if credential.scheme is not Scheme.BEARER:
-            return ABSTAINED
-        generation = self._cache.generation
-        try:
-            token = parse(credential.value, self._max_token_bytes)
-            issuer = self._issuer_of(token)
-            if (
-                issuer is None
-                or not isinstance(issuer.mapper, ProviderPrincipalMapper)
-                or token.algorithm.startswith("HS")
-            ):
-                return None
-            keys = self._candidates(issuer, token)
-            if len(keys) != 1:  # what is refused is verified again: not by many keys, which anybody could ask for
-                return None
-            accepted = issuer.mapper.accept_at_once(token, self._verified(issuer, token, keys))
-        except Refused:
-            return None
-        if accepted is not None:
-            if issuer is self._unbound:
-                self._note(token)
-            self._cache.count_miss()
-            self._cache.put(credential.value, accepted, generation)
-        return accepted
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """Verify a token that is not in the cache; an awaitable if its key or its record has to be fetched.
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
-        """Verify a token not seen before. Raises Unavailable when its issuer's keys or its record cannot be had."""
-        if view.credential.scheme is not Scheme.BEARER:
+        Raises Unavailable if the keys of its issuer or its record are not available.
+        """
+        text = view.credential.value
+        if view.credential.scheme is not _BEARER:
             return ABSTAINED
         self._cache.count_miss()
-        generation = self._cache.generation
         try:
-            token = parse(view.credential.value, self._max_token_bytes)
+            token = parse(text, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
         if token.algorithm.startswith("HS"):
-            # Signed by a shared secret, whatever issuer it names: never one of ours.
+            # signed with a shared secret: not a token of a known issuer, whatever it names
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM))
         issuer = self._issuer_of(token)
         if issuer is None:
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+        return run_steps(self._verification(token, issuer, self._cache.generation))
+
+    def _verification(self, token: Unverified, issuer: Issuer, generation: int) -> Steps[Outcome]:
         try:
-            accepted = await self._evaluate(issuer, token)
-            if issuer is self._unbound:
-                self._note(token)
+            keys = self._candidates(issuer, token)
+            if not keys:
+                keys = yield issuer.keys.refetch(token.kid, token.algorithm)
+            verified = self._verified(issuer, token, keys)
+            with AFTER_SIGNATURE:
+                accepted = issuer.mapper.accept(token, verified)
+                if not isinstance(accepted, Accepted):
+                    accepted = yield accepted
+            assert isinstance(accepted, Accepted)  # noqa: S101 - the type of what an awaitable returns is lost
         except Refused as refusal:
             return Rejected(refusal, issuer.name)
         except Unavailable as failure:
             failure.detail = failure.detail or issuer.name
             raise
-        self._cache.put(view.credential.value, accepted, generation)
+        if issuer is self._unbound:
+            self._note(token)
+        self._cache.put(token.text, accepted, generation)
         return accepted
 
     def _issuer_of(self, token: Unverified) -> Issuer | None:
@@ -245,19 +235,11 @@ class JwtAuthenticator:
         if self._seen is not None and token.issuer:
             self._seen((token.issuer,))
 
-    async def _evaluate(self, issuer: Issuer, token: Unverified) -> Accepted:
-        keys = self._candidates(issuer, token)
-        if not keys:
-            keys = await issuer.keys.refetch(token.kid, token.algorithm)
-        verified = self._verified(issuer, token, keys)
-        with AFTER_SIGNATURE:
-            return await issuer.mapper.accept(token, verified)
-
     def _candidates(self, issuer: Issuer, token: Unverified) -> tuple[VerificationKey, ...]:
         if self._refuse is not None:
             self._refuse(token)
         if token.algorithm not in issuer.expectations.algorithms:
-            # Before any look-up: a token that cannot be accepted must not cause a fetch.
+            # before any look-up: a token that cannot be accepted must not cause a fetch
             raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
         return issuer.keys.candidates(token.kid, token.algorithm)
 

@@ -7,7 +7,7 @@ server review every token (TokenReview).
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
 from sidecar.authn.support.bearer import BearerAuthenticator
 from sidecar.clock import earliest_of, latest_of
+from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model, Names, Text
@@ -181,7 +182,7 @@ class Kubernetes(BearerAuthenticator):
         if self._client is not None:
             await self._client.aclose()
 
-    async def verify(self, token: str, digest: bytes) -> Outcome:
+    def verify(self, token: str, digest: bytes) -> Outcome | Awaitable[Outcome]:
         """Verify the token. Raises Unavailable if the keys cannot be fetched or the TokenReview fails."""
         try:
             parsed = parse(token, self.surroundings.max_token_bytes)
@@ -189,26 +190,31 @@ class Kubernetes(BearerAuthenticator):
             return Abstained(refusal)
         if not self._is_issuer(parsed.issuer):
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
-        try:
-            verified = await self._verified(parsed)
-            with AFTER_SIGNATURE:
-                accepted = self._accepted(parsed, verified)
-        except Refused as refusal:
-            return Rejected(refusal, self.name)
-        if self.options.review:
-            return await self.query_once(digest, lambda: self._review(token, digest, accepted))
-        self._cache.put(digest, accepted, _CACHE_LIFETIME)
-        return accepted
+        return run_steps(self._verification(token, parsed, digest))
 
-    async def _verified(self, token: Unverified) -> VerifiedClaims:
+    def _verification(self, text: str, token: Unverified, digest: bytes) -> Steps[Outcome]:
         keys = self._keys
         assert keys is not None  # noqa: S101 - start() runs before the first request
-        if token.algorithm not in self._expected.algorithms:
-            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
-        candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
-        expected = replace(self._expected, issuers=self._issuers)
-        clock = self.surroundings.clock
-        return verify(token, candidates, expected, latest_of(clock)(), earliest_of(clock)())
+        try:
+            if token.algorithm not in self._expected.algorithms:
+                raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+            candidates = keys.candidates(token.kid, token.algorithm)
+            if not candidates:
+                candidates = yield keys.refetch(token.kid, token.algorithm)
+            expected = replace(self._expected, issuers=self._issuers)
+            clock = self.surroundings.clock
+            verified = verify(token, candidates, expected, latest_of(clock)(), earliest_of(clock)())
+            with AFTER_SIGNATURE:
+                accepted = self._accepted(token, verified)
+        except Refused as refusal:
+            return Rejected(refusal, self.name)
+        if not self.options.review:
+            self._cache.put(digest, accepted, _CACHE_LIFETIME)
+            return accepted
+        outcome = self.query_once(digest, lambda: self._review(text, digest, accepted))
+        if isinstance(outcome, Awaitable):
+            outcome = yield outcome
+        return outcome
 
     async def _review(self, token: str, digest: bytes, accepted: Accepted) -> Outcome:
         """Rejected if the account or the object that the token is bound to was deleted. Raises Unavailable without an

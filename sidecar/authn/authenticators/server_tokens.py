@@ -1,25 +1,27 @@
-"""Tokens that the metadata server signed with a key which the sidecar may have shared with it before.
+"""Tokens that the metadata server signed with a key that it may have shared with the sidecar before.
 
-Own tokens that were minted with that key are on record: their record decides on them, whichever key verifies them now.
+Issued tokens that were minted with that key have a record, which decides on them whatever key verifies them now.
 """
 
 import re
+from collections.abc import Awaitable
 
 from sidecar.authn.authenticators.jwt import IssuedTokenResolver, PrincipalMapper, ProviderPrincipalMapper
 from sidecar.authn.base import Accepted
+from sidecar.concurrency import settled
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.tokens.issued.records import RecordLookup
 from sidecar.tokens.jwt.compact import Unverified
 from sidecar.tokens.jwt.verify import VerifiedClaims
 
-# The form of the ids that own tokens are minted with; the server's tokens have none.
+# Form of the ids of issued tokens; tokens of the server have no id of this form.
 _OWN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class ServerPrincipalMapper(ProviderPrincipalMapper):
-    """Accepts the server's tokens, which need no record, and own tokens by theirs.
+    """Maps tokens of the server, which need no record, and issued tokens by their record.
 
-    ``records`` are asked about every token that has an id. ``own`` judges a token on record.
+    ``records`` looks up every token that has an id. ``own`` decides on a token with a record.
     """
 
     def __init__(self, server: ProviderPrincipalMapper, records: RecordLookup, own: IssuedTokenResolver) -> None:
@@ -27,15 +29,13 @@ class ServerPrincipalMapper(ProviderPrincipalMapper):
         self._records = records
         self._own: PrincipalMapper = own
 
-    def accept_at_once(self, token: Unverified, verified: VerifiedClaims) -> Accepted | None:
-        """As the server's mapper; None for a token with an id, whose record may have to be looked up."""
-        return None if verified.token_id else self._server.accept_at_once(token, verified)
+    def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted | Awaitable[Accepted]:
+        """The caller. Raises as :class:`PrincipalMapper` says, also for an id of the own form that is not on record."""
+        return self._look_up(token, verified) if verified.token_id else self._server.accept(token, verified)
 
-    async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
-        """The caller. Raises as :class:`PrincipalMapper` says; also for an id of the own form that is not on record."""
-        if verified.token_id:
-            if await self._records.lookup(verified.token_id) is not None:
-                return await self._own.accept(token, verified)
-            if _OWN_ID.fullmatch(verified.token_id):
-                raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
-        return await self._server.accept(token, verified)
+    async def _look_up(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
+        if await self._records.lookup(verified.token_id) is not None:
+            return await settled(self._own.accept(token, verified))
+        if _OWN_ID.fullmatch(verified.token_id):
+            raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
+        return await settled(self._server.accept(token, verified))

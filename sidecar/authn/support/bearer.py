@@ -31,15 +31,15 @@ class BearerAuthenticator(Authenticator):
         self._query_limiter = query_limiter
 
     @abstractmethod
-    async def verify(self, token: str, digest: bytes) -> Outcome:
+    def verify(self, token: str, digest: bytes) -> Outcome | Awaitable[Outcome]:
         """Decide on the token; ``digest`` is its cache key. Raises Unavailable."""
 
-    async def query_once(self, digest: bytes, query: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    def query_once(self, digest: bytes, query: Callable[[], Awaitable[Outcome]]) -> Outcome | Awaitable[Outcome]:
         """The outcome of ``query``: one query for concurrent requests, none for a token rejected recently.
 
         Raises Unavailable: THROTTLED after too many unknown credentials, OVERLOAD, or as ``query``.
         """
-        return self._cache.rejection(digest) or await self._cache.single_flight(
+        return self._cache.rejection(digest) or self._cache.single_flight(
             digest, lambda: self._run_query(digest, query)
         )
 
@@ -67,9 +67,9 @@ class BearerAuthenticator(Authenticator):
             return None
         return self._cache.get(self._cache.digest(view.credential.value))
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
         """Decide on the token. Raises Unavailable if that is not possible now."""
         if view.credential.scheme is not Scheme.BEARER:
             return ABSTAINED
         token = view.credential.value
-        return await self.verify(token, self._cache.digest(token))
+        return self.verify(token, self._cache.digest(token))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, ClassVar, TypeVar
 
@@ -63,7 +63,7 @@ class PasswordAuthenticator(Authenticator):
             return None
         return None if pair is None else self._cache.get(self._cache.digest(*pair))
 
-    async def authenticate(self, view: RequestContext) -> Outcome:
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
         """Verify the password. Raises Unavailable: THROTTLED after too many wrong ones, OVERLOAD, or as
         :meth:`verify_password`.
         """
@@ -74,7 +74,7 @@ class PasswordAuthenticator(Authenticator):
         if pair is None:
             return ABSTAINED
         digest = self._cache.digest(*pair)
-        return await self._cache.single_flight(digest, lambda: self._verify_and_cache(digest, *pair))
+        return self._cache.single_flight(digest, lambda: self._verify_and_cache(digest, *pair))
 
     async def _verify_and_cache(self, digest: bytes, user: str, password: str) -> Outcome:
         generation = self._cache.generation

@@ -1,18 +1,17 @@
-"""Forward mode: authenticate, then stream the request to the service behind and its answer back."""
+"""Forward mode: decide, then forward the request to the upstream and its response to the client."""
 
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Protocol
 
 from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
-from sidecar.access.decide import Decider, Deny
+from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, UpstreamResponse
@@ -33,9 +32,10 @@ from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.in_flight import InFlightRequest, StreamedWork
-from sidecar.web.request import connection_of, own_context
-from sidecar.web.response import AlreadySent, close_soon, is_whole, reset
+from sidecar.web.in_flight import Work
+from sidecar.web.request import RequestHead, connection_of, context_from_request, own_context, target_of
+from sidecar.web.response import AlreadySent, Response, close_soon, is_whole, reset
+from sidecar.web.server import Connection
 
 _NO_ORIGIN: list[str] = []
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -43,7 +43,7 @@ _REPEATABLE = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True)
 class ForwardLimits:
-    """Bounds of forwarding: times in seconds, size in bytes (None: unbounded)."""
+    """Limits: times in seconds, size in bytes (None: no limit)."""
 
     response_timeout: float
     body_timeout: float
@@ -52,7 +52,7 @@ class ForwardLimits:
 
 @dataclass(slots=True)  # not frozen: made for every request
 class _Sending:
-    """A request of ``accepted``, on its way since ``started`` (perf_counter). ``pool`` has connections for it."""
+    """A request of ``accepted`` that is forwarded since ``started`` (perf_counter) on a connection of ``pool``."""
 
     request: web.BaseRequest
     head: bytes
@@ -63,18 +63,8 @@ class _Sending:
     started: float
 
 
-class ForwardSpans(Protocol):
-    """Tells others about the request that is being forwarded."""
-
-    def forward(self, method: str) -> bytes:
-        """It is about to be; header lines that go with it."""
-
-    def answered(self, status: int) -> None:
-        """The service behind has answered it."""
-
-
 class Forwarder:
-    """Handles every request that is not the sidecar's own."""
+    """Handles all requests for the upstream."""
 
     def __init__(
         self,
@@ -89,11 +79,10 @@ class Forwarder:
         public_url: str,
         websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
-        spans: ForwardSpans | None = None,
     ) -> None:
         """``public_url``: see :class:`RequestHeads`.
 
-        ``websocket_origins``: whose pages may open WebSockets; None: everybody's.
+        ``websocket_origins``: the origins whose pages may open WebSockets; None: all.
         """
         self._decider = decider
         self._request_heads = RequestHeads(
@@ -105,7 +94,7 @@ class Forwarder:
         )
         self._answer_heads = ResponseHeads()
         self._pool = pool
-        self._relays = ExchangeTable(decider, pool, self._request_heads, self._answer_heads, metrics)
+        self._exchanges = ExchangeTable(pool, self._request_heads, self._answer_heads, metrics, self._finish)
         self._refusals = refusals
         self._answers = metrics.upstream_requests
         self._repeats = metrics.upstream_repeats
@@ -114,28 +103,39 @@ class Forwarder:
         self._limits = limits
         self._origins = websocket_origins
         self._watch = watch
-        self._spans = spans
 
-    async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """Judge, then forward. Raises Refused and UpstreamFailed while the answer has not begun."""
+    def __call__(self, asked: RequestHead, rest: str, client: Connection) -> Response | Work:
+        """Decide. Returns the refusal, or the work of forwarding the request once the verdict allows it."""
+        verdict = self._decider.decide(context_from_request(asked, target_of(asked), client))
+        if isinstance(verdict, Allow):
+            client.admit(identified=self._decider.is_authenticated(verdict.accepted))
+        elif isinstance(verdict, Deny):
+            return self._refusals.refuse(asked, client, verdict, route="forward")
+        return PendingExchange(self._exchanges, verdict)
+
+    async def _finish(self, request: web.BaseRequest, exchange: PendingExchange) -> web.StreamResponse:
+        """Forward ``request``, or go on with it. Raises Refused and UpstreamFailed before the response has begun."""
         client = connection_of(request)
-        begun = None if client.in_flight is None else client.in_flight.detach()
-        if isinstance(begun, PendingExchange):
+        verdict = exchange.verdict
+        if exchange.connection is not None:
+            assert isinstance(verdict, Allow)  # noqa: S101 - otherwise nothing was sent
             sending = _Sending(
-                request, begun.head, None, begun.accepted, begun.pool, upgrade=False, started=begun.started
+                request, exchange.head, None, verdict.accepted, self._pool, upgrade=False, started=exchange.started
             )
-            return await self._send(sending, begun.connection, self._resume(sending, begun.connection))
-        verdict = await self._decider.decide(own_context(request))
-        if isinstance(verdict, Deny):
-            return self._refusals.refuse(request, verdict, route="forward")
-        client.admit(identified=self._decider.is_authenticated(verdict.accepted))
+            return await self._send(sending, exchange.connection, self._resume(sending, exchange.connection))
+        if not isinstance(verdict, Allow):
+            decided = await verdict
+            if isinstance(decided, Deny):
+                return self._refusals.refuse(request, client, decided, route="forward")
+            client.admit(identified=self._decider.is_authenticated(decided.accepted))
+            verdict = decided
         body = self._body(request)
         upgrade = "Upgrade" in request.headers and _wants_websocket(request)
         if upgrade:
             self._check_origin(request)
         framing = _framing(request, body, upgrade=upgrade)
-        if self._spans is not None:
-            framing += self._spans.forward(request.method)
+        if client.span is not None:
+            framing += client.span.forward(request.method)
         head = self._request_heads.make(
             request,
             request.raw_path,
@@ -148,14 +148,10 @@ class Forwarder:
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
         return await self._send(sending, connection, self._exchange(sending, connection))
 
-    def start(self, begun: InFlightRequest) -> StreamedWork | None:
-        """Forward without a task; None: it has to be done by a call. Raises as a call does."""
-        return self._relays.start(begun)
-
     async def _send(
         self, sending: _Sending, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
     ) -> web.StreamResponse:
-        """The outcome of ``exchanging``, which sends on ``connection``; or that of sending once more, on a new one."""
+        """The result of ``exchanging`` on ``connection``, or of one repetition on a new connection."""
         try:
             try:
                 return await self._keeping(sending.pool, connection, exchanging)
@@ -170,11 +166,10 @@ class Forwarder:
             raise
 
     def _may_repeat(self, sending: _Sending, connection: UpstreamConnection, failure: UpstreamFailed) -> bool:
-        """Whether a request may be sent once more, whose answer ``connection`` owes (RFC 9110 section 9.2.2).
+        """Whether to repeat a request without a response on ``connection`` (RFC 9110 section 9.2.2).
 
-        An upstream closes idle connections when it likes, often just as a request is on its way. It may have acted on
-        the request all the same: on public paths a GET can be a login that works once. And the caller may have lost
-        his rights since.
+        An upstream may close an idle connection while a request is on its way. It may have handled the request: on
+        public paths a GET can be a login that works once. And the credential may have been revoked since.
         """
         request = sending.request
         return (
@@ -193,18 +188,18 @@ class Forwarder:
     async def _keeping(
         self, pool: UpstreamPool, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
     ) -> web.StreamResponse:
-        """The outcome of ``exchanging``, after which ``connection`` is back in ``pool``, or cut."""
+        """The result of ``exchanging``; afterwards ``connection`` is in ``pool`` again, or closed."""
         try:
             return await exchanging
         except BaseException:
-            # Whatever was left unread on it must not become the answer to somebody else's request.
+            # unread data must not become the response to another request
             connection.terminate()
             raise
         finally:
             pool.release(connection)
 
     async def _resume(self, sending: _Sending, connection: UpstreamConnection) -> web.StreamResponse:
-        """Answer what was begun without a task."""
+        """Go on with an exchange whose request was sent."""
         exchange = Exchange(connection, response_timeout=max(0.0, self._time_left(sending)))
         answer = await exchange.resume()
         sent = await self._answer(sending, connection, answer)
@@ -225,7 +220,7 @@ class Forwarder:
             sent = await self._answer(sending, connection, answer)
         finally:
             await exchange.finish()
-        # A body that a service sends, however late, where none belongs would be read as the next caller's answer.
+        # a body where none belongs, however late, would be read as the response to the next request
         if is_head or answer.message.code in BODILESS or not answer.request_sent:
             connection.terminate()
         return sent
@@ -235,8 +230,9 @@ class Forwarder:
     ) -> web.StreamResponse:
         self._duration.observe(perf_counter() - sending.started)
         code = answer.message.code
-        if self._spans is not None:
-            self._spans.answered(code)
+        span = connection_of(sending.request).span
+        if span is not None:
+            span.answered(code)
         if code == 101:
             sent = await self._switch(sending, connection, answer)
         elif 200 <= code <= 599:
@@ -247,7 +243,7 @@ class Forwarder:
         return sent
 
     def _check_origin(self, request: web.BaseRequest) -> None:
-        """Keep pages of others from opening WebSockets with what a browser sends by itself (RFC 6455 10.2)."""
+        """Reject WebSockets of other origins: a browser would add its cookies to them (RFC 6455 section 10.2)."""
         if self._origins is None:
             return
         given = request.headers.getall("Origin", _NO_ORIGIN)
@@ -283,10 +279,10 @@ class Forwarder:
             await request.writer.write(head.data + framed_body(payload.read_nowait(), chunked=head.chunked))
         else:
             is_events = message.headers.get("Content-Type", "").lower().startswith("text/event-stream")
-            # Events end properly; half of anything else must not look like the whole.
+            # events end normally; part of anything else must not look complete
             end = partial(close_soon, request.transport) if is_events else partial(reset, request)
             with self._watch.watching(accepted, end, ends_with_token=is_events):
-                # Events come when they do, and a service may still be waiting for the rest of the request.
+                # events may pause, and so may an upstream that waits for the rest of the request
                 pause = None if is_events or not answer.request_sent else self._limits.response_timeout
                 await self._stream(request, head.data, payload, chunked=head.chunked, pause=pause)
         return AlreadySent(message.code, keep_alive=head.keep_alive)
@@ -300,9 +296,9 @@ class Forwarder:
         chunked: bool,
         pause: float | None,
     ) -> None:
-        """Write the answer as it comes. A body that breaks off is never ended normally: the connection is reset.
+        """Write the response as it arrives. If its body is incomplete, the connection is reset.
 
-        So does one of which nothing comes for ``pause`` seconds; None: it may stay silent.
+        So it is if nothing arrives for ``pause`` seconds; None: no limit.
         """
         try:
             await self._write(request, head)
@@ -315,8 +311,8 @@ class Forwarder:
             await request.writer.write(LAST_CHUNK)
 
     async def _write(self, request: web.BaseRequest, data: bytes) -> None:
-        """Write to a caller that may be slow, but not stand still: raises TimeoutError."""
-        writer: StreamWriter = request.writer  # type: ignore[assignment] # the server makes no other
+        """Write. Raises TimeoutError if the client stops reading."""
+        writer: StreamWriter = request.writer  # type: ignore[assignment] # the server creates no other
         await writer.write(data, drain=False)
         if writer.protocol.writing_paused:
             async with asyncio.timeout(self._limits.body_timeout):
@@ -346,7 +342,7 @@ async def _next_piece(payload: StreamReader, pause: float | None) -> bytes:
 
 
 def _framing(request: web.BaseRequest, body: RequestBody | None, *, upgrade: bool) -> bytes:
-    """The lines that frame a request and say what becomes of the connection."""
+    """The header lines for framing and connection."""
     if body is None:
         length = b"Content-Length: 0\r\n" if "Content-Length" in request.headers else b""
     elif body.length is None:
@@ -357,10 +353,10 @@ def _framing(request: web.BaseRequest, body: RequestBody | None, *, upgrade: boo
 
 
 def _wants_websocket(request: web.BaseRequest) -> bool:
-    """Whether a request to upgrade is one that is passed on; any other is answered as if it had not asked."""
+    """Whether a request with ``Upgrade`` is a WebSocket handshake; otherwise ``Upgrade`` is ignored."""
     headers = request.headers
     if headers["Upgrade"].lower() != "websocket":
-        # The parser may have dropped what came behind it.
+        # the parser may have dropped the bytes after it
         connection_of(request).is_last = True
         return False
     return (

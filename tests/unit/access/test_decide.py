@@ -12,6 +12,7 @@ from sidecar.access.rules import Rules
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorProtocol, Outcome, Rejected
 from sidecar.authn.chain import Chain
 from sidecar.budget import Budget
+from sidecar.concurrency import settled
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
@@ -85,7 +86,7 @@ def decider(
 
 
 async def reason(of: Decider, asked: RequestContext) -> str:
-    verdict = await of.decide(asked)
+    verdict = await settled(of.decide(asked))
     return verdict.failure.reason.value if isinstance(verdict, Deny) else "allow"
 
 
@@ -114,12 +115,12 @@ async def test_authenticated_paths(target: str | None, authorization: tuple[str,
 @pytest.mark.parametrize("authorization", [(), ("Bearer bad",), ("Bearer broken",), ("X y",), ("Bearer a", "Bearer b")])
 async def test_public_paths_are_never_refused(authorization: tuple[str, ...]) -> None:
     """A bad, missing, doubled or uncheckable credential gives nobody, not a refusal."""
-    verdict = await decider().decide(view("/public", *authorization))
+    verdict = await settled(decider().decide(view("/public", *authorization)))
     assert verdict == Allow(None, withholds_credentials=bool(authorization))
 
 
 async def test_public_paths_still_identify() -> None:
-    verdict = await decider().decide(view("/public", "Bearer good"))
+    verdict = await settled(decider().decide(view("/public", "Bearer good")))
     assert isinstance(verdict, Allow)
     assert verdict.accepted is not None
     assert verdict.accepted.actor is ALICE
@@ -134,7 +135,7 @@ async def test_guest_means_nothing_was_presented() -> None:
 
 
 async def test_requirements_are_about_the_caller() -> None:
-    denied = await decider().decide(view("/admin", "Bearer good"))
+    denied = await settled(decider().decide(view("/admin", "Bearer good")))
     assert isinstance(denied, Deny)
     assert (denied.failure.reason, denied.failure.status) == (Reason.FORBIDDEN, 403)
     assert denied.failure.cause is Cause.RULE_GROUPS
@@ -190,7 +191,7 @@ async def test_gates_are_asked_for_known_credentials_too() -> None:
 
 
 async def test_a_decision_has_a_deadline() -> None:
-    denied = await decider(deadline=0.01).decide(view("/", "Bearer slow"))
+    denied = await settled(decider(deadline=0.01).decide(view("/", "Bearer slow")))
     assert isinstance(denied, Deny)
     assert denied.failure.cause is Cause.DEADLINE
     assert denied.failure.status == 503
@@ -206,12 +207,12 @@ class Prompt(Told):
 async def test_so_many_may_wait_for_a_verdict_and_who_need_not_wait_is_not_refused_for_it() -> None:
     budget = Budget(2)
     judge = decider(Prompt(), undecided=budget)
-    waiting = [asyncio.create_task(judge.decide(view("/", "Bearer slow"))) for _ in range(2)]
+    waiting = [asyncio.create_task(settled(judge.decide(view("/", "Bearer slow")))) for _ in range(2)]
     await asyncio.sleep(0)
     assert budget.is_full
     for credential, expected in (("good", "allow"), ("bad", "token_invalid"), ("slow", "unavailable")):
         assert await reason(judge, view("/", f"Bearer {credential}")) == expected
-    denied = await judge.decide(view("/", "Bearer slow"))
+    denied = await settled(judge.decide(view("/", "Bearer slow")))
     assert isinstance(denied, Deny)
     assert isinstance(denied.failure, Unavailable)
     assert (denied.failure.cause, denied.failure.retry_after) == (Cause.OVERLOAD, 1)
@@ -232,5 +233,5 @@ async def test_preflights_pass_only_where_configured() -> None:
 async def test_paths_that_must_not_be_read_are_refused_before_anybody_is_asked() -> None:
     member = Told()
     with pytest.raises(Refused):
-        await decider(member).decide(view("/public/../admin", "Bearer good"))
+        await settled(decider(member).decide(view("/public/../admin", "Bearer good")))
     assert member.asked == 0

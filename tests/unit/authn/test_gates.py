@@ -13,6 +13,7 @@ from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAut
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied
 from sidecar.authn.gates import RevocationGate
+from sidecar.concurrency import settled
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Unavailable
 from sidecar.identity.actor import Actor, ActorType
@@ -243,7 +244,7 @@ class World:
     async def present(self, token: str) -> Accepted | Denied:
         headers: CIMultiDict[str] = CIMultiDict([("Authorization", f"Bearer {token}")])
         view = RequestContext("GET", None, headers, read_credential(headers))
-        return self.chain.recall(view) or await self.chain.authenticate(view)
+        return await settled(self.chain.authenticate(view))
 
     async def is_revoked(self, token: str) -> bool:
         outcome = await self.present(token)

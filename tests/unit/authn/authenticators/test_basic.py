@@ -15,6 +15,7 @@ from argon2 import PasswordHasher
 from sidecar.authn.authenticators.basic import Basic
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
 from sidecar.authn.support.password_file import PasswordFileError, read_htpasswd, read_user_props
+from sidecar.concurrency import settled
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from tests.support.hand_clock import HandClock
 from tests.support.members import asked, basic, options_of, surroundings
@@ -58,15 +59,15 @@ def cause(outcome: Outcome) -> Cause:
 )
 async def test_a_right_password_makes_the_actor(member: Basic, user: str, password: str, expected: str) -> None:
     """bcrypt of every spelling and argon2; a colon belongs to the password."""
-    outcome = await member.authenticate(asked(basic(user, password)))
+    outcome = await settled(member.authenticate(asked(basic(user, password))))
     assert isinstance(outcome, Accepted)
     assert (outcome.actor.id, outcome.actor.provider) == (expected, "people")
     assert (outcome.actor.issuer, outcome.actor.subject) == ("urn:auth-sidecar:people", user)
 
 
 async def test_a_wrong_password_is_refused(member: Basic) -> None:
-    assert cause(await member.authenticate(asked(basic("Alice", "x")))) is Cause.CREDENTIALS_WRONG
-    assert cause(await member.authenticate(asked(basic("Alice", "o" * 100)))) is Cause.CREDENTIALS_WRONG
+    assert cause(await settled(member.authenticate(asked(basic("Alice", "x"))))) is Cause.CREDENTIALS_WRONG
+    assert cause(await settled(member.authenticate(asked(basic("Alice", "o" * 100))))) is Cause.CREDENTIALS_WRONG
 
 
 async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member: Basic) -> None:
@@ -80,7 +81,7 @@ async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member:
         return file.dummy_hash(password)
 
     member._file = type(file)(file.users, stranger)
-    outcome = await member.authenticate(asked(basic("mallory", "opensesame")))
+    outcome = await settled(member.authenticate(asked(basic("mallory", "opensesame"))))
     assert isinstance(outcome, Abstained)
     assert outcome.hint
     assert compared == ["opensesame"]
@@ -102,24 +103,24 @@ async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member:
     ],
 )
 async def test_what_cannot_be_read_is_refused_without_comparing(member: Basic, value: str) -> None:
-    assert cause(await member.authenticate(asked(value))) in {Cause.CREDENTIALS_MALFORMED, Cause.TOKEN_SIZE}
+    assert cause(await settled(member.authenticate(asked(value)))) in {Cause.CREDENTIALS_MALFORMED, Cause.TOKEN_SIZE}
     assert member.recall(asked(value)) is None
 
 
 @pytest.mark.parametrize("value", ["Basic Alice:opensesame", "Bearer abc", "Digest abc"])
 async def test_other_forms_are_not_its_business(member: Basic, value: str) -> None:
     """A value with a colon is DataHub's raw form."""
-    assert isinstance(await member.authenticate(asked(value)), Abstained)
+    assert isinstance(await settled(member.authenticate(asked(value))), Abstained)
 
 
 async def test_a_reserved_name_does_not_pass(member: Basic) -> None:
-    assert cause(await member.authenticate(asked(basic("guest", "g")))) is Cause.RESERVED_NAME
+    assert cause(await settled(member.authenticate(asked(basic("guest", "g"))))) is Cause.RESERVED_NAME
 
 
 async def test_a_good_pair_is_remembered_for_a_while(member: Basic, clock: HandClock) -> None:
     view = asked(basic("Alice", "opensesame"))
     assert member.recall(view) is None
-    accepted = await member.authenticate(view)
+    accepted = await settled(member.authenticate(view))
     assert member.recall(view) is accepted
     assert member.recall(asked(basic("Alice", "opensesame2"))) is None
     clock.advance(61)
@@ -129,29 +130,29 @@ async def test_a_good_pair_is_remembered_for_a_while(member: Basic, clock: HandC
 async def test_guessing_is_throttled_for_the_user(member: Basic, clock: HandClock) -> None:
     """Three wrong ones in a minute; who was let in before still is, and a minute later all is as before."""
     good = asked(basic("Alice", "opensesame"))
-    await member.authenticate(good)
+    await settled(member.authenticate(good))
     for guess in "abc":
-        assert isinstance(await member.authenticate(asked(basic("Alice", guess))), Rejected)
+        assert isinstance(await settled(member.authenticate(asked(basic("Alice", guess)))), Rejected)
     with pytest.raises(Unavailable) as caught:
-        await member.authenticate(asked(basic("Alice", "d")))
+        await settled(member.authenticate(asked(basic("Alice", "d"))))
     assert caught.value.cause is Cause.THROTTLED
     assert 0 < caught.value.retry_after <= 61
     assert member.recall(good)
-    assert isinstance(await member.authenticate(asked(basic("bob", "sesame:with colon"))), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(basic("bob", "sesame:with colon")))), Accepted)
     clock.advance(61)
-    assert isinstance(await member.authenticate(good), Accepted)
+    assert isinstance(await settled(member.authenticate(good)), Accepted)
 
 
 async def test_guessing_is_throttled_in_all(member: Basic) -> None:
     for number in range(6):
-        await member.authenticate(asked(basic(f"user{number}", "x")))
+        await settled(member.authenticate(asked(basic(f"user{number}", "x"))))
     with pytest.raises(Unavailable):
-        await member.authenticate(asked(basic("bob", "sesame:with colon")))
+        await settled(member.authenticate(asked(basic("bob", "sesame:with colon"))))
 
 
 async def test_many_guesses_at_once_do_not_outrun_the_count(member: Basic) -> None:
     views = [asked(basic("Alice", f"guess{number}")) for number in range(10)]
-    outcomes = await asyncio.gather(*map(member.authenticate, views), return_exceptions=True)
+    outcomes = await asyncio.gather(*(settled(member.authenticate(view)) for view in views), return_exceptions=True)
     assert sum(isinstance(outcome, Rejected) for outcome in outcomes) == 3
 
 
@@ -167,7 +168,7 @@ async def test_the_same_pair_at_once_is_compared_once(member: Basic) -> None:
     assert file
     users = {"Alice": type(file.users["Alice"])(slow)}
     member._file = type(file)(users, slow)
-    asking = [asyncio.create_task(member.authenticate(asked(basic("Alice", "p")))) for _ in range(20)]
+    asking = [asyncio.create_task(settled(member.authenticate(asked(basic("Alice", "p"))))) for _ in range(20)]
     while not calls:
         await asyncio.sleep(0)
     asking[0].cancel()
@@ -180,7 +181,7 @@ async def test_the_same_pair_at_once_is_compared_once(member: Basic) -> None:
 async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
     """Who was taken out is not remembered either; a file that cannot be used leaves all as it was and is told."""
     view = asked(basic("Alice", "opensesame"))
-    await member.authenticate(view)
+    await settled(member.authenticate(view))
     path.write_text("Alice:nonsense\n")
     await member.poll()
     assert "line 1 is neither" in member.degraded_reason
@@ -189,7 +190,7 @@ async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
     await member.poll()
     assert member.degraded_reason == ""
     assert member.recall(view) is None
-    assert isinstance(await member.authenticate(view), Abstained)
+    assert isinstance(await settled(member.authenticate(view)), Abstained)
 
 
 async def test_a_file_that_can_be_read_again_is_although_it_looks_the_same(
@@ -204,7 +205,7 @@ async def test_a_file_that_can_be_read_again_is_although_it_looks_the_same(
         assert member.unavailable_reason == ""  # the users are as before
     await member.poll()
     assert member.degraded_reason == ""
-    assert isinstance(await member.authenticate(asked(basic("bob", "new"))), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(basic("bob", "new")))), Accepted)
 
 
 def _refuse(*_: object) -> None:
@@ -253,9 +254,9 @@ async def test_user_props_are_read_with_their_roles_and_a_warning(
     await member.start()
     try:
         assert "plain-text" in caplog.text
-        outcome = await member.authenticate(asked(basic("alice", "opensesame")))
+        outcome = await settled(member.authenticate(asked(basic("alice", "opensesame"))))
         assert isinstance(outcome, Accepted)
-        assert isinstance(await member.authenticate(asked(basic("bob", "y"))), Rejected)
+        assert isinstance(await settled(member.authenticate(asked(basic("bob", "y")))), Rejected)
     finally:
         await member.stop()
     assert read_user_props(path, allow_published=False).users["alice"].roles == ("editor", "viewer")

@@ -7,6 +7,7 @@ from multidict import CIMultiDict
 
 from sidecar.authn.authenticators.datahub_system import SystemAuthenticator, check_system_client
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.concurrency import settled
 from sidecar.errors import Cause, Misconfigured, Reason
 from sidecar.identity.request import RequestContext, read_credential
 from sidecar.secrets.value import Secret
@@ -22,7 +23,7 @@ def view(line: str) -> RequestContext:
 
 
 async def judge(line: str) -> Outcome:
-    outcome = await AUTHENTICATOR.authenticate(view(line))
+    outcome: Outcome = await settled(AUTHENTICATOR.authenticate(view(line)))
     # what is known without waiting is exactly what would be accepted
     assert (AUTHENTICATOR.recall(view(line)) is not None) == isinstance(outcome, Accepted)
     return outcome

@@ -14,6 +14,7 @@ from sidecar.authn.authenticators.datahub_token import (
 from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorProtocol, Rejected
 from sidecar.authn.chain import Chain, Denied
+from sidecar.concurrency import settled
 from sidecar.config.settings import AuthorizerConfiguration
 from sidecar.errors import Cause, Misconfigured, Reason, Unavailable
 from sidecar.identity.actor import ActorType
@@ -80,13 +81,13 @@ def authenticator(records: Records | None = None, **changes: Any) -> DataHubToke
 
 
 async def accepted(text: str, records: Records | None = None, **changes: Any) -> Accepted:
-    outcome = await authenticator(records, **changes).authenticate(view(text))
+    outcome = await settled(authenticator(records, **changes).authenticate(view(text)))
     assert isinstance(outcome, Accepted)
     return outcome
 
 
 async def refusal(text: str, records: Records | None = None, **changes: Any) -> tuple[Reason, Cause]:
-    outcome = await authenticator(records, **changes).authenticate(view(text))
+    outcome = await settled(authenticator(records, **changes).authenticate(view(text)))
     assert isinstance(outcome, Rejected)
     assert outcome.provider == "datahub"
     return outcome.failure.reason, outcome.failure.cause
@@ -94,7 +95,8 @@ async def refusal(text: str, records: Records | None = None, **changes: Any) -> 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_token_that_datahub_minted_names_its_user(scheme: str) -> None:
-    outcome = await authenticator().authenticate(view(token(actorId="Sam@x.com", type="SERVICE_ACCOUNT"), scheme))
+    asked = view(token(actorId="Sam@x.com", type="SERVICE_ACCOUNT"), scheme)
+    outcome = await settled(authenticator().authenticate(asked))
     assert isinstance(outcome, Accepted)
     actor = outcome.actor
     assert (actor.urn, actor.type, actor.provider) == ("urn:li:corpuser:Sam@x.com", ActorType.USER, "datahub")
@@ -185,7 +187,7 @@ async def test_session_minted_here_needs_its_record_too() -> None:
 
 async def test_store_that_is_down_is_broken_not_refused() -> None:
     with pytest.raises(Unavailable):
-        await authenticator(Records(down=True)).authenticate(view(OWN))
+        await settled(authenticator(Records(down=True)).authenticate(view(OWN)))
 
 
 @pytest.mark.parametrize(
@@ -199,11 +201,11 @@ async def test_store_that_is_down_is_broken_not_refused() -> None:
     ],
 )
 async def test_other_tokens_are_for_others(text: str) -> None:
-    assert isinstance(await authenticator().authenticate(view(text)), Abstained)
+    assert isinstance(await settled(authenticator().authenticate(view(text))), Abstained)
 
 
 async def test_other_schemes_are_for_others() -> None:
-    assert isinstance(await authenticator().authenticate(view(token(), "Basic")), Abstained)
+    assert isinstance(await settled(authenticator().authenticate(view(token(), "Basic"))), Abstained)
 
 
 def jwt_authenticator(cache: VerifiedCache[Accepted]) -> JwtAuthenticator:
@@ -241,11 +243,11 @@ async def test_order_beside_other_jwts_makes_no_difference(datahub_first: bool) 
     ]
     chain = Chain(members if datahub_first else members[::-1], (), metrics)
     for text, actor_id in ((OWN, "ingest"), (token(iss=forge.ISSUER), "datahub"), (forge.token(), "sam")):
-        first = await chain.authenticate(view(text))
+        first = await settled(chain.authenticate(view(text)))
         assert isinstance(first, Accepted)
         assert first.actor.id == actor_id
-        assert chain.recall(view(text)) is first
-    forged = await chain.authenticate(view(token(iss=forge.ISSUER, key="x" * 40)))
+        assert chain.authenticate(view(text)) is first
+    forged = await settled(chain.authenticate(view(token(iss=forge.ISSUER, key="x" * 40))))
     assert isinstance(forged, Denied)
     assert (forged.failure.cause, forged.authenticator) == (Cause.SIGNATURE, "datahub")
 
@@ -255,11 +257,11 @@ async def test_expired_token_is_forgotten_and_refused() -> None:
     cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
     member = DataHubTokenAuthenticator(DataHubTokenPolicy(KEY, SALT), cache=cache, clock=clock, max_token_bytes=16_384)
     text = token(exp=int(NOW) + 60)
-    assert isinstance(await member.authenticate(view(text)), Accepted)
+    assert isinstance(await settled(member.authenticate(view(text))), Accepted)
     assert cache.get(text, clock.now()) is not None
     clock.advance(60)
     assert cache.get(text, clock.now()) is None
-    outcome = await member.authenticate(view(text))
+    outcome = await settled(member.authenticate(view(text)))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.reason is Reason.TOKEN_EXPIRED
 
@@ -290,7 +292,7 @@ def test_published_secrets_are_for_demonstrations() -> None:
 async def test_no_datahub_user_is_a_providers(actor_id: str, reserved: bool) -> None:
     """With ``principalNamespace: provider`` whoever is called so is that provider's and nobody else's."""
     member = authenticator(namespaces=frozenset({"corp"}))
-    outcome = await member.authenticate(view(token(actorId=actor_id)))
+    outcome = await settled(member.authenticate(view(token(actorId=actor_id))))
     if reserved:
         assert isinstance(outcome, Rejected)
         assert outcome.failure.reason is Reason.PRINCIPAL_RESERVED
@@ -300,7 +302,7 @@ async def test_no_datahub_user_is_a_providers(actor_id: str, reserved: bool) -> 
 
 @pytest.mark.parametrize("actor_id", ["Anonymous", "__DATAHUB_system"])
 async def test_reserved_names_are_rejected_in_any_letters(actor_id: str) -> None:
-    outcome = await authenticator().authenticate(view(token(actorId=actor_id)))
+    outcome = await settled(authenticator().authenticate(view(token(actorId=actor_id))))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.reason is Reason.PRINCIPAL_RESERVED
 
@@ -311,7 +313,7 @@ async def test_admin_is_the_very_user_that_is_named(written: str, admin: str) ->
     names = admin_names(AuthorizerConfiguration.model_validate({"adminPrincipals": [written]}))
     member = authenticator(admin_names=names)
     for actor_id in ("Chief", "chief", "CHIEF"):
-        outcome = await member.authenticate(view(token(actorId=actor_id)))
+        outcome = await settled(member.authenticate(view(token(actorId=actor_id))))
         assert isinstance(outcome, Accepted)
         assert outcome.actor.is_admin is (actor_id == admin)
 
@@ -319,7 +321,7 @@ async def test_admin_is_the_very_user_that_is_named(written: str, admin: str) ->
 async def test_what_is_denied_is_denied_in_any_letters() -> None:
     """Entries are spelled in lower case, DataHub's users are not."""
     for spelled, named in (("Sam", "sam"), ("sam", "sam"), ("Ops/Sam", "ops/sam"), ("Ops/Sam", "Ops/sam")):
-        outcome = await authenticator().authenticate(view(token(actorId=spelled)))
+        outcome = await settled(authenticator().authenticate(view(token(actorId=spelled))))
         assert isinstance(outcome, Accepted)
         assert outcome.revocation_keys
         denials = RevocationList()
@@ -331,7 +333,7 @@ async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() 
     records = Records({"own-1": RECORD})
     for forwards_token in (True, False):
         member = authenticator(records, forwards_token=forwards_token)
-        theirs, ours = await member.authenticate(view(token())), await member.authenticate(view(OWN))
+        theirs, ours = await settled(member.authenticate(view(token()))), await settled(member.authenticate(view(OWN)))
         assert isinstance(theirs, Accepted)
         assert isinstance(ours, Accepted)
         assert theirs.forwarded_authorization == (f"Bearer {token()}" if forwards_token else "")

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from sidecar.access.decide import Allow, Decider, GuestPolicy
+from sidecar.access.decide import Allow, Decider, GuestPolicy, Verdict
 from sidecar.access.rules import Rules
 from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.base import ABSTAINED, Authenticator, AuthenticatorProtocol, Outcome, Rejected
 from sidecar.authn.chain import Chain
+from sidecar.concurrency import settled
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestContext
@@ -49,7 +50,7 @@ def decider(
 
 async def who(of: Decider, view: RequestContext) -> str:
     """Id of the Actor, ``nobody``, or the reason of the refusal."""
-    verdict = await of.decide(view)
+    verdict: Verdict = await settled(of.decide(view))
     if isinstance(verdict, Allow):
         return verdict.accepted.actor.id if verdict.accepted else "nobody"
     return verdict.failure.reason.value

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from sidecar.authn.authenticators.introspection import Introspection
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.concurrency import settled
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from sidecar.identity.actor import Actor, ActorType
@@ -88,7 +89,7 @@ def cause(outcome: Outcome) -> Cause:
 
 
 async def test_an_active_token_makes_the_actor(make: Any, server: Server) -> None:
-    outcome = await make().authenticate(asked("Bearer opaque-token"))
+    outcome = await settled(make().authenticate(asked("Bearer opaque-token")))
     assert isinstance(outcome, Accepted)
     assert (outcome.actor.id, outcome.actor.issuer) == ("sam", ISSUER)
     assert server.asked == [{"token": ["opaque-token"], "token_type_hint": ["access_token"]}]
@@ -96,17 +97,17 @@ async def test_an_active_token_makes_the_actor(make: Any, server: Server) -> Non
 
 async def test_who_asks_is_told_as_the_standard_says(make: Any, server: Server) -> None:
     """RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined."""
-    await make().authenticate(asked("Bearer opaque"))
+    await settled(make().authenticate(asked("Bearer opaque")))
     pair = base64.b64decode(server.authorization.removeprefix("Basic ")).decode()
     assert [unquote_plus(part) for part in pair.split(":")] == ["side:car", "s3cr€t:%"]
-    await make(authMethod="client_secret_post").authenticate(asked("Bearer opaque"))
+    await settled(make(authMethod="client_secret_post").authenticate(asked("Bearer opaque")))
     assert server.asked[-1]["client_secret"] == ["s3cr€t:%"]
     assert server.authorization == ""
 
 
 async def test_an_inactive_token_is_for_others_and_in_the_end_refused(make: Any, server: Server) -> None:
     server.answer = {"active": False, "sub": "sam"}
-    outcome = await make().authenticate(asked("Bearer opaque"))
+    outcome = await settled(make().authenticate(asked("Bearer opaque")))
     assert isinstance(outcome, Abstained)
     assert outcome.hint
     assert outcome.hint.cause is Cause.INACTIVE
@@ -120,7 +121,7 @@ async def test_an_answer_that_does_not_say_active_is_no_answer(make: Any, server
     server.answer = answer
     member = make()
     with pytest.raises(Unavailable):
-        await member.authenticate(asked("Bearer opaque"))
+        await settled(member.authenticate(asked("Bearer opaque")))
     await eventually(lambda: member.unavailable_reason)
 
 
@@ -129,7 +130,7 @@ async def test_a_server_that_does_not_answer_is_a_broken_one(make: Any, server: 
     server.status = status
     member = make()
     with pytest.raises(Unavailable) as caught:
-        await member.authenticate(asked("Bearer opaque"))
+        await settled(member.authenticate(asked("Bearer opaque")))
     assert caught.value.cause is Cause.INTROSPECTION_UNAVAILABLE
     await eventually(lambda: f"status {status}" in member.unavailable_reason)
     server.status, server.answer = 200, {"active": False}
@@ -148,7 +149,7 @@ async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_al
     with LoopbackServer(answer) as running:
         member = make(url=running.url)
         with pytest.raises(Unavailable):
-            await member.authenticate(asked("Bearer odd"))
+            await settled(member.authenticate(asked("Bearer odd")))
         await member._probe._task
         assert [question["token"] for question in server.asked] == [["odd"], ["auth-sidecar-check"]]
         assert member.unavailable_reason == ""
@@ -175,19 +176,19 @@ async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_al
 async def test_active_is_not_enough(make: Any, server: Server, changes: dict[str, Any], expected: Cause) -> None:
     """What the server says about the token is judged as a JWT's claims are."""
     server.answer = {name: value for name, value in {**ACTIVE, **changes}.items() if value is not ...}
-    assert cause(await make().authenticate(asked("Bearer opaque"))) is expected
+    assert cause(await settled(make().authenticate(asked("Bearer opaque")))) is expected
 
 
 async def test_it_is_remembered_no_longer_than_it_lives(make: Any, server: Server, clock: HandClock) -> None:
     member, view = make(), asked("Bearer opaque")
     assert member.recall(view) is None
-    await member.authenticate(view)
+    await settled(member.authenticate(view))
     clock.advance(59)
     assert member.recall(view)
     clock.advance(1)
     assert member.recall(view) is None
     server.answer = {**ACTIVE, "exp": int(clock.now()) + 5}
-    await member.authenticate(view)
+    await settled(member.authenticate(view))
     clock.advance(5)
     assert member.recall(view) is None
 
@@ -201,16 +202,16 @@ async def test_many_who_wait_ask_once(make: Any, server: Server) -> None:
 
 async def test_jwts_are_not_asked_about_unless_told(make: Any, server: Server) -> None:
     mine, other = token(claims()), token(claims(iss="https://other.example"))
-    assert isinstance(await make().authenticate(asked(f"Bearer {mine}")), Abstained)
-    assert isinstance(await make(jwts=True).authenticate(asked(f"Bearer {other}")), Abstained)
+    assert isinstance(await settled(make().authenticate(asked(f"Bearer {mine}"))), Abstained)
+    assert isinstance(await settled(make(jwts=True).authenticate(asked(f"Bearer {other}"))), Abstained)
     assert not server.asked
-    assert isinstance(await make(jwts=True).authenticate(asked(f"Bearer {mine}")), Accepted)
+    assert isinstance(await settled(make(jwts=True).authenticate(asked(f"Bearer {mine}"))), Accepted)
 
 
 async def test_a_jwt_that_the_server_calls_inactive_is_refused(make: Any, server: Server) -> None:
     """The members after it would find its signature good: asking would be in vain."""
     server.answer = {"active": False}
-    outcome = await make(jwts=True).authenticate(asked(f"Bearer {token(claims())}"))
+    outcome = await settled(make(jwts=True).authenticate(asked(f"Bearer {token(claims())}")))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.cause is Cause.INACTIVE
 
@@ -221,7 +222,7 @@ async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
 ) -> None:
     """RFC 7662 leaves it to the server whether it tells ``jti``; a denial of the token holds all the same."""
     text = token(claims(**presented))
-    outcome = await make(jwts=True).authenticate(asked(f"Bearer {text}"))
+    outcome = await settled(make(jwts=True).authenticate(asked(f"Bearer {text}")))
     assert isinstance(outcome, Accepted)
     assert outcome.revocation_keys
     digest = sha256(text.rpartition(".")[0].encode()).hexdigest()
@@ -232,7 +233,7 @@ async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
 
 @pytest.mark.parametrize("value", ["two words", "a\tb", "naïve", "a&token=b", "x" * 20_000, "", "eyJhbGciOi.x.y"])
 async def test_what_is_no_token_is_not_sent(make: Any, server: Server, value: str) -> None:
-    assert isinstance(await make().authenticate(asked(f"Bearer {value}")), Abstained)
+    assert isinstance(await settled(make().authenticate(asked(f"Bearer {value}"))), Abstained)
     assert not server.asked
 
 
@@ -273,7 +274,7 @@ async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
     around = surroundings("opaque", clock, client=client, providers={"corp": provider}, policies={"corp": policy})
     written = {"provider": "corp", "url": url, "clientId": "side", "clientSecret": "s"}
     member = Introspection(options_of(Introspection, written), around)
-    outcome = await member.authenticate(asked("Bearer opaque"))
+    outcome = await settled(member.authenticate(asked("Bearer opaque")))
     await member.stop()
     await client.aclose()
     assert isinstance(outcome, Accepted)
@@ -291,13 +292,13 @@ async def test_refused_token_is_asked_about_once_a_minute(make: Any, server: Ser
         server.asked.clear()
         server.answer = answer
         for _ in range(200):
-            assert isinstance(await member.authenticate(asked("Bearer made-up")), expected)
+            assert isinstance(await settled(member.authenticate(asked("Bearer made-up"))), expected)
         assert len(server.asked) == 1
         server.answer = ACTIVE
         clock.advance(59)
-        assert isinstance(await member.authenticate(asked("Bearer made-up")), expected)
+        assert isinstance(await settled(member.authenticate(asked("Bearer made-up"))), expected)
         clock.advance(1)
-        assert isinstance(await member.authenticate(asked("Bearer made-up")), Accepted)
+        assert isinstance(await settled(member.authenticate(asked("Bearer made-up"))), Accepted)
 
 
 async def test_made_up_tokens_are_twenty_questions_a_second(make: Any, server: Server, clock: HandClock) -> None:
@@ -308,7 +309,8 @@ async def test_made_up_tokens_are_twenty_questions_a_second(make: Any, server: S
     for second in range(3):
         for number in range(100):
             try:
-                assert isinstance(await member.authenticate(asked(f"Bearer made-up-{second}-{number}")), Abstained)
+                outcome = await settled(member.authenticate(asked(f"Bearer made-up-{second}-{number}")))
+                assert isinstance(outcome, Abstained)
             except Unavailable as failure:
                 throttled.append(failure)
         clock.advance(1)
@@ -323,7 +325,7 @@ async def test_unanswered_questions_count_too(make: Any, server: Server) -> None
     server.status = 500
     for number in range(60):
         with pytest.raises(Unavailable):
-            await member.authenticate(asked(f"Bearer made-up-{number}"))
+            await settled(member.authenticate(asked(f"Bearer made-up-{number}")))
     assert len([question for question in server.asked if question["token"] != ["auth-sidecar-check"]]) == 20
 
 
@@ -332,27 +334,27 @@ async def test_a_flood_keeps_nobody_out_who_was_in_before(make: Any, server: Ser
     member = make()
     good = [f"Bearer good-{number}" for number in range(50)]
     for text in good:
-        assert isinstance(await member.authenticate(asked(text)), Accepted)
+        assert isinstance(await settled(member.authenticate(asked(text))), Accepted)
     clock.advance(61)
     server.answer = {"active": False}
     for number in range(30):
         with contextlib.suppress(Unavailable):
-            await member.authenticate(asked(f"Bearer made-up-{number}"))
+            await settled(member.authenticate(asked(f"Bearer made-up-{number}")))
     server.answer = ACTIVE
     for text in good:
         assert member.recall(asked(text)) is None
-        assert isinstance(await member.authenticate(asked(text)), Accepted)
+        assert isinstance(await settled(member.authenticate(asked(text))), Accepted)
 
 
 async def test_token_that_is_good_no_more_is_unknown_again(make: Any, server: Server, clock: HandClock) -> None:
     """Its bearer is no better than any other then."""
     member = make()
-    assert isinstance(await member.authenticate(asked("Bearer once")), Accepted)
+    assert isinstance(await settled(member.authenticate(asked("Bearer once"))), Accepted)
     server.answer = {"active": False}
     clock.advance(61)
-    assert isinstance(await member.authenticate(asked("Bearer once")), Abstained)
+    assert isinstance(await settled(member.authenticate(asked("Bearer once"))), Abstained)
     clock.advance(61)
     for number in range(20):
-        await member.authenticate(asked(f"Bearer made-up-{number}"))
+        await settled(member.authenticate(asked(f"Bearer made-up-{number}")))
     with pytest.raises(Unavailable):
-        await member.authenticate(asked("Bearer once"))
+        await settled(member.authenticate(asked("Bearer once")))

@@ -1,5 +1,6 @@
 """Bearer JWTs find their issuer, and its keys only."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from multidict import CIMultiDict
 
 from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.concurrency import settled
 from sidecar.config.providers import OwnIssuers
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
@@ -69,7 +71,7 @@ class World:
         )
 
     async def judge(self, authorization: str) -> Outcome:
-        return await self.authenticator.authenticate(view(authorization))
+        return await settled(self.authenticator.authenticate(view(authorization)))
 
 
 def view(authorization: str) -> RequestContext:
@@ -94,7 +96,7 @@ async def test_a_good_token_is_accepted_and_remembered() -> None:
     world = World(corp())
     asked = view(bearer())
     assert world.authenticator.recall(asked) is None
-    outcome = await world.authenticator.authenticate(asked)
+    outcome = await settled(world.authenticator.authenticate(asked))
     assert isinstance(outcome, Accepted)
     assert (outcome.actor.id, outcome.actor.provider, outcome.is_own) == ("sam", "corp", False)
     assert world.authenticator.recall(asked) is outcome
@@ -146,8 +148,7 @@ async def test_unbound_keys_never_speak_in_a_name_of_our_own_making(name: str) -
     world = World(corp(), unbound=issuer("flat", Keys(OTHER)), own_names=own_names)
     for text, expected in ((name, Abstained), ("https://anyone", Accepted)):
         asked = view(f"Bearer {forge.token(forge.claims(iss=text), key=forge.OTHER_RSA)}")
-        assert isinstance(world.authenticator.authenticate_at_once(asked) or Abstained(), expected)
-        assert isinstance(await world.authenticator.authenticate(asked), expected)
+        assert isinstance(world.authenticator.authenticate(asked), expected)
 
 
 async def test_tokens_of_any_issuer_go_to_the_unbound_one_where_it_exists() -> None:
@@ -206,15 +207,18 @@ async def test_published_tokens_are_refused_whoever_signed_them() -> None:
 async def test_nothing_is_remembered_of_a_refused_token() -> None:
     world = World(corp())
     asked = view(bearer(aud="other"))
-    await world.authenticator.authenticate(asked)
+    await settled(world.authenticator.authenticate(asked))
     assert world.authenticator.recall(asked) is None
 
 
-async def test_only_one_verification_is_done_at_once() -> None:
-    """What is refused is verified once more in the usual way: with many keys without names that would be dear."""
-    token = view(f"Bearer {forge.token()}")
-    one = World({forge.ISSUER: issuer("corp", Keys(RSA), forge.ISSUER)})
-    two = World({forge.ISSUER: issuer("corp", Keys(OTHER, RSA), forge.ISSUER)})
-    assert isinstance(one.authenticator.authenticate_at_once(token), Accepted)
-    assert two.authenticator.authenticate_at_once(token) is None
-    assert isinstance(await two.authenticator.authenticate(token), Accepted)
+async def test_only_a_key_that_has_to_be_fetched_is_awaited() -> None:
+    """Whatever the outcome, and however many keys may have signed the token."""
+    good, forged = bearer(), bearer(jti="2", aud="other")
+    for keys in (Keys(RSA), Keys(OTHER, RSA)):
+        world = World(corp(keys))
+        assert isinstance(world.authenticator.authenticate(view(good)), Accepted)
+        assert isinstance(world.authenticator.authenticate(view(forged)), Rejected)
+        assert isinstance(world.authenticator.authenticate(view("Bearer opaque")), Abstained)
+    pending = World(corp(Keys(later=RSA))).authenticator.authenticate(view(good))
+    assert isinstance(pending, Awaitable)
+    assert isinstance(await pending, Accepted)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sidecar.authn.authenticators.kubernetes import Kubernetes
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.concurrency import settled
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Misconfigured, Unavailable
@@ -113,7 +114,7 @@ def cause(outcome: Outcome) -> Cause:
 async def test_an_account_is_a_service(make: Any) -> None:
     member = await make()
     view = asked(f"Bearer {account_token()}")
-    outcome = await member.authenticate(view)
+    outcome = await settled(member.authenticate(view))
     assert isinstance(outcome, Accepted)
     assert (outcome.actor.type, outcome.actor.id) == (ActorType.SERVICE, "system:serviceaccount:data:crawler")
     assert (outcome.actor.issuer, outcome.actor.subject) == (ISSUER, "system:serviceaccount:data:crawler")
@@ -123,7 +124,8 @@ async def test_an_account_is_a_service(make: Any) -> None:
 
 
 async def test_the_option_names_the_actor(make: Any) -> None:
-    outcome = await (await make(actor="k8s:{namespace}.{name}")).authenticate(asked(f"Bearer {account_token()}"))
+    member = await make(actor="k8s:{namespace}.{name}")
+    outcome = await settled(member.authenticate(asked(f"Bearer {account_token()}")))
     assert isinstance(outcome, Accepted)
     assert outcome.actor.id == "k8s:data.crawler"
 
@@ -180,16 +182,16 @@ def test_an_audience_is_required() -> None:
 )  # fmt: skip
 async def test_what_is_refused(make: Any, changes: dict[str, Any], expected: Cause) -> None:
     member = await make(namespaces=["data"])
-    assert cause(await member.authenticate(asked(f"Bearer {account_token(**changes)}"))) is expected
+    assert cause(await settled(member.authenticate(asked(f"Bearer {account_token(**changes)}")))) is expected
 
 
 async def test_tokens_of_other_issuers_are_not_its_business(make: Any) -> None:
     """A legacy secret token names another issuer, and so does a person's."""
     member = await make()
     for issuer in ("kubernetes/serviceaccount", "https://idp.example.com"):
-        outcome = await member.authenticate(asked(f"Bearer {account_token(iss=issuer)}"))
+        outcome = await settled(member.authenticate(asked(f"Bearer {account_token(iss=issuer)}")))
         assert isinstance(outcome, Abstained)
-    assert isinstance(await member.authenticate(asked("Basic x")), Abstained)
+    assert isinstance(await settled(member.authenticate(asked("Basic x"))), Abstained)
 
 
 async def test_the_pods_own_token_is_read_anew(make: Any, api: ApiServer, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ async def test_the_pods_own_token_is_read_anew(make: Any, api: ApiServer, tmp_pa
     api.pod_token = renewed
     stranger = token({"iss": ISSUER, "aud": "sidecar", "exp": NOW + 60}, {"alg": "RS256", "kid": "new"})
     for _ in range(50):  # the first may join the end of the fetch at the start
-        await member.authenticate(asked(f"Bearer {stranger}"))
+        await settled(member.authenticate(asked(f"Bearer {stranger}")))
         if api.presented[-1] == f"Bearer {renewed}":
             return
         await asyncio.sleep(0.01)
@@ -211,7 +213,7 @@ async def test_without_keys_nobody_is_refused_or_let_in(make: Any, api: ApiServe
     api.pod_token = "another"
     member = await make(ready=False)
     with pytest.raises(Unavailable):
-        await member.authenticate(asked(f"Bearer {account_token()}"))
+        await settled(member.authenticate(asked(f"Bearer {account_token()}")))
     assert (await (await make(start=False)).check())[0]
 
 
@@ -239,7 +241,7 @@ async def test_the_servers_word_is_believed_for_a_while(make: Any, api: ApiServe
     assert member.recall(view) is outcomes[0]
     member.surroundings.clock.advance(30.0)
     assert member.recall(view) is None
-    assert cause(await member.authenticate(asked(f"Bearer {account_token(aud='other')}"))) is Cause.AUDIENCE
+    assert cause(await settled(member.authenticate(asked(f"Bearer {account_token(aud='other')}")))) is Cause.AUDIENCE
     assert len(api.reviewed) == 1
 
 
@@ -247,7 +249,7 @@ async def test_the_servers_word_is_believed_for_a_while(make: Any, api: ApiServe
 async def test_what_the_server_does_not_vouch_for_is_refused(make: Any, api: ApiServer, status: dict[str, Any]) -> None:
     member = await make(review=True)
     api.review = {**GOOD_REVIEW, "authenticated": None, **status}
-    assert cause(await member.authenticate(asked(f"Bearer {account_token()}"))) is Cause.INACTIVE
+    assert cause(await settled(member.authenticate(asked(f"Bearer {account_token()}")))) is Cause.INACTIVE
 
 
 async def test_a_refusal_is_remembered_for_a_moment(make: Any, api: ApiServer) -> None:
@@ -256,12 +258,12 @@ async def test_a_refusal_is_remembered_for_a_moment(make: Any, api: ApiServer) -
     api.review = {"authenticated": False}
     view = asked(f"Bearer {account_token()}")
     for _ in range(5):
-        assert cause(await member.authenticate(view)) is Cause.INACTIVE
+        assert cause(await settled(member.authenticate(view))) is Cause.INACTIVE
     assert len(api.reviewed) == 1
     api.review = GOOD_REVIEW
-    assert isinstance(await member.authenticate(asked(f"Bearer {account_token(jti='other')}")), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(f"Bearer {account_token(jti='other')}"))), Accepted)
     member.surroundings.clock.advance(10.0)
-    assert isinstance(await member.authenticate(view), Accepted)
+    assert isinstance(await settled(member.authenticate(view)), Accepted)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +289,10 @@ async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, revie
     member = await make(review=True)
     api.review = review if "user" in review else web.Response(**review)
     with pytest.raises(Unavailable, match="TokenReview"):
-        await member.authenticate(asked(f"Bearer {account_token()}"))
+        await settled(member.authenticate(asked(f"Bearer {account_token()}")))
     assert not member.unavailable_reason  # or nobody would send it a request again, by which it could recover
     api.review = GOOD_REVIEW
-    assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(f"Bearer {account_token()}"))), Accepted)
 
 
 async def test_the_check_asks_whether_it_may_ask(make: Any, api: ApiServer) -> None:
@@ -305,9 +307,9 @@ async def test_the_issuer_is_that_of_the_pods_latest_token(make: Any, tmp_path: 
     member, fixed = await make(), await make(issuer=ISSUER)
     (tmp_path / "token").write_text(account_token(iss="https://new.example.com"))
     view = asked(f"Bearer {account_token(iss='https://new.example.com')}")
-    assert isinstance(await member.authenticate(view), Accepted)
-    assert isinstance(await member.authenticate(asked(f"Bearer {account_token()}")), Accepted)
-    assert isinstance(await fixed.authenticate(view), Abstained)
+    assert isinstance(await settled(member.authenticate(view)), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(f"Bearer {account_token()}"))), Accepted)
+    assert isinstance(await settled(fixed.authenticate(view)), Abstained)
 
 
 @pytest.mark.parametrize("written", [{"issuer": ISSUER}, {}])

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.authn.authenticators.ldap import Ldap
 from sidecar.authn.base import Abstained, Accepted, Outcome, Rejected
+from sidecar.concurrency import settled
 from sidecar.errors import Cause, Misconfigured, Unavailable
 from tests.support.certificates import certificate
 from tests.support.directory import ADMIN, ADMIN_PASSWORD, BASE, SlapdDirectory, prepared_slapd
@@ -50,7 +51,7 @@ async def _make(directory: SlapdDirectory) -> AsyncIterator[Any]:
 
 
 async def ask(member: Ldap, user: str, password: str) -> Outcome:
-    return await member.authenticate(asked(basic(user, password)))
+    return await settled(member.authenticate(asked(basic(user, password))))
 
 
 def cause(outcome: Outcome) -> Cause:
@@ -110,7 +111,7 @@ async def test_two_entries_are_nobody(make: Any) -> None:
 async def test_a_good_pair_is_remembered_and_connections_are_kept(make: Any) -> None:
     clock = HandClock()
     member, view = make(clock), asked(basic("alice", "opensesame"))
-    accepted = await member.authenticate(view)
+    accepted = await settled(member.authenticate(view))
     assert member.recall(view) is accepted
     assert member.recall(asked(basic("alice", "other"))) is None
     assert member._directory._idle.qsize() == 1

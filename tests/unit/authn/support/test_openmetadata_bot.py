@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.base import Accepted, Rejected
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
+from sidecar.concurrency import settled
 from sidecar.config.providers import LOGGED_IN_USER, bot_check_url
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.claim_path import ClaimPath
@@ -170,13 +171,13 @@ def view(text: str) -> RequestContext:
 async def test_bot_is_asked_about_again_when_the_answer_is_old(server: Server, client: ControlClient) -> None:
     clock = HandClock(forge.NOW)
     member = authenticator(check(server, client, clock), clock)
-    assert isinstance(await member.authenticate(view(BOT)), Accepted)
+    assert isinstance(await settled(member.authenticate(view(BOT))), Accepted)
     clock.advance(119)
     assert member.recall(view(BOT)) is not None
     clock.advance(1)
     assert member.recall(view(BOT)) is None
     server.answer = (401, "{}")
-    outcome: Any = await member.authenticate(view(BOT))
+    outcome: Any = await settled(member.authenticate(view(BOT)))
     assert isinstance(outcome, Rejected)
     assert outcome.failure.reason is Reason.TOKEN_REVOKED
     assert len(server.asked) == 2
@@ -188,7 +189,7 @@ async def test_server_says_which_of_its_bots_may_impersonate(server: Server, cli
     clock = HandClock(forge.NOW)
     member = authenticator(check(server, client, clock), clock, bots_may_impersonate=may)
     for text, impersonates in ((BOT, may), (PERSON, False)):
-        outcome = await member.authenticate(view(text))
+        outcome = await settled(member.authenticate(view(text)))
         assert isinstance(outcome, Accepted)
         assert outcome.actor.may_impersonate is impersonates
 
@@ -196,7 +197,7 @@ async def test_server_says_which_of_its_bots_may_impersonate(server: Server, cli
 async def test_nobody_else_is_asked_about_and_no_forged_token_is_sent(server: Server, client: ControlClient) -> None:
     clock = HandClock(forge.NOW)
     member = authenticator(check(server, client, clock), clock)
-    assert isinstance(await member.authenticate(view(PERSON)), Accepted)
+    assert isinstance(await settled(member.authenticate(view(PERSON))), Accepted)
     forged = forge.token(forge.claims(sub="ingestion-bot", isBot=True), key=forge.OTHER_RSA)
-    assert isinstance(await member.authenticate(view(forged)), Rejected)
+    assert isinstance(await settled(member.authenticate(view(forged))), Rejected)
     assert server.asked == []

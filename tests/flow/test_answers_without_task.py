@@ -1,4 +1,4 @@
-"""Most checks are answered before aiohttp makes a request of them: nobody may notice, but for the time it takes."""
+"""Checks are answered without a task where nothing has to be awaited, and the answer is the same in both cases."""
 
 import asyncio
 import base64
@@ -11,13 +11,14 @@ from urllib.parse import quote
 import pytest
 
 from sidecar.authn.authenticators.jwt import JwtAuthenticator
-from sidecar.authn.base import Accepted, Authenticator, Outcome
-from sidecar.dataplane.check import CheckEndpoint
+from sidecar.authn.base import ABSTAINED, Accepted, Authenticator, Outcome
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.request import RequestContext
+from sidecar.web.dispatcher import Dispatcher
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support import forge
 from tests.support.certificates import certificate
+from tests.support.jwks_server import eventually
 from tests.support.wire import Answer, Wire
 
 TRUSTED = {"server": {"trustedProxies": [LOOPBACK]}}
@@ -26,24 +27,24 @@ HITS = 'sidecar_token_cache_lookups_total{result="hit"}'
 
 
 class Counted:
-    """How often a known check was answered at once, and how often a credential was judged in the usual way."""
+    """How many requests were answered without a task, and how often a token was verified."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_once = 0
-        self.judged = 0
-        at_once, judge = CheckEndpoint.at_once, JwtAuthenticator.authenticate
+        self.verified = 0
+        handle_head, authenticate = Dispatcher.handle_head, JwtAuthenticator.authenticate
 
-        def counting_at_once(*arguments: Any, **named: Any) -> bytes | None:
-            block = at_once(*arguments, **named)
-            self.at_once += block is not None
-            return block
+        def counting_heads(*arguments: Any) -> bytes | None:
+            answer = handle_head(*arguments)
+            self.at_once += bool(answer)
+            return answer
 
-        def counting_judge(*arguments: Any) -> Any:
-            self.judged += 1
-            return judge(*arguments)
+        def counting_verifications(*arguments: Any) -> Any:
+            self.verified += 1
+            return authenticate(*arguments)
 
-        monkeypatch.setattr(CheckEndpoint, "at_once", counting_at_once)
-        monkeypatch.setattr(JwtAuthenticator, "authenticate", counting_judge)
+        monkeypatch.setattr(Dispatcher, "handle_head", counting_heads)
+        monkeypatch.setattr(JwtAuthenticator, "authenticate", counting_verifications)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def without_date(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
 
 
 async def known(scene: Scene, *headers: tuple[str, str]) -> Answer:
-    """The answer to the first question, asked in the usual way, after which the token is known."""
+    """The answer to a check in a task, after which the token is known."""
     async with plainly(scene) as wire:
         answer = await wire.ask("/oauth2/auth", [*ASKED, *headers])
     assert answer.status == 200
@@ -71,15 +72,9 @@ async def ask(wire: Wire, *headers: tuple[str, str]) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("target", "at_once"),
-    [
-        ("/oauth2/auth", 1),
-        ("/oauth2/forward_auth", 1),
-        ("/oauth2/ext_authz/x", 1),
-        ("/oauth2/auth?allowed_groups=staff", 0),  # conditions are decided by a task
-    ],
+    "target", ["/oauth2/auth", "/oauth2/forward_auth", "/oauth2/ext_authz/x", "/oauth2/auth?allowed_groups=staff"]
 )
-async def test_the_second_answer_is_the_first(start: Start, counted: Counted, target: str, at_once: int) -> None:
+async def test_the_second_answer_is_the_first(start: Start, counted: Counted, target: str) -> None:
     """Byte for byte, but for the date; and it is counted like every other."""
     scene = await start(**TRUSTED)
     async with await scene.connect() as wire:
@@ -90,7 +85,7 @@ async def test_the_second_answer_is_the_first(start: Start, counted: Counted, ta
             first = await plain.ask(target, headers)
         second = await wire.ask(target, headers)
     assert without_date(first) == without_date(second)
-    assert (counted.judged, counted.at_once) == (1, at_once)
+    assert (counted.verified, counted.at_once) == (1, 1)
     assert await scene.metric('sidecar_http_requests_total{code="200",listener="public",route="check"}') == 2
     assert await scene.metric(HITS) == 1
     assert await scene.metric('sidecar_token_cache_lookups_total{result="miss"}') == 1
@@ -128,7 +123,7 @@ async def test_what_no_longer_stands_is_refused(start: Start, counted: Counted) 
         scene.clock.advance(forge.claims()["exp"] - forge.NOW + 60)
         refused = await wire.ask("/oauth2/auth", [*ASKED, bearer()])
         assert (refused.status, refused.json()["reason"]) == (401, "token_expired")
-    assert counted.at_once == 1
+    assert counted.at_once == 2
 
 
 @pytest.mark.parametrize(
@@ -150,7 +145,7 @@ async def test_known_tokens_do_not_open_what_is_closed(
     async with await scene.connect() as wire:
         await known(scene, bearer())
         assert (await wire.ask("/oauth2/auth", [*lines, bearer()])).status == status
-    assert counted.at_once == 0
+    assert counted.at_once == (status == 403), "a refusal without a task, unless it ends the connection"
 
 
 async def test_untrusted_peers_get_no_minted_tokens_at_once(start: Start, counted: Counted) -> None:
@@ -161,7 +156,7 @@ async def test_untrusted_peers_get_no_minted_tokens_at_once(start: Start, counte
     assert counted.at_once == 1
 
 
-async def test_bodies_old_versions_and_closing_callers_take_the_usual_way(start: Start, counted: Counted) -> None:
+async def test_bodies_old_versions_and_closing_callers_need_a_task(start: Start, counted: Counted) -> None:
     scene = await start(**TRUSTED)
     name, value = bearer()
     async with await scene.connect() as wire:
@@ -212,7 +207,7 @@ async def test_bound_tokens_need_their_certificate_at_once_too(start: Start, cou
         await known(scene, bound, proof)
         await ask(wire, bound, proof)
         assert (await wire.ask("/oauth2/auth", [*ASKED, bound])).status == 401
-    assert counted.at_once == 1
+    assert counted.at_once == 2
 
 
 @pytest.mark.parametrize("claims", [{}, {"jti": "j1"}, {"sub": "Sam@Example.COM"}, {"groups": ["a,b", "c d"]}])
@@ -224,11 +219,11 @@ async def test_the_first_answer_is_what_it_would_have_been(
     token, named = bearer(**claims), ("X-Request-Id", "the-same")
     async with await scene.connect() as wire:
         first = await ask(wire, token, named)
-        assert (counted.judged, counted.at_once) == (0, 1)
+        assert (counted.verified, counted.at_once) == (1, 1)
         second = await ask(wire, token, named)
     other = bearer(**{**claims, "unread": 1})  # another text, the same Actor
     third = await known(scene, other, named)
-    assert (counted.judged, counted.at_once) == (1, 2)
+    assert (counted.verified, counted.at_once) == (2, 2)
     assert without_date(first) == without_date(second) == without_date(third)
     assert await scene.metric('sidecar_token_cache_lookups_total{result="miss"}') == 2
     assert await scene.metric(HITS) == 1
@@ -244,7 +239,7 @@ async def test_the_first_answer_is_what_it_would_have_been(
         ({"auth_sidecar": "upstream"}, "token_invalid"),
     ],
 )
-async def test_bad_new_tokens_are_refused_in_the_usual_way(
+async def test_a_bad_token_is_verified_once_for_each_request(
     start: Start, counted: Counted, claims: dict[str, Any], reason: str
 ) -> None:
     scene = await start(**TRUSTED)
@@ -252,8 +247,9 @@ async def test_bad_new_tokens_are_refused_in_the_usual_way(
         for _ in range(2):
             refused = await wire.ask("/oauth2/auth", [*ASKED, bearer(**claims)])
             assert (refused.status, refused.json()["reason"]) == (401, reason)
-    assert counted.at_once == 0
+    assert (counted.verified, counted.at_once) == (2, 2)
     assert await scene.metric("sidecar_token_cache_entries") == 0
+    assert await scene.metric('sidecar_http_requests_total{code="401",listener="public",route="check"}') == 2
 
 
 class Everybody(Authenticator):
@@ -269,4 +265,55 @@ async def test_nobody_is_asked_out_of_turn(start: Start, counted: Counted) -> No
     scene = await start(**TRUSTED, authentication={"authenticators": members})
     async with await scene.connect() as wire:
         assert (await ask(wire, bearer())).all("X-Auth-Request-User") == ["everybody"]
-    assert (counted.at_once, counted.judged) == (0, 0)
+    assert (counted.at_once, counted.verified) == (0, 0)
+
+
+class Abstains(Authenticator):
+    """Recognises nothing, and awaits nothing."""
+
+    def authenticate(self, view: RequestContext) -> Outcome:
+        return ABSTAINED
+
+
+class AbstainsLater(Authenticator):
+    """Recognises nothing, as a coroutine."""
+
+    async def authenticate(self, view: RequestContext) -> Outcome:
+        return ABSTAINED
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [("Abstains", 1), ("AbstainsLater", 0)])
+async def test_only_an_authenticator_that_waits_needs_a_task(
+    start: Start, counted: Counted, kind: str, at_once: int
+) -> None:
+    """Others before ``jwt`` do not slow down new tokens. Known tokens are not affected by either."""
+    members = [{"type": f"{__name__}:{kind}"}, {"type": "jwt"}]
+    scene = await start(**TRUSTED, authentication={"authenticators": members})
+    async with await scene.connect() as wire:
+        assert (await ask(wire, bearer())).all("X-Auth-Request-User") == ["sam"]
+        assert (counted.at_once, counted.verified) == (at_once, 1)
+        await ask(wire, bearer())
+        assert (counted.at_once, counted.verified) == (at_once + 1, 1)
+
+
+async def test_the_access_log_needs_no_task(start: Start, counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
+    scene = await start(**TRUSTED, logging={"access": True})
+    async with await scene.connect() as wire:
+        with caplog.at_level("INFO", "sidecar.access"):
+            first = await ask(wire, bearer())
+            refused = await wire.ask("/oauth2/auth", [*ASKED, bearer(exp=1)])
+    lines = [record.__dict__ for record in caplog.records if record.name == "sidecar.access"]
+    assert counted.at_once == 2
+    assert [(line["status"], line["route"], line["path"], line["requestId"]) for line in lines] == [
+        (answer.status, "check", "/oauth2/auth", answer.all("X-Request-Id")[0]) for answer in (first, refused)
+    ]
+
+
+async def test_an_answer_that_waits_is_given_up_with_its_caller(start: Start, counted: Counted) -> None:
+    """Its place is free again, and nothing is left of it."""
+    scene = await start(published=False, **TRUSTED)
+    async with await scene.connect() as wire:
+        await wire.request("/oauth2/auth", [*ASKED, bearer()])
+        wire.writer.transport.abort()
+    await eventually(lambda: counted.verified == 1 and not scene.connections)
+    await eventually(lambda: scene.in_flight == scene.undecided == 0)
