@@ -187,6 +187,29 @@ async def test_late_answer_to_a_denial_leaves_a_longer_one_alone(begin: Begin) -
     await all_refuse(world, inf)
 
 
+@pytest.mark.parametrize("process", [0, 1])
+async def test_late_answer_that_an_emptied_store_takes_leaves_a_later_entry_alone(begin: Begin, process: int) -> None:
+    """Everything was read between a write and its answer, and then the store forgot the later entry.
+
+    The later one came from the same process, or it was read from the store, whose author has stopped since.
+    """
+    world = await begin(3)
+    held = world.start(world.mirrors[0].write(Batch(remove_entries=[world.denial().id])))
+    await world.until(held, "answer write")
+    if isinstance(world.backing, RedisBacking):  # it has read where the entry is, and writes now
+        await world.step(held)
+        await world.until(held, "answer write")
+    await deny(world, process)
+    world.mirrors[0]._position = ""
+    await world.follow(0)
+    if process:
+        world.mirrors[process] = world.mirror(process)
+    world.backing.wipe()
+    await world.finish(held)
+    await world.converge()
+    await all_refuse(world, inf)
+
+
 async def test_late_answer_to_a_lost_denial_leaves_a_later_one_of_the_same_process_alone(begin: Begin) -> None:
     """Found at random: both were lost, and a third one, older than the second, came back in place of them."""
     world = await begin()

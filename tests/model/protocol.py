@@ -88,12 +88,13 @@ class Process(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A write: what it says, when it began, and when it was acknowledged (0: not)."""
+    """A write: what it says, with which version, when it began, and when it was acknowledged (0: not)."""
 
     kind: str
     about: str
     began: int
     acknowledged: int = 0
+    version: int = 0
 
 
 class State(NamedTuple):
@@ -265,7 +266,7 @@ def write(state: State, index: int, kind: str, bounds: Bounds) -> State:
     if changed:
         store = store._replace(log=(*store.log, Entry(mark, said)), clock=max(store.clock + 1, store.clock))
     about = token_id if kind in (MINT, END) else "denial"
-    done = Done(kind, about, time)
+    done = Done(kind, about, time, version=said.said.version)
     flight = Flight(
         index, len(state.done), store.head, said, frozenset({process.position[2] if process.position else 0}), -1,
         process.loads,
@@ -286,7 +287,7 @@ def answer(state: State, number: int, bounds: Bounds) -> State:
     if flight.loads != process.loads:
         # everything was read meanwhile: the store tells what of it counts
         state, value, mark = put_back(state, value)
-        marks, heard = frozenset(), -1
+        marks = frozenset()
     promised = process.promised if mark in marks else process.promised | {(mark, value)}
     told = value if value.said.version > heard else value._replace(said=Said())
     process = process._replace(
@@ -386,7 +387,12 @@ def finish_reading(state: State, index: int) -> State:
         value=joined, position=position, promised=owed, reading=None, loads=process.loads + 1,
         floor=max(process.floor, version_of(joined)),
     )  # fmt: skip
-    return _put(state, index, process)
+    state = _put(state, index, process)
+    flights = tuple(
+        flight._replace(heard=max(flight.heard, fresh.said.version)) if flight.process == index else flight
+        for flight in state.flights
+    )
+    return state._replace(flights=flights)
 
 
 def _put(state: State, index: int, process: Process) -> State:
@@ -453,6 +459,9 @@ def _wrong_word(done: tuple[Done, ...], there: Value, bounds: Bounds) -> str:
     words = tuple(one for one in done if one.about == "denial")
     if not words:
         return f"never written: {there.said}" if there.said.kind else ""
+    latest_version = max((one.version for one in words if one.acknowledged), default=0)
+    if there.said.version < latest_version:
+        return f"version {there.said.version} counts, and {latest_version} was acknowledged"
     right = {one.kind for one in (latest(words) if bounds.has_clock else words)}
     return "" if there.said.kind in right else f"{there.said.kind}, right would be one of {right}"
 

@@ -183,7 +183,7 @@ async def test_sentinel_that_was_asked_is_left_whatever_happens() -> None:
                 made.append(client_of(*some))  # kept here: the garbage collector is not to close it
                 return made[-1]
 
-            dial._client = remember  # type: ignore[method-assign]
+            dial._client = remember  # type: ignore[method-assign, assignment]
             asking = ask(kv)
             for _ in range(turns):
                 await asyncio.sleep(0)
