@@ -111,7 +111,7 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    *, tokens: int = _TOKENS, providers: int = 1, rules: int = 0, denials: int = 0
+    *, tokens: int = _TOKENS, providers: int = 1, rules: int = 0, entries: int = 0
 ) -> AsyncIterator[Stage]:
     """A sidecar with so many of each; the last of its providers has issued the tokens."""
     async with AsyncExitStack() as stack:
@@ -122,7 +122,7 @@ async def staged(
         settings = folder / "sidecar.yaml"
         settings.write_text(json.dumps(_document(folder, issuers, rules, tokens)))
         loaded = load([str(settings)], {})
-        await _deny(loaded.settings.store, denials)
+        await _deny(loaded.settings.store, entries)
         sidecar = await stack.enter_async_context(build_sidecar(loaded, ProcessContext(Metrics(), SystemClock())))
         await _until(lambda: sidecar.health.report()[0])
         connection, socket = sidecar._server(), _Socket()  # noqa: SLF001 - no caller but this one brings his own socket
@@ -209,7 +209,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 CURVES = {
     "cached tokens": ("tokens", (10, 100, 1_000, 10_000, 100_000)),
-    "deny entries": ("denials", (0, 1_000, 10_000, 100_000, 1_000_000)),
+    "deny entries": ("entries", (0, 1_000, 10_000, 100_000, 1_000_000)),
     "providers": ("providers", (1, 5, 10, 25, 50)),
     "rules": ("rules", (0, 1, 10, 100, 500)),
 }

@@ -35,7 +35,7 @@ _LOOK_UPS = 200_000
 
 
 async def entries(count: int, scope: Scope, now: float) -> AsyncIterator[list[RevocationEntry]]:
-    """``count`` denials in pieces, as a busy year of one identity provider would leave them."""
+    """``count`` entries in pieces, as a busy year of one identity provider would leave them."""
     for start in range(0, count, _PIECE):
         yield [
             make_entry(
@@ -80,7 +80,7 @@ async def measure(count: int, scope: Scope, url: str) -> bool:
         look_up, gate = _look_up_seconds(mirror), _gate_seconds(mirror)
         await mirror.aclose()
         await store.aclose()
-    print(f"{count:,} denials of scope {scope}")
+    print(f"{count:,} entries of scope {scope}")
     rows = (
         _row("memory", size / 1e6, "MB", MOST_BYTES / 1e6 if scope is Scope.TOKEN else None),
         _row("load", seconds, "s", MOST_SECONDS),
@@ -103,11 +103,11 @@ def _actor(token_id: str) -> Actor:
 
 
 def _look_up_seconds(mirror: Mirror) -> float:
-    denials, now = mirror.revocations, time.time()
+    entries, now = mirror.revocations, time.time()
     asked = [revocation_keys(_actor(f"j{number}")) for number in range(_LOOK_UPS)]
     started = time.perf_counter()
     for facts in asked:
-        denials.match(facts, now)
+        entries.match(facts, now)
     return (time.perf_counter() - started) / _LOOK_UPS
 
 

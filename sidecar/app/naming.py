@@ -53,7 +53,7 @@ async def _existing_entries(store: Store, since: float, now: float) -> str:
         if any(record.created_at < since for record in page.records):
             return "token records"
     async for page in _pages(store, now):
-        if any(denial.created_at < since for denial in page.entries):
+        if any(entry.created_at < since for entry in page.entries):
             return "revocation entries for Actors"
     return ""
 

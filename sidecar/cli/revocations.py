@@ -285,7 +285,7 @@ async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
         entries = _all(lambda after: _page(revocations, issuer, after))
         # an entry that is rewritten in the meantime appears twice
-        return list({denial.id: describe_entry(denial) async for denial in entries}.values())
+        return list({entry.id: describe_entry(entry) async for entry in entries}.values())
 
 
 async def _page(
@@ -320,9 +320,9 @@ def run_remove(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _remove(loaded: Loaded, denial_id: str) -> None:
+async def _remove(loaded: Loaded, entry_id: str) -> None:
     async with _opened(loaded) as revocations:
-        await revocations.remove(denial_id, by=BY)
+        await revocations.remove(entry_id, by=BY)
 
 
 @asynccontextmanager

@@ -379,7 +379,7 @@ def _namings(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
     if any(not provider.is_principal_written for provider in found):
         message = (
             "is not written: verbatim is in force, because of upstream.credentials; write localPart or verbatim now, "
-            "because the start demands it once the store holds token records or denials of Actors"
+            "because the start demands it once the store holds token records or revocation entries of Actors"
         )
         yield Finding((_BLOCK, "principal"), message, fatal=False)
     if settings.upstream is None or settings.upstream.credentials != "openmetadata":

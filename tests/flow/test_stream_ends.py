@@ -38,8 +38,8 @@ def revoke(tmp_path: Path) -> Revoke:
     async def write() -> None:
         clock = HandClock(forge.NOW)
         store = SqliteStore(await Database.open(tmp_path / "sidecar.db", Metrics()), clock)
-        denial = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
-        await store.write(Batch(add_entries=[denial]))
+        entry = make_entry(Scope.SUBJECT, forge.ISSUER, "sam", clock.now(), issued_before=clock.now() + 1)
+        await store.write(Batch(add_entries=[entry]))
         await store.aclose()
 
     return write

@@ -205,11 +205,11 @@ def redis_entry(octets: bytes) -> None:
     """What lies in Redis, read as each of the things that it could be, and taken over where it is understood."""
     wire.read_record("id", octets, None, None)
     wire.read_record("id", b"0" * wire.STAMP + octets, octets, octets)
-    denials, _, _ = wire.read_changes(octets)
+    entries, _, _ = wire.read_changes(octets)
     known = RevocationList()
-    for denial in (*denials, wire.read_denial("id", octets), wire.read_denial("id", b"0" * wire.STAMP + octets)):
-        if denial is not None:
-            known.add(denial)
+    for entry in (*entries, wire.read_entry("id", octets), wire.read_entry("id", b"0" * wire.STAMP + octets)):
+        if entry is not None:
+            known.add(entry)
 
 
 def redis_page(octets: bytes) -> None:

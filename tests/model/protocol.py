@@ -20,7 +20,7 @@ MINT, END = "mint", "end"
 
 
 class Said(NamedTuple):
-    """The last word about the one denial there is. ``kind`` empty: none."""
+    """The last word about the one entry there is. ``kind`` empty: none."""
 
     version: int = 0
     kind: str = ""
@@ -172,7 +172,7 @@ def merge(one: Value, other: Value) -> Value:
 
 
 def learn(known: Value, heard: Value, floor: int) -> Value:
-    """What a process makes of what the log says: it has no version of a denial at hand but ``floor``, what it was
+    """What a process makes of what the log says: it has no version of an entry at hand but ``floor``, what it was
     promised. A word that is not later than that is left out.
     """
     merged = merge(known, heard)
@@ -265,7 +265,7 @@ def write(state: State, index: int, kind: str, bounds: Bounds) -> State:
     changed = merge(there, said) != there
     if changed:
         store = store._replace(log=(*store.log, Entry(mark, said)), clock=max(store.clock + 1, store.clock))
-    about = token_id if kind in (MINT, END) else "denial"
+    about = token_id if kind in (MINT, END) else "entry"
     done = Done(kind, about, time, version=said.said.version)
     flight = Flight(
         index, len(state.done), store.head, said, frozenset({process.position[2] if process.position else 0}), -1,
@@ -456,7 +456,7 @@ def latest(done: tuple[Done, ...]) -> list[Done]:
 
 
 def _wrong_word(done: tuple[Done, ...], there: Value, bounds: Bounds) -> str:
-    words = tuple(one for one in done if one.about == "denial")
+    words = tuple(one for one in done if one.about == "entry")
     if not words:
         return f"never written: {there.said}" if there.said.kind else ""
     latest_version = max((one.version for one in words if one.acknowledged), default=0)

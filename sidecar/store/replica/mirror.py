@@ -64,7 +64,7 @@ class _Flight:
         """``entries`` without the words that have been learned already, or later ones about the same."""
         return replace(
             entries,
-            denials=[word for word in entries.denials if self.words.get(word.id, -1) < word.version],
+            revocations=[word for word in entries.revocations if self.words.get(word.id, -1) < word.version],
             removals=[word for word in entries.removals if self.words.get(word.id, -1) < word.version],
         )
 
@@ -118,7 +118,7 @@ class _Promises:
             return entries
         return replace(
             entries,
-            denials=[word for word in entries.denials if words.get(word.id, -1) < word.version],
+            revocations=[word for word in entries.revocations if words.get(word.id, -1) < word.version],
             removals=[word for word in entries.removals if words.get(word.id, -1) < word.version],
         )
 
@@ -322,8 +322,8 @@ class Mirror:
             record = self.record(token_id)
             if record is not None:
                 self._revoked.labels(record.kind.value).inc()
-        for denial in batch.add_entries:
-            self._revoked.labels(denial.scope.value).inc()
+        for entry in batch.add_entries:
+            self._revoked.labels(entry.scope.value).inc()
 
     # --- following
 
@@ -414,8 +414,8 @@ class Mirror:
             await asyncio.sleep(0)
         rest = Entries(ends=entries.ends, currents=entries.currents, removals=entries.removals)
         picture.merge(self._promises.unknown(rest))
-        for denials in slices(entries.denials, self._SLICE):
-            self._skipped.inc(picture.add(self._promises.unknown(Entries(denials=denials)).denials))
+        for some in slices(entries.revocations, self._SLICE):
+            self._skipped.inc(picture.add(self._promises.unknown(Entries(revocations=some)).revocations))
             await asyncio.sleep(0)
         return is_current
 
@@ -507,7 +507,7 @@ class Mirror:
 
     async def _put_back(self, old: Snapshot, fresh: Snapshot, owed: _Promises) -> dict[str, int]:
         """Merge into the store and into ``fresh`` what ``old`` knows better. Returns how much of each kind."""
-        counts = {"records": 0, "revoked": 0, "denials": 0, "removals": 0}
+        counts = {"records": 0, "revoked": 0, "entries": 0, "removals": 0}
         for seen, entries in enumerate(old.better_than(fresh, self._clock.now())):
             if entries:
                 receipt = await self._store.merge(entries)
@@ -515,7 +515,7 @@ class Mirror:
                 owed.add(Receipt(receipt.mark, entries))
                 counts["records"] += len(entries.records)
                 counts["revoked"] += sum(record.revoked_at is not None for record in entries.records)
-                counts["denials"] += len(entries.denials)
+                counts["entries"] += len(entries.revocations)
                 counts["removals"] += len(entries.removals)
             elif entries is not None or seen % self._SLICE == 0:
                 await asyncio.sleep(0)

@@ -200,9 +200,9 @@ class RevocationService:
         if not quiet:
             for record in {record.id: record for records in ended for record in records.values()}.values():
                 audit_token_revoked(record, by=by)
-            for denial in entries:
+            for entry in entries:
                 _audit.info(
-                    "revocation entry added", extra={"event": "revocation_added", **_audit_fields(denial), "by": by}
+                    "revocation entry added", extra={"event": "revocation_added", **_audit_fields(entry), "by": by}
                 )
         return [AddedEntry(entries[place], len(ended[place])) for place in range(len(requests))]
 
