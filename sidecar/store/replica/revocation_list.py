@@ -68,8 +68,14 @@ def spellings(*actor_ids: str) -> tuple[str, ...]:
     the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
     may change with the configuration, and must not undo an entry.
     """
-    every = [spelling for one in actor_ids if one for spelling in (one, one.lower(), folded(one), local_part(one))]
-    return tuple(dict.fromkeys(every))
+    every: dict[str, None] = {}
+    for one in actor_ids:
+        lower = one.lower()
+        if lower != one or "@" in one:
+            every.update(dict.fromkeys((one, lower, folded(one), local_part(one))))
+        elif one:  # most names: every spelling is the same
+            every[one] = None
+    return tuple(every)
 
 
 class RevocationList:
