@@ -11,14 +11,14 @@ from math import inf
 from typing import Any
 
 from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
-from sidecar.store.redis.codec import denial_text
+from sidecar.store.redis.codec import entry_text
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 DAY = 86400.0
-KEEP_DENIALS = DAY
-"""Seconds for which an expired denial stays, in stores and in copies, because clocks differ."""
+KEEP_ENTRIES = DAY
+"""Seconds for which an expired entry stays, in stores and in copies, because clocks differ."""
 KEEP_REMOVALS = 366 * DAY
-"""Seconds for which a removal is remembered, and longer where the denial would have lasted longer."""
+"""Seconds for which a removal is remembered, and longer where the entry would have lasted longer."""
 
 Word = RevocationEntry | Removal
 
@@ -29,7 +29,7 @@ class Entries:
 
     records: Sequence[TokenRecord] = ()
     ends: Sequence[tuple[str, float]] = ()
-    denials: Sequence[RevocationEntry] = ()
+    revocations: Sequence[RevocationEntry] = ()
     removals: Sequence[Removal] = ()
     currents: Sequence[Current] = ()
 
@@ -39,7 +39,7 @@ class Entries:
     @property
     def lists(self) -> tuple[Sequence[Any], ...]:
         """Its five lists."""
-        return (self.records, self.ends, self.denials, self.removals, self.currents)
+        return (self.records, self.ends, self.revocations, self.removals, self.currents)
 
     def part(self, start: int, end: int) -> "Entries":
         """From each list the items from ``start`` to ``end``."""
@@ -54,36 +54,36 @@ class Entries:
     def version(self) -> int:
         """The highest version that is among them."""
         versions: list[int] = []
-        for items in (self.records, self.denials, self.removals, self.currents):
+        for items in (self.records, self.revocations, self.removals, self.currents):
             versions += [item.version for item in items]
         return max(versions, default=0)
 
     def versioned(self) -> Iterable[TokenRecord | RevocationEntry | Removal | Current]:
         """Everything that has a version."""
         yield from self.records
-        yield from self.denials
+        yield from self.revocations
         yield from self.removals
         yield from self.currents
 
     def words(self) -> dict[str, int]:
-        """The version of each denial and removal, by id."""
-        denied = {denial.id: denial.version for denial in self.denials}
+        """The version of each entry and removal, by id."""
+        denied = {entry.id: entry.version for entry in self.revocations}
         return denied | {removal.id: removal.version for removal in self.removals}
 
 
 def rank(word: Word) -> tuple[int, int, float, str]:
-    """Of two words about one denial the higher one counts: the later version; at the same version what refuses more.
+    """Of two words about one entry the higher one counts: the later version; at the same version what refuses more.
 
     Equal versions come only from data of before versions were given.
     """
     if isinstance(word, Removal):
         return (word.version, 0, word.until, "")
     # the text as Redis compares it
-    return (word.version, 1, inf if word.expires_at is None else word.expires_at, denial_text(word))
+    return (word.version, 1, inf if word.expires_at is None else word.expires_at, entry_text(word))
 
 
 def join_words(one: Word, other: Word) -> Word:
-    """The word about a denial that counts."""
+    """The word about an entry that counts."""
     return max(one, other, key=rank)
 
 
@@ -129,10 +129,10 @@ def moment_of(version: int) -> float:
 
 
 def remembered_until(expires_at: float | None, now: float) -> float:
-    """Until when a removal is kept that happens at ``now`` and is about a denial that would have ended so."""
+    """Until when a removal is kept that happens at ``now`` and is about an entry that would have ended so."""
     return max(now + KEEP_REMOVALS, (expires_at or 0.0) + DAY)
 
 
-def removal_at(denial_id: str, version: int, expires_at: float | None = None) -> Removal:
-    """The removal that a store has just given ``version``, of a denial that would have ended at ``expires_at``."""
-    return Removal(denial_id, version, remembered_until(expires_at, moment_of(version)))
+def removal_at(entry_id: str, version: int, expires_at: float | None = None) -> Removal:
+    """The removal that a store has just given ``version``, of an entry that would have ended at ``expires_at``."""
+    return Removal(entry_id, version, remembered_until(expires_at, moment_of(version)))

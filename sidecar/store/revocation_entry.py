@@ -48,7 +48,7 @@ class RevocationEntry:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A denial that was taken off the list. It is kept until ``until``, so that no copy brings the denial back."""
+    """An entry that was taken off the list. It is kept until ``until``, so that no copy brings the entry back."""
 
     id: str
     version: int

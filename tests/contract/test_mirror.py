@@ -13,7 +13,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch
 from sidecar.store.replica.mirror import Mirror
 from tests.contract.conftest import Open
-from tests.contract.test_store import bot, denial, record
+from tests.contract.test_store import bot, entry, record
 from tests.support.jwks_server import eventually
 
 PATIENCE = 10.0
@@ -52,23 +52,23 @@ async def counted(mirror: Mirror) -> AsyncIterator[list[float]]:
 async def test_what_one_writes_the_other_judges_by(follow: Callable[[], Awaitable[Mirror]]) -> None:
     here, there = await follow(), await follow()
     async with counted(there) as readings:
-        await here.write(Batch(add=[bot("1")], add_entries=[denial("j1"), denial("j2")]))
-        assert here.revocations.has(denial("j1"))
-        await eventually(lambda: there.revocations.has(denial("j2")) and there.record("1"), within=PATIENCE)
+        await here.write(Batch(add=[bot("1")], add_entries=[entry("j1"), entry("j2")]))
+        assert here.revocations.has(entry("j1"))
+        await eventually(lambda: there.revocations.has(entry("j2")) and there.record("1"), within=PATIENCE)
         assert there.is_bot_name(bot("1").actor_id)
-        await here.write(Batch(add=[bot("2", created_at=bot("1").created_at + 1)], remove_entries=[denial("j1").id]))
+        await here.write(Batch(add=[bot("2", created_at=bot("1").created_at + 1)], remove_entries=[entry("j1").id]))
         await eventually(lambda: there.record("2"), within=PATIENCE)
         ended = there.record("1")
         assert ended is not None
         assert ended.revoked_at is not None
-        assert not there.revocations.has(denial("j1"))
-        assert there.revocations.has(denial("j2"))
+        assert not there.revocations.has(entry("j1"))
+        assert there.revocations.has(entry("j2"))
         assert not readings, "the log was enough"
 
 
 async def test_late_comer_knows_everything(follow: Callable[[], Awaitable[Mirror]]) -> None:
     here = await follow()
-    batch = [denial(f"j{number}") for number in range(700)]
+    batch = [entry(f"j{number}") for number in range(700)]
     await here.write(Batch(add=[record("1")], add_entries=batch))
     await here.write(Batch(remove_entries=[batch[0].id]))
     late = await follow()
@@ -82,16 +82,16 @@ async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callab
     if world.settings.url.reveal().startswith("sqlite:"):
         pytest.skip("its file cannot vanish under an open connection")
     here, there = await follow(), await follow()
-    await here.write(Batch(add=[record("1", revoked_at=9.0)], add_entries=[denial("j1"), denial("j2")]))
-    await eventually(lambda: there.revocations.has(denial("j2")), within=PATIENCE)
+    await here.write(Batch(add=[record("1", revoked_at=9.0)], add_entries=[entry("j1"), entry("j2")]))
+    await eventually(lambda: there.revocations.has(entry("j2")), within=PATIENCE)
     world.empty()
     let_pass = 0
 
     async def filled() -> bool:
         nonlocal let_pass
-        let_pass += not (here.revocations.has(denial("j1")) and there.revocations.has(denial("j1")))
+        let_pass += not (here.revocations.has(entry("j1")) and there.revocations.has(entry("j1")))
         try:
-            is_known = await here._store.entry(denial("j2").id) is not None
+            is_known = await here._store.entry(entry("j2").id) is not None
             return is_known and await here._store.record("1") == record("1", revoked_at=9.0)
         except Unavailable:  # a server that has been emptied may be busy
             return False
@@ -100,7 +100,5 @@ async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callab
         while not await filled():
             await asyncio.sleep(0.01)
     assert let_pass == 0
-    await here.write(Batch(add_entries=[denial("j3")]))
-    await eventually(
-        lambda: there.revocations.has(denial("j3")) and there.revocations.has(denial("j1")), within=PATIENCE
-    )
+    await here.write(Batch(add_entries=[entry("j3")]))
+    await eventually(lambda: there.revocations.has(entry("j3")) and there.revocations.has(entry("j1")), within=PATIENCE)

@@ -39,21 +39,21 @@ def bot(token_id: str, actor_id: str = "crawler", **changes: Any) -> TokenRecord
     return record(token_id, kind=TokenKind.BOT, actor_id=actor_id, actor_type=ActorType.SERVICE, **changes)
 
 
-def denial(name: str = "j", issuer: str = "iss", created_at: float = NOW, **changes: Any) -> RevocationEntry:
+def entry(name: str = "j", issuer: str = "iss", created_at: float = NOW, **changes: Any) -> RevocationEntry:
     return make_entry(Scope.TOKEN, issuer, name, created_at, **changes)
 
 
 async def stand(store: Store) -> tuple[dict[str, TokenRecord], dict[str, RevocationEntry], str]:
     """All that the store has, and the position of one who knows it."""
     records: dict[str, TokenRecord] = {}
-    denials: dict[str, RevocationEntry] = {}
+    entries: dict[str, RevocationEntry] = {}
     position = ""
     async for piece in store.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.revocations}
+        entries |= {item.id: item for item in piece.revocations}
         position = piece.position
         assert not piece.skipped
-    return records, denials, position
+    return records, entries, position
 
 
 async def collect(store: Store, position: str, enough: Callable[[Changes], bool]) -> Changes:
@@ -102,7 +102,7 @@ async def test_ids_that_strangers_choose_are_only_unknown(store: Store) -> None:
         assert await store.entry(name) is None
 
 
-async def test_denial_comes_back_as_it_was_written(store: Store) -> None:
+async def test_entry_comes_back_as_it_was_written(store: Store) -> None:
     full = make_entry(
         Scope.SUBJECT, "iss", HOSTILE, NOW + 0.25, issued_before=NOW - 1.5, expires_at=NOW + 9.75, reason=HOSTILE,
         created_by="sam",
@@ -113,8 +113,8 @@ async def test_denial_comes_back_as_it_was_written(store: Store) -> None:
     assert (await stand(store))[1] == {full.id: full, endless.id: endless}
 
 
-async def test_denial_of_the_same_id_is_replaced_and_a_forgiven_one_gone(store: Store) -> None:
-    first, other = denial(reason="a", expires_at=NOW + 60), denial("other")
+async def test_entry_of_the_same_id_is_replaced_and_a_forgiven_one_gone(store: Store) -> None:
+    first, other = entry(reason="a", expires_at=NOW + 60), entry("other")
     again = replace(first, reason="b", created_at=NOW + 5, expires_at=None)
     await store.write(Batch(add_entries=[first, other]))
     await store.write(Batch(add_entries=[again]))
@@ -155,7 +155,7 @@ async def test_of_tokens_minted_for_a_bot_at_once_one_survives_everywhere(open_s
 
 
 async def test_writing_a_batch_again_changes_nothing(store: Store) -> None:
-    batch = Batch(add=[bot("1")], add_entries=[denial()])
+    batch = Batch(add=[bot("1")], add_entries=[entry()])
     await store.write(batch)
     await store.write(Batch(add=[bot("2", created_at=NOW + 1)]))
     before = await stand(store)
@@ -176,7 +176,7 @@ async def test_record_that_has_ended_keeps_its_end(store: Store) -> None:
 async def test_batch_takes_effect_as_a_whole(store: Store) -> None:
     _, _, position = await stand(store)
     await store.write(Batch(add=[record("1")]))
-    await store.write(Batch(add=[record("2")], revoke=[("1", NOW)], add_entries=[denial(str(n)) for n in range(1000)]))
+    await store.write(Batch(add=[record("2")], revoke=[("1", NOW)], add_entries=[entry(str(n)) for n in range(1000)]))
     seen = await store.follow(position, 1.0)
     while len(seen.revocations) == 0:
         seen = await store.follow(seen.position, 1.0)
@@ -266,11 +266,11 @@ async def test_names_kept_for_bots_are_found_by_their_kind_alone(store: Store) -
     assert kept[names[0].id] == replace(names[0], revoked_at=NOW + 9)
 
 
-async def test_denials_are_listed_newest_first_without_expired_ones(store: Store) -> None:
+async def test_entries_are_listed_newest_first_without_expired_ones(store: Store) -> None:
     await store.write(
         Batch(
             add_entries=[
-                denial(str(number), "even" if number % 2 == 0 else "odd", NOW + number, expires_at=NOW + 10 * number)
+                entry(str(number), "even" if number % 2 == 0 else "odd", NOW + number, expires_at=NOW + 10 * number)
                 for number in range(1, 8)
             ]
         )
@@ -295,40 +295,40 @@ async def test_marks_of_pages_that_are_none_are_refused(store: Store) -> None:
 async def test_whoever_follows_a_snapshot_misses_nothing(open_store: Open) -> None:
     """Others write while the snapshot is read; snapshot and log together are the truth."""
     writer, reader = await open_store(), await open_store()
-    await writer.write(Batch(add_entries=[denial(f"old{number}", created_at=NOW + number) for number in range(4500)]))
+    await writer.write(Batch(add_entries=[entry(f"old{number}", created_at=NOW + number) for number in range(4500)]))
 
     async def keep_writing() -> None:
         for number in range(40):
-            forgiven = [denial(f"old{number * 100}").id]
+            forgiven = [entry(f"old{number * 100}").id]
             await writer.write(
-                Batch(add=[record(f"r{number}")], add_entries=[denial(f"new{number}")], remove_entries=forgiven)
+                Batch(add=[record(f"r{number}")], add_entries=[entry(f"new{number}")], remove_entries=forgiven)
             )
 
     writing = asyncio.create_task(keep_writing())
     records: dict[str, TokenRecord] = {}
-    denials: dict[str, RevocationEntry] = {}
+    entries: dict[str, RevocationEntry] = {}
     position = ""
     async for piece in reader.snapshot():
         records |= {item.id: item for item in piece.records}
-        denials |= {item.id: item for item in piece.revocations}
+        entries |= {item.id: item for item in piece.revocations}
         position = piece.position
         await asyncio.sleep(0)
     await writing
     while (changes := await reader.follow(position, 0.2)).position != position:
         position = changes.position
         records |= {item.id: item for item in changes.records}
-        denials |= {item.id: item for item in changes.revocations}
+        entries |= {item.id: item for item in changes.revocations}
         for gone in changes.removals:
-            denials.pop(gone.id, None)
-    assert (records, denials) == (await stand(reader))[:2]
-    assert len(denials) == 4500
+            entries.pop(gone.id, None)
+    assert (records, entries) == (await stand(reader))[:2]
+    assert len(entries) == 4500
     assert len(records) == 40
 
 
 async def test_writes_of_this_and_other_processes_wake_a_follower(open_store: Open) -> None:
     mine, other = await open_store(), await open_store()
     _, _, position = await stand(mine)
-    for writer, item in ((mine, denial("1")), (other, denial("2"))):
+    for writer, item in ((mine, entry("1")), (other, entry("2"))):
         following = asyncio.create_task(mine.follow(position, 30.0))
         async with asyncio.timeout(5):
             await writer.write(Batch(add_entries=[item]))
@@ -339,17 +339,17 @@ async def test_writes_of_this_and_other_processes_wake_a_follower(open_store: Op
     assert await mine.follow(position, 0.05) == Changes(position)
 
 
-async def test_last_word_about_a_denial_counts(store: Store) -> None:
+async def test_last_word_about_an_entry_counts(store: Store) -> None:
     _, _, position = await stand(store)
-    for batch in (Batch(add_entries=[denial()]), Batch(remove_entries=[denial().id]), Batch(add_entries=[denial("2")])):
+    for batch in (Batch(add_entries=[entry()]), Batch(remove_entries=[entry().id]), Batch(add_entries=[entry("2")])):
         await store.write(batch)
     seen = await collect(store, position, lambda changes: len(changes.revocations) > 0)
-    assert (seen.revocations, [gone.id for gone in seen.removals]) == ((denial("2"),), [denial().id])
-    await store.write(Batch(add_entries=[denial()]))
-    await store.write(Batch(remove_entries=[denial("2").id]))
-    await store.write(Batch(add_entries=[denial("2")]))
+    assert (seen.revocations, [gone.id for gone in seen.removals]) == ((entry("2"),), [entry().id])
+    await store.write(Batch(add_entries=[entry()]))
+    await store.write(Batch(remove_entries=[entry("2").id]))
+    await store.write(Batch(add_entries=[entry("2")]))
     seen = await collect(store, seen.position, lambda changes: len(changes.revocations) > 1)
-    assert set(seen.revocations) == {denial(), denial("2")}
+    assert set(seen.revocations) == {entry(), entry("2")}
     assert seen.removals == ()
 
 
@@ -366,15 +366,15 @@ async def test_long_log_comes_in_pieces(open_store: Open) -> None:
 async def test_positions_of_another_life_are_gaps(world: Any, open_store: Open) -> None:
     """A reader from before the store was emptied must not go on as if nothing had happened."""
     old = await open_store()
-    await old.write(Batch(add_entries=[denial()]))
+    await old.write(Batch(add_entries=[entry()]))
     _, _, position = await stand(old)
     await old.aclose()
     world.empty()
     fresh = await open_store()
     with pytest.raises(GapError):
         await fresh.follow(position, 0.0)
-    await fresh.write(Batch(add_entries=[denial("1")]))
-    await fresh.write(Batch(add_entries=[denial("2")]))
+    await fresh.write(Batch(add_entries=[entry("1")]))
+    await fresh.write(Batch(add_entries=[entry("2")]))
     with pytest.raises(GapError):
         await fresh.follow(position, 0.0)
     for nonsense in ("", "x", "-1:", "99999999999999:", "99999999999999-0:ab"):
@@ -387,7 +387,7 @@ async def test_life_is_named_once(open_store: Open) -> None:
     await asyncio.gather(one.merge(Entries()), other.merge(Entries()))
     name = await one.life()
     assert name
-    await one.write(Batch(add_entries=[denial()]))
+    await one.write(Batch(add_entries=[entry()]))
     assert await one.life() == await other.life() == name
 
 
@@ -396,29 +396,29 @@ async def test_every_entry_gets_a_later_version(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
     receipts = [
         await one.write(
-            Batch(add=[record("1"), bot("2")], add_entries=[denial("1"), denial("2")], remove_entries=[denial("3").id])
+            Batch(add=[record("1"), bot("2")], add_entries=[entry("1"), entry("2")], remove_entries=[entry("3").id])
         ),
-        await other.write(Batch(add_entries=[denial("1")])),
-        await one.write(Batch(add_entries=[denial("4")]), 4 * 10**15),
-        await other.write(Batch(remove_entries=[denial("1").id])),
+        await other.write(Batch(add_entries=[entry("1")])),
+        await one.write(Batch(add_entries=[entry("4")]), 4 * 10**15),
+        await other.write(Batch(remove_entries=[entry("1").id])),
     ]
     versions = [item.version for receipt in receipts for item in receipt.entries.versioned() if item.version]
     ordered = list(dict.fromkeys(versions))
     assert ordered == sorted(ordered)
     assert len(ordered) == 8
     assert receipts[0].entries.currents == [Current(bot_key("crawler"), receipts[0].entries.records[1].version, "2")]
-    assert versions[-1] > receipts[2].entries.denials[0].version > 4 * 10**15
+    assert versions[-1] > receipts[2].entries.revocations[0].version > 4 * 10**15
 
 
 async def test_receipt_is_shown_by_the_log(open_store: Open) -> None:
     """Its mark is among those of the piece that has its entries; a repeated write has the mark of the last one."""
     one, other = await open_store(), await open_store()
     _, _, position = await stand(other)
-    receipt = await one.write(Batch(add=[bot("1")], add_entries=[denial()]))
+    receipt = await one.write(Batch(add=[bot("1")], add_entries=[entry()]))
     seen = await other.follow(position, 1.0)
     assert receipt.mark in seen.marks
     assert seen.is_complete
-    for known, heard in ((receipt.entries.records, seen.records), (receipt.entries.denials, seen.revocations)):
+    for known, heard in ((receipt.entries.records, seen.records), (receipt.entries.revocations, seen.revocations)):
         assert [item.version for item in known] == [item.version for item in heard]
     again = await one.write(Batch(add=[bot("1")]))
     assert again.entries.records == []
@@ -427,9 +427,9 @@ async def test_receipt_is_shown_by_the_log(open_store: Open) -> None:
 
 
 async def test_what_a_mirror_knows_is_merged_by_version(store: Store) -> None:
-    first = (await store.write(Batch(add=[record("1"), bot("old")], add_entries=[denial(reason="old")]))).entries
+    first = (await store.write(Batch(add=[record("1"), bot("old")], add_entries=[entry(reason="old")]))).entries
     second = (
-        await store.write(Batch(add=[bot("new", created_at=NOW + 50)], add_entries=[denial(reason="here")]))
+        await store.write(Batch(add=[bot("new", created_at=NOW + 50)], add_entries=[entry(reason="here")]))
     ).entries
     earlier = first.records[1].version - 5
     known = [
@@ -439,34 +439,36 @@ async def test_what_a_mirror_knows_is_merged_by_version(store: Store) -> None:
         bot("older", version=earlier),
         bot("alone", "walker", version=earlier),
     ]
-    receipt = await store.merge(Entries(known, denials=[first.denials[0], replace(denial("2"), version=earlier)]))
-    assert [item.name for item in receipt.entries.denials] == ["2"], "of the other a later word is here"
-    records, denials, _ = await stand(store)
+    receipt = await store.merge(
+        Entries(known, revocations=[first.revocations[0], replace(entry("2"), version=earlier)])
+    )
+    assert [item.name for item in receipt.entries.revocations] == ["2"], "of the other a later word is here"
+    records, entries, _ = await stand(store)
     assert records["1"].revoked_at == NOW + 1
     assert records["2"] == record("2", last_used_at=NOW + 3)
     ended = {name for name, item in records.items() if item.revoked_at is not None}
     assert ended == {"1", "old", "older"}, "a bot's tokens from before its current one come back ended"
-    assert {item.reason for item in denials.values() if item.name == "j"} == {"here"}
-    assert len(denials) == 2
+    assert {item.reason for item in entries.values() if item.name == "j"} == {"here"}
+    assert len(entries) == 2
     # what comes back is replaced as any other
     await store.write(Batch(add=[bot("newer", "walker", created_at=NOW + 60)]))
     replaced = await store.record("alone")
     assert replaced is not None
     assert replaced.revoked_at == NOW + 60
-    assert second.denials[0].version == denials[denial().id].version
+    assert second.revocations[0].version == entries[entry().id].version
 
 
 async def test_removal_outlives_what_a_mirror_still_knows(open_store: Open) -> None:
     """Also in a store that has lost both, whoever comes first."""
     one, other = await open_store(), await open_store()
-    known = (await one.write(Batch(add_entries=[denial()]))).entries
-    removed = (await one.write(Batch(remove_entries=[denial().id]))).entries
-    assert not (await other.merge(known)).entries.denials
-    assert await one.entry(denial().id) is None
-    again = (await one.write(Batch(add_entries=[denial()]))).entries
+    known = (await one.write(Batch(add_entries=[entry()]))).entries
+    removed = (await one.write(Batch(remove_entries=[entry().id]))).entries
+    assert not (await other.merge(known)).entries.revocations
+    assert await one.entry(entry().id) is None
+    again = (await one.write(Batch(add_entries=[entry()]))).entries
     assert not (await other.merge(removed)).entries.removals
-    assert await one.entry(denial().id) == denial()
-    assert list((await other.merge(again)).entries.denials) == list(again.denials), "it is there"
+    assert await one.entry(entry().id) == entry()
+    assert list((await other.merge(again)).entries.revocations) == list(again.revocations), "it is there"
 
 
 async def test_end_of_a_record_that_is_not_there_waits_for_it(store: Store) -> None:
@@ -510,10 +512,10 @@ def _views(seed: int) -> tuple[list[Entries], random.Random]:
         for name in "ab":
             version = chance.randint(1, 4)
             if chance.random() < 0.4:
-                removed.append(Removal(denial(name).id, version, NOW + version))
+                removed.append(Removal(entry(name).id, version, NOW + version))
             elif chance.random() < 0.8:
                 until = chance.choice([None, NOW + 5, NOW + 9])
-                denied.append(replace(denial(name, expires_at=until, reason=chance.choice("xy")), version=version))
+                denied.append(replace(entry(name, expires_at=until, reason=chance.choice("xy")), version=version))
         records = [
             bot(str(number), version=number, revoked_at=chance.choice([None, None, NOW + number, NOW + 9]))
             for number in range(1, 5)
@@ -538,20 +540,20 @@ async def test_order_in_which_copies_put_back_changes_nothing(open_store: Open, 
             chance.shuffle(order)
             for view in order:
                 await store.merge(view)
-            records, denials, _ = await stand(store)
+            records, entries, _ = await stand(store)
             ended = {name: item.revoked_at is not None for name, item in records.items()}
-            outcomes.append((ended, {name: (item, item.version) for name, item in denials.items()}))
+            outcomes.append((ended, {name: (item, item.version) for name, item in entries.items()}))
             await store.aclose()
         assert outcomes[0] == outcomes[1] == outcomes[2], seed
 
 
 async def test_followers_hear_of_what_was_put_back(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
-    await one.write(Batch(add_entries=[denial()]))
+    await one.write(Batch(add_entries=[entry()]))
     _, _, position = await stand(other)
-    await one.merge(Entries([record("1", version=5)], denials=[replace(denial("2"), version=6)]))
+    await one.merge(Entries([record("1", version=5)], revocations=[replace(entry("2"), version=6)]))
     seen = await collect(other, position, lambda changes: bool(changes.revocations))
-    assert (seen.records, seen.revocations) == ((record("1"),), (denial("2"),))
+    assert (seen.records, seen.revocations) == ((record("1"),), (entry("2"),))
 
 
 async def test_what_is_long_over_goes_by_itself(open_store: Open, world: Any) -> None:
@@ -560,22 +562,22 @@ async def test_what_is_long_over_goes_by_itself(open_store: Open, world: Any) ->
     now = time.time()
     clock = HandClock(now)
     store = await open_store(clock)
-    passing = [denial(str(number), expires_at=now - 86_300) for number in range(700)]
+    passing = [entry(str(number), expires_at=now - 86_300) for number in range(700)]
     records = [record("1", expires_at=now - 86_300), bot("2", expires_at=now - 31 * 86_400), record("3")]
-    await store.write(Batch(add=records, add_entries=[*passing, denial("endless")]))
+    await store.write(Batch(add=records, add_entries=[*passing, entry("endless")]))
     clock.advance(60)
-    await store.write(Batch(add_entries=[denial("later")]))
+    await store.write(Batch(add_entries=[entry("later")]))
     assert len((await stand(store))[1]) == 702, "other clocks may be slow"
     assert set((await stand(store))[0]) == {"1", "3"}
     assert (await store.records(RecordQuery(), "", 10)).total == 2
     assert (await store.records(RecordQuery(actor_id="crawler"), "", 10)).total == 0
-    over = [denial(f"over{number}", expires_at=now - 90_000) for number in range(700)]
+    over = [entry(f"over{number}", expires_at=now - 90_000) for number in range(700)]
     await store.write(Batch(add_entries=over))
     for _ in range(6):  # some with each write, the rest with the next
         clock.advance(11)
-        await store.write(Batch(add_entries=[denial("later")]))
-    denials = (await stand(store))[1]
-    assert {item.name for item in denials.values()} == {"endless", "later", *(item.name for item in passing)}
+        await store.write(Batch(add_entries=[entry("later")]))
+    entries = (await stand(store))[1]
+    assert {item.name for item in entries.values()} == {"endless", "later", *(item.name for item in passing)}
     assert (await store.entries("iss", "", 10, 0.0)).total == 702
 
 
@@ -583,13 +585,13 @@ async def test_process_whose_clock_is_ahead_forgets_nothing_for_others(open_stor
     """Whatever its clock says: the store's has to say so too."""
     clock = HandClock(time.time() + 400 * 86_400)
     store = await open_store(clock)
-    kept = [denial("soon", expires_at=time.time() + 60), denial("just", expires_at=time.time() - 60)]
+    kept = [entry("soon", expires_at=time.time() + 60), entry("just", expires_at=time.time() - 60)]
     await store.write(Batch(add=[record("1", expires_at=time.time() + 60)], add_entries=kept))
     for _ in range(3):
         clock.advance(11)
-        await store.write(Batch(add_entries=[denial("later")]))
-    records, denials, _ = await stand(store)
-    assert {item.name for item in denials.values()} == {"soon", "just", "later"}
+        await store.write(Batch(add_entries=[entry("later")]))
+    records, entries, _ = await stand(store)
+    assert {item.name for item in entries.values()} == {"soon", "just", "later"}
     assert set(records) == {"1"}
 
 
@@ -598,7 +600,7 @@ async def test_status_tells_what_it_is(store: Store) -> None:
     assert status.detail.startswith(("SQLite 3.", "Redis ", "memory"))
 
 
-async def test_denials_of_actors_are_those_without_issuer(store: Store) -> None:
+async def test_entries_of_actors_are_those_without_issuer(store: Store) -> None:
     """The start asks for them: whether names are on the list that the rule in force may read otherwise."""
     about_actor = make_entry(Scope.ACTOR, "", "USER:sam", NOW - 1, issued_before=NOW)
     await store.write(Batch(add_entries=(make_entry(Scope.SUBJECT, "iss", "s", NOW, issued_before=NOW), about_actor)))

@@ -26,7 +26,7 @@ from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import _APPLICATION_ID, _MIGRATIONS, Database
 from sidecar.store.sqlite.store import SqliteStore
 from tests.contract.conftest import store_of
-from tests.contract.test_store import bot, denial, record, stand
+from tests.contract.test_store import bot, entry, record, stand
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.hand_clock import HandClock
 from tests.support.redis_servers import RedisServer, Watched, cluster, running, watched
@@ -79,11 +79,11 @@ async def test_stalled_server_costs_one_deadline_and_then_nothing(server: RedisS
     try:
         waited = await asyncio.gather(*(fails(store.record("1")) for _ in range(50)))
         assert max(waited) < DEADLINE + MARGIN
-        assert await fails(store.write(Batch(add_entries=[denial()]))) < 0.1
+        assert await fails(store.write(Batch(add_entries=[entry()]))) < 0.1
         assert await fails(store.touch([("1", 1.0)])) < 0.1
     finally:
         server.signal(signal.SIGCONT)
-    await write_until_done(store, Batch(add_entries=[denial()]))
+    await write_until_done(store, Batch(add_entries=[entry()]))
     assert await store.record("1") == record()
 
 
@@ -111,14 +111,14 @@ async def test_answer_of_a_stalled_server_is_as_old_as_the_question(server: Redi
 
 async def test_answered_writes_survive_a_killed_server(server: RedisServer, store: Store) -> None:
     _, _, position = await stand(store)
-    await store.write(Batch(add=[record()], add_entries=[denial()]))
+    await store.write(Batch(add=[record()], add_entries=[entry()]))
     server.kill()
     assert await fails(store.record("1")) < DEADLINE
     server.start()
-    await write_until_done(store, Batch(add_entries=[denial("2")]))
-    records, denials, _ = await stand(store)
+    await write_until_done(store, Batch(add_entries=[entry("2")]))
+    records, entries, _ = await stand(store)
     assert set(records) == {"1"}
-    assert {item.name for item in denials.values()} == {"j", "2"}
+    assert {item.name for item in entries.values()} == {"j", "2"}
     seen = await store.follow(position, 1.0)
     assert (len(seen.records), len(seen.revocations)) == (1, 2), "a follower goes on where it stood"
 
@@ -130,16 +130,16 @@ async def test_server_that_comes_back_empty_is_found_out(require_tool: Callable[
         status = await store.status()
         assert not status.persistent
         assert "keeps nothing on disk" in status.problems[0]
-        await store.write(Batch(add_entries=[denial()]))
+        await store.write(Batch(add_entries=[entry()]))
         life = await store.life()
         _, known, position = await stand(store)
         forgetful.kill()
         forgetful.start()
-        await write_until_done(store, Batch(add_entries=[denial("2")]))
+        await write_until_done(store, Batch(add_entries=[entry("2")]))
         with pytest.raises(GapError):
             await store.follow(position, 1.0)
         assert await store.life() not in ("", life)
-        await store.merge(Entries(denials=list(known.values())))
+        await store.merge(Entries(revocations=list(known.values())))
         assert len((await stand(store))[1]) == 2
         await store.aclose()
 
@@ -151,26 +151,26 @@ async def test_write_whose_answer_is_lost_happens_once(server: RedisServer, pass
         store = await store_of(StoreSettings(url=Secret(f"redis://127.0.0.1:{proxy.port}")))
         await store.write(Batch(add=[bot("1")]))
         proxy.cut_after = passed
-        await store.write(Batch(add=[bot("2", created_at=1_800_000_100.0)], add_entries=[denial()]))
+        await store.write(Batch(add=[bot("2", created_at=1_800_000_100.0)], add_entries=[entry()]))
         assert proxy.cuts == 1
         assert server.ask("XLEN", "{sidecar}:log") == 2
-        records, denials, _ = await stand(store)
+        records, entries, _ = await stand(store)
         assert [item.id for item in records.values() if item.revoked_at is None] == ["2"]
-        assert len(denials) == 1
+        assert len(entries) == 1
         proxy.cut_after = passed
         assert await store.record("2") == records["2"]
         await store.aclose()
 
 
 async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store) -> None:
-    await store.write(Batch(add=[record()], add_entries=[denial()]))
+    await store.write(Batch(add=[record()], add_entries=[entry()]))
     _, _, position = await stand(store)
     good_record = server.ask("HGET", "{sidecar}:records", "1")
-    good_denial = server.ask("HGET", "{sidecar}:denials", denial().id)
-    garbage = [b"", b"\xff\xfe\x00", b"{}", b"[" * 50_000, good_denial[:-3], good_record.replace(b"[1,", b"[2,")]
-    garbage += [good_record.replace(b"personal", b"unheard"), good_denial.replace(b'"token"', b'"galaxy"')]
+    good_entry = server.ask("HGET", "{sidecar}:denials", entry().id)
+    garbage = [b"", b"\xff\xfe\x00", b"{}", b"[" * 50_000, good_entry[:-3], good_record.replace(b"[1,", b"[2,")]
+    garbage += [good_record.replace(b"personal", b"unheard"), good_entry.replace(b'"token"', b'"galaxy"')]
     immense = b"1" + b"0" * 400  # which no float can hold
-    garbage += [good_denial[:16] + b'[1,"token","i","j",' + immense + b',null,null,"",""]']
+    garbage += [good_entry[:16] + b'[1,"token","i","j",' + immense + b',null,null,"",""]']
     for kind in ("records", "denials"):
         order = "{sidecar}:order" if kind == "records" else "{sidecar}:denials:order"
         for number, value in enumerate(garbage):
@@ -181,30 +181,30 @@ async def test_garbage_is_skipped_and_counted(server: RedisServer, store: Store)
     server.ask("ZADD", "{sidecar}:order", *more_than_a_piece)
     server.ask("XADD", "{sidecar}:log", "*", "what", "ever")
     server.ask("HSET", "{sidecar}:revoked", "1", "soon")
-    records, denials, skipped = set(), set(), 0
+    records, entries, skipped = set(), set(), 0
     async for piece in store.snapshot():
         records |= {item.id for item in piece.records}
-        denials |= {item.id for item in piece.revocations}
+        entries |= {item.id for item in piece.revocations}
         skipped += piece.skipped
-    assert (records, denials) == ({"1"}, {denial().id})
+    assert (records, entries) == ({"1"}, {entry().id})
     assert skipped >= 2 * (len(garbage) - 1)
     damaged = await store.record("1")
     assert damaged is not None
     assert damaged.revoked_at is not None, "an end that cannot be read is an end"
     assert (await store.records(RecordQuery(), "", 10)).records == (damaged,)
-    assert (await store.entries(None, "", 10, 0.0)).entries == (denial(),)
-    await store.write(Batch(add_entries=[denial("2")]))
+    assert (await store.entries(None, "", 10, 0.0)).entries == (entry(),)
+    await store.write(Batch(add_entries=[entry("2")]))
     seen = Changes(position)
     while not seen.revocations:
         seen = await store.follow(seen.position, 1.0)
-    assert seen.revocations == (denial("2"),)
+    assert seen.revocations == (entry("2"),)
 
 
 async def test_log_that_was_cut_short_is_a_gap(server: RedisServer, store: Store) -> None:
-    await store.write(Batch(add_entries=[denial("1")]))
+    await store.write(Batch(add_entries=[entry("1")]))
     _, _, position = await stand(store)
     for name in "234":
-        await store.write(Batch(add_entries=[denial(name)]))
+        await store.write(Batch(add_entries=[entry(name)]))
     server.ask("XTRIM", "{sidecar}:log", "MAXLEN", 1)
     with pytest.raises(GapError) as gap:
         await store.follow(position, 1.0)
@@ -214,15 +214,15 @@ async def test_log_that_was_cut_short_is_a_gap(server: RedisServer, store: Store
 
 async def test_log_that_lost_its_end_is_a_loss(server: RedisServer, store: Store) -> None:
     """As after a failover to a replica that lagged behind, which has gone on since."""
-    await store.write(Batch(add_entries=[denial("1")]))
+    await store.write(Batch(add_entries=[entry("1")]))
     head = server.ask("HGET", "{sidecar}:meta", "head")
-    await store.write(Batch(add_entries=[denial("2")]))
+    await store.write(Batch(add_entries=[entry("2")]))
     _, _, position = await stand(store)
     server.ask("XDEL", "{sidecar}:log", position.partition("/")[2].partition(":")[0])
     server.ask("HSET", "{sidecar}:meta", "head", head)
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
-    await store.write(Batch(add_entries=[denial("3")]))
+    await store.write(Batch(add_entries=[entry("3")]))
     with pytest.raises(LossError):
         await store.follow(position, 1.0)
 
@@ -232,24 +232,24 @@ async def test_log_does_not_grow_without_end(
 ) -> None:
     monkeypatch.setattr("sidecar.store.redis.store.LOG_BYTES", 20_000)
     for start in range(0, 2000, 20):
-        await store.write(Batch(add_entries=[denial(str(number)) for number in range(start, start + 20)]))
+        await store.write(Batch(add_entries=[entry(str(number)) for number in range(start, start + 20)]))
     assert server.ask("XLEN", "{sidecar}:log") < 20
-    _, denials, position = await stand(store)
-    assert len(denials) == 2000
+    _, entries, position = await stand(store)
+    assert len(entries) == 2000
     assert await store.follow(position, 0.0) == Changes(position)
 
 
 async def test_too_few_replicas_are_no_success(server: RedisServer) -> None:
     store = await store_of(settings(server, wait_replicas=1, wait_timeout=0.2))
-    assert await fails(store.write(Batch(add_entries=[denial()]))) < 1.0
+    assert await fails(store.write(Batch(add_entries=[entry()]))) < 1.0
     assert await fails(store.merge(Entries())) < 1.0
-    assert await store.entry(denial().id) == denial(), "reading needs no replicas"
+    assert await store.entry(entry().id) == entry(), "reading needs no replicas"
     await store.aclose()
 
 
 async def test_refused_writes_leave_nothing(server: RedisServer, store: Store) -> None:
     server.ask("CONFIG", "SET", "maxmemory", "1")
-    await fails(store.write(Batch(add=[bot("1")], add_entries=[denial()])))
+    await fails(store.write(Batch(add=[bot("1")], add_entries=[entry()])))
     server.ask("CONFIG", "SET", "maxmemory", "0")
     assert (await stand(store))[:2] == ({}, {})
 
@@ -337,7 +337,7 @@ async def check_failover(group: Watched, store: Store, follower: Store) -> None:
         while not over.is_set():
             number += 1
             try:
-                await store.write(Batch(add_entries=[denial(str(number))]))
+                await store.write(Batch(add_entries=[entry(str(number))]))
                 answered.append(str(number))
             except Unavailable:
                 unanswered += 1
@@ -358,13 +358,13 @@ async def check_failover(group: Watched, store: Store, follower: Store) -> None:
     over.set()
     await writing
     assert unanswered
-    _, denials, _ = await stand(store)
-    assert set(answered) <= {item.name for item in denials.values()}
+    _, entries, _ = await stand(store)
+    assert set(answered) <= {item.name for item in entries.values()}
     with contextlib.suppress(GapError):
         while (changes := await follower.follow(position, 0.5)).position != position:
             position = changes.position
             followed |= {item.id: item for item in changes.revocations}
-        assert followed.keys() >= denials.keys(), "followed without a gap, yet something was missed"
+        assert followed.keys() >= entries.keys(), "followed without a gap, yet something was missed"
 
 
 WRITER = """
@@ -409,13 +409,13 @@ async def test_answered_writes_survive_killed_processes(tmp_path: Path) -> None:
         writer.kill()
         output, _ = writer.communicate()
         answered |= {f"{name}-{line}" for line in output.split("\n")[:-1]}
-    _, denials, _ = await stand(store)
-    assert answered <= {item.name for item in denials.values()}
+    _, entries, _ = await stand(store)
+    assert answered <= {item.name for item in entries.values()}
     followed: set[str] = set()
     while (changes := await store.follow(position, 0.0)).position != position:
         position = changes.position
         followed |= {item.id for item in changes.revocations}
-    assert followed == denials.keys()
+    assert followed == entries.keys()
     await store.aclose()
 
 
@@ -426,7 +426,7 @@ async def test_full_disk_is_no_success_and_leaves_nothing(tmp_path: Path) -> Non
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "s.db-wal").stat().st_size, limits[1]))
     try:
-        many = [denial(str(number)) for number in range(1000)]
+        many = [entry(str(number)) for number in range(1000)]
         await fails(store.write(Batch(add=[bot("2")], add_entries=many)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -441,9 +441,9 @@ async def test_file_that_turns_read_only_is_no_success(tmp_path: Path) -> None:
     store = SqliteStore(database, HandClock())
     await store.write(Batch(add=[record()]))
     await database.read("r", lambda connection: connection.execute("PRAGMA query_only = ON").fetchall())
-    await fails(store.write(Batch(add_entries=[denial()])))
+    await fails(store.write(Batch(add_entries=[entry()])))
     assert await store.record("1") == record()
-    assert await store.entry(denial().id) is None
+    assert await store.entry(entry().id) is None
     await store.aclose()
 
 
@@ -452,9 +452,9 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
     store = await sqlite_store(tmp_path / "s.db")
     _, _, position = await stand(store)
     for number in range(4):
-        await store.write(Batch(add_entries=[denial(str(number))], remove_entries=[denial("gone").id]))
+        await store.write(Batch(add_entries=[entry(str(number))], remove_entries=[entry("gone").id]))
     assert len((await store.follow(position, 0.0)).revocations) == 4
-    await store.write(Batch(add_entries=[denial("4")]))
+    await store.write(Batch(add_entries=[entry("4")]))
     with pytest.raises(GapError) as gap:
         await store.follow(position, 0.0)
     assert not isinstance(gap.value, LossError)
@@ -464,11 +464,11 @@ async def test_sqlite_log_is_trimmed_and_says_so(tmp_path: Path, monkeypatch: py
 async def test_older_copy_of_the_file_is_a_loss(tmp_path: Path) -> None:
     """A backup that was put back has forgotten revocations, and may have gone on since."""
     store = await sqlite_store(tmp_path / "s.db")
-    await store.write(Batch(add_entries=[denial("1")]))
+    await store.write(Batch(add_entries=[entry("1")]))
     await store.aclose()
     backup = (tmp_path / "s.db").read_bytes()
     store = await sqlite_store(tmp_path / "s.db")
-    await store.write(Batch(add_entries=[denial("2")]))
+    await store.write(Batch(add_entries=[entry("2")]))
     _, _, position = await stand(store)
     await store.aclose()
     (tmp_path / "s.db").write_bytes(backup)
@@ -476,7 +476,7 @@ async def test_older_copy_of_the_file_is_a_loss(tmp_path: Path) -> None:
     for name in "34":
         with pytest.raises(LossError):
             await store.follow(position, 0.0)
-        await store.write(Batch(add_entries=[denial(name)]))
+        await store.write(Batch(add_entries=[entry(name)]))
     await store.aclose()
 
 
@@ -498,7 +498,7 @@ async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], 
     with cluster(require_tool("redis-server"), tmp_path) as nodes:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
         store = await store_of(StoreSettings(url=Secret(f"redis+cluster://{hosts}")))
-        await store.write(Batch(add_entries=[denial("1")]))
+        await store.write(Batch(add_entries=[entry("1")]))
         slot = nodes[0].ask("CLUSTER", "KEYSLOT", "{sidecar}:meta")
         owner = nodes[min(slot // 5500, 2)]
         heir = nodes[(nodes.index(owner) + 1) % 3]
@@ -506,8 +506,8 @@ async def test_slot_that_moves_is_followed(require_tool: Callable[[str], Path], 
         owner.ask("FLUSHALL")
         for node in (heir, owner, *nodes):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
-        await store.write(Batch(add_entries=[denial("2")]))
-        assert await store.entry(denial("2").id) == denial("2")
+        await store.write(Batch(add_entries=[entry("2")]))
+        assert await store.entry(entry("2").id) == entry("2")
         assert heir.ask("EXISTS", "{sidecar}:meta")
         await store.aclose()
 

@@ -51,7 +51,7 @@ class Ledger:
         wrong = [
             f"{name} is {'not ' if wanted else ''}denied"
             for name, wanted in self.denied.items()
-            if mirror.revocations.has(denial(name)) is not wanted
+            if mirror.revocations.has(entry(name)) is not wanted
         ]
         for token_id in self.ended | self.replaced:
             record = mirror.record(token_id)
@@ -64,7 +64,7 @@ class Ledger:
         return wrong
 
 
-def denial(name: str):  # type: ignore[no-untyped-def]
+def entry(name: str):  # type: ignore[no-untyped-def]
     return make_entry(Scope.TOKEN, ISSUER, name, time.time())
 
 
@@ -88,7 +88,7 @@ async def keep_writing(number: int, mirrors: list[Mirror], ledger: Ledger, over:
                 ledger.denied.pop(name, None)
                 await mirror.write(
                     Batch(
-                        add_entries=[denial(name)] if wanted else [], remove_entries=[] if wanted else [denial(name).id]
+                        add_entries=[entry(name)] if wanted else [], remove_entries=[] if wanted else [entry(name).id]
                     )
                 )
                 ledger.denied[name] = wanted

@@ -208,7 +208,7 @@ def redis_entry(raw: bytes) -> None:
     wire.read_record("id", b"0" * wire.STAMP + raw, raw, raw)
     entries, _, _ = wire.read_changes(raw)
     known = RevocationList()
-    for entry in (*entries, wire.read_denial("id", raw), wire.read_denial("id", b"0" * wire.STAMP + raw)):
+    for entry in (*entries, wire.read_entry("id", raw), wire.read_entry("id", b"0" * wire.STAMP + raw)):
         if entry is not None:
             known.add(entry)
 

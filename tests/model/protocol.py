@@ -20,7 +20,7 @@ MINT, END = "mint", "end"
 
 
 class Said(NamedTuple):
-    """The last word about the one denial there is. ``kind`` empty: none."""
+    """The last word about the one entry there is. ``kind`` empty: none."""
 
     version: int = 0
     kind: str = ""
@@ -88,12 +88,13 @@ class Process(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A write: what it says, when it began, and when it was acknowledged (0: not)."""
+    """A write: what it says, with which version, when it began, and when it was acknowledged (0: not)."""
 
     kind: str
     about: str
     began: int
     acknowledged: int = 0
+    version: int = 0
 
 
 class State(NamedTuple):
@@ -171,7 +172,7 @@ def merge(one: Value, other: Value) -> Value:
 
 
 def learn(known: Value, heard: Value, floor: int) -> Value:
-    """What a process makes of what the log says: it has no version of a denial at hand but ``floor``, what it was
+    """What a process makes of what the log says: it has no version of an entry at hand but ``floor``, what it was
     promised. A word that is not later than that is left out.
     """
     merged = merge(known, heard)
@@ -264,8 +265,8 @@ def write(state: State, index: int, kind: str, bounds: Bounds) -> State:
     changed = merge(there, said) != there
     if changed:
         store = store._replace(log=(*store.log, Entry(mark, said)), clock=max(store.clock + 1, store.clock))
-    about = token_id if kind in (MINT, END) else "denial"
-    done = Done(kind, about, time)
+    about = token_id if kind in (MINT, END) else "entry"
+    done = Done(kind, about, time, version=said.said.version)
     flight = Flight(
         index, len(state.done), store.head, said, frozenset({process.position[2] if process.position else 0}), -1,
         process.loads,
@@ -286,7 +287,7 @@ def answer(state: State, number: int, bounds: Bounds) -> State:
     if flight.loads != process.loads:
         # everything was read meanwhile: the store tells what of it counts
         state, value, mark = put_back(state, value)
-        marks, heard = frozenset(), -1
+        marks = frozenset()
     promised = process.promised if mark in marks else process.promised | {(mark, value)}
     told = value if value.said.version > heard else value._replace(said=Said())
     process = process._replace(
@@ -386,7 +387,12 @@ def finish_reading(state: State, index: int) -> State:
         value=joined, position=position, promised=owed, reading=None, loads=process.loads + 1,
         floor=max(process.floor, version_of(joined)),
     )  # fmt: skip
-    return _put(state, index, process)
+    state = _put(state, index, process)
+    flights = tuple(
+        flight._replace(heard=max(flight.heard, fresh.said.version)) if flight.process == index else flight
+        for flight in state.flights
+    )
+    return state._replace(flights=flights)
 
 
 def _put(state: State, index: int, process: Process) -> State:
@@ -450,9 +456,12 @@ def latest(done: tuple[Done, ...]) -> list[Done]:
 
 
 def _wrong_word(done: tuple[Done, ...], there: Value, bounds: Bounds) -> str:
-    words = tuple(one for one in done if one.about == "denial")
+    words = tuple(one for one in done if one.about == "entry")
     if not words:
         return f"never written: {there.said}" if there.said.kind else ""
+    latest_version = max((one.version for one in words if one.acknowledged), default=0)
+    if there.said.version < latest_version:
+        return f"version {there.said.version} counts, and {latest_version} was acknowledged"
     right = {one.kind for one in (latest(words) if bounds.has_clock else words)}
     return "" if there.said.kind in right else f"{there.said.kind}, right would be one of {right}"
 

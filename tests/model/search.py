@@ -5,19 +5,19 @@ from tests.model.protocol import END, FOREVER, MINT, REMOVED, SHORT, Bounds, Sta
 WORDS = (FOREVER, REMOVED)
 TOKENS = (MINT, END)
 QUICK = {
-    "denials, two processes, one write, two faults": Bounds(writes=1, losses=2),
-    "denials, two processes, two writes, a lost tail": Bounds(kinds=WORDS, faults=("lose",)),
+    "entries, two processes, one write, two faults": Bounds(writes=1, losses=2),
+    "entries, two processes, two writes, a lost tail": Bounds(kinds=WORDS, faults=("lose",)),
     "tokens, two processes, two writes, a lost tail": Bounds(kinds=TOKENS, faults=("lose",)),
-    "denials, a clock that stands still": Bounds(kinds=WORDS, has_clock=False, flights=0),
+    "entries, a clock that stands still": Bounds(kinds=WORDS, has_clock=False, flights=0),
 }
 WHOLE = QUICK | {
-    "denials, two processes, two writes, one fault": Bounds(kinds=WORDS),
+    "entries, two processes, two writes, one fault": Bounds(kinds=WORDS),
     "tokens, two processes, two writes, one fault": Bounds(kinds=TOKENS),
-    "denials of three kinds, two processes, two writes, one fault": Bounds(kinds=(FOREVER, SHORT, REMOVED)),
-    "denials, two processes, two writes, two faults": Bounds(losses=2, kinds=WORDS),
-    "denials, two processes, three writes, one fault": Bounds(writes=3, kinds=WORDS, flights=0),
-    "denials, three processes, two writes, one fault": Bounds(processes=3, kinds=WORDS, flights=0),
-    "denials, three processes, two writes, a lost tail, late answers": Bounds(
+    "entries of three kinds, two processes, two writes, one fault": Bounds(kinds=(FOREVER, SHORT, REMOVED)),
+    "entries, two processes, two writes, two faults": Bounds(losses=2, kinds=WORDS),
+    "entries, two processes, three writes, one fault": Bounds(writes=3, kinds=WORDS, flights=0),
+    "entries, three processes, two writes, one fault": Bounds(processes=3, kinds=WORDS, flights=0),
+    "entries, three processes, two writes, a lost tail, late answers": Bounds(
         processes=3, kinds=WORDS, faults=("lose",)
     ),
     "tokens, two processes, two writes, two faults": Bounds(losses=2, kinds=TOKENS, flights=0),

@@ -63,7 +63,7 @@ class MemoryStore:
 
     away: bool = False
     all_records: dict[str, TokenRecord] = field(default_factory=dict)
-    all_denials: dict[str, RevocationEntry] = field(default_factory=dict)
+    all_entries: dict[str, RevocationEntry] = field(default_factory=dict)
     removals: dict[str, Removal] = field(default_factory=dict)
     currents: dict[str, Current] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class MemoryStore:
 
     def empty(self) -> None:
         """Lose everything, as a server without persistence does."""
-        for kept in (self.all_records, self.all_denials, self.removals, self.currents, self.ends, self.log):
+        for kept in (self.all_records, self.all_entries, self.removals, self.currents, self.ends, self.log):
             kept.clear()
         self.trimmed, self.base, self.head, self.mark, self.version = 0, "", "", "", 0
         self.wake()
@@ -96,7 +96,7 @@ class MemoryStore:
     def save(self) -> "MemoryStore":
         """A copy of the contents, for :meth:`lose`."""
         return MemoryStore(
-            all_records=copy(self.all_records), all_denials=copy(self.all_denials), removals=copy(self.removals),
+            all_records=copy(self.all_records), all_entries=copy(self.all_entries), removals=copy(self.removals),
             currents=copy(self.currents), ends=copy(self.ends), log=copy(self.log), trimmed=self.trimmed,
             base=self.base, head=self.head, mark=self.mark, version=self.version,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class MemoryStore:
     def lose(self, saved: "MemoryStore") -> None:
         """Go back to what was saved, as a crash or a failover does that loses the last writes."""
         kept = saved.save()
-        for name in ("all_records", "all_denials", "removals", "currents", "ends", "log", "trimmed", "base"):
+        for name in ("all_records", "all_entries", "removals", "currents", "ends", "log", "trimmed", "base"):
             setattr(self, name, getattr(kept, name))
         self.head, self.mark, self.version = kept.head, kept.mark, kept.version
         self.wake()
@@ -132,10 +132,10 @@ class MemoryStore:
             self._replace(current, self.all_records[current.id].created_at, logged)
         for token_id, moment in batch.revoke:
             self._end(token_id, moment, logged)
-        denied = [replace(denial, version=self._above(self._known_version(denial.id))) for denial in batch.add_entries]
-        for denial in denied:
-            self._say(denial, logged)
-        removed = [self._remove(denial_id, logged) for denial_id in batch.remove_entries]
+        denied = [replace(entry, version=self._above(self._known_version(entry.id))) for entry in batch.add_entries]
+        for entry in denied:
+            self._say(entry, logged)
+        removed = [self._remove(entry_id, logged) for entry_id in batch.remove_entries]
         return self._done(logged, Entries(added, batch.revoke, denied, removed, currents))
 
     async def merge(self, entries: Entries) -> Receipt:
@@ -155,7 +155,7 @@ class MemoryStore:
                 self._replace(current, moment_of(current.version), logged)
         kept = replace(
             entries,
-            denials=[denial for denial in entries.denials if self._heard(denial, logged)],
+            revocations=[entry for entry in entries.revocations if self._heard(entry, logged)],
             removals=[removal for removal in entries.removals if self._heard(removal, logged)],
         )
         return self._done(logged, kept)
@@ -184,15 +184,15 @@ class MemoryStore:
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         self.check()
-        return self.all_denials.get(entry_id)
+        return self.all_entries.get(entry_id)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         self.check()
-        newest = sorted(self.all_denials.values(), key=_written, reverse=True)
+        newest = sorted(self.all_entries.values(), key=_written, reverse=True)
         found = [
-            denial
-            for denial in newest
-            if issuer in (None, denial.issuer) and (denial.expires_at is None or denial.expires_at > now)
+            entry
+            for entry in newest
+            if issuer in (None, entry.issuer) and (entry.expires_at is None or entry.expires_at > now)
         ]
         start = _start(after)
         more = f"at{start + limit}" if start + limit < len(found) else ""
@@ -203,7 +203,7 @@ class MemoryStore:
         yield Changes(
             self._position(),
             tuple(self.all_records.values()),
-            tuple(self.all_denials.values()),
+            tuple(self.all_entries.values()),
             tuple(self.removals.values()),
             tuple(self.currents.values()),
             tuple(self.ends.items()),
@@ -297,12 +297,12 @@ class MemoryStore:
         self.version = max(self.version, least) + 1
         return self.version
 
-    def _known(self, denial_id: str) -> Word | None:
-        words: Iterable[Word | None] = (self.all_denials.get(denial_id), self.removals.get(denial_id))
+    def _known(self, entry_id: str) -> Word | None:
+        words: Iterable[Word | None] = (self.all_entries.get(entry_id), self.removals.get(entry_id))
         return max((word for word in words if word is not None), key=rank, default=None)
 
-    def _known_version(self, denial_id: str) -> int:
-        known = self._known(denial_id)
+    def _known_version(self, entry_id: str) -> int:
+        known = self._known(entry_id)
         return 0 if known is None else known.version
 
     def _put_record(self, record: TokenRecord, logged: Logged) -> None:
@@ -340,16 +340,16 @@ class MemoryStore:
     def _say(self, word: Word, logged: Logged) -> None:
         if isinstance(word, RevocationEntry):
             self.removals.pop(word.id, None)
-            self.all_denials[word.id] = word
+            self.all_entries[word.id] = word
         else:
-            self.all_denials.pop(word.id, None)
+            self.all_entries.pop(word.id, None)
             self.removals[word.id] = word
         logged.words.append(word)
 
-    def _remove(self, denial_id: str, logged: Logged) -> Removal:
-        known = self._known(denial_id)
+    def _remove(self, entry_id: str, logged: Logged) -> Removal:
+        known = self._known(entry_id)
         ends = known.expires_at if isinstance(known, RevocationEntry) else None
-        removal = removal_at(denial_id, self._above(0 if known is None else known.version), ends)
+        removal = removal_at(entry_id, self._above(0 if known is None else known.version), ends)
         self._say(removal, logged)
         return removal
 

@@ -202,10 +202,10 @@ class Runner:
         match action:
             case ("deny", index, name, lifetime):
                 done = ledger.begin("deny", name, inf if lifetime is None else lifetime)
-                batch = Batch(add_entries=[world.denial(lifetime, name, index=index)])
+                batch = Batch(add_entries=[world.entry(lifetime, name, index=index)])
             case ("remove", index, name):
                 done = ledger.begin("remove", name)
-                batch = Batch(remove_entries=[world.denial(None, name).id])
+                batch = Batch(remove_entries=[world.entry(None, name).id])
             case ("mint", index, name):
                 record = world.token(TokenKind.BOT, name, index)
                 self.tokens.append((record.id, name))
@@ -237,30 +237,30 @@ class Runner:
             return
         there = self._peek()
         for name in NAMES:
-            denial = world.denial(None, name)
-            if denial.id in there:
-                here = world.refused_until(index, denial)
-                if here != there[denial.id] and mirror._position:
-                    self.problems.append(f"process {index} is fresh with {name} until {here}, not {there[denial.id]}")
+            entry = world.entry(None, name)
+            if entry.id in there:
+                here = world.refused_until(index, entry)
+                if here != there[entry.id] and mirror._position:
+                    self.problems.append(f"process {index} is fresh with {name} until {here}, not {there[entry.id]}")
 
     def _peek(self) -> dict[str, float]:
         backing = self.world.backing
         if not isinstance(backing, MemoryBacking):
             return {}
         return {
-            denial.id: inf if denial.expires_at is None else denial.expires_at - START
-            for denial in backing.store.all_denials.values()
+            entry.id: inf if entry.expires_at is None else entry.expires_at - START
+            for entry in backing.store.all_entries.values()
         }
 
     async def _judge(self) -> None:
         world, ledger = self.world, self.ledger
-        tokens, denials = await world.stored()
+        tokens, entries = await world.stored()
         for name in NAMES:
-            denial = world.denial(None, name)
-            seen = world.ends(denial)
+            entry = world.entry(None, name)
+            seen = world.ends(entry)
             stored: float | None = None
-            if denial.id in denials:
-                ends = denials[denial.id]
+            if entry.id in entries:
+                ends = entries[entry.id]
                 stored = inf if ends is None else ends - START
             latest = ledger.latest(("deny", "remove"), name)
             right: set[float | None] = {done.value for done in latest}

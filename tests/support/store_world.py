@@ -275,7 +275,7 @@ class StoreWorld:
             f"t{self._made}", "h", "n", kind, actor_id, ActorType.SERVICE, created, expires_at=START + 30 * 86_400
         )
 
-    def denial(
+    def entry(
         self, ends: float | None = None, name: str = "s", scope: Scope = Scope.SUBJECT, index: int = 0
     ) -> RevocationEntry:
         """About ``name``, until ``ends`` seconds after the start; None: for ever."""
@@ -329,27 +329,27 @@ class StoreWorld:
 
     # --- what is judged by
 
-    def refused_until(self, index: int, denial: RevocationEntry) -> float | None:
-        """Until when after the start the tokens of ``denial`` are refused, infinite: for ever; None: they are not."""
-        found = self.mirrors[index].revocations._entries.get(entry_key(denial.scope, denial.issuer, denial.name))
+    def refused_until(self, index: int, entry: RevocationEntry) -> float | None:
+        """Until when after the start the tokens of ``entry`` are refused, infinite: for ever; None: they are not."""
+        found = self.mirrors[index].revocations._entries.get(entry_key(entry.scope, entry.issuer, entry.name))
         if found is None:
             return None
         spans = [found] if isinstance(found, complex) else list(found.values())
         return max(span.imag for span in spans) - START
 
-    def ends(self, denial: RevocationEntry | None = None) -> list[float | None]:
+    def ends(self, entry: RevocationEntry | None = None) -> list[float | None]:
         """The same of every process."""
-        return [self.refused_until(index, denial or self.denial()) for index in range(len(self.mirrors))]
+        return [self.refused_until(index, entry or self.entry()) for index in range(len(self.mirrors))]
 
     def standing(self, index: int) -> list[str]:
         """Ids of the tokens that stand for process ``index``."""
         return sorted(record.id for record in self.mirrors[index].records() if record.revoked_at is None)
 
     async def stored(self) -> tuple[list[str], dict[str, float | None]]:
-        """Ids of the tokens that stand in the store, and until when denials do, by id."""
+        """Ids of the tokens that stand in the store, and until when entries do, by id."""
         tokens: list[str] = []
-        denials: dict[str, float | None] = {}
+        entries: dict[str, float | None] = {}
         async for piece in self.backing.open(self, 0).snapshot():
             tokens += [record.id for record in piece.records if record.revoked_at is None]
-            denials |= {denial.id: denial.expires_at for denial in piece.revocations}
-        return sorted(tokens), denials
+            entries |= {entry.id: entry.expires_at for entry in piece.revocations}
+        return sorted(tokens), entries

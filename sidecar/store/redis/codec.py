@@ -1,4 +1,4 @@
-"""Records and denials as Redis keeps them: compact, with a version, and distrusted when they are read again.
+"""Records and entries as Redis keeps them: compact, with a version, and distrusted when they are read again.
 
 A value is 16 hexadecimal digits, the version that the store gave to it, and a JSON array that begins with the version
 of the format. With the id behind them the digits are the entry's place in sorted sets: in order of writing, every place
@@ -129,31 +129,31 @@ def read_end(value: bytes | str) -> float:
     return _stored_time(value, 0.0) or 0.0
 
 
-def denial_text(denial: RevocationEntry) -> str:
-    """``denial``, all but its id and its version."""
+def entry_text(entry: RevocationEntry) -> str:
+    """``entry``, all but its id and its version."""
     return _json(
         [
             _VERSION,
-            denial.scope.value,
-            denial.issuer,
-            denial.name,
-            denial.created_at,
-            denial.issued_before,
-            denial.expires_at,
-            denial.reason,
-            denial.created_by,
+            entry.scope.value,
+            entry.issuer,
+            entry.name,
+            entry.created_at,
+            entry.issued_before,
+            entry.expires_at,
+            entry.reason,
+            entry.created_by,
         ]
     )
 
 
-def read_denial(denial_id: str, value: bytes | str) -> RevocationEntry | None:
-    """The denial, or None when it cannot be understood."""
+def read_entry(entry_id: str, value: bytes | str) -> RevocationEntry | None:
+    """The entry, or None when it cannot be understood."""
     try:
         version, scope, issuer, name, created, before, expires, reason, by = _parse(value[STAMP:])
         if version != _VERSION:
             return None
         return RevocationEntry(
-            id=denial_id,
+            id=entry_id,
             scope=Scope(scope),
             issuer=_text(issuer),
             name=_text(name),
@@ -168,10 +168,10 @@ def read_denial(denial_id: str, value: bytes | str) -> RevocationEntry | None:
         return None
 
 
-def read_removal(denial_id: str, value: bytes | str) -> Removal | None:
-    """The removal of a denial, or None when it cannot be understood: its version, then until when it is kept."""
+def read_removal(entry_id: str, value: bytes | str) -> Removal | None:
+    """The removal of an entry, or None when it cannot be understood: its version, then until when it is kept."""
     try:
-        return Removal(denial_id, read_version(value), _time(float(value[STAMP:])))
+        return Removal(entry_id, read_version(value), _time(float(value[STAMP:])))
     except _DAMAGED:
         return None
 
@@ -186,13 +186,13 @@ def read_current(bot: str, at: bytes | str) -> Current | None:
 
 
 def read_changes(text: bytes) -> tuple[list[RevocationEntry], list[str], int]:
-    """Denials, ids of forgiven ones, and how many entries could not be understood."""
+    """Revocation entries, ids of forgiven ones, and how many entries could not be understood."""
     if not text:
         return [], [], 0
     try:
         written, forgiven = _parse(text)
-        denials = [read_denial(_text(denial_id), _text(value)) for denial_id, value in written]
-        return [denial for denial in denials if denial], list(map(_text, forgiven)), denials.count(None)
+        entries = [read_entry(_text(entry_id), _text(value)) for entry_id, value in written]
+        return [entry for entry in entries if entry], list(map(_text, forgiven)), entries.count(None)
     except _DAMAGED:
         return [], [], 1
 

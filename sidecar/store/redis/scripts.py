@@ -11,13 +11,13 @@ LOG_BYTES = 32 * 1024 * 1024
 # What is written is merged as ``sidecar.store.merge`` says. An entry with a version comes from a copy that puts back
 # what it knows; one with an empty version is a new write, which gets a version higher than all that is known.
 #
-# The answer: the head, then the version of each record, denial and removal in the order in which they came, separated
+# The answer: the head, then the version of each record, entry and removal in the order in which they came, separated
 # by spaces. 0: that entry changed nothing, because the server knows better, or has a record of that id already.
 #
-# KEYS  1 meta  2 log  3 applied  4 records  5 revoked  6 used  7 order  8 expiry  9 denials  10 order  11 expiry
+# KEYS  1 meta  2 log  3 applied  4 records  5 revoked  6 used  7 order  8 expiry  9 entries  10 order  11 expiry
 #       12 replaced  13 removed  14 expiry of removed, and then those that ARGV names by their number
 # ARGV  mark of this write, time, lowest version, most entries of the log, most bytes of it, seconds for which a removal
-#       and an end without record are kept, then six lists, each led by its length: records, ends, denials, removals,
+#       and an end without record are kept, then six lists, each led by its length: records, ends, entries, removals,
 #       tokens of bots that replace others, uses
 WRITE = """
 local mark, now, floor = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -25,7 +25,7 @@ local most_entries, most_bytes, keep = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV
 local at = 6
 local function take() at = at + 1; return ARGV[at] end
 local meta, log, records, revoked, used = KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6]
-local denials, replaced, removed = KEYS[9], KEYS[12], KEYS[13]
+local entries, replaced, removed = KEYS[9], KEYS[12], KEYS[13]
 
 local answered = redis.call('GET', KEYS[3])
 -- written even when there is nothing to do: replicas acknowledge what their connection wrote last
@@ -127,7 +127,7 @@ end
 
 for _ = 1, tonumber(take()) do
   local id, value, version, expiry, index = take(), take(), take(), take(), KEYS[tonumber(take())]
-  local old, gone = redis.call('HGET', denials, id), redis.call('HGET', removed, id)
+  local old, gone = redis.call('HGET', entries, id), redis.call('HGET', removed, id)
   local known = version_of(old)
   version = give(version, math.max(known, version_of(gone)))
   local better, equal = version > known and version >= version_of(gone), false
@@ -145,7 +145,7 @@ for _ = 1, tonumber(take()) do
     end
     if gone then redis.call('HDEL', removed, id); redis.call('ZREM', KEYS[14], id); taken_off[id] = nil end
     local whole = digits(version) .. value
-    redis.call('HSET', denials, id, whole)
+    redis.call('HSET', entries, id, whole)
     redis.call('ZADD', KEYS[10], 0, digits(version) .. id)
     redis.call('ZADD', index, 0, digits(version) .. id)
     if expiry ~= '' then redis.call('ZADD', KEYS[11], expiry, id) else redis.call('ZREM', KEYS[11], id) end
@@ -155,7 +155,7 @@ end
 
 for _ = 1, tonumber(take()) do
   local id, version, last, index = take(), take(), tonumber(take()), KEYS[tonumber(take()) or 0]
-  local old, gone = redis.call('HGET', denials, id), redis.call('HGET', removed, id)
+  local old, gone = redis.call('HGET', entries, id), redis.call('HGET', removed, id)
   local known, before = version_of(old), version_of(gone)
   if version == '' then last = math.max(last, tonumber(time[1]) + keep) end
   -- what was removed already gets a later version: a copy may know that it was denied again, and the server may not
@@ -164,7 +164,7 @@ for _ = 1, tonumber(take()) do
   answer((better or version == before) and version or 0)
   if better then
     if old then
-      redis.call('HDEL', denials, id)
+      redis.call('HDEL', entries, id)
       redis.call('ZREM', KEYS[10], string.sub(old, 1, 16) .. id)
       redis.call('ZREM', KEYS[11], id)
       if index then redis.call('ZREM', index, string.sub(old, 1, 16) .. id) end

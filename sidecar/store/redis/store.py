@@ -1,6 +1,6 @@
 """The store in Redis: hashes of values, sorted sets for lists, a stream as the log, every write one script.
 
-Records, denials and removals that are long over, by the server's clock and by that of this process, are swept away a
+Records, entries and removals that are long over, by the server's clock and by that of this process, are swept away a
 few at a time after writes.
 """
 
@@ -28,7 +28,7 @@ from sidecar.store.base import (
     StoreStatus,
 )
 from sidecar.store.merge import (
-    KEEP_DENIALS,
+    KEEP_ENTRIES,
     KEEP_REMOVALS,
     Entries,
     Word,
@@ -79,7 +79,7 @@ class RedisStore:
     async def write(self, batch: Batch, after: int = 0) -> Receipt:
         """See :class:`sidecar.store.base.Store`. Raises ValueError for ids and times that cannot be stored."""
         arguments = _Arguments()
-        removals = [Removal(denial_id, 0, 0.0) for denial_id in batch.remove_entries]
+        removals = [Removal(entry_id, 0, 0.0) for entry_id in batch.remove_entries]
         arguments.add(batch.add, self._indexes, self._standing, own=True, replacing=not batch.keep_bot_tokens)
         arguments.pairs(batch.revoke)
         arguments.deny(batch.add_entries, self._by_issuer, own=True)
@@ -100,7 +100,7 @@ class RedisStore:
             arguments = _Arguments()
             arguments.add(piece.records, self._indexes, self._standing, own=False, replacing=False)
             arguments.pairs(piece.ends)
-            arguments.deny(piece.denials, self._by_issuer, own=False)
+            arguments.deny(piece.revocations, self._by_issuer, own=False)
             places = await self._places_of([removal.id for removal in piece.removals])
             arguments.remove(piece.removals, places, own=False)
             arguments.current(piece.currents, self._bot)
@@ -157,8 +157,8 @@ class RedisStore:
         """See :class:`sidecar.store.base.Store`."""
         if not wire.is_id(entry_id):
             return None
-        (value,) = await self._kv.read("read_denial", ("HGET", self._key["denials"], entry_id))
-        return None if value is None else wire.read_denial(entry_id, value)
+        (value,) = await self._kv.read("read_entry", ("HGET", self._key["denials"], entry_id))
+        return None if value is None else wire.read_entry(entry_id, value)
 
     async def entries(self, issuer: str | None, after: str, limit: int, now: float) -> Page:
         """See :class:`sidecar.store.base.Store`."""
@@ -167,12 +167,12 @@ class RedisStore:
         counting: list[Command] = [("ZCARD", order)]
         if issuer is None:
             counting.append(("ZCOUNT", self._key["denials:expiry"], "-inf", wire.write_time(now)))
-        total, *over = await self._kv.read("list_denials", *counting)
+        total, *over = await self._kv.read("list_entries", *counting)
         found: list[tuple[str, RevocationEntry]] = []
-        async for piece in self._pieces(self._kv.read, "list_denials", order, ("denials",), place):
-            for at, denial in zip(piece[0], map(_denial_at, *piece), strict=True):
-                if denial is not None and (denial.expires_at is None or denial.expires_at > now):
-                    found.append((at, denial))
+        async for piece in self._pieces(self._kv.read, "list_entries", order, ("denials",), place):
+            for at, entry in zip(piece[0], map(_entry_at, *piece), strict=True):
+                if entry is not None and (entry.expires_at is None or entry.expires_at > now):
+                    found.append((at, entry))
             if len(found) > limit:
                 break
         page, more = _cut(found, limit)
@@ -192,8 +192,8 @@ class RedisStore:
             currents = [wire.read_current(name.rpartition(":")[2], at) for name, at in replaced]
             yield Changes(position, currents=tuple(filter(None, currents)), skipped=currents.count(None))
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["denials:order"], ("denials",)):
-            denials = list(map(_denial_at, *piece))
-            yield Changes(position, revocations=tuple(filter(None, denials)), skipped=denials.count(None))
+            entries = list(map(_entry_at, *piece))
+            yield Changes(position, revocations=tuple(filter(None, entries)), skipped=entries.count(None))
         async for piece in self._pieces(self._kv.follow, "read_snapshot", self._key["order"], _RECORDS):
             records = list(map(_record_at, *piece))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -349,17 +349,17 @@ class RedisStore:
         )
 
     async def _places_of(self, ids: Sequence[str]) -> "dict[str, tuple[bytes, float]]":
-        """Of those denials that there are the index by issuer, and until when their removal has to be kept at least."""
+        """Of those entries that there are the index by issuer, and until when their removal has to be kept at least."""
         if not ids:
             return {}
-        for denial_id in ids:
-            wire.check_id(denial_id)
+        for entry_id in ids:
+            wire.check_id(entry_id)
         (values,) = await self._kv.read("write", ("HMGET", self._key["denials"], *ids))
-        denials = (wire.read_denial(*item) for item in zip(ids, values, strict=True) if item[1] is not None)
+        entries = (wire.read_entry(*item) for item in zip(ids, values, strict=True) if item[1] is not None)
         return {
-            denial.id: (self._by_issuer(denial.issuer), remembered_until(denial.expires_at, 0.0))
-            for denial in denials
-            if denial is not None
+            entry.id: (self._by_issuer(entry.issuer), remembered_until(entry.expires_at, 0.0))
+            for entry in entries
+            if entry is not None
         }
 
     async def _sweep(self) -> None:
@@ -370,9 +370,9 @@ class RedisStore:
         self._swept_at = self._clock.monotonic()
         with contextlib.suppress(Unavailable):
             records = await self._sweep_one("expiry", _RECORDS, "order", now, KEEP_RECORDS)
-            denials = await self._sweep_one("denials:expiry", ("denials",), "denials:order", now, KEEP_DENIALS)
-            removals = await self._sweep_one("removed:expiry", ("removed",), "removed:order", now, KEEP_DENIALS)
-            if max(records, denials, removals) == _MAX_SWEPT:
+            entries = await self._sweep_one("denials:expiry", ("denials",), "denials:order", now, KEEP_ENTRIES)
+            removals = await self._sweep_one("removed:expiry", ("removed",), "removed:order", now, KEEP_ENTRIES)
+            if max(records, entries, removals) == _MAX_SWEPT:
                 self._swept_at -= _SWEEP_INTERVAL
 
     async def _sweep_one(self, expiry: str, hashes: Sequence[str], order: str, now: float, keep: float) -> int:
@@ -398,8 +398,8 @@ class RedisStore:
         if kind == "removed":
             return []
         if kind == "denials":
-            denial = wire.read_denial(entry_id, value)
-            return [] if denial is None else [self._by_issuer(denial.issuer)]
+            entry = wire.read_entry(entry_id, value)
+            return [] if entry is None else [self._by_issuer(entry.issuer)]
         record = wire.read_record(entry_id, value, None, None)
         if record is None:
             return []
@@ -478,17 +478,17 @@ class _Arguments:
                 *numbers,
             ]
 
-    def deny(self, denials: Sequence[RevocationEntry], by_issuer: Callable[[str], bytes], *, own: bool) -> None:
-        """Denials to add."""
-        self.values.append(str(len(denials)))
-        for denial in denials:
-            index = self.number(by_issuer(denial.issuer))
-            version = "" if own else str(denial.version)
-            text = wire.denial_text(denial)
-            self.values += [wire.check_id(denial.id), text, version, _optional(denial.expires_at), index]
+    def deny(self, entries: Sequence[RevocationEntry], by_issuer: Callable[[str], bytes], *, own: bool) -> None:
+        """Revocation entries to add."""
+        self.values.append(str(len(entries)))
+        for entry in entries:
+            index = self.number(by_issuer(entry.issuer))
+            version = "" if own else str(entry.version)
+            text = wire.entry_text(entry)
+            self.values += [wire.check_id(entry.id), text, version, _optional(entry.expires_at), index]
 
     def remove(self, removals: Sequence[Removal], places: Mapping[str, tuple[bytes, float]], *, own: bool) -> None:
-        """Denials to remove; ``places`` has those that are there."""
+        """Revocation entries to remove; ``places`` has those that are there."""
         self.values.append(str(len(removals)))
         for removal in removals:
             index, until = places.get(removal.id, (None, 0.0))
@@ -530,7 +530,7 @@ class _Found:
 
 
 class _Piece:
-    """What a piece of the log comes to: of each denial the word that counts."""
+    """What a piece of the log comes to: of each entry the word that counts."""
 
     def __init__(self, head: str) -> None:
         self.head = head
@@ -560,11 +560,11 @@ class _Piece:
             raise GapError  # of an earlier version, which puts back without saying what
         self.head = mark
         self.marks.append(mark)
-        denials, forgiven, damaged = wire.read_changes(fields.get(b"d", b""))
+        entries, forgiven, damaged = wire.read_changes(fields.get(b"d", b""))
         if b"f" not in fields:
-            self._take_unversioned(entry_id, denials, forgiven)
+            self._take_unversioned(entry_id, entries, forgiven)
         else:
-            self._hear(denials)
+            self._hear(entries)
             self._hear(map(wire.read_removal, *zip(*removals, strict=True)) if removals else ())
         for current in (wire.read_current(*item) for item in currents):
             if current is None:
@@ -576,11 +576,11 @@ class _Piece:
         self.skipped += damaged
         return True
 
-    def _take_unversioned(self, entry_id: str, denials: Sequence[RevocationEntry], forgiven: Sequence[str]) -> None:
+    def _take_unversioned(self, entry_id: str, entries: Sequence[RevocationEntry], forgiven: Sequence[str]) -> None:
         """What a process of an earlier version wrote. The server's clock, which the entry's id has, gives the order."""
         version = _order(entry_id)[0] * 1000
         self._hear(Removal(name, version, remembered_until(None, version / 1e6)) for name in forgiven)
-        self._hear(replace(denial, version=max(denial.version, version + 1)) for denial in denials)
+        self._hear(replace(entry, version=max(entry.version, version + 1)) for entry in entries)
 
     def _hear(self, words: Iterable[Word | None]) -> None:
         for word in words:
@@ -595,12 +595,12 @@ def _written(batch: Batch, versions: Sequence[int]) -> Entries:
     """``batch`` as the store has it now. A record that was there already is left out."""
     given = iter(versions)
     added = [replace(record, version=version) for record in batch.add if (version := next(given))]
-    denied = [replace(denial, version=next(given)) for denial in batch.add_entries]
+    denied = [replace(entry, version=next(given)) for entry in batch.add_entries]
     return Entries(
         records=added,
         ends=batch.revoke,
-        denials=denied,
-        removals=[removal_at(denial_id, next(given)) for denial_id in batch.remove_entries],
+        revocations=denied,
+        removals=[removal_at(entry_id, next(given)) for entry_id in batch.remove_entries],
         currents=[] if batch.keep_bot_tokens else currents_of(added),
     )
 
@@ -610,7 +610,7 @@ def _kept(piece: Entries, versions: Sequence[int]) -> Entries:
     given = iter(versions[len(piece.records) :])
     return replace(
         piece,
-        denials=[denial for denial in piece.denials if next(given)],
+        revocations=[entry for entry in piece.revocations if next(given)],
         removals=[removal for removal in piece.removals if next(given)],
     )
 
@@ -623,8 +623,8 @@ def _record_at(place: str, value: str | None, revoked: str | None, used: str | N
     )
 
 
-def _denial_at(place: str, value: str | None) -> RevocationEntry | None:
-    return None if value is None or not wire.is_sort_key(place) else wire.read_denial(place[wire.STAMP :], value)
+def _entry_at(place: str, value: str | None) -> RevocationEntry | None:
+    return None if value is None or not wire.is_sort_key(place) else wire.read_entry(place[wire.STAMP :], value)
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Denials in full, compressed: for the day on which the store has lost them.
+"""Revocation entries in full, compressed: for the day on which the store has lost them.
 
 Judging needs digests only; whoever puts entries back has to know what they were made of.
 """
@@ -21,7 +21,7 @@ _fields = attrgetter(
 
 
 class CompressedLog:
-    """Denials in the order in which they came. One that was forgiven or replaced stays until its block has ended."""
+    """Entries in the order in which they came. One that was removed or replaced stays until its block has ended."""
 
     def __init__(self) -> None:
         self._open: list[tuple[str, RevocationEntry]] = []
@@ -33,15 +33,15 @@ class CompressedLog:
     def __iter__(self) -> Iterator[RevocationEntry]:
         for _, packed in self._blocks:
             for name, *fields in zip(*json.loads(zlib.decompress(packed)), strict=True):
-                yield _denial(name, fields)
-        for _, denial in self._open:
-            yield denial
+                yield _entry(name, fields)
+        for _, entry in self._open:
+            yield entry
 
-    def add(self, denial: RevocationEntry, *, has_proper_id: bool) -> None:
-        """Keep ``denial``. A proper id is made of the rest, and would not compress."""
-        self._open.append(("" if has_proper_id else denial.id, denial))
+    def add(self, entry: RevocationEntry, *, has_proper_id: bool) -> None:
+        """Keep ``entry``. A proper id is made of the rest, and would not compress."""
+        self._open.append(("" if has_proper_id else entry.id, entry))
         if len(self._open) == _BLOCK:
-            until = max(inf if denial.expires_at is None else denial.expires_at for _, denial in self._open)
+            until = max(inf if entry.expires_at is None else entry.expires_at for _, entry in self._open)
             columns = [[name for name, _ in self._open], *zip(*(_fields(item) for _, item in self._open), strict=True)]
             # level 1: the higher ones take twice the time for a twentieth less
             self._blocks.append((until, zlib.compress(_encode(columns), 1)))
@@ -59,7 +59,7 @@ def _encode(columns: list[Any]) -> bytes:
         return json.dumps(columns).encode("ascii")
 
 
-def _denial(name: str, fields: list[Any]) -> RevocationEntry:
+def _entry(name: str, fields: list[Any]) -> RevocationEntry:
     scope, issuer, about, created_at, issued_before, *rest = fields
     proper = name or entry_id(entry_key(scope, issuer, about), issued_before)
     return RevocationEntry(proper, Scope(scope), issuer, about, created_at, issued_before, *rest)

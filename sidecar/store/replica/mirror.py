@@ -12,8 +12,8 @@ copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole pr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, TypeVar
@@ -35,24 +35,43 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A write whose answer is awaited: what has been learned since it was sent, and how often everything was read."""
+    """A write whose answer is awaited: how often everything was read when it was sent, the marks that were seen since,
+    and the versions that the copy has learned since of the entries and removals in the write.
 
-    loads: int
-    marks: set[str]
+    The copy has no versions at hand: what was learned here is all that keeps a late answer from undoing a later write.
+    """
+
+    ids: frozenset[str]
+    loads: int = 0
+    marks: set[str] = field(default_factory=set)
     words: dict[str, int] = field(default_factory=dict)
+    reading: dict[str, int] = field(default_factory=dict)
+    """What is being read anew, which counts once the new copy has taken the place of the old one."""
 
     def note(self, words: dict[str, int]) -> None:
-        """These words have been learned."""
-        for name, version in words.items():
-            self.words[name] = max(version, self.words.get(name, -1))
+        """The copy has learned these words."""
+        _raise(self.words, words, self.ids)
+
+    def note_reading(self, words: dict[str, int]) -> None:
+        """They are in the copy that is being read."""
+        _raise(self.reading, words, self.ids)
+
+    def take_reading(self) -> None:
+        """The copy that was being read is in use."""
+        self.note(self.reading)
 
     def without_overtaken(self, entries: Entries) -> Entries:
         """``entries`` without the words that have been learned already, or later ones about the same."""
         return replace(
             entries,
-            denials=[word for word in entries.denials if self.words.get(word.id, -1) < word.version],
+            revocations=[word for word in entries.revocations if self.words.get(word.id, -1) < word.version],
             removals=[word for word in entries.removals if self.words.get(word.id, -1) < word.version],
         )
+
+
+def _raise(known: dict[str, int], words: dict[str, int], ids: frozenset[str]) -> None:
+    for name in ids.intersection(words):
+        known[name] = max(words[name], known.get(name, -1))
 
 
 class _Promises:
@@ -99,7 +118,7 @@ class _Promises:
             return entries
         return replace(
             entries,
-            denials=[word for word in entries.denials if words.get(word.id, -1) < word.version],
+            revocations=[word for word in entries.revocations if words.get(word.id, -1) < word.version],
             removals=[word for word in entries.removals if words.get(word.id, -1) < word.version],
         )
 
@@ -261,21 +280,22 @@ class Mirror:
 
         Raises Unavailable(STORE_UNAVAILABLE): nothing has happened, or after a time-out perhaps everything.
         """
-        async with self._flying() as flight:
+        with self._flying(batch) as flight:
             receipt = await self._store.write(batch, self._floor)
             await self._landed(flight)
-        while flight.loads != self._loads:
-            # what has been read meanwhile may have come of it, or have lost it: the store tells which
-            async with self._flying() as flight:
+            while flight.loads != self._loads:
+                # what has been read meanwhile may have come of it, or have lost it: the store tells which
+                flight.loads, flight.marks = self._loads, {self._mark}
                 receipt = await self._store.merge(receipt.entries)
                 await self._landed(flight)
         self._promised(receipt, flight)
         self._notify()
         self._count(batch)
 
-    @asynccontextmanager
-    async def _flying(self) -> AsyncIterator[_Flight]:
-        flight = _Flight(self._loads, {self._mark})
+    @contextmanager
+    def _flying(self, batch: Batch) -> Iterator[_Flight]:
+        ids = frozenset((*(entry.id for entry in batch.add_entries), *batch.remove_entries))
+        flight = _Flight(ids, self._loads, {self._mark})
         self._flights.append(flight)
         try:
             yield flight
@@ -302,8 +322,8 @@ class Mirror:
             record = self.record(token_id)
             if record is not None:
                 self._revoked.labels(record.kind.value).inc()
-        for denial in batch.add_entries:
-            self._revoked.labels(denial.scope.value).inc()
+        for entry in batch.add_entries:
+            self._revoked.labels(entry.scope.value).inc()
 
     # --- following
 
@@ -394,8 +414,8 @@ class Mirror:
             await asyncio.sleep(0)
         rest = Entries(ends=entries.ends, currents=entries.currents, removals=entries.removals)
         picture.merge(self._promises.unknown(rest))
-        for denials in slices(entries.denials, self._SLICE):
-            self._skipped.inc(picture.add(self._promises.unknown(Entries(denials=denials)).denials))
+        for some in slices(entries.revocations, self._SLICE):
+            self._skipped.inc(picture.add(self._promises.unknown(Entries(revocations=some)).revocations))
             await asyncio.sleep(0)
         return is_current
 
@@ -440,6 +460,8 @@ class Mirror:
             is_new = bool(self._life) and life != self._life
             self._picture, self._position, self._mark, self._life = fresh, position, mark, life
             self._promises = owed
+            for flight in self._flights:
+                flight.take_reading()
             self._loads += 1
             self._agreed_at = asked
         finally:
@@ -452,11 +474,14 @@ class Mirror:
     async def _read_snapshot(self, fresh: Snapshot) -> tuple[str, str, float]:
         """Read everything into ``fresh``. Returns the position, its mark, and when it was known to be complete."""
         position, mark = "", ""
+        for flight in self._flights:
+            flight.reading.clear()
         async with aclosing(_ahead(self._store.snapshot())) as pieces:
             async for piece in pieces:
                 self._skipped.inc(piece.skipped)
                 entries = piece.entries
                 self._floor = max(self._floor, entries.version)
+                self._note_reading(entries)
                 await self._fill(fresh, entries)
                 position, mark = piece.position, piece.marks[-1] if piece.marks else mark
         if not position:
@@ -468,14 +493,21 @@ class Mirror:
             self._compare_clocks(changes)
             self._skipped.inc(changes.skipped)
             self._floor = max(self._floor, changes.entries.version)
+            self._note_reading(changes.entries)
             await self._fill(fresh, changes.entries)
             position, mark = changes.position, changes.marks[-1] if changes.marks else mark
             if changes.is_complete:
                 return position, mark, asked
 
+    def _note_reading(self, entries: Entries) -> None:
+        if self._flights:
+            words = entries.words()
+            for flight in self._flights:
+                flight.note_reading(words)
+
     async def _put_back(self, old: Snapshot, fresh: Snapshot, owed: _Promises) -> dict[str, int]:
         """Merge into the store and into ``fresh`` what ``old`` knows better. Returns how much of each kind."""
-        counts = {"records": 0, "revoked": 0, "denials": 0, "removals": 0}
+        counts = {"records": 0, "revoked": 0, "entries": 0, "removals": 0}
         for seen, entries in enumerate(old.better_than(fresh, self._clock.now())):
             if entries:
                 receipt = await self._store.merge(entries)
@@ -483,7 +515,7 @@ class Mirror:
                 owed.add(Receipt(receipt.mark, entries))
                 counts["records"] += len(entries.records)
                 counts["revoked"] += sum(record.revoked_at is not None for record in entries.records)
-                counts["denials"] += len(entries.denials)
+                counts["entries"] += len(entries.revocations)
                 counts["removals"] += len(entries.removals)
             elif entries is not None or seen % self._SLICE == 0:
                 await asyncio.sleep(0)

@@ -66,14 +66,20 @@ def spellings(*actor_ids: str) -> tuple[str, ...]:
 
     Entries are folded, older ones may be in lower case throughout. An Actor who is called by an address is denied by
     the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
-    may change with the configuration, and must not undo a denial.
+    may change with the configuration, and must not undo an entry.
     """
-    every = [spelling for one in actor_ids if one for spelling in (one, one.lower(), folded(one), local_part(one))]
-    return tuple(dict.fromkeys(every))
+    every: dict[str, None] = {}
+    for one in actor_ids:
+        lower = one.lower()
+        if lower != one or "@" in one:
+            every.update(dict.fromkeys((one, lower, folded(one), local_part(one))))
+        elif one:  # most names: every spelling is the same
+            every[one] = None
+    return tuple(every)
 
 
 class RevocationList:
-    """Every denial that stands. ``version`` changes, to a number that no list has had, whenever more may be refused.
+    """Every entry that stands. ``version`` changes, to a number that no list has had, whenever more may be refused.
 
     ``endless`` counts the entries that never expire.
     """
@@ -93,7 +99,7 @@ class RevocationList:
         return self._size
 
     def match(self, facts: RevocationKeys, now: float) -> Scope | None:
-        """What the denial is about that concerns the token at ``now`` (seconds since the epoch), None: no denial."""
+        """What the entry is about that concerns the token at ``now`` (seconds since the epoch), None: no entry."""
         entries, issued_at = self._entries, facts.issued_at
         for scope, key in facts.probes:
             found = entries.get(key)
@@ -104,57 +110,57 @@ class RevocationList:
                     return scope
         return None
 
-    def add(self, denial: RevocationEntry) -> bool:
-        """Let ``denial`` stand, in place of one with the same id. False: its times are none."""
-        if not _is_time(denial.issued_before) or not _is_time(denial.expires_at):
+    def add(self, entry: RevocationEntry) -> bool:
+        """Let ``entry`` stand, in place of one with the same id. False: its times are none."""
+        if not _is_time(entry.issued_before) or not _is_time(entry.expires_at):
             return False
-        key = entry_key(denial.scope, denial.issuer, denial.name)
-        is_proper = denial.id == entry_id(key, denial.issued_before)
-        if not is_proper or denial.id in self._strange_ids:
-            self.discard(denial.id)  # the same id may have been about something else
+        key = entry_key(entry.scope, entry.issuer, entry.name)
+        is_proper = entry.id == entry_id(key, entry.issued_before)
+        if not is_proper or entry.id in self._strange_ids:
+            self.discard(entry.id)  # the same id may have been about something else
         if not is_proper:
-            self._strange_ids[denial.id] = key
-        span = self._span(denial)
-        if self._replace(key, denial.id, span, is_proper=is_proper):
+            self._strange_ids[entry.id] = key
+        span = self._span(entry)
+        if self._replace(key, entry.id, span, is_proper=is_proper):
             self._expiries.put(key, span.imag)
             self.version = next(_versions)
         # even if it refuses the same: its version is a later one
-        self._archive.add(denial, has_proper_id=is_proper)
+        self._archive.add(entry, has_proper_id=is_proper)
         return True
 
-    def discard(self, denial_id_: str) -> bool:
-        """End the denial of that id. False: there is none."""
-        proper = parse_entry_id(denial_id_)
-        key = self._strange_ids.pop(denial_id_, None) or (proper[0] if proper else None)
+    def discard(self, entry_id_: str) -> bool:
+        """End the entry of that id. False: there is none."""
+        proper = parse_entry_id(entry_id_)
+        key = self._strange_ids.pop(entry_id_, None) or (proper[0] if proper else None)
         found = self._entries.get(key) if key else None
         if key is None or found is None:
             return False
         if isinstance(found, _Validity):
-            if proper is None or denial_id_ != _id_of(key, found):
+            if proper is None or entry_id_ != _id_of(key, found):
                 return False
             del self._entries[key]
             self._forget(found)
             return True
-        span = found.pop(denial_id_, None)
+        span = found.pop(entry_id_, None)
         if span is not None:
             self._forget(span)
         if not found:
             del self._entries[key]
         return span is not None
 
-    def has(self, denial: RevocationEntry) -> bool:
-        """Whether a denial of that id stands."""
-        key = entry_key(denial.scope, denial.issuer, denial.name)
+    def has(self, entry: RevocationEntry) -> bool:
+        """Whether an entry of that id stands."""
+        key = entry_key(entry.scope, entry.issuer, entry.name)
         found = self._entries.get(key)
         if isinstance(found, _Validity):
-            return denial.id == _id_of(key, found)
-        return found is not None and denial.id in found
+            return entry.id == _id_of(key, found)
+        return found is not None and entry.id in found
 
     def active(self, now: float) -> Iterator[RevocationEntry]:
         """Every entry that stands at ``now``, in full. One id may come twice; the later one counts."""
-        for denial in self._archive:
-            if (denial.expires_at is None or denial.expires_at > now) and self.has(denial):
-                yield denial
+        for entry in self._archive:
+            if (entry.expires_at is None or entry.expires_at > now) and self.has(entry):
+                yield entry
 
     @property
     def is_wasteful(self) -> bool:
@@ -203,11 +209,11 @@ class RevocationList:
         self._size -= 1
         self.endless -= span.imag == inf
 
-    def _span(self, denial: RevocationEntry) -> _Validity:
+    def _span(self, entry: RevocationEntry) -> _Validity:
         """The number to remember. Entries about single tokens share those that end in the same minute."""
-        until = inf if denial.expires_at is None else denial.expires_at
-        if denial.issued_before is not None:
-            return complex(denial.issued_before, until)
+        until = inf if entry.expires_at is None else entry.expires_at
+        if entry.issued_before is not None:
+            return complex(entry.issued_before, until)
         minute = inf if until == inf else ceil(until / MINUTE) * MINUTE
         return self._shared.setdefault(minute, complex(inf, minute))
 

@@ -28,9 +28,9 @@ _PIECE = 1000
 
 
 class Snapshot:
-    """What is known of denials and records, merged as :mod:`sidecar.store.merge` says.
+    """What is known of entries and records, merged as :mod:`sidecar.store.merge` says.
 
-    Of a denial that stands only what judging needs is at hand, and not its version: words about one denial have to come
+    Of an entry that stands only what judging needs is at hand, and not its version: words about one entry have to come
     in the order of their versions. Everything else may come in any order.
     """
 
@@ -53,9 +53,9 @@ class Snapshot:
         """All of them."""
         return list(self._records.values())
 
-    def removal(self, denial_id: str) -> Removal | None:
-        """The removal of that denial, where it was taken off the list and that is remembered."""
-        return self._removals.get(denial_id)
+    def removal(self, entry_id: str) -> Removal | None:
+        """The removal of that entry, where it was taken off the list and that is remembered."""
+        return self._removals.get(entry_id)
 
     def merge_record(self, record: TokenRecord) -> bool:
         """Merge what the store says of a record. False: it stands there, and is known to have ended."""
@@ -75,7 +75,7 @@ class Snapshot:
         return not is_outdated
 
     def merge(self, entries: Entries) -> int:
-        """Merge ``entries``, whose words about denials are later than what is known. Returns how many are garbage."""
+        """Merge ``entries``, whose words about entries are later than what is known. Returns how many are garbage."""
         for record in entries.records:
             self.merge_record(record)
         for token_id, ended in entries.ends:
@@ -84,21 +84,21 @@ class Snapshot:
             self.replace(current)
         for removal in entries.removals:
             self.remove(removal)
-        return self.add(entries.denials)
+        return self.add(entries.revocations)
 
-    def add(self, denials: Iterable[RevocationEntry]) -> int:
+    def add(self, entries: Iterable[RevocationEntry]) -> int:
         """Let ``revocations`` stand. Returns how many could not be understood."""
         removals, failed = self._removals, 0
-        for denial in denials:
-            if removals and denial.id in removals:
-                if removals[denial.id].version > denial.version:
+        for entry in entries:
+            if removals and entry.id in removals:
+                if removals[entry.id].version > entry.version:
                     continue
-                del removals[denial.id]
-            failed += not self.revocations.add(denial)
+                del removals[entry.id]
+            failed += not self.revocations.add(entry)
         return failed
 
     def remove(self, removal: Removal) -> None:
-        """Let a denial stand no more."""
+        """Let an entry stand no more."""
         known = self._removals.get(removal.id)
         if known is None or known.version < removal.version:
             self._removals[removal.id] = removal
@@ -146,7 +146,7 @@ class Snapshot:
             yield Entries(records=[record for record in some if other.is_unlike(record)])
 
     def _words_unlike(self, other: "Snapshot", now: float) -> Iterator[Entries | None]:
-        """Denials and removals of which ``other`` has an earlier word or none. Versions are in the archives only."""
+        """Entries and removals of which ``other`` has an earlier version or none. Versions are in the archives only."""
         if not len(self.revocations) and not self._removals:
             return
         oldest = now - DAY
@@ -154,24 +154,24 @@ class Snapshot:
         here, there = [0] * buckets, [0] * buckets
         # of two pictures that are mostly alike only the parts that differ are compared one by one
         for picture, sums in ((self, here), (other, there)) if len(other.revocations) else ():
-            for denial in picture.revocations.active(oldest):
-                sums[hash(denial.id) % buckets] += hash((denial.id, denial.version))
+            for entry in picture.revocations.active(oldest):
+                sums[hash(entry.id) % buckets] += hash((entry.id, entry.version))
                 yield None
         is_unlike = [one != another for one, another in zip(here, there, strict=True)]
         is_all = not len(other.revocations)
         known: dict[str, int] = {}
-        for denial in other.revocations.active(oldest):
-            if is_unlike[hash(denial.id) % buckets] or denial.id in self._removals:
-                known[denial.id] = max(denial.version, known.get(denial.id, 0))
+        for entry in other.revocations.active(oldest):
+            if is_unlike[hash(entry.id) % buckets] or entry.id in self._removals:
+                known[entry.id] = max(entry.version, known.get(entry.id, 0))
             yield None
         better: dict[str, RevocationEntry] = {}
-        for denial in self.revocations.active(oldest):
-            if (is_all or is_unlike[hash(denial.id) % buckets]) and denial.version > known.get(denial.id, -1):
-                removal = other.removal(denial.id)
-                if removal is None or removal.version <= denial.version:
-                    better[denial.id] = denial
+        for entry in self.revocations.active(oldest):
+            if (is_all or is_unlike[hash(entry.id) % buckets]) and entry.version > known.get(entry.id, -1):
+                removal = other.removal(entry.id)
+                if removal is None or removal.version <= entry.version:
+                    better[entry.id] = entry
             yield None
-        yield from (Entries(denials=some) for some in slices(better.values(), _PIECE))
+        yield from (Entries(revocations=some) for some in slices(better.values(), _PIECE))
         removals = [
             removal
             for removal in self._removals.values()

@@ -22,7 +22,7 @@ from sidecar.store.base import (
     StoreStatus,
 )
 from sidecar.store.merge import (
-    KEEP_DENIALS,
+    KEEP_ENTRIES,
     KEEP_REMOVALS,
     Entries,
     Word,
@@ -58,7 +58,7 @@ _RECORD_COLUMNS = (
     "allow_impersonation", "is_admin", "owner_issuer", "owner_provider", "owner_subject", "owner_id",
     "created_at", "expires_at", "last_used_at", "revoked_at", "version",
 )  # fmt: skip
-_DENIAL_COLUMNS = (
+_ENTRY_COLUMNS = (
     "id", "scope", "issuer", "name", "created_at", "issued_before", "expires_at", "reason", "created_by",
     "version",
 )  # fmt: skip
@@ -75,9 +75,9 @@ def _insert(table: str, columns: Sequence[str], conflict: str) -> str:
 
 
 _SELECT_RECORDS = f"SELECT {', '.join(_RECORD_COLUMNS)} FROM token_records"  # noqa: S608 - likewise
-_SELECT_DENIALS = f"SELECT {', '.join(_DENIAL_COLUMNS)} FROM denials"  # noqa: S608 - likewise
+_SELECT_ENTRIES = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM denials"  # noqa: S608 - likewise
 _PUT_RECORD = _insert("token_records", _RECORD_COLUMNS, "REPLACE")
-_PUT_DENIAL = _insert("denials", _DENIAL_COLUMNS, "REPLACE")
+_PUT_ENTRY = _insert("denials", _ENTRY_COLUMNS, "REPLACE")
 
 
 class SqliteStore:
@@ -136,8 +136,8 @@ class SqliteStore:
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
-        found = await self._rows("read_denial", f"{_SELECT_DENIALS} WHERE id = ?", [entry_id])
-        return _denial(found[0]) if found else None
+        found = await self._rows("read_entry", f"{_SELECT_ENTRIES} WHERE id = ?", [entry_id])
+        return _entry(found[0]) if found else None
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """See :class:`sidecar.store.base.Store`."""
@@ -153,9 +153,9 @@ class SqliteStore:
         if issuer is not None:
             where, values = ["issuer = ?", *where], [issuer, now]
         rows, mark, total = await self._page(
-            "list_denials", _DENIAL_COLUMNS, _SELECT_DENIALS, where, values, after, limit
+            "list_entries", _ENTRY_COLUMNS, _SELECT_ENTRIES, where, values, after, limit
         )
-        return Page(entries=tuple(filter(None, map(_denial, rows))), after=mark, total=total)
+        return Page(entries=tuple(filter(None, map(_entry, rows))), after=mark, total=total)
 
     async def snapshot(self) -> AsyncIterator[Changes]:
         """See :class:`sidecar.store.base.Store`."""
@@ -163,9 +163,9 @@ class SqliteStore:
         yield Changes(position, marks=(position,))
         removed, replaced, ended = await self._database.read("read_snapshot", _rest)
         yield Changes(position, removals=removed, currents=replaced, ends=ended)
-        async for rows in self._pieces(_SELECT_DENIALS):
-            denials = list(map(_denial, rows))
-            yield Changes(position, revocations=tuple(filter(None, denials)), skipped=denials.count(None))
+        async for rows in self._pieces(_SELECT_ENTRIES):
+            entries = list(map(_entry, rows))
+            yield Changes(position, revocations=tuple(filter(None, entries)), skipped=entries.count(None))
         async for rows in self._pieces(_SELECT_RECORDS):
             records = list(map(_record, rows))
             yield Changes(position, records=tuple(filter(None, records)), skipped=records.count(None))
@@ -293,7 +293,7 @@ def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
     span = (after, last)
     within = " WHERE change > ? AND change <= ?"
     records = list(map(_record, connection.execute(_SELECT_RECORDS + within, span)))
-    denials = list(map(_denial, connection.execute(_SELECT_DENIALS + within, span)))
+    entries = list(map(_entry, connection.execute(_SELECT_ENTRIES + within, span)))
     removals, currents, ends = _rest(connection, within, span)
     # of a process of an earlier version, which gives no versions
     plain = connection.execute(f"SELECT id FROM forgiven {within} AND id NOT IN (SELECT id FROM removed)", span)  # noqa: S608 - text of this file
@@ -301,12 +301,12 @@ def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
     return Changes(
         position=f"{last}:{last_mark}",
         records=tuple(filter(None, records)),
-        revocations=tuple(filter(None, denials)),
+        revocations=tuple(filter(None, entries)),
         removals=(*removals, *unversioned),
         currents=currents,
         ends=ends,
         written_at=tuple(row[2] for row in log),
-        skipped=records.count(None) + denials.count(None),
+        skipped=records.count(None) + entries.count(None),
         marks=tuple(f"{number}:{text}" for number, text, _ in log),
         is_complete=len(log) < _LOG_PIECE,
     )
@@ -355,10 +355,10 @@ class _Change:
                 self._replace(current, record.created_at, [_in(record.actor_id)])
         for token_id, moment in batch.revoke:
             self._end(token_id, moment)
-        words = self._words([denial.id for denial in batch.add_entries])
-        denied = [replace(denial, version=self._above(words.get(denial.id))) for denial in batch.add_entries]
+        words = self._words([entry.id for entry in batch.add_entries])
+        denied = [replace(entry, version=self._above(words.get(entry.id))) for entry in batch.add_entries]
         self._deny(denied)
-        removed = [self._taken_off(denial_id) for denial_id in batch.remove_entries]
+        removed = [self._taken_off(entry_id) for entry_id in batch.remove_entries]
         return Entries(added, batch.revoke, denied, removed, currents)
 
     def merge(self, entries: Entries) -> Entries:
@@ -375,13 +375,13 @@ class _Change:
             known_current = self._current(current.bot)
             if known_current is None or join_currents(known_current, current) != known_current:
                 self._replace(current, moment_of(current.version), self._bots(current.bot))
-        words = self._words([denial.id for denial in entries.denials])
+        words = self._words([entry.id for entry in entries.revocations])
         ranks = {name: rank(word) for name, word in words.items()}
-        kept = [denial for denial in entries.denials if denial.id not in words or rank(denial) >= ranks[denial.id]]
-        self._deny(sorted((denial for denial in kept if rank(denial) != ranks.get(denial.id)), key=rank))
+        kept = [entry for entry in entries.revocations if entry.id not in words or rank(entry) >= ranks[entry.id]]
+        self._deny(sorted((entry for entry in kept if rank(entry) != ranks.get(entry.id)), key=rank))
         return replace(
             entries,
-            denials=kept,
+            revocations=kept,
             removals=[removal for removal in entries.removals if self._heard(removal)],
         )
 
@@ -459,26 +459,26 @@ class _Change:
             )
 
     def _words(self, ids: Sequence[str]) -> dict[str, Word]:
-        """What the file says about each of those denials."""
+        """What the file says about each of those entries."""
         words: dict[str, Word] = {}
         for start in range(0, len(ids), _BOUND):
-            some = [_in(denial_id) for denial_id in ids[start : start + _BOUND]]
+            some = [_in(entry_id) for entry_id in ids[start : start + _BOUND]]
             among = f"WHERE id IN ({', '.join('?' * len(some))})"
             for row in self._connection.execute(f"SELECT id, version, until FROM removed {among}", some):  # noqa: S608 - marks only
                 words[_out(row[0])] = Removal(_out(row[0]), *row[1:])
-            for denial in map(_denial, self._connection.execute(f"{_SELECT_DENIALS} {among}", some)):
-                if denial is not None:
-                    removal = words.get(denial.id)
-                    words[denial.id] = denial if removal is None else join_words(removal, denial)
+            for entry in map(_entry, self._connection.execute(f"{_SELECT_ENTRIES} {among}", some)):
+                if entry is not None:
+                    removal = words.get(entry.id)
+                    words[entry.id] = entry if removal is None else join_words(removal, entry)
         return words
 
-    def _deny(self, denials: Sequence[RevocationEntry]) -> None:
+    def _deny(self, entries: Sequence[RevocationEntry]) -> None:
         """Let ``entries`` stand."""
-        ids = [(_in(denial.id),) for denial in denials]
+        ids = [(_in(entry.id),) for entry in entries]
         self._connection.executemany("DELETE FROM removed WHERE id = ?", ids)
         self._connection.executemany("DELETE FROM forgiven WHERE id = ?", ids)
-        rows = [(self._number, *map(_in, _denial_row(denial))) for denial in denials]
-        self._connection.executemany(_PUT_DENIAL, rows)
+        rows = [(self._number, *map(_in, _entry_row(entry))) for entry in entries]
+        self._connection.executemany(_PUT_ENTRY, rows)
 
     def _heard(self, removal: Removal) -> bool:
         """Take over ``removal`` if it counts more than what is there. False: the file knows better."""
@@ -496,11 +496,11 @@ class _Change:
         self._connection.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", row[:2])
         return removal
 
-    def _taken_off(self, denial_id: str) -> Removal:
+    def _taken_off(self, entry_id: str) -> Removal:
         # what was removed already gets a later version: a copy may know that it was denied again, and the file may not
-        known = self._words([denial_id]).get(denial_id)
+        known = self._words([entry_id]).get(entry_id)
         ends = known.expires_at if isinstance(known, RevocationEntry) else None
-        return self._remove(removal_at(denial_id, self._above(known), ends))
+        return self._remove(removal_at(entry_id, self._above(known), ends))
 
 
 def _sweep(connection: sqlite3.Connection, now: float) -> None:
@@ -508,8 +508,8 @@ def _sweep(connection: sqlite3.Connection, now: float) -> None:
     now = min(now, connection.execute("SELECT (julianday('now') - 2440587.5) * 86400.0").fetchone()[0])
     over = (
         ("token_records", "expires_at", now - KEEP_RECORDS),
-        ("denials", "expires_at", now - KEEP_DENIALS),
-        ("removed", "until", now - KEEP_DENIALS),
+        ("denials", "expires_at", now - KEEP_ENTRIES),
+        ("removed", "until", now - KEEP_ENTRIES),
         ("ends", "moment", now - KEEP_REMOVALS),
     )
     for table, column, until in over:
@@ -555,18 +555,18 @@ def _record(row: Row) -> TokenRecord | None:
     return TokenRecord(**values, owner=owner)
 
 
-def _denial_row(denial: RevocationEntry) -> tuple[Value, ...]:
+def _entry_row(entry: RevocationEntry) -> tuple[Value, ...]:
     return (
-        denial.id, denial.scope.value, denial.issuer, denial.name, denial.created_at, denial.issued_before,
-        denial.expires_at, denial.reason, denial.created_by, denial.version,
+        entry.id, entry.scope.value, entry.issuer, entry.name, entry.created_at, entry.issued_before,
+        entry.expires_at, entry.reason, entry.created_by, entry.version,
     )  # fmt: skip
 
 
-def _denial(row: Row) -> RevocationEntry | None:
-    denial_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = map(_out, row)
+def _entry(row: Row) -> RevocationEntry | None:
+    entry_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = map(_out, row)
     try:
         return RevocationEntry(
-            denial_id,
+            entry_id,
             Scope(scope),
             issuer,
             name,

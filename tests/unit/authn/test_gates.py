@@ -68,7 +68,7 @@ def accepted(actor: Actor = SAM, **more: Any) -> Accepted:
     return Accepted(actor, forge.public(forge.RSA, "RS256"), **more)
 
 
-def denial(scope: Scope = Scope.TOKEN, issuer: str = forge.ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
+def entry(scope: Scope = Scope.TOKEN, issuer: str = forge.ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
     return make_entry(scope, issuer, name, NOW, **more)
 
 
@@ -85,16 +85,16 @@ def verdict(picture: FakeMirror, of: Accepted, **more: Any) -> tuple[Reason, Cau
 def test_denied_token_of_any_issuer_is_revoked_and_the_log_says_by_what(is_own: bool) -> None:
     picture = FakeMirror()
     assert verdict(picture, accepted(is_own=is_own)) is None
-    picture.revocations.add(denial())
+    picture.revocations.add(entry())
     assert verdict(picture, accepted(is_own=is_own)) == (Reason.TOKEN_REVOKED, Cause.DENIED, "token")
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        denial(Scope.SUBJECT, name="sam", issued_before=NOW),
-        denial(Scope.ISSUER, name="", issued_before=NOW),
-        denial(Scope.ACTOR, "", actor_entry_name("USER", "sam"), issued_before=NOW),
+        entry(Scope.SUBJECT, name="sam", issued_before=NOW),
+        entry(Scope.ISSUER, name="", issued_before=NOW),
+        entry(Scope.ACTOR, "", actor_entry_name("USER", "sam"), issued_before=NOW),
     ],
     ids=lambda entry: entry.scope.value,
 )
@@ -107,21 +107,21 @@ def test_credential_without_facts_of_its_own_is_judged_by_its_actor(entry: Revoc
 def test_every_change_of_the_list_is_noticed_by_what_was_clear_before() -> None:
     picture, known = FakeMirror(), accepted()
     assert verdict(picture, known) is None
-    picture.revocations.add(denial(name="other"))
+    picture.revocations.add(entry(name="other"))
     assert verdict(picture, known) is None
-    picture.revocations.add(denial())
+    picture.revocations.add(entry())
     assert verdict(picture, known) is not None
-    picture.revocations.discard(denial().id)
+    picture.revocations.discard(entry().id)
     assert verdict(picture, known) is None
     swapped = RevocationList()
-    swapped.add(denial())
+    swapped.add(entry())
     picture.revocations = swapped
     assert verdict(picture, known) is not None
 
 
 def test_what_is_clear_of_this_list_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, known = FakeMirror(), accepted()
-    picture.revocations.add(denial(name="other"))
+    picture.revocations.add(entry(name="other"))
     assert verdict(picture, known) is None
     monkeypatch.setattr(RevocationList, "match", None)
     assert verdict(picture, known) is None
@@ -169,7 +169,7 @@ def test_stale_picture_lets_nobody_pass_unless_told_to(age: float, more: dict[st
 
 def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> None:
     picture = FakeMirror(age=9000, known={"1": record(revoked_at=NOW)})
-    picture.revocations.add(denial())
+    picture.revocations.add(entry())
     for known in (accepted(), accepted(replace(SAM, token_id="j2"), is_own=True, record_id="1")):
         failure = gate(picture).check(known)
         assert failure is not None
@@ -178,7 +178,7 @@ def test_what_a_stale_picture_knows_as_revoked_is_refused_and_not_broken() -> No
 
 def test_entry_that_has_expired_denies_no_more() -> None:
     picture, clock = FakeMirror(), HandClock(NOW)
-    picture.revocations.add(denial(expires_at=NOW + 60))
+    picture.revocations.add(entry(expires_at=NOW + 60))
     assert verdict(picture, accepted(), clock=clock) is not None
     clock.advance(120)
     assert verdict(picture, accepted(), clock=clock) is None
@@ -267,7 +267,7 @@ async def test_revocation_beats_a_concurrent_fill_of_the_cache(world: World, els
     world.keys.may_answer.clear()
     judging = asyncio.create_task(world.present(token))
     await world.keys.is_asked.wait()
-    batch = Batch(add_entries=[denial()])
+    batch = Batch(add_entries=[entry()])
     await (world.store.write(batch) if elsewhere else world.mirror.write(batch))
     await eventually(lambda: len(world.mirror.revocations))
     world.keys.may_answer.set()
@@ -281,14 +281,14 @@ async def test_revocation_beats_a_concurrent_fill_of_the_cache(world: World, els
 async def test_token_that_is_known_as_good_is_refused_once_it_is_revoked(world: World) -> None:
     token = forge.token(forge.claims(jti="j1"))
     assert isinstance(await world.present(token), Accepted)
-    await world.mirror.write(Batch(add_entries=[denial()]))
+    await world.mirror.write(Batch(add_entries=[entry()]))
     assert await world.is_revoked(token)
 
 
 async def test_token_without_jti_is_denied_by_the_digest_of_what_was_signed(world: World) -> None:
     token, other = forge.token(), forge.token(forge.claims(sub="kim"))
     digest = hash_token(token.rpartition(".")[0])
-    await world.mirror.write(Batch(add_entries=[denial(Scope.DIGEST, name=digest)]))
+    await world.mirror.write(Batch(add_entries=[entry(Scope.DIGEST, name=digest)]))
     assert await world.is_revoked(token)
     assert not await world.is_revoked(other)
 
@@ -306,7 +306,7 @@ async def test_end_of_an_origin_ends_its_own_tokens_by_when_they_were_recorded(w
         )
     )
     assert isinstance(await world.present(old), Accepted)
-    await world.mirror.write(Batch(add_entries=[denial(Scope.SUBJECT, name="raw", issued_before=NOW)]))
+    await world.mirror.write(Batch(add_entries=[entry(Scope.SUBJECT, name="raw", issued_before=NOW)]))
     assert await world.is_revoked(old)
     assert isinstance(await world.present(new), Accepted)
 
@@ -314,5 +314,5 @@ async def test_end_of_an_origin_ends_its_own_tokens_by_when_they_were_recorded(w
 async def test_cut_off_ends_own_tokens_without_a_record_too(world: World) -> None:
     token = forge.token(forge.claims(iss=OWN_ISSUER, iat=..., exp=...))
     assert isinstance(await world.present(token), Accepted)
-    await world.mirror.write(Batch(add_entries=[denial(Scope.SUBJECT, OWN_ISSUER, "sam", issued_before=NOW)]))
+    await world.mirror.write(Batch(add_entries=[entry(Scope.SUBJECT, OWN_ISSUER, "sam", issued_before=NOW)]))
     assert await world.is_revoked(token)

@@ -136,12 +136,12 @@ async def test_token_minted_here_is_who_its_record_says() -> None:
     assert (outcome.record_id, outcome.is_own) == ("own-1", True)
 
 
-async def test_denial_of_its_owner_concerns_a_token_minted_here() -> None:
+async def test_entry_of_its_owner_concerns_a_token_minted_here() -> None:
     outcome = await accepted(OWN, Records({"own-1": RECORD}))
     assert outcome.revocation_keys is not None
-    denials = RevocationList()
-    denials.add(make_entry(Scope.SUBJECT, "https://idp.example.com", "0b1c", NOW, issued_before=NOW))
-    assert denials.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
+    entries = RevocationList()
+    entries.add(make_entry(Scope.SUBJECT, "https://idp.example.com", "0b1c", NOW, issued_before=NOW))
+    assert entries.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
 
 
 async def test_token_without_jti_can_be_denied_by_its_digest() -> None:
@@ -324,9 +324,9 @@ async def test_what_is_denied_is_denied_in_any_letters() -> None:
         outcome = await settled(authenticator().authenticate(view(token(actorId=spelled))))
         assert isinstance(outcome, Accepted)
         assert outcome.revocation_keys
-        denials = RevocationList()
-        denials.add(make_entry(Scope.ACTOR, "", f"USER:{named}", NOW, issued_before=NOW))
-        assert denials.match(outcome.revocation_keys, NOW) is Scope.ACTOR
+        entries = RevocationList()
+        entries.add(make_entry(Scope.ACTOR, "", f"USER:{named}", NOW, issued_before=NOW))
+        assert entries.match(outcome.revocation_keys, NOW) is Scope.ACTOR
 
 
 async def test_what_datahub_has_minted_is_passed_on_to_it_and_nothing_else_is() -> None:

@@ -220,7 +220,7 @@ async def test_a_jwt_that_the_server_calls_inactive_is_refused(make: Any, server
 async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
     make: Any, server: Server, presented: dict[str, Any], token_id: str
 ) -> None:
-    """RFC 7662 leaves it to the server whether it tells ``jti``; a denial of the token holds all the same."""
+    """RFC 7662 leaves it to the server whether it tells ``jti``; an entry of the token holds all the same."""
     text = token(claims(**presented))
     outcome = await settled(make(jwts=True).authenticate(asked(f"Bearer {text}")))
     assert isinstance(outcome, Accepted)
@@ -280,9 +280,9 @@ async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
     assert isinstance(outcome, Accepted)
     assert outcome.actor.subject == server.answer.get("sub", "")
     assert outcome.revocation_keys
-    denials = RevocationList()
-    denials.add(make_entry(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
-    assert denials.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
+    entries = RevocationList()
+    entries.add(make_entry(Scope.SUBJECT, ISSUER, subject, NOW, issued_before=NOW))
+    assert entries.match(outcome.revocation_keys, NOW) is Scope.SUBJECT
 
 
 async def test_refused_token_is_asked_about_once_a_minute(make: Any, server: Server, clock: HandClock) -> None:

@@ -35,7 +35,7 @@ def bot(token_id: str, **changes: Any) -> TokenRecord:
     return record(token_id, kind=TokenKind.BOT, actor_id="ingest", actor_type=ActorType.SERVICE, **changes)
 
 
-def denial(name: str = "j1", **more: Any) -> RevocationEntry:
+def entry(name: str = "j1", **more: Any) -> RevocationEntry:
     return make_entry(Scope.TOKEN, ISSUER, name, 1_800_000_000.0, **more)
 
 
@@ -141,7 +141,7 @@ async def test_start_needs_no_store_and_age_tells(world: World) -> None:
 
 
 async def test_knows_everything_from_its_start(world: World) -> None:
-    await world.store.write(Batch(add=[record()], add_entries=[denial()]))
+    await world.store.write(Batch(add=[record()], add_entries=[entry()]))
     async with following(world) as mirror:
         assert mirror.record("1") == record()
         assert mirror.record("2") is None
@@ -154,18 +154,18 @@ async def test_knows_everything_from_its_start(world: World) -> None:
 async def test_follows_what_others_write_and_measures_how_long_it_took(world: World) -> None:
     async with following(world) as mirror:
         world.store.now = world.clock.now() - 0.02
-        await world.store.write(Batch(add=[record()], add_entries=[denial(), denial("j2")]))
+        await world.store.write(Batch(add=[record()], add_entries=[entry(), entry("j2")]))
         await eventually(lambda: world.is_denied() and mirror.record("1"))
         assert world.sample("sidecar_revocation_propagation_seconds_count") == 1
         assert world.sample("sidecar_revocation_propagation_seconds_sum") == pytest.approx(0.02, abs=1e-4)
-        await world.store.write(Batch(remove_entries=[denial().id], revoke=[("1", 5.0)]))
+        await world.store.write(Batch(remove_entries=[entry().id], revoke=[("1", 5.0)]))
         await eventually(lambda: not world.is_denied())
         assert world.is_denied("j2")
         assert mirror.record("1") == record(revoked_at=5.0)
 
 
 async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(world: World) -> None:
-    await world.store.write(Batch(add_entries=[denial()]))
+    await world.store.write(Batch(add_entries=[entry()]))
     async with following(world) as mirror:
         world.store.away = True
         world.store.wake()
@@ -173,7 +173,7 @@ async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(wo
         assert mirror.age == 700
         assert world.is_denied()
         world.store.away = False
-        await world.store.write(Batch(add_entries=[denial("j2")]))
+        await world.store.write(Batch(add_entries=[entry("j2")]))
         await world.retried(lambda: world.is_denied("j2"))
         await eventually(lambda: mirror.age < 700)
 
@@ -183,11 +183,11 @@ async def test_own_write_counts_at_once(world: World) -> None:
     async with following(world) as mirror:
         await mirror.write(Batch(add=[bot("1")]))
         world.store.hold("follow")
-        await mirror.write(Batch(add_entries=[denial()], add=[bot("2", created_at=7.0)], revoke=[]))
+        await mirror.write(Batch(add_entries=[entry()], add=[bot("2", created_at=7.0)], revoke=[]))
         assert world.is_denied()
         assert mirror.record("2") == bot("2", created_at=7.0)
         assert mirror.record("1") == bot("1", revoked_at=7.0)
-        await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, remove_entries=[denial().id]))
+        await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, remove_entries=[entry().id]))
         assert mirror.record("2") == bot("2", created_at=7.0)
         await mirror.write(Batch(revoke=[("1", 9.0), ("2", 9.0), ("nobody", 9.0)]))
         assert mirror.record("2") == bot("2", created_at=7.0, revoked_at=9.0)
@@ -200,7 +200,7 @@ async def test_write_that_failed_changes_nothing_here(world: World) -> None:
     async with following(world) as mirror:
         world.store.away = True
         with pytest.raises(Unavailable):
-            await mirror.write(Batch(add_entries=[denial()], add=[record()]))
+            await mirror.write(Batch(add_entries=[entry()], add=[record()]))
         assert not world.is_denied()
         assert mirror.record("1") is None
 
@@ -213,9 +213,9 @@ async def test_own_write_while_everything_is_being_read_is_not_lost(world: World
         world.store.trimmed += 1
         world.store.wake()
         await eventually(lambda: world.store.calls.count("snapshot") == 2)
-        await mirror.write(Batch(add_entries=[denial()], add=[record()]))
+        await mirror.write(Batch(add_entries=[entry()], add=[record()]))
         saved, before = world.store.save(), mirror.revocations
-        saved.all_denials.clear()
+        saved.all_entries.clear()
         saved.all_records.clear()
         saved.log.clear()
         world.store.lose(saved)
@@ -223,18 +223,18 @@ async def test_own_write_while_everything_is_being_read_is_not_lost(world: World
         await eventually(lambda: mirror.revocations is not before)
         assert world.is_denied()
         assert mirror.record("1") == record()
-        await eventually(lambda: world.store.all_denials and world.store.all_records)
+        await eventually(lambda: world.store.all_entries and world.store.all_records)
 
 
-async def test_denial_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(world: World) -> None:
+async def test_entry_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(world: World) -> None:
     """Removed and denied again within a moment, the log tells of the first only after the second has been done."""
     async with following(world) as mirror:
         held = world.store.hold("follow")
         world.store.wake()
         await eventually(lambda: world.store.calls.count("follow") > 1)
-        removed = await MemoryStore.write(world.store, Batch(add_entries=[denial("j2")], remove_entries=[denial().id]))
-        await mirror.write(Batch(add_entries=[denial()]))
-        piece = Changes(mirror._position, removals=tuple(removed.entries.removals), revocations=(denial("j3"),))
+        removed = await MemoryStore.write(world.store, Batch(add_entries=[entry("j2")], remove_entries=[entry().id]))
+        await mirror.write(Batch(add_entries=[entry()]))
+        piece = Changes(mirror._position, removals=tuple(removed.entries.removals), revocations=(entry("j3"),))
         world.store.next_piece = piece
         held.set()
         await eventually(lambda: world.is_denied("j3"))
@@ -268,43 +268,43 @@ async def test_late_answer_does_not_end_the_bots_token_that_came_after(world: Wo
         assert ended == [True, True, False]
 
 
-async def test_late_answer_to_a_removal_does_not_end_the_denial_that_came_after(world: World) -> None:
-    await world.store.write(Batch(add_entries=[denial()]))
+async def test_late_answer_to_a_removal_does_not_end_the_entry_that_came_after(world: World) -> None:
+    await world.store.write(Batch(add_entries=[entry()]))
     async with following(world) as mirror:
         world.store.calls.clear()
-        async with late_answer(world, mirror, Batch(remove_entries=[denial().id])):
+        async with late_answer(world, mirror, Batch(remove_entries=[entry().id])):
             await eventually(lambda: not world.is_denied())
-            await world.store.write(Batch(add_entries=[denial()]))
+            await world.store.write(Batch(add_entries=[entry()]))
             await eventually(world.is_denied)
         assert world.is_denied()
 
 
-async def test_late_answer_to_a_denial_does_not_undo_the_removal_that_came_after(world: World) -> None:
+async def test_late_answer_to_an_entry_does_not_undo_the_removal_that_came_after(world: World) -> None:
     async with following(world) as mirror:
-        async with late_answer(world, mirror, Batch(add_entries=[denial()])):
+        async with late_answer(world, mirror, Batch(add_entries=[entry()])):
             await eventually(world.is_denied)
-            await world.store.write(Batch(remove_entries=[denial().id]))
+            await world.store.write(Batch(remove_entries=[entry().id]))
             await eventually(lambda: not world.is_denied())
         assert not world.is_denied()
 
 
-async def test_late_answer_to_a_denial_does_not_undo_what_one_piece_of_the_log_told(world: World) -> None:
-    """A removal, or a longer denial: the piece has only the last word."""
+async def test_late_answer_to_an_entry_does_not_undo_what_one_piece_of_the_log_told(world: World) -> None:
+    """A removal, or a longer entry: the piece has only the last word."""
     for later, outcome in (
-        (Batch(remove_entries=[denial().id]), False),
-        (Batch(add_entries=[denial(expires_at=world.clock.now() + 900)]), True),
+        (Batch(remove_entries=[entry().id]), False),
+        (Batch(add_entries=[entry(expires_at=world.clock.now() + 900)]), True),
     ):
         world.store.calls.clear()
         async with following(world, world.another()) as mirror:
             gate = world.store.hold("follow")
             world.store.wake()
             await eventually(lambda: "follow" in world.store.calls)
-            short = denial(expires_at=world.clock.now() + 60)
+            short = entry(expires_at=world.clock.now() + 60)
             async with late_answer(world, mirror, Batch(add_entries=[short])):
                 await world.store.write(later)
                 gate.set()
                 del world.store.held["follow"]
-                await world.store.write(Batch(add_entries=[denial("heard")]))
+                await world.store.write(Batch(add_entries=[entry("heard")]))
                 await eventually(lambda: world.is_denied("heard", mirror))
             world.clock.advance(120)
             assert world.is_denied("j1", mirror) is outcome
@@ -314,33 +314,33 @@ async def test_late_answer_to_a_denial_does_not_undo_what_one_piece_of_the_log_t
 async def test_denied_and_removed_in_one_piece_of_the_log_ends_as_the_store_says(world: World) -> None:
     async with following(world):
         gate = world.store.hold("follow")
-        await world.store.write(Batch(add_entries=[denial("end")]))
+        await world.store.write(Batch(add_entries=[entry("end")]))
         await eventually(lambda: world.is_denied("end"))
-        await world.store.write(Batch(add_entries=[denial()]))
-        await world.store.write(Batch(remove_entries=[denial().id]))
-        await world.store.write(Batch(add_entries=[denial("last")]))
+        await world.store.write(Batch(add_entries=[entry()]))
+        await world.store.write(Batch(remove_entries=[entry().id]))
+        await world.store.write(Batch(add_entries=[entry("last")]))
         gate.set()
         await eventually(lambda: world.is_denied("last") and not world.is_denied())
 
 
 async def test_gap_leads_to_a_new_snapshot_and_what_was_removed_meanwhile_stays_so(world: World) -> None:
-    await world.store.write(Batch(add_entries=[denial()]))
+    await world.store.write(Batch(add_entries=[entry()]))
     async with following(world):
         gate = world.store.hold("follow")
         world.store.wake()
-        await world.store.write(Batch(add_entries=[denial("j2")], remove_entries=[denial().id]))
+        await world.store.write(Batch(add_entries=[entry("j2")], remove_entries=[entry().id]))
         world.store.trim()
         world.store.trimmed += 5
         gate.set()
         await eventually(lambda: world.is_denied("j2"))
         assert not world.is_denied()
         assert world.store.calls.count("snapshot") == 2
-        assert not world.store.all_denials.keys() & {denial().id}
+        assert not world.store.all_entries.keys() & {entry().id}
         assert world.sample("sidecar_store_reseeds_total") == 0
 
 
 async def test_old_picture_stands_until_the_new_one_is_complete(world: World) -> None:
-    await world.store.write(Batch(add_entries=[denial()], add=[record()]))
+    await world.store.write(Batch(add_entries=[entry()], add=[record()]))
     async with following(world) as mirror:
         gate = world.store.hold("snapshot")
         world.store.trim()
@@ -358,23 +358,23 @@ async def test_old_picture_stands_until_the_new_one_is_complete(world: World) ->
 async def test_emptied_store_gets_back_what_was_known(world: World, caplog: pytest.LogCaptureFixture) -> None:
     now = world.clock.now()
     cut_off = make_entry(Scope.SUBJECT, ISSUER, "kim", now, issued_before=now, reason="left", created_by="USER:admin")
-    passing = [denial("over", expires_at=now + 60), denial("long over", expires_at=now - 86_400)]
-    await world.store.write(Batch(add=[record(revoked_at=5.0), bot("2")], add_entries=[denial(), cut_off, *passing]))
-    await world.store.write(Batch(add_entries=[denial("off")]))
-    await world.store.write(Batch(remove_entries=[denial("off").id]))
+    passing = [entry("over", expires_at=now + 60), entry("long over", expires_at=now - 86_400)]
+    await world.store.write(Batch(add=[record(revoked_at=5.0), bot("2")], add_entries=[entry(), cut_off, *passing]))
+    await world.store.write(Batch(add_entries=[entry("off")]))
+    await world.store.write(Batch(remove_entries=[entry("off").id]))
     async with following(world):
         world.clock.advance(90)
         with caplog.at_level(logging.CRITICAL):
             world.store.empty()
             assert world.is_denied()
             await eventually(lambda: world.store.all_records)
-        assert world.store.all_denials == {item.id: item for item in (denial(), cut_off, passing[0])}
+        assert world.store.all_entries == {item.id: item for item in (entry(), cut_off, passing[0])}
         assert world.store.all_records == {"1": record(revoked_at=5.0), "2": bot("2")}
-        assert world.store.removals.keys() == {denial("off").id}
+        assert world.store.removals.keys() == {entry("off").id}
         assert world.store.mark not in ("", "g1")
         await eventually(lambda: world.sample("sidecar_store_reseeds_total") == 1)
         assert [entry.levelname for entry in caplog.records] == ["CRITICAL"]
-        await world.store.write(Batch(add_entries=[denial("new")]))
+        await world.store.write(Batch(add_entries=[entry("new")]))
         await eventually(lambda: world.is_denied("new"))
         assert world.is_denied()
 
@@ -383,12 +383,12 @@ async def test_what_only_the_second_mirror_knew_comes_back_as_well(world: World)
     """The store lost the last writes with everything else; the first to notice had not heard of them."""
     world.store.all_records["1"] = record()
     async with following(world) as first, following(world, world.another()) as second:
-        second._picture.add([denial("late")])
+        second._picture.add([entry("late")])
         second._picture.end("1", 9.0)
         second._picture.merge_record(record("3"))
         world.store.empty()
-        await world.store.write(Batch(add_entries=[denial()]))
-        await eventually(lambda: denial("late").id in world.store.all_denials)
+        await world.store.write(Batch(add_entries=[entry()]))
+        await eventually(lambda: entry("late").id in world.store.all_entries)
         await eventually(lambda: world.is_denied("late", first) and world.is_denied("late", second))
         assert world.store.all_records["1"].revoked_at == 9.0
         assert world.store.all_records["3"] == record("3")
@@ -398,14 +398,14 @@ async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> 
     """A failover to a replica that had not heard of the last ones, known from the log or not."""
     async with following(world) as mirror:
         saved = world.store.save()
-        await world.store.write(Batch(add_entries=[denial("j2")]))
+        await world.store.write(Batch(add_entries=[entry("j2")]))
         await eventually(lambda: world.is_denied("j2"))
         held = world.store.hold("follow")
         world.store.wake()
-        await mirror.write(Batch(add_entries=[denial()], add=[record()]))
+        await mirror.write(Batch(add_entries=[entry()], add=[record()]))
         world.store.lose(saved)
         held.set()
-        await eventually(lambda: len(world.store.all_denials) == 2)
+        await eventually(lambda: len(world.store.all_entries) == 2)
         await eventually(lambda: world.store.all_records == {"1": record()})
         assert world.is_denied()
 
@@ -413,27 +413,27 @@ async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> 
 async def test_write_that_the_store_lost_before_the_log_told_of_it_is_repeated(world: World) -> None:
     """The log ends where this process stands: only the answer that it was given tells that something is lost."""
     async with following(world) as mirror:
-        await world.store.write(Batch(add_entries=[denial("j2")]))
+        await world.store.write(Batch(add_entries=[entry("j2")]))
         await eventually(lambda: world.is_denied("j2"))
         saved = world.store.save()
         held = world.store.hold("follow")
         world.store.wake()
         await eventually(lambda: world.store.calls.count("follow") > 2)
-        await mirror.write(Batch(add_entries=[denial()], remove_entries=[denial("j2").id]))
+        await mirror.write(Batch(add_entries=[entry()], remove_entries=[entry("j2").id]))
         world.store.lose(saved)
         held.set()
-        await eventually(lambda: denial().id in world.store.all_denials)
-        await eventually(lambda: not world.store.all_denials.keys() & {denial("j2").id})
+        await eventually(lambda: entry().id in world.store.all_entries)
+        await eventually(lambda: not world.store.all_entries.keys() & {entry("j2").id})
         assert world.is_denied()
         assert not world.is_denied("j2")
 
 
 async def test_answer_that_spans_a_reading_of_everything_is_asked_again(world: World) -> None:
     """What has been read may have come of the write, or have lost it."""
-    for later in ((), (denial().id,)):
+    for later in ((), (entry().id,)):
         async with following(world, world.another()) as mirror:
             world.store.calls.clear()
-            async with late_answer(world, mirror, Batch(add_entries=[denial()])):
+            async with late_answer(world, mirror, Batch(add_entries=[entry()])):
                 if later:
                     await world.store.write(Batch(remove_entries=later))
                 before = mirror.revocations
@@ -465,7 +465,7 @@ async def test_copy_is_not_fresh_before_it_has_everything(world: World) -> None:
         world.store.wake()
         world.clock.advance(3600)
         for number in range(200):
-            await MemoryStore.write(replace_away(world.store), Batch(add_entries=[denial(f"x{number}")]))
+            await MemoryStore.write(replace_away(world.store), Batch(add_entries=[entry(f"x{number}")]))
         world.store.away = True
         assert mirror.age >= 3600
         ages: list[float] = []
@@ -513,9 +513,9 @@ async def test_new_store_is_given_a_mark_and_nothing_is_said(world: World, caplo
 
 
 async def test_what_cannot_be_understood_is_skipped_and_counted(world: World) -> None:
-    strange = replace(denial("nan"), expires_at=float("nan"))
+    strange = replace(entry("nan"), expires_at=float("nan"))
     async with following(world) as mirror:
-        world.store.next_piece = Changes("0", revocations=(strange, denial()), skipped=2)
+        world.store.next_piece = Changes("0", revocations=(strange, entry()), skipped=2)
         world.store.wake()
         await world.store.write(Batch())
         await eventually(world.is_denied)
@@ -524,7 +524,7 @@ async def test_what_cannot_be_understood_is_skipped_and_counted(world: World) ->
 
 
 async def test_skipped_entries_are_counted(world: World) -> None:
-    world.store.all_denials["x"] = replace(denial("nan"), id="x", expires_at=float("nan"))
+    world.store.all_entries["x"] = replace(entry("nan"), id="x", expires_at=float("nan"))
     world.store.unreadable = 4
     async with following(world):
         assert world.sample("sidecar_revocation_skipped_entries_total") == 5
@@ -539,7 +539,7 @@ async def test_fault_of_the_store_does_not_end_the_following(world: World, caplo
 
         world.store.follow = faulty  # type: ignore[method-assign]
         world.store.wake()
-        await world.store.write(Batch(add_entries=[denial()]))
+        await world.store.write(Batch(add_entries=[entry()]))
         await world.retried(world.is_denied)
     assert "secret" not in caplog.text
 
@@ -605,11 +605,11 @@ async def test_answer_that_was_on_its_way_does_not_bring_a_revoked_token_back(wo
 
 async def test_removal_is_remembered_until_its_end(world: World) -> None:
     async with following(world) as mirror:
-        mirror._picture.remove(Removal(denial().id, 5, world.clock.now() + 60))
+        mirror._picture.remove(Removal(entry().id, 5, world.clock.now() + 60))
         mirror._picture.prune_removals(world.clock.now() + 86_400)
-        assert mirror._picture.removal(denial().id)
+        assert mirror._picture.removal(entry().id)
         mirror._picture.prune_removals(world.clock.now() + 86_400 + 61)
-        assert mirror._picture.removal(denial().id) is None
+        assert mirror._picture.removal(entry().id) is None
 
 
 async def test_name_of_a_bot_stays_taken_after_its_token_ended(world: World) -> None:
@@ -625,12 +625,12 @@ async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
     soon = world.clock.now() + 10
     batch = Batch(
         add=[record("1", expires_at=soon), record("2"), bot("3", expires_at=soon + 86_400)],
-        add_entries=[denial(expires_at=soon), denial("j2")],
+        add_entries=[entry(expires_at=soon), entry("j2")],
     )
     async with following(world) as mirror:
         await mirror.write(batch)
         world.clock.advance(KEEP_EXPIRED + 120)
-        await world.store.write(Batch(add_entries=[denial("j3")]))
+        await world.store.write(Batch(add_entries=[entry("j3")]))
         await eventually(lambda: mirror.record("1") is None)
         assert mirror.record("2")
         assert mirror.record("3")
@@ -642,8 +642,8 @@ async def test_mostly_waste_is_read_anew(world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr("sidecar.store.replica.revocation_list._MAX_WASTE", 3)
     async with following(world) as mirror:
         for number in range(4):
-            await mirror.write(Batch(add_entries=[denial(f"j{number}")]))
-            await mirror.write(Batch(remove_entries=[denial(f"j{number}").id]))
+            await mirror.write(Batch(add_entries=[entry(f"j{number}")]))
+            await mirror.write(Batch(remove_entries=[entry(f"j{number}").id]))
         await eventually(lambda: len(mirror.revocations._archive) == 0)
         assert world.store.calls.count("snapshot") == 2
 
@@ -660,7 +660,7 @@ async def test_whoever_waits_for_a_change_is_woken_by_it(world: World) -> None:
     async with following(world) as mirror:
         waiting = asyncio.create_task(_changed_within(mirror.changed, 5))
         await asyncio.sleep(0)
-        await world.store.write(Batch(add_entries=[denial()]))
+        await world.store.write(Batch(add_entries=[entry()]))
         assert await waiting
         await mirror.changed(0.01)
     waiting = asyncio.create_task(_changed_within(world.mirror.changed, 5))
@@ -674,10 +674,8 @@ async def test_revocations_of_this_process_are_counted_by_kind_and_scope() -> No
     world = World()
     await world.mirror.start()
     await world.mirror.write(Batch(add=(record("1"), bot("2"))))
-    await world.mirror.write(
-        Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), add_entries=(denial(),))
-    )
-    await world.store.write(Batch(add_entries=(denial("j2"),)))
+    await world.mirror.write(Batch(revoke=(("1", world.clock.now()), ("2", world.clock.now())), add_entries=(entry(),)))
+    await world.store.write(Batch(add_entries=(entry("j2"),)))
     await eventually(lambda: world.is_denied("j2"))
     counted = [world.sample("sidecar_tokens_revoked_total", kind=kind) for kind in ("personal", "bot", "token")]
     assert counted == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""What a denial concerns, until when, and that it goes as it came, however many there are of a thing."""
+"""What an entry concerns, until when, and that it goes as it came, however many there are of a thing."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,15 +16,15 @@ ISSUER = "https://idp.example.com"
 SAM = Actor(ActorType.USER, "sam", issuer=ISSUER, subject="raw-sam", token_id="j1", issued_at=NOW - 60)
 
 
-def denial(scope: Scope = Scope.TOKEN, issuer: str = ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
+def entry(scope: Scope = Scope.TOKEN, issuer: str = ISSUER, name: str = "j1", **more: Any) -> RevocationEntry:
     if scope not in (Scope.TOKEN, Scope.DIGEST):
         more.setdefault("issued_before", NOW)
     return make_entry(scope, issuer, name, NOW, **more)
 
 
-def listed(*denials: RevocationEntry) -> RevocationList:
+def listed(*entries: RevocationEntry) -> RevocationList:
     made = RevocationList()
-    for item in denials:
+    for item in entries:
         assert made.add(item)
     return made
 
@@ -32,10 +32,10 @@ def listed(*denials: RevocationEntry) -> RevocationList:
 @pytest.mark.parametrize(
     "entry",
     [
-        denial(),
-        denial(Scope.SUBJECT, name="raw-sam"),
-        denial(Scope.ISSUER, name=""),
-        denial(Scope.ACTOR, "", "USER:sam"),
+        entry(),
+        entry(Scope.SUBJECT, name="raw-sam"),
+        entry(Scope.ISSUER, name=""),
+        entry(Scope.ACTOR, "", "USER:sam"),
     ],
     ids=lambda entry: entry.scope.value,
 )
@@ -46,27 +46,27 @@ def test_token_is_found_by_whatever_denies_it(entry: RevocationEntry) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        denial(name="j2"),
-        denial(issuer="https://other.example.com"),
-        denial(Scope.DIGEST, name="j1"),
-        denial(Scope.SUBJECT, name="sam"),
-        denial(Scope.SUBJECT, "https://other.example.com", "raw-sam"),
-        denial(Scope.ISSUER, "https://other.example.com", ""),
-        denial(Scope.ACTOR, "", "SERVICE:sam"),
-        denial(Scope.ACTOR, "", "USER:samuel"),
-        denial(issuer=ISSUER + "j", name="1"),
+        entry(name="j2"),
+        entry(issuer="https://other.example.com"),
+        entry(Scope.DIGEST, name="j1"),
+        entry(Scope.SUBJECT, name="sam"),
+        entry(Scope.SUBJECT, "https://other.example.com", "raw-sam"),
+        entry(Scope.ISSUER, "https://other.example.com", ""),
+        entry(Scope.ACTOR, "", "SERVICE:sam"),
+        entry(Scope.ACTOR, "", "USER:samuel"),
+        entry(issuer=ISSUER + "j", name="1"),
     ],
     ids=lambda entry: f"{entry.scope}-{entry.issuer}-{entry.name}",
 )
-def test_denial_of_something_else_concerns_nobody(entry: RevocationEntry) -> None:
+def test_entry_of_something_else_concerns_nobody(entry: RevocationEntry) -> None:
     assert listed(entry).match(revocation_keys(SAM), NOW) is None
 
 
 def test_token_without_jti_is_known_by_its_digest() -> None:
     nameless = replace(SAM, token_id="")
-    assert listed(denial(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "ab"), NOW) is Scope.DIGEST
-    assert listed(denial(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "cd"), NOW) is None
-    assert listed(denial(name="")).match(revocation_keys(nameless, "ab"), NOW) is None
+    assert listed(entry(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "ab"), NOW) is Scope.DIGEST
+    assert listed(entry(Scope.DIGEST, name="ab")).match(revocation_keys(nameless, "cd"), NOW) is None
+    assert listed(entry(name="")).match(revocation_keys(nameless, "ab"), NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,22 @@ def test_cut_off_ends_what_was_issued_before_and_what_does_not_say(
     issued_at: float | None, recorded_at: float | None, is_denied: bool
 ) -> None:
     facts = revocation_keys(replace(SAM, issued_at=issued_at), recorded_at=recorded_at)
-    found = listed(denial(Scope.SUBJECT, name="raw-sam")).match(facts, NOW)
+    found = listed(entry(Scope.SUBJECT, name="raw-sam")).match(facts, NOW)
     assert found is (Scope.SUBJECT if is_denied else None)
 
 
 def test_what_ends_an_origin_ends_the_own_tokens_of_its_people() -> None:
     own = Actor(ActorType.USER, "sam", issuer="us", subject="sam", token_id="1", issued_at=NOW - 1)
     facts = revocation_keys(own, owner=Owner(ISSUER, "corp", "raw-sam", "sam"))
-    assert listed(denial(Scope.SUBJECT, name="raw-sam")).match(facts, NOW) is Scope.SUBJECT
-    assert listed(denial(Scope.ISSUER, name="")).match(facts, NOW) is Scope.ISSUER
-    assert listed(denial(Scope.SUBJECT, name="kim")).match(facts, NOW) is None
-    assert listed(denial(Scope.ISSUER, "us", "")).match(facts, NOW) is Scope.ISSUER
+    assert listed(entry(Scope.SUBJECT, name="raw-sam")).match(facts, NOW) is Scope.SUBJECT
+    assert listed(entry(Scope.ISSUER, name="")).match(facts, NOW) is Scope.ISSUER
+    assert listed(entry(Scope.SUBJECT, name="kim")).match(facts, NOW) is None
+    assert listed(entry(Scope.ISSUER, "us", "")).match(facts, NOW) is Scope.ISSUER
 
 
 def test_entry_ends_at_its_expiry_or_at_most_a_minute_later_and_is_then_forgotten() -> None:
     entries = listed(
-        denial(expires_at=NOW + 10), denial(Scope.SUBJECT, name="raw-sam", expires_at=NOW + 5), denial(name="j9")
+        entry(expires_at=NOW + 10), entry(Scope.SUBJECT, name="raw-sam", expires_at=NOW + 5), entry(name="j9")
     )
     facts = revocation_keys(SAM)
     assert entries.match(facts, NOW + 9.9) is Scope.TOKEN
@@ -105,7 +105,7 @@ def test_entry_ends_at_its_expiry_or_at_most_a_minute_later_and_is_then_forgotte
 
 
 def test_pruning_is_bounded_and_goes_on_where_it_stopped() -> None:
-    entries = listed(*(denial(name=f"j{number}", expires_at=NOW + number) for number in range(100)))
+    entries = listed(*(entry(name=f"j{number}", expires_at=NOW + number) for number in range(100)))
     entries.prune(NOW + 200, 30)
     assert len(entries) == 70
     entries.prune(NOW + 200, 100)
@@ -114,16 +114,16 @@ def test_pruning_is_bounded_and_goes_on_where_it_stopped() -> None:
     assert not entries._shared
 
 
-def test_repeated_denial_is_one_entry_with_the_later_end() -> None:
-    entries = listed(denial(expires_at=NOW + 60), denial(expires_at=NOW + 7200))
+def test_repeated_entry_is_one_entry_with_the_later_end() -> None:
+    entries = listed(entry(expires_at=NOW + 60), entry(expires_at=NOW + 7200))
     assert len(entries) == 1
     entries.prune(NOW + 120, 10)
     assert entries.match(revocation_keys(SAM), NOW + 120) is Scope.TOKEN
 
 
 def test_forgiving_one_of_several_cut_offs_leaves_the_others() -> None:
-    early = denial(Scope.SUBJECT, name="raw-sam", issued_before=NOW - 30)
-    late = denial(Scope.SUBJECT, name="raw-sam", issued_before=NOW)
+    early = entry(Scope.SUBJECT, name="raw-sam", issued_before=NOW - 30)
+    late = entry(Scope.SUBJECT, name="raw-sam", issued_before=NOW)
     entries = listed(early, late)
     assert len(entries) == 2
     assert entries.discard(late.id)
@@ -137,10 +137,10 @@ def test_forgiving_one_of_several_cut_offs_leaves_the_others() -> None:
 
 def test_ids_of_any_form_are_good() -> None:
     """Somebody may have written an entry by hand."""
-    named, other = replace(denial(), id="by hand"), replace(denial(), id="ab" * 20)
-    entries = listed(named, other, denial())
+    named, other = replace(entry(), id="by hand"), replace(entry(), id="ab" * 20)
+    entries = listed(named, other, entry())
     assert len(entries) == 3
-    for item in (denial(), named):
+    for item in (entry(), named):
         assert entries.has(item)
         assert entries.discard(item.id)
         assert not entries.has(item)
@@ -152,7 +152,7 @@ def test_ids_of_any_form_are_good() -> None:
 
 
 def test_same_strange_id_about_something_else_replaces_it() -> None:
-    entries = listed(replace(denial(), id="x"), replace(denial(name="j2"), id="x"))
+    entries = listed(replace(entry(), id="x"), replace(entry(name="j2"), id="x"))
     assert len(entries) == 1
     assert entries.match(revocation_keys(SAM), NOW) is None
 
@@ -160,12 +160,12 @@ def test_same_strange_id_about_something_else_replaces_it() -> None:
 @pytest.mark.parametrize("text", ["", "x", "ab", "ab" * 15 + "zz", "ab" * 20])
 def test_strange_id_is_told_from_a_proper_one(text: str) -> None:
     assert parse_entry_id(text) is None
-    assert not listed(denial()).discard(text)
+    assert not listed(entry()).discard(text)
 
 
 def test_id_tells_the_cut_off() -> None:
-    assert parse_entry_id(denial().id) == (bytes.fromhex(denial().id), None)
-    about = parse_entry_id(denial(Scope.SUBJECT, issued_before=NOW + 0.123).id)
+    assert parse_entry_id(entry().id) == (bytes.fromhex(entry().id), None)
+    about = parse_entry_id(entry(Scope.SUBJECT, issued_before=NOW + 0.123).id)
     assert about is not None
     assert about[1] == NOW + 0.123
 
@@ -173,31 +173,31 @@ def test_id_tells_the_cut_off() -> None:
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), float("-inf")])
 def test_times_that_are_none_are_refused(time: float) -> None:
     entries = RevocationList()
-    assert not entries.add(replace(denial(), expires_at=time))
-    assert not entries.add(replace(denial(Scope.SUBJECT), issued_before=time))
+    assert not entries.add(replace(entry(), expires_at=time))
+    assert not entries.add(replace(entry(Scope.SUBJECT), issued_before=time))
     assert len(entries) == 0
 
 
 def test_version_changes_whenever_more_may_be_refused() -> None:
     entries = RevocationList()
     assert entries.version == 0
-    entries.add(denial())
+    entries.add(entry())
     first = entries.version
-    entries.add(denial())
+    entries.add(entry())
     assert entries.version == first, "nothing was learned"
-    entries.add(denial(expires_at=NOW + 60))
+    entries.add(entry(expires_at=NOW + 60))
     assert entries.version != first
-    assert entries.version not in (0, listed(denial()).version)
+    assert entries.version not in (0, listed(entry()).version)
 
 
 def test_everything_can_be_told_in_full_again() -> None:
     """More than a compressed block of them, forgiven and replaced ones left out, whatever text they hold."""
     full = [
-        denial(name=f"j{number}", expires_at=NOW + 60 + number, reason="lost \ud800", created_by="\u00e9")
+        entry(name=f"j{number}", expires_at=NOW + 60 + number, reason="lost \ud800", created_by="\u00e9")
         for number in range(_BLOCK + 5)
     ]
-    cut_off = denial(Scope.SUBJECT, name="raw-sam", issued_before=NOW - 0.5)
-    strange = replace(denial(name="s"), id="strange")
+    cut_off = entry(Scope.SUBJECT, name="raw-sam", issued_before=NOW - 0.5)
+    strange = replace(entry(name="s"), id="strange")
     entries = listed(*full, cut_off, strange)
     entries.discard(full[0].id)
     longer = replace(full[1], expires_at=NOW + 9000)
@@ -207,7 +207,7 @@ def test_everything_can_be_told_in_full_again() -> None:
 
 
 def test_originals_of_what_has_ended_leave_the_memory() -> None:
-    entries = listed(*(denial(name=f"j{number}", expires_at=NOW + 60) for number in range(_BLOCK)))
+    entries = listed(*(entry(name=f"j{number}", expires_at=NOW + 60) for number in range(_BLOCK)))
     assert len(entries._archive) == _BLOCK
     entries.prune(NOW + 120, 10_000)
     assert len(entries._archive) == 0
@@ -215,10 +215,10 @@ def test_originals_of_what_has_ended_leave_the_memory() -> None:
 
 def test_list_tells_when_it_is_mostly_waste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.store.replica.revocation_list._MAX_WASTE", 10)
-    entries = listed(denial())
+    entries = listed(entry())
     for _ in range(11):
         assert not entries.is_wasteful
-        entries.discard(denial().id)
-        entries.add(denial())
-    entries.discard(denial().id)
+        entries.discard(entry().id)
+        entries.add(entry())
+    entries.discard(entry().id)
     assert entries.is_wasteful

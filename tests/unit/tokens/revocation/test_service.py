@@ -154,7 +154,7 @@ async def test_all_entries_or_none(world: World) -> None:
     ]
     with pytest.raises(Refused):
         await world.list.add(wishes, by="x")
-    assert world.store.all_denials == {}
+    assert world.store.all_entries == {}
 
 
 async def test_issuers_are_denied_in_the_spelling_of_their_tokens(world: World) -> None:
@@ -169,7 +169,7 @@ async def test_repeated_revocation_is_one_entry(world: World) -> None:
     earlier = await world.deny(issuer=OPEN, subject="s", issuedBefore=at(NOW - 50))
     later = await world.deny(issuer=OPEN, subject="s", issuedBefore=at(NOW - 20))
     assert earlier["id"] != later["id"]
-    assert len(world.store.all_denials) == 3
+    assert len(world.store.all_entries) == 3
 
 
 async def test_own_token_ends_on_record(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -257,7 +257,7 @@ async def test_issuer_that_nothing_has_is_refused_and_the_near_one_is_named(issu
     assert world.store.batches == []
     for known in ({"issuer": CORP}, {"issuer": "https://owner.example.com"}, {"issuer": issuer, "unknownIssuer": True}):
         await world.deny(**known, subject="s")
-    assert len(world.store.all_denials) == 3
+    assert len(world.store.all_entries) == 3
 
 
 async def test_entry_says_how_many_own_tokens_it_has_ended(world: World) -> None:
@@ -375,7 +375,7 @@ async def test_every_spelling_is_denied_while_the_exact_one_is_not_known() -> No
     )
     shown = await world.deny(issuer=CORP, subject="s-1")
     assert shown["issuer"] == CORP
-    assert {entry.issuer for entry in world.store.all_denials.values()} == {CORP, f"{CORP}/"}
+    assert {entry.issuer for entry in world.store.all_entries.values()} == {CORP, f"{CORP}/"}
 
 
 async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
@@ -383,11 +383,11 @@ async def test_bearer_of_a_revoked_token_rewrites_nothing(world: World) -> None:
     token = parse(forge.token(forge.claims(iss=OPEN, jti="j", exp=NOW + 100)), 16_384)
     await world.list.add([for_token(parse_request({"token": "t", "reason": "stolen"}), token)], by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    (entry,) = world.store.all_denials.values()
+    (entry,) = world.store.all_entries.values()
     assert (entry.reason, entry.created_by, len(world.store.batches)) == ("stolen", "USER:root", 1)
     await world.list.remove(entry.id, by="USER:root")
     await world.list.revoke_token(token, by="bearer")
-    assert [entry.created_by for entry in world.store.all_denials.values()] == ["bearer"]
+    assert [entry.created_by for entry in world.store.all_entries.values()] == ["bearer"]
 
 
 async def test_an_actors_entry_is_kept_if_a_credential_never_expires() -> None:
