@@ -205,3 +205,16 @@ def test_every_test_that_a_page_names_exists() -> None:
     assert len(named) >= 20
     gone = [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")]
     assert not gone
+
+
+def test_the_index_names_each_page_once() -> None:
+    """A merge can keep the old and the new line."""
+    links = _LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    assert [link for link in set(links) if links.count(link) > 1] == []
+
+
+def test_the_security_page_repeats_no_row() -> None:
+    """The steps of a request and the threats are listed once, in one wording."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert [row for row in set(rows) if rows.count(row) > 1] == []

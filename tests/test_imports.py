@@ -11,7 +11,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sidecar"
-BASICS = ("errors", "budget", "clock", "logs", "metrics", "counters", "concurrency", "tls", "hosts", "old_names")
+BASICS = (
+    "errors",
+    "budget",
+    "clock",
+    "logs",
+    "metrics",
+    "counters",
+    "concurrency",
+    "tls",
+    "hosts",
+    "files",
+    "old_names",
+)
 
 # Whom each part may import besides itself and the basics. A name stands for the module and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -23,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "counters": (),
     "tls": (),
     "hosts": (),
+    "files": (),
     "environment": (),
     "metrics": ("counters",),
     "logs": ("errors",),

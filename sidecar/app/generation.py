@@ -23,6 +23,7 @@ from sidecar.authn.lifecycle import open_authenticators
 from sidecar.authn.registry import build_specs
 from sidecar.budget import Budget
 from sidecar.clock import Clock
+from sidecar.concurrency import cancel
 from sidecar.config.load import Loaded
 from sidecar.config.origins import cors_origins
 from sidecar.config.settings import Settings
@@ -64,11 +65,6 @@ async def _register_bot_names(mirror: Mirror, bots: BotRegistry) -> None:
                 )
         # an older replica may mint a bot token at any time
         await asyncio.sleep(_BOT_NAMES_INTERVAL if mirror.is_loaded else _FIRST_LOAD_TIMEOUT)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +151,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         lambda name: cache.any_entry(_is_person(name)),
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
-    stack.push_async_callback(_cancel, bot_names_task)
+    stack.push_async_callback(cancel, bot_names_task)
     routes = public_routes(
         loaded,
         registry,

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import run_sidecar
 from sidecar.app.workers.supervisor import supervised
 from sidecar.clock import SystemClock
+from sidecar.concurrency import cancel
 from sidecar.config.load import Loaded
+from sidecar.files import POLL_INTERVAL, FileWatcher
 from sidecar.metrics import Metrics
 
 _log = logging.getLogger("sidecar")
-_POLL_INTERVAL = 5.0
 
 
 class Service(Protocol):
@@ -72,10 +73,10 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             reloading = asyncio.create_task(_reload_on(changed, service, reread))
             watching = asyncio.create_task(_watch(files, service, changed))
             await stopping
-            await _cancel(reloading, watching)
+            await cancel(reloading, watching)
             await _drain(service, forced)
         else:
-            await _cancel(starting)
+            await cancel(starting)
     _log.info("stopped", extra={"event": "stopped"})
 
 
@@ -86,7 +87,7 @@ async def _drain(service: Service, forced: asyncio.Event) -> None:
     draining = asyncio.create_task(service.drain(server.drain_delay, server.drain_timeout))
     forcing = asyncio.create_task(forced.wait())
     await asyncio.wait({draining, forcing}, return_when=asyncio.FIRST_COMPLETED)
-    await _cancel(draining, forcing)
+    await cancel(draining, forcing)
     service.abort_connections()
 
 
@@ -100,28 +101,10 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
 
 
 async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:
-    seen = _file_signatures(files)
+    watcher = FileWatcher(lambda: map(Path, files))
     while True:
-        await asyncio.sleep(_POLL_INTERVAL)
-        before, seen = seen, await asyncio.to_thread(_file_signatures, files)
-        if seen != before and service.loaded.settings.server.reload_on_change:
-            changed.set()
-
-
-def _file_signatures(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
-    """Inode, modification time and size of each file, which also change with a swapped symbolic link."""
-    stamps: list[tuple[int, int, int] | None] = []
-    for name in files:
-        try:
-            facts = Path(name).stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
-    return stamps
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(POLL_INTERVAL)
+        if await asyncio.to_thread(watcher.changed):
+            await asyncio.to_thread(watcher.mark)  # before the reload reads the files
+            if service.loaded.settings.server.reload_on_change:
+                changed.set()

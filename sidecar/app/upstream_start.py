@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from sidecar.admin.health import PartState, PartStatus
 from sidecar.clock import Clock
+from sidecar.concurrency import cancel
 from sidecar.dataplane.proxy.pool import Endpoint
 
 _log = logging.getLogger("sidecar")
@@ -32,9 +33,7 @@ class UpstreamStart:
 
     async def aclose(self) -> None:
         """Stop trying."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await cancel(self._task)
 
     def status(self) -> PartStatus:
         """Pending until the upstream accepts a connection; degraded (which counts as ready) after the timeout."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from yarl import URL
 
 from sidecar.clock import Clock
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import cancel, retrieve
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
@@ -166,9 +166,7 @@ class ProviderKeys:
 
     async def aclose(self) -> None:
         """Stop all background work."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
         if self._discovery is not None:
             await self._discovery.aclose()
         for source in self._sources():

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sidecar.clock import Clock
+from sidecar.concurrency import cancel
 from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
@@ -55,10 +56,7 @@ class Refresher:
 
     async def aclose(self) -> None:
         """Stop the background work and cancel a fetch in progress."""
-        tasks = [task for task in (self._loop_task, self._fetch_task) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._loop_task, self._fetch_task)
 
     async def on_demand(self, is_enough: Callable[[], bool]) -> None:
         """Wait for the fetch in progress, and for a new one unless the last demand was within the cool-down.

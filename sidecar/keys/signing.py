@@ -11,8 +11,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from sidecar.concurrency import cancel
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured, Problem
+from sidecar.files import POLL_INTERVAL, FileWatcher
 from sidecar.keys.key_files import (
     KeyFileError,
     PrivateKey,
@@ -34,7 +36,6 @@ from sidecar.keys.keyset import (
 from sidecar.keys.refresher import Wait
 from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
 
-_POLL_INTERVAL = 5.0
 _BLOCK = "jwtTokenConfiguration"
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class SigningKeys:
     def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
         self._configuration = configuration
         self._allow_published = allow_published
-        self._last_signature = _file_signature(configuration)
+        self._watcher = FileWatcher(lambda: _key_paths(configuration))
         self._set = self._load(())
         self._watch_task: asyncio.Task[None] | None = None
 
@@ -102,7 +103,7 @@ class SigningKeys:
 
     def reload(self) -> None:
         """Load changed files. Raises Misconfigured and keeps the current keys if they cannot be used."""
-        self._last_signature = _file_signature(self._configuration)
+        self._watcher.mark()
         self._set = self._load(self._set.verification)
 
     async def start(self, wait: Wait = asyncio.sleep) -> None:
@@ -111,14 +112,12 @@ class SigningKeys:
 
     async def aclose(self) -> None:
         """Stop watching."""
-        if self._watch_task is not None:
-            self._watch_task.cancel()
-            await asyncio.gather(self._watch_task, return_exceptions=True)
+        await cancel(self._watch_task)
 
     async def _poll(self, wait: Wait) -> None:
         while True:
-            await wait(_POLL_INTERVAL)
-            if await asyncio.to_thread(_file_signature, self._configuration) == self._last_signature:
+            await wait(POLL_INTERVAL)
+            if not await asyncio.to_thread(self._watcher.changed):
                 continue
             try:
                 self.reload()
@@ -207,19 +206,10 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
     return json.dumps({"keys": entries}, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _file_signature(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
-    """Identifies the state of the key files, also behind a replaced symbolic link."""
+def _key_paths(configuration: JwtTokenConfiguration) -> list[Path]:
+    """The key files, and with a directory its list."""
     if configuration.key_dir:
         folder = Path(configuration.key_dir)
-        paths = [folder / LIST_NAME, *sorted(folder.glob("*.pem"))]
-    else:
-        files = (configuration.rsaprivate_key_file_path, configuration.rsapublic_key_file_path)
-        paths = [Path(name) for name in files if name]
-    signatures = []
-    for path in paths:
-        try:
-            facts = path.stat()
-        except OSError:
-            continue
-        signatures.append((str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size))
-    return tuple(signatures)
+        return [folder / LIST_NAME, *folder.glob("*.pem")]
+    files = (configuration.rsaprivate_key_file_path, configuration.rsapublic_key_file_path)
+    return [Path(name) for name in files if name]

@@ -17,6 +17,7 @@ from sidecar.config.providers import Provider
 from sidecar.config.reading.urls import file_path, is_file
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Misconfigured, Problem
+from sidecar.files import POLL_INTERVAL, FileState, state_of
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
 from sidecar.keys.key_files import KeyFileError, algorithms_of, parse_public_key
@@ -37,7 +38,6 @@ from sidecar.outbound import Answer, ControlClient, OutboundError
 
 _MIN_LIFETIME = 60.0
 _MAX_LIFETIME = 86400.0
-_POLL_INTERVAL = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class FileKeys(UrlKeys):
     def __init__(self, url: str, context: FetchContext, on_change: Callable[[], None]) -> None:
         super().__init__(url, context, on_change)
         self._path = Path(file_path(url))
-        self._last_signature: FileSignature | None = None
+        self._last_signature: FileState | None = None
 
     async def start(self) -> None:
         """Read the file, and start watching it. Raises Misconfigured if no token can be verified with it."""
@@ -236,7 +236,7 @@ class FileKeys(UrlKeys):
 
     async def _fetch(self) -> float:
         await super()._fetch()
-        return _POLL_INTERVAL
+        return POLL_INTERVAL
 
     async def _fetch_once(self) -> tuple[str, float | None]:
         context = self._context
@@ -257,15 +257,12 @@ class FileKeys(UrlKeys):
             self._last_signature = stamp
             outcome = "ok"
         self.problem = self._set_problem()
-        return (outcome, _POLL_INTERVAL) if self.keys else ("useless", _POLL_INTERVAL)
+        return (outcome, POLL_INTERVAL) if self.keys else ("useless", POLL_INTERVAL)
 
     def withdraw(self) -> None:
         """Withdraw every key."""
         self._last_signature = None
         super().withdraw()
-
-
-FileSignature = tuple[int, int, int]
 
 
 def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedKeys:
@@ -282,7 +279,7 @@ def _parse_file(content: bytes, path: Path, *, allow_published: bool) -> ParsedK
     return ParsedKeys((key,), Counter())
 
 
-def _read_file(path: Path, max_bytes: int, known: FileSignature | None) -> tuple[FileSignature, bytes | None]:
+def _read_file(path: Path, max_bytes: int, known: FileState | None) -> tuple[FileState, bytes | None]:
     """The file's signature and content; the content is None if the signature is ``known``.
 
     Raises OSError, and DocumentError if it is not a regular file or has more than ``max_bytes`` bytes.
@@ -294,7 +291,7 @@ def _read_file(path: Path, max_bytes: int, known: FileSignature | None) -> tuple
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise DocumentError("unreadable", "is not a regular file")
-        signature = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        signature = state_of(facts)
         if signature == known:
             return signature, None
         content = file.read(max_bytes + 1)

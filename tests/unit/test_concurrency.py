@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import cancel, retrieve
 from sidecar.store.redis.client import _Endpoint
 
 
@@ -53,3 +53,26 @@ async def test_a_store_connection_that_fails_to_close_is_not_reported(complaints
     servers.mark_suspect()
     await settled()
     assert not complaints
+
+
+async def test_cancelled_tasks_have_ended_and_their_failures_are_discarded(complaints: list[dict[str, Any]]) -> None:
+    """Also a task that fails while it is cancelled, and one that was never started."""
+    ended: list[str] = []
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+            if name == "b":
+                raise ConnectionError
+
+    tasks = [asyncio.create_task(work(name)) for name in ("a", "b")]
+    await asyncio.sleep(0)
+    await cancel(*tasks, None)
+    assert sorted(ended) == ["a", "b"]
+    assert all(task.done() for task in tasks)
+    tasks.clear()
+    await settled()
+    assert complaints == []

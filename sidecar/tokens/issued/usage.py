@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from sidecar.clock import Clock
+from sidecar.concurrency import cancel
 from sidecar.errors import Unavailable
 from sidecar.store.base import Store
 
@@ -42,9 +43,7 @@ class UsageRecorder:
 
     async def aclose(self) -> None:
         """Write what is pending, and stop."""
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+        await cancel(self._writer)
         await self._write()
 
     async def _run(self) -> None:
