@@ -13,7 +13,7 @@ from sidecar.errors import Cause, Failed, Refused
 from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.request import RequestHead, connection_of
+from sidecar.web.request import RequestHead, connection_of, note_original
 from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.check")
@@ -67,12 +67,16 @@ class CheckEndpoint:
         """Judge the original request that ``request`` asks about."""
         try:
             view = self._view(request, rest, trusted=connection_of(request).trusted)
+            note_original(request, method=view.method, target=view.target)
             verdict = await self._decider.decide(view)
             if isinstance(verdict, Deny):
                 return self._refuse(request, verdict)
             block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
             return self._refuse(request, failure)
+        if verdict.accepted is not None:
+            actor = verdict.accepted.actor
+            note_original(request, method=view.method, target=view.target, actor=actor.id, provider=actor.provider)
         if self._decider.is_authenticated(verdict.accepted):
             connection_of(request).mark_authenticated()
         return Response(200, block)

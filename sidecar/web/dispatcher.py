@@ -17,7 +17,15 @@ from sidecar.metrics import Metrics
 from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import InFlightRequest, StreamedWork
-from sidecar.web.request import RequestHead, check_framing, connection_of, id_for, request_id
+from sidecar.web.request import (
+    MAX_LOGGED_PATH,
+    RequestHead,
+    check_framing,
+    connection_of,
+    id_for,
+    original_of,
+    request_id,
+)
 from sidecar.web.response import Response, date_line, request_id_line, status_line
 from sidecar.web.server import Connection, TrustedPeers
 
@@ -267,11 +275,12 @@ class Dispatcher:
                 "event": "request_answered",
                 "requestId": request_id(request),
                 "method": request.method[:16],
-                "path": request.raw_path.partition("?")[0][:512],
+                "path": request.raw_path.partition("?")[0][:MAX_LOGGED_PATH],
                 "route": route,
                 "status": status,
                 "milliseconds": round(seconds * 1000, 3),
                 "client": client,
+                **original_of(request),
             },
         )
 

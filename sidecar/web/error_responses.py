@@ -10,13 +10,12 @@ from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
-from sidecar.web.request import new_request_id, request_id
+from sidecar.web.request import MAX_LOGGED_PATH, new_request_id, original_of, request_id
 from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_MAX_LOGGED_PATH = 512
 # Where what is refused is a request for the upstream, or the question of a proxy about one.
 _UPSTREAM_ROUTES = frozenset({"forward", "check"})
 
@@ -78,9 +77,12 @@ class ErrorResponses:
                     "status": status,
                     "provider": verdict.provider,
                     "authenticator": verdict.authenticator,
+                    "actor": verdict.actor,
+                    "rule": verdict.rule,
                     "route": route,
                     "method": request.method[:16],
-                    "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
+                    "path": request.raw_path.partition("?")[0][:MAX_LOGGED_PATH],
+                    **original_of(request),
                 },
             )
         others = b"" if _is_of_a_script(request) else self._others

@@ -16,6 +16,9 @@ from sidecar.web.server import Connection
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+_ORIGINAL = web.RequestKey("original", dict[str, str])
+MAX_LOGGED_PATH = 256
+"""Characters of a path in a log line."""
 _sequence = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
 
@@ -108,6 +111,24 @@ def context_from_request(asked: RequestHead, target: str, connection: Connection
     if connection.certificate:
         context.handshake_certificate = connection.certificate
     return context
+
+
+def note_original(
+    request: web.BaseRequest, *, method: str, target: str | None, actor: str = "", provider: str = ""
+) -> None:
+    """Have the log lines about a check say which request it asks about, and who its caller is if that is known.
+
+    ``target`` None: it is not known. Its query is left out, as it may hold credentials.
+    """
+    path = "" if target is None else target.partition("?")[0][:MAX_LOGGED_PATH]
+    caller = {"actor": actor, "provider": provider} if actor else {}
+    request[_ORIGINAL] = {"originalMethod": method[:16], "originalPath": path, **caller}
+
+
+def original_of(request: web.BaseRequest) -> dict[str, str]:
+    """The fields that :func:`note_original` left for log lines; none for other requests."""
+    noted: dict[str, str] = request.get(_ORIGINAL, {})
+    return noted
 
 
 def request_id(request: web.BaseRequest) -> str:

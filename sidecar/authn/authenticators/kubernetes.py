@@ -22,7 +22,7 @@ from sidecar.clock import earliest_of, latest_of
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model, Names, Text
-from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
@@ -32,7 +32,7 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.compact import Unverified, json_object, parse
 from sidecar.tokens.jwt.policy import provider_validation
-from sidecar.tokens.jwt.verify import VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import VerifiedClaims, check_algorithm, verify
 
 _MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
@@ -188,7 +188,8 @@ class Kubernetes(BearerAuthenticator):
         except Refused as refusal:
             return Abstained(refusal)
         if not self._is_issuer(parsed.issuer):
-            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+            detail = f"iss is {quoted(parsed.issuer)}, which is not the cluster's"
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail))
         try:
             verified = await self._verified(parsed)
             with AFTER_SIGNATURE:
@@ -203,8 +204,7 @@ class Kubernetes(BearerAuthenticator):
     async def _verified(self, token: Unverified) -> VerifiedClaims:
         keys = self._keys
         assert keys is not None  # noqa: S101 - start() runs before the first request
-        if token.algorithm not in self._expected.algorithms:
-            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        check_algorithm(token, self._expected)
         candidates = keys.candidates(token.kid, token.algorithm) or await keys.refetch(token.kid, token.algorithm)
         expected = replace(self._expected, issuers=self._issuers)
         clock = self.surroundings.clock

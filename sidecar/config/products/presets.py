@@ -1,7 +1,7 @@
 """Rules that the products themselves follow: which paths they leave open. Exact paths and whole segments, always."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sidecar.config.settings import RequireSettings, RuleSettings
@@ -17,7 +17,7 @@ class RouteRule:
     A path with one of the segments ``without``, in any letter case and wherever it stands, is none of the rule's.
     ``ignores_credentials``: a public path that starts or ends a session of the upstream's own. No identity is added,
     and the caller's credentials are not forwarded: a caller who follows a stranger's link must not act there as
-    himself.
+    himself. ``source`` names the rule in the configuration, for log lines.
     """
 
     path: str
@@ -27,6 +27,7 @@ class RouteRule:
     without: frozenset[str] = frozenset()
     of_preset: bool = True
     ignores_credentials: bool = False
+    source: str = field(default="", compare=False)
 
 
 def _public(methods: tuple[str, ...], *paths: str) -> tuple[RouteRule, ...]:
@@ -101,12 +102,14 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
 
 def expanded(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
     """``rules`` in order, each preset replaced by what it stands for, below its ``basePath``."""
-    for rule in rules:
+    for index, rule in enumerate(rules):
         if rule.preset is None:
-            yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False)
+            source = f"rules[{index}] {rule.path or '/'}"
+            yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False, source=source)
             continue
         for inner in PRESETS[rule.preset]:
-            yield replace(inner, path=f"{rule.base_path}{inner.path}")
+            source = f"rules[{index}] preset {rule.preset} {inner.path}"
+            yield replace(inner, path=f"{rule.base_path}{inner.path}", source=source)
             if rule.base_path and inner.require != _NO_REQUIREMENT:
                 # What only some may ask stays theirs, should the server answer it beside the base path too.
-                yield inner
+                yield replace(inner, source=source)
