@@ -9,8 +9,12 @@ A request can fail in three ways, which end differently:
 :class:`Misconfigured` ends the start or the command, never a request.
 """
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+
+_MAX_QUOTED = 5
+_MAX_QUOTED_LENGTH = 128
 
 
 class Reason(StrEnum):
@@ -151,12 +155,21 @@ REASONS: dict[Reason, ReasonText] = {
 }
 
 
+def quoted(*values: object) -> str:
+    """``values`` as ASCII JSON for a log line: at most 128 characters each, and not all of very many."""
+    texts = [json.dumps(value, default=str) for value in values[:_MAX_QUOTED]]
+    shown = ", ".join(text if len(text) <= _MAX_QUOTED_LENGTH else f'{text[:_MAX_QUOTED_LENGTH]}..."' for text in texts)
+    rest = len(values) - _MAX_QUOTED
+    return f"{shown} and {rest} more" if rest > 0 else shown or "none"
+
+
 class SidecarError(Exception):
     """Base of every error that this package raises deliberately."""
 
 
 class Failed(SidecarError):
-    """The request fails. ``detail`` is for the log only and never holds a token, secret or claim value.
+    """The request fails. ``detail`` is for the log only and never holds a token or secret. Of claim values it holds
+    ``iss``, ``aud``, ``kid`` and ``alg``, :func:`quoted`, and times; never a name or an address.
 
     ``ends_connection``: the start of the next request on the connection is uncertain, so it must be closed.
     ``is_signed``: the rejected token has a valid signature of its issuer, see :data:`AFTER_SIGNATURE`.

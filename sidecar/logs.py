@@ -1,4 +1,4 @@
-"""JSON log lines on standard error: one object per line, UTC times, no tokens.
+"""Log lines on standard error: one JSON object per line, UTC times, no tokens; on a terminal, text.
 
 Use the standard ``logging`` module with ``extra={"event": ..., ...}``: ``event`` is the stable name of the line, which
 docs/operations.md lists. Values are escaped: a lone surrogate or a control character from outside cannot break a line
@@ -6,6 +6,7 @@ or forge another. Callers must not log tokens; as a second defence, strings that
 """
 
 import asyncio
+import json
 import logging
 import re
 import sys
@@ -56,6 +57,31 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _TOKEN.sub(_REDACTED, dump_line(line))
+
+
+class TextFormatter(JsonFormatter):
+    """The same record for a person: time, level and message, then the fields as ``name=value``, on one line."""
+
+    _FIRST = ("time", "level", "logger", "message")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; values with blanks, quotes or control characters are JSON."""
+        line = json.loads(super().format(record))
+        time, level, _, message = (line.pop(name) for name in self._FIRST)
+        exception = line.pop("exception", "")
+        fields = [f"{name}={_word(value)}" for name, value in line.items() if value not in ("", None)]
+        text = " ".join([str(time)[11:23], f"{level:<7}", _printable(str(message)), *fields])
+        return f"{text}\n{_printable(exception, keep=chr(10))}" if exception else text
+
+
+def _word(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if re.fullmatch(r"[!#-~]+", text) else json.dumps(text)
+
+
+def _printable(text: str, keep: str = "") -> str:
+    """``text`` without characters that a terminal would obey."""
+    return "".join(character if character.isprintable() or character in keep else "?" for character in text)
 
 
 def dump_line(line: dict[str, Any]) -> str:
@@ -158,13 +184,16 @@ def audit_lines(stream: TextIO) -> Iterator[None]:
         audit.removeHandler(handler)
 
 
-def configure(level: str = "info", stream: TextIO | None = None, **static_fields: object) -> None:
-    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream`` as JSON.
+def configure(level: str = "info", stream: TextIO | None = None, form: str = "json", **static_fields: object) -> None:
+    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to ``stream``.
 
-    Audit lines are written at every level. ``static_fields`` are in every line.
+    ``form``: ``json``, ``text``, or ``auto``, which is text if ``stream`` is a terminal. Audit lines are written at
+    every level. ``static_fields`` are in every line.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(**static_fields))
+    target = stream or sys.stderr
+    is_text = form == "text" or (form == "auto" and target.isatty())
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(TextFormatter(**static_fields) if is_text else JsonFormatter(**static_fields))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])

@@ -11,7 +11,7 @@ from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from sidecar.access.rules import named
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import Cause, Reason, Refused, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Missing
 
@@ -19,6 +19,8 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DOMAIN = re.compile(r"(?:\*?\.)?[^\s@,*/.]+(?:\.[^\s@,*/.]+)*")
 # Own tokens carry an address that may have been made up from the name and principalDomain when they were minted.
 _OWN_PROVIDER = "own"
+# Where the conditions of a check are written, as a name for the log.
+_QUERY = "query of the check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class _Groups:
     def missing(self, actor: Actor) -> Missing | None:
         if not self.allowed.isdisjoint(actor.groups):
             return None
-        return Missing(Cause.CONDITION_GROUPS, named("group", self.allowed))
+        has = f"the groups {quoted(*actor.groups)}"
+        return Missing(Cause.CONDITION_GROUPS, named("group", self.allowed), has, _QUERY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class _Emails:
     def missing(self, actor: Actor) -> Missing | None:
         if _address(actor) in self.allowed:
             return None
-        return Missing(Cause.CONDITION_EMAILS, "an e-mail address that allowed_emails names")
+        has = "another address" if _address(actor) else "no verified address"
+        return Missing(Cause.CONDITION_EMAILS, "an e-mail address that allowed_emails names", has, _QUERY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class _EmailDomains:
         if domain and (domain in self.exact or domain.endswith(self.parents)):
             return None
         wanted = (*self.exact, *(f"*{parent}" for parent in self.parents))
-        return Missing(Cause.CONDITION_EMAIL_DOMAINS, f"an e-mail address in {named('domain', wanted)}")
+        has = f"an address in {quoted(domain)}" if domain else "no verified address"
+        return Missing(Cause.CONDITION_EMAIL_DOMAINS, f"an e-mail address in {named('domain', wanted)}", has, _QUERY)
 
 
 def _address(actor: Actor) -> str:

@@ -38,11 +38,16 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The request may not pass. ``provider`` and ``authenticator`` are for the log."""
+    """The request may not pass, and why. Everything but ``failure`` is for the log.
+
+    ``actor`` is the id of an authenticated caller, and ``rule`` the rule that the caller does not meet.
+    """
 
     failure: Failed
     provider: str = ""
     authenticator: str = ""
+    actor: str = ""
+    rule: str = ""
 
 
 Verdict = Allow | Deny
@@ -199,8 +204,10 @@ class Decider:
             missing = requirement.missing(outcome.actor)
             if missing is not None:
                 actor = outcome.actor
-                failure = Refused(Reason.FORBIDDEN, missing.cause, message=f"Forbidden: this requires {missing.text}")
-                return Deny(failure, actor.provider, actor.authenticator)
+                detail = f"requires {missing.text}; the caller has {missing.has}" if missing.has else ""
+                message = f"Forbidden: this requires {missing.text}"
+                failure = Refused(Reason.FORBIDDEN, missing.cause, detail, message=message)
+                return Deny(failure, actor.provider, actor.authenticator, actor.id, missing.rule)
         return Allow(outcome)
 
     def _requirement(self, view: RequestContext) -> AccessRequirement:

@@ -7,7 +7,7 @@ from enum import IntEnum
 from sidecar.access.paths import Normalizations, plain_escapes
 from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.settings import RequireSettings, RuleSettings
-from sidecar.errors import Cause
+from sidecar.errors import Cause, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Missing
 
@@ -39,26 +39,30 @@ def named(kind: str, names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What an authenticated caller must have besides; each non-empty part must be met."""
+    """What an authenticated caller must have besides; each non-empty part must be met. ``rule`` has written it."""
 
     groups: frozenset[str]
     roles: frozenset[str]
     actor_types: frozenset[str]
     providers: frozenset[str]
     admin: bool
+    rule: str = field(default="", compare=False)
 
     def missing(self, actor: Actor) -> Missing | None:
         """The first part that ``actor`` does not meet."""
         if self.admin and not actor.is_admin:
-            return Missing(Cause.RULE_ADMIN, "an admin")
+            return Missing(Cause.RULE_ADMIN, "an admin", "no admin", self.rule)
         if self.groups and self.groups.isdisjoint(actor.groups):
-            return Missing(Cause.RULE_GROUPS, named("group", self.groups))
+            has = f"the groups {quoted(*actor.groups)}"
+            return Missing(Cause.RULE_GROUPS, named("group", self.groups), has, self.rule)
         if self.roles and self.roles.isdisjoint(actor.roles):
-            return Missing(Cause.RULE_ROLES, named("role", self.roles))
+            has = f"the roles {quoted(*actor.roles)}"
+            return Missing(Cause.RULE_ROLES, named("role", self.roles), has, self.rule)
         if self.actor_types and actor.type not in self.actor_types:
-            return Missing(Cause.RULE_ACTOR_TYPE, named("Actor type", self.actor_types))
+            return Missing(Cause.RULE_ACTOR_TYPE, named("Actor type", self.actor_types), actor.type, self.rule)
         if self.providers and actor.provider not in self.providers:
-            return Missing(Cause.RULE_PROVIDER, named("provider", self.providers))
+            has = f"the provider {quoted(actor.provider)}"
+            return Missing(Cause.RULE_PROVIDER, named("provider", self.providers), has, self.rule)
         return None
 
 
@@ -148,7 +152,7 @@ class Rules:
         return any(rule.access_requirement.requirements for path in paths for rule in self._matching(path))
 
     def _add(self, order: int, settings: RouteRule) -> None:
-        requirement = _requirement(settings.require)
+        requirement = _requirement(settings.require, settings.source)
         requirements = (requirement,) if requirement else ()
         access = Access[settings.access.upper()]
         methods = _methods(settings)
@@ -215,7 +219,7 @@ def _methods(settings: RouteRule) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _requirement(settings: RequireSettings) -> Requirement | None:
+def _requirement(settings: RequireSettings, rule: str) -> Requirement | None:
     if settings == RequireSettings():
         return None
     return Requirement(
@@ -224,4 +228,5 @@ def _requirement(settings: RequireSettings) -> Requirement | None:
         frozenset(settings.actor_types),
         frozenset(settings.providers),
         settings.admin,
+        rule,
     )

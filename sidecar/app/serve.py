@@ -97,7 +97,7 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
         await changed.wait()
         changed.clear()
         await reload()
-        logs.configure(service.loaded.settings.logging.level)
+        logs.configure(service.loaded.settings.logging.level, form=service.loaded.settings.logging.format)
 
 
 async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ parser and sets ``run``, a function from the parsed options to the exit code.
   its schema; ``health`` queries a running sidecar.
 - ``token``, ``bots``, ``keys`` and ``revocations`` work on the store and the key folder directly and need no running
   sidecar. ``explain`` runs the validation of one token step by step.
-- ``options``, ``output``, ``problems`` and ``table`` are shared by the commands.
+- ``options``, ``output``, ``parser``, ``problems`` and ``table`` are shared by the commands.
 
 Exit codes: 0 success, 1 rejected or failed, 2 usage or configuration.
 

@@ -2,8 +2,11 @@
 
 import argparse
 import asyncio
+import json
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from sidecar import environment
 from sidecar.app.authentication import server_names
@@ -24,6 +27,7 @@ from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.server_names import ServerNames
 
 _PROBE_TIMEOUT = 60.0
+_RESULTS = {0: "ok", 1: "dependency_failed", 2: "invalid"}
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,66 +40,107 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_config_option(parser)
     parser.add_argument("--offline", action="store_true", help="check the configuration only, without network access")
+    parser.add_argument("--json", action="store_true", help="print one JSON document with summary and problems")
     parser.set_defaults(run=run_check)
+
+
+@dataclass(slots=True)
+class _Report:
+    """What was found: printed line by line as it is found, or at the end as one JSON document."""
+
+    as_json: bool
+    summary: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def describe(self, lines: Iterable[str]) -> None:
+        """Lines about what is configured."""
+        for line in map(printable, lines):
+            self.summary.append(line.strip())
+            if not self.as_json:
+                print(line)
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Errors and warnings."""
+        found = list(problems)
+        self.problems += found
+        if not self.as_json:
+            sys.stdout.flush()  # what was described comes first, also if both streams are one file
+            report(found)
+
+    def end(self, code: int) -> int:
+        """Print the document, if that is wanted; returns ``code``."""
+        if self.as_json:
+            problems = [
+                {
+                    "level": "error" if problem.fatal else "warning",
+                    "id": problem.id or None,
+                    "setting": problem.path or None,
+                    "file": problem.file or None,
+                    "line": problem.line or None,
+                    "message": problem.message,
+                }
+                for problem in self.problems
+            ]
+            document = {"exitCode": code, "result": _RESULTS[code], "summary": self.summary, "problems": problems}
+            print(json.dumps(document, indent=2))
+        return code
 
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem and return the exit code."""
+    found = _Report(options.json)
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # results of probes are printed once, as problems
     warnings: Sequence[Problem] = ()
     try:
         loaded = load_settings(options)
         warnings = loaded.warnings
         specs = build_specs(loaded.authenticators)
-        _print_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None)
-        _print_base_paths(loaded.settings)
-        _print_names(loaded)
-        _print_server_names(server_names(loaded.settings))
-        _print_egress(loaded, specs)
-        for line in network_lines(loaded.settings):
-            print(printable(line))
-        found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
+        found.describe(_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None))
+        found.describe(_base_paths(loaded.settings))
+        found.describe(_names(loaded))
+        found.describe(_server_names(server_names(loaded.settings)))
+        found.describe(_egress(loaded, specs))
+        found.describe(network_lines(loaded.settings))
+        results = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         # without them an error may be hard to explain, such as one of a block that an import disables
-        report([*warnings, *error.problems])
-        return 2
+        found.add([*warnings, *error.problems])
+        return found.end(2)
     about = [Problem("", finding, fatal=False) for finding in environment.findings]
-    report([*loaded.warnings, *about, *found])
-    failed = any(problem.fatal for problem in found)
+    found.add([*loaded.warnings, *about, *results])
+    failed = any(problem.fatal for problem in results)
     if not failed:
-        print("Configuration OK." if options.offline else "Configuration OK; all dependencies reachable.")
-    return 1 if failed else 0
+        found.describe(["Configuration OK." if options.offline else "Configuration OK; all dependencies reachable."])
+    return found.end(1 if failed else 0)
 
 
-def _print_chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> None:
+def _chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> Iterator[str]:
     """The authentication chain, in order."""
-    print("Authentication chain (in order):")
+    yield "Authentication chain (in order):"
     if has_system_client:
-        print("  1. system: DataHub's system client, Basic id:secret")
+        yield "  1. system: DataHub's system client, Basic id:secret"
     for number, spec in enumerate(specs, 2 if has_system_client else 1):
         kind = "" if spec.name == spec.type_name else f" ({spec.type_name})"
         skipped = spec.configured is not None and spec.configured.settings.on_error == "continue"
-        print(
-            printable(f"  {number}. {spec.name}{kind}: {spec.describe}{'; skipped if unavailable' if skipped else ''}")
-        )
+        yield f"  {number}. {spec.name}{kind}: {spec.describe}{'; skipped if unavailable' if skipped else ''}"
 
 
-def _print_base_paths(settings: Settings) -> None:
+def _base_paths(settings: Settings) -> Iterator[str]:
     """Base paths of presets and of the upstream."""
     for rule in settings.rules:
         if rule.base_path:
-            print(f"Preset {rule.preset}: its paths are below {rule.base_path}; nothing outside that is public.")
+            yield f"Preset {rule.preset}: its paths are below {rule.base_path}; nothing outside that is public."
     path = upstream_base_path(settings.upstream.url) if settings.upstream is not None else ""
     if path:
-        print(f"Forwarded to the upstream: {path} followed by the requested path; rules match the requested path.")
+        yield f"Forwarded to the upstream: {path} followed by the requested path; rules match the requested path."
 
 
-def _print_names(loaded: Loaded) -> None:
+def _names(loaded: Loaded) -> Iterator[str]:
     """The naming of each provider's callers, with an example."""
     if loaded.providers:
-        print("Names of callers:")
+        yield "Names of callers:"
     for provider in loaded.providers:
-        print(printable(f"  {provider.name}: {_naming(provider)}"))
+        yield f"  {provider.name}: {_naming(provider)}"
 
 
 def _naming(provider: Provider) -> str:
@@ -113,20 +158,20 @@ def _naming(provider: Provider) -> str:
     )
 
 
-def _print_server_names(names: ServerNames) -> None:
+def _server_names(names: ServerNames) -> Iterator[str]:
     """The names that the upstream would treat as its own bots."""
     if names.patterns:
-        print(printable(f"Names of the upstream, rejected for all issuers but our own: {', '.join(names.patterns)}"))
+        yield f"Names of the upstream, rejected for all issuers but our own: {', '.join(names.patterns)}"
 
 
-def _print_egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> None:
+def _egress(loaded: Loaded, planned: Sequence[AuthenticatorSpec]) -> Iterator[str]:
     """The proxy for each host; no lines if no proxy is configured."""
     proxy = loaded.egress.proxy
     if proxy is None:
         return
-    print(printable(f"Outgoing requests use the proxy {proxy} (from {proxy.origin}):"))
+    yield f"Outgoing requests use the proxy {proxy} (from {proxy.origin}):"
     for host, way in routes(loaded, planned).items():
-        print(printable(f"  {host}: {way}"))
+        yield f"  {host}: {way}"
 
 
 async def run_probes(probes: Sequence[Probe]) -> list[Problem]:

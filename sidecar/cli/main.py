@@ -9,7 +9,8 @@ from importlib import import_module
 
 from sidecar import __version__, environment
 from sidecar.cli.output import OutputError, checked_output
-from sidecar.cli.problems import report
+from sidecar.cli.parser import Parser
+from sidecar.cli.problems import complain, report
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
@@ -19,7 +20,7 @@ COMMANDS = ("init", "serve", "check", "demo", "config", "token", "bots", "keys",
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the ``sidecar`` command. Only the modules of ``commands`` are imported."""
-    parser = argparse.ArgumentParser(prog="sidecar", description="Authentication sidecar for metadata servers.")
+    parser = Parser(prog="sidecar", description="Authentication sidecar for metadata servers.")
     parser.add_argument("--version", action="version", version=f"auth-sidecar {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in commands:
@@ -47,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(error.problems)
         return 2
     except Failed as error:
-        print(f"{error.message} ({error.reason}{': ' + error.detail if error.detail else ''})", file=sys.stderr)
+        complain(f"{error.message} ({error.reason}{': ' + error.detail if error.detail else ''})")
         return 1
     except OutputError as error:
         if not error.is_harmless:
-            print(error, file=sys.stderr)
+            complain(str(error))
         return 1
     except SidecarError as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

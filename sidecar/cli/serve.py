@@ -25,7 +25,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _run(options: argparse.Namespace) -> int:
     loaded = load_settings(options)
-    logs.configure(loaded.settings.logging.level)
+    logs.configure(loaded.settings.logging.level, form=loaded.settings.logging.format)
     for finding in environment.findings:
         _log.warning(finding, extra={"event": "environment_warning"})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -661,8 +661,11 @@ class RevocationSettings(Model):
 
 
 class LoggingSettings(Model):
-    """JSON lines on standard error."""
+    """Lines on standard error."""
 
+    format: Literal["auto", "json", "text"] = "auto"
+    """``json``: one JSON object per line. ``text``: time, level, message and fields, for people. ``auto``: text if
+    standard error is a terminal, otherwise JSON."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is written. Audit lines are always written."""
     access: bool = False

@@ -70,6 +70,7 @@ class CheckEndpoint:
             trusted = connection.trusted
             can_require = self._decider.rules_can_require
             view = self._dialect.context(asked, rest, trusted=trusted, must_know_target=can_require)
+            connection.original = view
             if can_require and not trusted:
                 view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
             if connection.span is not None:
@@ -98,6 +99,8 @@ class CheckEndpoint:
         """The header block of the 200. Raises Refused if the identity headers are too large."""
         accepted = verdict.accepted
         block = self._identity_headers.check_block(accepted, trusted=connection.trusted)
+        if accepted is not None:
+            connection.caller = accepted.actor
         if not connection.is_known and self._decider.is_authenticated(accepted):
             connection.mark_authenticated()
         return block

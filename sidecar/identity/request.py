@@ -19,10 +19,15 @@ class HeaderView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """An unmet condition. ``text`` completes "requires ..." and names the requirement, not who meets it."""
+    """An unmet condition. ``text`` completes "requires ..." and names the requirement, not who meets it.
+
+    ``has`` is what the caller has instead, and ``rule`` where the condition is written; both are for the log.
+    """
 
     cause: Cause
     text: str
+    has: str = ""
+    rule: str = ""
 
 
 class Condition(Protocol):

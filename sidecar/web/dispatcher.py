@@ -22,7 +22,15 @@ from sidecar.metrics import Metrics
 from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import Answer, Handler, InFlightRequest, PreparedResponse, Work
-from sidecar.web.request import RequestHead, check_framing, connection_of, identifier_of, target_of
+from sidecar.web.request import (
+    MAX_LOGGED_PATH,
+    RequestHead,
+    check_framing,
+    connection_of,
+    identifier_of,
+    original_of,
+    target_of,
+)
 from sidecar.web.response import Response, date_line, request_id_line, status_line
 from sidecar.web.server import Connection, RequestSpan, TrustedPeers
 
@@ -145,6 +153,7 @@ class Dispatcher:
             return None
         serving = self._config_for(connection)
         connection.request_id = ""
+        connection.original = connection.caller = None
         route, answer = self._begin(serving, message, message.path, connection)
         if isinstance(answer, bytes):
             status = 200
@@ -172,6 +181,7 @@ class Dispatcher:
         if begun is None:
             started = perf_counter()
             connection.request_id = ""
+            connection.original = connection.caller = None
             serving = self._config_for(connection)
             route, begin = self._begin_checked(serving, request, connection)
             serving.in_flight += 1
@@ -349,11 +359,12 @@ def _log_access(
             "event": "request_answered",
             "requestId": identifier_of(asked, connection),
             "method": asked.method[:16],
-            "path": target_of(asked).partition("?")[0][:512],
+            "path": target_of(asked).partition("?")[0][:MAX_LOGGED_PATH],
             "route": route,
             "status": status,
             "milliseconds": round(seconds * 1000, 3),
             "client": client_address(connection.peer, forwarded, serving.peers, trusted=connection.trusted),
+            **original_of(connection),
         },
     )
 

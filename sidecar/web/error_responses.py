@@ -9,14 +9,13 @@ from sidecar.access.decide import Deny
 from sidecar.errors import Failed, MethodNotAllowed, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
-from sidecar.web.request import RequestHead, identifier_of, new_request_id, target_of
+from sidecar.web.request import MAX_LOGGED_PATH, RequestHead, identifier_of, new_request_id, original_of, target_of
 from sidecar.web.response import Response
 from sidecar.web.server import Connection
 
 _log = logging.getLogger("sidecar.refusals")
 _JSON_LINES = b"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_MAX_LOGGED_PATH = 512
 # routes of requests for the upstream, and of checks of such requests
 _UPSTREAM_ROUTES = frozenset({"forward", "check"})
 
@@ -79,9 +78,12 @@ class ErrorResponses:
                     "status": status,
                     "provider": verdict.provider,
                     "authenticator": verdict.authenticator,
+                    "actor": verdict.actor,
+                    "rule": verdict.rule,
                     "route": route,
                     "method": asked.method[:16],
-                    "path": target_of(asked).partition("?")[0][:_MAX_LOGGED_PATH],
+                    "path": target_of(asked).partition("?")[0][:MAX_LOGGED_PATH],
+                    **original_of(connection),
                 },
             )
         others = b"" if _is_from_script(asked) else self._others

@@ -17,6 +17,8 @@ from sidecar.web.server import Connection
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+MAX_LOGGED_PATH = 256
+"""Characters of a path in a log line."""
 _sequence = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _process = os.urandom(6).hex()
 
@@ -114,6 +116,21 @@ def context_from_request(asked: RequestHead, target: str, connection: Connection
     if connection.span is not None:
         context.observer = connection.span
     return context
+
+
+def original_of(connection: Connection) -> dict[str, str]:
+    """The fields of log lines about a check: the request that it is about, and its caller if that is known.
+
+    The query is left out, as it may hold credentials. None for other requests.
+    """
+    original = connection.original
+    if original is None:
+        return {}
+    path = "" if original.target is None else original.target.partition("?")[0][:MAX_LOGGED_PATH]
+    fields = {"originalMethod": original.method[:16], "originalPath": path}
+    if connection.caller is not None:
+        fields |= {"actor": connection.caller.id, "provider": connection.caller.provider}
+    return fields
 
 
 def request_id(request: web.BaseRequest) -> str:

@@ -20,7 +20,9 @@ from aiohttp.web_protocol import _ErrInfo
 from sidecar.budget import Budget
 from sidecar.config.settings import Limits
 from sidecar.errors import Cause, Failed, Reason, Refused
+from sidecar.identity.actor import Actor
 from sidecar.identity.client_certificate import thumbprint
+from sidecar.identity.request import RequestContext
 from sidecar.web.response import Response
 
 _log = logging.getLogger("sidecar.http")
@@ -101,7 +103,8 @@ class Connection(web.RequestHandler):
     ``active_config`` is the configuration for its current request, and ``trusted`` whether the peer is one of its
     trusted proxies.
 
-    ``request_id`` and ``span`` belong to the current request; the id is empty until it is needed. ``body`` is a body
+    ``request_id`` and ``span`` belong to the current request; the id is empty until it is needed. ``original`` is the
+    request that a check is about, and ``caller`` who was accepted. ``body`` is a body
     that is read in pieces: reading it fails if its framing is broken. ``is_last``: no request after this one.
     ``in_flight`` is a request in progress that no task has taken. ``is_known``: a request on the connection had a valid
     credential. ``certificate`` is the ``x5t#S256`` of the certificate from the handshake, or empty.
@@ -109,8 +112,8 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_given_up", "_handle_head", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
-        "_peername", "_place", "active_config", "body", "certificate", "in_flight", "is_known", "is_last", "is_tls",
-        "peer", "request_id", "server", "span", "trusted",
+        "_peername", "_place", "active_config", "body", "caller", "certificate", "in_flight", "is_known", "is_last",
+        "is_tls", "original", "peer", "request_id", "server", "span", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer", **options: Any) -> None:
@@ -132,6 +135,8 @@ class Connection(web.RequestHandler):
         self.body: StreamReader | None = None
         self.in_flight: InFlight | None = None
         self.span: RequestSpan | None = None
+        self.original: RequestContext | None = None
+        self.caller: Actor | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_octets = 0
         self._longest_head = MAX_HEAD_LINES * self.max_line_size

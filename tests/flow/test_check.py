@@ -110,6 +110,61 @@ async def test_an_untrusted_peer_is_refused_where_rules_require_something(
     }
 
 
+def lines_of(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    return [record.__dict__ for record in caplog.records if record.__dict__.get("event") == event]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_line_of_a_refused_check_has_the_original_request_the_rule_and_both_values(
+    start: Start, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The path without its query, which may hold a code or a token, and not at any length."""
+    caplog.set_level(logging.INFO)
+    scene = await start(**TRUSTED, **RULES)
+    target = f"/admin/{'x' * 400}?code=s3cret"
+    assert (await check(scene, dialect, target, bearer(groups=["staff"]), method="DELETE")).status == 403
+    assert (await check(scene, dialect, "/x", bearer(aud="others", sub="mallory"))).status == 401
+    assert (await check(scene, dialect, "/admin/a")).status == 401
+    ruled, judged, absent = lines_of(caplog, "request_rejected")
+    assert ruled["originalMethod"] == "DELETE"
+    assert ruled["originalPath"] == f"/admin/{'x' * 249}"
+    assert (ruled["actor"], ruled["provider"], ruled["rule"]) == ("sam", "corp", "rules[1] /admin/**")
+    assert ruled["detail"] == 'requires the group admins; the caller has the groups "staff"'
+    assert (judged["originalPath"], judged["actor"], judged["rule"]) == ("/x", "", "")
+    assert judged["detail"] == 'aud is "others"; expected: "meta"'
+    assert "mallory" not in str(judged)
+    assert (absent["originalPath"], absent["actor"]) == ("/admin/a", "")
+    assert "s3cret" not in str([record.__dict__ for record in caplog.records])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_access_line_of_a_check_has_the_original_request_and_the_caller(
+    start: Start, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene = await start(**TRUSTED, **RULES, logging={"access": True})
+    for _ in range(2):  # the second time the token is known
+        assert (await check(scene, dialect, "/a?code=1", bearer(), method="PUT")).status == 200
+    assert (await check(scene, dialect, "/public/a")).status == 200
+    first, second, public = lines_of(caplog, "request_answered")
+    for line in (first, second):
+        assert (line["originalMethod"], line["originalPath"]) == ("PUT", "/a")
+        assert (line["actor"], line["provider"]) == ("sam", "corp")
+    assert public["originalPath"] == "/public/a"
+    assert "actor" not in public
+
+
+async def test_line_of_an_untrusted_check_has_nothing_that_the_peer_claims(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene = await start()
+    assert (await check(scene, "nginx", "/claimed", bearer(aud="others"))).status == 401
+    (line,) = lines_of(caplog, "request_rejected")
+    assert line["originalPath"] == ""
+    assert "claimed" not in str(line)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_a_presets_requirement_refuses_an_untrusted_peer_on_its_own_paths_only(
     start: Start, dialect: str

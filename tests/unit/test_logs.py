@@ -98,3 +98,57 @@ async def test_lines_that_the_level_leaves_out_are_not_counted() -> None:
     limit = LineLimit(log, 1, lambda: left_out.append(None))
     assert not any(limit.allows() for _ in range(5))
     assert not left_out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def lines_of(form: str, stream: io.StringIO, message: str, **fields: object) -> list[str]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure("info", stream, form)
+        logging.getLogger("sidecar.x").info(message, extra=fields)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "is_json"),
+    [
+        ("auto", io.StringIO, True),
+        ("auto", Terminal, False),
+        ("json", Terminal, True),
+        ("text", io.StringIO, False),
+    ],
+)
+def test_lines_are_text_on_a_terminal(form: str, stream: type[io.StringIO], is_json: bool) -> None:
+    (line,) = lines_of(form, stream(), "hello", event="greeted")
+    assert line.startswith("{") is is_json
+    assert ("event=greeted" in line) is not is_json
+
+
+def test_text_has_time_level_message_and_fields_on_one_line() -> None:
+    token = forge.token()
+    found = lines_of(
+        "text",
+        io.StringIO(),
+        "request rejected",
+        event="request_rejected",
+        status=401,
+        detail='aud is "a"; \x1b[31m',
+        path=f"/x/{token}",
+        provider="",
+        problems=["one", "two"],
+    )
+    (line,) = found
+    assert line[2] == line[5] == ":"
+    assert line[13:] == (
+        "info    request rejected event=request_rejected status=401 "
+        'detail="aud is \\"a\\"; \\u001b[31m" path=/x/[token] problems="[\\"one\\", \\"two\\"]"'
+    )
+    assert lines_of("text", io.StringIO(), "a\n\x1b[2Jb")[0][13:] == "info    a??[2Jb"

@@ -118,7 +118,7 @@ class Worker:
         return self._sidecar
 
     def _configure_logs(self, loaded: Loaded) -> None:
-        logs.configure(loaded.settings.logging.level, worker=self._number)
+        logs.configure(loaded.settings.logging.level, form=loaded.settings.logging.format, worker=self._number)
 
 
 async def _call(worker: Worker, name: str, arguments: Sequence[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OwnIssuers
-from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestContext, Scheme
@@ -18,7 +18,7 @@ from sidecar.store.replica.revocation_list import RevocationKeys, revocation_key
 from sidecar.tokens.issued.records import IssuedTokens
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, check_algorithm, verify
 
 _BEARER = Scheme.BEARER
 
@@ -195,10 +195,12 @@ class JwtAuthenticator:
             return Abstained(refusal)
         if token.algorithm.startswith("HS"):
             # signed with a shared secret: not a token of a known issuer, whatever it names
-            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM))
+            detail = f"alg is {quoted(token.algorithm)}; keys of issuers are asymmetric"
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM, detail))
         issuer = self._issuer_of(token)
         if issuer is None:
-            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+            detail = f"iss is {quoted(token.issuer)}; configured: {quoted(*sorted(self._issuers))}"
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail))
         return run_steps(self._verification(token, issuer, self._cache.generation))
 
     def _verification(self, token: Unverified, issuer: Issuer, generation: int) -> Steps[Outcome]:
@@ -238,14 +240,14 @@ class JwtAuthenticator:
     def _candidates(self, issuer: Issuer, token: Unverified) -> tuple[VerificationKey, ...]:
         if self._refuse is not None:
             self._refuse(token)
-        if token.algorithm not in issuer.expectations.algorithms:
-            # before any look-up: a token that cannot be accepted must not cause a fetch
-            raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+        # before any look-up: a token that cannot be accepted must not cause a fetch
+        check_algorithm(token, issuer.expectations)
         return issuer.keys.candidates(token.kid, token.algorithm)
 
     def _verified(self, issuer: Issuer, token: Unverified, keys: tuple[VerificationKey, ...]) -> VerifiedClaims:
         expectations = issuer.expectations
         exact = issuer.keys.issuer
         if exact is not None and expectations.issuers is not None and token.issuer != exact:
-            raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
+            detail = f"iss is {quoted(token.issuer)}; the discovery document says {quoted(exact)}"
+            raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail)
         return verify(token, keys, expectations, self._now(), self._earliest())

@@ -23,7 +23,7 @@ from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OUR_NAMESPACE, Provider
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model, Names, Text
-from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable
+from sidecar.errors import AFTER_SIGNATURE, Cause, Misconfigured, Problem, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import make_actor
@@ -33,7 +33,7 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.compact import Unverified, json_object, parse
 from sidecar.tokens.jwt.policy import provider_validation
-from sidecar.tokens.jwt.verify import VerifiedClaims, verify
+from sidecar.tokens.jwt.verify import VerifiedClaims, check_algorithm, verify
 
 _MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
@@ -189,15 +189,15 @@ class Kubernetes(BearerAuthenticator):
         except Refused as refusal:
             return Abstained(refusal)
         if not self._is_issuer(parsed.issuer):
-            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER))
+            detail = f"iss is {quoted(parsed.issuer)}, which is not the cluster's"
+            return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail))
         return run_steps(self._verification(token, parsed, digest))
 
     def _verification(self, text: str, token: Unverified, digest: bytes) -> Steps[Outcome]:
         keys = self._keys
         assert keys is not None  # noqa: S101 - start() runs before the first request
         try:
-            if token.algorithm not in self._expected.algorithms:
-                raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
+            check_algorithm(token, self._expected)
             candidates = keys.candidates(token.kid, token.algorithm)
             if not candidates:
                 candidates = yield keys.refetch(token.kid, token.algorithm)

@@ -1,7 +1,7 @@
 """The public paths of the products, as rules. Only exact paths and whole segments, no prefixes of segments."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sidecar.config.settings import RequireSettings, RuleSettings
@@ -16,7 +16,8 @@ class RouteRule:
 
     The rule does not match a path that contains a segment in ``without``, in any letter case. ``ignores_credentials``:
     a public path that starts or ends a session of the upstream itself. No identity is added and the caller's
-    credentials are not forwarded, so that a link of an attacker cannot act there with the caller's identity.
+    credentials are not forwarded, so that a link of an attacker cannot act there with the caller's identity. ``source``
+    names the rule in the configuration, for log lines.
     """
 
     path: str
@@ -26,6 +27,7 @@ class RouteRule:
     without: frozenset[str] = frozenset()
     of_preset: bool = True
     ignores_credentials: bool = False
+    source: str = field(default="", compare=False)
 
 
 def _public(methods: tuple[str, ...], *paths: str) -> tuple[RouteRule, ...]:
@@ -100,12 +102,14 @@ PRESETS: Mapping[str, tuple[RouteRule, ...]] = {
 
 def expand_presets(rules: Iterable[RuleSettings]) -> Iterator[RouteRule]:
     """``rules`` in order, with each preset replaced by its rules, below its ``basePath``."""
-    for rule in rules:
+    for index, rule in enumerate(rules):
         if rule.preset is None:
-            yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False)
+            source = f"rules[{index}] {rule.path or '/'}"
+            yield RouteRule(rule.path or "/", rule.methods, rule.access, rule.require, of_preset=False, source=source)
             continue
         for inner in PRESETS[rule.preset]:
-            yield replace(inner, path=f"{rule.base_path}{inner.path}")
+            source = f"rules[{index}] preset {rule.preset} {inner.path}"
+            yield replace(inner, path=f"{rule.base_path}{inner.path}", source=source)
             if rule.base_path and inner.require != _NO_REQUIREMENT:
                 # Restricted paths stay restricted outside basePath too, in case the server also answers there.
-                yield inner
+                yield replace(inner, source=source)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused
+from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, quoted
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import claim_texts
 from sidecar.keys.keyset import VerificationKey
@@ -75,8 +75,7 @@ def verify(
     ``earliest`` is what ``nbf`` and ``iat`` are compared with where the clock is in doubt; None: ``now``.
     Raises Refused: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, or TOKEN_INVALID for everything else.
     """
-    if token.algorithm not in policy.algorithms:
-        raise _invalid(Cause.ALGORITHM)
+    check_algorithm(token, policy)
     key = find_signing_key(token, keys)
     claims = token.claims
     with AFTER_SIGNATURE:
@@ -93,20 +92,28 @@ def verify(
     )
 
 
+def check_algorithm(token: Unverified, policy: ValidationPolicy) -> None:
+    """Raise Refused(TOKEN_INVALID) for an algorithm that ``policy`` does not allow."""
+    if token.algorithm not in policy.algorithms:
+        raise _invalid(
+            Cause.ALGORITHM, f"alg is {quoted(token.algorithm)}; allowed: {quoted(*sorted(policy.algorithms))}"
+        )
+
+
 def find_signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> VerificationKey:
     """The first of ``keys`` that signed ``token``; each key is used only with its own algorithms and key id.
 
     Raises Refused(TOKEN_INVALID) with cause UNKNOWN_KID (no keys), KEY_UNUSABLE (none fits) or SIGNATURE.
     """
     if not keys:
-        raise _invalid(Cause.UNKNOWN_KID)
+        raise _invalid(Cause.UNKNOWN_KID, f"kid is {quoted(token.kid)}; the issuer publishes no such key")
     fitting = [key for key in keys if key.live and _fits(key, token)]
     if not fitting:
-        raise _invalid(Cause.KEY_UNUSABLE)
+        raise _invalid(Cause.KEY_UNUSABLE, f"kid is {quoted(token.kid)}; its key is not for {quoted(token.algorithm)}")
     for key in fitting:
         if verify_signature(key.key, token.algorithm, token.signing_input, token.signature):
             return key
-    raise _invalid(Cause.SIGNATURE)
+    raise _invalid(Cause.SIGNATURE, f"kid is {quoted(token.kid)}")
 
 
 def check_claims(
@@ -115,7 +122,7 @@ def check_claims(
     """Check ``claims`` of a trusted source against ``policy`` at ``now``. Raises Refused as :func:`verify`."""
     _check_types(claims)
     if policy.issuers is not None and claims.get("iss") not in policy.issuers:
-        raise _invalid(Cause.ISSUER)
+        raise _invalid(Cause.ISSUER, f"iss is {quoted(claims.get('iss'))}; expected: {quoted(*sorted(policy.issuers))}")
     _check_audience(claims.get("aud"), policy.audiences)
     _check_required(claims, policy.required_claims)
     _check_forbidden(claims, bound_to_certificates=policy.bound_to_certificates)
@@ -159,13 +166,13 @@ def _check_audience(audience: str | list[str] | None, accepted: Collection[str])
         return
     presented = [audience] if isinstance(audience, str) else audience or []
     if not any(item in accepted for item in presented):
-        raise _invalid(Cause.AUDIENCE)
+        raise _invalid(Cause.AUDIENCE, f"aud is {quoted(*presented)}; expected: {quoted(*sorted(accepted))}")
 
 
 def _check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
     for path, accepted in required:
         if accepted.isdisjoint(claim_texts(path.find(claims))):
-            raise _invalid(Cause.REQUIRED_CLAIM, path.text)
+            raise _invalid(Cause.REQUIRED_CLAIM, f"{path.text} is not one of {quoted(*sorted(accepted))}")
 
 
 def _check_forbidden(claims: Mapping[str, Any], *, bound_to_certificates: bool) -> None:
@@ -193,14 +200,17 @@ def _check_times(claims: Mapping[str, Any], policy: ValidationPolicy, now: float
     if expires is None and policy.require_expiry:
         raise _invalid(Cause.EXPIRY_MISSING)
     if expires is not None and now >= expires + leeway:
-        raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
+        raise Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED, f"exp was {now - expires:.0f} s ago; tolerance {leeway:g} s")
     if not_before is not None and earliest + early < not_before:
-        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
+        detail = f"nbf is {not_before - earliest:.0f} s ahead; tolerance {early:g} s"
+        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID, detail)
     if issued is not None and earliest + early < issued:
-        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE)
+        detail = f"iat is {issued - earliest:.0f} s ahead; tolerance {early:g} s"
+        raise Refused(Reason.TOKEN_NOT_YET_VALID, Cause.ISSUED_IN_FUTURE, detail)
     longest = policy.max_lifetime
     if longest is not None and (expires is None or issued is None or expires - issued > longest):
-        raise _invalid(Cause.LIFETIME)
+        lifetime = "unknown" if expires is None or issued is None else f"{expires - issued:.0f} s"
+        raise _invalid(Cause.LIFETIME, f"lifetime is {lifetime}; at most {longest:g} s")
 
 
 def _invalid(cause: Cause, detail: str = "") -> Refused:

@@ -114,13 +114,14 @@ def test_requirement_names_what_is_missing() -> None:
         .requirements
     )
     assert requirement.missing(Actor(ActorType.USER, "u", groups=("g", "h"))) is None
-    assert requirement.missing(Actor(ActorType.USER, "u", groups=("h",))) == Missing(Cause.RULE_GROUPS, "the group g")
+    found = requirement.missing(Actor(ActorType.USER, "u", groups=("h",)))
+    assert found == Missing(Cause.RULE_GROUPS, "the group g", 'the groups "h"', "rules[0] /a")
     service = requirement.missing(Actor(ActorType.SERVICE, "u", groups=("g",)))
-    assert service == Missing(Cause.RULE_ACTOR_TYPE, "the Actor type USER")
+    assert service == Missing(Cause.RULE_ACTOR_TYPE, "the Actor type USER", "SERVICE", "rules[0] /a")
     (admin,) = (
         rules({"path": "/a", "require": {"admin": True}}).requirement_for("GET", Normalizations("/a")).requirements
     )
-    assert admin.missing(Actor(ActorType.USER, "u")) == Missing(Cause.RULE_ADMIN, "an admin")
+    assert admin.missing(Actor(ActorType.USER, "u")) == Missing(Cause.RULE_ADMIN, "an admin", "no admin", "rules[0] /a")
     assert admin.missing(Actor(ActorType.USER, "u", is_admin=True)) is None
 
 
@@ -316,4 +317,5 @@ def test_preset_keeps_what_the_user_interface_asks_for_the_system_client() -> No
     (needed,) = ruling.requirements
     assert needed.missing(Actor(ActorType.USER, "__datahub_system", provider="system")) is None
     missing = needed.missing(Actor(ActorType.USER, "__datahub_system", provider="people", is_admin=True))
-    assert missing == Missing(Cause.RULE_PROVIDER, "the provider system")
+    rule = "rules[0] preset datahub /auth/**"
+    assert missing == Missing(Cause.RULE_PROVIDER, "the provider system", 'the provider "people"', rule)

@@ -324,3 +324,29 @@ def test_names_of_the_server_are_printed(check: Any, folder: Path) -> None:
     assert code == 0, out
     assert "rejected for all issuers but our own: hellopipelinesbot, nightly, *-bot, *applicationbot, *appbot" in out
     assert "Names of the upstream" not in check({"jwtTokenConfiguration": own}, "--offline")[1]
+
+
+def test_json_has_summary_problems_and_exit_code(check: Any, service: Service, url: str) -> None:
+    """One document on standard output and nothing on standard error, whatever the result."""
+    offer_keys(service, url)
+    forwards = {"upstream": {"url": url, "credentials": "none"}}
+    code, said = check({**listed(url), **forwards}, "--json")
+    found = json.loads(said)
+    assert (code, found["exitCode"], found["result"]) == (0, 0, "ok")
+    assert found["summary"][0] == "Authentication chain (in order):"
+    assert found["summary"][-1] == "Configuration OK; all dependencies reachable."
+
+    code, said = check({**listed(f"{url}/nowhere"), **forwards}, "--json")
+    found = json.loads(said)
+    assert (code, found["exitCode"], found["result"]) == (1, 1, "dependency_failed")
+    assert [(one["level"], one["setting"]) for one in found["problems"] if one["level"] == "error"] == [
+        ("error", "provider corp")
+    ]
+
+    code, said = check({"upstream": {"url": "ftp://x"}, "servr": {}}, "--json")
+    found = json.loads(said)
+    assert (code, found["exitCode"], found["result"]) == (2, 2, "invalid")
+    errors = {one["setting"]: one for one in found["problems"] if one["level"] == "error"}
+    assert errors["upstream.url"]["id"] == "upstream-url"
+    assert (errors["servr"]["file"], errors["servr"]["line"]) == ("c.yaml", 1)
+    assert "did you mean server?" in errors["servr"]["message"]

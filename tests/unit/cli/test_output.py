@@ -96,3 +96,25 @@ def test_lists_without_a_reader_end_quietly(run: Run) -> None:
     done = full(run, "revocations", "list", "--json")
     assert complaint(done) == "standard output cannot be written: No space left on device"
     assert complaint(full(command, "--help")) == "standard output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("check", "--offline"), 0), (("config", "show", "--nonsense"), 2), (("health", "127.0.0.1:1"), 1)],
+)
+def test_standard_error_that_cannot_be_written_changes_no_exit_code(
+    tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    """A script that runs the command in a container without room for its log must not take a warning for an error."""
+    config = tmp_path / "c.yaml"
+    config.write_text(f"store: {{url: 'sqlite:///{tmp_path}/s.db'}}\n", encoding="utf-8")
+    environ = {**os.environ, "SIDECAR_CONFIG": str(config)}
+    with open("/dev/full", "w") as stderr:
+        done = command(*words, stdout=subprocess.PIPE, stderr=stderr, env=environ)
+    assert done.returncode == code
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert command(*words, stdout=subprocess.PIPE, stderr=writer, env=environ).returncode == code
+    finally:
+        os.close(writer)

@@ -254,13 +254,51 @@ def test_hostile_token_is_refused(text: Any, reason: Reason, cause: Cause | None
     assert cause is None or refusal.value.cause is cause
 
 
-def test_no_detail_repeats_a_claim_or_the_token() -> None:
-    """Details go to the log."""
+def test_no_detail_repeats_a_name_or_the_token() -> None:
+    """Details go to the log: what was compared, escaped and bounded, and no name, address or part of the token."""
     for _, text, _, _ in TABLE:
         with pytest.raises(Refused) as refusal:
             judge(text)
-        assert forge.ISSUER not in refusal.value.detail
-        assert len(refusal.value.detail) < 80
+        detail = refusal.value.detail
+        assert "sam" not in detail
+        assert not (isinstance(text, str) and len(text) > 40 and text[:40] in detail)
+        assert detail.isascii()
+        assert detail.isprintable()
+        assert len(detail) < 1024
+
+
+@pytest.mark.parametrize(
+    ("changed", "detail"),
+    [
+        (
+            {"iss": f"{forge.ISSUER}/"},
+            f'iss is "{forge.ISSUER}/"; expected: "{forge.ISSUER}"',
+        ),
+        ({"aud": ["a", "b"]}, 'aud is "a", "b"; expected: "meta"'),
+        ({"aud": "\x1b[31m\u202e" + "x" * 500}, 'aud is "\\u001b[31m\\u202e'),
+        ({"aud": [str(number) for number in range(400)]}, '"3", "4" and 395 more; expected'),
+        ({"exp": int(forge.NOW) - 90}, "exp was 90 s ago; tolerance"),
+        ({"nbf": int(forge.NOW) + 900}, "nbf is 900 s ahead; tolerance"),
+        ({"iat": int(forge.NOW) + 900}, "iat is 900 s ahead; tolerance"),
+    ],
+)
+def test_detail_has_both_values_that_were_compared(changed: dict[str, Any], detail: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        judge(forge.token(forge.claims(**changed)))
+    assert detail in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("changed", "detail"),
+    [
+        ({"alg": "RS512"}, 'alg is "RS512"; allowed: '),
+        ({"kid": "k2"}, 'kid is "k2"; '),
+    ],
+)
+def test_detail_has_what_the_header_names(changed: dict[str, Any], detail: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        judge(forge.token(forge.claims(), forge.header(**changed)))
+    assert detail in refusal.value.detail
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,254 @@
+"""What each cause means and what to do about it, for the page that operators look causes up on."""
+
+from collections.abc import Mapping
+
+from sidecar.errors import Cause
+
+CAUSES: Mapping[Cause, tuple[str, str]] = {
+    Cause.CREDENTIALS_ABSENT: (
+        "the request has no credentials, and no rule opens its path",
+        "have the client send `Authorization: Bearer <token>` and the proxy pass it on, or open the path with a rule",
+    ),
+    Cause.CREDENTIALS_MULTIPLE: (
+        "the request has credentials in more than one place",
+        "send one; for a header that a proxy adds to every request, set `ambient: true` in `tokenHeaders`",
+    ),
+    Cause.SCHEME_UNKNOWN: (
+        "no authenticator reads this scheme of `Authorization`",
+        "send `Bearer`, or configure an authenticator for it (`basic`, `ldap`)",
+    ),
+    Cause.CREDENTIALS_MALFORMED: (
+        "the credentials of `Basic` cannot be decoded",
+        "encode `user:password` in base64, as UTF-8",
+    ),
+    Cause.CREDENTIALS_WRONG: (
+        "user name or password is wrong",
+        "check the password file, the directory, or `systemClientSecret`; `authenticator` says which",
+    ),
+    Cause.INACTIVE: (
+        "the introspection endpoint or the cluster says that the token is not active",
+        "get a new token; if all are inactive, check that the endpoint belongs to their issuer",
+    ),
+    Cause.PATH_AMBIGUOUS: (
+        "the path can be read in several ways, or the proxy did not send the original request; `detail` has the header",
+        "in check mode, use the configuration in `deploy/` and the endpoint of your proxy; else send a plain path",
+    ),
+    Cause.METHOD_AMBIGUOUS: (
+        "a header of the request names another method",
+        "do not send `X-HTTP-Method-Override` and the like, or send a valid method in it",
+    ),
+    Cause.RULE: (
+        "the call of the API is for admins, or for the owner of the token",
+        "use the credentials of an admin (`adminPrincipals`), or of the token's owner",
+    ),
+    Cause.RULE_ADMIN: (
+        "`rule` requires an admin",
+        "add the caller to `adminPrincipals`, as `<provider>/<name>`; `sidecar check` reports names without effect",
+    ),
+    Cause.RULE_GROUPS: (
+        "`rule` requires a group that the caller does not have; `detail` has both",
+        "add the caller to the group; if the caller has no groups at all, set `groupsClaim` of the provider",
+    ),
+    Cause.RULE_ROLES: (
+        "`rule` requires a role that the caller does not have; `detail` has both",
+        "as for `rule_groups`, with `rolesClaim`",
+    ),
+    Cause.RULE_ACTOR_TYPE: (
+        "`rule` requires another type of Actor",
+        "use a token of a user or of a service; `actorType` of the provider says which its tokens are",
+    ),
+    Cause.RULE_PROVIDER: (
+        "`rule` requires another provider",
+        "use a token of that provider, or add the provider to `require.providers`",
+    ),
+    Cause.CONDITION_INVALID: (
+        "the query of the check has a parameter that is unknown or cannot be read",
+        "use `allowed_groups`, `allowed_emails`, `allowed_email_domains` only; with Caddy, end `uri` with `?`",
+    ),
+    Cause.CONDITION_GROUPS: (
+        "the caller has none of the groups in `allowed_groups`",
+        "as for `rule_groups`; the condition is in the proxy's configuration",
+    ),
+    Cause.CONDITION_EMAILS: (
+        "the caller's address is not in `allowed_emails`, or the token has no verified address",
+        "correct the list in the proxy's configuration; check `emailClaim` of the provider and `email_verified`",
+    ),
+    Cause.CONDITION_EMAIL_DOMAINS: (
+        "the domain of the caller's address is not in `allowed_email_domains`, or the token has no verified address",
+        "as for `condition_emails`",
+    ),
+    Cause.PEER_UNTRUSTED: (
+        "a check comes from an address that is not in `server.trustedProxies`, and a rule has a `require`",
+        "add the address in `detail`, which must be the proxy's, to `server.trustedProxies`",
+    ),
+    Cause.TOKEN_SIZE: (
+        "the credential is longer than `server.limits.maxTokenBytes`",
+        "raise the limit, or have the provider put fewer groups into its tokens",
+    ),
+    Cause.ENCODING: (
+        "a part of the token is not base64url, UTF-8 or JSON",
+        "check that the client does not cut or quote it",
+    ),
+    Cause.HEADER: (
+        "the header of the token, or a header that carries it, is not valid; `detail` names the part",
+        "check what the client sends; a subprotocol with a token needs another one beside it",
+    ),
+    Cause.CLAIM_TYPE: ("a claim has the wrong type; `detail` names it", "correct the claim at the issuer"),
+    Cause.NOT_A_JWT: (
+        "the token is not a JWT: opaque, encrypted, or cut off",
+        "have the issuer create JWTs (Auth0: request an audience of your own), or configure `introspection`",
+    ),
+    Cause.ISSUER: (
+        "`iss` is none of the configured issuers; `detail` has both, often different by a final slash",
+        "set `issuer` of a provider to exactly this value if you trust it; Entra ID has one for each token version",
+    ),
+    Cause.ALGORITHM: (
+        "`alg` is not allowed for this issuer; `detail` has both",
+        "add it to `algorithms` of the provider, or `tokenValidationAlgorithm`; HS256 is for DataHub's tokens only",
+    ),
+    Cause.TOKEN_TYPE: (
+        "it is a token of another kind, such as an ID, logout or refresh token",
+        "send the access token",
+    ),
+    Cause.CRITICAL_HEADER: ("the header has `crit` or `b64`, which are not supported", "have the issuer omit them"),
+    Cause.UNKNOWN_KID: (
+        "the issuer publishes no key with the `kid` in `detail`",
+        "check that the token is of this environment; keys are fetched again after a rotation, at most once a minute",
+    ),
+    Cause.KEY_UNUSABLE: (
+        "the key with this `kid` is for another algorithm or use",
+        "compare `alg` and `use` in the key set with `alg` of the token",
+    ),
+    Cause.SIGNATURE: (
+        "the signature does not belong to the key",
+        "check that the token is complete; Entra ID: only Microsoft Graph can verify tokens for Microsoft Graph",
+    ),
+    Cause.AUDIENCE: (
+        "`aud` is none of the accepted audiences; `detail` has both",
+        "request the token for this API, or add its `aud` to `audiences` of the provider (`clientId` in the flat form)",
+    ),
+    Cause.REQUIRED_CLAIM: (
+        "a claim that `requiredClaims` demands is missing or has another value; `detail` names it",
+        "correct `requiredClaims`, or the claim at the issuer",
+    ),
+    Cause.EXPIRY_MISSING: (
+        "the token has no `exp`",
+        "have the issuer set it, or set `allowMissingExpiry` of the provider",
+    ),
+    Cause.LIFETIME: (
+        "the token is valid for longer than `maxTokenLifetime`",
+        "shorten it at the issuer, or raise the limit",
+    ),
+    Cause.EXPIRED: (
+        "`exp` has passed; `detail` says since when",
+        "get a new token; if it is seconds, compare the clocks, or set `clockSkew`",
+    ),
+    Cause.NOT_YET_VALID: ("`nbf` is in the future; `detail` says how far", "compare the clocks, or set `clockSkew`"),
+    Cause.ISSUED_IN_FUTURE: ("`iat` is in the future; `detail` says how far", "compare the clocks, or set `clockSkew`"),
+    Cause.PROOF_OF_POSSESSION: (
+        "the token is bound to a key or client certificate that the request does not have",
+        "send the certificate, and set `server.clientCertificates` to where it is; DPoP is not supported",
+    ),
+    Cause.TOKEN_PLACE: (
+        "the header in which the token stands is not for tokens of its provider",
+        "add the provider to `providers` of this entry of `tokenHeaders`, or send the token in `Authorization`",
+    ),
+    Cause.PUBLISHED_SECRET: (
+        "the token was signed with a key that the products publish",
+        "give the server a key pair of its own; `allowPublishedSecrets` is for demonstrations only",
+    ),
+    Cause.UPSTREAM_ONLY: (
+        "the token was minted for the upstream and is not accepted from callers",
+        "find out how the client got it: only the upstream receives such tokens",
+    ),
+    Cause.DENIED: (
+        "the token is on the revocation list; `detail` has the scope of the entry",
+        "get a new token; `sidecar revocations list` shows the entry",
+    ),
+    Cause.NOT_ON_RECORD: (
+        "an issued token that is not in the store",
+        "check that all replicas use one store, and that it is no older backup; mint a new token",
+    ),
+    Cause.RECORD_REVOKED: ("an issued token that was revoked", "mint a new one; `sidecar token list` shows the record"),
+    Cause.RECORD_MISMATCH: (
+        "the token has the id of a record but is another token",
+        "treat the signing key as leaked if you did not mint it: `sidecar keys rotate`",
+    ),
+    Cause.BOT_TOKEN_REPLACED: (
+        "the bot has a newer token",
+        "give the client the new one",
+    ),
+    Cause.PRINCIPAL_MISSING: (
+        "no claim names the caller",
+        "set `jwtPrincipalClaims` (or `jwtPrincipalClaimsMapping`) to a claim that the tokens have",
+    ),
+    Cause.PRINCIPAL_MALFORMED: (
+        "the claim that names the caller cannot be a name; `detail` says why",
+        "use another claim, or correct the value at the issuer",
+    ),
+    Cause.EMAIL_UNVERIFIED: (
+        "the address names the caller, and the provider does not say that it is verified",
+        "have the provider send `email_verified: true`, use another claim, or set `emailVerified: absentIsVerified`",
+    ),
+    Cause.RESERVED_NAME: (
+        "the name is reserved for the guest, the system client, a bot or `anonymous`",
+        "rename the user; for a bot, `sidecar bots release` frees the name",
+    ),
+    Cause.SERVER_BOT: (
+        "the name is that of one of the upstream's own bots",
+        "rename the user, or correct `upstream.serverBots`",
+    ),
+    Cause.DOMAIN: (
+        "`enforcePrincipalDomain` is set, and the caller's domain is not allowed",
+        "add it to `allowedDomains`, or set `principalDomain`",
+    ),
+    Cause.NAMESPACE: (
+        "the service account is in a namespace that is not listed",
+        "add it to `namespaces` of the `kubernetes` authenticator",
+    ),
+    Cause.KEYS_UNAVAILABLE: (
+        "the keys of the issuer could not be fetched",
+        "see [AuthSidecarKeysUnusable](../runbook.md#authsidecarkeysunusable)",
+    ),
+    Cause.INTROSPECTION_UNAVAILABLE: (
+        "the introspection endpoint, or the cluster's TokenReview, does not answer usably; `detail` says how",
+        "see [AuthSidecarAuthenticationBroken](../runbook.md#authsidecarauthenticationbroken)",
+    ),
+    Cause.DIRECTORY_UNAVAILABLE: (
+        "the directory does not answer; `detail` says how",
+        "see [AuthSidecarAuthenticationBroken](../runbook.md#authsidecarauthenticationbroken)",
+    ),
+    Cause.STORE_UNAVAILABLE: (
+        "the store does not answer or cannot be written; `detail` says why",
+        "see [AuthSidecarStoreDown](../runbook.md#authsidecarstoredown)",
+    ),
+    Cause.MIRROR_STALE: (
+        "the local copy of the revocation list is older than `revocation.maxStaleness`",
+        "see [AuthSidecarMirrorStale](../runbook.md#authsidecarmirrorstale)",
+    ),
+    Cause.BOT_CHECK: (
+        "the server could not be asked whether this is the bot's current token",
+        "check `botTokenCheck.url` and the server; `detail` has the kind of error",
+    ),
+    Cause.MEMBER_BROKEN: (
+        "an authenticator failed or took too long; `authenticator` names it",
+        "see [AuthSidecarAuthenticationBroken](../runbook.md#authsidecarauthenticationbroken)",
+    ),
+    Cause.THROTTLED: (
+        "too many wrong passwords or unknown credentials in a short time",
+        "find the client that sends them; `Retry-After` says when the next attempt is possible",
+    ),
+    Cause.DEADLINE: (
+        "the verdict took longer than `server.checkDeadline`, or the client sent its request too slowly (408)",
+        "look for a dependency that is slow; `authenticator` timeouts must be shorter than the deadline",
+    ),
+    Cause.OVERLOAD: (
+        "a limit on concurrent requests is reached",
+        "see [AuthSidecarUnavailable](../runbook.md#authsidecarunavailable)",
+    ),
+    Cause.INTERNAL: (
+        "an internal error; the line `unhandled_error` with the same `requestId` has its place",
+        "report it as a bug with that line",
+    ),
+}
+"""For each cause but ``none``: what happened, and what to do. Markdown, for a table."""
