@@ -208,7 +208,7 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("rules: [{preset: datahub, basePath: /a/../b}]", "basePath: must be a path such as /metadata"),
         ("rules: [{path: /x, basePath: /a}]", "basePath stands beside a preset only"),
         ("upstream: {waitAtStart: 1m}", "upstream.waitAtStart: has no effect without upstream.url"),
-        ("upstream: {url: 'http://h', waitAtStart: 0s}", "upstream.waitAtStart: must be longer than nothing"),
+        ("upstream: {url: 'http://h', waitAtStart: 0s}", "upstream.waitAtStart: must be more than 0s"),
         ("upstream: {url: 'http://h', serverBots: [a]}", "serverBots: has no effect with credentials: passthrough"),
         ("upstream: {credentials: datahub, serverBots: [a]}", "serverBots: has no effect with credentials: datahub"),
         ("upstream: {url: 'http://u:p@h'}", "upstream.url: must not hold a user name"),
