@@ -140,6 +140,11 @@ class Metrics:
             "Responses whose groups were omitted because the headers were too large.",
         )
         self.config_reloads = counter("sidecar_config_reloads_total", "Reloads of the configuration.", "outcome")
+        self.config_current = gauge(
+            "sidecar_config_last_reload_successful",
+            "Whether the last reload was applied; 1 before the first.",
+            across=MultiprocessMode.SUPERVISOR,
+        )
         self.workers = gauge("sidecar_workers", "Processes that answer requests.", across=MultiprocessMode.SUPERVISOR)
         self.worker_memory = gauge(
             "sidecar_worker_resident_memory_bytes",

@@ -45,6 +45,8 @@ class Reload:
         self._reread = reread
         self._apply = apply
         self._counted = metrics.config_reloads
+        self._current = metrics.config_current
+        self._current.set(1)
 
     async def __call__(self) -> None:
         """Reload, and log the outcome in one audit line."""
@@ -85,6 +87,7 @@ class Reload:
             extra={"event": "configuration_reload", "outcome": outcome, "problems": fatal},
         )
         self._counted.labels(outcome).inc()
+        self._current.set(outcome == "applied")
 
 
 async def _read(reread: Callable[[], Loaded]) -> Loaded:

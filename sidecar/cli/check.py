@@ -20,6 +20,7 @@ from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider
+from sidecar.config.reading.finding import FindingId
 from sidecar.config.reading.tree import printable
 from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import Settings
@@ -110,8 +111,15 @@ def run_check(options: argparse.Namespace) -> int:
     found.add([*loaded.warnings, *about, *results])
     failed = any(problem.fatal for problem in results)
     if not failed:
-        found.describe(["Configuration OK." if options.offline else "Configuration OK; all dependencies reachable."])
+        found.describe([_conclusion(loaded.warnings, offline=options.offline)])
     return found.end(1 if failed else 0)
+
+
+def _conclusion(warnings: Iterable[Problem], *, offline: bool) -> str:
+    """The last line of a check without errors."""
+    if any(problem.id == FindingId.NOTHING_ACCEPTED for problem in warnings):
+        return "No errors, but no token is accepted: configure an issuer (authenticationConfiguration) or own keys."
+    return "Configuration OK." if offline else "Configuration OK; all dependencies reachable."
 
 
 def _chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> Iterator[str]:

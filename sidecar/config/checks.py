@@ -43,13 +43,10 @@ def check_listeners(settings: Settings) -> Iterator[Finding]:
     if _overlap(server.listen, server.admin_listen):
         yield Finding(("server", "adminListen"), "is the same address as server.listen; give it a port of its own")
     if server.public_url and split_url(server.public_url) is None:
-        yield Finding(("server", "publicUrl"), "must be an http or https URL")
+        yield Finding(("server", "publicUrl"), "must be an http or https URL, such as https://metadata.example.com")
     for index, network in enumerate(server.trusted_proxies):
         if network != "unix" and ipaddress.ip_network(network, strict=False).prefixlen == 0:
-            message = (
-                "trusts the whole network: every client can forge the original request; list the addresses of the "
-                "proxies"
-            )
+            message = "trusts the whole network: any caller can forge the original request; list the proxy's addresses"
             yield Finding(("server", "trustedProxies", index), message, fatal=False)
 
 
@@ -75,7 +72,7 @@ def check_times(settings: Settings) -> Iterator[Finding]:
     }
     for path, seconds in positive.items():
         if seconds <= 0:
-            yield Finding(path, "must be longer than nothing")
+            yield Finding(path, "must be more than 0s")
     if keys.retry_min > keys.retry_max:
         yield Finding(("keys", "retryMax"), "must not be less than retryMin")
 
@@ -116,7 +113,7 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
         if not upstream.url:
             yield Finding(("upstream", "waitAtStart"), "has no effect without upstream.url")
         elif upstream.wait_at_start <= 0:
-            yield Finding(("upstream", "waitAtStart"), "must be longer than nothing; leave it out to wait for nothing")
+            yield Finding(("upstream", "waitAtStart"), "must be more than 0s; leave it out to wait for nothing")
     for index, name in enumerate(upstream.server_bots):
         if not name or not name.isprintable() or name != name.strip():
             yield Finding(("upstream", "serverBots", index), "must be the name of a bot, as the server shows it")
@@ -228,7 +225,7 @@ def check_authorizer(settings: Settings) -> Iterator[Finding]:
     """Domains that can be enforced."""
     authorizer = settings.authorizer_configuration
     if authorizer.enforce_principal_domain and not (authorizer.principal_domain or authorizer.allowed_domains):
-        message = "needs principalDomain or allowedDomains; without one every caller is rejected"
+        message = "needs principalDomain or allowedDomains; without one every token is refused"
         yield Finding(("authorizerConfiguration", "enforcePrincipalDomain"), message)
     domains: list[tuple[Path, str]] = [
         (("authorizerConfiguration", "allowedDomains", index), domain)
@@ -472,8 +469,8 @@ def check_purpose(settings: Settings) -> Iterator[Finding]:
     issuers = flat.providers or flat.public_key_urls or flat.authority or server_key
     members = settings.authentication.enabled and settings.authentication.authenticators
     if not issuers and not members and not has_own_keys(settings.jwt_token_configuration):
-        message = "no issuer and no own keys are configured: every token is refused"
-        yield Finding(("authenticationConfiguration",), message, fatal=False)
+        message = "no issuer and no own keys are configured: every token is refused; write an entry of providers"
+        yield finding(FindingId.NOTHING_ACCEPTED, ("authenticationConfiguration",), message)
     forwards = settings.upstream is not None and bool(settings.upstream.url)
     if not forwards and not settings.server.trusted_proxies:
         message = (

@@ -13,6 +13,7 @@ from sidecar.config.checks import CHECKS
 from sidecar.config.credential_mode import credential_mode
 from sidecar.config.outbound import egress_of, with_ca_file
 from sidecar.config.products import datahub, openmetadata
+from sidecar.config.products.other_programs import instead_of
 from sidecar.config.providers import Provider, default_principal, names_datahub_users, providers
 from sidecar.config.reading.decode import decode, fields_by_name, models_in, problem_at, split_unknown
 from sidecar.config.reading.finding import Finding, FindingId, finding
@@ -229,6 +230,7 @@ def _is_fatal(tree: Block, one: Finding) -> bool:
 def _about_unknown(path: Path, hint: str) -> str:
     if any(character.isspace() and character != " " for character in str(path[-1])):
         return "has a no-break space or another special blank in its name; write spaces"
+    hint = instead_of(str(path[-1])) or hint
     if not hint:
         name = str(path[-1])
         homes = [

@@ -1,5 +1,6 @@
 """Builds one list of providers from both forms of the file: OpenMetadata's flat form, and ``providers``."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -211,6 +212,8 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
     if not urls:
         urls = [((*path, "issuer"), entry.issuer)]
     findings.extend(_unsafe(urls, allow_insecure=entry.allow_insecure_urls))
+    if fault := _fault_of_issuer(entry.issuer):
+        findings.append(Finding((*path, "issuer"), fault))
     if not entry.audiences:
         findings.append(_no_audience((*path, "audiences")))
     if entry.allow_missing_expiry:
@@ -249,6 +252,16 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
         require_expiry=not entry.allow_missing_expiry,
         allow_insecure_urls=entry.allow_insecure_urls,
     )
+
+
+def _fault_of_issuer(issuer: str) -> str:
+    """Why ``issuer`` is no ``iss`` of any token."""
+    before, document, _ = issuer.partition("/.well-known/")
+    if document:
+        return f"is the address of a document about the issuer; write {before}"
+    if re.search(r"[<>{}]", issuer):
+        return f"is {issuer}, which still holds a placeholder of the documentation; write the issuer"
+    return ""
 
 
 def _principal_mapping(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> tuple[str, str]:
@@ -398,7 +411,8 @@ def _idle(settings: Settings, found: Sequence[Provider]) -> Iterator[Finding]:
     """Settings of the flat form that apply to none of ``found``, its providers."""
     flat = settings.authentication_configuration
     has_authority = any(provider.is_flat for provider in found)
-    if flat.client_id and not has_authority:
+    is_faulty = bool(flat.authority and read_authority(flat.authority).fault)
+    if flat.client_id and not has_authority and not is_faulty:
         accepted = ", ".join(f"issuer: {provider.issuer}" for provider in found if provider.issuer)
         message = (
             "has no effect: it is the required audience of authority, which is not an issuer here "
@@ -767,6 +781,10 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
                 yield Finding(
                     (*path, place), f"names the issuer of {issuers[issuer]}; an issuer belongs to one provider"
                 )
+            other = issuer[:-1] if issuer.endswith("/") else f"{issuer}/"
+            if issuer not in issuers and issuers.get(other, owner) != owner:
+                message = f"is the issuer of {issuers[other]} but for the final slash; keep the one that is in iss"
+                yield Finding((*path, place), message)
             issuers.setdefault(issuer, owner)
 
 

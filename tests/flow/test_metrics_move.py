@@ -263,6 +263,7 @@ CONSTANT = {"sidecar_build_info", "sidecar_clock_offset_seconds"}
 # by a signal to the program: test_reload.py; of its workers: test_workers.py
 OF_THE_PROGRAM = {
     "sidecar_config_reloads_total",
+    "sidecar_config_last_reload_successful",
     "sidecar_workers",
     "sidecar_worker_deaths_total",
     "sidecar_worker_resident_memory_bytes",

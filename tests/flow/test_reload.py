@@ -313,6 +313,8 @@ def reload(sidecar: Sidecar, name: str) -> dict[str, Any]:
     before = outcome(sidecar, name)
     sidecar.process.popen.send_signal(signal.SIGHUP)
     sidecar.process.wait_until(lambda: outcome(sidecar, name) > before, within=20, what=f"reload {name}")
+    text = request(f"{sidecar.admin_url}/metrics").body.decode()
+    assert f"sidecar_config_last_reload_successful {float(name == 'applied')}" in text
     return lines(sidecar, "configuration_reload")[-1]
 
 

@@ -100,6 +100,9 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
             problem_at(tree, path, " ".join(("is unknown here and ignored;", hint)).rstrip("; "), fatal=False)
             for path, hint in unknown
         )
+    if BLOCKS.keys().isdisjoint(tree.entries) and not problems:
+        text = f"has none of the blocks {', '.join(BLOCKS)}; name the server's openmetadata.yaml"
+        problems.append(Problem("import.openmetadata", text, file))
     problems.extend(_not_in_force(tree))
     entries[_TOKENS] = _servers_own(entries.get(_TOKENS), file, environ, problems)
     return Block(entries, tree.origin), base_path if isinstance(base_path, Leaf) else None, problems

@@ -18,7 +18,7 @@ from sidecar.secrets.value import RESOLVER
 
 M = TypeVar("M", bound=BaseModel)
 _SENTENCES: Mapping[str, str] = {
-    "missing": "is missing; it is required",
+    "missing": "is missing; write it",
     "string_type": "must be text",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -31,13 +31,15 @@ _SENTENCES: Mapping[str, str] = {
     "list_type": "must be a list, such as [one, two]",
     "mapping_type": "must be a block of keys and values",
     "dict_type": "must be a block of keys and values",
-    "model_type": "must be a block of keys and values; is a blank missing after a colon, or the indentation?",
+    "model_type": "must be a block of keys and values",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }
+# A block with more names is better looked up.
+_MAX_LISTED = 8
 # Patterns of the settings in words; patterns of plugins are shown unchanged.
 _PATTERNS: Mapping[str, str] = {
-    r"^/": "must begin with /",
+    r"^/": "must be a path that begins with /; * and a final /** are the only wildcards, without regular expressions",
     r"^(0?[0-7]{3})?$": "must be a mode in octal, such as 0660",
     r"^(/[A-Za-z0-9._~-]+)+$": "must be a path such as /oauth2: letters, digits and . _ ~ -, no / at its end",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$": (
@@ -98,7 +100,7 @@ def decode(model: type[M], tree: Block, resolve_secret: Callable[[str], str]) ->
             # an error in a block may be caused by values that were removed from it as broken
             is_known = any(path[: len(other)] == other or other[: len(path)] == path for other in known)
             if not is_known and not _follows(detail, details):
-                problems.append(problem_at(tree, path, _sentence(detail)))
+                problems.append(problem_at(tree, path, _sentence(detail) + _keys_hint(model, path, detail)))
             broken.add(_removable(path[:-1] if is_gap else path))
         if len(broken) == before:  # no progress: give up on all of it, never loop
             broken.add(())
@@ -173,6 +175,19 @@ def _path_in(tree: Node, location: Iterable[str | int]) -> Path:
     return path
 
 
+def _keys_hint(model: type[BaseModel], path: Path, detail: ErrorDetails) -> str:
+    """Keys of the block that is missing at ``path``: often a blank after a colon is missing, or the indentation."""
+    if detail["type"] != "model_type":
+        return ""
+    found: list[type[BaseModel]] = [model]
+    for part in path:
+        if isinstance(part, str):
+            known = (fields_by_name(one).get(part) for one in found)
+            found = [inner for info in known if info is not None for inner in models_in(info.annotation)]
+    names = [name for one in found for name in fields_by_name(one)]
+    return f", such as {dotted(path).rpartition('.')[2]}: {{{names[0]}: ...}}" if names else ""
+
+
 def _sentence(detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
@@ -217,7 +232,10 @@ def split_unknown(model: type[BaseModel], tree: Node, path: Path = ()) -> tuple[
     unknown = []
     for name, node in tree.entries.items():
         if name not in fields:
-            unknown.append(((*path, name), nearest(name, fields)))
+            hint = nearest(name, fields)
+            if not hint and path and len(fields) <= _MAX_LISTED:
+                hint = f"known here: {', '.join(fields)}"
+            unknown.append(((*path, name), hint))
             continue
         inner = models_in(fields[name].annotation)
         entries[name], below = split_unknown(inner[0], node, (*path, name)) if inner else (node, [])

@@ -13,6 +13,7 @@ class FindingId(StrEnum):
     UPSTREAM_URL = "upstream-url"
     UPSTREAM_BASE_PATH = "upstream-base-path"
     DATAHUB_UNAUTHENTICATED = "datahub-unauthenticated"
+    NOTHING_ACCEPTED = "nothing-accepted"
     CHECKS_UNTRUSTED = "checks-untrusted"
     RULE_LETTER_CASE = "rule-letter-case"
     RULE_ENCODED = "rule-encoded"
@@ -33,6 +34,11 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
         True,
         "the imported DataHub has authentication disabled, and `upstream.credentials` is not `datahubHeader`",
         "set `credentials: datahubHeader`, or `METADATA_SERVICE_AUTH_ENABLED=true` at the server and here",
+    ),
+    FindingId.NOTHING_ACCEPTED: (
+        False,
+        "no issuer, authenticator or own keys are configured, so every token is rejected",
+        "write an entry of `authenticationConfiguration.providers`, or `authority` and `publicKeyUrls`",
     ),
     FindingId.CHECKS_UNTRUSTED: (
         False,

@@ -217,7 +217,9 @@ class Document:
             return node, resolver.problems
         empty = Block({}, Origin(self.file, 1, imported=self._imported))
         if not isinstance(node, Leaf) or node.value is not None:
-            resolver.problems.append(Problem("", "must be a mapping of section names", self.file, 1))
+            resolver.problems.append(
+                Problem("", "must be a mapping of section names, such as server: or upstream:", self.file, 1)
+            )
         return empty, resolver.problems
 
 

@@ -84,7 +84,9 @@ def parse_network(value: object) -> str:
             network = ipaddress.ip_network(text, strict=False)
         except ValueError:
             # the library's own text repeats the value
-            raise ValueError("must be an address, a network such as 10.0.0.0/8, or unix") from None
+            raise ValueError(
+                "must be an address, a network such as 10.0.0.0/8, or unix; names of hosts are not resolved"
+            ) from None
         if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
             raise ValueError(
                 f"is {text}, an address inside the network {network}; write {network} for the network, or "

@@ -43,7 +43,7 @@ def test_a_blank_before_the_colon_is_fine() -> None:
         ("a: &x [*x]", "f.yaml:1: a[0]: is an alias without an anchor, or of itself"),
         ("a: *x", "f.yaml:1: a: is an alias without an anchor, or of itself"),
         ("b: &b {c: 1}\na:\n  <<: *b\n", "f.yaml:3: a: has a merge key (<<); write the keys out"),
-        ("- a", "f.yaml:1: must be a mapping of section names"),
+        ("- a", "f.yaml:1: must be a mapping of section names, such as server: or upstream:"),
     ],
 )
 def test_what_is_not_plain_data_is_refused_in_its_place(text: str, problem: str) -> None:
