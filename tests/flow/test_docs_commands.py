@@ -30,6 +30,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 ELSEWHERE = {
     "make": ROOT / ".ci" / "run",
     "pip": ROOT / "tests" / "interop" / "test_image.py",
+    "systemctl": ROOT / "tests" / "interop" / "test_host.py",
+    "systemd-run": ROOT / "tests" / "interop" / "test_host.py",
+    "/opt/auth-sidecar/bin/sidecar": ROOT / "tests" / "interop" / "test_host.py",
+    "sqlite3": ROOT / "tests" / "interop" / "test_backup.py",
     "docker": ROOT / "tests" / "interop" / "test_compose.py",
     "helm": ROOT / "tests" / "interop" / "helm",
     "kubectl": ROOT / "tests" / "interop" / "test_kubernetes.py",
@@ -119,8 +123,12 @@ def expecting(line: str) -> str:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """Two identity providers, a service, and folders for keys and data."""
     public, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    for name in ("etc", "lib"):
+    for name in ("etc", "lib", "new"):
         (tmp_path / name).mkdir()
+    (tmp_path / "oauth2-proxy.cfg").write_text(
+        'oidc_issuer_url = "https://idp.example.com"\nclient_id = "x"\nupstreams = ["http://127.0.0.1:8080"]\n',
+        encoding="utf-8",
+    )
     with IdentityProvider() as corp, IdentityProvider() as partner, echo_upstream() as upstream:
         names = {
             "https://idp.example.com/realms/corp": corp.issuer,
@@ -136,6 +144,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             "${PWD:-/var/lib/sidecar}": str(tmp_path / "lib"),
             "/var/lib/sidecar": str(tmp_path / "lib"),
             "/etc/sidecar": str(tmp_path / "etc"),
+            "/etc/oauth2-proxy.cfg": str(tmp_path / "oauth2-proxy.cfg"),
         }
         token = corp.mint(aud=["openmetadata", "demo"])
         (tmp_path / "denied.jsonl").write_text(f'{{"issuer": "{corp.issuer}", "jti": "0d1f"}}\n', encoding="utf-8")

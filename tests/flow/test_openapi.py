@@ -89,7 +89,7 @@ def test_a_running_sidecar_does_what_the_document_says(served: tuple[Sidecar, st
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -380,6 +380,7 @@ CATALOGUE: dict[str, Tool] = {
     ),
     "compose-go": _go_program("compose-go", "github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
     "redis-server": Tool(_on_path("redis-server"), _debian("redis-server"), "install the package redis-server"),
+    "sqlite3": Tool(_on_path("sqlite3"), _debian("sqlite3"), "install the package sqlite3"),
     "unshare": Tool(_on_path("unshare"), _debian("util-linux"), "install the package util-linux"),
     "tinyproxy": Tool(_on_path("tinyproxy"), _debian("tinyproxy"), "install the package tinyproxy"),
     "go": Tool(_on_path("go"), _only_by_hand, "install Go >= 1.25"),

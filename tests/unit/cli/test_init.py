@@ -72,6 +72,18 @@ def test_nothing_is_overwritten(idp: IdentityProvider, folder: Path, capsys: pyt
     assert "sidecar.yaml exists" in run(*arguments, code=2, capsys=capsys)
 
 
+def test_a_file_that_appears_meanwhile_is_kept_and_the_others_are_removed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files are written or none."""
+    monkeypatch.setattr("sidecar.cli.init._require_absent", lambda _folder, _names: None)
+    (folder / "Caddyfile").write_text("mine", encoding="utf-8")
+    arguments = ("--issuer", "https://idp.example.com", "--audience", "meta", "--upstream", UPSTREAM, "--offline")
+    assert "Caddyfile cannot be written" in run(*arguments, "--proxy", "caddy", code=2, capsys=capsys)
+    assert [path.name for path in folder.iterdir()] == ["Caddyfile"]
+    assert (folder / "Caddyfile").read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize("missing", ["--issuer", "--audience", "--upstream"])
 def test_without_a_terminal_a_missing_option_is_named(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is asked, nothing is written."""
