@@ -53,8 +53,9 @@ $(OTHERS:%=python-%): python-%:
 	$(MAKE) --no-print-directory VENV=.venv-$* PYTHON="$$found" lint suites
 
 heavy: export CI := true
-heavy: tools ## The heavy tests alone
-	$(PYTEST) -m heavy $(ARGS)
+heavy: export NODE_TESTS := true
+heavy: tools ## The heavy tests alone, and those of a real Kubernetes node, which CI has no time for
+	$(PYTEST) -m "heavy or node" $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
