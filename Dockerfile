@@ -1,7 +1,7 @@
 # Two stages from one base. What runs has neither compiler nor build tools, needs no shell, and writes to one folder only.
 # Everything that is installed is pinned by hash; to pin the base image too, pass its digest:
 #   docker build --build-arg PYTHON_IMAGE=docker.io/library/python@sha256:... .
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build

