@@ -779,7 +779,7 @@ def _clashes(found: Sequence[Provider], settings: Settings) -> Iterator[Finding]
             if issuer in issuers:
                 yield Finding((*path, place), f"names an issuer that belongs to {issuers[issuer]}; it has one owner")
             other = issuer[:-1] if issuer.endswith("/") else f"{issuer}/"
-            if issuers.get(other, owner) != owner:
+            if issuer not in issuers and issuers.get(other, owner) != owner:
                 message = f"is the issuer of {issuers[other]} but for the final slash; keep the one that is in iss"
                 yield Finding((*path, place), message)
             issuers.setdefault(issuer, owner)

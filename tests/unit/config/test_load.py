@@ -218,7 +218,7 @@ def test_openmetadatas_own_secrets_are_not_kept(folder: Path) -> None:
         ("store: {url: 'sqlite:///relative'}", "store.url: must be sqlite:////"),
         ("server: {listen: '0.0.0.0:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
         ("server: {listen: 'localhost:1', adminListen: '127.0.0.1:1'}", "adminListen: is the same address"),
-        ("server: {checkDeadline: 0}", "checkDeadline: must be longer"),
+        ("server: {checkDeadline: 0}", "checkDeadline: must be more than 0s"),
         ("rules: [{path: /a/**/b}]", "rules[0].path: has a misplaced wildcard"),
         ("rules: [{path: /a*}]", "rules[0].path: has a misplaced wildcard"),
         ("rules: [{path: /a/../b}]", "rules[0].path: must be a normalised path"),
@@ -265,7 +265,7 @@ def test_contradictions_are_refused(text: str, problem: str, folder: Path) -> No
         ("authenticationConfiguration: {authority: 'https://a'}", "set clientId"),
         ("authenticationConfiguration: {allowUnboundIssuers: true, publicKeyUrls: ['https://a/k']}", "many tenants"),
         ("allowPublishedSecrets: true", "never in production"),
-        ("server: {trustedProxies: [0.0.0.0/0]}", "trusts the whole network"),
+        ("server: {trustedProxies: [0.0.0.0/0]}", "trusts every address"),
         (ADMINS + "[root]}", "write corp/root to name one of that provider"),
         (ADMINS + "[sam@example.com], principalDomain: example.com}", "no Actor is called by one; write sam"),
         (ADMINS + "[anonymous], principalDomain: example.com}", "reserved: no caller can be it"),
@@ -343,7 +343,9 @@ def test_a_faulty_value_is_one_problem(folder: Path) -> None:
     (folder / "a.yaml").write_text("rules: [{path: api}]\n")
     with pytest.raises(Misconfigured) as caught:
         load(["a.yaml"], {})
-    assert [(p.path, p.message) for p in caught.value.problems if p.fatal] == [("rules[0].path", "must begin with /")]
+    (problem,) = (problem for problem in caught.value.problems if problem.fatal)
+    assert problem.path == "rules[0].path"
+    assert problem.message.startswith("must be a path that begins with /")
 
 
 @pytest.mark.parametrize(

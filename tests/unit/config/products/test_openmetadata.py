@@ -260,7 +260,7 @@ def test_a_base_path_that_upstream_url_adds_is_not_the_callers() -> None:
     upstream = "upstream: {url: 'http://127.0.0.1:1/om/'}\n"
     assert base_paths(load_text(IMPORT + PRESET + upstream, environ)) == ["", "", ""]
     loaded = load_text("rules: [{preset: openmetadata, basePath: /om}]\n" + upstream)
-    assert [problem.id for problem in loaded.warnings if problem.id] == ["upstream-base-path"]
+    assert [problem.id for problem in loaded.warnings if problem.id] == ["nothing-accepted", "upstream-base-path"]
 
 
 def test_a_base_path_that_cannot_be_one_is_told_at_its_place() -> None:
