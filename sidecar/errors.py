@@ -10,6 +10,8 @@ A request can fail in three ways, which end differently:
 """
 
 import json
+import os
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -161,6 +163,19 @@ def quoted(*values: object) -> str:
     shown = ", ".join(text if len(text) <= _MAX_QUOTED_LENGTH else f'{text[:_MAX_QUOTED_LENGTH]}..."' for text in texts)
     rest = len(values) - _MAX_QUOTED
     return f"{shown} and {rest} more" if rest > 0 else shown or "none"
+
+
+def system_text(error: Exception) -> str:
+    """Why a connection failed, in the words of the operating system; those of a library may quote the peer."""
+    if isinstance(error, socket.gaierror):
+        return "the name cannot be resolved"
+    if isinstance(error, TimeoutError):
+        return "no response in time"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError):
+        return "no address accepts a connection"
+    return f"the connection failed ({type(error).__name__})"
 
 
 class SidecarError(Exception):

@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sidecar.egress import NO_PROXY, Egress, Proxy
-from sidecar.errors import Misconfigured, Problem, SidecarError
+from sidecar.errors import Misconfigured, Problem, SidecarError, system_text
 from sidecar.hosts import IPAddress, is_loopback, literal_address
 from sidecar.tls import client_context
 
@@ -80,6 +80,22 @@ class OutboundError(SidecarError):
         self.kind = kind
         self.detail = detail
         self.status = status
+
+
+_MENDS: Mapping[str, str] = {
+    OutboundKind.TIMEOUT: "check NetworkPolicies and firewalls, and whether the host needs outbound.proxy",
+    OutboundKind.CONNECT: "check host and port, NetworkPolicies, and whether the host needs outbound.proxy",
+    OutboundKind.TLS: "set outbound.caFile to the CA of the certificate, and check that the port speaks TLS",
+    OutboundKind.STATUS: "check the URL, such as the realm or tenant in it",
+    OutboundKind.REDIRECT: "configure the URL that it leads to",
+    "not_json": "check the URL: it may be that of a login page",
+}
+
+
+def explained(kind: str, detail: str) -> str:
+    """What failed, and what to do about it where the kind says that."""
+    mend = _MENDS.get(kind, "")
+    return f"{kind}: {detail}{f'; {mend}' if mend else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +408,6 @@ def _connect_detail(error: Exception) -> str:
     """The error text of the operating system; that of the library may quote content of the peer."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name cannot be resolved"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return system_text(error.os_error)
+    return system_text(error)

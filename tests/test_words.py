@@ -36,10 +36,9 @@ _REMAINING = (
     "sidecar/web",
     "tests/contract",
     "tests/faults",
-    "tests/flow/test_answer_at_once.py",
+    "tests/flow/test_answers_without_task.py",
     "tests/flow/test_forward_at_once.py",
     "tests/model",
-    "tests/support/memory_store.py",
     "tests/support/redis_servers.py",
     "tests/support/schedules.py",
     "tests/support/store_world.py",
@@ -106,7 +105,7 @@ def _is_below(path: str, parents: tuple[str, ...]) -> bool:
 def _files(top: Path) -> Iterator[Path]:
     for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
         name = str(path.relative_to(ROOT))
-        is_text = path.is_file() and path.suffix in _SUFFIXES and "__pycache__" not in path.parts
+        is_text = path.is_file() and path.suffix in _SUFFIXES and {"__pycache__", "node_modules"}.isdisjoint(path.parts)
         if is_text and path.name != "package-lock.json" and not _is_below(name, (*_RECORDS, *_DATA)):
             yield path
 

@@ -98,6 +98,7 @@ def run_check(options: argparse.Namespace) -> int:
         specs = build_specs(loaded.authenticators)
         found.describe(_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None))
         found.describe(_base_paths(loaded.settings))
+        found.describe(_issuers(loaded.providers))
         found.describe(_names(loaded))
         found.describe(_server_names(server_names(loaded.settings)))
         found.describe(_egress(loaded, specs))
@@ -141,6 +142,16 @@ def _base_paths(settings: Settings) -> Iterator[str]:
     path = upstream_base_path(settings.upstream.url) if settings.upstream is not None else ""
     if path:
         yield f"Forwarded to the upstream: {path} followed by the requested path; rules match the requested path."
+
+
+def _issuers(providers: Sequence[Provider]) -> Iterator[str]:
+    """The issuer of each provider as its tokens must have it, and where its keys come from."""
+    if providers:
+        yield "Issuers:"
+    for provider in providers:
+        names = " or ".join((provider.issuer or "any issuer", *provider.issuer_aliases))
+        keys = ", ".join(provider.key_urls)
+        yield f"  {provider.name}: {names}; keys from {keys or 'its discovery document'}"
 
 
 def _names(loaded: Loaded) -> Iterator[str]:

@@ -4,8 +4,10 @@ import argparse
 import http.client
 import json
 import socket
-import sys
 from typing import Any
+
+from sidecar.cli.problems import complain
+from sidecar.errors import system_text
 
 _DEFAULT_ADDRESS = "127.0.0.1:4181"
 _TIMEOUT = 4.0
@@ -46,20 +48,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _run(options: argparse.Namespace) -> int:
     connection = _connection(options.address)
     if connection is None:
-        print(f"{options.address}: expected host:port or unix:/path", file=sys.stderr)
+        complain(f"{options.address}: expected host:port or unix:/path")
         return 2
     try:
         connection.request("GET", "/livez" if options.live else "/readyz")
         answer = connection.getresponse()
         body = answer.read(_MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        print(f"{options.address} does not answer: {type(error).__name__}", file=sys.stderr)
+        complain(f"{options.address} does not answer: {system_text(error)}; check server.adminListen")
         return 1
     finally:
         connection.close()
     if answer.status == 200:
         return 0
-    print(f"{options.address} is not ready: {_missing(body)}", file=sys.stderr)
+    complain(f"{options.address} is not ready: {_missing(body)}")
     return 1
 
 

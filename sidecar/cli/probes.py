@@ -18,8 +18,9 @@ from sidecar.clock import CheckedClock, Clock, SystemClock, difference
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
+from sidecar.config.reading.store_url import parse_store_url
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
-from sidecar.errors import Misconfigured, Problem, Unavailable
+from sidecar.errors import Misconfigured, Problem, Unavailable, system_text
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
@@ -33,6 +34,7 @@ from sidecar.store.sqlite.database import is_full, sqlite_path
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MAX_BYTES = 256 * 1024
 _COLLECTOR_TIMEOUT = 5.0
+_MEND_CONNECTION = "check that it runs, the host and port, and NetworkPolicies"
 
 
 class Probe(Protocol):
@@ -165,6 +167,7 @@ class StoreProbe:
         return [Problem(self.name, fault)] if fault else []
 
     async def _check_redis(self) -> list[Problem]:
+        address = parse_store_url(self._settings.url.reveal())
         store = RedisStore(RedisClient(self._settings, Metrics(), self._clock), self._clock)
         try:
             status = await store.status()
@@ -172,7 +175,12 @@ class StoreProbe:
             report = await store.compare_clocks("", agrees=False)
             after = self._clock.now()
         except Unavailable as failure:
-            return [Problem(self.name, f"Redis cannot be used ({failure.detail})")]
+            nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes) or address.path
+            message = (
+                f"Redis at {nodes} cannot be used ({failure.detail}); check store.url, whether it needs rediss:// or a "
+                "password, and NetworkPolicies"
+            )
+            return [Problem(self.name, message)]
         finally:
             await store.aclose()
         found = [Problem(self.name, problem, fatal=False) for problem in status.problems]
@@ -255,9 +263,10 @@ class UpstreamProbe:
             async with asyncio.timeout(self._timeout):
                 writer = await _connect(self._url)
         except TimeoutError:
-            return [Problem(self.name, f"does not accept a connection within {self._timeout:g} s")]
+            message = f"{self._url} does not accept a connection within {self._timeout:g} s; {_MEND_CONNECTION}"
+            return [Problem(self.name, message)]
         except OSError as error:
-            return [Problem(self.name, f"cannot be reached: {error.strerror or type(error).__name__}")]
+            return [Problem(self.name, f"{self._url} cannot be reached: {system_text(error)}; {_MEND_CONNECTION}")]
         writer.close()
         return []
 

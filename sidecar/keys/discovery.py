@@ -76,7 +76,8 @@ def parse_metadata(document: dict[str, object], provider: Provider) -> IssuerMet
 def _issuer_mismatch(found: object, configured: str) -> str:
     """Both values, the found one in JSON and cut to a length that fits into a log line."""
     shown = json.dumps(found)[:_MAX_SHOWN] if isinstance(found, str) else "none"
-    return f'issuer mismatch: configured "{configured}", discovery document says {shown}'
+    found_text = f'issuer mismatch: configured "{configured}", discovery document says {shown}'
+    return f"{found_text}; set issuer to the iss of its tokens"
 
 
 def _is_same_issuer(issuer: str, provider: Provider) -> bool:

@@ -17,14 +17,14 @@ from sidecar.concurrency import cancel, retrieve
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
-from sidecar.keys.discovery import IssuerMetadata, discover, parse_metadata
+from sidecar.keys.discovery import IssuerMetadata, discover, parse_metadata, well_known_urls
 from sidecar.keys.disk import DiskCopy
 from sidecar.keys.document import DocumentError
 from sidecar.keys.keyset import KeyIndex, VerificationKey
 from sidecar.keys.refresher import Refresher, Timing
 from sidecar.keys.url_keys import FetchContext, UrlKeys, create_keys
 from sidecar.metrics import Metrics
-from sidecar.outbound import ControlClient, OutboundError
+from sidecar.outbound import ControlClient, OutboundError, explained
 
 _DISCOVERY_LIFETIME = 3600.0
 
@@ -88,7 +88,8 @@ class IssuerDiscovery:
         try:
             found = await discover(context.provider, context.client, settings.timeout, settings.max_bytes)
         except (OutboundError, DocumentError) as error:
-            self.problem, lifetime = f"discovery: {error.kind}: {error.detail}", None
+            url = well_known_urls(context.provider.issuer or "")[0]
+            self.problem, lifetime = f"discovery document {url}: {explained(error.kind, error.detail)}", None
         except Exception:  # noqa: BLE001 - a bug must not end the background work
             self.problem, lifetime = "discovery: internal: see the log", None
             _log.exception("discovery failed", extra={"event": "discovery_error", "provider": context.provider.name})

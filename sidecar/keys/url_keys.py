@@ -34,7 +34,7 @@ from sidecar.keys.keyset import (
 from sidecar.keys.refresher import Refresher, Timing
 from sidecar.keys.well_known import WELL_KNOWN_THUMBPRINTS
 from sidecar.metrics import Metrics
-from sidecar.outbound import Answer, ControlClient, OutboundError
+from sidecar.outbound import Answer, ControlClient, OutboundError, explained
 
 _MIN_LIFETIME = 60.0
 _MAX_LIFETIME = 86400.0
@@ -142,7 +142,7 @@ class UrlKeys:
         except (OutboundError, DocumentError) as error:
             self.is_conclusive = bool(self.keys)
             outcome, lifetime = str(error.kind), None
-            self.problem = f"{error.kind}: {error.detail}"
+            self.problem = explained(error.kind, error.detail)
         except Exception:  # noqa: BLE001 - a bug must not end the background work
             outcome, lifetime = "internal", None
             self.problem = "internal: see the log"

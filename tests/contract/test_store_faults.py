@@ -295,7 +295,9 @@ async def test_check_asks_the_server_and_tells_what_may_be_lost(server: RedisSer
     server.kill()
     (problem,) = await probe.run()
     assert problem.fatal
-    assert problem.message == "Redis cannot be used (ConnectionError)"
+    assert problem.message.startswith(
+        f"Redis at 127.0.0.1:{server.port} cannot be used (ConnectionError); check store.url"
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ PRELUDE = """
 set -euo pipefail
 curl() { command curl --silent --fail-with-body --max-time 20 "$@"; }
 test -e .variables && . ./.variables
+IN="" CONFIG=sidecar.yaml LOG=journal  # the runbook's names for where the sidecar runs, its configuration and its log
+journal() { cat journal.jsonl; }
 set -a
 trap 'declare -px | grep -E "^declare -x (ID|KID|TOKEN)=" > .variables || true' EXIT
 """
@@ -129,6 +131,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         'oidc_issuer_url = "https://idp.example.com"\nclient_id = "x"\nupstreams = ["http://127.0.0.1:8080"]\n',
         encoding="utf-8",
     )
+    logs = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Logs\n")[2]
+    events = [name for row in re.findall(r"^\| (`.*?) \|", logs, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    lines = [f'{{"event":"{event}","cause":"audience"}}\n' for event in events]
+    (tmp_path / "journal.jsonl").write_text("".join(lines), encoding="utf-8")
     with IdentityProvider() as corp, IdentityProvider() as partner, echo_upstream() as upstream:
         names = {
             "https://idp.example.com/realms/corp": corp.issuer,
@@ -145,6 +151,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             "/var/lib/sidecar": str(tmp_path / "lib"),
             "/etc/sidecar": str(tmp_path / "etc"),
             "/etc/oauth2-proxy.cfg": str(tmp_path / "oauth2-proxy.cfg"),
+            "127.0.0.1:4181": admin,
         }
         token = corp.mint(aud=["openmetadata", "demo"])
         (tmp_path / "denied.jsonl").write_text(f'{{"issuer": "{corp.issuer}", "jti": "0d1f"}}\n', encoding="utf-8")
@@ -169,7 +176,7 @@ def follow(page: Path, desk: Desk) -> None:
     desk.write_configuration(configuration_of(page))
     remaining = runnable(page)
     # commands before the first that needs a running sidecar prepare it
-    while remaining and "curl " not in remaining[0]:
+    while remaining and not re.search("curl |sidecar health ", remaining[0]):
         desk.run("\n".join(line for line in remaining.pop(0).splitlines() if not line.startswith("sidecar serve")))
     if not remaining:
         return

@@ -117,7 +117,7 @@ async def test_datahubs_login_paths_likewise(start: Start, method: str, path: st
 
 @pytest.mark.parametrize("path", ["/api/v1/auth/login", "/callback"])
 async def test_a_token_header_is_removed_on_login_paths_also_where_it_is_forwarded(start: Start, path: str) -> None:
-    """An identity-aware proxy adds it to every request, so whoever follows a link to a login brings one."""
+    """An identity-aware proxy adds it to every request, so a client that follows a link to a login sends one."""
     header: dict[str, Any] = {"name": "X-Goog-IAP-JWT-Assertion", "forward": True, "ambient": True}
     token = (header["name"], forge.token(forge.claims()))
     with echo_upstream() as upstream:

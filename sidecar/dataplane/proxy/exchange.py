@@ -10,7 +10,7 @@ from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from sidecar.dataplane.proxy.pool import UpstreamConnection
-from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.errors import Cause, Reason, Refused, UpstreamFailed, system_text
 from sidecar.web.request import connection_of
 
 _UPSTREAM_ERRORS = (ClientError, HttpProcessingError, OSError)
@@ -124,7 +124,7 @@ class Exchange:
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
         except _UPSTREAM_ERRORS as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, system_text(error)) from error
 
     async def resume(self) -> UpstreamResponse:
         """The same for what has been sent already, without a body."""
@@ -133,7 +133,7 @@ class Exchange:
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "response") from error
         except _UPSTREAM_ERRORS as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, system_text(error)) from error
 
     async def finish(self) -> None:
         """The answer is over: what of the request has not been sent by now never will be."""

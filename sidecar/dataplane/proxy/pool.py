@@ -20,7 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpParser, HttpResponseParser, RawResponseMessage
 
-from sidecar.errors import Cause, Reason, UpstreamFailed
+from sidecar.errors import Cause, Reason, UpstreamFailed, system_text
 from sidecar.tls import client_context
 
 _CONNECT_ERRORS = (OSError, ssl.SSLError, ssl.CertificateError)
@@ -280,5 +280,5 @@ class UpstreamPool:
         except TimeoutError as error:
             raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, Cause.DEADLINE, "connect") from error
         except _CONNECT_ERRORS as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, type(error).__name__) from error
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, system_text(error)) from error
         return connection

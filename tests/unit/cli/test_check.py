@@ -136,17 +136,39 @@ def test_a_file_of_keys_that_is_missing_is_exit_2(check: Any, tmp_path: Path) ->
 def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str) -> None:
     """The upstream, over TCP and over a socket."""
     offer_keys(service, url)
-    for upstream in (f"http://127.0.0.1:{free_port()}", "unix:/nowhere.sock"):
+    for upstream, why in (
+        (f"http://127.0.0.1:{free_port()}", "connection refused"),
+        ("unix:/nowhere.sock", "no such file or directory"),
+        ("http://absent.invalid:80", "the name cannot be resolved"),
+    ):
         code, text = check({**listed(url), "upstream": {"url": upstream}})
         assert code == 1
-        assert "error: upstream: cannot be reached" in text
+        assert f"error: upstream: {upstream} cannot be reached: {why}; check that it runs" in text
+
+
+def test_a_provider_that_cannot_be_asked_is_said_with_url_and_mend(check: Any, service: Service, url: str) -> None:
+    offer_keys(service, url)
+    document = "/.well-known/openid-configuration"
+    service.documents[f"/other{document}"] = {"issuer": f"{url}/other/", "jwks_uri": f"{url}/keys"}
+    refused = f"http://127.0.0.1:{free_port()}"
+    for issuer, said in (
+        (refused, "connect: connection refused; check host and port"),
+        (f"{url}/absent", "status: status 404; check the URL, such as the realm"),
+        (f"{url}/other", f'configured "{url}/other", discovery document says "{url}/other/"; set issuer to'),
+        (url.replace("http:", "https:"), "tls: TLS handshake failed; set outbound.caFile"),
+    ):
+        code, text = check(listed(issuer))
+        assert code == 1
+        assert f"error: provider corp: discovery document {issuer}{document}: " in text
+        assert said in text
 
 
 def test_an_unreachable_collector_is_exit_1(check: Any, service: Service, url: str) -> None:
     offer_keys(service, url)
-    code, text = check({**listed(url), "tracing": {"endpoint": f"http://127.0.0.1:{free_port()}"}})
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    code, text = check({**listed(url), "tracing": {"endpoint": endpoint}})
     assert code == 1
-    assert "error: tracing: cannot be reached" in text
+    assert f"error: tracing: {endpoint} cannot be reached: connection refused" in text
     assert check({**listed(url), "tracing": {"endpoint": url}})[0] == 0
 
 

@@ -346,8 +346,9 @@ def test_a_faulty_value_is_one_problem(folder: Path) -> None:
     (folder / "a.yaml").write_text("rules: [{path: api}]\n")
     with pytest.raises(Misconfigured) as caught:
         load(["a.yaml"], {})
-    (problem,) = [problem for problem in caught.value.problems if problem.fatal]
-    assert (problem.path, problem.message.startswith("must be a path that begins with /")) == ("rules[0].path", True)
+    (problem,) = (problem for problem in caught.value.problems if problem.fatal)
+    assert problem.path == "rules[0].path"
+    assert problem.message.startswith("must be a path that begins with /")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_file_without_a_salt_needs_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", SHAPES)
 @pytest.mark.parametrize("credentials", ["datahub", "passthrough", "none"])
-def test_a_quickstart_that_authenticates_nobody_is_an_error_without_the_header(
+def test_a_quickstart_without_authentication_is_an_error_without_the_header(
     tmp_path: Path, version: str, credentials: str
 ) -> None:
     """Its metadata service ignores tokens, and treats a request without the Actor's header as the system client's."""
