@@ -1,4 +1,4 @@
-"""Revocation entries in full, compressed: for the day on which the store has lost them.
+"""Complete revocation entries, compressed, to restore a store that has lost them.
 
 Checking a token needs digests only; restoring an entry needs everything that it was made of.
 """
@@ -6,9 +6,9 @@ Checking a token needs digests only; restoring an entry needs everything that it
 import json
 import zlib
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from math import inf
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import Any
 
 import orjson
@@ -48,14 +48,15 @@ class CompressedLog:
             # stable: of one id the later entry stays behind the earlier one
             block = sorted(self._open, key=_version)
             columns = [[name for name, _ in block], *zip(*(_fields(item) for _, item in block), strict=True)]
-            # what a version has more than the one before it compresses to half of the whole number
-            steps = [_version(block[0]), *(_version(later) - _version(one) for one, later in pairwise(block))]
+            versions = list(map(_version, block))
+            # the differences compress to half of the numbers
+            steps = [versions[0], *map(sub, versions[1:], versions)]
             # level 1: the higher ones take twice the time for a twentieth less
             self._blocks.append((until, zlib.compress(_encode([*columns, steps]), 1)))
             self._open = []
 
     def prune(self, now: float) -> None:
-        """Forget blocks in which nothing stands any more at ``now``."""
+        """Drop blocks whose entries have all expired at ``now``."""
         self._blocks = [block for block in self._blocks if block[0] > now]
 
 
