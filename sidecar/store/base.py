@@ -52,17 +52,17 @@ class Changes:
 
     @property
     def entries(self) -> Entries:
-        """What is said, to be merged."""
+        """The states in it, to be merged."""
         return Entries(self.records, self.ends, self.revocations, self.removals, self.currents)
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the store promises of a write: it has all of ``entries``, with the versions that it gave.
+    """The result of a write: the store has all of ``entries``, with the versions that it assigned.
 
-    Of what was to be merged, ``entries`` leaves out what the store knows better. ``mark`` is that of the last write of
-    the log by then: a reader who sees it in the log of the same life of the store sees everything of ``entries``, or
-    what has come of it.
+    Of what was to be merged, ``entries`` omits what the store has in a later version. ``mark`` is that of the last
+    write in the log at that time: a reader that has read up to it, in the same life of the store, has all of
+    ``entries`` or later versions.
     """
 
     mark: str
@@ -152,14 +152,14 @@ class Store(Protocol):
     async def write(self, batch: Batch, after: int = 0) -> Receipt:
         """Write ``batch`` durably, as one step that readers of the log see once.
 
-        The store gives each entry a version: higher than any that it has given, than what it holds of the same id, than
-        ``after``, and than the microsecond of its own clock.
+        The store assigns each entry a version, which is higher than all that it has assigned, than that of the same id,
+        and than ``after``, and not lower than the microsecond of its own clock.
         """
 
     async def merge(self, entries: Entries) -> Receipt:
-        """Merge what a copy knows (see :mod:`sidecar.store.merge`), with its versions, in one step for each kind.
+        """Merge the entries of a copy (see :mod:`sidecar.store.merge`), with their versions, atomically for each kind.
 
-        Gives the store a mark of its life if it has none.
+        Assigns the identifier of :meth:`life` if the store has none.
         """
 
     async def touch(self, used: Sequence[tuple[str, float]]) -> None:

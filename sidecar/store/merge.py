@@ -1,7 +1,7 @@
-"""How two statements about one thing become one: the order that every copy and every store keeps.
+"""Merges two states of one object: the order that every copy and every store keeps.
 
-Each function is commutative, associative and idempotent, so the order in which statements arrive changes nothing.
-``redis_scripts.py`` does the same in Lua. Why it is right: ``docs/decisions/0011-copies-that-merge.md``.
+Each function is commutative, associative and idempotent, so the order in which states arrive does not matter.
+``redis/scripts.py`` does the same in Lua. Correctness: ``docs/decisions/0011-copies-that-merge.md``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ Word = RevocationEntry | Removal
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Statements to be merged, in any order. ``ends``: ids of records and when they ended, records known or not."""
+    """States to merge, in any order. ``ends``: ids of records and their time of revocation, stored here or not."""
 
     records: Sequence[TokenRecord] = ()
     ends: Sequence[tuple[str, float]] = ()
@@ -72,9 +72,9 @@ class Entries:
 
 
 def rank(word: Word) -> tuple[int, int, float, str]:
-    """Of two words about one entry the higher one counts: the later version; at the same version what refuses more.
+    """Of two states of one entry the higher rank counts: the later version, and of equal ones what rejects more.
 
-    Equal versions come only from data of before versions were given.
+    Equal versions occur only in data from before stores assigned versions.
     """
     if isinstance(word, Removal):
         return (word.version, 0, word.until, "")
@@ -83,17 +83,17 @@ def rank(word: Word) -> tuple[int, int, float, str]:
 
 
 def join_words(one: Word, other: Word) -> Word:
-    """The word about an entry that counts."""
+    """The state of an entry that counts."""
     return max(one, other, key=rank)
 
 
 def join_ends(one: float | None, other: float | None) -> float | None:
-    """When a record ended: an end counts whoever knows of it, the earliest of several."""
+    """The revocation time of a record: the earlier one; one takes precedence over none."""
     return other if one is None else one if other is None else min(one, other)
 
 
 def join_records(one: TokenRecord, other: TokenRecord) -> TokenRecord:
-    """What is known of one record. Only its end, its last use and its version can differ: ids are never used again."""
+    """Merge two states of a record. Only its end, last use and version can differ: ids are never reused."""
     used = max(one.last_used_at or 0.0, other.last_used_at or 0.0)
     return replace(
         other if other.version >= one.version else one,
@@ -108,7 +108,7 @@ def join_currents(one: Current, other: Current) -> Current:
 
 
 def currents_of(minted: Iterable[TokenRecord]) -> list[Current]:
-    """What new tokens that replace others say of their bots."""
+    """The current tokens of bots that result from ``minted``."""
     return [
         Current(bot_key(record.actor_id), record.version, record.id)
         for record in minted
@@ -124,15 +124,15 @@ def is_replaced(record: TokenRecord, current: Current | None) -> bool:
 
 
 def moment_of(version: int) -> float:
-    """The time at which the store gave ``version``, in seconds since the epoch."""
+    """The time at which the store assigned ``version``, in seconds since the epoch."""
     return version / 1_000_000
 
 
 def remembered_until(expires_at: float | None, now: float) -> float:
-    """Until when a removal is kept that happens at ``now`` and is about an entry that would have ended so."""
+    """Until when a removal is kept that is made at ``now``, of an entry that would have expired at ``expires_at``."""
     return max(now + KEEP_REMOVALS, (expires_at or 0.0) + DAY)
 
 
 def removal_at(entry_id: str, version: int, expires_at: float | None = None) -> Removal:
-    """The removal that a store has just given ``version``, of an entry that would have ended at ``expires_at``."""
+    """The removal of an entry that would have expired at ``expires_at``; the store has just assigned ``version``."""
     return Removal(entry_id, version, remembered_until(expires_at, moment_of(version)))

@@ -1,7 +1,7 @@
-"""The one Redis connection: where the server is, time limits, one retry, a circuit breaker, the key prefix.
+"""The Redis client: finds the server, time limits, one retry, a circuit breaker, the key prefix.
 
-All our keys lie in one slot, so one server has all of them: the only one there is, the master that the sentinels name,
-or the cluster's owner of the slot. Every error of Redis leaves here as Unavailable, named by its kind only.
+All keys are in one slot, so one server has all of them: the configured server, the master that the sentinels name, or
+the owner of the slot in the cluster. Every Redis error is raised as Unavailable with the kind of the error only.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ _SOCKET_TIMEOUT = 0.9
 _SENTINEL_TIMEOUT = 0.3
 _MAX_CONNECTIONS = 32
 
-# The server that was asked is not, or no longer, the one to ask.
+# This server does not have the keys, or no longer.
 _ELSEWHERE = (AskError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError, BusyLoadingError)
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 class Breaker:
-    """Stops asking a server that does not answer: after a failure nobody asks for a while, then one asks for all."""
+    """Circuit breaker: after a failure no operation is tried for a while, then a single one."""
 
     FIRST = 0.25
     LONGEST = 2.0
@@ -65,7 +65,7 @@ class Breaker:
         self._is_trying = False
 
     def enter(self) -> bool:
-        """Whether to ask. Who asks after a pause does so alone; the others are refused until that has an end."""
+        """Whether to try. After a pause only one operation is tried; the others fail until it has ended."""
         if not self._pause:
             return True
         now = self._monotonic()
@@ -81,7 +81,7 @@ class Breaker:
         self._is_trying = False
 
     def failed(self) -> None:
-        """The server did not answer. Many who were under way at once count as one."""
+        """The server did not answer. Operations that were in flight together count as one failure."""
         if self._monotonic() < self._closed_until and not self._is_trying:
             return
         self._is_trying = False
@@ -90,15 +90,15 @@ class Breaker:
 
 
 class RedisClient:
-    """Commands for the server that has our keys.
+    """Commands for the server that has the keys.
 
-    Operations share one breaker; those that follow the log have connections of their own, which may block, and are not
-    counted by the breaker. ``operation`` is a metric label from a fixed set. Every method raises
+    Operations share one breaker. Commands that follow the log have separate connections, which may block, and bypass
+    the breaker. ``operation`` is a metric label from a fixed set. Every method raises
     Unavailable(STORE_UNAVAILABLE) within its deadline.
     """
 
     def __init__(self, settings: StoreSettings, metrics: Metrics, clock: Clock, *, deadline: float = DEADLINE) -> None:
-        """Raises Misconfigured; connects to nothing."""
+        """Raises Misconfigured. Does not connect."""
         self.prefix = _prefix(settings.key_prefix)
         self._metrics = metrics
         self._deadline = deadline
@@ -120,14 +120,14 @@ class RedisClient:
         return (self.prefix + name).encode("utf-8")
 
     async def read(self, operation: str, *commands: Command) -> list[Any]:
-        """The answers to ``commands``, sent at once."""
+        """Send ``commands`` together and return their results."""
         return await self._guarded(operation, self._quick, commands, self._deadline)
 
     async def write(self, operation: str, script: str, keys: Sequence[bytes], arguments: Sequence[str | bytes]) -> Any:
-        """The result of ``script``, once as many replicas have what it wrote as the configuration asks for.
+        """Run ``script`` and return its result after ``waitReplicas`` replicas have acknowledged what it wrote.
 
-        The script may run twice when an answer is lost, and has to write something even when it has nothing to do:
-        what replicas acknowledge is counted from a connection's last write.
+        The script may run twice if a response is lost. It must write something even if nothing changes: WAIT refers to
+        the last write of the connection.
         """
         commands: list[Command] = [("EVAL", script, len(keys), *keys, *arguments)]
         deadline = self._deadline
@@ -141,7 +141,7 @@ class RedisClient:
         return result
 
     async def follow(self, operation: str, *commands: Command, block: float = 0.0) -> list[Any]:
-        """As :meth:`read`, for background work: past the breaker, and ``block`` seconds more for commands that wait."""
+        """As :meth:`read`, for background work: without the breaker, and with ``block`` more seconds to wait."""
         return await self._counted(operation, self._patient, commands, self._deadline + block)
 
     async def aclose(self) -> None:
@@ -208,7 +208,7 @@ class _Closer:
 
 
 class _Connector:
-    """How to reach servers: credentials and TLS, and where the server for a slot is."""
+    """Connects: credentials and TLS, and the address of the server for a slot."""
 
     def __init__(self, settings: StoreSettings, address: StoreAddress, closer: _Closer) -> None:
         self.closer = closer
@@ -225,12 +225,12 @@ class _Connector:
         return self._client(node, socket_seconds, {**self._user, "db": self._address.database})
 
     async def locate(self, slot: int) -> Node:
-        """The server to ask for the keys of ``slot``. Raises RedisError or OSError when nobody knows."""
+        """The server that has ``slot``. Raises RedisError or OSError if no configured server can name it."""
         if self._address.kind is StoreKind.SINGLE:
             return self._address.nodes[0]
         if self._address.kind is StoreKind.SOCKET:
             return self._address.path, 0
-        fault: Exception = RedisConnectionError("nobody knows")
+        fault: Exception = RedisConnectionError("no server to ask")
         for node in dict.fromkeys((*self._address.nodes, *self._learned)):
             try:
                 return await self._ask(node, slot)
@@ -247,7 +247,7 @@ class _Connector:
         for first, last, owner in owners:
             if first <= slot <= last:
                 return owner
-        raise ClusterDownError("nobody has the slot")
+        raise ClusterDownError("the slot has no owner")
 
     async def _answer(self, node: Node, user: Mapping[str, Any], question: Command) -> Any:
         client = self._client(node, _SENTINEL_TIMEOUT, user)
@@ -278,7 +278,7 @@ class _Connector:
 
 
 class _Endpoint:
-    """Asks the server that has our keys, and finds it again when it has moved or does not answer."""
+    """Sends commands to the server that has the keys, and locates it again if it has moved or does not answer."""
 
     def __init__(self, dial: _Connector, prefix: str, socket_seconds: float) -> None:
         self._dial = dial
@@ -290,7 +290,7 @@ class _Endpoint:
         self._idle = asyncio.Event()
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers, after one more try when the server was lost. Raises RedisError and OSError."""
+        """The results, with one retry if the server was lost. Raises RedisError and OSError."""
         self._running += 1
         self._idle.clear()
         try:
@@ -303,7 +303,7 @@ class _Endpoint:
                 self._idle.set()
 
     def mark_suspect(self) -> None:
-        """Look for the server anew next time."""
+        """Locate the server again for the next command."""
         self._forget(self._client)
 
     async def aclose(self) -> None:
@@ -319,7 +319,7 @@ class _Endpoint:
             self._check_open()
             node = await self._dial.locate(self._slot)
             self._check_open()
-            # another caller may have been faster
+            # another command may have set it meanwhile
             client = self._client = self._client or self._dial.client(node, self._socket_seconds)
         try:
             return await _run(client, commands)
@@ -344,7 +344,7 @@ class _Endpoint:
 
 
 class _TlsConnection(Connection):
-    """TLS by a context that was checked at the start; the name to verify may differ from the host's."""
+    """TLS with a context that was checked at the start; the name to verify may differ from the host."""
 
     def __init__(self, *, context: ssl.SSLContext, server_name: str, **options: Any) -> None:
         super().__init__(**options)
@@ -359,7 +359,7 @@ async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)
-    # raised here, because the library would write the whole command into the error
+    # raised here: the library would put the whole command into the error
     results = await pipeline.execute(raise_on_error=False)
     for result in results:
         if isinstance(result, Exception):
@@ -368,14 +368,14 @@ async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
 
 
 def _master(answer: Any) -> Node:
-    """The address in a sentinel's answer. Raises RedisConnectionError when it knows no such service."""
+    """The address in the response of a sentinel. Raises RedisConnectionError if it does not know the service."""
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         raise RedisConnectionError("no such service")
     return _text(answer[0]), int(answer[1])
 
 
 def _owners(answer: Any, asked: Node) -> list[tuple[int, int, Node]]:
-    """First slot, last slot and owner in the answer to CLUSTER SLOTS; a node that leaves out its host is ``asked``."""
+    """First slot, last slot and owner, from CLUSTER SLOTS; a node without a host is ``asked``."""
     return [(int(first), int(last), (_text(node[0]) or asked[0], int(node[1]))) for first, last, node, *_ in answer]
 
 
@@ -412,6 +412,6 @@ def _tls(settings: StoreTls) -> ssl.SSLContext:
 
 
 def _kind(error: Exception) -> str:
-    """The error's kind: its text may quote what was written, or an address."""
+    """The kind of the error: its text may contain values that were written, or an address."""
     word = str(error).partition(" ")[0]
     return word if type(error) is ResponseError and re.fullmatch(r"[A-Z]{3,20}", word) else type(error).__name__

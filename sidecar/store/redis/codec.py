@@ -1,8 +1,8 @@
-"""Records and entries as Redis keeps them: compact, with a version, and distrusted when they are read again.
+"""The encoding of records and entries in Redis. Values that are read are validated.
 
-A value is 16 hexadecimal digits, the version that the store gave to it, and a JSON array that begins with the version
-of the format. With the id behind them the digits are the entry's place in sorted sets: in order of writing, every place
-taken only once. Before stores gave versions the digits were the microsecond of creation, which is read as the version.
+A value is the version that the store assigned, as 16 hexadecimal digits, and a JSON array that begins with the version
+of the format. The digits followed by the id are the member of sorted sets, which are therefore in the order of writes.
+Values from before stores assigned versions begin with the microsecond of creation, which is read as the version.
 """
 
 import json
@@ -18,7 +18,7 @@ from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 
 _VERSION = 1
 STAMP = 16
-"""Digits in front of a value, and of a place."""
+"""Number of digits at the start of a value, and of a member of a sorted set."""
 _ID = re.compile(r"[!-~]{1,200}")
 _PLACE = re.compile(r"[0-9a-f]{16}[!-~]{1,200}")
 LATEST_VERSION = 2**53 - 2**40
@@ -47,7 +47,7 @@ def read_version(value: bytes | str) -> int:
 
 
 def is_id(text: str) -> bool:
-    """Whether an entry can have this id."""
+    """Whether ``text`` can be the id of an entry."""
     return _ID.fullmatch(text) is not None
 
 
@@ -93,7 +93,7 @@ def record_text(record: TokenRecord) -> str:
 def read_record(
     token_id: str, value: bytes | str, revoked: bytes | str | None, used: bytes | str | None
 ) -> TokenRecord | None:
-    """The record, or None when it cannot be understood. A time of its end that cannot be read ends it at once."""
+    """The record, or None if it cannot be decoded. A revocation time that cannot be decoded counts as revoked."""
     try:
         (version, token_hash, name, kind, actor_id, actor_type, created, expires, form, description, roles,
          flags, owner) = _parse(value[STAMP:])  # fmt: skip
@@ -125,7 +125,7 @@ def read_record(
 
 
 def read_end(value: bytes | str) -> float:
-    """When a record ended; 0 where that cannot be read: it has ended all the same."""
+    """The revocation time of a record; 0 if it cannot be decoded: the record is revoked all the same."""
     return _stored_time(value, 0.0) or 0.0
 
 
@@ -147,7 +147,7 @@ def entry_text(entry: RevocationEntry) -> str:
 
 
 def read_entry(entry_id: str, value: bytes | str) -> RevocationEntry | None:
-    """The entry, or None when it cannot be understood."""
+    """The entry, or None if it cannot be decoded."""
     try:
         version, scope, issuer, name, created, before, expires, reason, by = _parse(value[STAMP:])
         if version != _VERSION:
@@ -169,7 +169,7 @@ def read_entry(entry_id: str, value: bytes | str) -> RevocationEntry | None:
 
 
 def read_removal(entry_id: str, value: bytes | str) -> Removal | None:
-    """The removal of an entry, or None when it cannot be understood: its version, then until when it is kept."""
+    """The removal of an entry (version, then until when it is kept), or None if it cannot be decoded."""
     try:
         return Removal(entry_id, read_version(value), _time(float(value[STAMP:])))
     except _DAMAGED:
@@ -177,7 +177,7 @@ def read_removal(entry_id: str, value: bytes | str) -> Removal | None:
 
 
 def read_current(bot: str, at: bytes | str) -> Current | None:
-    """The token of a bot that has replaced the others, of which ``at`` is the place; None: cannot be understood."""
+    """The current token of a bot, whose member of sorted sets is ``at``; None if it cannot be decoded."""
     try:
         text = at.decode("ascii") if isinstance(at, bytes) else at
         return Current(bot, read_version(text), check_id(text[STAMP:]))
@@ -186,13 +186,13 @@ def read_current(bot: str, at: bytes | str) -> Current | None:
 
 
 def read_changes(text: bytes) -> tuple[list[RevocationEntry], list[str], int]:
-    """Revocation entries, ids of forgiven ones, and how many entries could not be understood."""
+    """Revocation entries, ids of removed ones, and how many could not be decoded."""
     if not text:
         return [], [], 0
     try:
-        written, forgiven = _parse(text)
+        written, removed = _parse(text)
         entries = [read_entry(_text(entry_id), _text(value)) for entry_id, value in written]
-        return [entry for entry in entries if entry], list(map(_text, forgiven)), entries.count(None)
+        return [entry for entry in entries if entry], list(map(_text, removed)), entries.count(None)
     except _DAMAGED:
         return [], [], 1
 
@@ -220,7 +220,7 @@ def read_ids(text: bytes) -> list[str]:
 
 
 def _parse(text: bytes | str) -> Any:
-    """Raises ValueError. Only the slower reader knows half a surrogate pair, which a hostile claim may hold."""
+    """Raises ValueError. Only the slower parser accepts a lone surrogate, which a hostile claim may contain."""
     try:
         return orjson.loads(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The store in Redis: hashes of values, sorted sets for lists, a stream as the log, every write one script.
+"""The store in Redis: hashes for values, sorted sets for lists, a stream as the log, one script for each write.
 
-Records, entries and removals that are long over, by the server's clock and by that of this process, are swept away a
-few at a time after writes.
+Records, entries and removals that ended long ago, by the clocks of the server and of this process, are deleted in small
+numbers after writes.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ class RedisStore:
         whole = replace(query, now=0.0) == indexed
         total = 0
         if whole:
-            # names kept for bots have no Actor: where tokens are listed they are left out
+            # registrations of bot names have no Actor: they are not listed as tokens
             names = self._by_actor("")
             counted = await self._kv.read("list_records", ("ZCARD", order), ("ZCARD", names))
             total = counted[0] - (counted[1] if indexed == RecordQuery() else 0)
@@ -212,7 +212,7 @@ class RedisStore:
             (generation, newest), (seconds, micros) = there
             store_time = int(seconds) + int(micros) / 1e6
             lives = (generation or b"").decode("ascii", "replace")
-            if life != lives and (life or head):  # a reader that has found nothing can lose nothing
+            if life != lives and (life or head):  # a reader that has read nothing cannot have lost anything
                 raise LossError
             if (newest or b"") != head.encode("ascii"):
                 entries = await self._log_after(last)
@@ -228,7 +228,7 @@ class RedisStore:
                 return await self._changes(entries, lives, last, head)
 
     async def _gap(self, last: str) -> GapError:
-        """What it means that the log does not go on from ``last``: it was trimmed, or it has lost its end."""
+        """The error if the log does not continue at ``last``: it was trimmed, or has lost its end."""
         (first,) = await self._kv.follow("read_changes", ("XRANGE", self._key["log"], "-", "+", "COUNT", 1))
         return LossError() if first and _order(first[0][0].decode("ascii")) <= _order(last) else GapError()
 
@@ -257,7 +257,7 @@ class RedisStore:
         await self._kv.aclose()
 
     async def _if_allowed(self, command: Command) -> dict[str, Any]:
-        """The answer to what the user may be forbidden to ask; empty when it is."""
+        """The result of a command that the Redis user may not be allowed to run; empty if so."""
         try:
             (answer,) = await self._kv.read("status", command)
         except Unavailable:
@@ -265,7 +265,7 @@ class RedisStore:
         return dict(answer)
 
     async def _apply(self, operation: str, arguments: "_Arguments", after: int) -> tuple[str, list[int]]:
-        """The mark of the last write of the log by then, and the version of each entry; 0: it changed nothing."""
+        """The mark of the last write in the log, and the version of each entry; 0: it changed nothing."""
         mark = uuid4().hex
         fixed = {**self._key, "applied:": self._key["applied:"] + mark.encode("ascii")}
         now = wire.write_time(self._clock.now())
@@ -275,7 +275,7 @@ class RedisStore:
         return last, [int(version) for version in versions if version]
 
     async def _scan(self, name: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """The fields of a hash, in pieces; one that is there all the while is among them."""
+        """The fields of a hash, in pieces; a field that exists during the whole scan is included."""
         cursor = 0
         while True:
             command: Command = ("HSCAN", self._key[name], cursor, "COUNT", _PIECE)
@@ -286,7 +286,7 @@ class RedisStore:
                 return
 
     async def _records_of(self, ask: "_Command", operation: str, ids: Sequence[str]) -> "_Found":
-        """What the server has of those ids."""
+        """The records with these ids."""
         found = _Found()
         for start in range(0, len(ids), _PIECE):
             some = ids[start : start + _PIECE]
@@ -302,9 +302,9 @@ class RedisStore:
     async def _pieces(
         self, ask: "_Command", operation: str, order: bytes, hashes: Sequence[str], start: str = ""
     ) -> AsyncIterator[list[Any]]:
-        """The places of ``order`` from the newest down, and beside them what ``hashes`` say about each.
+        """The members of ``order``, newest first, with the values of ``hashes`` for each.
 
-        Each piece goes on from the last place, so that a server that has taken over in between leaves nothing out.
+        Each piece continues after the last member, so a failover in between omits nothing.
         """
         keys = [order, *(self._key[name] for name in hashes)]
         before: str | bytes = start
@@ -349,7 +349,7 @@ class RedisStore:
         )
 
     async def _places_of(self, ids: Sequence[str]) -> "dict[str, tuple[bytes, float]]":
-        """Of those entries that there are the index by issuer, and until when their removal has to be kept at least."""
+        """For each existing entry, the index by issuer, and the minimum time to keep its removal."""
         if not ids:
             return {}
         for entry_id in ids:
@@ -363,7 +363,7 @@ class RedisStore:
         }
 
     async def _sweep(self) -> None:
-        """Remove some of what is long over. Best effort: the write before it is done."""
+        """Delete some of what ended long ago. Best effort: the write before it has succeeded."""
         if self._clock.monotonic() - self._swept_at < _SWEEP_INTERVAL:
             return
         now = self._clock.now()
@@ -376,7 +376,7 @@ class RedisStore:
                 self._swept_at -= _SWEEP_INTERVAL
 
     async def _sweep_one(self, expiry: str, hashes: Sequence[str], order: str, now: float, keep: float) -> int:
-        """Sweep what was over ``keep`` seconds ago, by this clock, and by the server's, which has the last word."""
+        """Delete what ended more than ``keep`` seconds ago by both clocks; the script compares the server's."""
         until = now - keep
         oldest: Command = ("ZRANGEBYSCORE", self._key[expiry], "-inf", wire.write_time(until), "LIMIT", 0, _MAX_SWEPT)
         (found,) = await self._kv.read("sweep", oldest)
@@ -394,7 +394,7 @@ class RedisStore:
         return int(await self._kv.write("sweep", SWEEP, [*fixed, *arguments.keys], arguments.values))
 
     def _orders_of(self, kind: str, entry_id: str, value: bytes) -> list[bytes]:
-        """The sorted sets, besides the one of all, in which an entry stands; none when it cannot be understood."""
+        """The sorted sets, besides the one of all, that contain an entry; none if it cannot be decoded."""
         if kind == "removed":
             return []
         if kind == "denials":
@@ -420,16 +420,16 @@ class RedisStore:
         return self._kv.key(f"issuer:{_digest(issuer)}")
 
     def _standing(self, record: TokenRecord) -> bytes | None:
-        """Where the tokens of a bot are that may still stand."""
+        """The key of the tokens of a bot that may be valid."""
         return self._bot(bot_key(record.actor_id)) if record.kind is TokenKind.BOT else None
 
     def _bot(self, bot: str) -> bytes:
-        """Where the tokens of that bot are, named by its key."""
+        """The same, by the key of the bot."""
         return self._kv.key(f"bot:{bot}")
 
 
 class _Arguments:
-    """The lists that a script reads, and the keys that they name by number."""
+    """The lists of a script's arguments, and the keys that they refer to by number."""
 
     def __init__(self, fixed: int = len(_FIXED)) -> None:
         self.values: list[str] = []
@@ -458,7 +458,7 @@ class _Arguments:
         own: bool,
         replacing: bool,
     ) -> None:
-        """Records to add; the server gives a version to each ``own`` one."""
+        """Records to add; the server assigns the versions of ``own`` ones."""
         self.values.append(str(len(records)))
         for record in records:
             bot = standing(record)
@@ -488,7 +488,7 @@ class _Arguments:
             self.values += [wire.check_id(entry.id), text, version, _optional(entry.expires_at), index]
 
     def remove(self, removals: Sequence[Removal], places: Mapping[str, tuple[bytes, float]], *, own: bool) -> None:
-        """Revocation entries to remove; ``places`` has those that are there."""
+        """Revocation entries to remove; ``places`` has the existing ones."""
         self.values.append(str(len(removals)))
         for removal in removals:
             index, until = places.get(removal.id, (None, 0.0))
@@ -500,7 +500,7 @@ class _Arguments:
             ]
 
     def current(self, currents: Sequence[Current], standing: Callable[[str], bytes]) -> None:
-        """The tokens of bots that have replaced others."""
+        """The current tokens of bots."""
         self.values.append(str(len(currents)))
         for current in currents:
             place = wire.sort_key(current.version, wire.check_id(current.id))
@@ -514,7 +514,7 @@ class _Arguments:
 
 
 class _Found:
-    """Records that were read, the ends of those that are not there, and how many could not be understood."""
+    """Records that were read, the ends of records that do not exist, and how many could not be decoded."""
 
     def __init__(self) -> None:
         self.records: list[TokenRecord] = []
@@ -530,7 +530,7 @@ class _Found:
 
 
 class _Piece:
-    """What a piece of the log comes to: of each entry the word that counts."""
+    """A piece of the log: of each entry the latest state."""
 
     def __init__(self, head: str) -> None:
         self.head = head
@@ -543,7 +543,7 @@ class _Piece:
         self.skipped = 0
 
     def take(self, entry_id: str, fields: Mapping[bytes, bytes]) -> bool:
-        """Take the next entry. False: it does not follow on the one before. Raises GapError when it tells nothing."""
+        """Take the next log entry. False: it does not follow the previous one. Raises GapError if it is empty."""
         self.last = entry_id
         try:
             before, mark = fields[b"p"].decode("ascii"), fields[b"i"].decode("ascii")
@@ -551,18 +551,18 @@ class _Piece:
             removals = wire.read_pairs(fields.get(b"f", b""))
             currents = wire.read_pairs(fields.get(b"b", b""))
         except (KeyError, ValueError):
-            # nothing of ours: a damaged entry of ours is found out by the next one, which does not follow
+            # not written by a sidecar; if a damaged one was, the next one does not follow
             self.skipped += 1
             return True
         if before != self.head:
             return False
         if fields.get(b"x") == b"1":
-            raise GapError  # of an earlier version, which puts back without saying what
+            raise GapError  # of an earlier version, which restores without logging the entries
         self.head = mark
         self.marks.append(mark)
-        entries, forgiven, damaged = wire.read_changes(fields.get(b"d", b""))
+        entries, removed, damaged = wire.read_changes(fields.get(b"d", b""))
         if b"f" not in fields:
-            self._take_unversioned(entry_id, entries, forgiven)
+            self._take_unversioned(entry_id, entries, removed)
         else:
             self._hear(entries)
             self._hear(map(wire.read_removal, *zip(*removals, strict=True)) if removals else ())
@@ -576,10 +576,10 @@ class _Piece:
         self.skipped += damaged
         return True
 
-    def _take_unversioned(self, entry_id: str, entries: Sequence[RevocationEntry], forgiven: Sequence[str]) -> None:
-        """What a process of an earlier version wrote. The server's clock, which the entry's id has, gives the order."""
+    def _take_unversioned(self, entry_id: str, entries: Sequence[RevocationEntry], removed: Sequence[str]) -> None:
+        """Writes of a process of an earlier version: ordered by the server's clock in the id of the log entry."""
         version = _order(entry_id)[0] * 1000
-        self._hear(Removal(name, version, remembered_until(None, version / 1e6)) for name in forgiven)
+        self._hear(Removal(name, version, remembered_until(None, version / 1e6)) for name in removed)
         self._hear(replace(entry, version=max(entry.version, version + 1)) for entry in entries)
 
     def _hear(self, words: Iterable[Word | None]) -> None:
@@ -592,7 +592,7 @@ class _Piece:
 
 
 def _written(batch: Batch, versions: Sequence[int]) -> Entries:
-    """``batch`` as the store has it now. A record that was there already is left out."""
+    """``batch`` as the store has it now, without records that existed before."""
     given = iter(versions)
     added = [replace(record, version=version) for record in batch.add if (version := next(given))]
     denied = [replace(entry, version=next(given)) for entry in batch.add_entries]
@@ -606,7 +606,7 @@ def _written(batch: Batch, versions: Sequence[int]) -> Entries:
 
 
 def _kept(piece: Entries, versions: Sequence[int]) -> Entries:
-    """``piece`` without the words that the server knows better."""
+    """``piece`` without what the server has in a later version."""
     given = iter(versions[len(piece.records) :])
     return replace(
         piece,
@@ -628,19 +628,19 @@ def _entry_at(place: str, value: str | None) -> RevocationEntry | None:
 
 
 def _order(entry_id: str) -> tuple[int, int]:
-    """Where an entry of a stream stands."""
+    """The position of an entry in a stream."""
     moment, _, number = entry_id.partition("-")
     return int(moment), int(number or 0)
 
 
 def _cut(found: Sequence[tuple[str, T]], limit: int) -> tuple[tuple[T, ...], str]:
-    """The first ``limit`` of ``found``, and the mark of the next page when there is more."""
+    """The first ``limit`` of ``found``, and the cursor of the next page if there are more."""
     page = found[:limit]
     return tuple(entry for _, entry in page), page[-1][0] if page and len(found) > limit else ""
 
 
 def _digest(*parts: str) -> str:
-    """A name for keys: it tells any two values apart, and shows neither."""
+    """A name for keys that is unique and does not reveal the values."""
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 

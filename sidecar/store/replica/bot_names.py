@@ -1,4 +1,4 @@
-"""Which names are kept for bots, by the records of their tokens and of their registrations.
+"""The names that are reserved for bots, by the records of their tokens and registrations.
 
 A registration is a record of kind ``bot_name``: it has no token, never expires, and its end is the release of the name.
 """
@@ -16,7 +16,7 @@ def registration_id(name: str, number: int) -> str:
 
 
 def make_registration(name: str, number: int, now: float, by: str) -> TokenRecord:
-    """The record that keeps ``name`` for a bot. ``by`` names who asked for it."""
+    """The record that reserves ``name`` for a bot. ``by``: the caller that registered it."""
     # without token and Actor: no credential and no list of tokens ever finds it
     return TokenRecord(
         id=registration_id(name, number),
@@ -31,7 +31,7 @@ def make_registration(name: str, number: int, now: float, by: str) -> TokenRecor
 
 
 class BotNames:
-    """The names of a picture of the store. They compare without regard to case."""
+    """The reserved names in a copy of the store, compared without case."""
 
     def __init__(self) -> None:
         self._registered: dict[str, set[str]] = {}
@@ -41,7 +41,7 @@ class BotNames:
         self._spelled: dict[str, str] = {}
 
     def learn(self, record: TokenRecord) -> None:
-        """Take over what ``record`` says, an ended one too."""
+        """Add ``record``, also a revoked one."""
         if record.kind is TokenKind.BOT_NAME:
             name = folded(record.name)
             registered = self._registered.setdefault(name, set())
@@ -58,12 +58,12 @@ class BotNames:
             self._minted[name] = max(record.created_at, self._minted.get(name, record.created_at))
 
     def forget(self, record: TokenRecord) -> None:
-        """``record`` has left the picture. Its name stays kept."""
+        """``record`` was dropped from the copy. Its name stays reserved."""
         if record.kind is TokenKind.BOT:
             self._standing[folded(record.actor_id)].discard(record.id)
 
     def has(self, name: str) -> bool:
-        """Whether only a bot may be called ``name``: it is registered, or has a token from after its last release."""
+        """Whether ``name`` is reserved: it is registered, or a token was minted after its last release."""
         name = folded(name)
         minted = self._minted.get(name)
         if minted is None:
@@ -74,5 +74,5 @@ class BotNames:
         return released is None or minted > released
 
     def unregistered(self) -> list[str]:
-        """Names that are kept by tokens alone, which are forgotten one day."""
+        """Names that are reserved only by tokens, whose records are deleted after a time."""
         return [self._spelled[name] for name in self._minted if not self._registered.get(name) and self.has(name)]

@@ -1,4 +1,4 @@
-"""What ends when, in whole minutes, so that ended things are found without looking at the others."""
+"""Index of keys by the minute of their expiry, to find expired ones without a scan."""
 
 import heapq
 from math import ceil, isfinite
@@ -9,7 +9,7 @@ MINUTE = 60.0
 
 
 class ExpiryIndex(Generic[K]):
-    """Keys by the minute in which they end. A key may be noted more than once: whoever takes it looks again."""
+    """Keys by the minute in which they end. A key may be added more than once: callers check it again."""
 
     def __init__(self) -> None:
         self._minutes: dict[int, list[K]] = {}

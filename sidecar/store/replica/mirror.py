@@ -1,12 +1,12 @@
-"""The complete copy of the store that requests ask, kept up by following the store's log; look-ups never wait.
+"""The complete copy of the store that requests are decided by. It follows the store's log; look-ups never wait.
 
-One exception: an id that the copy does not know is asked of the store, because it may have been minted a moment ago by
-another process. While the store is away, and when it comes back empty, the copy is what is judged by.
+One exception: an id that is not in the copy is looked up in the store, because another process may have minted it a
+moment ago. While the store is unavailable, and after it comes back empty, the copy decides.
 
-The copy is what the store had at the position of the log to which it has been read, merged with what the store has
-acknowledged to this process and the log has not shown yet. Whenever everything is read anew the old copy is merged into
-the new one, and what the store does not have is written to it again: a store that has lost something is healed by every
-copy that knew it. ``docs/decisions/0011-copies-that-merge.md`` has the whole protocol.
+The copy is the state of the store at the position in the log up to which it was read, merged with the writes that the
+store has acknowledged to this process and that have not been read in the log. Whenever everything is read again, the
+old copy is merged into the new one, and what the store lacks is written to it: every copy restores what the store has
+lost. ``docs/decisions/0011-copies-that-merge.md`` has the whole protocol.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A write whose answer is awaited: how often everything was read when it was sent, the marks that were seen since,
-    and the versions that the copy has learned since of the entries and removals in the write.
+    """A write whose response is awaited: the number of complete reads when it was sent, the marks that were read since,
+    and the versions that the copy has received since of the entries and removals in the write.
 
-    The copy has no versions at hand: what was learned here is all that keeps a late answer from undoing a later write.
+    The copy itself has no versions: only these keep a late response from undoing a later write.
     """
 
     ids: frozenset[str]
@@ -46,22 +46,22 @@ class _Flight:
     marks: set[str] = field(default_factory=set)
     words: dict[str, int] = field(default_factory=dict)
     reading: dict[str, int] = field(default_factory=dict)
-    """What is being read anew, which counts once the new copy has taken the place of the old one."""
+    """Versions in the copy that is being read, which count once it is in use."""
 
     def note(self, words: dict[str, int]) -> None:
-        """The copy has learned these words."""
+        """The copy has these versions now."""
         _raise(self.words, words, self.ids)
 
     def note_reading(self, words: dict[str, int]) -> None:
-        """They are in the copy that is being read."""
+        """The copy that is being read has these versions."""
         _raise(self.reading, words, self.ids)
 
     def take_reading(self) -> None:
-        """The copy that was being read is in use."""
+        """The copy that was being read is in use now."""
         self.note(self.reading)
 
     def without_overtaken(self, entries: Entries) -> Entries:
-        """``entries`` without the words that have been learned already, or later ones about the same."""
+        """``entries`` without those of which the copy has this or a later version."""
         return replace(
             entries,
             revocations=[word for word in entries.revocations if self.words.get(word.id, -1) < word.version],
@@ -75,7 +75,7 @@ def _raise(known: dict[str, int], words: dict[str, int], ids: frozenset[str]) ->
 
 
 class _Promises:
-    """What the store has acknowledged and the log has not shown yet, by the mark of the write that will show it."""
+    """Acknowledged writes that have not been read in the log, by the mark of the write."""
 
     def __init__(self) -> None:
         self._entries: dict[str, list[Entries]] = {}
@@ -89,22 +89,22 @@ class _Promises:
 
     @property
     def marks(self) -> list[str]:
-        """Those that are open."""
+        """The marks that have not been read."""
         return list(self._entries)
 
     @property
     def entries(self) -> list[Entries]:
-        """What is promised."""
+        """What was acknowledged."""
         return [entries for several in self._entries.values() for entries in several]
 
     def add(self, receipt: Receipt) -> None:
-        """Remember what ``receipt`` promises."""
+        """Remember ``receipt``."""
         self._entries.setdefault(receipt.mark, []).append(receipt.entries)
         for name, version in receipt.entries.words().items():
             self._words[name] = max(version, self._words.get(name, -1))
 
     def settle(self, marks: Iterable[str]) -> None:
-        """The log has shown the writes of ``marks``."""
+        """The writes with these ``marks`` have been read in the log."""
         for mark in marks:
             for entries in self._entries.pop(mark, ()):
                 for name, version in entries.words().items():
@@ -112,7 +112,7 @@ class _Promises:
                         del self._words[name]
 
     def unknown(self, entries: Entries) -> Entries:
-        """``entries`` without words that are no later than what is promised."""
+        """``entries`` without those of which a later version was acknowledged."""
         words = self._words
         if not words:
             return entries
@@ -127,11 +127,11 @@ class Mirror:
     """The store as this process knows it. Times are in seconds."""
 
     FOLLOW = 1.0
-    """Longest wait for one piece of the log."""
+    """Maximum wait for one piece of the log."""
     ASK_AGAIN = 5.0
-    """Least time between two questions to the store about one unknown id."""
+    """Minimum time between two look-ups of one unknown id in the store."""
     RETRY = (0.1, 5.0)
-    """First and longest wait after a failure; doubles in between."""
+    """First and maximum wait after a failure; it doubles in between."""
     _MAX_UNKNOWN = 10_000
     _PRUNE_AT_ONCE = 5_000
     _PRUNE_REMOVALS = 600.0
@@ -159,7 +159,7 @@ class Mirror:
         self._loads = 0
         self._promises = _Promises()
         self._flights: list[_Flight] = []
-        # while it is set, a new picture takes the place of the old one
+        # set while a new copy replaces the old one
         self._swapping: asyncio.Event | None = None
         self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
         self._tried = asyncio.Event()
@@ -173,7 +173,7 @@ class Mirror:
         self.observe()
 
     def observe(self) -> None:
-        """Be the one whose state the metrics tell; so is every new one, until another is."""
+        """Let the metrics show this copy, instead of the one that they showed before."""
         metrics = self._metrics
         metrics.watch(metrics.revocation_mirror_age, lambda: self.age)
         metrics.watch(metrics.revocation_entries, lambda: len(self.revocations))
@@ -181,7 +181,7 @@ class Mirror:
         metrics.watch(metrics.clock_offset, lambda: self._clock.offset)
 
     async def start(self) -> None:
-        """Read everything and follow the store from then on, in the background. A store that is down stops nothing."""
+        """Read everything and follow the store, in the background. An unavailable store does not prevent the start."""
         self._follower = asyncio.create_task(self._follow(), name="mirror")
 
     async def aclose(self) -> None:
@@ -192,7 +192,7 @@ class Mirror:
         while tasks:
             for task in tasks:
                 task.cancel()
-            # again, because wait_for of Python 3.11 forgets a cancellation that comes together with what it waits for
+            # again: wait_for of Python 3.11 loses a cancellation that arrives together with its result
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
     async def wait_first_load(self, within: float) -> bool:
@@ -203,7 +203,7 @@ class Mirror:
         return self.is_loaded
 
     async def changed(self, within: float) -> None:
-        """Return when something has been learned, or after ``within``."""
+        """Return when the copy has changed, or after ``within``."""
         news = self._news
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -236,29 +236,29 @@ class Mirror:
 
     @property
     def revocations(self) -> RevocationList:
-        """The deny list of this moment."""
+        """The current revocation list."""
         return self._picture.revocations
 
     def record(self, token_id: str) -> TokenRecord | None:
-        """The record as the copy has it."""
+        """The record in the copy."""
         return self._picture.record(token_id)
 
     def records(self) -> list[TokenRecord]:
-        """Every record that the copy has."""
+        """Every record in the copy."""
         return self._picture.records()
 
     def is_bot_name(self, name: str) -> bool:
-        """Whether only a bot may be called ``name``, in whatever letters: until the name is released."""
+        """Whether ``name`` is reserved for a bot, compared without case."""
         return self._picture.bot_names.has(name)
 
     def unregistered_bots(self) -> list[str]:
-        """Names that are kept by the records of tokens alone, which the store forgets one day."""
+        """Names that are reserved only by records of tokens, which are deleted after a time."""
         return self._picture.bot_names.unregistered()
 
     async def lookup(self, token_id: str) -> TokenRecord | None:
-        """The record, asked of the store when the copy has none.
+        """The record; looked up in the store if the copy has none.
 
-        Raises Unavailable(STORE_UNAVAILABLE) when the store cannot be asked.
+        Raises Unavailable(STORE_UNAVAILABLE) if that fails.
         """
         known = self._picture.record(token_id)
         if known is not None:
@@ -272,19 +272,19 @@ class Mirror:
             self._unknown.move_to_end(token_id)
             if len(self._unknown) > self._MAX_UNKNOWN:
                 self._unknown.popitem(last=False)
-        # shielded: the first asker may leave, the others still want to know
+        # shielded: others may wait for it after the first caller was cancelled
         return await asyncio.shield(asked[1])
 
     async def write(self, batch: Batch) -> None:
-        """Write ``batch`` to the store; once that is done this process judges by it, the others in milliseconds.
+        """Write ``batch`` to the store; then it applies in this process, and within milliseconds in the others.
 
-        Raises Unavailable(STORE_UNAVAILABLE): nothing has happened, or after a time-out perhaps everything.
+        Raises Unavailable(STORE_UNAVAILABLE): nothing was written, or after a time-out possibly everything.
         """
         with self._flying(batch) as flight:
             receipt = await self._store.write(batch, self._floor)
             await self._landed(flight)
             while flight.loads != self._loads:
-                # what has been read meanwhile may have come of it, or have lost it: the store tells which
+                # what was read meanwhile has this write, a later one, or has lost it: the store decides
                 flight.loads, flight.marks = self._loads, {self._mark}
                 receipt = await self._store.merge(receipt.entries)
                 await self._landed(flight)
@@ -303,12 +303,12 @@ class Mirror:
             self._flights.remove(flight)
 
     async def _landed(self, flight: _Flight) -> None:
-        """The answer has come: wait while pictures are being changed."""
+        """The response has arrived: wait while a new copy replaces the old one."""
         while self._swapping is not None:
             await self._swapping.wait()
 
     def _promised(self, receipt: Receipt, flight: _Flight) -> None:
-        """Judge by what the store has acknowledged, and remember it until the log has shown it."""
+        """Apply what the store has acknowledged, and remember it until it was read in the log."""
         self._floor = max(self._floor, receipt.entries.version)
         if receipt.mark not in flight.marks:
             self._promises.add(receipt)
@@ -317,7 +317,7 @@ class Mirror:
         self._picture.merge(flight.without_overtaken(receipt.entries))
 
     def _count(self, batch: Batch) -> None:
-        """What ``batch`` has ended, by kind of record and by scope of entry."""
+        """Count what ``batch`` revokes, by kind of record and by scope of entry."""
         for token_id, _ in batch.revoke:
             record = self.record(token_id)
             if record is not None:
@@ -345,7 +345,7 @@ class Mirror:
                 failures = 0
 
     def _log_state(self, error: Exception, *, first: bool) -> None:
-        """Remember what ``error`` means for the next step, and log the first of a row."""
+        """Drop the position if ``error`` requires a complete read, and log the first of consecutive errors."""
         if isinstance(error, Unavailable):
             if first:
                 _log.warning(
@@ -369,7 +369,7 @@ class Mirror:
             )
 
     async def _catch_up(self) -> None:
-        """Take over one piece of the log. Raises GapError and Unavailable."""
+        """Apply one piece of the log. Raises GapError and Unavailable."""
         asked, promised = self._clock.monotonic(), self._promises.marks
         changes = await self._store.follow(self._position, self.FOLLOW)
         self._compare_clocks(changes)
@@ -392,7 +392,7 @@ class Mirror:
         for flight in self._flights:
             flight.note(words)
             flight.marks.update(changes.marks)
-        # what a piece says of a promise that it settles is no earlier than the promise
+        # the piece has the acknowledged versions of the marks in it, or later ones
         self._promises.settle(changes.marks)
         self._skipped.inc(changes.skipped)
         is_outdated = not await self._fill(self._picture, entries)
@@ -402,11 +402,11 @@ class Mirror:
         for written_at in changes.written_at:
             self._propagation.observe(max(0.0, now - written_at))
         if is_outdated and not self._promises and not self._flights:
-            # a record stands there that has ended here: the end was lost
+            # a record is valid in the store that is revoked here: the revocation was lost
             raise LossError
 
     async def _fill(self, picture: Snapshot, entries: Entries) -> bool:
-        """Take over ``entries``, letting others run in between. False: a record had ended here and stands there."""
+        """Merge ``entries``, yielding to other tasks. False: a record is revoked here and valid in ``entries``."""
         is_current = True
         for records in slices(entries.records, self._SLICE):
             for record in records:
@@ -425,7 +425,7 @@ class Mirror:
             self._clock.compare(changes.store_time)
 
     def _prune(self) -> None:
-        """Forget what is long over, if the clock can be trusted."""
+        """Drop what ended long ago, if the clock agrees with the store's."""
         if not self._clock.agrees:
             return
         now = self._clock.earliest()
@@ -437,12 +437,12 @@ class Mirror:
     # --- reading everything
 
     async def _load(self) -> None:
-        """Read the whole store into a new picture, merge the old one into it, and judge by it from then on.
+        """Read the whole store into a new copy, merge the old one into it, and use it from then on.
 
-        What the store does not have of the old picture is written to it.
+        What the store lacks of the old copy is written to it.
         """
         old, fresh = self._picture, Snapshot()
-        # part of the old picture, and compared with the store as all of it is
+        # in the old copy, all of which is compared with the store
         self._promises = _Promises()
         life = await self._store.life()
         if not life:
@@ -487,7 +487,7 @@ class Mirror:
         if not position:
             raise Unavailable(Cause.STORE_UNAVAILABLE, "a snapshot without position")
         while True:
-            # what was written while the pieces were being read, and whether it is still the same store
+            # what was written while the pieces were read, and whether it is still the same store
             asked = self._clock.monotonic()
             changes = await self._store.follow(position, 0.0)
             self._compare_clocks(changes)
@@ -506,7 +506,7 @@ class Mirror:
                 flight.note_reading(words)
 
     async def _put_back(self, old: Snapshot, fresh: Snapshot, owed: _Promises) -> dict[str, int]:
-        """Merge into the store and into ``fresh`` what ``old`` knows better. Returns how much of each kind."""
+        """Merge into the store and ``fresh`` what only ``old`` has. Returns the number of each kind."""
         counts = {"records": 0, "revoked": 0, "entries": 0, "removals": 0}
         for seen, entries in enumerate(old.better_than(fresh, self._clock.now())):
             if entries:
@@ -549,12 +549,12 @@ class Mirror:
 
 
 async def _ahead(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """The same items; each is fetched while the one before is being worked on."""
+    """The same items; each is fetched while the previous one is processed."""
     upcoming = asyncio.create_task(_next(items))
     try:
         while item := await upcoming:
             upcoming = asyncio.create_task(_next(items))
-            await asyncio.sleep(0)  # lets the question go out
+            await asyncio.sleep(0)  # lets the request be sent
             yield item[0]
     finally:
         upcoming.cancel()

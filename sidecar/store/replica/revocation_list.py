@@ -1,6 +1,6 @@
-"""The deny list in memory: is this token refused although it verifies? No I/O, a look-up is a few dictionary probes.
+"""The revocation list in memory: whether a valid token is revoked. No I/O; a look-up is a few dictionary look-ups.
 
-A million entries have to be cheap, so an entry is no object: a digest of what it is about, and one number.
+To keep a million entries small, an entry is not an object but a digest of what it refers to, and one number.
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_n
 _versions = count(1)
 _MAX_WASTE = 50_000
 
-# What is remembered of an entry, in the smallest object that holds two floats (32 bytes). ``real``: it concerns tokens
-# issued before then (infinite: whenever issued). ``imag``: it stands until then (infinite: for ever).
+# The times of an entry, in the smallest object that holds two floats (32 bytes). ``real``: it matches tokens issued
+# before then (infinite: any). ``imag``: its expiry (infinite: never).
 _Validity = complex
 
 
 class RevocationKeys:
-    """What the deny list has to know of one verified token, worked out once."""
+    """The keys of one verified token in the revocation list, computed once."""
 
     __slots__ = ("issued_at", "probes")
 
     def __init__(self, probes: tuple[tuple[Scope, bytes], ...], issued_at: float | None) -> None:
         self.probes = probes
-        # without a time of issue every cut-off concerns it
+        # without a time of issue, every cut-off matches
         self.issued_at = -inf if issued_at is None else issued_at
 
 
@@ -79,7 +79,7 @@ def spellings(*actor_ids: str) -> tuple[str, ...]:
 
 
 class RevocationList:
-    """Every entry that stands. ``version`` changes, to a number that no list has had, whenever more may be refused.
+    """The entries in force. ``version`` changes, to a number that no list has had, whenever more tokens may match.
 
     ``endless`` counts the entries that never expire.
     """
@@ -99,7 +99,7 @@ class RevocationList:
         return self._size
 
     def match(self, facts: RevocationKeys, now: float) -> Scope | None:
-        """What the entry is about that concerns the token at ``now`` (seconds since the epoch), None: no entry."""
+        """The scope of an entry that matches the token at ``now`` (seconds since the epoch); None: none matches."""
         entries, issued_at = self._entries, facts.issued_at
         for scope, key in facts.probes:
             found = entries.get(key)
@@ -111,7 +111,7 @@ class RevocationList:
         return None
 
     def add(self, entry: RevocationEntry) -> bool:
-        """Let ``entry`` stand, in place of one with the same id. False: its times are none."""
+        """Add ``entry``, or replace the one with the same id. False: its times are not numbers."""
         if not _is_time(entry.issued_before) or not _is_time(entry.expires_at):
             return False
         key = entry_key(entry.scope, entry.issuer, entry.name)
@@ -124,12 +124,12 @@ class RevocationList:
         if self._replace(key, entry.id, span, is_proper=is_proper):
             self._expiries.put(key, span.imag)
             self.version = next(_versions)
-        # even if it refuses the same: its version is a later one
+        # even if it matches the same tokens: its version is later
         self._archive.add(entry, has_proper_id=is_proper)
         return True
 
     def discard(self, entry_id_: str) -> bool:
-        """End the entry of that id. False: there is none."""
+        """Remove the entry with that id. False: there is none."""
         proper = parse_entry_id(entry_id_)
         key = self._strange_ids.pop(entry_id_, None) or (proper[0] if proper else None)
         found = self._entries.get(key) if key else None
@@ -149,7 +149,7 @@ class RevocationList:
         return span is not None
 
     def has(self, entry: RevocationEntry) -> bool:
-        """Whether an entry of that id stands."""
+        """Whether an entry with that id is in force."""
         key = entry_key(entry.scope, entry.issuer, entry.name)
         found = self._entries.get(key)
         if isinstance(found, _Validity):
@@ -157,18 +157,18 @@ class RevocationList:
         return found is not None and entry.id in found
 
     def active(self, now: float) -> Iterator[RevocationEntry]:
-        """Every entry that stands at ``now``, in full. One id may come twice; the later one counts."""
+        """Every complete entry in force at ``now``. An id may occur twice; the later one counts."""
         for entry in self._archive:
             if (entry.expires_at is None or entry.expires_at > now) and self.has(entry):
                 yield entry
 
     @property
     def is_wasteful(self) -> bool:
-        """Whether forgiven and replaced entries take more room than standing ones: a list made anew is smaller."""
+        """Whether removed and replaced entries take more memory than those in force: reading again saves it."""
         return len(self._archive) > 2 * self._size + _MAX_WASTE
 
     def prune(self, now: float, most: int) -> None:
-        """Forget entries that ended before ``now``, looking at no more than ``most``."""
+        """Drop entries that expired before ``now``, looking at no more than ``most``."""
         due = self._expiries.pop_due(now, most)
         if due:
             self._archive.prune(now)
@@ -183,7 +183,7 @@ class RevocationList:
                     self.discard(ended)
 
     def _replace(self, key: bytes, name: str, span: _Validity, *, is_proper: bool) -> bool:
-        """Remember ``span``. False: exactly that is remembered already."""
+        """Set the times of an entry. False: they are the same already."""
         found = self._entries.get(key)
         if isinstance(found, _Validity):
             held = _id_of(key, found)
@@ -210,7 +210,7 @@ class RevocationList:
         self.endless -= span.imag == inf
 
     def _span(self, entry: RevocationEntry) -> _Validity:
-        """The number to remember. Entries about single tokens share those that end in the same minute."""
+        """The times of an entry. Entries for single tokens share the object of their minute of expiry."""
         until = inf if entry.expires_at is None else entry.expires_at
         if entry.issued_before is not None:
             return complex(entry.issued_before, until)

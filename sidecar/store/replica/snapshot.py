@@ -1,4 +1,4 @@
-"""One consistent picture of the store in memory: the deny list, and every record that may still matter."""
+"""One consistent copy of the store in memory: the revocation list, and every record that is still needed."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -21,17 +21,17 @@ from sidecar.store.replica.revocation_list import RevocationList
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 KEEP_EXPIRED = DAY
-"""How long after its end a record is still kept, in seconds."""
+"""Seconds for which a record is kept after its end."""
 T = TypeVar("T")
 _BUCKET = 32
 _PIECE = 1000
 
 
 class Snapshot:
-    """What is known of entries and records, merged as :mod:`sidecar.store.merge` says.
+    """Records and entries, merged as in :mod:`sidecar.store.merge`.
 
-    Of an entry that stands only what judging needs is at hand, and not its version: words about one entry have to come
-    in the order of their versions. Everything else may come in any order.
+    For an entry in force it has what a check needs, which is not its version: the states of one entry must be added in
+    the order of their versions. Everything else may be merged in any order.
     """
 
     def __init__(self) -> None:
@@ -46,19 +46,19 @@ class Snapshot:
         self._expiries: ExpiryIndex[str] = ExpiryIndex()
 
     def record(self, token_id: str) -> TokenRecord | None:
-        """The record of that id."""
+        """The record with that id."""
         return self._records.get(token_id)
 
     def records(self) -> list[TokenRecord]:
-        """All of them."""
+        """All records."""
         return list(self._records.values())
 
     def removal(self, entry_id: str) -> Removal | None:
-        """The removal of that entry, where it was taken off the list and that is remembered."""
+        """The removal of that entry, if it was removed and is not in force again."""
         return self._removals.get(entry_id)
 
     def merge_record(self, record: TokenRecord) -> bool:
-        """Merge what the store says of a record. False: it stands there, and is known to have ended."""
+        """Merge a record. False: it is valid in the store, and revoked here."""
         known = self._records.get(record.id)
         is_outdated = False
         if known is not None:
@@ -75,7 +75,7 @@ class Snapshot:
         return not is_outdated
 
     def merge(self, entries: Entries) -> int:
-        """Merge ``entries``, whose words about entries are later than what is known. Returns how many are garbage."""
+        """Merge ``entries``, whose revocation entries are later than those here. Returns how many are invalid."""
         for record in entries.records:
             self.merge_record(record)
         for token_id, ended in entries.ends:
@@ -87,7 +87,7 @@ class Snapshot:
         return self.add(entries.revocations)
 
     def add(self, entries: Iterable[RevocationEntry]) -> int:
-        """Let ``revocations`` stand. Returns how many could not be understood."""
+        """Add ``entries``. Returns how many are invalid."""
         removals, failed = self._removals, 0
         for entry in entries:
             if removals and entry.id in removals:
@@ -98,14 +98,14 @@ class Snapshot:
         return failed
 
     def remove(self, removal: Removal) -> None:
-        """Let an entry stand no more."""
+        """Remove an entry."""
         known = self._removals.get(removal.id)
         if known is None or known.version < removal.version:
             self._removals[removal.id] = removal
         self.revocations.discard(removal.id)
 
     def end(self, token_id: str, ended: float) -> None:
-        """End a record, or the one that may still come."""
+        """Revoke a record, or one that has not been read yet."""
         known = self._records.get(token_id)
         if known is None:
             self._ends[token_id] = min(ended, self._ends.get(token_id, ended))
@@ -113,7 +113,7 @@ class Snapshot:
             self.merge_record(replace(known, revoked_at=join_ends(known.revoked_at, ended)))
 
     def replace(self, current: Current) -> None:
-        """Let ``current`` be its bot's token, and end what was minted before it."""
+        """Make ``current`` the token of its bot, and revoke what was minted before it."""
         known = self._currents.get(current.bot)
         newest = current if known is None else join_currents(known, current)
         if newest == known:
@@ -123,7 +123,7 @@ class Snapshot:
             self.merge_record(self._records[token_id])
 
     def prune(self, now: float, most: int) -> None:
-        """Forget what ended a day before ``now`` or earlier, looking at no more than ``most`` of each kind."""
+        """Drop what ended a day before ``now`` or earlier, looking at no more than ``most`` of each kind."""
         self.revocations.prune(now - DAY, most)
         for token_id in self._expiries.pop_due(now, most):
             gone = self._records.pop(token_id, None)
@@ -132,12 +132,12 @@ class Snapshot:
                 self.bot_names.forget(gone)
 
     def prune_removals(self, now: float) -> None:
-        """Forget removals that need not be remembered any more."""
+        """Drop removals that are kept no longer."""
         for removal in [removal for removal in self._removals.values() if removal.until + DAY <= now]:
             del self._removals[removal.id]
 
     def better_than(self, other: "Snapshot", now: float) -> Iterator[Entries | None]:
-        """What is known here and not there, in pieces; None now and then, for others to run."""
+        """What ``other`` lacks, in pieces; None from time to time, to let other tasks run."""
         yield from self._words_unlike(other, now)
         currents = [current for current in self._currents.values() if other.is_newer(current)]
         ends = [(name, ended) for name, ended in self._ends.items() if not other.knows_end(name, ended)]
@@ -152,7 +152,7 @@ class Snapshot:
         oldest = now - DAY
         buckets = 1 + (len(self.revocations) + len(other.revocations)) // _BUCKET
         here, there = [0] * buckets, [0] * buckets
-        # of two pictures that are mostly alike only the parts that differ are compared one by one
+        # most entries of two copies are equal: only buckets that differ are compared one by one
         for picture, sums in ((self, here), (other, there)) if len(other.revocations) else ():
             for entry in picture.revocations.active(oldest):
                 sums[hash(entry.id) % buckets] += hash((entry.id, entry.version))
@@ -180,23 +180,23 @@ class Snapshot:
         yield from (Entries(removals=some) for some in slices(removals, _PIECE))
 
     def is_news(self, removal: Removal) -> bool:
-        """Whether ``removal`` is later than the one that is known."""
+        """Whether ``removal`` is later than the one here."""
         known = self._removals.get(removal.id)
         return known is None or known.version < removal.version
 
     def is_newer(self, current: Current) -> bool:
-        """Whether ``current`` is a later token of its bot than is known."""
+        """Whether ``current`` is a later token of its bot than the one here."""
         known = self._currents.get(current.bot)
         return known is None or (known.version, known.id) < (current.version, current.id)
 
     def knows_end(self, token_id: str, ended: float) -> bool:
-        """Whether that record has ended, then or earlier."""
+        """Whether that record is revoked here, at that time or earlier."""
         record = self._records.get(token_id)
         known = self._ends.get(token_id) if record is None else record.revoked_at
         return known is not None and known <= ended
 
     def _learn_bot(self, record: TokenRecord) -> TokenRecord:
-        """``record``, ended if its bot has a later token."""
+        """``record``, revoked if its bot has a later token."""
         standing = self._standing_bots.get(record.actor_id)
         if standing is None:
             standing = self._standing_bots[record.actor_id] = set()
@@ -211,7 +211,7 @@ class Snapshot:
         return record
 
     def is_unlike(self, record: TokenRecord) -> bool:
-        """Whether ``record`` is not known, or says that it has ended, earlier than is known, or a later version."""
+        """Whether ``record`` is not here, is revoked earlier than here, or has a later version."""
         known = self._records.get(record.id)
         if known is None or record.version > known.version:
             return True

@@ -1,7 +1,7 @@
-"""The one SQLite file: who may open it, its schema and versions, and the thread that owns the connection.
+"""The SQLite file: access to it, its schema and versions, and the thread that owns the connection.
 
 Write-ahead logging lets several processes use one file; ``synchronous=FULL`` makes a write that was answered survive a
-kill or a power cut. Every SQLite error leaves here as one of ours.
+killed process and a power failure. Every SQLite error is raised as Unavailable or Misconfigured.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ _ADDITIONS: tuple[str, ...] = (
 
 
 class _ClosedError(sqlite3.ProgrammingError):
-    """Work came after the end."""
+    """The file was closed before."""
 
 
 class _MovedError(sqlite3.OperationalError):
@@ -133,7 +133,7 @@ def sqlite_path(url: str) -> Path:
 
 
 class Database:
-    """The file, opened and brought to the current schema. Use :meth:`open`; close with :meth:`aclose`."""
+    """The file, opened and migrated to the current schema. Use :meth:`open`; close with :meth:`aclose`."""
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self._path = path
@@ -245,12 +245,12 @@ class Database:
         _log.info("store available again", extra={"event": "store_available", "path": str(self._path)})
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        # shielded: a caller that gives up must not leave the next one with half a transaction
+        # shielded: a cancelled caller must not leave half a transaction to the next one
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T], until: float) -> T:
         if time.monotonic() >= until:
-            raise TimeoutError  # whoever asked has been told that it did not work
+            raise TimeoutError  # its caller has got an error already
         connection = self._in_place()
         connection.execute(begin)
         try:

@@ -1,4 +1,4 @@
-"""The store in the SQLite file. Rows carry the number of the change that wrote them last: that is the log."""
+"""The store in an SQLite file. Each row has the number of the change that wrote it last, which is the log."""
 
 import asyncio
 import json
@@ -43,9 +43,9 @@ from sidecar.store.sqlite.database import Database
 KEEP_RECORDS = 30 * 86400.0
 """Seconds for which an expired record stays in lists."""
 LOG_CHANGES = 100_000
-"""How many changes readers may be behind."""
+"""Number of changes that the log keeps for readers."""
 POLL = 0.05
-"""Seconds between two looks at what other processes have written."""
+"""Seconds between two checks for writes of other processes."""
 _MAX_SWEPT = 200
 _BOUND = 500
 _PIECE = 2000
@@ -237,7 +237,7 @@ class SqliteStore:
         return await self._database.read(operation, lambda connection: connection.execute(query, bound).fetchall())
 
     async def _pieces(self, select: str) -> AsyncIterator[list[Row]]:
-        """All rows, in order of their ids; what is written meanwhile may be among them or not."""
+        """All rows, in the order of their ids; rows that are written meanwhile may be included or not."""
         last = ""
         while rows := await self._rows("read_snapshot", f"{select} WHERE id > ? ORDER BY id LIMIT {_PIECE}", [last]):
             yield rows
@@ -279,7 +279,7 @@ def _position(connection: sqlite3.Connection) -> str:
 
 
 def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
-    """What was written after the change ``after``, some of it when it is much. Raises GapError, LossError."""
+    """What was written after the change ``after``, or a part of it. Raises GapError and LossError."""
     found = connection.execute("SELECT mark FROM changes WHERE change = ?", (after,)).fetchone()
     if found is None and after < _number(connection, "SELECT min(change) FROM changes"):
         raise GapError
@@ -315,7 +315,7 @@ def _changes(connection: sqlite3.Connection, after: int, mark: str) -> Changes:
 def _rest(
     connection: sqlite3.Connection, within: str = "", span: tuple[int, ...] = ()
 ) -> tuple[tuple[Removal, ...], tuple[Current, ...], tuple[tuple[str, float], ...]]:
-    """Removals, tokens of bots that have replaced others, and ends of records that are not there."""
+    """Removals, current tokens of bots, and ends of records that do not exist."""
     removals = connection.execute(f"SELECT id, version, until FROM removed{within}", span).fetchall()  # noqa: S608 - text of this file
     currents = connection.execute(f"SELECT bot, version, id FROM bot_currents{within}", span).fetchall()  # noqa: S608 - likewise
     ends = connection.execute(f"SELECT id, moment FROM ends{within}", span).fetchall()  # noqa: S608 - likewise
@@ -343,11 +343,11 @@ class _Change:
         self._version: int = max(last, clock - 1, after)
 
     def keep_counter(self) -> None:
-        """Remember the last version that was given or heard of."""
+        """Store the last version that was assigned or read."""
         self._connection.execute("UPDATE version_counter SET version = ?", (self._version,))
 
     def write(self, batch: Batch) -> Entries:
-        """Write ``batch`` with versions of its own. Returns it as it is then; a record that was there is left out."""
+        """Write ``batch`` with new versions. Returns it as written, without records that existed before."""
         added = [record for record in map(self._minted, batch.add) if record is not None]
         currents = [] if batch.keep_bot_tokens else currents_of(added)
         for record in () if batch.keep_bot_tokens else added:
@@ -362,7 +362,7 @@ class _Change:
         return Entries(added, batch.revoke, denied, removed, currents)
 
     def merge(self, entries: Entries) -> Entries:
-        """Merge ``entries``. Returns them without the words that the file knows better."""
+        """Merge ``entries``. Returns them without what the file has in a later version."""
         self._version = max(self._version, entries.version)
         for record in entries.records:
             known = self._record(record.id)
@@ -382,7 +382,7 @@ class _Change:
         return replace(
             entries,
             revocations=kept,
-            removals=[removal for removal in entries.removals if self._heard(removal)],
+            removals=[removal for removal in entries.removals if self._put_removal(removal)],
         )
 
     def _above(self, known: Word | None) -> int:
@@ -390,7 +390,7 @@ class _Change:
         return self._version
 
     def _minted(self, record: TokenRecord) -> TokenRecord | None:
-        """``record`` with its version, or None: it is there already."""
+        """``record`` with its version; None: it exists already."""
         if self._record(record.id) is not None:
             return None
         current = self._current(bot_key(record.actor_id)) if record.kind is TokenKind.BOT else None
@@ -404,7 +404,7 @@ class _Change:
         return None if row is None else _record(row)
 
     def _put_record(self, record: TokenRecord) -> None:
-        """Write ``record``, ended where something that is known ends it."""
+        """Write ``record``, revoked if an end or a later token of its bot is stored."""
         found = self._connection.execute("SELECT moment FROM ends WHERE id = ?", (_in(record.id),)).fetchone()
         if found is not None:
             record = replace(record, revoked_at=join_ends(record.revoked_at, found[0]))
@@ -422,7 +422,7 @@ class _Change:
         self._connection.execute(_PUT_RECORD, [self._number, *map(_in, row)])
 
     def _end(self, token_id: str, moment: float) -> None:
-        """End a record; the end of one that is not there is kept for it."""
+        """Revoke a record; if it does not exist, keep the time for it."""
         values = {"moment": moment, "change": self._number, "id": _in(token_id)}
         self._connection.execute(
             "UPDATE token_records SET revoked_at = :moment, change = :change"
@@ -442,13 +442,13 @@ class _Change:
         return None if row is None else Current(row[0], row[1], _out(row[2]))
 
     def _bots(self, bot: str) -> list[Value]:
-        """Names of the bots with that key that have standing tokens."""
+        """Names of the bots with that key that have valid tokens."""
         query = "SELECT DISTINCT actor_id FROM token_records WHERE kind = ? AND revoked_at IS NULL"
         names = self._connection.execute(query, (TokenKind.BOT.value,)).fetchall()
         return [name for (name,) in names if bot_key(_out(name)) == bot]
 
     def _replace(self, current: Current, moment: float, names: Sequence[Value]) -> None:
-        """Let ``current`` be the token of the bot of these ``names``: what was minted before it has ended."""
+        """Make ``current`` the token of the bot with these ``names``, and revoke the earlier ones."""
         row = (current.bot, self._number, current.version, _in(current.id))
         self._connection.execute("INSERT OR REPLACE INTO bot_currents VALUES (?, ?, ?, ?)", row)
         for name in names:
@@ -459,7 +459,7 @@ class _Change:
             )
 
     def _words(self, ids: Sequence[str]) -> dict[str, Word]:
-        """What the file says about each of those entries."""
+        """The stored state of each of these entries."""
         words: dict[str, Word] = {}
         for start in range(0, len(ids), _BOUND):
             some = [_in(entry_id) for entry_id in ids[start : start + _BOUND]]
@@ -473,15 +473,15 @@ class _Change:
         return words
 
     def _deny(self, entries: Sequence[RevocationEntry]) -> None:
-        """Let ``entries`` stand."""
+        """Write ``entries`` to the revocation list."""
         ids = [(_in(entry.id),) for entry in entries]
         self._connection.executemany("DELETE FROM removed WHERE id = ?", ids)
         self._connection.executemany("DELETE FROM forgiven WHERE id = ?", ids)
         rows = [(self._number, *map(_in, _entry_row(entry))) for entry in entries]
         self._connection.executemany(_PUT_ENTRY, rows)
 
-    def _heard(self, removal: Removal) -> bool:
-        """Take over ``removal`` if it counts more than what is there. False: the file knows better."""
+    def _put_removal(self, removal: Removal) -> bool:
+        """Write ``removal`` unless the file has a later state. False: it has."""
         known = self._words([removal.id]).get(removal.id)
         if known is not None and rank(removal) <= rank(known):
             return rank(removal) == rank(known)
@@ -497,14 +497,14 @@ class _Change:
         return removal
 
     def _taken_off(self, entry_id: str) -> Removal:
-        # what was removed already gets a later version: a copy may know that it was denied again, and the file may not
+        # also if it is removed already: a copy may have a later entry that the file does not have
         known = self._words([entry_id]).get(entry_id)
         ends = known.expires_at if isinstance(known, RevocationEntry) else None
         return self._remove(removal_at(entry_id, self._above(known), ends))
 
 
 def _sweep(connection: sqlite3.Connection, now: float) -> None:
-    """Remove some of what is long over, by the clock of this process and by that of the machine."""
+    """Delete some of what ended long ago, by the clock of this process and that of the host."""
     now = min(now, connection.execute("SELECT (julianday('now') - 2440587.5) * 86400.0").fetchone()[0])
     over = (
         ("token_records", "expires_at", now - KEEP_RECORDS),
@@ -563,7 +563,9 @@ def _entry_row(entry: RevocationEntry) -> tuple[Value, ...]:
 
 
 def _entry(row: Row) -> RevocationEntry | None:
-    entry_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = map(_out, row)
+    if bytes in map(type, row):
+        row = tuple(map(_out, row))
+    entry_id, scope, issuer, name, created_at, issued_before, expires_at, reason, created_by, version = row
     try:
         return RevocationEntry(
             entry_id,
@@ -582,16 +584,16 @@ def _entry(row: Row) -> RevocationEntry | None:
 
 
 def _version(version: int | None, created_at: float) -> int:
-    """The version of a row; of one from before versions were given it is the microsecond of its creation."""
+    """The version of a row; without one, the microsecond of its creation."""
     return round(created_at * 1e6) if version is None else version
 
 
 def _in(value: Value) -> Value:
-    """``value`` as SQLite takes it: text with half a surrogate pair, which a hostile claim may hold, as octets."""
+    """``value`` for SQLite: text with a lone surrogate, which a hostile claim may contain, as bytes."""
     if not isinstance(value, str) or value.isascii():
         return value
-    octets = value.encode("utf-8", "surrogatepass")
-    return value if octets.decode("utf-8", "ignore") == value else octets
+    encoded = value.encode("utf-8", "surrogatepass")
+    return value if encoded.decode("utf-8", "ignore") == value else encoded
 
 
 def _out(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """What an entry concerns, until when, and that it goes as it came, however many there are of a thing."""
 
+import random
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -191,7 +193,7 @@ def test_version_changes_whenever_more_may_be_refused() -> None:
 
 
 def test_everything_can_be_told_in_full_again() -> None:
-    """More than a compressed block of them, forgiven and replaced ones left out, whatever text they hold."""
+    """More than a compressed block of them, removed and replaced ones left out, whatever text they hold."""
     full = [
         entry(name=f"j{number}", expires_at=NOW + 60 + number, reason="lost \ud800", created_by="\u00e9")
         for number in range(_BLOCK + 5)
@@ -204,6 +206,23 @@ def test_everything_can_be_told_in_full_again() -> None:
     entries.add(longer)
     told = {item.id: item for item in entries.active(NOW + 62.5)}
     assert set(told.values()) == {longer, *full[3:], cut_off, strange}
+
+
+def test_versions_are_told_again_in_whatever_order_they_came() -> None:
+    """A snapshot is not in the order of versions; of one id, the later entry comes later."""
+    versions = list(range(1_800_000_000_000_000, 1_800_000_000_000_000 + 3 * _BLOCK, 3))
+    random.Random(1).shuffle(versions)
+    full = [replace(entry(name=f"j{number}"), version=version) for number, version in enumerate(versions)]
+    first, last = min(full, key=attrgetter("version")), max(full, key=attrgetter("version"))
+    again = replace(full[0], reason="again", version=last.version + 1)
+    entries = listed(*full[:-1], again, full[-1], replace(first, version=first.version - 1))
+    told: dict[str, list[tuple[int, str]]] = {}
+    for item in entries.active(NOW):
+        told.setdefault(item.id, []).append((item.version, item.reason))
+    assert told.pop(again.id)[-1] == (again.version, "again")
+    assert told.pop(first.id)[-1] == (first.version - 1, first.reason), "added last, it is the one that counts"
+    wanted = {item.id: [(item.version, item.reason)] for item in full}
+    assert told == {name: known for name, known in wanted.items() if name not in (again.id, first.id)}
 
 
 def test_originals_of_what_has_ended_leave_the_memory() -> None:
