@@ -113,7 +113,7 @@ def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) 
         ({"type": "sample_plugin:Keys", "configs": {"key": "k", "count": 0}}, "configs.count: must be at least 1"),
         ({"type": "sample_plugin:Keys", "configs": {"key": "k", "cuont": 2}}, "did you mean count?"),
         ({"type": "sample_plugin:Keys", "configs": {"key": "env:UNSET"}}, "configs.key: "),
-        ({"type": "guest", "configs": {"guestUser": "env:NAME"}}, "configs.guestUser: is no secret"),
+        ({"type": "guest", "configs": {"guestUser": "env:NAME"}}, "configs.guestUser: is not a secret setting"),
         ({"type": "guest", "configs": {"guestUser": "two words"}}, "configs.guestUser: must be a valid Actor name"),
         ({"type": "guest", "configs": {"paths": ["/a/../b"]}}, "configs.paths[0]: must match"),
         ({"type": "jwt", "configs": {"leeway": 3}}, "configs.leeway: is not a known name; jwt has no options"),
