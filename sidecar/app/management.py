@@ -21,6 +21,7 @@ from sidecar.config.settings import Settings
 from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store
+from sidecar.store.pages import all_records
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.mint import Minter, WriteBatch
@@ -31,8 +32,6 @@ from sidecar.tokens.revocation.retention import IssuerBounds, RetentionPolicy
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
-
-_PAGE = 500
 
 
 def _never_seen(_name: str) -> bool:
@@ -192,14 +191,7 @@ def _authenticator_issuers(loaded: Loaded) -> frozenset[str]:
 
 async def _record_issuers(store: Store) -> frozenset[str]:
     """Issuers of the owners of the tokens on record."""
-    found: set[str] = set()
-    after = ""
-    while True:
-        page = await store.records(RecordQuery(), after, _PAGE)
-        found.update(record.owner.issuer for record in page.records)
-        after = page.after
-        if not after:
-            return frozenset(found)
+    return frozenset({record.owner.issuer async for record in all_records(store, RecordQuery())})
 
 
 def _has_never_expiring(loaded: Loaded) -> bool:

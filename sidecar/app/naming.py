@@ -1,12 +1,10 @@
 """Checks that ``principal`` is set explicitly if the store has entries whose names depend on it."""
 
-from collections.abc import AsyncIterator
-
 from sidecar.config.load import Loaded
 from sidecar.errors import Misconfigured, Problem, Unavailable
-from sidecar.store.base import Page, RecordQuery, Store
+from sidecar.store.base import RecordQuery, Store
+from sidecar.store.pages import all_pages, all_records
 
-_PAGE = 500
 EXAMPLE = "Alice@Corp.com"
 """An address for which the two rules give different names."""
 _SETTING = "authenticationConfiguration.principal"
@@ -49,24 +47,11 @@ def _message(loaded: Loaded, why: str) -> str:
 
 async def _existing_entries(store: Store, since: float, now: float) -> str:
     """The kind of entries from before ``since``; empty: there are none."""
-    async for page in _pages(store, None):
-        if any(record.created_at < since for record in page.records):
+    async for record in all_records(store, RecordQuery()):
+        if record.created_at < since:
             return "token records"
-    async for page in _pages(store, now):
+    # entries without an issuer are about Actors
+    async for page in all_pages(lambda after, limit: store.entries("", after, limit, now)):
         if any(entry.created_at < since for entry in page.entries):
             return "revocation entries for Actors"
     return ""
-
-
-async def _pages(store: Store, now: float | None) -> AsyncIterator[Page]:
-    """All records; with ``now``, all revocation entries for Actors (without an issuer) that are active then."""
-    after = ""
-    while True:
-        if now is None:
-            page = await store.records(RecordQuery(), after, _PAGE)
-        else:
-            page = await store.entries("", after, _PAGE, now)
-        yield page
-        after = page.after
-        if not after:
-            return

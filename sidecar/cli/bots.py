@@ -15,10 +15,10 @@ from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
+from sidecar.store.pages import all_pages
 from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 
 _BY = "command line"
-_PAGE = 500
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,15 +62,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 async def _list(loaded: Loaded) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    after = ""
     async with _opened(loaded) as bots:
-        while True:
-            page = await bots.page(after, _PAGE)
-            found += map(describe_bot, page.records)
-            after = page.after
-            if not after:
-                return found
+        return [describe_bot(record) async for page in all_pages(bots.page) for record in page.records]
 
 
 def run_register(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from sidecar.keys.signing import key_thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
 from sidecar.store.open import open_store
+from sidecar.store.pages import all_records
 from sidecar.store.timestamps import format_rfc3339
 
 _KID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -203,14 +204,9 @@ async def _retention_end(settings: Settings, keep: float | None) -> Callable[[Li
 async def _oldest_active(settings: Settings, now: float) -> float:
     """Issue time of the oldest active issued token; infinite if there is none."""
     store = await open_store(settings.store, Metrics(), SystemClock())
-    oldest, after = float("inf"), ""
     try:
-        while True:
-            page = await store.records(RecordQuery(active=True, now=now), after, 500)
-            oldest = min(oldest, min((record.created_at for record in page.records), default=oldest))
-            after = page.after
-            if not after:
-                return oldest
+        active = all_records(store, RecordQuery(active=True, now=now))
+        return min([record.created_at async for record in active], default=float("inf"))
     finally:
         await store.aclose()
 

@@ -5,7 +5,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -25,7 +25,8 @@ from sidecar.identity.actor import ActorType
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
-from sidecar.store.revocation_entry import RevocationEntry, Scope
+from sidecar.store.pages import all_pages
+from sidecar.store.revocation_entry import Scope
 from sidecar.tokens.jwt.compact import strict_json
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.tokens.revocation.service import (
@@ -283,26 +284,9 @@ def run_list(options: argparse.Namespace) -> int:
 
 async def _list(loaded: Loaded, issuer: str | None) -> list[dict[str, Any]]:
     async with _opened(loaded) as revocations:
-        entries = _all(lambda after: _page(revocations, issuer, after))
+        pages = all_pages(lambda after, limit: revocations.page(issuer, after, limit))
         # an entry that is rewritten in the meantime appears twice
-        return list({entry.id: describe_entry(entry) async for entry in entries}.values())
-
-
-async def _page(
-    revocations: RevocationService, issuer: str | None, after: str
-) -> tuple[tuple[RevocationEntry, ...], str]:
-    page = await revocations.page(issuer, after, 500)
-    return page.entries, page.after
-
-
-async def _all(read: Callable[[str], Awaitable[tuple[tuple[T, ...], str]]]) -> AsyncIterator[T]:
-    after = ""
-    while True:
-        items, after = await read(after)
-        for item in items:
-            yield item
-        if not after:
-            return
+        return list({entry.id: describe_entry(entry) async for page in pages for entry in page.entries}.values())
 
 
 def _row(entry: dict[str, Any]) -> tuple[object, ...]:

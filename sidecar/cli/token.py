@@ -29,6 +29,7 @@ from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
+from sidecar.store.pages import all_records
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, TokenRequest
@@ -196,15 +197,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 async def _list(settings: Settings, query: RecordQuery) -> list[TokenRecord]:
-    found: list[TokenRecord] = []
-    after = ""
     async with _opened(settings) as store:
-        while True:
-            page = await store.records(query, after, 500)
-            found += page.records
-            after = page.after
-            if not after:
-                return found
+        return [record async for record in all_records(store, query)]
 
 
 def _row(record: dict[str, Any]) -> tuple[object, ...]:

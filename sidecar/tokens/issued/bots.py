@@ -1,7 +1,7 @@
 """Reserved bot names. A name that was ever used by a bot token stays reserved until an admin releases it."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused
@@ -9,12 +9,12 @@ from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.pages import PAGE_SIZE, all_records
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.bot_names import make_registration, registration_id
 from sidecar.store.timestamps import format_rfc3339
 
 _audit = logging.getLogger(AUDIT)
-_PAGE = 500
 
 
 def _no_person(_name: str) -> bool:
@@ -107,8 +107,8 @@ class BotRegistry:
     async def adopt_existing(self, names: Iterable[str]) -> int:
         """Register ``names``, which were reserved by token records only. Returns how many were registered."""
         adopted = [record for name in names for record in await self.claim(name, "earlier tokens", True)]
-        for start in range(0, len(adopted), _PAGE):
-            await self._write(Batch(add=adopted[start : start + _PAGE]))
+        for start in range(0, len(adopted), PAGE_SIZE):
+            await self._write(Batch(add=adopted[start : start + PAGE_SIZE]))
         return len(adopted)
 
     async def page(self, after: str, limit: int) -> Page:
@@ -144,7 +144,7 @@ class BotRegistry:
             released = None if record is None else record.revoked_at
         return [
             token
-            async for token in self._records(RecordQuery(actor_id=name, kind=TokenKind.BOT.value))
+            async for token in all_records(self._store, RecordQuery(actor_id=name, kind=TokenKind.BOT.value))
             if token.revoked_at is None or released is None or token.created_at > released
         ]
 
@@ -156,16 +156,6 @@ class BotRegistry:
             if (await self._store.records(RecordQuery(actor_id=name, kind=kind.value), "", 1)).records:
                 return "is a person with issued tokens"
         return "is a person who was authenticated recently" if self._is_person_seen(name) else ""
-
-    async def _records(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
-        after = ""
-        while True:
-            page = await self._store.records(query, after, _PAGE)
-            for record in page.records:
-                yield record
-            after = page.after
-            if not after:
-                return
 
 
 def describe_bot(registration: TokenRecord) -> dict[str, object]:

@@ -15,6 +15,7 @@ from sidecar.identity.actor import ActorType
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.pages import all_records
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import spellings
 from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, make_entry
@@ -30,7 +31,6 @@ MAX_ENTRIES = 1000
 """Maximum number of entries in one request."""
 _MAX_NAME = 2048
 _MAX_REASON = 512
-_PAGE = 500
 _KNOWN_ISSUERS_LIFETIME = 5.0
 # Allowed members of an entry besides the common ones, and the scope that they select.
 _SHAPES: Mapping[frozenset[str], Scope] = {
@@ -336,7 +336,7 @@ class RevocationService:
             return
         assert request.issued_before is not None  # noqa: S101 - completed before; 0 is a valid cut-off
         for query in self._queries(request, now):
-            async for record in self._iterate_records(query):
+            async for record in all_records(self._store, query):
                 if record.created_at < request.issued_before and self._matches_record(request, record):
                     yield record
 
@@ -361,16 +361,6 @@ class RevocationService:
             kind = record.actor_type
             return request.name in {actor_entry_name(kind, spelling) for spelling in spellings(record.actor_id)}
         return True
-
-    async def _iterate_records(self, query: RecordQuery) -> AsyncIterator[TokenRecord]:
-        after = ""
-        while True:
-            page = await self._store.records(query, after, _PAGE)
-            for record in page.records:
-                yield record
-            after = page.after
-            if not after:
-                return
 
 
 @dataclass(frozen=True, slots=True)
