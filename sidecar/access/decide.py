@@ -16,7 +16,7 @@ from sidecar.budget import Budget
 from sidecar.concurrency import Pending
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
-from sidecar.identity.request import Condition, Credential, Missing, RequestContext, Scheme
+from sidecar.identity.request import Condition, Credential, Missing, Observer, RequestContext, Scheme
 from sidecar.identity.token_sources import TokenSources
 
 T = TypeVar("T")
@@ -167,12 +167,14 @@ class Decider:
         """Whether ``accepted`` comes from a presented credential: that of the guest does not."""
         return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
 
-    async def apply_rules(self, token: str) -> TokenValidation:
+    async def apply_rules(self, token: str, observer: Observer | None = None) -> TokenValidation:
         """The validation of a submitted token, which authorizes nothing.
 
-        Properties of the request, such as a client certificate, are not part of it.
+        Properties of the request, such as a client certificate, are not part of it. ``observer`` is notified of the
+        steps.
         """
-        view = RequestContext("POST", None, CIMultiDict(), Credential(Scheme.BEARER, token, "Bearer"))
+        credential = Credential(Scheme.BEARER, token, "Bearer")
+        view = RequestContext("POST", None, CIMultiDict(), credential, observer=observer)
         validation = self._chain.validate(view)
         if isinstance(validation, TokenValidation):
             return validation

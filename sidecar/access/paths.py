@@ -1,7 +1,7 @@
-"""How a request target is read before any rule is: in every way that a service behind might read it.
+"""Readings of a request target: every path that an upstream might read in it.
 
-A rule that sees another path than the service does is a bypass. So what no honest client sends is refused, and what
-is legal but ambiguous gets every reading that some service may make of it; the strictest verdict holds.
+If a rule matches another path than the upstream serves, it is bypassed. So what no honest client sends is rejected, and
+what is valid but ambiguous gets every reading that some upstream may use; the strictest verdict applies.
 """
 
 import re

@@ -32,8 +32,8 @@ class RevocationGate:
     """Rejects revoked credentials, credentials whose record is revoked or missing, and foreign credentials with a bot's
     name.
 
-    ``max_staleness`` is in seconds; with ``deny_when_stale`` no token passes while the snapshot is older, whoever
-    issued it. ``server_names`` are reserved names of the upstream, which only issued tokens may carry.
+    ``max_staleness`` is in seconds; with ``deny_when_stale`` no token of any issuer passes while the snapshot is
+    older. ``server_names`` are reserved names of the upstream, which only issued tokens may carry.
     """
 
     def __init__(

@@ -1,32 +1,32 @@
-"""Explains the validation of a token: runs every step and prints which one rejects it, and why.
+"""Explains the validation of a token: prints every step that it passes, and the one that rejects it.
 
-The steps call the functions of the server; the last step is the decision of the server.
+The server's own chain validates the token; an observer of the validation prints the steps.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 
 from sidecar.app.authentication import build_authenticators, build_decider
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.jwt import Issuer
+from sidecar.authn.base import Accepted
+from sidecar.authn.chain import TokenValidation
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import SystemClock
-from sidecar.concurrency import settled
 from sidecar.config.load import Loaded
-from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.errors import Cause, Failed, Unavailable
 from sidecar.identity.actor import Actor
-from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
-from sidecar.tokens.datahub import is_datahub
-from sidecar.tokens.jwt.compact import Unverified, parse
-from sidecar.tokens.jwt.policy import OWN_PROVIDER
+from sidecar.tokens.jwt.compact import Unverified
+from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
-from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims, find_signing_key, verify
-from sidecar.tokens.jwt.well_known import reject_well_known
+from sidecar.tokens.jwt.verify import ValidationPolicy, VerifiedClaims
 
 _LOAD_TIMEOUT = 15.0
+# The step after each one that passed, and the steps of causes that belong to no other.
+_NEXT = {"": "form", "form": "issuer", "issuer": "keys", "keys": "signature", "claims": "principal"}
+_STEPS = {Cause.ISSUER: "issuer", Cause.PUBLISHED_SECRET: "published", Cause.ALGORITHM: "algorithm"}
 
 
 async def explain(text: str, loaded: Loaded) -> int:
@@ -35,20 +35,17 @@ async def explain(text: str, loaded: Loaded) -> int:
         metrics, clock = Metrics(), SystemClock()
         registry = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
         await registry.mirror.wait_first_load(_LOAD_TIMEOUT)
-        explanation = _Explanation(loaded, registry, clock.now())
-        try:
-            await explanation.run(text)
-        except Failed as failure:
-            _print_step("verdict", f"{_cause_name(failure)}: {failure.reason}")
-            return 1
         authenticators = AuthenticatorSet(
             tuple(build_authenticators(loaded, registry, VerifiedCache(0, metrics), clock).values())
         )
-        validation = await build_decider(loaded.settings, registry, authenticators, metrics, clock).apply_rules(text)
-    if validation.failure is not None:
-        _print_step(
-            "verdict", f"{_cause_name(validation.failure)}: {validation.failure.reason} ({validation.failure.cause})"
-        )
+        decider = build_decider(loaded.settings, registry, authenticators, metrics, clock)
+        explanation = _Explanation(registry, clock.now())
+        validation = await decider.apply_rules(text, explanation)
+        is_explained = explanation.conclude(validation)
+    failure = validation.failure
+    if failure is not None:
+        cause = "" if is_explained else f" ({failure.cause})"
+        _print_step("verdict", f"{_outcome(failure)}: {failure.reason}{cause}")
         return 1
     bound = "" if validation.accepted is None else validation.accepted.certificate
     _print_step("verdict", f"accepted, only with the client certificate {_quoted(bound)}" if bound else "accepted")
@@ -56,96 +53,87 @@ async def explain(text: str, loaded: Loaded) -> int:
 
 
 class _Explanation:
-    """Runs the steps for one token. Each step prints its result; a failed one prints the reason and raises Failed."""
+    """Prints the steps of the validation of one token as they pass: an :class:`sidecar.identity.request.Observer`."""
 
-    def __init__(self, loaded: Loaded, registry: IssuerRegistry, now: float) -> None:
-        self._settings = loaded.settings
+    def __init__(self, registry: IssuerRegistry, now: float) -> None:
         self._registry = registry
         self._now = now
+        self._passed = ""
+        self._token: Unverified | None = None
+        self._issuer: Issuer | None = None
 
-    async def run(self, text: str) -> None:
-        """Run all steps in the order of the server."""
-        token = self._form(text)
-        if self._is_datahub(token):
+    def observe(self, step: str, value: object) -> None:
+        """Print the result of a step."""
+        self._passed = step
+        if isinstance(value, Unverified):
+            self._token = value
+            _print_step("form", f"a JWT, {_quoted(value.algorithm)}, key id {_quoted(value.kid)}")
+        elif isinstance(value, Issuer):
+            self._issuer = value
+            named = None if self._token is None else self._token.issuer
+            _print_step("issuer", f"{_quoted(named)} is {value.name}")
+        elif isinstance(value, tuple):
+            _print_step("keys", f"{len(value)} candidate{'' if len(value) == 1 else 's'}")
+        elif isinstance(value, VerifiedClaims):
+            _print_step("signature", f"valid, with key {_quoted(value.key.kid)}")
+            ends = "never expires" if value.expires_at is None else f"expires in {value.expires_at - self._now:.0f} s"
+            _print_step("claims", f"valid for this issuer; {ends}")
+        elif isinstance(value, Accepted):
+            _print_step("principal", _actor_text(value.actor))
+            if value.record_id is not None:
+                _print_step("record", f"{value.record_id} is active")
+
+    def conclude(self, validation: TokenValidation) -> bool:
+        """Print the step that failed, or the authenticator that decided without these steps. False: none is known."""
+        failure = validation.failure
+        if failure is not None and self._is_own_step(failure):
+            step = self._failed_step(failure)
+            if step == "claims":
+                _print_step("signature", "valid")
+            texts = dict.fromkeys([f"{failure.cause}", failure.detail, self._compared(step)])
+            _print_step(step, f"{_outcome(failure)}: " + "; ".join(filter(None, texts)))
+            return True
+        if validation.accepted is not None and validation.accepted.actor.provider == DATAHUB_PROVIDER:
             _print_step("issuer", "a DataHub token; the DataHub authenticator decides")
-            return
-        issuer = self._issuer(token)
-        keys = await self._keys(token, issuer)
-        with _step("signature"):
-            key = find_signing_key(token, keys)
-        _print_step("signature", f"valid, with key {_quoted(key.kid)}")
-        verified = self._claims(token, keys, issuer.expectations)
-        with _step("record" if issuer.name == OWN_PROVIDER else "principal"):
-            accepted = await settled(issuer.mapper.accept(token, verified))
-        _print_step("principal", _actor_text(accepted.actor))
-        if accepted.record_id is not None:
-            _print_step("record", f"{accepted.record_id} is active")
+        return False
 
-    def _form(self, text: str) -> Unverified:
-        with _step("form"):
-            token = parse(text, self._settings.server.limits.max_token_bytes)
-        _print_step("form", f"a JWT, {_quoted(token.algorithm)}, key id {_quoted(token.kid)}")
-        if not self._settings.allow_published_secrets:
-            with _step("published"):
-                reject_well_known(token)
-        return token
+    def _is_own_step(self, failure: Failed) -> bool:
+        """Whether a step of the JWT authenticator failed, not another authenticator or a gate."""
+        return self._passed != "principal" and (self._passed != "form" or failure.cause in _STEPS)
 
-    def _is_datahub(self, token: Unverified) -> bool:
-        issuer = self._settings.authentication.token_service.issuer
-        own_issuer = self._settings.jwt_token_configuration.jwtissuer
-        return self._registry.datahub.accepts_tokens and is_datahub(token, issuer, own_issuer)
+    def _failed_step(self, failure: Failed) -> str:
+        if failure.cause in _STEPS and self._passed in ("form", "issuer"):
+            return _STEPS[failure.cause]
+        if self._passed == "keys" and failure.is_signed:
+            return "claims"
+        if self._passed == "claims" and self._issuer is not None and self._issuer.name == OWN_PROVIDER:
+            return "record"
+        return _NEXT[self._passed]
 
-    def _issuer(self, token: Unverified) -> Issuer:
-        issuer = self._registry.issuers.get(token.issuer or "", self._registry.unbound)
-        known = sorted(self._registry.issuers)
-        with _step("issuer", lambda: f"{_quoted(token.issuer)}; configured are {_quoted(known)}"):
-            if issuer is None:
-                raise Refused(Reason.TOKEN_INVALID, Cause.ISSUER)
-        _print_step("issuer", f"{_quoted(token.issuer)} is {issuer.name}")
-        allowed = issuer.expectations.algorithms
-        with _step("algorithm", lambda: f"{_quoted(token.algorithm)}; allowed are {_quoted(sorted(allowed))}"):
-            if token.algorithm not in allowed:
-                raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM)
-        return issuer
-
-    async def _keys(self, token: Unverified, issuer: Issuer) -> tuple[VerificationKey, ...]:
-        with _step("keys", lambda: f"{issuer.name} has no key {_quoted(token.kid)} for {_quoted(token.algorithm)}"):
-            keys = issuer.keys.candidates(token.kid, token.algorithm)
-            if not keys:
-                keys = await issuer.keys.refetch(token.kid, token.algorithm)
-            if not keys:
-                raise Refused(Reason.TOKEN_INVALID, Cause.UNKNOWN_KID)
-        _print_step("keys", f"{len(keys)} candidate{'' if len(keys) == 1 else 's'}")
-        return keys
-
-    def _claims(
-        self, token: Unverified, keys: tuple[VerificationKey, ...], expectations: ValidationPolicy
-    ) -> VerifiedClaims:
-        with _step("claims", lambda: _expected_text(token, expectations, self._now)):
-            verified = verify(token, keys, expectations, self._now)
-        expires = verified.expires_at
-        ends = "never expires" if expires is None else f"expires in {expires - self._now:.0f} s"
-        _print_step("claims", f"valid for this issuer; {ends}")
-        return verified
+    def _compared(self, step: str) -> str:
+        """The compared values."""
+        token = self._token
+        if token is None:
+            return ""
+        issuer = self._issuer or self._registry.issuers.get(token.issuer or "", self._registry.unbound)
+        if step == "issuer":
+            return f"{_quoted(token.issuer)}; configured are {_quoted(sorted(self._registry.issuers))}"
+        if issuer is None:
+            return ""
+        if step == "algorithm":
+            allowed = sorted(issuer.expectations.algorithms)
+            return f"{_quoted(token.algorithm)}; allowed are {_quoted(allowed)}"
+        if step == "keys":
+            return f"{issuer.name} has no key {_quoted(token.kid)} for {_quoted(token.algorithm)}"
+        return _expected_text(token, issuer.expectations, self._now) if step == "claims" else ""
 
 
-@contextmanager
-def _step(name: str, why: Callable[[], str] = str) -> Iterator[None]:
-    """Print the failure of the step ``name``; ``why`` adds the compared values."""
-    try:
-        yield
-    except Failed as failure:
-        texts = [f"{failure.cause}", failure.detail, why()]
-        _print_step(name, f"{_cause_name(failure)}: " + "; ".join(dict.fromkeys(filter(None, texts))))
-        raise
+def _print_step(name: str, text: str) -> None:
+    print(f"{name:<10} {text}")
 
 
-def _cause_name(failure: Failed) -> str:
+def _outcome(failure: Failed) -> str:
     return "no decision possible" if isinstance(failure, Unavailable) else "rejected"
-
-
-def _print_step(step: str, result: str) -> None:
-    print(f"{step:<10} {result}")
 
 
 def _quoted(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The headers that tell the service behind who is asking: their names, their encoding, and what must be removed.
+"""The identity headers for the upstream: their names, their encoding, and the headers that must be removed.
 
 Names are compared in a normal form, see :func:`normal_name`.
 """
@@ -30,11 +30,11 @@ NAMES = (
 ASSERTION = "X-Auth-Assertion"
 DATAHUB_ACTOR = "X-DataHub-Actor"
 _GROUPS = "X-Auth-Request-Groups"
-# A DataHub whose authentication is off takes who has no such header, or an empty one, for its system client.
+# a DataHub without authentication treats a request without this header, or with an empty one, as its system client
 _DATAHUB_NOBODY = {DATAHUB_ACTOR: "urn:li:corpuser:anonymous"}
 _IMPERSONATE = "x-impersonate-user"
 
-# What services behind other proxies believe; never to be had from a caller, whether we set it or not.
+# Headers that upstreams of other proxies trust; removed from requests whether the sidecar sets them or not.
 _ALWAYS_STRIPPED = frozenset(
     name.lower()
     for name in (
@@ -46,7 +46,7 @@ _ALWAYS_STRIPPED = frozenset(
 )  # fmt: skip
 _STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
 
-# In place of a block that is over its budget. No block of a caller is empty: everyone has a name.
+# instead of a block over its budget; no block of a caller is empty, because every Actor has a name
 _DOES_NOT_FIT = b""
 # How long a header block with minted tokens is kept, in seconds: far less than they live.
 _KEEP_MINTED = 30.0
@@ -83,14 +83,14 @@ def encode_list(values: Iterable[str]) -> str:
 
 
 class Statements(Protocol):
-    """Makes short-lived signed statements about Actors for the service behind."""
+    """Creates short-lived signed statements about Actors for the upstream."""
 
     def token_for(self, actor: Actor, *, with_groups: bool = True) -> str:
         """A statement with minutes left to live, often the same as last time."""
 
 
 class UpstreamCredentialSource(Protocol):
-    """Presents Actors to the service behind."""
+    """Creates credentials of Actors for the upstream."""
 
     def authorization_for(self, actor: Actor) -> str:
         """An ``Authorization`` value with minutes left to live; often the same as last time."""
@@ -132,7 +132,7 @@ class IdentityHeaders:
         names = (*NAMES, ASSERTION) if assertion else NAMES
         nobody = _DATAHUB_NOBODY if datahub_actor else {}
         self._blank = _encode(dict.fromkeys(names, "") | nobody)
-        # A proxy that copies the minted credential must overwrite the caller's also where nobody is identified.
+        # a proxy that copies the minted credential must overwrite that of the caller also without an identity
         self._blank_trusted = self._blank + (_encode({"Authorization": ""}) if credential else b"")
         self._forwarded_blank = _encode(nobody)
         self.names = (*names, *nobody)
@@ -158,7 +158,7 @@ class IdentityHeaders:
         return self._block(accepted, self._check_trusted if trusted else self._check, self._make_check_block, trusted)
 
     def forward_block(self, accepted: Accepted | None) -> bytes:
-        """The set for the service behind, without blank ones; the minted ``Authorization`` included.
+        """The set for the upstream without blank values, with the minted ``Authorization``.
 
         Raises as :meth:`check_block` does.
         """
@@ -198,7 +198,7 @@ class IdentityHeaders:
     def _fits(self, values: dict[str, str], actor: Actor) -> bool:
         """Whether ``values`` are within the whole budget, once groups are left out where that is necessary.
 
-        A credential is never left out: without one the service behind may take the caller for its guest.
+        A credential is never left out: without one the upstream may treat the caller as its guest.
         """
         if _size(values) <= self._max_total_bytes:
             return True

@@ -41,14 +41,15 @@ class PublicRoutes:
         found = self._exact.get(path)
         if found is not None:
             return found[0], found[1], mark + query if path in self._checks else ""
-        if self._is_envoy(target):
-            return "check", self._envoy, target[len(self._envoy_path) :]
-        if path == self._prefix or path.startswith(f"{self._prefix}/"):
-            parent, _, segment = path.rpartition("/")
-            found = self._below.get(parent)
-            if found is None:
-                raise Refused(Reason.NOT_FOUND)
-            return found[0], found[1], segment
+        if target.startswith(self._prefix):
+            if self._is_envoy(target):
+                return "check", self._envoy, target[len(self._envoy_path) :]
+            if path == self._prefix or path.startswith(f"{self._prefix}/"):
+                parent, _, segment = path.rpartition("/")
+                found = self._below.get(parent)
+                if found is None:
+                    raise Refused(Reason.NOT_FOUND)
+                return found[0], found[1], segment
         if self._upstream is None:
             raise Refused(Reason.NOT_FOUND)
         return "forward", self._upstream, ""

@@ -21,7 +21,7 @@ from sidecar.errors import Misconfigured, Problem
 
 _log = logging.getLogger("sidecar")
 _BACKLOG = 1024
-# Connections that are not through with it are counted by nobody.
+# connections during the handshake are not counted
 _HANDSHAKE_TIMEOUT = 5.0
 MAX_ADMIN_CONNECTIONS = 32
 """Connections to the operations listener: they come out of the files that are set aside below."""
@@ -34,7 +34,7 @@ def cap_to_file_limit(limits: Limits, *, forwards: bool) -> Limits:
     """``limits``, with fewer connections where this process may not open files enough for so many.
 
     The soft limit on open files is raised to the hard one first. Without files left nothing could be reached any more,
-    neither the service behind nor, by a probe, the operations listener. ``forwards``: requests need a second socket.
+    neither for the upstream nor, for probes, for the operations listener. ``forwards``: requests need a second socket.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY in (soft, hard):
@@ -98,12 +98,12 @@ def open_shared_sockets(
 ) -> list[list[socket.socket]]:
     """The same for several processes: sockets for each of them, among which the kernel deals connections out evenly.
 
-    Of the family ``unix`` there is one, the same for all: whoever is first accepts.
+    Of the family ``unix`` there is one for all: the first to accept gets the connection.
     """
     found = open_sockets(address, setting, access)
     if address.startswith("unix:"):
         return [found] * processes
-    # an address that somebody else listens on would have been shared with him
+    # otherwise the address could be shared with another process
     places = [(listener.family, listener.getsockname()) for listener in found]
     for listener in found:
         listener.close()
@@ -128,7 +128,7 @@ def _unix_socket(path: str, access: SocketAccess) -> socket.socket:
 
 
 def _unlink_stale(path: str) -> None:
-    """Remove the socket of a process that is gone. Raises OSError when somebody still listens there."""
+    """Remove the socket of a process that has ended. Raises OSError if a process listens on it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -205,7 +205,7 @@ async def accept(
     most: int | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> list[web.BaseSite]:
-    """Serve with ``runner`` whoever connects to ``sockets``, which are closed when their sites are stopped.
+    """Serve connections to ``sockets`` with ``runner``. The sockets are closed when their sites are stopped.
 
     With more than ``most`` connections the oldest are cut, for those who come now.
     """

@@ -168,7 +168,8 @@ class Connection(web.RequestHandler):
         Raises Unavailable if no slot is free.
         """
         if identified:
-            self.mark_authenticated()
+            if not self.is_known:
+                self.mark_authenticated()
         elif self.active_config is not None:
             self.active_config.anonymous.take()
             self._place = self.active_config.anonymous

@@ -1,6 +1,6 @@
 """W3C Trace Context: which ``traceparent`` and ``tracestate`` of a caller are sound enough to be passed on.
 
-https://www.w3.org/TR/trace-context/ sections 3.2 and 3.3. Nobody has to believe what stands in them: they join traces.
+https://www.w3.org/TR/trace-context/ sections 3.2 and 3.3. They are not trusted: they only join traces.
 """
 
 import re

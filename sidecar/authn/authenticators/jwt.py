@@ -12,7 +12,7 @@ from sidecar.config.providers import OwnIssuers
 from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
-from sidecar.identity.request import RequestContext, Scheme
+from sidecar.identity.request import Observer, RequestContext, Scheme
 from sidecar.keys.keyset import KeySource, VerificationKey
 from sidecar.store.replica.revocation_list import RevocationKeys, revocation_keys
 from sidecar.tokens.issued.records import IssuedTokens
@@ -193,6 +193,8 @@ class JwtAuthenticator:
             token = parse(text, self._max_token_bytes)
         except Refused as refusal:
             return Abstained(refusal)
+        if view.observer is not None:
+            view.observer.observe("form", token)
         if token.algorithm.startswith("HS"):
             # signed with a shared secret: not a token of a known issuer, whatever it names
             detail = f"alg is {quoted(token.algorithm)}; keys of issuers are asymmetric"
@@ -201,14 +203,22 @@ class JwtAuthenticator:
         if issuer is None:
             detail = f"iss is {quoted(token.issuer)}; configured: {quoted(*sorted(self._issuers))}"
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail))
-        return run_steps(self._verification(token, issuer, self._cache.generation))
+        return run_steps(self._verification(token, issuer, self._cache.generation, view.observer))
 
-    def _verification(self, token: Unverified, issuer: Issuer, generation: int) -> Steps[Outcome]:
+    def _verification(
+        self, token: Unverified, issuer: Issuer, generation: int, observer: Observer | None
+    ) -> Steps[Outcome]:
         try:
+            if observer is not None:
+                observer.observe("issuer", issuer)
             keys = self._candidates(issuer, token)
             if not keys:
                 keys = yield issuer.keys.refetch(token.kid, token.algorithm)
+            if observer is not None and keys:
+                observer.observe("keys", keys)
             verified = self._verified(issuer, token, keys)
+            if observer is not None:
+                observer.observe("claims", verified)
             with AFTER_SIGNATURE:
                 accepted = issuer.mapper.accept(token, verified)
                 if not isinstance(accepted, Accepted):
@@ -219,6 +229,8 @@ class JwtAuthenticator:
         except Unavailable as failure:
             failure.detail = failure.detail or issuer.name
             raise
+        if observer is not None:
+            observer.observe("principal", accepted)
         if issuer is self._unbound:
             self._note(token)
         self._cache.put(token.text, accepted, generation)

@@ -1,1 +1,1 @@
-"""The forwarding proxy: one fixed service behind, streamed both ways."""
+"""The forwarding proxy: one upstream; requests and responses are streamed."""

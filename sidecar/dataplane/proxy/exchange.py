@@ -1,4 +1,4 @@
-"""One request sent to the service behind and the head of its answer read back, the body streaming meanwhile."""
+"""Sends one request to the upstream and reads the head of its response, while the body is streamed."""
 
 import asyncio
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _UPSTREAM_ERRORS = (ClientError, HttpProcessingError, OSError)
 
 @dataclass(slots=True)
 class RequestBody:
-    """The caller's body. ``length`` is its announced length, None when chunked. Times in seconds, sizes in bytes."""
+    """The body of the request. ``length`` is its announced length; None: chunked. Times in seconds, sizes in bytes."""
 
     request: web.BaseRequest
     length: int | None
@@ -32,7 +32,7 @@ class RequestBody:
         return self.request.content.is_eof()
 
     async def announce(self) -> None:
-        """Tell a caller that waits for it to go on (RFC 9110 section 10.1.1); only once the request may pass."""
+        """Send ``100 Continue`` to a client that waits for it (RFC 9110 section 10.1.1), once the request may pass."""
         if self.awaits_continue:
             writer = self.request.writer
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -41,7 +41,7 @@ class RequestBody:
     async def send(self, writer: StreamWriter) -> None:
         """Stream it on. Raises Refused (400 for broken framing, 408 when it stalls, 413 over the limit).
 
-        Raises UpstreamFailed(UPSTREAM_TIMEOUT) when the service does not take it.
+        Raises UpstreamFailed(UPSTREAM_TIMEOUT) if the upstream does not read it.
         """
         client = connection_of(self.request)
         client.body = self.request.content
@@ -88,7 +88,7 @@ class RequestBody:
 
 @dataclass(slots=True)
 class UpstreamResponse:
-    """The head of the service's answer, and its body to be read. ``request_sent``: nothing of the request is left."""
+    """The head of the response, and its body to read. ``request_sent``: the request was sent completely."""
 
     message: RawResponseMessage
     payload: StreamReader
@@ -106,8 +106,8 @@ class Exchange:
     async def run(self, head: bytes, body: RequestBody | None, *, is_head: bool) -> UpstreamResponse:
         """Send ``head`` and ``body``, return the head of the final answer; 1xx answers in between are dropped.
 
-        A service may answer before it has everything: the rest goes on being sent until :meth:`finish`, unless it
-        refuses. Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body; the connection is not
+        An upstream may respond before it has read everything: the rest is sent until :meth:`finish`, unless it refuses.
+        Raises UpstreamFailed (502, 504), or Refused for a fault in the caller's body; the connection is not
         usable any more then.
         """
         try:
@@ -127,7 +127,7 @@ class Exchange:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, system_text(error)) from error
 
     async def resume(self) -> UpstreamResponse:
-        """The same for what has been sent already, without a body."""
+        """The same for a request without a body that was sent already."""
         try:
             return await self._bounded_head()
         except TimeoutError as error:
@@ -136,7 +136,7 @@ class Exchange:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.NONE, system_text(error)) from error
 
     async def finish(self) -> None:
-        """The answer is over: what of the request has not been sent by now never will be."""
+        """The response has ended: stop sending the request."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -151,7 +151,7 @@ class Exchange:
                 failure = sending.exception()
                 if failure is not None and not isinstance(failure, _UPSTREAM_ERRORS):
                     raise failure
-                # A service that refuses an upload may answer and close before it has read it all.
+                # an upstream that refuses an upload may respond and close before it has read everything
                 async with asyncio.timeout(self._response_timeout):
                     await asyncio.wait({reading})
             answer = await reading
@@ -160,19 +160,19 @@ class Exchange:
             await asyncio.gather(reading, return_exceptions=True)
         answer.request_sent = sending.done() and sending.exception() is None
         if answer.message.code >= 300:
-            # Refused: more of it could only make the service reset the connection over its own answer.
+            # refused: sending more could make the upstream reset the connection before its response is read
             sending.cancel()
         else:
             sending.add_done_callback(self._cut_if_failed)
         return answer
 
     def _cut_if_failed(self, sending: "asyncio.Task[None]") -> None:
-        """Half a request cannot be taken back; the answer to it is broken off with it."""
+        """An incomplete request cannot be withdrawn: its response is cut off."""
         if not sending.cancelled() and sending.exception() is not None:
             self._connection.terminate()
 
     async def _bounded_head(self) -> UpstreamResponse:
-        # A bare timer: asyncio.timeout costs several times as much on every request.
+        # a plain timer: asyncio.timeout costs several times as much
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._response_timeout, self._connection.set_exception, TimeoutError("response"))
         try:

@@ -1,4 +1,4 @@
-"""Message heads as they cross the proxy: the request's for the service behind, its answer's for the caller."""
+"""Message heads: of requests for the upstream, and of responses for the client."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,16 +17,16 @@ from sidecar.web.response import connection_line, date_line, status_line
 from sidecar.web.server import Connection
 
 BODILESS = frozenset({204, 304})
-# What the parser counts with ends at 20 digits.
+# the parser cannot count beyond 20 digits
 MAX_LENGTH_DIGITS = 18
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 class RequestHeads:
-    """Makes heads for the service behind. ``authority`` is for callers that name no host.
+    """Creates heads for the upstream. ``authority`` is for requests without ``Host``.
 
-    ``base_path`` is put in front of each target, which goes on byte for byte as it was judged. ``public_url`` is what
-    ``X-Forwarded-Proto`` and ``X-Forwarded-Host`` say where no trusted proxy says it; empty: how the request came.
+    ``base_path`` is put before each target, which is forwarded byte for byte as it was checked. ``public_url`` is for
+    ``X-Forwarded-Proto`` and ``X-Forwarded-Host`` if no trusted proxy sets them; empty: as the request arrived.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RequestHeads:
 
 @dataclass(slots=True)  # not frozen: made for every answer
 class ResponseHead:
-    """The head of an answer for the caller, and how its body is framed. ``keep_alive``: another request may follow."""
+    """The head of a response, and the framing of its body. ``keep_alive``: another request may follow."""
 
     data: bytes
     has_body: bool
@@ -100,7 +100,7 @@ class ResponseHead:
 
 
 class ResponseHeads:
-    """Makes heads for callers."""
+    """Creates heads for clients."""
 
     def __init__(self) -> None:
         self._headers = ResponseHeaders()
@@ -110,7 +110,7 @@ class ResponseHeads:
     ) -> ResponseHead:
         """The head of ``message`` as it answers what ``client`` asked. ``may_stay``: the connection may go on.
 
-        Raises UpstreamFailed for what must not be passed on.
+        Raises UpstreamFailed for what must not be forwarded.
         """
         length = message.headers.get("Content-Length")
         if length is not None and len(length) > MAX_LENGTH_DIGITS:
@@ -131,13 +131,13 @@ class ResponseHeads:
         return ResponseHead(b"".join(lines), has_body, chunked, keep_alive)
 
     def unframed(self, message: RawResponseMessage, asked: RequestHead, client: Connection) -> bytes:
-        """Status line and header lines, without framing. Raises UpstreamFailed for what must not be passed on."""
+        """Status line and header lines, without framing. Raises UpstreamFailed for what must not be forwarded."""
         line = _own_status_line(message.code, message.reason) if message.reason else status_line(message.code)
         try:
             block = self._headers.select(message.raw_headers, keep_upgrade=message.code == 426)
         except ValueError as error:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
-        # RFC 9110 section 6.6.1: who has a clock and forwards an answer without Date adds one.
+        # RFC 9110 section 6.6.1: a recipient with a clock adds Date when it forwards a response without one
         date = b"" if DATE in message.headers else date_line.date()
         return b"%b%b%bX-Request-Id: %b\r\n" % (line, block, date, identifier_of(asked, client).encode("ascii"))
 
@@ -149,10 +149,10 @@ def _own_status_line(code: int, reason: str) -> bytes:
 
 
 def framed_body(body: bytes, *, chunked: bool) -> bytes:
-    """A whole body as it goes out."""
+    """A whole body, framed."""
     return framed_piece(body, chunked=chunked) + (LAST_CHUNK if chunked else b"")
 
 
 def framed_piece(piece: bytes, *, chunked: bool) -> bytes:
-    """A piece of a body as it goes out; the last chunk is no piece."""
+    """A piece of a body, framed; the last chunk is not a piece."""
     return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece

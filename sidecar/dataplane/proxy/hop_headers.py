@@ -60,9 +60,9 @@ _SPECIAL = {
 
 
 class RequestHeaders:
-    """Selects the caller's header lines for the service behind.
+    """Selects the header lines of the caller for the upstream.
 
-    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise somebody else adds them. ``credential_headers``:
+    ``keep_trace``: ``traceparent`` and ``tracestate`` too; otherwise the sidecar adds its own. ``credential_headers``:
     headers besides ``Authorization`` in which the authentication chain reads credentials.
     """
 
@@ -136,7 +136,7 @@ class RequestHeaders:
         fate = HeaderPolicy.FORWARDED if normal.startswith("x-forwarded-") else _SPECIAL.get(normal)
         if fate is None:
             return HeaderPolicy.KEEP
-        # Whoever reads an alias of these as the real thing must not be told two things.
+        # an upstream that reads an alias of these must not get two values
         is_alias = name.decode("latin-1").lower() != normal
         if is_alias or (normal == "authorization" and not self._keep_authorization):
             return HeaderPolicy.DROP
@@ -154,7 +154,7 @@ class ResponseHeaders:
 
         ``keep_upgrade``: ``Upgrade`` too, in an answer that says which protocols are asked for (426).
 
-        Raises ValueError for what somebody behind us could read differently: control characters in a value, a
+        Raises ValueError for what a client could read differently: control characters in a value, a
         transfer coding beside ``chunked``.
         """
         kept = self._kept

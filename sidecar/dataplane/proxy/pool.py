@@ -1,8 +1,7 @@
-"""Connections to the one service behind, kept open between requests.
+"""Connections to the upstream, kept open between requests.
 
-The parser, its flow control and its error reporting are aiohttp's client protocol; what its session adds on top
-(cookies, redirects, a pool for many hosts, URL building) has no use with one fixed upstream and costs more than the
-rest of the proxy together.
+Parser, flow control and errors are those of aiohttp's client protocol. What its session adds (cookies, redirects, a
+pool for many hosts, URLs) is useless with one upstream and costs more than the rest of the proxy.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ _CONNECT_ERRORS = (OSError, ssl.SSLError, ssl.CertificateError)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the service behind listens: a host and port, or a unix socket path.
+    """The address of the upstream: a host and port, or the path of a unix socket.
 
     ``base_path`` is put in front of the target of every request.
     """
@@ -62,13 +61,13 @@ READ_BUFFER = 256 * 1024
 
 
 class ResponseListener(Protocol):
-    """Who reads an answer without a task."""
+    """Reads a response without a task."""
 
     def receive(self, data: bytes) -> None:
-        """The service behind has sent something."""
+        """Data has arrived."""
 
     def connection_lost(self) -> None:
-        """The connection is about to end."""
+        """The connection has ended."""
 
 
 class _NullFlowControl:
@@ -84,7 +83,7 @@ class _NullFlowControl:
 
 
 class UpstreamConnection(ResponseHandler):
-    """One connection to the service behind. ``reader`` gets whatever comes on it; None: aiohttp's protocol does.
+    """A connection to the upstream. ``reader`` gets the data that arrives; None: aiohttp's protocol does.
 
     ``idle_since`` is a moment of :func:`time.monotonic`, 0 before the first exchange on it is over. ``heard``: bytes
     have come on it since the last :meth:`send`.
@@ -164,9 +163,9 @@ class UpstreamConnection(ResponseHandler):
 
     @property
     def is_clean(self) -> bool:
-        """Whether it is open, and nothing has come on it unasked: no octets and no end, neither read by the loop yet.
+        """Whether it is open and no unexpected data or end has arrived, also if the event loop has not read it yet.
 
-        What lies between the service's leaving and the loop's hearing of it is a request sent to nobody.
+        A request that is sent after the upstream has closed the connection is lost.
         """
         transport = self.transport
         if transport is None or transport.is_closing() or self.should_close:
@@ -177,14 +176,14 @@ class UpstreamConnection(ResponseHandler):
         return not self._arrivals.poll(0)
 
     def terminate(self) -> None:
-        """End it at once; whoever still reads from it must not take what came so far for the whole."""
+        """Close it immediately. A reader of an incomplete body gets an exception."""
         self._break_off()
         super().abort()
 
     def make_idle(self) -> bool:
-        """Expect nothing from now on: whatever comes while no request is under way makes it unclean.
+        """Expect nothing from now on: data that arrives without a request makes it unclean.
 
-        False: something has come already, with the answer and behind it. Nobody may get another answer from it.
+        False: data has arrived after the response. It must not be read as another response.
         """
         parser, self._parser = self._parser, None
         return parser is None or _is_between_responses(parser)
@@ -217,7 +216,7 @@ def _is_between_responses(parser: HttpParser[Any]) -> bool:
 
 
 class UpstreamPool:
-    """Hands out connections, the most recently used first. Times are in seconds."""
+    """Provides connections, the most recently used first. Times are in seconds."""
 
     def __init__(self, endpoint: Endpoint, *, connect_timeout: float, keepalive_timeout: float) -> None:
         self.endpoint = endpoint
@@ -227,12 +226,12 @@ class UpstreamPool:
         self._idle: deque[UpstreamConnection] = deque()
 
     async def acquire(self) -> UpstreamConnection:
-        """A connection that is open and clean. Raises UpstreamFailed (502, 504) when none can be had."""
+        """A connection that is open and clean. Raises UpstreamFailed (502, 504) if there is none."""
         idle = self.take_idle()
         return await self.connect() if idle is None else idle
 
     def take_idle(self) -> UpstreamConnection | None:
-        """One that is idle, open and clean; None: :meth:`acquire` has to make one."""
+        """An idle one that is open and clean; None: :meth:`acquire` has to open one."""
         now = monotonic()
         while self._idle:
             connection = self._idle.pop()
@@ -242,7 +241,7 @@ class UpstreamPool:
         return None
 
     def return_unused(self, connection: UpstreamConnection) -> None:
-        """Give back what :meth:`take_idle` has handed out and nobody used: to the service it was idle all the time."""
+        """Return a connection of :meth:`take_idle` that was not used: it stays idle."""
         if self._closed:
             connection.close()
         else:

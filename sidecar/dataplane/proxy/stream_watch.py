@@ -1,4 +1,4 @@
-"""What is being streamed to somebody, watched: it ends when the token that let it begin no longer would."""
+"""Watches streams: each one ends when the credential that it began with is no longer accepted."""
 
 import asyncio
 import logging
@@ -69,7 +69,7 @@ class StreamWatch:
     def watching(self, accepted: Accepted | None, end: Callable[[], None], *, ends_with_token: bool) -> Iterator[None]:
         """While the context lasts, call ``end`` (once) when ``accepted`` has been revoked.
 
-        ``ends_with_token``: also when the token has expired or its key was withdrawn. None: nobody's, never.
+        ``ends_with_token``: also when the token has expired or its key was withdrawn. None: no credential, never.
         """
         if accepted is None:
             yield

@@ -225,7 +225,10 @@ def test_token_from_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         ("nonsense", "form       rejected: not_a_jwt"),
         (forge.token(header_=forge.header(crit=["x"])), "form       rejected: critical_header"),
         (forge.token(), "issuer     rejected: issuer"),
-        (forge.token(header_=forge.header(kid="Gb389a-9f76-gdjs-a92j-0242bk94356")), "published  rejected"),
+        (
+            forge.token(forge.claims(iss="meta.example.com"), forge.header(kid="Gb389a-9f76-gdjs-a92j-0242bk94356")),
+            "published  rejected",
+        ),
         (forge.token(forge.claims(iss="meta.example.com")), 'keys       rejected: unknown_kid; own has no key "k1"'),
         (
             forge.token(forge.claims(iss="meta.example.com"), forge.header(kid="own1")),
