@@ -332,6 +332,8 @@ class _Translator:
             }
 
     def _report_rest(self) -> None:
+        if not self._options.get("skip_jwt_bearer_tokens"):
+            self._note("skip_jwt_bearer_tokens", "is off there; the sidecar accepts bearer tokens in any case")
         for name in list(self._options):
             if name in RESTRICTING:
                 self._restrict(name, "restricts who may log in and has no equivalent")

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,29 @@ def test_a_check_sends_blank_values(scene: Scene) -> None:
     token = scene.idp.mint(aud="openmetadata", email=None, groups=None)
     reply = request(f"{scene.sidecar.url}/oauth2/auth", headers=[("Authorization", f"Bearer {token}")])
     assert (reply.status, reply.all("X-Auth-Request-Email")) == (200, [""])
+
+
+def test_callers_without_a_token(tmp_path: Path) -> None:
+    """A password has the issuer of its authenticator, the guest none; neither has a token id."""
+    (tmp_path / "users").write_text("alice: secret,admin\n", encoding="utf-8")
+    authenticators = [{"type": "basic", "configs": {"userProps": str(tmp_path / "users")}}, {"type": "guest"}]
+    with echo_upstream() as upstream:
+        document = {
+            "upstream": {"url": upstream.url},
+            "authentication": {"authenticators": authenticators},
+            "rules": [{"path": "/**", "access": "guest"}],
+        }
+        with running_sidecar(tmp_path, document) as sidecar:
+            password = b64encode(b"alice:secret").decode()
+            by_password = Received.of(
+                request(f"{sidecar.url}/x", headers=[("Authorization", f"Basic {password}")]).json()
+            )
+            guest = Received.of(request(f"{sidecar.url}/x").json())
+    assert by_password.all("X-Auth-Request-User") == ["alice"]
+    assert by_password.all("X-Auth-Issuer") == ["urn:auth-sidecar:basic"]
+    assert guest.all("X-Auth-Request-User") == ["guest"]
+    assert guest.all("X-Auth-Issuer") == []
+    assert by_password.all("X-Auth-Token-Id") == guest.all("X-Auth-Token-Id") == []
 
 
 def test_the_members_of_the_assertion_are_those_of_the_table(scene: Scene) -> None:

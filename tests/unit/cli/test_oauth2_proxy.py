@@ -152,6 +152,15 @@ def test_options_of_the_provider(lines: str, name: str, expected: object, tmp_pa
     assert provider(translated(USUAL + lines, tmp_path).document)[name] == expected
 
 
+def test_bearer_tokens_that_oauth2_proxy_did_not_accept_are_mentioned(tmp_path: Path) -> None:
+    """The only way in which the result accepts more; not if it was on before."""
+    line = "skip_jwt_bearer_tokens: is off there"
+    assert any(note.startswith(line) for note in translated(USUAL, tmp_path).notes)
+    assert not any(
+        note.startswith(line) for note in translated(f"{USUAL}skip_jwt_bearer_tokens = true", tmp_path).notes
+    )
+
+
 def test_domains_are_enforced(tmp_path: Path) -> None:
     """By the address that then names the caller; also for further issuers."""
     text = USUAL.replace('["*"]', '["example.com"]') + 'extra_jwt_issuers = "https://b.example.com=api"\n'
