@@ -372,6 +372,6 @@ def signing_keys(folder: Path) -> dict[str, str]:
     keys.mkdir()
     settings = {"jwtTokenConfiguration": {"keyDir": str(keys), "jwtissuer": "https://metadata.example.com"}}
     (folder / "keys.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = [sys.executable, "-m", "sidecar", "keys", "rotate", "--config", folder / "keys.yaml"]
+    command = [sys.executable, "-m", "sidecar", "keys", "rotate", "--config", str(folder / "keys.yaml")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return {file.name: base64.b64encode(file.read_bytes()).decode() for file in keys.iterdir() if file.is_file()}
