@@ -94,6 +94,15 @@ class World:
         assert done.returncode == 0, done.stdout + done.stderr + self.state()
         return done.stdout
 
+    def passes_helms_test(self, release: str) -> None:
+        """At the third attempt at the latest: its check gives Redis two seconds, which a busy machine may not have."""
+        command = ("test", release, f"--timeout={WITHIN}s", "--namespace", NAMESPACE)
+        for _ in range(3):
+            done = self.helm.run(*command, "--kubeconfig", self.folder / "kubeconfig", within=WITHIN + 60)
+            if done.returncode == 0 and "Phase:          Succeeded" in done.stdout:
+                return
+        pytest.fail(done.stdout + done.stderr + self.state())
+
     def get(self, kind: str, version: str = "/api/v1") -> Any:
         """Objects of the namespace, or one with its name."""
         return self.node.server.ask("GET", f"{version}/namespaces/{NAMESPACE}/{kind}").json()
@@ -261,7 +270,7 @@ def test_a_restart_under_load_loses_no_request(world: World, shape: str) -> None
         changed = {**values, "hostAliases": [{"ip": ip, "hostnames": ["tried"]}]}
         upgrade = ("upgrade", "tried", CHART, *files, "--wait", f"--timeout={WITHIN}s")
         restart_loses_nothing(world, "tried", lambda: world.does(*upgrade, values=changed))
-        assert "Phase:          Succeeded" in world.does("test", "tried", f"--timeout={WITHIN}s")
+        world.passes_helms_test("tried")
 
 
 @pytest.mark.parametrize("product", [file.stem for file in sorted(OTHER.glob("*.yaml"))])
@@ -292,7 +301,7 @@ def test_the_pods_of_another_chart_lose_no_request(world: World, product: str) -
             restart_loses_nothing(world, name, lambda: world.restart("server"))
             changed = {**values, "hostAliases": [{"ip": world.address(name)[0], "hostnames": [name]}]}
             world.does("upgrade", name, CHART, *files, "--wait", values=changed)
-            assert "Phase:          Succeeded" in world.does("test", name, f"--timeout={WITHIN}s")
+            world.passes_helms_test(name)
         finally:
             path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/server"
             world.node.server.ask("DELETE", path, propagationPolicy="Foreground")
@@ -359,7 +368,7 @@ def test_helms_test_passes_with_a_shipped_value_file(
         names = [{"ip": ip, "hostnames": [name]} for name in services if (ip := world.address(name)[0]) != "None"]
         wait = ("--wait", f"--timeout={WITHIN}s")
         world.does("upgrade", "shipped", CHART, *files, *wait, values={**values, "hostAliases": names})
-        assert "Phase:          Succeeded" in world.does("test", "shipped", f"--timeout={WITHIN}s")
+        world.passes_helms_test("shipped")
     finally:
         world.does("uninstall", "shipped", "--wait")
         world.wait_until(lambda: not world.pods(), "empty")
