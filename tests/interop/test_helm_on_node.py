@@ -1,6 +1,9 @@
 """The chart on a real node: each shape is installed, tested by helm and restarted under load, and loses no request."""
 
+import base64
 import http.client
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,10 +32,11 @@ NAMESPACE = "metadata"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 VALUES = ROOT / "helm" / "values"
 OTHER = ROOT / "helm" / "other-charts"
+SECRET = "a-secret-of-more-than-32-characters"
 CALLERS = 8
 BEFORE_AND_AFTER = 5.0
 """Seconds of load on either side of the restart."""
-WITHIN = 600
+WITHIN = 300
 # One image with what all pods run: no registry of images is within reach of every machine.
 IMAGE = "docker.io/library/auth-sidecar:0.1.0"
 NAMES = ("docker.io/library/redis:8.2-alpine", "docker.io/library/nginx:1.29-alpine", "registry.k8s.io/pause:3.10")
@@ -89,6 +93,15 @@ class World:
         done = self.helm.run(*arguments, *where, within=WITHIN + 60)
         assert done.returncode == 0, done.stdout + done.stderr + self.state()
         return done.stdout
+
+    def passes_helms_test(self, release: str) -> None:
+        """At the third attempt at the latest: its check gives Redis two seconds, which a busy machine may not have."""
+        command = ("test", release, f"--timeout={WITHIN}s", "--namespace", NAMESPACE)
+        for _ in range(3):
+            done = self.helm.run(*command, "--kubeconfig", self.folder / "kubeconfig", within=WITHIN + 60)
+            if done.returncode == 0 and "Phase:          Succeeded" in done.stdout:
+                return
+        pytest.fail(done.stdout + done.stderr + self.state())
 
     def get(self, kind: str, version: str = "/api/v1") -> Any:
         """Objects of the namespace, or one with its name."""
@@ -257,7 +270,7 @@ def test_a_restart_under_load_loses_no_request(world: World, shape: str) -> None
         changed = {**values, "hostAliases": [{"ip": ip, "hostnames": ["tried"]}]}
         upgrade = ("upgrade", "tried", CHART, *files, "--wait", f"--timeout={WITHIN}s")
         restart_loses_nothing(world, "tried", lambda: world.does(*upgrade, values=changed))
-        assert "Phase:          Succeeded" in world.does("test", "tried", f"--timeout={WITHIN}s")
+        world.passes_helms_test("tried")
 
 
 @pytest.mark.parametrize("product", [file.stem for file in sorted(OTHER.glob("*.yaml"))])
@@ -277,9 +290,7 @@ def test_the_pods_of_another_chart_lose_no_request(world: World, product: str) -
         "replicaCount": 2,
     }
     for secret, keys in SECRETS[product].items():
-        world.create(
-            "secrets", {"metadata": {"name": secret}, "stringData": dict.fromkeys(keys, "secret of 32 letters " * 2)}
-        )
+        world.create("secrets", {"metadata": {"name": secret}, "stringData": dict.fromkeys(keys, SECRET)})
     files = ("--values", file)
     with installed(world, name, *files, values=values):
         other_chart = deployment_of(product, labels, int(upstream.rpartition(":")[2]))
@@ -290,7 +301,7 @@ def test_the_pods_of_another_chart_lose_no_request(world: World, product: str) -
             restart_loses_nothing(world, name, lambda: world.restart("server"))
             changed = {**values, "hostAliases": [{"ip": world.address(name)[0], "hostnames": [name]}]}
             world.does("upgrade", name, CHART, *files, "--wait", values=changed)
-            assert "Phase:          Succeeded" in world.does("test", name, f"--timeout={WITHIN}s")
+            world.passes_helms_test(name)
         finally:
             path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/server"
             world.node.server.ask("DELETE", path, propagationPolicy="Foreground")
@@ -333,3 +344,43 @@ def deployment_of(product: str, labels: Object, port: int) -> dict[str, Object]:
         "configmaps": {"metadata": {"name": "server"}, "data": {"nginx.conf": files}},
         "deployments": {"metadata": {"name": "server"}, "spec": spec},
     }
+
+
+@pytest.mark.parametrize("file", ["standalone-sqlite", "standalone-redis"])
+def test_helms_test_passes_with_a_shipped_value_file(
+    world: World, require_tool: Callable[[str], Path], file: str, tmp_path: Path
+) -> None:
+    """With its volume or the release's own Redis, keys and monitors; only the provider's address is another."""
+    server = world.node.server
+    values: Object = {"fullnameOverride": "shipped", "config": world.configuration(world.server)}
+    del values["config"]["store"], values["config"]["upstream"]
+    server.install_kinds(require_tool("kubernetes-kinds"), world.helm.render(VALUES / f"{file}.yaml"))
+    server.create("/api/v1/persistentvolumes", world.node.volume(file))
+    if file == "standalone-redis":
+        world.create(
+            "secrets", {"metadata": {"name": "auth-sidecar-redis-password"}, "stringData": {"password": SECRET}}
+        )
+        world.create("secrets", {"metadata": {"name": "auth-sidecar-signing-keys"}, "data": signing_keys(tmp_path)})
+    files = ("--values", VALUES / f"{file}.yaml")
+    world.does("install", "shipped", CHART, *files, values=values)
+    try:
+        services = [one["metadata"]["name"] for one in world.get("services")["items"]]
+        names = [{"ip": ip, "hostnames": [name]} for name in services if (ip := world.address(name)[0]) != "None"]
+        wait = ("--wait", f"--timeout={WITHIN}s")
+        world.does("upgrade", "shipped", CHART, *files, *wait, values={**values, "hostAliases": names})
+        world.passes_helms_test("shipped")
+    finally:
+        world.does("uninstall", "shipped", "--wait")
+        world.wait_until(lambda: not world.pods(), "empty")
+        server.delete(f"/api/v1/persistentvolumes/{file}")
+
+
+def signing_keys(folder: Path) -> dict[str, str]:
+    """The files that the guide's command makes, as a Secret holds them."""
+    keys = folder / "keys"
+    keys.mkdir()
+    settings = {"jwtTokenConfiguration": {"keyDir": str(keys), "jwtissuer": "https://metadata.example.com"}}
+    (folder / "keys.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "sidecar", "keys", "rotate", "--config", str(folder / "keys.yaml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return {file.name: base64.b64encode(file.read_bytes()).decode() for file in keys.iterdir() if file.is_file()}

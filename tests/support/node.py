@@ -9,9 +9,10 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from joserfc.jwk import RSAKey
@@ -130,6 +131,20 @@ class Node:
 
     server: ApiServer
     inside: tuple[str, ...]
+    folder: Path
+
+    def volume(self, name: str) -> dict[str, Any]:
+        """A persistent volume, whose owner kubelet sets as a pod's ``fsGroup`` says."""
+        path = f"/var/lib/kubelet/{name}"
+        (self.folder / f"root{path}").mkdir()
+        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+        spec = {
+            "capacity": {"storage": "5Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "local": {"path": path},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        }
+        return {"metadata": {"name": name}, "spec": spec}
 
 
 @contextmanager
@@ -161,7 +176,7 @@ def node(programs: Path, folder: Path, images: Path) -> Iterator[Node]:
         second = _start(stack, folder, "kube-proxy", proxy)
         port = _HEALTH["kube-proxy"]
         second.wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"), within=_START, what="kube-proxy answers")
-        yield Node(server, inside)
+        yield Node(server, inside, folder)
 
 
 @contextmanager
@@ -183,11 +198,26 @@ def _namespaces(folder: Path) -> Iterator[tuple[str, ...]]:
     unshare = ["unshare", "--fork", "--kill-child", "--mount-proc", "--net", "--mount", "--pid", "--ipc", "--uts"]
     command = [*unshare, "--cgroup", "sh", folder / "prepare.sh", folder, ADDRESS]
     ready = folder / "ready"
-    with running(command, log=folder / "namespaces.log", ready=ready.exists) as holder:
+    with (
+        _cgroups_removed(),
+        running(command, log=folder / "namespaces.log", ready=ready.exists) as holder,
+    ):
         children = Path(f"/proc/{holder.popen.pid}/task/{holder.popen.pid}/children")
         child = children.read_text(encoding="ascii").split()[0]
         with _network_of(child):
             yield ("nsenter", "--target", child, "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--net", "--")
+
+
+@contextmanager
+def _cgroups_removed() -> Iterator[None]:
+    """Remove what containerd leaves of its cgroups, which are empty once the namespaces have ended."""
+    try:
+        yield
+    finally:
+        for folder in Path("/sys/fs/cgroup").glob("*/k8s.io"):
+            for below, _, _ in os.walk(folder, topdown=False):
+                with suppress(OSError):  # not empty: another's
+                    Path(below).rmdir()
 
 
 @contextmanager
