@@ -374,8 +374,8 @@ def test_what_cannot_be_right_is_refused_with_a_sentence(helm: Helm, values: Obj
 )
 def test_what_would_lose_requests_beside_a_server_is_refused(helm: Helm, values: Object, sentence: str) -> None:
     assert sentence in helm.refusal(BESIDE, values=values)
-    mended: Object = {"beside": {"nativeSidecar": False}, "config": {"upstream": {"waitAtStart": "1m"}}}
-    assert helm.render(BESIDE, values={**values, **mended})
+    changed: Object = {"beside": {"nativeSidecar": False}, "config": {"upstream": {"waitAtStart": "1m"}}}
+    assert helm.render(BESIDE, values={**values, **changed})
 
 
 def test_two_pods_of_one_file_are_announced(helm: Helm, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sidecar.concurrency import cancel, retrieve
-from sidecar.store.redis.client import _Endpoint
+from sidecar.store.redis.client import _Closer, _Endpoint
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ async def test_a_store_connection_that_fails_to_close_is_not_reported(complaints
         async def aclose(self) -> None:
             raise ConnectionError("Connection closed by server")
 
-    servers = _Endpoint(None, "x", 1.0)  # type: ignore[arg-type] # makes no connection here
+    connector = SimpleNamespace(closer=_Closer())
+    servers = _Endpoint(connector, "x", 1.0)  # type: ignore[arg-type] # makes no connection here
     servers._client = Client()  # type: ignore[assignment]
     servers.mark_suspect()
     await settled()

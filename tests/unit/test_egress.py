@@ -160,7 +160,7 @@ def test_password_of_a_proxy_prints_nowhere() -> None:
         ("b\u00fccher.example", "xn--"),
     ],
 )
-def test_entry_of_other_programs_is_an_error_with_the_mend(text: str, mend: str) -> None:
+def test_entry_of_other_programs_is_an_error_with_the_correction(text: str, mend: str) -> None:
     """A range of addresses among them, which could be read as a host name that nothing has."""
     with pytest.raises(ValueError, match=f"has the invalid entry .*; .*; .*{mend}"):
         read_exceptions(text)

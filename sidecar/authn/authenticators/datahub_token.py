@@ -228,7 +228,7 @@ def check_shared_secrets(
         )
         problems.append(Problem(f"{path}.salt", text))
     for name, secret, risk in (
-        ("signingKey", signing_key, "everybody can sign with it"),
+        ("signingKey", signing_key, "anyone can sign with it"),
         ("salt", salt, "everybody knows it"),
     ):
         if is_well_known(secret) and not allow_published:

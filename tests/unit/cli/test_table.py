@@ -8,7 +8,7 @@ import pytest
 from sidecar.cli.table import table
 
 HEAD = ("ID", "NAME", "ACTOR", "EXPIRES")
-ROWS = [("tok_" + "a" * 22, "a name that somebody wrote at length, for no reason", "USER:" + "x" * 40, "2026-12-01")]
+ROWS = [("tok_" + "a" * 22, "a name that is much longer than it needs to be here", "USER:" + "x" * 40, "2026-12-01")]
 
 
 @pytest.fixture

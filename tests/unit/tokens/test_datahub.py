@@ -126,7 +126,7 @@ def test_what_a_token_must_be(changes: dict[str, Any], expected: tuple[Reason, C
 
 
 def signed(header: dict[str, Any], payload: bytes) -> str:
-    """The very octets of a payload, under a header with further members."""
+    """The exact bytes of a payload, under a header with further members."""
     parts = (json.dumps({"alg": "HS256", **header}).encode(), payload)
     signing_input = ".".join(map(forge.b64, parts))
     return f"{signing_input}.{forge.hs256(signing_input, KEY_TEXT.encode())}"

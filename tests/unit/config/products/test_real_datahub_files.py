@@ -111,7 +111,7 @@ def test_published_secrets_are_an_error_with_the_line_that_has_them(tmp_path: Pa
     ]
     assert all("published default" in line and "openssl rand" in line for line in lines)
     assert all(f"value of import {tmp_path}/application.yaml:" in line for line in lines)
-    assert "everybody can sign with it" not in lines[2]
+    assert "anyone can sign with it" not in lines[2]
 
 
 def test_a_secret_from_a_variable_is_blamed_on_the_variable(tmp_path: Path) -> None:
