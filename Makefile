@@ -6,6 +6,7 @@ RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.complete
 # The other Pythons that are supported: an environment .venv-VERSION for each.
 OTHERS := 3.12 3.13
+SUITES := tests/unit tests/contract tests/flow
 UV     := 0.13.9
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate
@@ -41,8 +42,8 @@ demo: $(RUNS) ## A sidecar with two issuers and an upstream, with commands to tr
 test: tools ## All tests; with CI=true the heavy ones too
 	$(PYTEST) $(ARGS)
 
-suites: tools ## Unit, contract and flow tests
-	$(PYTEST) tests/unit tests/contract tests/flow $(ARGS)
+suites: tools ## Unit, contract and flow tests, or those in SUITES
+	$(PYTEST) $(SUITES) $(ARGS)
 
 pythons: $(OTHERS:%=python-%) ## Lint, unit, contract and flow tests on the other Pythons that are supported
 
