@@ -135,6 +135,13 @@ class Decider:
             return self._denied(outcome, ruling)
         return Pending(partial(self._decide_later, ruling), outcome)
 
+    def deciding_rules(self, method: str, target: str) -> list[tuple[str, Access]]:
+        """The rules for a request, as log lines name them, with their access; none: authenticated.
+
+        Raises Refused(400) for a target that must not be read.
+        """
+        return list(dict.fromkeys(self._rules.deciding(method, read_target(target))))
+
     def may_repeat(self, view: RequestContext, accepted: Accepted | None) -> bool:
         """Whether an allowed request may be sent again: not on a public path, and only if it would still be allowed."""
         if self._requirement(view).access is Access.PUBLIC:

@@ -1,7 +1,7 @@
 """Route rules: compiled once, matched by walking a path's segments, so that their number costs nothing."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from sidecar.access.paths import Normalizations, plain_escapes
@@ -108,6 +108,7 @@ class _Rule:
     access_requirement: AccessRequirement
     without: frozenset[str]
     by_slash: bool = False
+    source: str = ""
 
 
 @dataclass(slots=True)
@@ -157,7 +158,7 @@ class Rules:
         access = Access[settings.access.upper()]
         methods = _methods(settings)
         ruling = AccessRequirement(access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials)
-        rule = _Rule(order, methods, ruling, settings.without)
+        rule = _Rule(order, methods, ruling, settings.without, source=settings.source)
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
         self.written_can_require = self.written_can_require or (bool(requirements) and not settings.of_preset)
@@ -168,7 +169,7 @@ class Rules:
         self._node(segments).here.append(rule)
         other = segments[:-1] if segments[-1] == "" else [*segments, ""]
         if other:
-            self._node(other).here.append(_Rule(order, methods, ruling, settings.without, by_slash=True))
+            self._node(other).here.append(replace(rule, by_slash=True))
 
     def _node(self, segments: Iterable[str]) -> _Node:
         node = self._root
@@ -176,8 +177,21 @@ class Rules:
             node = node.children.setdefault(segment, _Node())
         return node
 
+    def deciding(self, method: str, readings: Normalizations) -> Iterator[tuple[str, Access]]:
+        """The rules that :meth:`requirement_for` applies, as log lines name them, with their access."""
+        for path in (readings.strict, *readings.others):
+            for rule in self._first_rules(method, path):
+                if rule is not None:
+                    yield rule.source, rule.access_requirement.access
+
     def _first(self, method: str, path: str) -> AccessRequirement:
         """The ruling of the first rule for ``path``, and of a stricter one before it for its other final slash."""
+        first, by_slash = self._first_rules(method, path)
+        ruling = AUTHENTICATED if first is None else first.access_requirement
+        return ruling if by_slash is None else ruling.and_also(by_slash.access_requirement)
+
+    def _first_rules(self, method: str, path: str) -> tuple[_Rule | None, _Rule | None]:
+        """The first rule for ``path``, and a rule before it for its other final slash."""
         first: _Rule | None = None
         by_slash: _Rule | None = None
         for rule in self._matching(path):
@@ -190,10 +204,9 @@ class Rules:
                     by_slash = rule
             elif first is None or rule.order < first.order:
                 first = rule
-        ruling = AUTHENTICATED if first is None else first.access_requirement
-        if by_slash is not None and (first is None or by_slash.order < first.order):
-            return ruling.and_also(by_slash.access_requirement)
-        return ruling
+        if by_slash is not None and first is not None and by_slash.order > first.order:
+            by_slash = None
+        return first, by_slash
 
     def _matching(self, path: str) -> Iterator[_Rule]:
         nodes = [self._root]

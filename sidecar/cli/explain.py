@@ -4,8 +4,12 @@ The server's own chain validates the token; an observer of the validation prints
 """
 
 import json
+import re
 from contextlib import AsyncExitStack
 
+from multidict import CIMultiDict
+
+from sidecar.access.decide import Decider, Deny, Verdict
 from sidecar.app.authentication import build_authenticators, build_decider
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.process_context import ProcessContext
@@ -14,10 +18,13 @@ from sidecar.authn.base import Accepted
 from sidecar.authn.chain import TokenValidation
 from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import SystemClock
+from sidecar.concurrency import settled
 from sidecar.config.load import Loaded
-from sidecar.errors import Cause, Failed, Unavailable
+from sidecar.errors import Cause, Failed, Refused, Unavailable
 from sidecar.identity.actor import Actor
+from sidecar.identity.request import RequestContext, read_credential
 from sidecar.metrics import Metrics
+from sidecar.store.timestamps import format_rfc3339
 from sidecar.tokens.jwt.compact import Unverified
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
@@ -29,8 +36,12 @@ _NEXT = {"": "form", "form": "issuer", "issuer": "keys", "keys": "signature", "c
 _STEPS = {Cause.ISSUER: "issuer", Cause.PUBLISHED_SECRET: "published", Cause.ALGORITHM: "algorithm"}
 
 
-async def explain(text: str, loaded: Loaded) -> int:
-    """Print every step that ``text`` passes and the one that fails. Returns 0 if the server would accept it, else 1."""
+async def explain(text: str, loaded: Loaded, *, method: str = "GET", path: str | None = None) -> int:
+    """Print every step that ``text`` passes and the one that fails. Returns 0 if the server would accept it, else 1.
+
+    With ``path`` the verdict is that on a request with ``method`` for this target, after the rules.
+    """
+    text = re.sub(r"\A\s*bearer\s+", "", text, flags=re.IGNORECASE)
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()
         registry = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
@@ -42,6 +53,10 @@ async def explain(text: str, loaded: Loaded) -> int:
         explanation = _Explanation(registry, clock.now())
         validation = await decider.apply_rules(text, explanation)
         is_explained = explanation.conclude(validation)
+        if validation.accepted is not None and validation.failure is None:
+            _print_actor(validation.accepted.actor)
+            if path is not None:
+                return await _explain_rules(decider, text, method, path)
     failure = validation.failure
     if failure is not None:
         cause = "" if is_explained else f" ({failure.cause})"
@@ -50,6 +65,36 @@ async def explain(text: str, loaded: Loaded) -> int:
     bound = "" if validation.accepted is None else validation.accepted.certificate
     _print_step("verdict", f"accepted, only with the client certificate {_quoted(bound)}" if bound else "accepted")
     return 0
+
+
+async def _explain_rules(decider: Decider, text: str, method: str, path: str) -> int:
+    """Print the rules for a request of this caller, and the verdict on it. Returns 0 if it is allowed, else 1."""
+    headers = CIMultiDict({"Authorization": f"Bearer {text}"})
+    context = RequestContext(method, path, headers, read_credential(headers), trusted=True)
+    try:
+        deciding = decider.deciding_rules(method, path)
+        verdict: Verdict = await settled(decider.decide(context))
+    except Refused as failure:
+        _print_step("verdict", f"rejected: {failure.reason} ({failure.cause}) {failure.detail}".rstrip())
+        return 1
+    for source, access in deciding:
+        _print_step("rule", f"{source}: {access.name.lower()}")
+    if not deciding:
+        _print_step("rule", "no rule matches: authenticated")
+    if isinstance(verdict, Deny):
+        refused = verdict.failure
+        _print_step("verdict", f"rejected: {refused.reason} ({refused.cause}) {refused.detail}".rstrip())
+        return 1
+    _print_step("verdict", "allowed" if verdict.accepted is not None else "allowed, without an identity")
+    return 0
+
+
+def _print_actor(actor: Actor) -> None:
+    """What rules and identity headers have of the caller."""
+    _print_step("groups", _quoted(list(actor.groups)))
+    _print_step("roles", _quoted(list(actor.roles)))
+    _print_step("e-mail", _quoted(actor.email) if actor.email else "none")
+    _print_step("admin", "yes" if actor.is_admin else "no")
 
 
 class _Explanation:
@@ -76,7 +121,10 @@ class _Explanation:
             _print_step("keys", f"{len(value)} candidate{'' if len(value) == 1 else 's'}")
         elif isinstance(value, VerifiedClaims):
             _print_step("signature", f"valid, with key {_quoted(value.key.kid)}")
-            ends = "never expires" if value.expires_at is None else f"expires in {value.expires_at - self._now:.0f} s"
+            ends = "never expires"
+            if value.expires_at is not None:
+                at, seconds = format_rfc3339(value.expires_at, "seconds"), value.expires_at - self._now
+                ends = f"expires in {seconds:.0f} s, at {at}"
             _print_step("claims", f"valid for this issuer; {ends}")
         elif isinstance(value, Accepted):
             _print_step("principal", _actor_text(value.actor))
@@ -137,8 +185,8 @@ def _quoted(value: object) -> str:
 def _expected_text(token: Unverified, expectations: ValidationPolicy, now: float) -> str:
     """The times and the audience of the token beside the expected values."""
     claims = token.claims
-    shown = {name: claims[name] for name in ("aud", "iat", "nbf", "exp") if name in claims}
-    expected = f"now {now:.0f}, tolerance {expectations.leeway:g} s"
+    shown = {name: _shown_claim(name, claims[name]) for name in ("aud", "iat", "nbf", "exp") if name in claims}
+    expected = f"now {format_rfc3339(now, 'seconds')}, tolerance {expectations.leeway:g} s"
     if expectations.early not in (None, expectations.leeway):
         expected += f" for exp, {expectations.early:g} s for nbf and iat"
     if expectations.audiences:
@@ -148,6 +196,13 @@ def _expected_text(token: Unverified, expectations: ValidationPolicy, now: float
     for path, values in expectations.required_claims:
         expected += f", {path.text} one of {_quoted(sorted(values))}"
     return f"{_quoted(shown)}; {expected}"
+
+
+def _shown_claim(name: str, value: object) -> object:
+    """A time as RFC 3339; everything else, also a time outside of the calendar, as it is."""
+    if name == "aud" or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return format_rfc3339(value, "seconds") or value
 
 
 def _actor_text(actor: Actor) -> str:

@@ -59,6 +59,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     explained = actions.add_parser("explain", help="validate a token step by step as the server does")
     add_config_option(explained)
     explained.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
+    explained.add_argument("--path", metavar="PATH", help="also apply the rules to a request for this path")
+    explained.add_argument("--method", metavar="METHOD", default="GET", help="method of that request (default: GET)")
     explained.set_defaults(run=run_explain)
 
 
@@ -262,7 +264,8 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Print every step with its result. Returns 0 if the server would accept the token, else 1."""
-    return asyncio.run(explain(read_token(options.token), load_settings(options)))
+    loaded = load_settings(options)
+    return asyncio.run(explain(read_token(options.token), loaded, method=options.method, path=options.path))
 
 
 def _name(text: str) -> str:

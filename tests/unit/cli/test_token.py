@@ -250,6 +250,13 @@ def test_explain_names_the_step_that_refuses(run: Run, token: str, expected: str
     assert out.splitlines()[-1].startswith("verdict    rejected: ")
 
 
+RULES = [
+    {"path": "/crew/**", "require": {"groups": ["crew"]}},
+    {"path": "/staff", "methods": ["GET"], "require": {"groups": ["staff"]}},
+    {"path": "/**", "access": "public"},
+]
+
+
 def _provider(url: str, tmp_path: Path, **changes: Any) -> Loaded:
     provider = {"name": "corp", "issuer": forge.ISSUER, "publicKeyUrls": [url], "audiences": ["meta"], **changes}
     path = tmp_path / "provider.yaml"
@@ -259,6 +266,7 @@ def _provider(url: str, tmp_path: Path, **changes: Any) -> Loaded:
                 "authenticationConfiguration": {"providers": [provider]},
                 "store": {"url": f"sqlite:///{tmp_path}/s.db"},
                 "keys": {"timeout": "2s"},
+                "rules": RULES,
             }
         )
     )
@@ -358,3 +366,40 @@ def test_names_of_bots_are_listed_registered_and_released(
     assert [line.split()[0] for line in bots("list")[1].splitlines()[1:]] == ["admin", "nightly"]
     assert '"ingest"' not in run("list", "--json", "--active")[1]
     assert "nightly" not in run("list")[1]
+
+
+async def test_explain_goes_on_through_the_rules_to_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with JwksServer() as server:
+        server.publish(jwk(forge.RSA, "k1"))
+        loaded = _provider(server.url(), tmp_path, groupsClaim="groups")
+        token = f"Bearer {_current(groups=['crew'], email='sam@example.com')}"
+
+        async def asked(method: str, path: str) -> tuple[int, list[str]]:
+            code = await explain(token, loaded, method=method, path=path)
+            return code, capsys.readouterr().out.splitlines()
+
+        code, lines = await asked("GET", "/crew/x?y=1")
+        assert code == 0
+        assert 'groups     ["crew"]' in lines
+        assert "admin      no" in lines
+        assert lines[-2:] == ["rule       rules[0] /crew/**: authenticated", "verdict    allowed"]
+        code, lines = await asked("GET", "/staff")
+        assert code == 1
+        assert lines[-2] == "rule       rules[1] /staff: authenticated"
+        assert lines[-1] == (
+            'verdict    rejected: forbidden (rule_groups) requires the group staff; the caller has the groups "crew"'
+        )
+        assert (await asked("POST", "/staff"))[1][-2:] == ["rule       rules[2] /**: public", "verdict    allowed"]
+        code, lines = await asked("GET", "/a/%2e%2e/%zz")
+        assert code == 1
+        assert lines[-1].startswith("verdict    rejected: request_invalid (path_ambiguous)")
+
+
+async def test_explain_shows_times_as_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with JwksServer() as server:
+        server.publish(jwk(forge.RSA, "k1"))
+        loaded = _provider(server.url(), tmp_path)
+        assert await explain(forge.token(forge.claims(iat=1_700_000_000, exp=1_700_000_600)), loaded) == 1
+        assert '"exp": "2023-11-14T22:23:20Z"' in capsys.readouterr().out
