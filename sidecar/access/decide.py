@@ -20,6 +20,7 @@ from sidecar.identity.token_sources import TokenSources
 T = TypeVar("T")
 _PUBLIC = AccessRequirement(Access.PUBLIC)
 _BEARER = Scheme.BEARER
+_COOKIE = Scheme.COOKIE
 
 
 @dataclass(slots=True)  # not frozen: made for every request
@@ -141,7 +142,8 @@ class Decider:
         """
         if self._sources is not None:
             self._sources.read_into(view)
-        if view.credential.scheme is not _BEARER:
+        scheme = view.credential.scheme
+        if scheme is not _BEARER and scheme is not _COOKIE:
             return None
         ruling = self._requirement(view)
         if ruling.requirements or ruling.ignores_credentials or self._chain.count_credentials(view) != 1:

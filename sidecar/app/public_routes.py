@@ -7,6 +7,7 @@ from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
+from sidecar.app.login import Login, LoginPages, build_pages
 from sidecar.app.management import management_routes
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -48,6 +49,7 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None = None,
+    login: Login | None = None,
 ) -> PublicRoutes:
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
     prefix = settings.server.prefix
@@ -69,11 +71,14 @@ def public_routes(
     )
     identity_headers = build_headers(max_total_bytes=sizes.total_bytes)
     nginx_headers = build_headers(max_total_bytes=sizes.nginx_total_bytes, variant="-nginx")
+    pages = None if login is None else build_pages(login, loaded, decider, error_responses, registry, context)
     check = partial(
         CheckEndpoint,
         decider=decider,
         refusals=error_responses,
         untrusted=UntrustedPeers(metrics),
+        login=None if pages is None else pages.challenge,
+        cookies=None if login is None else login.cookies,
     )
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx(), identity_headers=nginx_headers)),
@@ -90,14 +95,16 @@ def public_routes(
             "jwks",
             PublishedKeys(lambda: (assertions.jwks, assertions.etag)),
         )
-    upstream = _forwarder(settings, decider, identity_headers, error_responses, metrics, watch, stack, spans)
+    upstream = _forwarder(
+        settings, decider, identity_headers, error_responses, metrics, watch, stack, spans, login, pages
+    )
     managing, below = management_routes(
         loaded, registry, bots, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **managing},
-        below=below,
+        exact={**exact, **managing, **({} if pages is None else pages.exact)},
+        below={**below, **({} if pages is None else pages.below)},
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
     )
@@ -172,6 +179,8 @@ def _forwarder(
     watch: StreamWatch,
     stack: AsyncExitStack,
     spans: ForwardSpans | None,
+    login: Login | None,
+    pages: LoginPages | None,
 ) -> Forwarder | None:
     upstream = settings.upstream
     if upstream is None or not upstream.url:
@@ -198,6 +207,7 @@ def _forwarder(
             ),
             token_headers=[normal_name(header.name) for header in settings.authentication.token_headers],
             token_protocols=settings.authentication.websocket_tokens.subprotocol,
+            cookies=None if login is None else login.cookies,
         ),
         pool=pool,
         refusals=error_responses,
@@ -207,4 +217,6 @@ def _forwarder(
         websocket_origins=websocket_origins(settings),
         watch=watch,
         spans=spans,
+        login=None if pages is None else pages.challenge,
+        cookies=None if login is None else login.cookies,
     )

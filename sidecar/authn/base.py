@@ -44,17 +44,17 @@ STATIC_CONFIGURATION: Revocable = _Configured()
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are asked again on each use.
 
-    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before`` and
-    ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id`` names the
-    record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that foreign ones may
-    not. ``revocation_keys`` are what the deny list asks about; None: those that the Actor tells. ``certificate``:
-    ``x5t#S256`` of the client certificate that every request with this credential must come with.
-    ``revocation_list_version`` is the version of the deny list that it was last found clear of; below 0: of none yet.
-    ``derived`` holds what later stages derive from it once, such as encoded headers, and ``counter`` counts its uses;
-    they live and die with these facts. ``weight`` is what a cache counts for it, see :meth:`memory`. From
-    ``revalidate_at`` on nothing is recalled: whoever accepted it has to be asked once more. ``forwarded_authorization``
-    is the ``Authorization`` value for the service behind where that is to see the caller's own credential and not a
-    minted one; empty: as configured.
+    ``key`` is what verified it, or anything else that is alive for as long as the verdict may stand. ``not_before``
+    and ``expires_at`` include the provider's clock skew and are None where the token sets no bound. ``record_id``
+    names the record that must still stand; ``is_own`` marks tokens of the own issuer, which may carry names that
+    foreign ones may not. ``is_session`` marks the session of a browser. ``revocation_keys`` are what the deny list
+    asks about; None: those that the Actor tells. ``certificate``: ``x5t#S256`` of the client certificate that every
+    request with this credential must come with. ``revocation_list_version`` is the version of the deny list that it
+    was last found clear of; below 0: of none yet. ``derived`` holds what later stages derive from it once, such as
+    encoded headers, and ``counter`` counts its uses; they live and die with these facts. ``weight`` is what a cache
+    counts for it, see :meth:`memory`. From ``revalidate_at`` on nothing is recalled: whoever accepted it has to be
+    asked once more. ``forwarded_authorization`` is the ``Authorization`` value for the service behind where that is
+    to see the caller's own credential and not a minted one; empty: as configured.
     """
 
     actor: Actor
@@ -64,6 +64,7 @@ class Accepted:
     revalidate_at: float | None = None
     record_id: str | None = None
     is_own: bool = False
+    is_session: bool = False
     revocation_keys: RevocationKeys | None = None
     certificate: str | None = None
     forwarded_authorization: str = field(default="", repr=False)

@@ -22,6 +22,7 @@ from sidecar.config.settings import (
     JwtTokenConfiguration,
     KeyUrl,
     PrincipalRule,
+    ProviderLoginSettings,
     ProviderSettings,
     ServerSettings,
     Settings,
@@ -63,7 +64,7 @@ class Provider:
 
     ``address_claim`` holds the caller's e-mail address where no mapping names it; ``needs_verified``: it counts only
     beside ``email_verified: true``. ``is_principal_written``: the configuration says what ``principal`` is. Domains are
-    None where those of ``authorizerConfiguration`` hold.
+    None where those of ``authorizerConfiguration`` hold. ``login`` is the registration for browser login.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Provider:
     allow_insecure_urls: bool = False
     is_flat: bool = False
     is_own: bool = False
+    login: ProviderLoginSettings | None = field(default=None, repr=False)
 
 
 _DEFAULT_EARLY_SKEW = 5.0
@@ -247,6 +249,7 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
         may_be_admin=entry.may_be_admin,
         require_expiry=not entry.allow_missing_expiry,
         allow_insecure_urls=entry.allow_insecure_urls,
+        login=entry.login,
     )
 
 

@@ -9,7 +9,9 @@ from aiohttp import web
 from sidecar.access.decide import Decider, Deny
 from sidecar.dataplane.dialects import Dialect
 from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.login import LoginChallenge
 from sidecar.errors import Cause, Failed, Refused
+from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
@@ -19,6 +21,9 @@ from sidecar.web.response import Response
 _log = logging.getLogger("sidecar.check")
 _LOG_INTERVAL = 60.0
 _MAX_PEERS = 1000
+_MAX_COOKIE = 4096
+"""The longest ``Cookie`` that an answer carries: proxies buffer the heads of answers."""
+_NONE: list[str] = []
 
 
 class UntrustedPeers:
@@ -56,7 +61,12 @@ class CheckEndpoint:
         identity_headers: IdentityHeaders,
         refusals: ErrorResponses,
         untrusted: UntrustedPeers,
+        login: LoginChallenge | None = None,
+        cookies: OwnCookies | None = None,
     ) -> None:
+        """``cookies`` are the sidecar's own: an answer that allows a request carries ``Cookie`` without them."""
+        self._login = login if dialect.carries_redirects else None
+        self._cookies = cookies
         self._dialect = dialect
         self._decider = decider
         self._identity_headers = identity_headers
@@ -69,20 +79,23 @@ class CheckEndpoint:
             view = self._view(request, rest, trusted=connection_of(request).trusted)
             verdict = await self._decider.decide(view)
             if isinstance(verdict, Deny):
-                return self._refuse(request, verdict)
+                answer = None if self._login is None else await self._login.answer(request, view, verdict)
+                return self._refuse(request, verdict) if answer is None else answer
             block = self._identity_headers.check_block(verdict.accepted, trusted=view.trusted)
         except Refused as failure:
             return self._refuse(request, failure)
         if self._decider.is_authenticated(verdict.accepted):
             connection_of(request).mark_authenticated()
-        return Response(200, block)
+        return Response(200, block + self._cookie_line(view))
 
     def at_once(self, asked: RequestHead, rest: str, *, trusted: bool) -> bytes | None:
         """The header block of the 200 for a credential that is known and stands, or None: ask in the usual way."""
         try:
             view = self._view(asked, rest, trusted=trusted)
             accepted = self._decider.accepted_at_once(view)
-            return None if accepted is None else self._identity_headers.check_block(accepted, trusted=trusted)
+            if accepted is None:
+                return None
+            return self._identity_headers.check_block(accepted, trusted=trusted) + self._cookie_line(view)
         except Refused:
             return None
 
@@ -92,6 +105,14 @@ class CheckEndpoint:
         if can_require and not trusted:
             view.conditions += self._decider.conditions_of_untrusted(self._dialect.named_targets(asked, rest))
         return view
+
+    def _cookie_line(self, view: RequestContext) -> bytes:
+        """``Cookie`` for the upstream, which a proxy copies over the caller's; blank above the limit."""
+        if self._cookies is None or not view.trusted:
+            return b""
+        lines = view.headers.getall("Cookie", _NONE)
+        rest = "; ".join(filter(None, map(self._cookies.rest, lines)))
+        return b"Cookie: %b\r\n" % (rest.encode("latin-1", "replace") if len(rest) <= _MAX_COOKIE else b"")
 
     def _refuse(self, request: web.BaseRequest, refused: Failed | Deny) -> Response:
         failure = refused.failure if isinstance(refused, Deny) else refused

@@ -40,7 +40,9 @@ _FORWARD_AUTH = _Names("X-Forwarded-Uri", "X-Forwarded-Method", "/forward_auth")
 
 
 class Dialect(Protocol):
-    """One proxy's way of asking."""
+    """One proxy's way of asking. ``carries_redirects``: a redirect in answer to a check reaches the browser."""
+
+    carries_redirects: bool
 
     def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """What is asked. ``rest`` is the raw request target behind the endpoint's path. Raises Refused(400)."""
@@ -54,6 +56,8 @@ class Dialect(Protocol):
 
 class _AnyStatus:
     """Proxies that pass every status of a refusal on."""
+
+    carries_redirects = True
 
     def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """As it is."""
@@ -70,6 +74,8 @@ class Nginx:
     ingress-nginx always names the original request in ``X-Original-URL``, but sets ``X-Original-URI`` only with its
     annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
     """
+
+    carries_redirects = False
 
     def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request, from a trusted nginx."""
@@ -166,7 +172,10 @@ def _context(
     others = () if target is None else _other_methods(asked)
     # With another method it is not the question that a browser asks.
     preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
-    return RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+    view = RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+    # without the original method nobody could say whether a page of another origin may send the request
+    view.takes_cookie = trusted and target is not None
+    return view
 
 
 def _other_methods(asked: RequestHead) -> tuple[str, ...]:

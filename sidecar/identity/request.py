@@ -33,10 +33,12 @@ class Condition(Protocol):
 
 
 class Scheme(StrEnum):
-    """The kind of credential. NOTHING: no ``Authorization``, or an empty one. SEVERAL: more than one."""
+    """The kind of credential. NOTHING: no ``Authorization``, or an empty one. SEVERAL: more than one. COOKIE: the
+    session cookie, without any ``Authorization``; its value is empty where the cookie came twice."""
 
     NOTHING = "nothing"
     BEARER = "bearer"
+    COOKIE = "cookie"
     OTHER = "other"
     SEVERAL = "several"
 
@@ -85,7 +87,8 @@ class RequestContext:
     those of the request that the sidecar received. ``other_methods`` are methods that an upstream may use instead of
     ``method``, because a header of the original request names them. ``conditions`` come from the check request: the
     caller must meet them in addition to the rules. ``handshake_certificate`` is the ``x5t#S256`` of the certificate
-    that the peer presented in the TLS handshake.
+    that the peer presented in the TLS handshake. ``takes_cookie``: method and target are those of the original request,
+    so that a session cookie may count; elsewhere it is no credential.
     """
 
     method: str
@@ -97,6 +100,7 @@ class RequestContext:
     other_methods: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     handshake_certificate: str = ""
+    takes_cookie: bool = False
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted

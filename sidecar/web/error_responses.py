@@ -38,9 +38,11 @@ class ErrorResponses:
         lines_per_second: float = 100,
         left_out: Callable[[], None] = lambda: None,
         cors: RefusalCors | None = None,
+        login: str = "",
     ) -> None:
-        """``cors``: which pages may read refusals of upstream paths."""
+        """``cors``: which pages may read refusals of upstream paths. ``login``: the path at which a browser logs in."""
         self._cors = cors
+        self._login = login
         self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
         self._challenge = f'Bearer realm="{quoted}"'
@@ -65,13 +67,21 @@ class ErrorResponses:
         status, extra = carry(failure) if carry else (failure.status, b"")
         if self._cors is not None and route in _UPSTREAM_ROUTES:
             extra += self._cors.lines(request.headers)
+        self.log(request, verdict, route=route, status=status)
+        others = b"" if _is_of_a_script(request) else self._others
+        close = failure.ends_connection
         identifier = request_id(request)
+        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
+
+    def log(self, request: web.BaseRequest, verdict: Deny, *, route: str, status: int) -> None:
+        """Write the log line of a refusal that is answered with ``status``."""
+        failure = verdict.failure
         if self._lines.allows():
             _log.info(
                 "refused",  # the text of earlier versions, which filters match
                 extra={
                     "event": "request_rejected",
-                    "requestId": identifier,
+                    "requestId": request_id(request),
                     "reason": failure.reason.value,
                     "cause": failure.cause.value,
                     "detail": failure.detail,
@@ -83,9 +93,6 @@ class ErrorResponses:
                     "path": request.raw_path.partition("?")[0][:_MAX_LOGGED_PATH],
                 },
             )
-        others = b"" if _is_of_a_script(request) else self._others
-        close = failure.ends_connection
-        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Response:
         """The same for a request that the HTTP parser refused: the log line has nothing of what it carried."""
@@ -140,6 +147,8 @@ class ErrorResponses:
         }
         if oauth_error:
             document["error"] = oauth_error
+        if self._login and failure.status == 401:
+            document["login"] = self._login
         return Response(status, b"".join(lines), orjson.dumps(document), close=close)
 
 

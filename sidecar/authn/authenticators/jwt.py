@@ -108,12 +108,15 @@ class IssuedTokenResolver:
         return _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
 
 
-def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
-    """What the deny list asks about beside what the Actor tells.
+def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys:
+    """What the deny list asks about.
 
-    Without ``jti`` the token is known by the digest of what was signed.
+    Without ``jti`` the token is known by the digest of what was signed. A token of a provider ends with the session at
+    the provider to which it belongs.
     """
-    return None if actor.token_id else revocation_keys(actor, token.digest)
+    sid = token.claims.get("sid")
+    session = sid if isinstance(sid, str) else ""
+    return revocation_keys(actor, "" if actor.token_id else token.digest, session=session)
 
 
 def _accepted(

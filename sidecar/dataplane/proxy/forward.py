@@ -15,6 +15,7 @@ from aiohttp.streams import StreamReader
 from sidecar.access.decide import Decider, Deny
 from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.login import LoginChallenge
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, UpstreamResponse
 from sidecar.dataplane.proxy.heads import (
     BODILESS,
@@ -31,6 +32,7 @@ from sidecar.dataplane.proxy.relay import ExchangeTable, PendingExchange
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.identity.cookies import OwnCookies
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import InFlightRequest, StreamedWork
@@ -90,6 +92,8 @@ class Forwarder:
         websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
         spans: ForwardSpans | None = None,
+        login: LoginChallenge | None = None,
+        cookies: OwnCookies | None = None,
     ) -> None:
         """``public_url``: see :class:`RequestHeads`.
 
@@ -103,7 +107,8 @@ class Forwarder:
             public_url=public_url,
             base_path=pool.endpoint.base_path,
         )
-        self._answer_heads = ResponseHeads()
+        self._answer_heads = ResponseHeads(cookies)
+        self._login = login
         self._pool = pool
         self._relays = ExchangeTable(decider, pool, self._request_heads, self._answer_heads, metrics)
         self._refusals = refusals
@@ -125,8 +130,13 @@ class Forwarder:
                 request, begun.head, None, begun.accepted, begun.pool, upgrade=False, started=begun.started
             )
             return await self._send(sending, begun.connection, self._resume(sending, begun.connection))
-        verdict = await self._decider.decide(own_context(request))
+        view = own_context(request)
+        view.takes_cookie = True
+        verdict = await self._decider.decide(view)
         if isinstance(verdict, Deny):
+            answer = None if self._login is None else await self._login.answer(request, view, verdict)
+            if answer is not None:
+                return answer
             return self._refusals.refuse(request, verdict, route="forward")
         client.admit(identified=self._decider.is_authenticated(verdict.accepted))
         body = self._body(request)

@@ -109,7 +109,9 @@ class ExchangeTable:
         if connection is None:
             return None
         try:
-            accepted = self._decider.accepted_at_once(context_from_request(message, message.path, client))
+            view = context_from_request(message, message.path, client)
+            view.takes_cookie = True
+            accepted = self._decider.accepted_at_once(view)
             if accepted is None:
                 return None
             head = self._request_heads.make(message, message.path, client, accepted, b"")
