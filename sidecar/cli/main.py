@@ -14,7 +14,7 @@ from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
-COMMANDS = ("serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "health")
+COMMANDS = ("serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "health")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

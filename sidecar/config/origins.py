@@ -31,13 +31,15 @@ def cors_origins(settings: Settings) -> tuple[str, ...]:
 def login_origins(settings: Settings) -> frozenset[str]:
     """Whose pages may act with the session cookie."""
     written = settings.login.origins
-    return frozenset((*(settings.server.origins if written is None else written) or (), *_own_origin(settings)))
+    listed = settings.server.origins if written is None else written
+    return frozenset((*(listed or ()), *_own_origin(settings)))
 
 
 def return_origins(settings: Settings) -> frozenset[str]:
     """Where a login may return to."""
     written = settings.login.return_to
-    return frozenset((*(settings.server.origins if written is None else written) or (), *_own_origin(settings)))
+    listed = settings.server.origins if written is None else written
+    return frozenset((*(listed or ()), *_own_origin(settings)))
 
 
 def check_origins(settings: Settings) -> Iterator[Finding]:

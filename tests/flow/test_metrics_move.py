@@ -230,6 +230,8 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
     (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
+    (failed_login, ('sidecar_logins_total{outcome="refused",provider="corp",reason="state_invalid"}',)),
+    (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
     (away, (
         'sidecar_jwks_fetches_total{outcome="status",provider="corp"}',
