@@ -16,12 +16,14 @@ from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator
 from sidecar.authn.base import Accepted
+from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.origins import login_origins, return_origins
 from sidecar.config.providers import Provider
 from sidecar.config.reading.units import parse_web_origin
 from sidecar.config.settings import ProviderLoginSettings, RuleSettings, Settings
 from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.cookies import OwnCookies
 from sidecar.keys.key_files import KeyFileError
 from sidecar.keys.signing import load_client_key
@@ -38,11 +40,12 @@ from sidecar.login.endpoints import (
     StartEndpoint,
 )
 from sidecar.login.flow import LoginFlow, LoginNames
-from sidecar.login.id_token import TokenChecks
+from sidecar.login.id_token import Keys, TokenChecks
 from sidecar.login.metadata import MetadataSource
 from sidecar.login.responses import StepResponses
 from sidecar.login.return_address import ReturnAddresses, origin_of
 from sidecar.login.transaction import Transactions
+from sidecar.outbound import ControlClient
 from sidecar.secrets.value import Secret
 from sidecar.sessions.cross_site import CrossSiteGuard
 from sidecar.sessions.sealing import Sealer
@@ -101,35 +104,56 @@ async def open_login(
     keys = {source.provider.name: source for source in registry.provider_keys}
     clients: dict[str, ProviderClient] = {}
     for name, provider in providers.items():
-        assert provider.login is not None  # noqa: S101 - selected above
-        metadata = MetadataSource(provider, settings.keys, registry.client, clock)
-        stack.push_async_callback(metadata.aclose)
-        secret, algorithm = _client_secret(provider, provider.login)
-        checks = TokenChecks(
-            provider, provider.login.client_id, keys[name], clock, settings.server.limits.max_token_bytes
+        policy = provider_policy(
+            provider, settings.authorizer_configuration, registry.reserved, registry.mirror.is_bot_name, SESSION
         )
-        clients[name] = ProviderClient(
-            provider,
-            provider.login,
-            provider_policy(
-                provider,
-                settings.authorizer_configuration,
-                registry.reserved,
-                registry.mirror.is_bot_name,
-                SESSION,
-            ),
-            metadata,
-            checks,
-            registry.client,
-            redirect_uri(settings, name),
-            within=settings.keys.timeout,
-            secret=secret,
-            algorithm=algorithm,
-        )
+        clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
     guard = CrossSiteGuard(login_origins(settings))
     policies = {name: client.policy for name, client in clients.items()}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
     return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
+
+
+def build_client(
+    provider: Provider,
+    settings: Settings,
+    control: ControlClient,
+    keys: Keys,
+    policy: PrincipalPolicy,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> ProviderClient:
+    """The client of ``provider``, which has a login. Raises Misconfigured."""
+    login = provider.login
+    assert login is not None  # noqa: S101 - see above
+    metadata = MetadataSource(provider, settings.keys, control, clock)
+    stack.push_async_callback(metadata.aclose)
+    secret, algorithm = _client_secret(provider, login)
+    return ProviderClient(
+        provider,
+        login,
+        policy,
+        metadata,
+        TokenChecks(provider, login.client_id, keys, clock, settings.server.limits.max_token_bytes),
+        control,
+        redirect_uri(settings, provider.name),
+        within=settings.keys.timeout,
+        secret=secret,
+        algorithm=algorithm,
+    )
+
+
+def registration_lines(loaded: Loaded) -> list[str]:
+    """What to register at the providers that have a login, for ``sidecar check``."""
+    settings, lines = loaded.settings, []
+    for provider in loaded.providers:
+        if provider.login is not None:
+            lines += [
+                f"  {provider.name}: redirect URI {redirect_uri(settings, provider.name)}",
+                f"  {provider.name}: post-logout redirect URI {_base(settings)}/signed_out",
+                f"  {provider.name}: back-channel logout URL {_base(settings)}/backchannel_logout",
+            ]
+    return ["Browser login; register at the provider:", *lines] if lines else []
 
 
 def build_pages(

@@ -9,6 +9,7 @@ from sidecar import environment
 from sidecar.app.authentication import server_names
 from sidecar.app.datahub import datahub_setup
 from sidecar.app.egress_report import routes
+from sidecar.app.login import registration_lines
 from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.network_lines import network_lines
@@ -50,7 +51,7 @@ def run_check(options: argparse.Namespace) -> int:
         _print_names(loaded)
         _print_server_names(server_names(loaded.settings))
         _print_egress(loaded, specs)
-        for line in network_lines(loaded.settings):
+        for line in (*network_lines(loaded.settings), *registration_lines(loaded)):
             print(printable(line))
         found = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:

@@ -5,6 +5,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from sidecar.cli.options import add_config_option, load_settings
 from sidecar.cli.table import table
@@ -48,22 +49,14 @@ def run_list(options: argparse.Namespace) -> int:
         for session in found:
             print(json.dumps(session))
     else:
-        rows = (
-            (
-                one["id"],
-                one["actor"]["id"],
-                one["provider"],
-                one["createdAt"],
-                one["lastUsedAt"] or "",
-                one["expiresAt"],
-            )
-            for one in found
-        )
+        columns = ("id", "actor", "provider", "createdAt", "lastUsedAt", "expiresAt")
+        shown = ({**one, "actor": one["actor"]["id"]} for one in found)
+        rows = (tuple(str(one[name] or "") for name in columns) for one in shown)
         print(table(("ID", "ACTOR", "PROVIDER", "CREATED", "LAST USED", "EXPIRES"), rows))
     return 0
 
 
-async def _list(loaded: Loaded, actor: str | None, *, ended: bool) -> list[dict[str, object]]:
+async def _list(loaded: Loaded, actor: str | None, *, ended: bool) -> list[dict[str, Any]]:
     async with _opened(loaded) as store:
         return [describe_session(record) async for record in _sessions(store, actor, ended=ended)]
 

@@ -84,7 +84,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.CREDENTIALS_INVALID: "credentials other than a token are wrong",
     Reason.CREDENTIALS_AMBIGUOUS: "the request has more than one credential",
     Reason.SESSION_ENDED: "the session cookie is unknown, or its session has ended, expired or was idle too long",
-    Reason.LOGIN_FAILED: "a browser login ended without a session; shown as a page, with 403 if the person may not enter",
+    Reason.LOGIN_FAILED: "a browser login ended without a session; 403 if the person may not enter",
     Reason.CROSS_SITE: "a page of another origin used the session cookie to change something or to open a WebSocket",
     Reason.FORBIDDEN: "the caller is authenticated but does not meet the requirements of the rule or call",
     Reason.NOT_FOUND: "there is nothing at this path that the caller may see",
