@@ -31,7 +31,7 @@ class ShiftedClock(SystemClock):
 
     def __init__(self, ahead: float = 0.0) -> None:
         self.ahead = ahead
-        self.now = lambda: SystemClock.now() + self.ahead  # type: ignore[misc]
+        self.now = lambda: SystemClock.now() + self.ahead
 
 
 @dataclass

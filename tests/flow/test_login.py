@@ -430,7 +430,9 @@ async def test_authentication_must_be_as_recent_as_asked(tmp_path: Path) -> None
 
 
 async def test_person_who_may_not_enter_gets_no_session(tmp_path: Path) -> None:
-    blocks = {"authorizerConfiguration": {"principalDomain": "example.com", "enforcePrincipalDomain": True}}
+    blocks: dict[str, Any] = {
+        "authorizerConfiguration": {"principalDomain": "example.com", "enforcePrincipalDomain": True}
+    }
     async with world_of(tmp_path, **blocks) as world:
         world.idp.extra = {"email": "eve@evil.example"}
         browser = Browser()

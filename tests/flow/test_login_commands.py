@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sidecar.cli.main import main
-from tests.flow.test_login import API, Browser, provider_block, world_of
-from tests.support.login_provider import LoginProvider
+from tests.flow.test_login import API, provider_block, world_of
+from tests.support.login_provider import Browser, LoginProvider
 
 URL = "http://127.0.0.1:4180"
 
