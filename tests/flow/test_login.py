@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
+from aiohttp import ClientSession, WSMsgType
 
 from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
@@ -330,6 +331,19 @@ async def test_logout_token_with_a_subject_alone_ends_what_is_older(world: World
     assert (await logout(world, world.idp.logout_token(sid=None))).status == 200
     assert (await browser.send(world.url + "/", headers=API)).json()["reason"] == "session_ended"
     await world.login(browser=browser)
+
+
+async def test_websocket_ends_with_its_session(world: World) -> None:
+    browser = await world.login()
+    cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    async with (
+        ClientSession() as client,
+        client.ws_connect(world.url + "/ws", headers={"Origin": world.url, "Cookie": cookies}) as socket,
+    ):
+        assert await socket.receive_str() == "alice"
+        assert (await logout(world, world.idp.logout_token())).status == 200
+        ended = await socket.receive(timeout=5)
+        assert ended.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING), ended
 
 
 @pytest.mark.parametrize(
