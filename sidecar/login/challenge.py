@@ -6,7 +6,7 @@ from sidecar.access.decide import Deny
 from sidecar.access.paths import read_target
 from sidecar.access.rules import Access, Rules
 from sidecar.clock import Clock
-from sidecar.errors import Reason, Refused
+from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import HeaderView, RequestContext, Scheme
 from sidecar.login.flow import BrowserCookies, LoginFlow
@@ -18,7 +18,10 @@ from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.response import Response
 
 _NO_SESSION = frozenset({Reason.TOKEN_MISSING, Reason.SESSION_ENDED})
-_LOOP_GUARD = 10.0
+# With a clock or secrets that are wrong here, a new session would end as this one did, and the browser would be led in
+# circles.
+_ENDS_AGAIN = frozenset({Cause.SESSION_UNSEALED, Cause.SESSION_EXPIRED, Cause.SESSION_IDLE, Cause.SESSION_REVOKED})
+_LOOP_GUARD = 60.0
 
 
 class Challenge:
@@ -64,7 +67,7 @@ class Challenge:
         if kind is Answer.JSON:
             return None
         cookies = self.browser_cookies(view.headers)
-        if failure.reason not in _NO_SESSION or self._is_fresh(cookies.session):
+        if failure.reason not in _NO_SESSION or (failure.cause in _ENDS_AGAIN and self._is_fresh(cookies.session)):
             text = "Your session is not accepted here. Ask the administrator, or sign out and sign in again."
             links = (Link("Sign out", f"{self._flow.names.prefix}/sign_out"),)
             return self.page(request, Page(401, "Not signed in", text, links), verdict)
@@ -86,7 +89,7 @@ class Challenge:
     def _is_fresh(self, secret: str) -> bool:
         """Whether the browser has just logged in: another login would end the same way."""
         record = self._sessions.known(secret)
-        return record is not None and record.revoked_at is not None and self._now() - record.created_at < _LOOP_GUARD
+        return record is not None and abs(self._now() - record.created_at) < _LOOP_GUARD
 
     def _is_api(self, view: RequestContext) -> bool:
         try:

@@ -468,6 +468,16 @@ async def test_paths_of_an_api_are_never_redirected(tmp_path: Path) -> None:
         assert (await Browser().get(world.url + "/apis", follow=False)).status == 303
 
 
+async def test_session_that_no_secret_opens_leads_nobody_in_circles(tmp_path: Path) -> None:
+    async with world_of(tmp_path, login={"secrets": ["a" * 32]}) as world:
+        browser = await world.login()
+    async with world_of(tmp_path, login={"secrets": ["b" * 32]}) as world:
+        reply = await browser.get(world.url + "/a", follow=False)
+        assert (reply.status, reply.all("Location")) == (401, [])
+    async with world_of(tmp_path, login={"secrets": ["b" * 32, "a" * 32]}) as world:
+        assert (await browser.get(world.url + "/a", follow=False)).status == 200
+
+
 async def test_everything_of_the_login_is_404_without_it(tmp_path: Path) -> None:
     from tests.support.managed_sidecar import managed_sidecar
 

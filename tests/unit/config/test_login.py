@@ -12,13 +12,15 @@ from sidecar.errors import Misconfigured
 LOGIN: dict[str, Any] = {"clientId": "web", "clientSecret": "s"}
 
 
-def problems(folder: Path, login: dict[str, Any] | None, **blocks: Any) -> str:
+def problems(folder: Path, registration: dict[str, Any] | None, **blocks: Any) -> str:
     provider = {"name": "corp", "issuer": "https://idp.example.com", "audiences": ["a"]}
     document = {
         "server": {"publicUrl": "https://metadata.example.com"},
         "upstream": {"url": "http://127.0.0.1:8585"},
         "store": {"url": f"sqlite:///{folder}/s.db"},
-        "authenticationConfiguration": {"providers": [provider | ({} if login is None else {"login": login})]},
+        "authenticationConfiguration": {
+            "providers": [provider | ({} if registration is None else {"login": registration})]
+        },
         **blocks,
     }
     path = folder / "sidecar.yaml"
