@@ -126,6 +126,10 @@ def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
             about["digest"] = entry.name
         case Scope.SUBJECT:
             about["subject"] = entry.name
+        case Scope.SESSION:
+            about |= {"scope": entry.scope.value, "sid": entry.name}
+        case Scope.SUBJECT_SESSIONS:
+            about |= {"scope": entry.scope.value, "subject": entry.name}
         case Scope.ACTOR:
             kind, _, actor_id = entry.name.partition(":")
             about["actor"] = {"type": kind, "id": actor_id}
