@@ -43,7 +43,7 @@ from sidecar.login.flow import LoginFlow, LoginNames
 from sidecar.login.id_token import Keys, TokenChecks
 from sidecar.login.metadata import MetadataSource
 from sidecar.login.responses import StepResponses
-from sidecar.login.return_address import ReturnAddresses, origin_of
+from sidecar.login.return_address import ReturnAddresses, web_origin
 from sidecar.login.transaction import Transactions
 from sidecar.outbound import ControlClient
 from sidecar.secrets.value import Secret
@@ -166,7 +166,7 @@ def build_pages(
 ) -> LoginPages:
     """The endpoints of ``login``."""
     settings, prefix = loaded.settings, loaded.settings.server.prefix
-    own = parse_web_origin(origin_of(settings.server.public_url))
+    own = parse_web_origin(web_origin(settings.server.public_url))
     flow = LoginFlow(
         login.clients,
         login.sessions,

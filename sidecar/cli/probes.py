@@ -112,7 +112,7 @@ class KeysProbe:
 
 
 class _NoKeys:
-    """Keys of nobody: a probe verifies no token."""
+    """No keys: a probe verifies no token."""
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
         return ()

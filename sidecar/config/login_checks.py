@@ -25,7 +25,7 @@ def has_login(settings: Settings) -> bool:
 
 
 def check_login(settings: Settings) -> Iterator[Finding]:
-    """A login that can work, and that nobody but its browser can use."""
+    """A login that can work, and that only the browser that began it can complete."""
     if not has_login(settings):
         if settings.login != LoginSettings():
             message = "has no effect: no provider has a login block; add login: {clientId: ...} to a provider"
@@ -46,7 +46,7 @@ def check_login(settings: Settings) -> Iterator[Finding]:
     if not forwards and not settings.server.trusted_proxies:
         message = (
             "is empty, and without upstream.url requests come as checks: the session cookie counts only in checks of "
-            "trusted proxies that name the original request, so nobody could log in; list the proxies"
+            "trusted proxies that name the original request, so no login can succeed; list the proxies"
         )
         yield Finding(("server", "trustedProxies"), message)
 

@@ -14,8 +14,7 @@ from sidecar.login.client import ProviderClient
 from sidecar.login.id_token import LogoutToken
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.sessions.service import WriteBatch
-from sidecar.store.base import Batch
+from sidecar.store.base import Batch, WriteBatch
 from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.tokens.jwt.compact import parse
 

@@ -10,9 +10,9 @@ from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import HeaderView, RequestContext, Scheme
 from sidecar.login.flow import BrowserCookies, LoginFlow
-from sidecar.login.navigation import Answer, answer_for
+from sidecar.login.navigation import ResponseKind, response_kind
 from sidecar.login.responses import StepResponses
-from sidecar.login.steps import Link, Page, Step
+from sidecar.login.steps import Link, PageStep, Step
 from sidecar.sessions.service import Sessions
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import RequestHead
@@ -67,18 +67,18 @@ class Challenge:
             or view.credential.scheme not in (Scheme.NOTHING, Scheme.COOKIE)
         ):
             return None
-        kind = Answer.JSON if self._is_api(view) else answer_for(view.method, view.headers)
-        if kind is Answer.JSON:
+        kind = ResponseKind.JSON if self._is_api(view) else response_kind(view.method, view.headers)
+        if kind is ResponseKind.JSON:
             return None
         cookies = self.browser_cookies(view.headers)
         if failure.reason not in _NO_SESSION or (failure.cause in _ENDS_AGAIN and self._is_fresh(cookies.session)):
             text = "Your session is not accepted here. Ask the administrator, or sign out and sign in again."
             links = (Link("Sign out", f"{self._flow.names.prefix}/sign_out"),)
-            return self.page(asked, connection, Page(401, "Not signed in", text, links), verdict)
-        if kind is Answer.PAGE:
+            return self.page(asked, connection, PageStep(401, "Not signed in", text, links), verdict)
+        if kind is ResponseKind.PAGE:
             text = "Your session has ended, or you are not signed in. What you sent was not kept."
             links = (Link("Sign in", f"{self._flow.names.prefix}/start"),)
-            return self.page(asked, connection, Page(401, "Not signed in", text, links), verdict)
+            return self.page(asked, connection, PageStep(401, "Not signed in", text, links), verdict)
         return self._begin(asked, connection, view.target, cookies, verdict)
 
     async def _begin(
@@ -88,7 +88,7 @@ class Challenge:
 
     def page(self, asked: RequestHead, connection: Connection, step: Step, refused: Deny | None = None) -> Response:
         """The response of ``step``; what it reports is logged as every refusal."""
-        failure = step.failure if isinstance(step, Page) else None
+        failure = step.failure if isinstance(step, PageStep) else None
         if failure is not None:
             self._refusals.log(asked, connection, Deny(failure), route="login", status=failure.status)
         elif refused is not None:

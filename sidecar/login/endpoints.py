@@ -13,8 +13,8 @@ from sidecar.identity.request import RequestContext, read_credential
 from sidecar.login.backchannel import BackchannelLogout
 from sidecar.login.challenge import Challenge
 from sidecar.login.flow import CallbackParameters, LoginFlow
-from sidecar.login.navigation import Answer, answer_for
-from sidecar.login.steps import Link, Page, Step
+from sidecar.login.navigation import ResponseKind, response_kind
+from sidecar.login.steps import Link, PageStep, Step
 from sidecar.sessions.cross_site import CrossSiteGuard
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import connection_of
@@ -67,12 +67,12 @@ class _Endpoint:
             return await self.respond(request, rest)
         except Unavailable as failure:
             message = "The request cannot be completed now. Try again in a moment."
-            return self._page(request, Page(503, "Temporarily unavailable", message, failure=failure))
+            return self._page(request, PageStep(503, "Temporarily unavailable", message, failure=failure))
         except Refused as failure:
             if failure.reason is Reason.NOT_FOUND:
                 raise
             links = (Link("Sign in", f"{self._flow.names.prefix}/start"),)
-            page = Page(failure.status, "The request is not valid", failure.message, links, failure=failure)
+            page = PageStep(failure.status, "The request is not valid", failure.message, links, failure=failure)
             return self._page(request, page)
 
     async def respond(self, request: web.BaseRequest, rest: str) -> Response:
@@ -90,7 +90,7 @@ class StartEndpoint(_Endpoint):
 
     async def respond(self, request: web.BaseRequest, rest: str) -> Response:
         """Lead the browser to the provider. Parameters of the provider's are never taken from the query."""
-        if answer_for(request.method, request.headers) is not Answer.REDIRECT:
+        if response_kind(request.method, request.headers) is not ResponseKind.REDIRECT:
             raise Refused(Reason.REQUEST_INVALID, message="A login begins with the navigation of a browser window")
         given = _parameters(request, ("provider", "rd", "iss", "target_link_uri"))
         provider = given.get("provider")

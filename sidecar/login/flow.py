@@ -13,13 +13,13 @@ from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import make_actor
 from sidecar.login.client import Person, ProviderClient
-from sidecar.login.return_address import HOME, ReturnAddresses, origin_of
-from sidecar.login.steps import Link, Page, Redirect, SetCookie, Step
+from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
+from sidecar.login.steps import Link, PageStep, Redirect, SetCookie, Step
 from sidecar.login.transaction import COOKIE_MAX_AGE, Attempt, Transactions
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.sessions.records import content_of, session_id
-from sidecar.sessions.sealing import Sealer, encode
+from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Session, Sessions
 from sidecar.store.replica.revocation_list import revocation_keys
 
@@ -123,14 +123,14 @@ class LoginFlow:
         """The provider whose issuer is exactly ``issuer``, for logins that a third party initiates."""
         return next((name for name, client in self._clients.items() if client.issuer == issuer), None)
 
-    def chooser(self, return_to: str | None, *, status: int = 200) -> Page:
+    def chooser(self, return_to: str | None, *, status: int = 200) -> PageStep:
         """The sign-in page: a link for each provider."""
         address = self._addresses.checked(return_to)
         links = tuple(
             Link(f"Sign in with {client.display_name}", self._start(address, name))
             for name, client in self._clients.items()
         )
-        return Page(status, "Sign in", "Choose where to sign in.", links)
+        return PageStep(status, "Sign in", "Choose where to sign in.", links)
 
     # --- the way back
 
@@ -228,7 +228,7 @@ class LoginFlow:
         self._count(failure, provider)
         if cookies.session and await self.person(cookies.session) is not None:
             return Redirect(return_to)
-        return Page(
+        return PageStep(
             400,
             "Sign in again",
             "This sign-in page is no longer valid. It may have been used before, or begun in another browser.",
@@ -236,20 +236,20 @@ class LoginFlow:
             failure=failure,
         )
 
-    def _failed(self, failure: Failed, provider: str, return_to: str) -> Page:
+    def _failed(self, failure: Failed, provider: str, return_to: str) -> PageStep:
         self._count(failure, provider)
         again = (Link("Try again", self._start(return_to)),)
         if isinstance(failure, Unavailable):
             message = "The sign-in cannot be completed now. Try again in a moment."
-            return Page(503, "Temporarily unavailable", message, again, failure=failure)
+            return PageStep(503, "Temporarily unavailable", message, again, failure=failure)
         if failure.reason in _NOT_ALLOWED or failure.status == 403 or failure.cause is Cause.DENIED:
             message = "Your account may not use this service. Ask its administrator."
             refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
-            return Page(403, "Not allowed", message, again, failure=refused)
+            return PageStep(403, "Not allowed", message, again, failure=refused)
         shown = failure.cause is Cause.PROVIDER_ERROR
         message = failure.message if shown else "The identity provider's answer was not accepted."
         refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail)
-        return Page(400, "The sign-in has failed", message, again, failure=refused)
+        return PageStep(400, "The sign-in has failed", message, again, failure=refused)
 
     def _count(self, failure: Failed, provider: str) -> None:
         outcome = "unavailable" if isinstance(failure, Unavailable) else "refused"
@@ -297,25 +297,25 @@ class LoginFlow:
                 )
         return Redirect(location, (self._deleted(),))
 
-    async def _confirmation(self, provider: str, token: str) -> Page:
+    async def _confirmation(self, provider: str, token: str) -> PageStep:
         targets: tuple[str, ...] = ()
         client = self._clients.get(provider)
         if client is not None and self.names.ends_provider_session:
             try:
                 endpoint = (await client.metadata()).end_session_endpoint
-                targets = (origin_of(endpoint),) if endpoint else ()
+                targets = (web_origin(endpoint),) if endpoint else ()
             except Unavailable:
                 targets = ()
         message = "Do you want to sign out?"
-        return Page(200, "Sign out", message, button="Sign out", form_token=token, form_targets=targets)
+        return PageStep(200, "Sign out", message, button="Sign out", form_token=token, form_targets=targets)
 
-    def signed_out(self) -> Page:
+    def signed_out(self) -> PageStep:
         """The page after a logout."""
         link = Link("Continue", self._addresses.checked(self.names.after_logout))
-        return Page(200, "Signed out", "You are signed out.", (link,))
+        return PageStep(200, "Signed out", "You are signed out.", (link,))
 
     def _form_token(self, secret: str) -> str:
-        return encode(hmac.digest(secret.encode(), _FORM.encode(), "sha256"))
+        return encode_base64url(hmac.digest(secret.encode(), _FORM.encode(), "sha256"))
 
     def _deleted(self) -> SetCookie:
         return SetCookie(self.names.session_cookie, max_age=0)

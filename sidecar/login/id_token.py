@@ -10,7 +10,7 @@ from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.keys.keyset import VerificationKey
-from sidecar.sessions.sealing import encode
+from sidecar.sessions.sealing import encode_base64url
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
 from sidecar.tokens.jwt.verify import find_signing_key, verify
@@ -77,7 +77,7 @@ class TokenChecks:
         if issued is None or self._now() - issued > _MAX_ISSUE_AGE + policy.leeway:
             raise _invalid(Cause.LIFETIME, "iat is missing or too old for a login")
         given = claims.get("nonce")
-        if not isinstance(given, str) or not hmac.compare_digest(_octets(given), _octets(nonce)):
+        if not isinstance(given, str) or not hmac.compare_digest(_as_bytes(given), _as_bytes(nonce)):
             raise _invalid(Cause.NONCE)
         self._check_access_token(token, claims, access_token)
         self._check_authentication(claims, policy.leeway)
@@ -130,7 +130,7 @@ class TokenChecks:
         if kind is None or not isinstance(given, str) or not access_token:
             raise _invalid(Cause.ACCESS_TOKEN_HASH)
         digest = kind(access_token.encode()).digest()
-        if not hmac.compare_digest(_octets(given), encode(digest[: len(digest) // 2]).encode()):
+        if not hmac.compare_digest(_as_bytes(given), encode_base64url(digest[: len(digest) // 2]).encode()):
             raise _invalid(Cause.ACCESS_TOKEN_HASH)
 
     def _check_authentication(self, claims: Mapping[str, Any], leeway: float) -> None:
@@ -149,7 +149,7 @@ def _is_time(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def _octets(text: str) -> bytes:
+def _as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 

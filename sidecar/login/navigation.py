@@ -8,7 +8,7 @@ _NONE: list[str] = []
 _FRAMES = frozenset({"iframe", "frame", "embed", "object", "fencedframe"})
 
 
-class Answer(Enum):
+class ResponseKind(Enum):
     """How a request without a session is answered: lead it to the login, show a page, or refuse in JSON."""
 
     REDIRECT = "redirect"
@@ -16,21 +16,21 @@ class Answer(Enum):
     JSON = "json"
 
 
-def answer_for(method: str, headers: HeaderView) -> Answer:
-    """Only the navigation of a whole window begins a login. What cannot be told apart from a program is one."""
+def response_kind(method: str, headers: HeaderView) -> ResponseKind:
+    """Only the navigation of a whole window begins a login. What may be a program is treated as one."""
     accept = ",".join(headers.getall("Accept", _NONE)).lower()
     if _is_call(headers, accept):
-        return Answer.JSON
+        return ResponseKind.JSON
     modes, places = headers.getall("Sec-Fetch-Mode", _NONE), headers.getall("Sec-Fetch-Dest", _NONE)
     if modes:
         if modes != ["navigate"]:
-            return Answer.JSON
+            return ResponseKind.JSON
         if places != ["document"]:
-            return Answer.PAGE if places and places[0] in _FRAMES else Answer.JSON
+            return ResponseKind.PAGE if places and places[0] in _FRAMES else ResponseKind.JSON
     elif not _prefers_html(accept):
-        return Answer.JSON
+        return ResponseKind.JSON
     # a redirect would lose the body
-    return Answer.REDIRECT if method in ("GET", "HEAD") else Answer.PAGE
+    return ResponseKind.REDIRECT if method in ("GET", "HEAD") else ResponseKind.PAGE
 
 
 def _is_call(headers: HeaderView, accept: str) -> bool:

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from sidecar.login.steps import Page, Redirect, SetCookie, Step
+from sidecar.login.steps import PageStep, Redirect, SetCookie, Step
 from sidecar.web.response import Response
 
 _COMMON = b"Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
@@ -20,7 +20,7 @@ class StepResponses:
         self._attributes = "; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if is_secure else "")
 
     def make(self, step: Step) -> Response:
-        """The response. Nobody may keep it."""
+        """The response. No cache may store it."""
         cookies = b"".join(self._cookie_line(cookie) for cookie in step.cookies)
         if isinstance(step, Redirect):
             location = b"Location: %b\r\n" % step.location.encode("ascii")
@@ -39,7 +39,7 @@ class StepResponses:
         return f"Set-Cookie: {cookie.name}={cookie.value}{self._attributes}{age}\r\n".encode("ascii")
 
 
-def _html(page: Page) -> bytes:
+def _html(page: PageStep) -> bytes:
     actions = [
         f'<p><a href="{escape(link.href)}">{escape(link.label)}</a> {escape(link.note)}</p>' for link in page.links
     ]

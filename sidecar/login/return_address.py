@@ -70,7 +70,7 @@ def _is_plain_path(path: str) -> bool:
     return "." not in segments and ".." not in segments
 
 
-def origin_of(url: str) -> str:
+def web_origin(url: str) -> str:
     """The origin of an http or https URL, as browsers write it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"

@@ -32,7 +32,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageStep:
     """Show a page: a title, a sentence, links, and perhaps a form with one button that posts ``form_token``.
 
     ``failure`` is what the page reports, for the log. ``form_targets`` are the origins to which the form may redirect.
@@ -49,4 +49,4 @@ class Page:
     failure: Failed | None = None
 
 
-Step = Redirect | Page
+Step = Redirect | PageStep

@@ -7,14 +7,13 @@ attempt, so nothing has to be stored; the state that travels through the provide
 import hmac
 import json
 import os
-from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.sessions.records import is_secret
-from sidecar.sessions.sealing import Sealer, decode, encode
+from sidecar.sessions.sealing import Sealer, decode_base64url, encode_base64url
 
 COOKIE_MAX_AGE = 3600
 _STATE_MAX_AGE = 15 * 60.0
@@ -36,24 +35,24 @@ class Attempt:
     @property
     def nonce(self) -> str:
         """``nonce`` of the ID token."""
-        return encode(self._derived("nonce"))
+        return encode_base64url(self._derived("nonce"))
 
     @property
     def verifier(self) -> str:
         """``code_verifier`` of RFC 7636: 43 characters."""
-        return encode(self._derived("verifier"))
+        return encode_base64url(self._derived("verifier"))
 
     @property
     def challenge(self) -> str:
         """``code_challenge`` with S256."""
-        return urlsafe_b64encode(sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+        return encode_base64url(sha256(self.verifier.encode()).digest())
 
     def session_secret(self, sealer: Sealer) -> str:
         """The value of the session cookie that this attempt leads to: always the same one, so that a second answer to
         the same attempt finds the session that the first one has created.
         """
-        octets = sealer.derive(self.secret, "session cookie", self.cookie.encode() + self.number)
-        return encode(octets)
+        data = sealer.derive(self.secret, "session cookie", self.cookie.encode() + self.number)
+        return encode_base64url(data)
 
     def _derived(self, purpose: str) -> bytes:
         return hmac.digest(self.cookie.encode(), purpose.encode() + b"\0" + self.number, "sha256")
@@ -68,8 +67,15 @@ class Transactions:
 
     def begin(self, provider: str, return_to: str, cookie: str) -> tuple[Attempt, str]:
         """A new attempt and its state. ``cookie`` is the login cookie that the browser sent; unusable: a new one."""
-        attempt = Attempt(provider, return_to, os.urandom(16), cookie if is_secret(cookie) else encode(os.urandom(32)))
-        content = [attempt.provider, attempt.return_to, encode(attempt.number), self._now(), _digest(attempt.cookie)]
+        secret = cookie if is_secret(cookie) else encode_base64url(os.urandom(32))
+        attempt = Attempt(provider, return_to, os.urandom(16), secret)
+        content = [
+            attempt.provider,
+            attempt.return_to,
+            encode_base64url(attempt.number),
+            self._now(),
+            _digest(attempt.cookie),
+        ]
         return attempt, self._sealer.seal(_PURPOSE, json.dumps(content).encode())
 
     def open(self, state: str, cookie: str) -> tuple[Attempt, bool]:
@@ -84,7 +90,7 @@ class Transactions:
         if not is_secret(cookie) or not hmac.compare_digest(digest, _digest(cookie)):
             raise Refused(Reason.LOGIN_FAILED, Cause.BROWSER_MISMATCH)
         age = self._now() - begun
-        attempt = Attempt(provider, return_to, decode(number) or b"", cookie, opened.secret)
+        attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret)
         return attempt, not -_MAX_AHEAD <= age <= _STATE_MAX_AGE
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
-from sidecar.sessions.sealing import Sealer, decode, encode
+from sidecar.sessions.sealing import Sealer, decode_base64url, encode_base64url
 from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
 from sidecar.store.timestamps import format_rfc3339
 
@@ -73,13 +73,13 @@ def content_of(
 
 def is_secret(value: str) -> bool:
     """Whether ``value`` can be the value of one of our cookies: 32 bytes in base64url."""
-    octets = decode(value) if len(value) == 43 else None
-    return octets is not None and len(octets) == _SECRET_BYTES
+    data = decode_base64url(value) if len(value) == 43 else None
+    return data is not None and len(data) == _SECRET_BYTES
 
 
 def session_id(secret: str) -> str:
     """The id of the record that belongs to a cookie's value, which it does not disclose."""
-    return f"s_{encode(sha256(secret.encode()).digest()[:_ID_BYTES])}"
+    return f"s_{encode_base64url(sha256(secret.encode()).digest()[:_ID_BYTES])}"
 
 
 def person_key(issuer: str, subject: str) -> str:

@@ -40,18 +40,18 @@ class Sealer:
         """``content`` as base64url text. It opens for the same ``purpose`` and ``bound_to`` only."""
         salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         sealed = AESGCM(self.derive(0, purpose, salt)).encrypt(nonce, content, bound_to.encode())
-        return encode(salt + nonce + sealed)
+        return encode_base64url(salt + nonce + sealed)
 
     def open(self, purpose: str, text: str, bound_to: str = "") -> Opened | None:
         """What ``text`` contains; None, without saying why, for whatever none of the secrets sealed so."""
-        octets = decode(text)
-        if octets is None or len(octets) < _SALT_BYTES + _NONCE_BYTES + _TAG_BYTES:
+        data = decode_base64url(text)
+        if data is None or len(data) < _SALT_BYTES + _NONCE_BYTES + _TAG_BYTES:
             return None
-        salt, nonce = octets[:_SALT_BYTES], octets[_SALT_BYTES : _SALT_BYTES + _NONCE_BYTES]
+        salt, nonce = data[:_SALT_BYTES], data[_SALT_BYTES : _SALT_BYTES + _NONCE_BYTES]
         for number in range(len(self._roots)):
             try:
                 key = AESGCM(self.derive(number, purpose, salt))
-                return Opened(key.decrypt(nonce, octets[_SALT_BYTES + _NONCE_BYTES :], bound_to.encode()), number)
+                return Opened(key.decrypt(nonce, data[_SALT_BYTES + _NONCE_BYTES :], bound_to.encode()), number)
             except InvalidTag:
                 continue
         return None
@@ -61,15 +61,18 @@ class Sealer:
         return hmac.digest(self._roots[secret], purpose.encode() + b"\0" + data, "sha256")
 
 
-def encode(octets: bytes) -> str:
+def encode_base64url(data: bytes) -> str:
     """Base64url without padding."""
-    return urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def decode(text: str) -> bytes | None:
-    """The bytes of :func:`encode`'s text; None for any other text, other spellings of the same bytes included."""
+def decode_base64url(text: str) -> bytes | None:
+    """The bytes of the text of :func:`encode_base64url`; None for any other text.
+
+    Other spellings of the same bytes are such texts.
+    """
     try:
-        octets = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        data = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
     except (ValueError, Error):
         return None
-    return octets if encode(octets) == text else None
+    return data if encode_base64url(data) == text else None

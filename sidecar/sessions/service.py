@@ -1,7 +1,6 @@
 """Creates, finds and ends sessions. The store's copy in memory answers, as for tokens."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
@@ -12,7 +11,7 @@ from sidecar.identity.actor import Actor
 from sidecar.logs import AUDIT
 from sidecar.sessions.records import SessionContent, is_secret, make_record, read_content, session_id
 from sidecar.sessions.sealing import Sealer
-from sidecar.store.base import Batch, RecordQuery, Store
+from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
 from sidecar.store.record import TokenKind, TokenRecord, hash_token
 
 _audit = logging.getLogger(AUDIT)
@@ -22,8 +21,6 @@ _TOUCH_PERIOD = 65.0
 _REVALIDATE = 60.0
 _MAX_SEEN = 100_000
 _PAGE = 500
-
-WriteBatch = Callable[[Batch], Awaitable[None]]
 
 
 class Records(Protocol):
@@ -55,7 +52,9 @@ class Session:
 
 
 class Sessions:
-    """The sessions in a store. Nothing but an end that somebody asked for is written: what time or an unknown secret
+    """The sessions in a store.
+
+    Only an end that was requested is written: what time or an unknown secret
     ends for this process may be in force for another whose clock or secrets are right.
     """
 

@@ -1,6 +1,6 @@
 """The contract of a store. SQLite and Redis implement it; one test suite checks both."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +24,10 @@ class Batch:
     add_entries: Sequence[RevocationEntry] = ()
     remove_entries: Sequence[str] = ()
     keep_bot_tokens: bool = False
+
+
+WriteBatch = Callable[[Batch], Awaitable[object]]
+"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
 from sidecar.sessions.records import SessionContent, describe_session, session_id
-from sidecar.sessions.sealing import Sealer, encode
+from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Sessions, SessionTimes
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.replica.mirror import Mirror
@@ -69,7 +69,7 @@ async def start(open_store: Open) -> AsyncIterator[Start]:
 
 
 def secret(number: int) -> str:
-    return encode(number.to_bytes(32, "big"))
+    return encode_base64url(number.to_bytes(32, "big"))
 
 
 async def refused(process: Process, value: str) -> Cause:

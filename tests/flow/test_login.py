@@ -194,7 +194,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_wrong_answer_of_a_provider_logs_nobody_in(world: World, wrong: str) -> None:
+async def test_wrong_answer_of_a_provider_begins_no_session(world: World, wrong: str) -> None:
     world.idp.wrong = wrong
     browser = Browser()
     reply = await browser.get(world.url + "/one")
@@ -392,7 +392,7 @@ async def test_several_providers_are_chosen_in_place_and_not_mixed_up(tmp_path: 
         world.idp.published = False
         assert (await Browser().get(f"{world.url}/oauth2/start?provider=corp")).status == 503
         assert (await Browser().get(f"{world.url}/oauth2/start?provider=other")).status == 200
-        assert (await Browser().get(f"{world.url}/oauth2/start?provider=nobody")).status == 404
+        assert (await Browser().get(f"{world.url}/oauth2/start?provider=unknown")).status == 404
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
@@ -468,7 +468,7 @@ async def test_paths_of_an_api_are_never_redirected(tmp_path: Path) -> None:
         assert (await Browser().get(world.url + "/apis", follow=False)).status == 303
 
 
-async def test_session_that_no_secret_opens_leads_nobody_in_circles(tmp_path: Path) -> None:
+async def test_session_that_no_secret_opens_causes_no_redirect_loop(tmp_path: Path) -> None:
     async with world_of(tmp_path, login={"secrets": ["a" * 32]}) as world:
         browser = await world.login()
     async with world_of(tmp_path, login={"secrets": ["b" * 32]}) as world:

@@ -10,11 +10,11 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
-from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
 from sidecar.store.record import MINTED_KINDS, NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.lifetime import parse_lifetime
-from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, WriteBatch
+from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
 from sidecar.tokens.submitted import SubmittedToken
 

@@ -8,7 +8,7 @@ from sidecar.errors import Cause, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.secrets.value import Secret
 from sidecar.sessions.records import MAX_CONTENT_BYTES, SessionContent, is_secret, make_record, session_id
-from sidecar.sessions.sealing import Sealer, encode
+from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Sessions, SessionTimes
 from sidecar.store.base import Batch
 from sidecar.store.record import TokenKind, TokenRecord
@@ -36,7 +36,7 @@ class StoreAlone:
 
 
 def secret(number: int) -> str:
-    return encode(number.to_bytes(32, "big"))
+    return encode_base64url(number.to_bytes(32, "big"))
 
 
 def sessions_of(store: MemoryStore, clock: HandClock, **times: float) -> tuple[Sessions, StoreAlone]:
@@ -65,7 +65,7 @@ async def test_made_up_cookies_ask_the_store_fifty_times_a_second() -> None:
 
 
 @pytest.mark.parametrize("value", ["x", "A" * 42, "A" * 44, "A" * 42 + "B", "é" * 43, "A" * 9000, " " * 43])
-async def test_what_is_no_value_of_ours_asks_nobody(value: str) -> None:
+async def test_what_is_no_value_of_ours_asks_no_store(value: str) -> None:
     sessions, records = sessions_of(MemoryStore(), HandClock())
     assert await cause_of(sessions, value) is Cause.SESSION_UNKNOWN
     assert records.asked == 0
