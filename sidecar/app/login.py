@@ -184,6 +184,7 @@ def build_pages(
         login.cookies,
         StepResponses(is_secure=own.startswith("https:")),
         refusals,
+        decider,
         Rules(RuleSettings(path=path, access="guest") for path in settings.login.api_paths),
         context.clock,
     )

@@ -14,7 +14,7 @@ from sidecar.login.backchannel import BackchannelLogout
 from sidecar.login.challenge import Challenge
 from sidecar.login.flow import CallbackParameters, LoginFlow
 from sidecar.login.navigation import ResponseKind, response_kind
-from sidecar.login.steps import Link, PageStep, Step
+from sidecar.login.steps import Link, PageStep, Step, unavailable
 from sidecar.sessions.cross_site import CrossSiteGuard
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import connection_of
@@ -66,8 +66,7 @@ class _Endpoint:
         try:
             return await self.respond(request, rest)
         except Unavailable as failure:
-            message = "The request cannot be completed now. Try again in a moment."
-            return self._page(request, PageStep(503, "Temporarily unavailable", message, failure=failure))
+            return self._page(request, unavailable(failure))
         except Refused as failure:
             if failure.reason is Reason.NOT_FOUND:
                 raise

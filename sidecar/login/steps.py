@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sidecar.errors import Failed
+from sidecar.errors import Failed, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,9 @@ class PageStep:
 
 
 Step = Redirect | PageStep
+
+
+def unavailable(failure: Unavailable) -> PageStep:
+    """The page for what cannot be decided now."""
+    text = "The request cannot be completed now. Try again in a moment."
+    return PageStep(503, "Temporarily unavailable", text, failure=failure)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,7 +56,12 @@ def provider_block(idp: LoginProvider, name: str, **login: Any) -> dict[str, Any
 
 @asynccontextmanager
 async def world_of(
-    folder: Path, *, both: bool = False, registration: dict[str, Any] | None = None, **blocks: Any
+    folder: Path,
+    *,
+    both: bool = False,
+    registration: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
+    **blocks: Any,
 ) -> AsyncIterator[World]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -63,7 +69,12 @@ async def world_of(
         providers = [provider_block(idp, "corp", **(registration or {}))]
         providers += [provider_block(other, "other", displayName="The <other>")] if both else []
         document = {
-            "server": {"listen": f"127.0.0.1:{port}", "adminListen": "127.0.0.1:0", "publicUrl": url},
+            "server": {
+                "listen": f"127.0.0.1:{port}",
+                "adminListen": "127.0.0.1:0",
+                "publicUrl": url,
+                **(limits or {}),
+            },
             "upstream": {"url": upstream.url, "credentials": "none"},
             "store": {"url": f"sqlite:///{folder}/sidecar.db"},
             "authenticationConfiguration": {"providers": providers},
@@ -431,6 +442,27 @@ async def test_pushed_request_keeps_state_out_of_the_address(tmp_path: Path) -> 
         reply = await browser.get(world.url + "/a", follow=False)
         assert set(query_of(reply.all("Location")[0])) == {"tenant", "client_id", "request_uri"}
         assert received(await browser.get(reply.all("Location")[0])).target == "/a"
+
+
+async def test_redirect_of_a_refusal_waits_within_the_limits_of_a_decision(tmp_path: Path) -> None:
+    limits = {
+        "checkDeadline": "300ms",
+        "limits": {"maxInFlight": 8},  # two requests may wait for a verdict
+        "trustedProxies": ["127.0.0.1/32"],
+    }
+    check = (*NAVIGATION, ("X-Forwarded-Uri", "/a"), ("X-Forwarded-Method", "GET"))
+    async with world_of(tmp_path, registration={"pushed": "always"}, limits=limits) as world:
+        await Browser().get(world.url + "/a")  # discovery
+        world.idp.wrong = "slow"
+        for url, headers in ((f"{world.url}/a", NAVIGATION), (f"{world.url}/oauth2/forward_auth", check)):
+            started = time.monotonic()
+            pages = [Browser().get(url, headers=headers, follow=False) for _ in range(5)]
+            replies = await asyncio.gather(*pages)
+            assert time.monotonic() - started < 1.5
+            assert [reply.status for reply in replies] == [503] * 5
+            assert all(reply.all("Retry-After") for reply in replies)
+            assert world.idp.pushed <= 1 + 2
+            world.idp.pushed = 1
 
 
 async def test_authentication_must_be_as_recent_as_asked(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class LoginProvider(IdentityProvider):
         if not form["redirect_uri"].endswith(("/callback/corp", "/callback/other")):
             return _json(400, {"error": "invalid_request"})
         self.pushed += 1
+        if self.wrong == "slow":
+            await asyncio.sleep(2)
         uri = f"urn:ietf:params:oauth:request_uri:{self.pushed}"
         self._pushed[uri] = form
         return _json(201, {"request_uri": uri, "expires_in": 60})
