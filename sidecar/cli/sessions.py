@@ -17,10 +17,10 @@ from sidecar.sessions.records import describe_session
 from sidecar.sessions.service import audit_session_ended
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
+from sidecar.store.pages import PAGE_SIZE, all_records
 from sidecar.store.record import TokenKind, TokenRecord
 
 _BY = "command line"
-_PAGE = 500
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,7 +51,7 @@ def run_list(options: argparse.Namespace) -> int:
     else:
         columns = ("id", "actor", "provider", "createdAt", "lastUsedAt", "expiresAt")
         shown = ({**one, "actor": one["actor"]["id"]} for one in found)
-        rows = (tuple(str(one[name] or "") for name in columns) for one in shown)
+        rows = (tuple(one[name] for name in columns) for one in shown)
         print(table(("ID", "ACTOR", "PROVIDER", "CREATED", "LAST USED", "EXPIRES"), rows))
     return 0
 
@@ -78,8 +78,8 @@ async def _end(loaded: Loaded, session_id: str | None, actor: str | None) -> int
                 raise Refused(Reason.NOT_FOUND, message=f"There is no session {session_id}")
             found = [] if record.revoked_at is not None else [record]
         now = SystemClock.now()
-        for start in range(0, len(found), _PAGE):
-            part = found[start : start + _PAGE]
+        for start in range(0, len(found), PAGE_SIZE):
+            part = found[start : start + PAGE_SIZE]
             await store.write(Batch(revoke=tuple((record.id, now) for record in part)))
             for record in part:
                 audit_session_ended(record, by=_BY, cause="command_line")
@@ -88,15 +88,9 @@ async def _end(loaded: Loaded, session_id: str | None, actor: str | None) -> int
 
 async def _sessions(store: Store, actor: str | None, *, ended: bool) -> AsyncIterator[TokenRecord]:
     query = RecordQuery(kind=TokenKind.BROWSER.value, active=None if ended else True, now=SystemClock.now())
-    after = ""
-    while True:
-        page = await store.records(query, after, _PAGE)
-        for record in page.records:
-            if actor in (None, record.name):
-                yield record
-        after = page.after
-        if not after:
-            return
+    async for record in all_records(store, query):
+        if actor in (None, record.name):
+            yield record
 
 
 @asynccontextmanager

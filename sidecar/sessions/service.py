@@ -12,6 +12,7 @@ from sidecar.logs import AUDIT
 from sidecar.sessions.records import SessionContent, is_secret, make_record, read_content, session_id
 from sidecar.sessions.sealing import Sealer
 from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
+from sidecar.store.pages import all_records
 from sidecar.store.record import TokenKind, TokenRecord, hash_token
 
 _audit = logging.getLogger(AUDIT)
@@ -20,7 +21,6 @@ _TOUCH_PERIOD = 65.0
 """Last uses are stored once a minute, up to 5 s late."""
 _REVALIDATE = 60.0
 _MAX_SEEN = 100_000
-_PAGE = 500
 
 
 class Records(Protocol):
@@ -54,8 +54,8 @@ class Session:
 class Sessions:
     """The sessions in a store.
 
-    Only an end that was requested is written: what time or an unknown secret
-    ends for this process may be in force for another whose clock or secrets are right.
+    Only an end that was requested is written: what time or an unknown secret ends for this process may be in force for
+    another whose clock or secrets are right.
     """
 
     def __init__(
@@ -176,14 +176,7 @@ class Sessions:
             owner_provider=owner.provider,
             now=now,
         )
-        found: list[TokenRecord] = []
-        after = ""
-        while True:
-            page = await self._store.records(query, after, _PAGE)
-            found += page.records
-            after = page.after
-            if not after:
-                break
+        found = [one async for one in all_records(self._store, query)]
         found.sort(key=lambda one: max(one.created_at, one.last_used_at or 0.0))
         return found[: max(0, len(found) + 1 - self._times.per_person)]
 
