@@ -33,6 +33,9 @@ class Reason(StrEnum):
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
     CREDENTIALS_INVALID = "credentials_invalid"
     CREDENTIALS_AMBIGUOUS = "credentials_ambiguous"
+    SESSION_ENDED = "session_ended"
+    LOGIN_FAILED = "login_failed"
+    CROSS_SITE = "cross_site"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -99,6 +102,32 @@ class Cause(StrEnum):
     RECORD_REVOKED = "record_revoked"
     RECORD_MISMATCH = "record_mismatch"
     BOT_TOKEN_REPLACED = "bot_token_replaced"
+    # the browser session
+    SESSION_UNKNOWN = "session_unknown"
+    SESSION_EXPIRED = "session_expired"
+    SESSION_IDLE = "session_idle"
+    SESSION_REVOKED = "session_revoked"
+    SESSION_UNSEALED = "session_unsealed"
+    COOKIE_TWICE = "cookie_twice"
+    ORIGIN = "origin"
+    FORM_TOKEN = "form_token"
+    # the login
+    STATE_INVALID = "state_invalid"
+    STATE_EXPIRED = "state_expired"
+    STATE_USED = "state_used"
+    BROWSER_MISMATCH = "browser_mismatch"
+    PROVIDER_MISMATCH = "provider_mismatch"
+    RESPONSE_ISSUER = "response_issuer"
+    PROVIDER_ERROR = "provider_error"
+    PROVIDER_ANSWER = "provider_answer"
+    CODE_REFUSED = "code_refused"
+    CLIENT_REFUSED = "client_refused"
+    NONCE = "nonce"
+    ACCESS_TOKEN_HASH = "access_token_hash"
+    AUTHORIZED_PARTY = "authorized_party"
+    USERINFO_SUBJECT = "userinfo_subject"
+    AUTHENTICATION_AGE = "authentication_age"
+    AUTHENTICATION_CLASS = "authentication_class"
     # the principal
     PRINCIPAL_MISSING = "principal_missing"
     PRINCIPAL_MALFORMED = "principal_malformed"
@@ -112,6 +141,7 @@ class Cause(StrEnum):
     INTROSPECTION_UNAVAILABLE = "introspection_unavailable"
     DIRECTORY_UNAVAILABLE = "directory_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
     MIRROR_STALE = "mirror_stale"
     BOT_CHECK = "bot_check"
     MEMBER_BROKEN = "member_broken"
@@ -145,6 +175,9 @@ REASONS: dict[Reason, ReasonText] = {
     ),
     Reason.CREDENTIALS_INVALID: ReasonText(401, "Not authorized: the credentials are not valid"),
     Reason.CREDENTIALS_AMBIGUOUS: ReasonText(400, "The request carries more than one credential", "invalid_request"),
+    Reason.SESSION_ENDED: ReasonText(401, "Not authorized: the session has ended"),
+    Reason.LOGIN_FAILED: ReasonText(400, "The login has failed"),
+    Reason.CROSS_SITE: ReasonText(403, "Forbidden: the request comes from a page of another origin"),
     Reason.FORBIDDEN: ReasonText(403, "Forbidden"),
     Reason.NOT_FOUND: ReasonText(404, "Not found"),
     Reason.METHOD_NOT_ALLOWED: ReasonText(405, "Method not allowed"),

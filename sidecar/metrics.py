@@ -155,8 +155,10 @@ class Metrics:
         self.worker_deaths = counter(
             "sidecar_worker_deaths_total", "Workers that exited unexpectedly and were restarted."
         )
-        build = gauge("sidecar_build_info", "Version of the sidecar and of Python.", "version", "python")
-        build.labels(__version__, platform.python_version()).set(1)
+        self.logins, self.backchannel_logouts = _login_counters(registry)
+        gauge("sidecar_build_info", "Version of the sidecar and of Python.", "version", "python").labels(
+            __version__, platform.python_version()
+        ).set(1)
 
         self.cache_hits = self.token_cache_lookups.child("hit")
         self.cache_misses = self.token_cache_lookups.child("miss")
@@ -166,3 +168,13 @@ class Metrics:
         names = tuple(labels)
         child = gauge.labels(*names) if names else gauge
         child.set_function(read)
+
+
+def _login_counters(registry: CollectorRegistry) -> tuple[CounterVec, CounterVec]:
+    logins = "Ends of browser logins; reason is the exact cause."
+    return (
+        CounterVec(registry, "sidecar_logins_total", logins, ("provider", "outcome", "reason")),
+        CounterVec(
+            registry, "sidecar_backchannel_logouts_total", "Logout tokens of providers.", ("provider", "outcome")
+        ),
+    )

@@ -100,7 +100,7 @@ def explained(kind: str, detail: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 200, or a 304 to the ``etag`` that was sent (``not_modified``, no body).
+    """A 200, or a 304 to the ``etag`` that was sent (``not_modified``, no body), or another accepted ``status``.
 
     ``max_age`` is the remaining lifetime by Cache-Control in seconds (0 for no-store); None if not specified.
     """
@@ -109,6 +109,7 @@ class Answer:
     etag: str
     max_age: float | None
     not_modified: bool
+    status: int = 200
 
 
 class ControlClient:
@@ -168,7 +169,7 @@ class ControlClient:
         Plain http is allowed for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional.
         """
         headers = {**headers, "If-None-Match": etag} if etag else headers
-        return await self._request("GET", url, headers, None, within, max_bytes, allow_insecure=allow_insecure)
+        return await self._request("GET", url, headers, None, within, max_bytes, allow_insecure, (200,))
 
     async def post(
         self,
@@ -179,9 +180,10 @@ class ControlClient:
         within: float,
         max_bytes: int,
         allow_insecure: bool = False,
+        accept: Sequence[int] = (200, 201),
     ) -> Answer:
-        """Send ``body`` to ``url`` with the same limits. Accepts 200 and 201. Raises OutboundError."""
-        return await self._request("POST", url, headers, body, within, max_bytes, allow_insecure=allow_insecure)
+        """Send ``body`` to ``url`` with the same limits. Raises OutboundError, also for a status not in ``accept``."""
+        return await self._request("POST", url, headers, body, within, max_bytes, allow_insecure, accept)
 
     async def _request(
         self,
@@ -191,8 +193,8 @@ class ControlClient:
         body: bytes | None,
         within: float,
         max_bytes: int,
-        *,
         allow_insecure: bool,
+        accept: Sequence[int],
     ) -> Answer:
         target = check_url(url, allow_insecure=allow_insecure)
         etag = headers.get("If-None-Match", "")
@@ -206,9 +208,9 @@ class ControlClient:
                 ) as response:
                     not_modified = bool(etag) and response.status == 304
                     if not not_modified:
-                        _check_head(response, max_bytes, (200, 201) if method == "POST" else (200,))
+                        _check_head(response, max_bytes, accept)
                     content = b"" if not_modified else await _read(response, max_bytes)
-                    return Answer(content, _etag(response), _max_age(response), not_modified)
+                    return Answer(content, _etag(response), _max_age(response), not_modified, response.status)
         except TimeoutError as error:
             way = "" if proxy is None else f" through the proxy {proxy.url} ({proxy.origin})"
             raise OutboundError(OutboundKind.TIMEOUT, f"no complete response within {within:g} s{way}") from error

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sidecar"
 BASICS = (
     "errors",
     "budget",
+    "client_authentication",
     "clock",
     "logs",
     "metrics",
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hosts": (),
     "files": (),
     "environment": (),
+    "client_authentication": (),
     "metrics": ("counters",),
     "logs": ("errors",),
     "identity": ("errors", "old_names"),
@@ -56,8 +58,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.providers",
         "config.reading.units",
     ),
+    "sessions": (*BASICS, "identity", "secrets.value", "store"),
     "authn": (
         *BASICS,
+        "sessions",
         "secrets",
         "tokens",
         "store",
@@ -80,6 +84,25 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # authn.base as above
     "api": (*BASICS, "web", "access", "authn.base", "tokens", "store", "keys", "identity", "config.settings"),
     "admin": (*BASICS, "web", "config.settings"),
+    # authn.base as above
+    "login": (
+        *BASICS,
+        "web",
+        "api.body",
+        "access.decide",
+        "access.paths",
+        "access.rules",
+        "authn.base",
+        "sessions",
+        "tokens.jwt",
+        "store",
+        "keys",
+        "identity",
+        "outbound",
+        "secrets.value",
+        "config.settings",
+        "config.providers",
+    ),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -96,16 +119,16 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "tokens.upstream": ("tokens.jwt", "tokens.issued", "tokens.datahub"),
     "authn.support": ("authn.base",),
     "authn.authenticators": ("authn.base", "authn.support"),
-    "dataplane.proxy": ("dataplane.identity_headers",),
+    "dataplane.proxy": ("dataplane.identity_headers", "dataplane.login"),
 }
 KNOW_EVERYONE = ("app", "cli", "__main__")
 
 # Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "aiohttp server": ("web", "dataplane", "api", "admin", "app", "demo"),
+    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
     "joserfc": ("keys", "tokens", "demo"),
-    "authlib": ("authn.authenticators.introspection",),
+    "authlib": ("authn.authenticators.introspection", "client_authentication"),
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
     "redis": ("store.redis.client",),
     "ldap3": ("authn.authenticators.ldap",),

@@ -186,9 +186,13 @@ class Decider:
         if isinstance(validation, TokenValidation):
             return validation
         try:
-            return await self.undecided.admit(self._within_deadline(validation))
+            return await self.within_limits(validation)
         except Unavailable as failure:
             return TokenValidation(None, self._chain.not_judged(failure).failure)
+
+    def within_limits(self, pending: Awaitable[T]) -> Awaitable[T]:
+        """``pending``, with a slot of ``undecided`` and within the deadline. Raises Unavailable."""
+        return self.undecided.admit(self._within_deadline(pending))
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""
@@ -233,7 +237,7 @@ class Decider:
 
     async def _decide_later(self, ruling: AccessRequirement, outcome: Awaitable[Accepted | Denied]) -> Verdict:
         try:
-            known = await self.undecided.admit(self._within_deadline(outcome))
+            known = await self.within_limits(outcome)
         except Unavailable as failure:
             known = self._chain.not_judged(failure)
         return self._denied(known, ruling) if isinstance(known, Denied) else self._with_requirements(known, ruling)

@@ -26,7 +26,8 @@ class UserInfoEndpoint:
         """200 with the Actor, or an error response."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
-        view = replace(own_context(request), target=None)  # rules apply to the upstream, not here
+        # rules apply to the upstream, not here; of these endpoints only this one, which changes nothing, takes a cookie
+        view = replace(own_context(request), target=None, takes_cookie=True)
         verdict: Verdict = await settled(self._decider.decide(view))
         if isinstance(verdict, Deny):
             return self._error_responses.refuse(request, connection_of(request), verdict, route="userinfo")

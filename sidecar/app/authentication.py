@@ -23,6 +23,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
+from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.server_names import (
     DATAHUB_SYSTEM_CLIENT,
     NO_SERVER_NAMES,
@@ -150,11 +151,12 @@ def build_decider(
     usage: UsageRecorder | None = None,
     decider_class: type[Decider] = Decider,
     undecided: Budget | None = None,
+    cookies: OwnCookies | None = None,
 ) -> Decider:
     """The decider for all requests: the chain of ``authenticators``, its gates and the rules.
 
     ``usage`` records the use of issued tokens. ``decider_class`` may be a subclass that traces decisions. ``undecided``
-    limits the requests that wait for a decision.
+    limits the requests that wait for a decision. ``cookies``: those of the browser login.
     """
     chain = Chain(
         authenticators.authenticators,
@@ -173,17 +175,20 @@ def build_decider(
         public_preflight=settings.cors.preflight == "public",
         guests=None if authenticators.guest is None else _guests(authenticators.guest),
         undecided=undecided,
-        sources=token_sources(settings),
+        sources=token_sources(settings, cookies),
     )
 
 
-def token_sources(settings: Settings) -> TokenSources | None:
-    """Where tokens are read besides ``Authorization``; None: nowhere else."""
+def token_sources(settings: Settings, cookies: OwnCookies | None = None) -> TokenSources | None:
+    """Where credentials are read besides ``Authorization``; None: nowhere else."""
     block = settings.authentication
     headers = [TokenHeader(item.name, frozenset(item.providers), item.ambient) for item in block.token_headers]
-    if not block.enabled or not (headers or block.websocket_tokens.subprotocol):
+    if not block.enabled:
+        headers = []
+    subprotocol = block.enabled and block.websocket_tokens.subprotocol
+    if not headers and not subprotocol and cookies is None:
         return None
-    return TokenSources(headers, subprotocol=block.websocket_tokens.subprotocol)
+    return TokenSources(headers, subprotocol=subprotocol, cookies=cookies)
 
 
 def revocation_gate(settings: Settings, registry: IssuerRegistry, clock: Clock) -> RevocationGate:

@@ -11,6 +11,7 @@ from sidecar.admin.health import Health
 from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
+from sidecar.app.login import open_login
 from sidecar.app.management import build_bots
 from sidecar.app.naming import check_names
 from sidecar.app.process_context import ProcessContext
@@ -128,9 +129,16 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     authenticators = await open_authenticators(build_specs(loaded.authenticators), built, context_for, stack)
     if SYSTEM in built:
         authenticators = replace(authenticators, authenticators=(built[SYSTEM], *authenticators.authenticators))
+    login = await open_login(loaded, registry, cache, context, stack)
+    if login is not None:
+        chain = (login.authenticator, *authenticators.authenticators)
+        authenticators = replace(authenticators, authenticators=chain)
+    cookies = None if login is None else login.cookies
     tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
-    decider = build_decider(settings, registry, authenticators, metrics, clock, usage, tracing.decider, undecided)
+    decider = build_decider(
+        settings, registry, authenticators, metrics, clock, usage, tracing.decider, undecided, cookies
+    )
     origins = cors_origins(settings)
     error_responses = ErrorResponses(
         settings.server.realm,
@@ -138,6 +146,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         lines_per_second=settings.logging.refusals_per_second,
         left_out=metrics.log_lines_left_out.inc,
         cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
+        login="" if login is None else f"{settings.server.prefix}/start",
     )
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
@@ -162,6 +171,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         context,
         watch,
         stack,
+        login,
         traced=tracing.spans is not None,
     )
     server = settings.server

@@ -20,11 +20,11 @@ from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_
 from sidecar.config.settings import Settings
 from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
-from sidecar.store.base import RecordQuery, Store
+from sidecar.store.base import RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.issued.bots import BotRegistry
-from sidecar.tokens.issued.mint import Minter, WriteBatch
+from sidecar.tokens.issued.mint import Minter
 from sidecar.tokens.issued.service import TokenRules as MintingRules
 from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names

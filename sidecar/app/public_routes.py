@@ -8,6 +8,7 @@ from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
+from sidecar.app.login import Login, LoginPages, build_pages
 from sidecar.app.management import management_routes
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -49,6 +50,7 @@ def public_routes(
     context: ProcessContext,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    login: Login | None,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -72,11 +74,14 @@ def public_routes(
     )
     identity_headers = build_headers(max_total_bytes=sizes.total_bytes)
     nginx_headers = build_headers(max_total_bytes=sizes.nginx_total_bytes, variant="-nginx")
+    pages = None if login is None else build_pages(login, loaded, decider, error_responses, registry, context)
     check = partial(
         CheckEndpoint,
         decider=decider,
         refusals=error_responses,
         untrusted=UntrustedPeers(metrics),
+        login=None if pages is None else pages.challenge,
+        cookies=None if login is None else login.cookies,
     )
     exact: dict[str, tuple[str, Handler]] = {
         f"{prefix}/auth": ("check", check(Nginx(), identity_headers=nginx_headers)),
@@ -93,14 +98,16 @@ def public_routes(
             "jwks",
             TaskHandler(PublishedKeys(lambda: (assertions.jwks, assertions.etag))),
         )
-    upstream = _forwarder(settings, decider, identity_headers, error_responses, metrics, watch, stack, traced=traced)
+    upstream = _forwarder(
+        settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
+    )
     managing, below = management_routes(
         loaded, registry, bots, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **_in_task(managing)},
-        below=_in_task(below),
+        exact={**exact, **_in_task({**managing, **({} if pages is None else pages.exact)})},
+        below=_in_task({**below, **({} if pages is None else pages.below)}),
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
     )
@@ -178,6 +185,8 @@ def _forwarder(
     metrics: Metrics,
     watch: StreamWatch,
     stack: AsyncExitStack,
+    login: Login | None,
+    pages: LoginPages | None,
     *,
     traced: bool,
 ) -> Forwarder | None:
@@ -206,6 +215,7 @@ def _forwarder(
             ),
             token_headers=[normal_name(header.name) for header in settings.authentication.token_headers],
             token_protocols=settings.authentication.websocket_tokens.subprotocol,
+            cookies=None if login is None else login.cookies,
         ),
         pool=pool,
         refusals=error_responses,
@@ -214,4 +224,6 @@ def _forwarder(
         public_url=settings.server.public_url,
         websocket_origins=websocket_origins(settings),
         watch=watch,
+        login=None if pages is None else pages.challenge,
+        cookies=None if login is None else login.cookies,
     )

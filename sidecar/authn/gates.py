@@ -6,7 +6,7 @@ from sidecar.authn.base import Accepted
 from sidecar.clock import Clock, earliest_of
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.server_names import NO_SERVER_NAMES, ServerNames
-from sidecar.store.record import TokenRecord
+from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import RevocationList, revocation_keys
 
 
@@ -61,16 +61,24 @@ class RevocationGate:
             if failure is not None:
                 return failure
         if accepted.record_id is not None:
-            record = revocations.record(accepted.record_id)
-            if record is None:
-                return Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
-            if record.revoked_at is not None:
-                return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
-        elif not accepted.is_own and revocations.is_bot_name(accepted.actor.id):
+            failure = self._match_record(accepted.record_id)
+            if failure is not None:
+                return failure
+        if not accepted.is_own and revocations.is_bot_name(accepted.actor.id):
             return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         if self._deny_when_stale and revocations.age > self._max_staleness:
             return Unavailable(Cause.MIRROR_STALE)
         return None
+
+    def _match_record(self, record_id: str) -> Failed | None:
+        record = self._revocations.record(record_id)
+        if record is None:
+            return Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
+        if record.revoked_at is None:
+            return None
+        if record.kind is TokenKind.BROWSER:
+            return Refused(Reason.SESSION_ENDED, Cause.SESSION_REVOKED)
+        return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
 
     def _match_revocation(self, accepted: Accepted, revocation_list: RevocationList) -> Failed | None:
         # server names never change during the life of the gate: checking the first use is enough
@@ -80,6 +88,7 @@ class RevocationGate:
             accepted.revocation_keys = revocation_keys(accepted.actor)
         scope = revocation_list.match(accepted.revocation_keys, self._now())
         if scope is not None:
-            return Refused(Reason.TOKEN_REVOKED, Cause.DENIED, scope.value)
+            reason = Reason.SESSION_ENDED if accepted.is_session else Reason.TOKEN_REVOKED
+            return Refused(reason, Cause.DENIED, scope.value)
         accepted.revocation_list_version = revocation_list.version
         return None

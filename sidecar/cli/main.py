@@ -15,7 +15,7 @@ from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
-COMMANDS = ("init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "health")
+COMMANDS = ("init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "health")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

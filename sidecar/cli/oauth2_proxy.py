@@ -17,7 +17,7 @@ from sidecar.errors import Misconfigured, Problem
 _MAX_BYTES = 1024 * 1024
 GOOGLE = "https://accounts.google.com"
 
-LOGIN = "browser login and its sessions are not available: keep oauth2-proxy for them, or log in with another client"
+LOGIN = "browser login is not translated: add a login block to the provider, and register the new redirect URI"
 NOT_NEEDED = "not needed"
 ALWAYS = "always on"
 LOGS = "logs are JSON lines on standard error"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from sidecar.app.authentication import authenticator_context
+from sidecar.app.login import build_client
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
@@ -20,8 +22,10 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.reading.store_url import parse_store_url
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
-from sidecar.errors import Misconfigured, Problem, Unavailable, system_text
+from sidecar.errors import Misconfigured, Problem, Refused, Unavailable, system_text
+from sidecar.identity.claims import PrincipalPolicy
 from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.keys.keyset import VerificationKey
 from sidecar.keys.signing import SigningKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
@@ -55,6 +59,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         for member in build_specs(loaded.authenticators)
         if member.factory is not None
     ]
+    probes += [LoginProbe(provider, loaded) for provider in loaded.providers if provider.login is not None]
     probes.append(StoreProbe(settings))
     if loaded.undecided:
         probes.append(NamesProbe(loaded))
@@ -104,6 +109,47 @@ class KeysProbe:
         if status.problem or not status.usable:
             return [Problem(self.name, status.problem or "has no usable key")]
         return []
+
+
+class _NoKeys:
+    """No keys: a probe verifies no token."""
+
+    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        return ()
+
+    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        return ()
+
+
+class LoginProbe:
+    """The registration for browser login at a provider, tried without a browser."""
+
+    def __init__(self, provider: Provider, loaded: Loaded) -> None:
+        self.name = f"login at provider {provider.name}"
+        self._provider = provider
+        self._loaded = loaded
+
+    async def run(self) -> list[Problem]:
+        """A wrong client id, secret or redirect URI; what a provider lacks is a warning."""
+        settings = self._loaded.settings
+        async with AsyncExitStack() as stack:
+            control = ControlClient(settings.keys.ca_file, egress=self._loaded.egress)
+            stack.push_async_callback(control.aclose)
+            policy = PrincipalPolicy(self._provider.name)
+            client = build_client(self._provider, settings, control, _NoKeys(), policy, SystemClock(), stack)
+            try:
+                metadata = await client.metadata()
+                wrong = await client.probe()
+            except (Unavailable, Refused) as failure:
+                return [Problem(self.name, failure.detail)]
+        found = [Problem(self.name, wrong)] if wrong else []
+        if not metadata.end_session_endpoint and settings.login.logout.provider:
+            text = "has no end_session_endpoint: signing out here leaves the session at the provider"
+            found.append(Problem(self.name, text, fatal=False))
+        if not metadata.sends_issuer and len(self._loaded.providers) > 1:
+            text = "does not announce iss in its responses (RFC 9207); the redirect URI alone tells providers apart"
+            found.append(Problem(self.name, text, fatal=False))
+        return found
 
 
 class AuthenticatorProbe:

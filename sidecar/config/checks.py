@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.listener_checks import check_server_tls, check_sockets
+from sidecar.config.login_checks import check_login
 from sidecar.config.origins import check_origins
 from sidecar.config.products.openmetadata import PUBLISHED_KEY_ID
 from sidecar.config.providers import FLAT_NAME, OWN_NAME, UNBOUND_NAME, has_own_keys, names_datahub_users
@@ -488,6 +489,7 @@ CHECKS: tuple[Check, ...] = (
     check_sockets,
     check_token_headers,
     check_origins,
+    check_login,
     check_server_tls,
     check_times,
     check_header_budgets,

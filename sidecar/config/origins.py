@@ -28,6 +28,20 @@ def cors_origins(settings: Settings) -> tuple[str, ...]:
     return () if not listed else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
 
 
+def login_origins(settings: Settings) -> frozenset[str]:
+    """Whose pages may act with the session cookie."""
+    written = settings.login.origins
+    listed = settings.server.origins if written is None else written
+    return frozenset((*(listed or ()), *_own_origin(settings)))
+
+
+def return_origins(settings: Settings) -> frozenset[str]:
+    """Where a login may return to."""
+    written = settings.login.return_to
+    listed = settings.server.origins if written is None else written
+    return frozenset((*(listed or ()), *_own_origin(settings)))
+
+
 def check_origins(settings: Settings) -> Iterator[Finding]:
     """No wildcard origin with credentials, and preflights that can succeed."""
     cors = settings.cors

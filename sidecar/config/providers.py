@@ -23,6 +23,7 @@ from sidecar.config.settings import (
     JwtTokenConfiguration,
     KeyUrl,
     PrincipalRule,
+    ProviderLoginSettings,
     ProviderSettings,
     ServerSettings,
     Settings,
@@ -65,7 +66,7 @@ class Provider:
 
     ``address_claim`` has the caller's e-mail address if no mapping names it; ``needs_verified``: it is used only with
     ``email_verified: true``. ``is_principal_written``: ``principal`` is configured explicitly. Domains are None if
-    those of ``authorizerConfiguration`` apply.
+    those of ``authorizerConfiguration`` apply. ``login`` is the registration for browser login.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Provider:
     allow_insecure_urls: bool = False
     is_flat: bool = False
     is_own: bool = False
+    login: ProviderLoginSettings | None = field(default=None, repr=False)
 
 
 _DEFAULT_EARLY_SKEW = 5.0
@@ -251,6 +253,7 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
         may_be_admin=entry.may_be_admin,
         require_expiry=not entry.allow_missing_expiry,
         allow_insecure_urls=entry.allow_insecure_urls,
+        login=entry.login,
     )
 
 

@@ -290,6 +290,39 @@ ActorTypeSetting = Annotated[
 ]
 
 
+class ProviderLoginSettings(Model):
+    """Browser login at this provider: the sidecar's registration there as an OpenID Connect client."""
+
+    client_id: Annotated[str, Field(min_length=1)]
+    """Client id."""
+    client_secret: Secret | None = None
+    """Client secret."""
+    client_key_file: Text = ""
+    """Private key (PEM) for ``private_key_jwt``."""
+    client_authentication: Literal["auto", "client_secret_basic", "client_secret_post", "private_key_jwt", "none"] = (
+        "auto"
+    )
+    """How the sidecar authenticates at the token endpoint. ``auto``: with a key ``private_key_jwt``; with a secret
+    ``client_secret_basic``, or ``client_secret_post`` if the provider lists only that; else ``none``."""
+    scopes: Annotated[Names, Field(min_length=1)] = ("openid", "profile", "email")
+    """Scopes to request; ``openid`` must be among them."""
+    display_name: Text = ""
+    """Name on the sign-in page; absent: the provider's name."""
+    userinfo: Literal["auto", "always", "never"] = "auto"
+    """When to read the UserInfo endpoint. ``auto``: if the ID token has none of the claims that name the Actor, or
+    lacks the configured groups claim."""
+    pushed: Literal["required", "always", "never"] = "required"
+    """Pushed authorization requests (RFC 9126). ``required``: where the provider requires them."""
+    prompt: Literal["", "login", "consent", "select_account"] = ""
+    """``prompt`` of the authorization request."""
+    max_age: Duration | None = None
+    """Maximum time since the person has authenticated at the provider; older authentications are repeated."""
+    acr_values: Names = ()
+    """Accepted authentication context classes, in order of preference; an ID token with another ``acr`` is rejected."""
+    extra_parameters: Mapping[str, str] = Field(default_factory=dict)
+    """Further parameters of the authorization request, such as ``domain_hint``."""
+
+
 class ProviderSettings(Model):
     """One issuer of tokens, with its own keys, audience and mapping."""
 
@@ -348,6 +381,8 @@ class ProviderSettings(Model):
     """Accept tokens without ``exp``. They never expire."""
     allow_insecure_urls: bool = False
     """Accept ``http`` for key and discovery URLs that are not on loopback."""
+    login: ProviderLoginSettings | None = None
+    """Browser login at this provider; absent: none."""
 
 
 class BotTokenCheckSettings(Model):
@@ -686,6 +721,62 @@ class TracingSettings(Model):
     """``service.name`` of the spans."""
 
 
+class LoginSessionSettings(Model):
+    """Lifetime of browser sessions."""
+
+    max_age: Annotated[Duration, Field(ge=300)] = 86400.0
+    """Time from the login to the end of the session. It is not extended by use."""
+    idle: Annotated[Duration, Field(ge=300)] = 14400.0
+    """Time without a request after which the session ends, measured to about a minute."""
+    per_person: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Maximum number of sessions of one person; a further login ends the one that was used least recently."""
+    persistent: bool = False
+    """Keep the cookie when the browser is closed, for ``maxAge``."""
+
+
+class LoginCookieSettings(Model):
+    """The session cookie."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "sidecar_session"
+    """Name, to which ``__Host-`` is prepended with https. Two sidecars on one host, whatever their ports, need
+    different names."""
+
+
+class LoginLogoutSettings(Model):
+    """What signing out ends, and where it leads."""
+
+    provider: bool = True
+    """End the session at the provider as well (RP-initiated logout), if the provider supports it."""
+    return_to: Annotated[str, Field(min_length=1)] = "/"
+    """Where the button on the signed-out page leads."""
+
+
+class LoginSettings(Model):
+    """Browser login. It is in force as soon as a provider has a ``login`` block."""
+
+    secrets: tuple[Secret, ...] = ()
+    """Secrets of 32 bytes or more for sessions and login state. The first one seals, all of them open: add a new secret
+    at the end on every replica before you move it to the front. Absent: with SQLite, a file beside the database; with
+    Redis they are required."""
+    session: LoginSessionSettings = LoginSessionSettings()
+    """Lifetime of sessions."""
+    cookie: LoginCookieSettings = LoginCookieSettings()
+    """The session cookie."""
+    return_to: tuple[WebOrigin, ...] | None = None
+    """Further origins to which a login may return. Absent: those of ``server.origins``. The origin of ``publicUrl`` is
+    always among them."""
+    origins: tuple[WebOrigin, ...] | None = None
+    """Origins whose pages may send state-changing requests and open WebSockets with the session cookie. Absent: those
+    of ``server.origins``. The origin of ``publicUrl`` is always among them."""
+    api_paths: Names = ()
+    """Path patterns, as in ``rules``, for which a request without a session is always answered 401 in JSON, never by a
+    redirect."""
+    skip_chooser: bool = True
+    """With one provider, redirect to it without showing the sign-in page."""
+    logout: LoginLogoutSettings = LoginLogoutSettings()
+    """Signing out."""
+
+
 class ImportSettings(Model):
     """Configuration files of the products, from which the blocks about authentication are imported."""
 
@@ -736,6 +827,8 @@ class Settings(Model):
     """Maximum age of the local copy of the revocation list."""
     identity_headers: IdentityHeaderSettings = IdentityHeaderSettings()
     """Identity headers for the upstream."""
+    login: LoginSettings = LoginSettings()
+    """Browser login."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
     tracing: TracingSettings | None = None

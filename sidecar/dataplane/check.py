@@ -6,10 +6,13 @@ from functools import partial
 from time import monotonic
 
 from sidecar.access.decide import Allow, Decider, Deny, Verdict
-from sidecar.concurrency import Pending
+from sidecar.concurrency import Pending, settled
 from sidecar.dataplane.dialects import Dialect
 from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.login import LoginChallenge
 from sidecar.errors import Cause, Failed, Refused
+from sidecar.identity.cookies import OwnCookies
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import AwaitedAnswer, Work
@@ -20,6 +23,9 @@ from sidecar.web.server import Connection
 _log = logging.getLogger("sidecar.check")
 _LOG_INTERVAL = 60.0
 _MAX_PEERS = 1000
+_MAX_COOKIE = 4096
+"""The longest ``Cookie`` in a response: proxies buffer the heads of responses."""
+_NONE: list[str] = []
 
 
 class UntrustedPeers:
@@ -57,7 +63,12 @@ class CheckEndpoint:
         identity_headers: IdentityHeaders,
         refusals: ErrorResponses,
         untrusted: UntrustedPeers,
+        login: LoginChallenge | None = None,
+        cookies: OwnCookies | None = None,
     ) -> None:
+        """``cookies`` are the sidecar's own: a response that allows a request has ``Cookie`` without them."""
+        self._login = login if dialect.carries_redirects else None
+        self._cookies = cookies
         self._dialect = dialect
         self._decider = decider
         self._identity_headers = identity_headers
@@ -77,25 +88,26 @@ class CheckEndpoint:
                 view.observer = connection.span
             verdict = self._decider.decide(view)
             if isinstance(verdict, Allow):
-                return self._allow(verdict, connection)
+                return self._allow(verdict, view, connection)
         except Refused as failure:
             return self._refuse(asked, connection, failure)
         if isinstance(verdict, Deny):
-            return self._refuse(asked, connection, verdict)
-        return AwaitedAnswer(Pending(partial(self._respond_later, asked, connection), verdict))
+            response = self._deny(asked, connection, view, verdict)
+            return response if isinstance(response, Response) else AwaitedAnswer(response)
+        return AwaitedAnswer(Pending(partial(self._respond_later, asked, connection, view), verdict))
 
     async def _respond_later(
-        self, asked: RequestHead, connection: Connection, pending: Awaitable[Verdict]
+        self, asked: RequestHead, connection: Connection, view: RequestContext, pending: Awaitable[Verdict]
     ) -> bytes | Response:
         verdict = await pending
         if isinstance(verdict, Deny):
-            return self._refuse(asked, connection, verdict)
+            return await settled(self._deny(asked, connection, view, verdict))
         try:
-            return self._allow(verdict, connection)
+            return self._allow(verdict, view, connection)
         except Refused as failure:
             return self._refuse(asked, connection, failure)
 
-    def _allow(self, verdict: Allow, connection: Connection) -> bytes:
+    def _allow(self, verdict: Allow, view: RequestContext, connection: Connection) -> bytes:
         """The header block of the 200. Raises Refused if the identity headers are too large."""
         accepted = verdict.accepted
         block = self._identity_headers.check_block(accepted, trusted=connection.trusted)
@@ -103,7 +115,19 @@ class CheckEndpoint:
             connection.caller = accepted.actor
         if not connection.is_known and self._decider.is_authenticated(accepted):
             connection.mark_authenticated()
-        return block
+        return block if self._cookies is None or not view.trusted else block + self._cookie_line(self._cookies, view)
+
+    @staticmethod
+    def _cookie_line(own: OwnCookies, view: RequestContext) -> bytes:
+        """``Cookie`` for the upstream, which a proxy copies over the caller's; blank above the limit."""
+        rest = "; ".join(filter(None, map(own.rest, view.headers.getall("Cookie", _NONE))))
+        return b"Cookie: %b\r\n" % (rest.encode("latin-1", "replace") if len(rest) <= _MAX_COOKIE else b"")
+
+    def _deny(
+        self, asked: RequestHead, connection: Connection, view: RequestContext, verdict: Deny
+    ) -> Response | Awaitable[Response]:
+        login = None if self._login is None else self._login.answer(asked, connection, view, verdict)
+        return self._refuse(asked, connection, verdict) if login is None else login
 
     def _refuse(self, asked: RequestHead, connection: Connection, refused: Failed | Deny) -> Response:
         failure = refused.failure if isinstance(refused, Deny) else refused

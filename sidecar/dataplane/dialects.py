@@ -42,7 +42,12 @@ _FORWARD_AUTH = _Names("X-Forwarded-Uri", "X-Forwarded-Method", "/forward_auth")
 
 
 class Dialect(Protocol):
-    """The check requests of one kind of proxy."""
+    """The check requests of one kind of proxy.
+
+    ``carries_redirects``: the proxy passes a redirect in response to a check on to the browser.
+    """
+
+    carries_redirects: bool
 
     def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request. ``rest`` is the raw target after the path of the endpoint. Raises Refused(400)."""
@@ -56,6 +61,8 @@ class Dialect(Protocol):
 
 class _AnyStatus:
     """Proxies that pass on every status of a refusal."""
+
+    carries_redirects = True
 
     def map_status(self, failure: Failed) -> tuple[int, bytes]:
         """As it is."""
@@ -71,6 +78,8 @@ class Nginx:
     ingress-nginx always names the original request in ``X-Original-URL``, but sets ``X-Original-URI`` only with its
     annotation ``auth-method``, and without it passes on what the caller wrote there: the two must agree.
     """
+
+    carries_redirects = False
 
     def context(self, asked: RequestHead, rest: str, *, trusted: bool, must_know_target: bool) -> RequestContext:
         """The original request, from a trusted nginx."""
@@ -167,7 +176,10 @@ def _context(
     others = () if target is None else _other_methods(asked)
     # a browser sends no preflight that names another method
     preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
-    return RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+    view = RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
+    # without the original method nobody could say whether a page of another origin may send the request
+    view.takes_cookie = trusted and target is not None
+    return view
 
 
 def _other_methods(asked: RequestHead) -> tuple[str, ...]:

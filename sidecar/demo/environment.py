@@ -16,7 +16,7 @@ from aiohttp import web
 
 import sidecar
 from sidecar.clock import SystemClock
-from sidecar.demo.identity_provider import IdentityProvider
+from sidecar.demo.identity_provider import CLIENT_ID, IdentityProvider
 from sidecar.demo.issuer import AUDIENCE, DemoIssuer
 from sidecar.demo.upstream import application as upstream_application
 from sidecar.errors import SidecarError
@@ -57,7 +57,7 @@ async def start_environment(port: int) -> AsyncIterator[Environment]:
     folder = Path(tempfile.mkdtemp(prefix="auth-sidecar-demo-"))  # mode 0700: it has tokens and a private key
     try:
         issuers = _issuers(provider_url)
-        provider = IdentityProvider(issuers, SystemClock()).application()
+        provider = IdentityProvider(issuers, SystemClock(), f"{url}/oauth2").application()
         async with _serve(provider, port + 2), _serve(upstream_application(), port + 3):
             config = folder / "sidecar.yaml"
             own_keys = await _run("keys", "generate", "--dir", str(folder / "keys"), "--kid", "demo")
@@ -97,6 +97,7 @@ def _configuration(folder: Path, port: int, upstream_url: str, provider_url: str
 server:
   listen: {HOST}:{port}
   adminListen: {HOST}:{port + 1}
+  publicUrl: http://{HOST}:{port}
   trustedProxies: [{HOST}/32]
   drainDelay: 0s
   drainTimeout: 2s
@@ -110,12 +111,14 @@ authenticationConfiguration:
       issuer: {provider_url}/acme
       audiences: [{AUDIENCE}]
       groupsClaim: groups
+      login: {{clientId: {CLIENT_ID}, displayName: Acme}}
     - name: globex
       issuer: {provider_url}/globex
       audiences: [{AUDIENCE}]
       jwtPrincipalClaims: [preferred_username]
       groupsClaim: realm_access.roles
       principalNamespace: provider        # globex/alice is not acme's alice
+      login: {{clientId: {CLIENT_ID}, displayName: Globex}}
 authorizerConfiguration:
   principalDomain: example.com
   adminPrincipals: [acme/root]          # globex/root is a different user

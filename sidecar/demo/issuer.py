@@ -35,8 +35,18 @@ class DemoIssuer:
         """Whether this issuer has a user with that name."""
         return username in self._users
 
-    def mint(self, username: str, now: float, lifetime: int = TOKEN_LIFETIME, *, issuer: str | None = None) -> str:
-        """A token for a user, issued at ``now``; ``issuer`` replaces the ``iss`` claim, for a forged token."""
+    @property
+    def users(self) -> list[str]:
+        """The names of its users."""
+        return list(self._users)
+
+    def mint(
+        self, username: str, now: float, lifetime: int = TOKEN_LIFETIME, *, issuer: str | None = None, **more: str
+    ) -> str:
+        """A token for a user, issued at ``now``; ``issuer`` replaces the ``iss`` claim, for a forged token.
+
+        ``more`` replaces further claims.
+        """
         claims = {
             "iss": issuer or self.url,
             "aud": AUDIENCE,
@@ -46,6 +56,7 @@ class DemoIssuer:
             "iat": int(now),
             "exp": int(now) + lifetime,
             **self._users[username],
+            **more,
         }
         header = {"alg": self.algorithm, "kid": self._kid, "typ": "JWT"}
         signed = f"{_segment(header)}.{_segment(claims)}"
@@ -56,11 +67,16 @@ class DemoIssuer:
         return {
             "issuer": self.url,
             "jwks_uri": f"{self.url}/jwks",
+            "authorization_endpoint": f"{self.url}/authorize",
             "token_endpoint": f"{self.url}/token",
-            "grant_types_supported": ["password"],
+            "end_session_endpoint": f"{self.url}/logout",
+            "grant_types_supported": ["password", "authorization_code"],
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": ["none"],
+            "authorization_response_iss_parameter_supported": True,
             "id_token_signing_alg_values_supported": [self.algorithm],
             "subject_types_supported": ["public"],
-            "response_types_supported": ["token"],
+            "response_types_supported": ["code"],
         }
 
     def jwks(self) -> dict[str, Any]:

@@ -38,10 +38,12 @@ class Condition(Protocol):
 
 
 class Scheme(StrEnum):
-    """The kind of credential. NOTHING: no ``Authorization``, or an empty one. SEVERAL: more than one."""
+    """The kind of credential. NOTHING: no ``Authorization``, or an empty one. SEVERAL: more than one. COOKIE: the
+    session cookie, without any ``Authorization``; its value is empty where the cookie came twice."""
 
     NOTHING = "nothing"
     BEARER = "bearer"
+    COOKIE = "cookie"
     OTHER = "other"
     SEVERAL = "several"
 
@@ -98,6 +100,8 @@ class RequestContext:
     ``method``, because a header of the original request names them. ``conditions`` come from the check request: the
     caller must meet them in addition to the rules. ``handshake_certificate`` is the ``x5t#S256`` of the certificate
     that the peer presented in the TLS handshake. ``observer`` is notified of the steps of the decision.
+    ``takes_cookie``: method and target are those of the original request, so that a session cookie is a credential;
+    otherwise it is none.
     """
 
     method: str
@@ -110,6 +114,7 @@ class RequestContext:
     conditions: tuple[Condition, ...] = ()
     handshake_certificate: str = ""
     observer: "Observer | None" = None
+    takes_cookie: bool = False
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted

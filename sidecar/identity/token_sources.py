@@ -1,7 +1,8 @@
-"""Where a token may stand besides ``Authorization``: headers of proxies in front, and WebSocket subprotocols.
+"""Where a credential may stand besides ``Authorization``: headers of proxies in front, WebSocket subprotocols, and the
+session cookie.
 
 Of all places exactly one may hold a credential. ``Authorization`` alone goes before a header that a proxy adds to every
-request: with it the caller has chosen.
+request: with it the caller has chosen. Both go before the session cookie, which a browser adds to every request.
 """
 
 import base64
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import SEVERAL_CREDENTIALS, Credential, HeaderView, RequestContext, Scheme
 
 SUBPROTOCOLS = "Sec-WebSocket-Protocol"
@@ -32,9 +34,12 @@ class TokenHeader:
 class TokenSources:
     """Reads the one credential of a request from all places. ``subprotocol``: WebSocket subprotocols too."""
 
-    def __init__(self, headers: Iterable[TokenHeader] = (), *, subprotocol: bool = False) -> None:
+    def __init__(
+        self, headers: Iterable[TokenHeader] = (), *, subprotocol: bool = False, cookies: OwnCookies | None = None
+    ) -> None:
         self._headers = tuple(headers)
         self._subprotocol = subprotocol
+        self._cookies = cookies
 
     def read_into(self, view: RequestContext) -> None:
         """Have ``view`` carry the one credential of its request, or that there are several.
@@ -60,6 +65,10 @@ class TokenSources:
             view.credential = SEVERAL_CREDENTIALS
         elif found:
             view.credential = found[0]
+        elif self._cookies is not None and view.takes_cookie:
+            values = self._cookies.values(view.headers)
+            if values:
+                view.credential = Credential(Scheme.COOKIE, values[0] if len(values) == 1 else "", "Cookie")
 
 
 def is_token_protocol(protocol: str) -> bool:

@@ -24,10 +24,15 @@ class IssuerMetadata:
 
 
 async def discover(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> IssuerMetadata:
-    """Fetch the discovery document of ``provider`` (which must have an issuer) from both well-known URLs.
+    """The metadata of ``provider`` (which must have an issuer), from its discovery document.
 
     Raises OutboundError, or DocumentError if the document is of another issuer or names no usable URL.
     """
+    return parse_metadata(await fetch_document(provider, client, within, max_bytes), provider)
+
+
+async def fetch_document(provider: Provider, client: ControlClient, within: float, max_bytes: int) -> dict[str, object]:
+    """Fetch the discovery document of ``provider`` from both well-known URLs. Raises OutboundError, DocumentError."""
     failures: list[OutboundError | DocumentError] = []
     for url in well_known_urls(provider.issuer or ""):
         try:
@@ -42,7 +47,7 @@ async def discover(provider: Provider, client: ControlClient, within: float, max
         except DocumentError as error:
             failures.append(error)
         else:
-            return parse_metadata(document, provider)
+            return document
     raise failures[0]
 
 

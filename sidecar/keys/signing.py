@@ -189,6 +189,12 @@ def _reject_well_known(listed: list[ListedKey]) -> None:
             )
 
 
+def load_client_key(path: Path) -> tuple[JoseKey, str]:
+    """A private key with which the sidecar authenticates as a client, and its algorithm. Raises KeyFileError."""
+    private = read_private_key(path)
+    return _wrap_private(private), algorithm_of(private.public_key())
+
+
 def _wrap_private(private: PrivateKey) -> JoseKey:
     if isinstance(private, rsa.RSAPrivateKey):
         return RSAKey.import_key(private)

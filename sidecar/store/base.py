@@ -1,11 +1,11 @@
 """The contract of a store. SQLite and Redis implement it; one test suite checks both."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.store.merge import Entries
-from sidecar.store.record import Current, TokenKind, TokenRecord
+from sidecar.store.record import MINTED_KINDS, Current, TokenRecord
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 
@@ -24,6 +24,10 @@ class Batch:
     add_entries: Sequence[RevocationEntry] = ()
     remove_entries: Sequence[str] = ()
     keep_bot_tokens: bool = False
+
+
+WriteBatch = Callable[[Batch], Awaitable[object]]
+"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Selects records. None matches all token records; registrations of bot names must be selected by ``kind``.
+    """Selects records. None matches all token records; registrations of bot names and sessions of browsers must be
+    selected by ``kind``. They have no ``actor_id``, so that no listing of an Actor's tokens counts them.
 
     ``owner`` is (issuer, raw subject), of the provider ``owner_provider``. ``active``: neither revoked nor expired at
     ``now``.
@@ -110,7 +115,7 @@ class RecordQuery:
         active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
         return (
             self.actor_id in (None, record.actor_id)
-            and (record.kind is not TokenKind.BOT_NAME if self.kind is None else self.kind == record.kind.value)
+            and (record.kind in MINTED_KINDS if self.kind is None else self.kind == record.kind.value)
             and self.active in (None, active)
             and self.owner in (None, (record.owner.issuer, record.owner.subject))
             and self.owner_provider in (None, record.owner.provider)

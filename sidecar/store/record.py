@@ -13,12 +13,13 @@ from sidecar.store.timestamps import format_rfc3339
 
 
 class TokenKind(StrEnum):
-    """The kind of a record: a token, or with ``BOT_NAME`` a name reserved for a bot."""
+    """The kind of a record: a token, with ``BOT_NAME`` a name reserved for a bot, with ``BROWSER`` a login session."""
 
     BOT = "bot"
     PERSONAL = "personal"
     SESSION = "session"
     BOT_NAME = "bot_name"
+    BROWSER = "browser"
 
 
 MINTED_KINDS = (TokenKind.BOT, TokenKind.PERSONAL, TokenKind.SESSION)

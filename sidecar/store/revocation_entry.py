@@ -22,16 +22,22 @@ class Scope(StrEnum):
     """The tokens of an Actor (type and id) of every issuer, issued before a time."""
     ISSUER = "issuer"
     """Every token of an issuer, issued before a time."""
+    SESSION = "session"
+    """One session at an issuer, by its ``sid``: browser sessions and tokens of the issuer that belong to it."""
+    SUBJECT_SESSIONS = "subject_sessions"
+    """The browser sessions of a raw ``sub`` of one issuer and the issuer's tokens for it, issued before a time; not the
+    tokens that the sidecar issued."""
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationEntry:
     """One entry of the revocation list. Times are seconds since the epoch. Created by :func:`make_entry`.
 
-    ``issuer`` is empty for ACTOR. ``name`` is the ``jti``, the digest (lower-case hex), the ``sub``, or ``<TYPE>:<id>``
-    for ACTOR; empty for ISSUER. ``issued_before`` is None for TOKEN and DIGEST, else exclusive: it matches tokens with
-    an earlier ``iat``, and tokens without ``iat``. After ``expires_at`` no matching token can be valid and the entry
-    may be removed; None: never. ``version`` is given by the store: of two states of one id, the higher version counts.
+    ``issuer`` is empty for ACTOR. ``name`` is the ``jti``, the digest (lower-case hex), the ``sub``, the ``sid``, or
+    ``<TYPE>:<id>`` for ACTOR; empty for ISSUER. ``issued_before`` is None for TOKEN, DIGEST and SESSION, else
+    exclusive: it matches tokens with an earlier ``iat``, and tokens without ``iat``. After ``expires_at`` no matching
+    token can be valid and the entry may be removed; None: never. ``version`` is given by the store: of two states of
+    one id, the higher version counts.
     """
 
     id: str

@@ -37,9 +37,14 @@ class ErrorResponses:
         lines_per_second: float = 100,
         left_out: Callable[[], None] = lambda: None,
         cors: RefusalCors | None = None,
+        login: str = "",
     ) -> None:
-        """``cors``: the origins whose pages may read refusals of upstream paths."""
+        """``cors``: the origins whose pages may read refusals of upstream paths.
+
+        ``login``: the path at which a browser logs in.
+        """
         self._cors = cors
+        self._login = login
         self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
         self._challenge = f'Bearer realm="{quoted}"'
@@ -65,13 +70,21 @@ class ErrorResponses:
         status, extra = carry(failure) if carry else (failure.status, b"")
         if self._cors is not None and route in _UPSTREAM_ROUTES:
             extra += self._cors.lines(asked.headers)
+        self.log(asked, connection, verdict, route=route, status=status)
+        others = b"" if _is_from_script(asked) else self._others
+        close = failure.ends_connection
         identifier = identifier_of(asked, connection)
+        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
+
+    def log(self, asked: RequestHead, connection: Connection, verdict: Deny, *, route: str, status: int) -> None:
+        """Write the log line of a refusal that is answered with ``status``."""
+        failure = verdict.failure
         if self._lines.allows():
             _log.info(
                 "refused",  # the text of earlier versions, which filters match
                 extra={
                     "event": "request_rejected",
-                    "requestId": identifier,
+                    "requestId": identifier_of(asked, connection),
                     "reason": failure.reason.value,
                     "cause": failure.cause.value,
                     "detail": failure.detail,
@@ -86,9 +99,6 @@ class ErrorResponses:
                     **original_of(connection),
                 },
             )
-        others = b"" if _is_from_script(asked) else self._others
-        close = failure.ends_connection
-        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
 
     def refuse_unparsed(self, failure: Failed) -> Response:
         """The same for a request that the HTTP parser rejected: the log line contains no part of it."""
@@ -143,6 +153,8 @@ class ErrorResponses:
         }
         if oauth_error:
             document["error"] = oauth_error
+        if self._login and failure.status == 401:
+            document["login"] = self._login
         return Response(status, b"".join(lines), orjson.dumps(document), close=close)
 
 

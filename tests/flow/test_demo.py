@@ -1,5 +1,6 @@
 """The demonstration does what it prints, line by line, with the real command and the real curl."""
 
+import html
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.login_provider import NAVIGATION, Browser
 from tests.support.ports import free_ports
 
 _END = "Press Ctrl-C to stop"
@@ -114,6 +116,25 @@ def test_the_upstream_receives_the_identity(demo: Demo) -> None:
     assert user("a bot, with") == "ingestion-bot"
     assert user("alice sends a forged header") == "alice"
     assert user("public path") == "none"
+
+
+async def test_person_logs_in_by_clicking(demo: Demo) -> None:
+    """The sign-in page, the button of a user, the page that was asked for, and out again."""
+    browser, url = Browser(), f"http://127.0.0.1:{demo.port}"
+    page = await browser.get(f"{url}/hello?a=b")
+    link = re.search(r'href="([^"]*provider=acme[^"]*)"', page.body.decode())
+    assert (page.status, bool(link)) == (401, True)
+    assert link
+    form = await browser.get(url + html.unescape(link[1]))
+    assert b'value="alice"' in form.body
+    kind = ("Content-Type", "application/x-www-form-urlencoded")
+    back = await browser.send(browser.seen[-1], "POST", headers=[kind], body=b"user=alice")
+    reply = (await browser.get(back.all("Location")[0])).json()
+    assert (reply["path"], reply["identity"]["X-Auth-Request-User"]) == ("/hello?a=b", "alice")
+    own = [(name, "same-origin" if name == "Sec-Fetch-Site" else value) for name, value in NAVIGATION]
+    assert (await browser.get(f"{url}/oauth2/sign_out", headers=own)).status == 200
+    assert browser.seen[-1] == f"{url}/oauth2/signed_out"
+    assert (await browser.send(f"{url}/hello")).status == 401
 
 
 @pytest.mark.parametrize(

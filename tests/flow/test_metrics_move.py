@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.conftest import Scene, Start, bearer, own_keys
@@ -92,6 +93,26 @@ async def asked_by_a_stranger(world: World) -> None:
     await world.scene.reload(rules=[{"path": "/x", "require": {"admin": True}}])
     assert (await world.ask("/oauth2/auth", bearer())).status == 403
     await world.scene.reload(rules=[])
+
+
+async def failed_login(world: World) -> None:
+    """From now on people can log in at the provider."""
+    written = yaml.safe_load(world.scene.config.read_text(encoding="utf-8"))
+    (provider,) = written["authenticationConfiguration"]["providers"]
+    await world.scene.reload(
+        server={"publicUrl": "http://127.0.0.1"},
+        login={"secrets": ["s" * 32]},
+        authenticationConfiguration={"providers": [{**provider, "login": {"clientId": "web"}}]},
+    )
+    assert (await world.ask("/oauth2/callback/corp")).status == 400
+
+
+async def false_logout(world: World) -> None:
+    async with await world.scene.connect() as wire:
+        form = [("Content-Type", "application/x-www-form-urlencoded")]
+        answer = await wire.ask("/oauth2/backchannel_logout", form, method="POST", body=b"logout_token=x")
+    assert answer.status == 400
+    await world.scene.reload()
 
 
 async def garbled(world: World) -> None:
@@ -230,6 +251,8 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
     (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
+    (failed_login, ('sidecar_logins_total{outcome="refused",provider="corp",reason="state_invalid"}',)),
+    (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
     (away, (
         'sidecar_jwks_fetches_total{outcome="status",provider="corp"}',

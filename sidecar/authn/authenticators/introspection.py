@@ -1,11 +1,9 @@
 """Opaque bearer tokens, validated by the introspection endpoint of their issuer (RFC 7662)."""
 
 import re
-from base64 import b64encode
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
-from urllib.parse import quote_plus
 
 import orjson
 from authlib.oauth2.client import OAuth2Client
@@ -15,6 +13,7 @@ from sidecar.authn.base import ABSTAINED, Abstained, Accepted, AuthenticatorCont
 from sidecar.authn.support.bearer import BearerAuthenticator
 from sidecar.authn.support.credential_cache import QueryRateLimiter
 from sidecar.authn.support.dependency_probe import DependencyProbe
+from sidecar.client_authentication import encode_basic
 from sidecar.clock import earliest_of, latest_of
 from sidecar.config.reading.units import Duration
 from sidecar.config.settings import Model
@@ -64,7 +63,7 @@ class _Client(OAuth2Client):  # type: ignore[misc] # authlib has no types
         method = options.auth_method
         super().__init__(None, options.client_id, options.client_secret.reveal(), token_endpoint_auth_method=method)
         if method == "client_secret_basic":
-            self.token_endpoint_auth_method = _basic
+            self.token_endpoint_auth_method = encode_basic
         self._control = control
         self._within = options.within
         self._allow_insecure = allow_insecure
@@ -74,12 +73,6 @@ class _Client(OAuth2Client):  # type: ignore[misc] # authlib has no types
         return await self._control.post(
             url, body.encode(), sent, within=self._within, max_bytes=_MAX_BYTES, allow_insecure=self._allow_insecure
         )
-
-
-def _basic(client: Any, method: str, uri: str, headers: dict[str, str], body: str) -> tuple[str, dict[str, str], str]:
-    """RFC 6749 section 2.3.1: client id and secret are form-encoded first, which authlib omits."""
-    pair = f"{quote_plus(client.client_id)}:{quote_plus(client.client_secret)}"
-    return uri, {**headers, "Authorization": f"Basic {b64encode(pair.encode()).decode()}"}, body
 
 
 class Introspection(BearerAuthenticator):

@@ -112,12 +112,15 @@ class IssuedTokenResolver:
         return _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
 
 
-def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys | None:
-    """The keys for the revocation list; None: those of the Actor.
+def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys:
+    """The keys for the revocation list.
 
-    A token without ``jti`` is identified by the digest of the signed text.
+    A token without ``jti`` is identified by the digest of the signed text. A token of a provider ends with its session
+    at the provider.
     """
-    return None if actor.token_id else revocation_keys(actor, token.digest)
+    sid = token.claims.get("sid")
+    session = sid if isinstance(sid, str) else ""
+    return revocation_keys(actor, "" if actor.token_id else token.digest, session=session)
 
 
 def _accepted(

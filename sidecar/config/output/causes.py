@@ -178,6 +178,102 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the bot has a newer token",
         "give the client the new one",
     ),
+    Cause.SESSION_UNKNOWN: (
+        "no session has this cookie; its record is removed some time after the session has ended",
+        "sign in again; if it happens to all at once, check that the replicas share one store",
+    ),
+    Cause.SESSION_EXPIRED: (
+        "the session is older than `login.session.maxAge`",
+        "sign in again",
+    ),
+    Cause.SESSION_IDLE: (
+        "the session was not used for `login.session.idle`",
+        "sign in again",
+    ),
+    Cause.SESSION_REVOKED: (
+        "the session was ended by a logout, a command, a newer login, or `login.session.perPerson`",
+        "sign in again; the audit line `session_ended` says by whom",
+    ),
+    Cause.SESSION_UNSEALED: (
+        "none of `login.secrets` opens the content of the session",
+        "give all replicas the same `login.secrets`; after a change, keep the previous secret as the second",
+    ),
+    Cause.COOKIE_TWICE: (
+        "the request has the session cookie more than once, or with a value of another form",
+        "sign out and in again; find the other program that sets a cookie of this name, or set `login.cookie.name`",
+    ),
+    Cause.ORIGIN: (
+        "no accepted page sent the request, and with the session cookie it needs one; `detail` has the failed check",
+        "add the origin of the page to `login.origins` if it may; programs send `Authorization` instead of the cookie",
+    ),
+    Cause.FORM_TOKEN: (
+        "the form of the logout page was sent without its token, or for another session",
+        "open `{prefix}/sign_out` again",
+    ),
+    Cause.STATE_INVALID: (
+        "the `state` of the login is missing, altered, too long, or sealed with another of `login.secrets`",
+        "sign in again; if it happens to all, give all replicas the same `login.secrets`",
+    ),
+    Cause.STATE_EXPIRED: (
+        "the login took longer than 15 minutes",
+        "sign in again",
+    ),
+    Cause.STATE_USED: (
+        "this answer of the provider was used before: a reload, or the button back",
+        "sign in again if no session is there",
+    ),
+    Cause.BROWSER_MISMATCH: (
+        "another browser began the login, or its cookie was deleted",
+        "sign in again; check that the proxy passes `Cookie` and `Set-Cookie` on",
+    ),
+    Cause.PROVIDER_MISMATCH: (
+        "the answer came to the redirect URI of another provider, or the provider has no `login` any more",
+        "register for each provider the redirect URI that `sidecar check` prints",
+    ),
+    Cause.RESPONSE_ISSUER: (
+        "the `iss` of the answer is missing or is that of another provider",
+        "compare `issuer` with the discovery document of the provider; otherwise treat it as an attack",
+    ),
+    Cause.PROVIDER_ERROR: (
+        "the provider refused the login; `detail` has the `error`",
+        "see the log of the provider",
+    ),
+    Cause.PROVIDER_ANSWER: (
+        "the answer of the provider cannot be used; `detail` says why",
+        "see the log of the provider, and its documentation of the token endpoint",
+    ),
+    Cause.CODE_REFUSED: (
+        "the provider did not accept the code",
+        "compare the redirect URI with the registered one; `sidecar check` tries the registration",
+    ),
+    Cause.CLIENT_REFUSED: (
+        "the provider did not accept the client; `detail` has the `error`",
+        "correct `clientId`, `clientSecret` or `clientAuthentication` of the provider; `sidecar check` tries them",
+    ),
+    Cause.NONCE: (
+        "the ID token belongs to another login",
+        "sign in again; if it happens to all, the provider does not return `nonce`",
+    ),
+    Cause.ACCESS_TOKEN_HASH: (
+        "`at_hash` of the ID token does not belong to the access token",
+        "report it to the provider",
+    ),
+    Cause.AUTHORIZED_PARTY: (
+        "the ID token was issued to another client (`azp`), or has several audiences and no `azp`",
+        "use a client of its own for the sidecar",
+    ),
+    Cause.USERINFO_SUBJECT: (
+        "the UserInfo response is about another person than the ID token",
+        "report it to the provider",
+    ),
+    Cause.AUTHENTICATION_AGE: (
+        "`auth_time` of the ID token is missing, or older than `login.maxAge` of the provider",
+        "have the provider send `auth_time`, or remove `maxAge`",
+    ),
+    Cause.AUTHENTICATION_CLASS: (
+        "the ID token has none of `acrValues`",
+        "configure these authentication classes at the provider, or correct `acrValues`",
+    ),
     Cause.PRINCIPAL_MISSING: (
         "no claim names the caller",
         "set `jwtPrincipalClaims` (or `jwtPrincipalClaimsMapping`) to a claim that the tokens have",
@@ -221,6 +317,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.STORE_UNAVAILABLE: (
         "the store does not answer or cannot be written; `detail` says why",
         "see [AuthSidecarStoreDown](../runbook.md#authsidecarstoredown)",
+    ),
+    Cause.PROVIDER_UNAVAILABLE: (
+        "the discovery document or an endpoint of the provider cannot be used for the login; `detail` says why",
+        "check the URL in `detail`, DNS, `outbound.proxy` and NetworkPolicies",
     ),
     Cause.MIRROR_STALE: (
         "the local copy of the revocation list is older than `revocation.maxStaleness`",

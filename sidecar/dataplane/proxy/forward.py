@@ -13,7 +13,9 @@ from aiohttp.streams import StreamReader
 
 from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.authn.base import Accepted
+from sidecar.concurrency import settled
 from sidecar.dataplane.identity_headers import IdentityHeaders
+from sidecar.dataplane.login import LoginChallenge
 from sidecar.dataplane.proxy.exchange import Exchange, RequestBody, UpstreamResponse
 from sidecar.dataplane.proxy.heads import (
     BODILESS,
@@ -30,9 +32,11 @@ from sidecar.dataplane.proxy.relay import ExchangeTable, PendingExchange
 from sidecar.dataplane.proxy.stream_watch import StreamWatch
 from sidecar.dataplane.proxy.tunnel import tunnel
 from sidecar.errors import Cause, Reason, Refused, UpstreamFailed
+from sidecar.identity.cookies import OwnCookies
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.in_flight import Work
+from sidecar.web.in_flight import AwaitedAnswer, Work
 from sidecar.web.request import RequestHead, connection_of, context_from_request, own_context, target_of
 from sidecar.web.response import AlreadySent, Response, close_soon, is_whole, reset
 from sidecar.web.server import Connection
@@ -79,6 +83,8 @@ class Forwarder:
         public_url: str,
         websocket_origins: tuple[str, ...] | None,
         watch: StreamWatch,
+        login: LoginChallenge | None = None,
+        cookies: OwnCookies | None = None,
     ) -> None:
         """``public_url``: see :class:`RequestHeads`.
 
@@ -92,7 +98,8 @@ class Forwarder:
             public_url=public_url,
             base_path=pool.endpoint.base_path,
         )
-        self._answer_heads = ResponseHeads()
+        self._answer_heads = ResponseHeads(cookies)
+        self._login = login
         self._pool = pool
         self._exchanges = ExchangeTable(pool, self._request_heads, self._answer_heads, metrics, self._finish)
         self._refusals = refusals
@@ -106,12 +113,21 @@ class Forwarder:
 
     def __call__(self, asked: RequestHead, rest: str, client: Connection) -> Response | Work:
         """Decide. Returns the refusal, or the work of forwarding the request once the verdict allows it."""
-        verdict = self._decider.decide(context_from_request(asked, target_of(asked), client))
+        view = context_from_request(asked, target_of(asked), client)
+        view.takes_cookie = True
+        verdict = self._decider.decide(view)
         if isinstance(verdict, Allow):
             client.admit(identified=self._decider.is_authenticated(verdict.accepted))
         elif isinstance(verdict, Deny):
-            return self._refusals.refuse(asked, client, verdict, route="forward")
-        return PendingExchange(self._exchanges, verdict)
+            refusal = self._refuse(asked, client, view, verdict)
+            return refusal if isinstance(refusal, Response) else AwaitedAnswer(refusal)
+        return PendingExchange(self._exchanges, verdict, view)
+
+    def _refuse(
+        self, asked: RequestHead, client: Connection, view: RequestContext, verdict: Deny
+    ) -> Response | Awaitable[Response]:
+        login = None if self._login is None else self._login.answer(asked, client, view, verdict)
+        return self._refusals.refuse(asked, client, verdict, route="forward") if login is None else login
 
     async def _finish(self, request: web.BaseRequest, exchange: PendingExchange) -> web.StreamResponse:
         """Forward ``request``, or go on with it. Raises Refused and UpstreamFailed before the response has begun."""
@@ -126,7 +142,7 @@ class Forwarder:
         if not isinstance(verdict, Allow):
             decided = await verdict
             if isinstance(decided, Deny):
-                return self._refusals.refuse(request, client, decided, route="forward")
+                return await settled(self._refuse(request, client, exchange.view, decided))
             client.admit(identified=self._decider.is_authenticated(decided.accepted))
             verdict = decided
         body = self._body(request)

@@ -12,6 +12,7 @@ from sidecar.authn.base import Accepted
 from sidecar.dataplane.identity_headers import IdentityHeaders
 from sidecar.dataplane.proxy.hop_headers import RequestHeaders, ResponseHeaders
 from sidecar.errors import Cause, Reason, UpstreamFailed
+from sidecar.identity.cookies import OwnCookies
 from sidecar.web.request import RequestHead, identifier_of
 from sidecar.web.response import connection_line, date_line, status_line
 from sidecar.web.server import Connection
@@ -100,10 +101,10 @@ class ResponseHead:
 
 
 class ResponseHeads:
-    """Creates heads for clients."""
+    """Creates heads for clients. ``cookies`` are those of the sidecar, which no upstream sets."""
 
-    def __init__(self) -> None:
-        self._headers = ResponseHeaders()
+    def __init__(self, cookies: OwnCookies | None = None) -> None:
+        self._headers = ResponseHeaders(cookies)
 
     def make(
         self, message: RawResponseMessage, asked: RequestHead, client: Connection, *, may_stay: bool

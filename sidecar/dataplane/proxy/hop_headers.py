@@ -5,6 +5,7 @@ from enum import Enum
 from typing import TypeVar
 
 from sidecar.dataplane.identity_headers import normal_name
+from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.token_sources import without_tokens
 from sidecar.web.trace_context import read_trace_context
 
@@ -46,6 +47,7 @@ class HeaderPolicy(Enum):
     IMPERSONATION = 3
     TRACE = 4  # kept when it is sound
     PROTOCOLS = 5  # kept without the tokens among them
+    COOKIE = 6  # kept without the sidecar's own
 
 
 _SPECIAL = {
@@ -75,11 +77,13 @@ class RequestHeaders:
         credential_headers: Iterable[str] = (),
         token_headers: Collection[str] = (),
         token_protocols: bool = False,
+        cookies: OwnCookies | None = None,
     ) -> None:
         """``token_headers`` are names, in normal form, of which no other spelling passes.
 
-        ``token_protocols``: subprotocols that are tokens are removed.
+        ``token_protocols``: subprotocols that are tokens are removed. ``cookies`` are removed from ``Cookie``.
         """
+        self._cookies = cookies
         self._credentials = frozenset(normal_name(name) for name in ("Authorization", *credential_headers))
         self._token_headers = frozenset(token_headers)
         self._token_protocols = token_protocols
@@ -103,15 +107,22 @@ class RequestHeaders:
                     named |= _connection_names(value)
             elif fate is HeaderPolicy.TRACE:
                 trace.append((name.lower(), value))
-            elif fate is HeaderPolicy.PROTOCOLS:
-                rest = without_tokens(value.decode("latin-1"))
-                if rest:
-                    lines.append(b"%b: %b\r\n" % (name, rest.encode("latin-1")))
+            elif fate is HeaderPolicy.PROTOCOLS or fate is HeaderPolicy.COOKIE:
+                lines += self._partial_lines(fate, name, value)
             elif trusted if fate is HeaderPolicy.FORWARDED else may_impersonate:
                 lines.append(b"%b: %b\r\n" % (name, value))
         if trace and self._keep_trace:
             lines += _trace_lines(trace)
         return _without(lines, named) if named else lines
+
+    def _partial_lines(self, fate: HeaderPolicy, name: bytes, value: bytes) -> list[bytes]:
+        """A line without what is the sidecar's alone; none if nothing is left of it."""
+        text = value.decode("latin-1")
+        if fate is HeaderPolicy.PROTOCOLS:
+            rest = without_tokens(text)
+        else:
+            rest = "" if self._cookies is None else self._cookies.rest(text)
+        return [b"%b: %b\r\n" % (name, rest.encode("latin-1"))] if rest else []
 
     def without_credentials(self, lines: Iterable[bytes]) -> list[bytes]:
         """``lines`` without those that carry a credential, in any spelling of their names."""
@@ -140,13 +151,14 @@ class RequestHeaders:
         is_alias = name.decode("latin-1").lower() != normal
         if is_alias or (normal == "authorization" and not self._keep_authorization):
             return HeaderPolicy.DROP
-        return fate
+        return HeaderPolicy.COOKIE if normal == "cookie" and self._cookies is not None else fate
 
 
 class ResponseHeaders:
-    """Selects the service's header lines for the caller."""
+    """Selects the service's header lines for the caller. ``cookies``: ours, which the upstream must not set."""
 
-    def __init__(self) -> None:
+    def __init__(self, cookies: OwnCookies | None = None) -> None:
+        self._cookies = cookies
         self._kept: dict[bytes, bool] = {}
 
     def select(self, headers: RawHeaders, *, keep_upgrade: bool = False) -> bytes:
@@ -165,7 +177,8 @@ class ResponseHeaders:
             if keep is None:
                 keep = self._classify(name)
             if keep:
-                lines.append(b"%b: %b\r\n" % (name, value))
+                if self._cookies is None or not self._sets_ours(name, value):
+                    lines.append(b"%b: %b\r\n" % (name, value))
                 continue
             lower = name.lower()
             if lower == b"upgrade" and keep_upgrade:
@@ -179,6 +192,14 @@ class ResponseHeaders:
         if len(block) - len(block.translate(None, _CONTROLS)) != 2 * len(lines):
             raise ValueError("a header of the answer has control characters")
         return b"".join(_without(lines, named)) if named else block
+
+    def _sets_ours(self, name: bytes, value: bytes) -> bool:
+        """Whether the upstream would give the browser a session of the sidecar."""
+        return (
+            self._cookies is not None
+            and name.lower() == b"set-cookie"
+            and self._cookies.names_ours(value.decode("latin-1"))
+        )
 
     def _classify(self, name: bytes) -> bool:
         keep = normal_name(name.decode("latin-1")) not in _NOT_SENT_BACK

@@ -16,6 +16,7 @@ from sidecar.concurrency import drop
 from sidecar.dataplane.proxy.heads import BODILESS, RequestHeads, ResponseHeads, framed_body
 from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.errors import UpstreamFailed
+from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
 from sidecar.web.in_flight import Answer, InFlightRequest
 
@@ -28,14 +29,16 @@ TaskFunction = Callable[[web.BaseRequest, "PendingExchange"], Awaitable[web.Stre
 class PendingExchange:
     """The work of forwarding a request: a :class:`sidecar.web.in_flight.Work`.
 
-    ``verdict`` allows the request, or has to be awaited. ``head`` was sent on ``connection``; None: nothing was sent.
+    ``verdict`` on ``view`` allows the request, or has to be awaited. ``head`` was sent on ``connection``; None: nothing
+    was sent.
     """
 
-    __slots__ = ("_exchanges", "_in_flight", "connection", "head", "verdict")
+    __slots__ = ("_exchanges", "_in_flight", "connection", "head", "verdict", "view")
 
-    def __init__(self, exchanges: "ExchangeTable", verdict: Allow | Awaitable[Verdict]) -> None:
+    def __init__(self, exchanges: "ExchangeTable", verdict: Allow | Awaitable[Verdict], view: RequestContext) -> None:
         self._exchanges = exchanges
         self.verdict = verdict
+        self.view = view
         self.head = b""
         self.connection: UpstreamConnection | None = None
 

@@ -34,14 +34,20 @@ class RevocationKeys:
 
 
 def revocation_keys(
-    actor: Actor, signing_digest: str = "", *, owner: Owner = NO_OWNER, recorded_at: float | None = None
+    actor: Actor,
+    signing_digest: str = "",
+    *,
+    owner: Owner = NO_OWNER,
+    recorded_at: float | None = None,
+    session: str | None = None,
 ) -> RevocationKeys:
     """The facts about the token that made ``actor``.
 
     ``signing_digest`` is the SHA-256 (lower-case hex) of its signing input, asked about where it has no ``jti``.
     ``owner`` is where the owner of an own token comes from: what ends the tokens of that origin ends this one too.
     ``recorded_at``: when its record was made, which stands in for a missing ``iat``, and for one of the same second,
-    because ``iat`` has whole seconds.
+    because ``iat`` has whole seconds. ``session``: the credential ends with a session at its issuer, of that ``sid``
+    (empty: which one is unknown); None: it does not.
     """
     issuer = actor.issuer
     about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
@@ -52,6 +58,9 @@ def revocation_keys(
     about += [
         (Scope.ACTOR, "", actor_entry_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)
     ]
+    if session is not None:
+        about += [(Scope.SESSION, issuer, session)] if session else []
+        about += [(Scope.SUBJECT_SESSIONS, issuer, actor.subject)] if actor.subject else []
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
     probes = tuple((scope, entry_key(scope, named, name)) for scope, named, name in about)

@@ -36,7 +36,7 @@ from sidecar.store.merge import (
     rank,
     removal_at,
 )
-from sidecar.store.record import Current, Owner, TokenKind, TokenRecord, bot_key
+from sidecar.store.record import MINTED_KINDS, Current, Owner, TokenKind, TokenRecord, bot_key
 from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 from sidecar.store.sqlite.database import Database
 
@@ -523,8 +523,12 @@ def _conditions(query: RecordQuery) -> tuple[list[str], list[Value]]:
     if query.actor_id is not None:
         where.append("actor_id = ?")
         values.append(query.actor_id)
-    where.append("kind != ?" if query.kind is None else "kind = ?")
-    values.append(TokenKind.BOT_NAME.value if query.kind is None else query.kind)
+    if query.kind is None:
+        where.append(f"kind IN ({', '.join('?' * len(MINTED_KINDS))})")
+        values += [kind.value for kind in MINTED_KINDS]
+    else:
+        where.append("kind = ?")
+        values.append(query.kind)
     if query.owner is not None:
         where.append("owner_issuer = ? AND owner_subject = ?")
         values += query.owner

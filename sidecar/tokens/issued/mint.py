@@ -13,15 +13,13 @@ from sidecar.identity.names import folded
 from sidecar.keys.signing import SigningKey
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.store.base import Batch
+from sidecar.store.base import Batch, WriteBatch
 from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, mint_datahub_token
 from sidecar.tokens.jwt.jose import sign
 
 _audit = logging.getLogger(AUDIT)
 
-WriteBatch = Callable[[Batch], Awaitable[object]]
-"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 ClaimBotName = Callable[[str, str, bool], Awaitable[Sequence[TokenRecord]]]
 """See :meth:`sidecar.tokens.issued.bots.Bots.claim`."""

@@ -9,7 +9,7 @@ from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.names import folded
-from sidecar.store.record import TokenKind, TokenRecord, hash_token
+from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER
 from sidecar.tokens.jwt.verify import VerifiedClaims
 
@@ -58,7 +58,7 @@ class IssuedTokens:
 
 def check_record(record: TokenRecord, text: str) -> None:
     """Raise Refused unless ``record`` is of the token ``text`` (TOKEN_INVALID) and not revoked (TOKEN_REVOKED)."""
-    if record.kind is TokenKind.BOT_NAME or not compare_digest(record.token_hash, hash_token(text)):
+    if record.kind not in MINTED_KINDS or not compare_digest(record.token_hash, hash_token(text)):
         raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
     if record.revoked_at is not None:
         raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)

@@ -10,11 +10,11 @@ from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
-from sidecar.store.base import Batch, Page, RecordQuery, Store
-from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
+from sidecar.store.record import MINTED_KINDS, NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.lifetime import parse_lifetime
-from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest, WriteBatch
+from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
 from sidecar.tokens.submitted import SubmittedToken
 
@@ -196,7 +196,7 @@ class TokenService:
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
         """The record. Raises Refused(NOT_FOUND), also if the caller may not see it."""
         record = await self._store.record(token_id)
-        if record is None or record.kind is TokenKind.BOT_NAME or not caller.may_manage(record):
+        if record is None or record.kind not in MINTED_KINDS or not caller.may_manage(record):
             raise Refused(Reason.NOT_FOUND)
         return record
 

@@ -70,8 +70,8 @@ class _Header:
             self.rejected = False
 
 
-def parse(token: str, max_bytes: int) -> Unverified:
-    """Parse a compact JWS that contains a JWT.
+def parse(token: str, max_bytes: int, *, types: frozenset[str] = _TYPES) -> Unverified:
+    """Parse a compact JWS that contains a JWT whose ``typ``, if present, is one of ``types`` (in lower case).
 
     Raises Refused: ``token_malformed`` if it cannot be parsed, ``token_invalid`` if it contains something that is never
     accepted (``none``, ``crit``, ``b64``, the type of another kind of token, ``iss`` that is not a string).
@@ -80,8 +80,8 @@ def parse(token: str, max_bytes: int) -> Unverified:
     header = _read_header(segments[0])
     claims = json_object(decode_segment(segments[1]), Cause.ENCODING)
     signature = decode_segment(segments[2])
-    if header.rejected:
-        _check_header_values(header.members)
+    if header.rejected or types is not _TYPES:
+        _check_header_values(header.members, types)
     if "iss" in claims and not isinstance(claims["iss"], str):
         raise Refused(Reason.TOKEN_INVALID, Cause.CLAIM_TYPE, "iss is not a string")
     return Unverified(token, header, claims, signature)
@@ -167,12 +167,12 @@ def _check_header_types(header: dict[str, Any]) -> None:
             raise _malformed(Cause.HEADER, f"{name} is not a string")
 
 
-def _check_header_values(header: Mapping[str, Any]) -> None:
+def _check_header_values(header: Mapping[str, Any], types: frozenset[str] = _TYPES) -> None:
     if header["alg"].lower() == "none":
         raise Refused(Reason.TOKEN_INVALID, Cause.ALGORITHM, "unsigned")
     if "crit" in header or "b64" in header:
         raise Refused(Reason.TOKEN_INVALID, Cause.CRITICAL_HEADER, "crit and b64 are not supported")
-    if _media_type(header.get("typ", "JWT")) not in _TYPES or _media_type(header.get("cty", "")) == "jwt":
+    if _media_type(header.get("typ", "JWT")) not in types or _media_type(header.get("cty", "")) == "jwt":
         raise Refused(Reason.TOKEN_INVALID, Cause.TOKEN_TYPE, "the type of another kind of token")
 
 

@@ -14,13 +14,12 @@ from sidecar.identity import claims
 from sidecar.identity.actor import ActorType
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
-from sidecar.store.base import Batch, Page, RecordQuery, Store
+from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
 from sidecar.store.record import TokenKind, TokenRecord
 from sidecar.store.replica.revocation_list import spellings
 from sidecar.store.revocation_entry import RevocationEntry, Scope, actor_entry_name, make_entry
 from sidecar.store.timestamps import format_rfc3339, parse_rfc3339
-from sidecar.tokens.issued.mint import WriteBatch
 from sidecar.tokens.issued.service import audit_token_revoked
 from sidecar.tokens.revocation.retention import RetentionPolicy
 from sidecar.tokens.submitted import SubmittedToken
@@ -126,6 +125,10 @@ def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
             about["digest"] = entry.name
         case Scope.SUBJECT:
             about["subject"] = entry.name
+        case Scope.SESSION:
+            about |= {"scope": entry.scope.value, "sid": entry.name}
+        case Scope.SUBJECT_SESSIONS:
+            about |= {"scope": entry.scope.value, "subject": entry.name}
         case Scope.ACTOR:
             kind, _, actor_id = entry.name.partition(":")
             about["actor"] = {"type": kind, "id": actor_id}

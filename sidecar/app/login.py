@@ -1,0 +1,286 @@
+"""Builds the browser login of a configuration."""
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any
+
+from sidecar.access.decide import Decider
+from sidecar.access.rules import Rules
+from sidecar.api.body import BodyReader
+from sidecar.app.authentication import revocation_gate
+from sidecar.app.issuers import IssuerRegistry
+from sidecar.app.process_context import ProcessContext
+from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator
+from sidecar.authn.base import Accepted
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded
+from sidecar.config.origins import login_origins, return_origins
+from sidecar.config.providers import Provider
+from sidecar.config.reading.units import parse_web_origin
+from sidecar.config.settings import ProviderLoginSettings, RuleSettings, Settings
+from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.claims import PrincipalPolicy
+from sidecar.identity.cookies import OwnCookies
+from sidecar.keys.key_files import KeyFileError
+from sidecar.keys.signing import load_client_key
+from sidecar.login.backchannel import BackchannelLogout
+from sidecar.login.challenge import Challenge
+from sidecar.login.client import ProviderClient
+from sidecar.login.endpoints import (
+    BackchannelEndpoint,
+    CallbackEndpoint,
+    ChallengeEndpoint,
+    SignedOutEndpoint,
+    SignInEndpoint,
+    SignOutEndpoint,
+    StartEndpoint,
+)
+from sidecar.login.flow import LoginFlow, LoginNames
+from sidecar.login.id_token import Keys, TokenChecks
+from sidecar.login.metadata import MetadataSource
+from sidecar.login.responses import StepResponses
+from sidecar.login.return_address import ReturnAddresses, web_origin
+from sidecar.login.transaction import Transactions
+from sidecar.outbound import ControlClient
+from sidecar.secrets.value import Secret
+from sidecar.sessions.cross_site import CrossSiteGuard
+from sidecar.sessions.sealing import Sealer
+from sidecar.sessions.service import Sessions, SessionTimes
+from sidecar.store.sqlite.database import sqlite_path
+from sidecar.tokens.jwt.policy import provider_policy
+from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import TaskFunction
+
+_ROUTE = "login"
+_MAX_FORM_BYTES = 64 * 1024
+_SECURE_PREFIX = "__Host-"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The parts of the login that authentication needs."""
+
+    clients: Mapping[str, ProviderClient]
+    sessions: Sessions
+    sealer: Sealer
+    guard: CrossSiteGuard
+    authenticator: SessionAuthenticator
+    cookies: OwnCookies
+    names: LoginNames
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPages:
+    """The endpoints of the login by path, and the answer to browsers without a session."""
+
+    challenge: Challenge
+    exact: dict[str, tuple[str, TaskFunction]]
+    below: dict[str, tuple[str, TaskFunction]]
+
+
+async def open_login(
+    loaded: Loaded,
+    registry: IssuerRegistry,
+    cache: VerifiedCache[Accepted],
+    context: ProcessContext,
+    stack: AsyncExitStack,
+) -> Login | None:
+    """The login of ``loaded``; None: no provider has one. Raises Misconfigured. Needs no provider to be reachable."""
+    settings, clock = loaded.settings, context.clock
+    providers = {provider.name: provider for provider in loaded.providers if provider.login is not None}
+    if not providers:
+        return None
+    sealer = Sealer(login_secrets(settings))
+    block = settings.login
+    times = SessionTimes(block.session.max_age, block.session.idle, block.session.per_person)
+    sessions = Sessions(registry.store, registry.mirror, registry.mirror.write, sealer, clock, times)
+    names = _names(settings)
+    cookies = OwnCookies(names.session_cookie, (names.login_cookie,))
+    keys = {source.provider.name: source for source in registry.provider_keys}
+    clients: dict[str, ProviderClient] = {}
+    for name, provider in providers.items():
+        policy = provider_policy(
+            provider, settings.authorizer_configuration, registry.reserved, registry.mirror.is_bot_name, SESSION
+        )
+        clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
+    guard = CrossSiteGuard(login_origins(settings))
+    policies = {name: client.policy for name, client in clients.items()}
+    authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
+    return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
+
+
+def build_client(
+    provider: Provider,
+    settings: Settings,
+    control: ControlClient,
+    keys: Keys,
+    policy: PrincipalPolicy,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> ProviderClient:
+    """The client of ``provider``, which has a login. Raises Misconfigured."""
+    login = provider.login
+    assert login is not None  # noqa: S101 - see above
+    metadata = MetadataSource(provider, settings.keys, control, clock)
+    stack.push_async_callback(metadata.aclose)
+    secret, algorithm = _client_secret(provider, login)
+    return ProviderClient(
+        provider,
+        login,
+        policy,
+        metadata,
+        TokenChecks(provider, login.client_id, keys, clock, settings.server.limits.max_token_bytes),
+        control,
+        redirect_uri(settings, provider.name),
+        within=settings.keys.timeout,
+        secret=secret,
+        algorithm=algorithm,
+    )
+
+
+def registration_lines(loaded: Loaded) -> list[str]:
+    """What to register at the providers that have a login, for ``sidecar check``."""
+    settings, lines = loaded.settings, []
+    for provider in loaded.providers:
+        if provider.login is not None:
+            lines += [
+                f"  {provider.name}: redirect URI {redirect_uri(settings, provider.name)}",
+                f"  {provider.name}: post-logout redirect URI {_base(settings)}/signed_out",
+                f"  {provider.name}: back-channel logout URL {_base(settings)}/backchannel_logout",
+            ]
+    return ["Browser login; register at the provider:", *lines] if lines else []
+
+
+def build_pages(
+    login: Login,
+    loaded: Loaded,
+    decider: Decider,
+    refusals: ErrorResponses,
+    registry: IssuerRegistry,
+    context: ProcessContext,
+) -> LoginPages:
+    """The endpoints of ``login``."""
+    settings, prefix = loaded.settings, loaded.settings.server.prefix
+    own = parse_web_origin(web_origin(settings.server.public_url))
+    flow = LoginFlow(
+        login.clients,
+        login.sessions,
+        Transactions(login.sealer, context.clock),
+        login.sealer,
+        ReturnAddresses(return_origins(settings), own, prefix),
+        login.names,
+        revocation_gate(settings, registry, context.clock),
+        login.authenticator.accepted,
+        context.metrics,
+    )
+    challenge = Challenge(
+        flow,
+        login.sessions,
+        login.cookies,
+        StepResponses(is_secure=own.startswith("https:")),
+        refusals,
+        decider,
+        Rules(RuleSettings(path=path, access="guest") for path in settings.login.api_paths),
+        context.clock,
+    )
+    bodies = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_FORM_BYTES)
+    logout = BackchannelLogout(
+        {client.issuer: client for client in login.clients.values()},
+        registry.mirror.write,
+        context.clock,
+        context.metrics,
+        {provider.name: _keep(provider, settings) for provider in loaded.providers},
+        settings.server.limits.max_token_bytes,
+    )
+    exact: dict[str, tuple[str, TaskFunction]] = {
+        f"{prefix}/start": (_ROUTE, StartEndpoint(flow, challenge)),
+        f"{prefix}/sign_in": (_ROUTE, SignInEndpoint(flow, challenge)),
+        f"{prefix}/sign_out": (_ROUTE, SignOutEndpoint(flow, challenge, login.guard, bodies)),
+        f"{prefix}/signed_out": (_ROUTE, SignedOutEndpoint(flow, challenge)),
+        f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals)),
+        f"{prefix}/backchannel_logout": (_ROUTE, BackchannelEndpoint(logout, bodies)),
+    }
+    return LoginPages(challenge, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
+
+
+def redirect_uri(settings: Settings, provider: str) -> str:
+    """The redirect URI to register at ``provider``."""
+    return f"{_base(settings)}/callback/{provider}"
+
+
+def login_secrets(settings: Settings) -> tuple[Secret, ...]:
+    """The configured secrets; with SQLite and without any, the one in a file beside the database, which is created.
+
+    Raises Misconfigured.
+    """
+    if settings.login.secrets:
+        return settings.login.secrets
+    path = sqlite_path(settings.store.url.reveal()).with_suffix(".login-secret")
+    try:
+        return (Secret(_shared_secret(path)),)
+    except OSError as error:
+        text = f"are not set, and {path} cannot be used for one: {error.strerror}"
+        raise Misconfigured([Problem("login.secrets", text)]) from error
+
+
+def _shared_secret(path: Path) -> str:
+    """The secret in ``path``. Of several processes that create it, one wins and the others read its secret."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{token_urlsafe(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(token_urlsafe(48))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            temporary.unlink()
+    secret = path.read_text(encoding="ascii").strip()
+    if len(secret) < 32:
+        raise OSError(0, "it holds less than 32 characters; remove it to have a new one made")
+    return secret
+
+
+def _client_secret(provider: Provider, login: ProviderLoginSettings) -> tuple[Any, str]:
+    if not login.client_key_file:
+        return (login.client_secret.reveal() if login.client_secret else ""), ""
+    try:
+        return load_client_key(Path(login.client_key_file))
+    except (KeyFileError, OSError) as error:
+        where = f"authenticationConfiguration.providers[{provider.name}].login.clientKeyFile"
+        raise Misconfigured([Problem(where, str(error))]) from error
+
+
+def _names(settings: Settings) -> LoginNames:
+    block = settings.login
+    start = _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
+    name = block.cookie.name
+    return LoginNames(
+        settings.server.prefix,
+        session_cookie=f"{start}{name}",
+        login_cookie=f"{start}{name.removesuffix('_session')}_login",
+        signed_out=f"{_base(settings)}/signed_out",
+        after_logout=block.logout.return_to,
+        session_cookie_age=int(block.session.max_age) if block.session.persistent else None,
+        ends_provider_session=block.logout.provider,
+        skips_chooser=block.skip_chooser,
+    )
+
+
+def _base(settings: Settings) -> str:
+    return f"{settings.server.public_url.rstrip('/')}{settings.server.prefix}"
+
+
+def _keep(provider: Provider, settings: Settings) -> float | None:
+    """How long the end of a provider's session has to be remembered: as long as any credential of it can be valid."""
+    if not provider.require_expiry or provider.max_token_lifetime is None:
+        return None
+    return max(settings.login.session.max_age, provider.max_token_lifetime) + provider.clock_skew

@@ -1,0 +1,87 @@
+"""The session cookie of a browser. It counts only without ``Authorization``, and never for pages of other origins."""
+
+from collections.abc import Awaitable, Mapping
+
+from sidecar.authn.base import ABSTAINED, Accepted, Outcome, Rejected
+from sidecar.clock import Clock, latest_of
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.identity.request import RequestContext, Scheme
+from sidecar.sessions.cross_site import CrossSiteGuard
+from sidecar.sessions.service import Session, Sessions
+from sidecar.store.replica.revocation_list import revocation_keys
+from sidecar.tokens.jwt.verified_cache import VerifiedCache
+
+SESSION = "session"
+# No header value contains it: a cookie's value in ``Authorization`` must not find the session in the shared cache.
+_KEY = "\n"
+
+
+class SessionAuthenticator:
+    """Decides on every request whose credential is the session cookie.
+
+    ``policies`` map the claims of each provider's persons, by its name. ``cache`` is that of verified tokens.
+    """
+
+    name = SESSION
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        policies: Mapping[str, PrincipalPolicy],
+        guard: CrossSiteGuard,
+        cache: VerifiedCache[Accepted],
+        clock: Clock,
+    ) -> None:
+        self._sessions = sessions
+        self._policies = dict(policies)
+        self._guard = guard
+        self._cache = cache
+        self._now = latest_of(clock)
+
+    def recall(self, view: RequestContext) -> Accepted | None:
+        """The person of a session that was found before and is still in force."""
+        credential = view.credential
+        if credential.scheme is not Scheme.COOKIE or self._guard.refusal(view) is not None:
+            return None
+        return self._cache.get(_KEY + credential.value, self._now())
+
+    def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
+        """Decide on the session; abstain from all other credentials.
+
+        Raises Unavailable if the session is unknown here and the store does not answer.
+        """
+        if view.credential.scheme is not Scheme.COOKIE:
+            return ABSTAINED
+        forged = self._guard.refusal(view)
+        return self._find(view.credential.value) if forged is None else Rejected(forged)
+
+    async def _find(self, secret: str) -> Outcome:
+        generation = self._cache.generation
+        self._cache.count_miss()
+        try:
+            session = await self._sessions.find(secret)
+        except Refused as refusal:
+            return Rejected(refusal)
+        try:
+            accepted = self.accepted(session)
+        except Refused as refusal:
+            return Rejected(refusal, session.content.provider)
+        self._cache.put(_KEY + secret, accepted, generation)
+        return accepted
+
+    def accepted(self, session: Session) -> Accepted:
+        """The person of ``session``, by today's rules for names. Raises Refused for a bad principal."""
+        record, content = session.record, session.content
+        policy = self._policies.get(content.provider)
+        if policy is None:  # the provider was removed, or has no login any more
+            raise Refused(Reason.SESSION_ENDED, Cause.PROVIDER_MISMATCH)
+        actor = make_actor(content.actor_claims(record), policy)
+        return Accepted(
+            actor,
+            expires_at=record.expires_at,
+            revalidate_at=session.revalidate_at,
+            record_id=record.id,
+            is_session=True,
+            revocation_keys=revocation_keys(actor, session=content.sid),
+        )

@@ -1,0 +1,304 @@
+"""The sidecar as an OpenID Connect client of one provider: authorization request, code, ID token, UserInfo."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from sidecar.client_authentication import ClientCredentials
+from sidecar.config.providers import Provider
+from sidecar.config.settings import ProviderLoginSettings
+from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.identity.claim_path import ABSENT
+from sidecar.identity.claims import PrincipalPolicy
+from sidecar.login.id_token import LogoutToken, TokenChecks
+from sidecar.login.metadata import MetadataSource, ProviderMetadata
+from sidecar.login.transaction import Attempt
+from sidecar.outbound import Answer, ControlClient, OutboundError
+from sidecar.tokens.jwt.compact import strict_json
+
+_MAX_BYTES = 256 * 1024
+_MAX_URL = 8192
+_TOKEN_TYPES = frozenset({"bearer", "dpop"})
+_ERRORS = (400, 401)
+_CLIENT_ERRORS = frozenset({"invalid_client", "unauthorized_client"})
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who has logged in: verified claims, and the ID token that they come from."""
+
+    issuer: str
+    claims: Mapping[str, Any]
+    id_token: str
+    issued_at: float
+
+
+class ProviderClient:
+    """The client of ``provider``, which has a login. ``secret`` and ``algorithm``: see :class:`ClientCredentials`."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        login: ProviderLoginSettings,
+        policy: PrincipalPolicy,
+        metadata: MetadataSource,
+        checks: TokenChecks,
+        control: ControlClient,
+        redirect_uri: str,
+        *,
+        within: float,
+        secret: Any = "",
+        algorithm: str = "",
+    ) -> None:
+        self.name = provider.name
+        self.display_name = login.display_name or provider.name
+        self.issuer = provider.issuer or ""
+        self.policy = policy
+        self.redirect_uri = redirect_uri
+        self._provider = provider
+        self._login = login
+        self._metadata = metadata
+        self._checks = checks
+        self._control = control
+        self._within = within
+        self._secret = secret
+        self._algorithm = algorithm
+
+    async def metadata(self) -> ProviderMetadata:
+        """The provider's endpoints. Raises Unavailable."""
+        return await self._metadata.get()
+
+    async def authorization_url(self, attempt: Attempt, state: str) -> str:
+        """Where the browser is led for ``attempt``. Raises Unavailable, and Refused(LOGIN_FAILED)."""
+        metadata = await self._metadata.get()
+        parameters = self._parameters(attempt, state)
+        login = self._login
+        if login.pushed == "always" or (login.pushed == "required" and metadata.requires_pushed):
+            parameters = {
+                "client_id": login.client_id,
+                "request_uri": await self._push(metadata, parameters),
+            }
+        endpoint = metadata.authorization_endpoint
+        url = f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(parameters)}"
+        if len(url) > _MAX_URL:
+            raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID, "the authorization request is too long")
+        return url
+
+    async def redeem(self, code: str, attempt: Attempt) -> Person:
+        """The person whom ``code`` stands for. The code is sent once (RFC 6749 section 4.1.2).
+
+        Raises Refused(LOGIN_FAILED), and Unavailable if the provider does not answer.
+        """
+        metadata = await self._metadata.get()
+        answer = await self._post(
+            metadata,
+            metadata.token_endpoint,
+            {
+                "grant_type": "authorization_code",
+                "code": code,
+                "redirect_uri": self.redirect_uri,
+                "client_id": self._login.client_id,
+                "code_verifier": attempt.verifier,
+            },
+        )
+        document = _object(answer.body)
+        if answer.status in _ERRORS:
+            error = document.get("error")
+            cause = Cause.CLIENT_REFUSED if error in _CLIENT_ERRORS else Cause.CODE_REFUSED
+            raise Refused(Reason.LOGIN_FAILED, cause, _shown(error))
+        id_token, access_token, kind = (document.get(name) for name in ("id_token", "access_token", "token_type"))
+        if not isinstance(id_token, str) or not isinstance(access_token, str):
+            raise _bad_answer("the token response has no id_token or no access_token")
+        if not isinstance(kind, str) or kind.lower() not in _TOKEN_TYPES:
+            raise _bad_answer("token_type is neither Bearer nor DPoP")
+        claims = await self._checks.id_token(id_token, metadata.issuer, nonce=attempt.nonce, access_token=access_token)
+        issued_at = float(claims["iat"])
+        if self._needs_userinfo(claims):
+            claims = {**await self._userinfo(metadata, access_token, claims["sub"]), **claims}
+        return Person(metadata.issuer, claims, id_token, issued_at)
+
+    async def logout_token(self, text: str) -> LogoutToken:
+        """A verified logout token. Raises Refused, Unavailable."""
+        return await self._checks.logout_token(text, (await self._metadata.get()).issuer)
+
+    async def end_session_url(self, id_token: str, return_to: str) -> str:
+        """Where the browser is led to end the session at the provider; empty: the provider has no such endpoint.
+
+        Raises Unavailable.
+        """
+        endpoint = (await self._metadata.get()).end_session_endpoint
+        if not endpoint:
+            return ""
+        parameters = {"client_id": self._login.client_id, "post_logout_redirect_uri": return_to}
+        if id_token:
+            parameters["id_token_hint"] = id_token
+        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(parameters)}"
+
+    async def probe(self) -> str:
+        """What is wrong with client id, secret or redirect URI, found out without a browser; empty: nothing.
+
+        Raises Unavailable.
+        """
+        metadata = await self._metadata.get()
+        if metadata.pushed_endpoint and self._login.pushed != "never":
+            attempt = Attempt(self.name, "/", b"check", "check")
+            answer = await self._post(metadata, metadata.pushed_endpoint, self._parameters(attempt, "check"))
+            what = f"a pushed request at {metadata.pushed_endpoint}"
+            good = answer.status == 201
+        else:
+            answer = await self._post(
+                metadata,
+                metadata.token_endpoint,
+                {
+                    "grant_type": "authorization_code",
+                    "code": "auth-sidecar-check",
+                    "redirect_uri": self.redirect_uri,
+                    "client_id": self._login.client_id,
+                    "code_verifier": "auth-sidecar-check-auth-sidecar-check-auth-sidecar",
+                },
+            )
+            what = f"a made-up code at {metadata.token_endpoint}"
+            good = answer.status in _ERRORS and _error(answer) == "invalid_grant"
+        if good:
+            return ""
+        return (
+            f"client {self._login.client_id!r} with redirect URI {self.redirect_uri}: {what} was answered "
+            f"{answer.status} {_error(answer) or 'without an error'}; {_mend(_error(answer))}"
+        )
+
+    def _parameters(self, attempt: Attempt, state: str) -> dict[str, str]:
+        login = self._login
+        parameters = {
+            **login.extra_parameters,
+            "response_type": "code",
+            "client_id": login.client_id,
+            "redirect_uri": self.redirect_uri,
+            "scope": " ".join(login.scopes),
+            "state": state,
+            "nonce": attempt.nonce,
+            "code_challenge": attempt.challenge,
+            "code_challenge_method": "S256",
+        }
+        if login.prompt:
+            parameters["prompt"] = login.prompt
+        if login.max_age is not None:
+            parameters["max_age"] = str(int(login.max_age))
+        if login.acr_values:
+            parameters["acr_values"] = " ".join(login.acr_values)
+        return parameters
+
+    async def _push(self, metadata: ProviderMetadata, parameters: Mapping[str, str]) -> str:
+        """RFC 9126: the ``request_uri`` that stands for ``parameters``."""
+        if not metadata.pushed_endpoint:
+            raise Unavailable(
+                Cause.PROVIDER_UNAVAILABLE, f"provider {self.name}: no pushed_authorization_request_endpoint"
+            )
+        answer = await self._post(metadata, metadata.pushed_endpoint, parameters)
+        found = _object(answer.body).get("request_uri")
+        if answer.status in _ERRORS:
+            raise Refused(Reason.LOGIN_FAILED, Cause.CLIENT_REFUSED, _shown(_error(answer)))
+        if not isinstance(found, str) or not found:
+            raise _bad_answer("the pushed request was answered without a request_uri")
+        return found
+
+    async def _post(self, metadata: ProviderMetadata, url: str, parameters: Mapping[str, str]) -> Answer:
+        credentials = ClientCredentials(self._login.client_id, self._method(metadata), self._secret, self._algorithm)
+        headers, body = credentials.sign_request(url, metadata.issuer, urlencode(parameters))
+        try:
+            return await self._control.post(
+                url,
+                body.encode(),
+                headers,
+                within=self._within,
+                max_bytes=_MAX_BYTES,
+                allow_insecure=self._provider.allow_insecure_urls,
+                accept=(200, 201, *_ERRORS),
+            )
+        except OutboundError as error:
+            raise self._unavailable(url, error) from error
+
+    def _method(self, metadata: ProviderMetadata) -> str:
+        written = self._login.client_authentication
+        if written != "auto":
+            return written
+        if self._algorithm:
+            return "private_key_jwt"
+        if not self._secret:
+            return "none"
+        listed = metadata.authentication_methods
+        only_post = "client_secret_post" in listed and "client_secret_basic" not in listed
+        return "client_secret_post" if only_post else "client_secret_basic"
+
+    def _needs_userinfo(self, claims: Mapping[str, Any]) -> bool:
+        if self._login.userinfo != "auto":
+            return self._login.userinfo == "always"
+        policy = self.policy
+        named = (policy.username_claim, policy.email_claim) if policy.username_claim else policy.principal_claims
+        is_named = any(path is not None and path.find(claims) is not ABSENT for path in named)
+        groups = policy.groups_claim
+        return not is_named or (groups is not None and groups.find(claims) is ABSENT)
+
+    async def _userinfo(self, metadata: ProviderMetadata, access_token: str, subject: str) -> dict[str, Any]:
+        """OpenID Connect Core 5.3: claims of the same ``sub`` only."""
+        url = metadata.userinfo_endpoint
+        if not url:
+            return {}
+        try:
+            answer = await self._control.get(
+                url,
+                within=self._within,
+                max_bytes=_MAX_BYTES,
+                allow_insecure=self._provider.allow_insecure_urls,
+                headers={"Authorization": f"Bearer {access_token}", "Accept": "application/json"},
+            )
+        except OutboundError as error:
+            raise self._unavailable(url, error) from error
+        claims = _object(answer.body)
+        if claims.get("sub") != subject:
+            raise Refused(Reason.LOGIN_FAILED, Cause.USERINFO_SUBJECT)
+        return claims
+
+    def _unavailable(self, url: str, error: OutboundError) -> Unavailable:
+        return Unavailable(Cause.PROVIDER_UNAVAILABLE, f"provider {self.name}: {url}: {error.kind}: {error.detail}")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object; anything else is a fault of the provider. Raises Refused."""
+    try:
+        value = strict_json(body)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise _bad_answer("the answer is no JSON object")
+    return value
+
+
+def _error(answer: Answer) -> str:
+    try:
+        error = json.loads(answer.body).get("error", "")
+    except (ValueError, AttributeError):
+        return ""
+    return _shown(error)
+
+
+def _shown(error: object) -> str:
+    """An ``error`` of RFC 6749 for log and command line: only its own alphabet, and short."""
+    return (
+        error
+        if isinstance(error, str) and error.isascii() and error.replace("_", "").isalnum() and len(error) <= 64
+        else "an error that cannot be shown"
+    )
+
+
+def _mend(error: str) -> str:
+    if error in ("invalid_client", "unauthorized_client"):
+        return "compare login.clientId, login.clientSecret and login.clientAuthentication with the registration"
+    if error in ("invalid_request", "invalid_redirect_uri"):
+        return "register exactly this redirect URI"
+    return "compare the registration of the client at the provider"
+
+
+def _bad_answer(detail: str) -> Refused:
+    return Refused(Reason.LOGIN_FAILED, Cause.PROVIDER_ANSWER, detail)

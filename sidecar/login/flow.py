@@ -1,0 +1,335 @@
+"""The order of a login and of a logout. Every local check comes before the one call to the provider."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+from sidecar.authn.base import Accepted, Gate
+from sidecar.concurrency import retrieve
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor
+from sidecar.identity.claims import make_actor
+from sidecar.login.client import Person, ProviderClient
+from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
+from sidecar.login.steps import Link, PageStep, Redirect, SetCookie, Step
+from sidecar.login.transaction import COOKIE_MAX_AGE, Attempt, Transactions
+from sidecar.logs import AUDIT
+from sidecar.metrics import Metrics
+from sidecar.sessions.records import content_of, session_id
+from sidecar.sessions.sealing import Sealer, encode_base64url
+from sidecar.sessions.service import Session, Sessions
+from sidecar.store.replica.revocation_list import revocation_keys
+
+_audit = logging.getLogger(AUDIT)
+_log = logging.getLogger("sidecar.login")
+_FORM = "sign_out"
+# Errors of RFC 6749 4.1.2.1 and OpenID Connect Core 3.1.2.6; of other texts nothing is shown.
+_PROVIDER_ERRORS: Mapping[str, str] = {
+    "access_denied": "The identity provider did not allow the login, or it was cancelled.",
+    "login_required": "The identity provider requires a new login.",
+    "interaction_required": "The identity provider requires an interaction.",
+    "consent_required": "The identity provider requires your consent.",
+    "account_selection_required": "The identity provider requires you to select an account.",
+    "temporarily_unavailable": "The identity provider is temporarily unavailable. Try again later.",
+    "server_error": "The identity provider has an internal error. Try again later.",
+}
+_NOT_ALLOWED = frozenset({Reason.PRINCIPAL_INVALID, Reason.PRINCIPAL_RESERVED, Reason.DOMAIN_NOT_ALLOWED})
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackParameters:
+    """What the provider's redirect carries. None: not there."""
+
+    provider: str
+    state: str | None
+    code: str | None
+    error: str | None
+    issuer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserCookies:
+    """Values of our cookies in a request; empty: not there, or more than once."""
+
+    login: str = field(default="", repr=False)
+    session: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginNames:
+    """Paths and names: ``prefix`` of the endpoints, cookies, and ``signed_out`` as the provider knows it."""
+
+    prefix: str
+    session_cookie: str
+    login_cookie: str
+    signed_out: str
+    after_logout: str = HOME
+    session_cookie_age: int | None = None
+    ends_provider_session: bool = True
+    skips_chooser: bool = True
+
+
+class LoginFlow:
+    """Logs persons in and out at ``clients``, by the name of their provider. ``gate`` is asked about each person."""
+
+    def __init__(
+        self,
+        clients: Mapping[str, ProviderClient],
+        sessions: Sessions,
+        transactions: Transactions,
+        sealer: Sealer,
+        addresses: ReturnAddresses,
+        names: LoginNames,
+        gate: Gate,
+        accept: Callable[[Session], Accepted],
+        metrics: Metrics,
+    ) -> None:
+        """``accept`` makes a session the person that it stands for, as for every request."""
+        self._clients = dict(clients)
+        self._sessions = sessions
+        self._transactions = transactions
+        self._sealer = sealer
+        self._addresses = addresses
+        self.names = names
+        self._gate = gate
+        self._accept = accept
+        self._logins = metrics.logins
+        self._running: dict[str, asyncio.Task[Step]] = {}
+
+    # --- the way to the provider
+
+    async def begin(self, return_to: str | None, cookies: BrowserCookies, *, provider: str | None = None) -> Step:
+        """Lead the browser to ``provider``; None: to the only one, or show which there are."""
+        address = self._addresses.checked(return_to)
+        name = provider
+        if name is None and len(self._clients) == 1 and self.names.skips_chooser:
+            name = next(iter(self._clients))
+        if name is None:
+            return self.chooser(address, status=401)
+        client = self._clients.get(name)
+        if client is None:
+            raise Refused(Reason.NOT_FOUND)
+        attempt, state = self._transactions.begin(name, address, cookies.login)
+        try:
+            location = await client.authorization_url(attempt, state)
+        except Failed as failure:
+            return self._failed(failure, name, address)
+        return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))
+
+    def provider_of_issuer(self, issuer: str) -> str | None:
+        """The provider whose issuer is exactly ``issuer``, for logins that a third party initiates."""
+        return next((name for name, client in self._clients.items() if client.issuer == issuer), None)
+
+    def chooser(self, return_to: str | None, *, status: int = 200) -> PageStep:
+        """The sign-in page: a link for each provider."""
+        address = self._addresses.checked(return_to)
+        links = tuple(
+            Link(f"Sign in with {client.display_name}", self._start(address, name))
+            for name, client in self._clients.items()
+        )
+        return PageStep(status, "Sign in", "Choose where to sign in.", links)
+
+    # --- the way back
+
+    async def callback(self, parameters: CallbackParameters, cookies: BrowserCookies) -> Step:
+        """The provider's answer."""
+        try:
+            attempt = self._attempt(parameters, cookies)
+        except Refused as failure:
+            return await self._unusable(failure, parameters.provider, HOME, cookies)
+        client = self._clients[attempt.provider]
+        try:
+            await self._check_response(client, parameters)
+        except Failed as failure:
+            return self._failed(failure, attempt.provider, attempt.return_to)
+        key = session_id(attempt.session_secret(self._sealer))
+        running = self._running.get(key)
+        if running is None:
+            # a task of its own: a code is good once, so neither a browser that leaves nor a second answer may spoil it
+            running = asyncio.create_task(self._complete(client, attempt, parameters, cookies), name="login")
+            self._running[key] = running
+            running.add_done_callback(retrieve)
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(running)
+
+    def _attempt(self, parameters: CallbackParameters, cookies: BrowserCookies) -> Attempt:
+        """The attempt that is answered. Raises Refused."""
+        if parameters.state is None:
+            raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID, "no state")
+        attempt, is_old = self._transactions.open(parameters.state, cookies.login)
+        if attempt.provider != parameters.provider or attempt.provider not in self._clients:
+            raise Refused(Reason.LOGIN_FAILED, Cause.PROVIDER_MISMATCH)
+        if is_old:
+            raise _AttemptRefused(Cause.STATE_EXPIRED, attempt.return_to)
+        return attempt
+
+    async def _check_response(self, client: ProviderClient, parameters: CallbackParameters) -> None:
+        """RFC 9207, then errors. Raises Refused, Unavailable."""
+        metadata = await client.metadata()
+        if parameters.issuer is None:
+            if metadata.sends_issuer:
+                raise Refused(Reason.LOGIN_FAILED, Cause.RESPONSE_ISSUER, "the response has no iss")
+        elif parameters.issuer != metadata.issuer:
+            raise Refused(Reason.LOGIN_FAILED, Cause.RESPONSE_ISSUER)
+        if parameters.error is not None:
+            known = parameters.error if parameters.error in _PROVIDER_ERRORS else "another error"
+            message = _PROVIDER_ERRORS.get(parameters.error, "The identity provider has refused the login.")
+            raise Refused(Reason.LOGIN_FAILED, Cause.PROVIDER_ERROR, known, message=message)
+        if not parameters.code:
+            raise Refused(Reason.LOGIN_FAILED, Cause.PROVIDER_ANSWER, "neither code nor error")
+
+    async def _complete(
+        self, client: ProviderClient, attempt: Attempt, parameters: CallbackParameters, cookies: BrowserCookies
+    ) -> Step:
+        secret = attempt.session_secret(self._sealer)
+        try:
+            # asked of the store: a code is not redeemed before a session can be written
+            if await self._sessions.exists(secret):
+                raise _AttemptRefused(Cause.STATE_USED, attempt.return_to)
+            person = await client.redeem(parameters.code or "", attempt)
+            actor = await self._create(client, secret, person, replaces=cookies.session)
+        except _AttemptRefused as failure:
+            return await self._unusable(failure, client.name, failure.return_to, cookies)
+        except Failed as failure:
+            return self._failed(failure, client.name, attempt.return_to)
+        self._logins.child(client.name, "succeeded", Cause.NONE.value).inc()
+        _audit.info(
+            "login",
+            extra={
+                "event": "login",
+                "actor": f"{actor.type}:{actor.id}",
+                "provider": client.name,
+                "issuer": person.issuer,
+                "session_id": session_id(secret),
+            },
+        )
+        age = self.names.session_cookie_age
+        return Redirect(attempt.return_to, (SetCookie(self.names.session_cookie, secret, age),))
+
+    async def _create(self, client: ProviderClient, secret: str, person: Person, *, replaces: str) -> Actor:
+        """Write the session of ``person``. Raises Refused, and Unavailable if the store does not answer."""
+        content = content_of(
+            client.name, person.issuer, person.claims, id_token=person.id_token, issued_at=person.issued_at
+        )
+        claims = {**content.claims, "iss": content.issuer, "sub": content.subject, "iat": content.issued_at}
+        actor = make_actor(claims, client.policy)
+        accepted = Accepted(actor, is_session=True, revocation_keys=revocation_keys(actor, session=content.sid))
+        failure = self._gate.check(accepted)  # a person whom every request would refuse gets no session
+        if failure is not None:
+            raise failure
+        await self._sessions.create(secret, content, actor, replaces=replaces)
+        return actor
+
+    async def _unusable(self, failure: Refused, provider: str, return_to: str, cookies: BrowserCookies) -> Step:
+        """An answer that begins nothing: a person who is logged in goes on, others may begin anew."""
+        self._count(failure, provider)
+        if cookies.session and await self.person(cookies.session) is not None:
+            return Redirect(return_to)
+        return PageStep(
+            400,
+            "Sign in again",
+            "This sign-in page is no longer valid. It may have been used before, or begun in another browser.",
+            (Link("Sign in", self._start(return_to)),),
+            failure=failure,
+        )
+
+    def _failed(self, failure: Failed, provider: str, return_to: str) -> PageStep:
+        self._count(failure, provider)
+        again = (Link("Try again", self._start(return_to)),)
+        if isinstance(failure, Unavailable):
+            message = "The sign-in cannot be completed now. Try again in a moment."
+            return PageStep(503, "Temporarily unavailable", message, again, failure=failure)
+        if failure.reason in _NOT_ALLOWED or failure.status == 403 or failure.cause is Cause.DENIED:
+            message = "Your account may not use this service. Ask its administrator."
+            refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
+            return PageStep(403, "Not allowed", message, again, failure=refused)
+        shown = failure.cause is Cause.PROVIDER_ERROR
+        message = failure.message if shown else "The identity provider's answer was not accepted."
+        refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail)
+        return PageStep(400, "The sign-in has failed", message, again, failure=refused)
+
+    def _count(self, failure: Failed, provider: str) -> None:
+        outcome = "unavailable" if isinstance(failure, Unavailable) else "refused"
+        known = provider if provider in self._clients else "none"
+        self._logins.child(known, outcome, failure.cause.value).inc()
+
+    # --- a session that there is
+
+    async def person(self, secret: str) -> tuple[Session, Accepted] | None:
+        """The session of a cookie's value if it is in force and may pass."""
+        try:
+            session = await self._sessions.find(secret)
+            accepted = self._accept(session)
+        except Failed:
+            return None
+        return None if self._gate.check(accepted) is not None else (session, accepted)
+
+    async def sign_out(self, cookies: BrowserCookies, *, form_token: str | None, is_own_page: bool) -> Step:
+        """End the session of the browser, then that at the provider.
+
+        ``form_token``: that of a posted form, None: the request is no form. ``is_own_page``: a page of our own origin
+        asks. Without either of them a page asks the person.
+        """
+        record = self._sessions.known(cookies.session)
+        if record is None or record.revoked_at is not None:
+            return Redirect(f"{self.names.prefix}/signed_out", (self._deleted(),))
+        expected = self._form_token(cookies.session)
+        is_form = form_token is not None and hmac.compare_digest(form_token.encode(), expected.encode())
+        if not is_form and not (is_own_page and form_token is None):
+            if form_token is not None:
+                raise Refused(Reason.CROSS_SITE, Cause.FORM_TOKEN)
+            return await self._confirmation(record.owner.provider, expected)
+        content = self._sessions.content(record)
+        await self._sessions.end(record, by=f"{record.actor_type}:{record.name}", cause="signed_out")
+        location = f"{self.names.prefix}/signed_out"
+        client = self._clients.get(record.owner.provider)
+        if client is not None and self.names.ends_provider_session:
+            try:
+                hint = "" if content is None else content.id_token
+                location = await client.end_session_url(hint, self.names.signed_out) or location
+            except Unavailable as failure:
+                _log.warning(
+                    "session at the provider not ended",
+                    extra={"event": "provider_logout_failed", "provider": client.name, "detail": failure.detail},
+                )
+        return Redirect(location, (self._deleted(),))
+
+    async def _confirmation(self, provider: str, token: str) -> PageStep:
+        targets: tuple[str, ...] = ()
+        client = self._clients.get(provider)
+        if client is not None and self.names.ends_provider_session:
+            try:
+                endpoint = (await client.metadata()).end_session_endpoint
+                targets = (web_origin(endpoint),) if endpoint else ()
+            except Unavailable:
+                targets = ()
+        message = "Do you want to sign out?"
+        return PageStep(200, "Sign out", message, button="Sign out", form_token=token, form_targets=targets)
+
+    def signed_out(self) -> PageStep:
+        """The page after a logout."""
+        link = Link("Continue", self._addresses.checked(self.names.after_logout))
+        return PageStep(200, "Signed out", "You are signed out.", (link,))
+
+    def _form_token(self, secret: str) -> str:
+        return encode_base64url(hmac.digest(secret.encode(), _FORM.encode(), "sha256"))
+
+    def _deleted(self) -> SetCookie:
+        return SetCookie(self.names.session_cookie, max_age=0)
+
+    def _start(self, return_to: str, provider: str = "") -> str:
+        query = {"provider": provider} if provider else {}
+        if return_to != HOME:
+            query["rd"] = return_to
+        return f"{self.names.prefix}/start" + (f"?{urlencode(query)}" if query else "")
+
+
+class _AttemptRefused(Refused):
+    """An answer to an attempt of this browser that begins nothing."""
+
+    def __init__(self, cause: Cause, return_to: str) -> None:
+        super().__init__(Reason.LOGIN_FAILED, cause)
+        self.return_to = return_to

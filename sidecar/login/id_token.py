@@ -1,0 +1,157 @@
+"""Checks of ID tokens and logout tokens beyond those of every token (OpenID Connect Core 1.0 section 3.1.3.7)."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeGuard
+
+from sidecar.clock import Clock, earliest_of, latest_of
+from sidecar.config.providers import Provider
+from sidecar.errors import Cause, Reason, Refused
+from sidecar.keys.keyset import VerificationKey
+from sidecar.sessions.sealing import encode_base64url
+from sidecar.tokens.jwt.compact import Unverified, parse
+from sidecar.tokens.jwt.policy import provider_validation
+from sidecar.tokens.jwt.verify import find_signing_key, verify
+
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+_MAX_SUBJECT = 255
+_MAX_ISSUE_AGE = 600.0
+_MAX_LOGOUT_AGE = 300.0
+_LOGOUT_TYPES = frozenset({"jwt", "logout+jwt"})
+# The hash of ``at_hash`` is that of the signature; Ed25519 signs with SHA-512.
+_HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
+
+
+class Keys(Protocol):
+    """The keys of a provider."""
+
+    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """Keys that may have signed, from memory."""
+
+    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """The same after fetching them again. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutToken:
+    """A verified logout token. ``subject`` or ``sid`` is not empty; ``issued_at`` is by the provider's clock."""
+
+    issuer: str
+    subject: str
+    sid: str
+    issued_at: float
+    expires_at: float | None
+
+
+class TokenChecks:
+    """Verifies the tokens of one provider that are meant for the client ``client_id``."""
+
+    def __init__(self, provider: Provider, client_id: str, keys: Keys, clock: Clock, max_bytes: int) -> None:
+        self._provider = provider
+        self._client_id = client_id
+        self._keys = keys
+        self._now, self._earliest = latest_of(clock), earliest_of(clock)
+        self._max_bytes = max_bytes
+
+    async def id_token(self, text: str, issuer: str, *, nonce: str, access_token: str) -> dict[str, Any]:
+        """The claims of a good ID token. Raises Refused, and Unavailable if the keys cannot be fetched.
+
+        ``issuer`` is the exact one of the discovery document.
+        """
+        token = parse(text, self._max_bytes)
+        policy = replace(
+            provider_validation(self._provider, issuer),
+            audiences=frozenset({self._client_id}),
+            max_lifetime=None,
+            require_expiry=True,
+        )
+        if token.algorithm not in policy.algorithms:
+            raise _invalid(Cause.ALGORITHM)
+        claims = dict(verify(token, await self._candidates(token), policy, self._now(), self._earliest()).claims)
+        self._check_parties(claims)
+        subject, issued = claims.get("sub"), claims.get("iat")
+        if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT:
+            raise _invalid(Cause.CLAIM_TYPE, "sub is missing or too long")
+        if issued is None or self._now() - issued > _MAX_ISSUE_AGE + policy.leeway:
+            raise _invalid(Cause.LIFETIME, "iat is missing or too old for a login")
+        given = claims.get("nonce")
+        if not isinstance(given, str) or not hmac.compare_digest(_as_bytes(given), _as_bytes(nonce)):
+            raise _invalid(Cause.NONCE)
+        self._check_access_token(token, claims, access_token)
+        self._check_authentication(claims, policy.leeway)
+        return claims
+
+    async def logout_token(self, text: str, issuer: str) -> LogoutToken:
+        """A good logout token (Back-Channel Logout 1.0 section 2.6). Raises Refused, Unavailable."""
+        token = parse(text, self._max_bytes, types=_LOGOUT_TYPES)
+        policy = provider_validation(self._provider, issuer)
+        if token.algorithm not in policy.algorithms:
+            raise _invalid(Cause.ALGORITHM)
+        find_signing_key(token, await self._candidates(token))
+        claims = token.claims
+        audience = claims.get("aud")
+        if claims.get("iss") != issuer:
+            raise _invalid(Cause.ISSUER)
+        if self._client_id not in ([audience] if isinstance(audience, str) else audience or ()):
+            raise _invalid(Cause.AUDIENCE)
+        issued, expires, now = claims.get("iat"), claims.get("exp"), self._now()
+        if not _is_time(issued) or not -policy.leeway <= now - issued <= _MAX_LOGOUT_AGE + policy.leeway:
+            raise _invalid(Cause.LIFETIME, "iat is missing, in the future or too old")
+        if expires is not None and (not _is_time(expires) or now >= expires + policy.leeway):
+            raise _invalid(Cause.EXPIRED)
+        events = claims.get("events")
+        is_logout = isinstance(events, dict) and isinstance(events.get(LOGOUT_EVENT), dict)
+        if not is_logout or "nonce" in claims or not isinstance(claims.get("jti"), str):
+            raise _invalid(Cause.TOKEN_TYPE)
+        subject, sid = claims.get("sub", ""), claims.get("sid", "")
+        if not isinstance(subject, str) or not isinstance(sid, str) or not (subject or sid):
+            raise _invalid(Cause.CLAIM_TYPE, "neither sub nor sid")
+        return LogoutToken(issuer, subject, sid, float(issued), expires)
+
+    async def _candidates(self, token: Unverified) -> Sequence[VerificationKey]:
+        found = self._keys.candidates(token.kid, token.algorithm)
+        return found or await self._keys.refetch(token.kid, token.algorithm)
+
+    def _check_parties(self, claims: Mapping[str, Any]) -> None:
+        audience, party = claims.get("aud"), claims.get("azp")
+        if isinstance(audience, list) and any(item != self._client_id for item in audience) and party is None:
+            raise _invalid(Cause.AUTHORIZED_PARTY, "several audiences and no azp")
+        if party is not None and party != self._client_id:
+            raise _invalid(Cause.AUTHORIZED_PARTY)
+
+    @staticmethod
+    def _check_access_token(token: Unverified, claims: Mapping[str, Any], access_token: str) -> None:
+        given = claims.get("at_hash")
+        if given is None:
+            return
+        kind = _HASHES["512"] if token.algorithm.startswith("Ed") else _HASHES.get(token.algorithm[-3:])
+        if kind is None or not isinstance(given, str) or not access_token:
+            raise _invalid(Cause.ACCESS_TOKEN_HASH)
+        digest = kind(access_token.encode()).digest()
+        if not hmac.compare_digest(_as_bytes(given), encode_base64url(digest[: len(digest) // 2]).encode()):
+            raise _invalid(Cause.ACCESS_TOKEN_HASH)
+
+    def _check_authentication(self, claims: Mapping[str, Any], leeway: float) -> None:
+        login = self._provider.login
+        if login is None:
+            return
+        if login.max_age is not None:
+            authenticated = claims.get("auth_time")
+            if not _is_time(authenticated) or self._now() - authenticated > login.max_age + leeway:
+                raise _invalid(Cause.AUTHENTICATION_AGE, f"auth_time is missing or older than {login.max_age:g} s")
+        if login.acr_values and claims.get("acr") not in login.acr_values:
+            raise _invalid(Cause.AUTHENTICATION_CLASS, f"acr is not one of {', '.join(login.acr_values)}")
+
+
+def _is_time(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _invalid(cause: Cause, detail: str = "") -> Refused:
+    return Refused(Reason.LOGIN_FAILED, cause, detail)

@@ -1,0 +1,50 @@
+"""Makes steps of a login HTTP responses: redirects, cookies, pages."""
+
+from html import escape
+
+from sidecar.login.steps import PageStep, Redirect, SetCookie, Step
+from sidecar.web.response import Response
+
+_COMMON = b"Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title></head>
+<body><main><h1>{title}</h1><p>{message}</p>{actions}</main></body></html>
+"""
+
+
+class StepResponses:
+    """``is_secure``: cookies are sent over https only."""
+
+    def __init__(self, *, is_secure: bool) -> None:
+        self._attributes = "; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if is_secure else "")
+
+    def make(self, step: Step) -> Response:
+        """The response. No cache may store it."""
+        cookies = b"".join(self._cookie_line(cookie) for cookie in step.cookies)
+        if isinstance(step, Redirect):
+            location = b"Location: %b\r\n" % step.location.encode("ascii")
+            return Response(303, _COMMON + location + cookies)
+        targets = " ".join(("'self'", *step.form_targets))
+        policy = f"default-src 'none'; form-action {targets}; base-uri 'none'; frame-ancestors 'none'"
+        lines = (
+            b"Content-Type: text/html; charset=utf-8\r\nVary: Cookie\r\nX-Frame-Options: DENY\r\n"
+            b"Content-Security-Policy: %b\r\n" % policy.encode("ascii")
+        )
+        retry = b"Retry-After: 5\r\n" if step.status == 503 else b""
+        return Response(step.status, _COMMON + lines + retry + cookies, _html(step))
+
+    def _cookie_line(self, cookie: SetCookie) -> bytes:
+        age = "" if cookie.max_age is None else f"; Max-Age={cookie.max_age}"
+        return f"Set-Cookie: {cookie.name}={cookie.value}{self._attributes}{age}\r\n".encode("ascii")
+
+
+def _html(page: PageStep) -> bytes:
+    actions = [
+        f'<p><a href="{escape(link.href)}">{escape(link.label)}</a> {escape(link.note)}</p>' for link in page.links
+    ]
+    if page.button:
+        field = f'<input type="hidden" name="token" value="{escape(page.form_token)}">'
+        actions.append(f'<form method="post">{field}<button>{escape(page.button)}</button></form>')
+    text = _PAGE.format(title=escape(page.title), message=escape(page.message), actions="".join(actions))
+    return text.encode()

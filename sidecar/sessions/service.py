@@ -1,0 +1,204 @@
+"""Creates, finds and ends sessions. The store's copy in memory answers, as for tokens."""
+
+import logging
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Protocol
+
+from sidecar.clock import Clock, latest_of
+from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor
+from sidecar.logs import AUDIT
+from sidecar.sessions.records import SessionContent, is_secret, make_record, read_content, session_id
+from sidecar.sessions.sealing import Sealer
+from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
+from sidecar.store.pages import all_records
+from sidecar.store.record import TokenKind, TokenRecord, hash_token
+
+_audit = logging.getLogger(AUDIT)
+_MAX_UNKNOWN_PER_SECOND = 50
+_TOUCH_PERIOD = 65.0
+"""Last uses are stored once a minute, up to 5 s late."""
+_REVALIDATE = 60.0
+_MAX_SEEN = 100_000
+
+
+class Records(Protocol):
+    """The copy of the store in memory."""
+
+    def record(self, token_id: str) -> TokenRecord | None:
+        """The record as the copy has it."""
+
+    async def lookup(self, token_id: str) -> TokenRecord | None:
+        """The record; the store is asked where the copy has none. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """Seconds: ``max_age`` from the login on, ``idle`` without a request. ``per_person``: the most that one has."""
+
+    max_age: float = 86400.0
+    idle: float = 14400.0
+    per_person: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session in force. It has to be looked up again from ``revalidate_at`` on."""
+
+    record: TokenRecord
+    content: SessionContent
+    revalidate_at: float
+
+
+class Sessions:
+    """The sessions in a store.
+
+    Only an end that was requested is written: what time or an unknown secret ends for this process may be in force for
+    another whose clock or secrets are right.
+    """
+
+    def __init__(
+        self, store: Store, records: Records, write: WriteBatch, sealer: Sealer, clock: Clock, times: SessionTimes
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._write = write
+        self._sealer = sealer
+        self._clock = clock
+        self._latest = latest_of(clock)
+        self._times = times
+        self._seen: dict[str, float] = {}
+        self._asked: list[float] = []
+
+    async def find(self, secret: str) -> Session:
+        """The session of a cookie's value.
+
+        Raises Refused(SESSION_ENDED), and Unavailable if it is unknown here and the store does not answer.
+        """
+        record = await self._record(secret)
+        if record.revoked_at is not None:
+            raise _ended(Cause.SESSION_REVOKED)
+        if record.expires_at is not None and self._latest() >= record.expires_at:
+            raise _ended(Cause.SESSION_EXPIRED)
+        content = read_content(record, self._sealer)
+        if content is None:
+            raise _ended(Cause.SESSION_UNSEALED)
+        await self._check_idle(record)
+        return Session(record, content, self._clock.now() + _REVALIDATE)
+
+    def known(self, secret: str) -> TokenRecord | None:
+        """The record of a cookie's value, in force or not, as far as this process knows it."""
+        if not is_secret(secret):
+            return None
+        record = self._records.record(session_id(secret))
+        return record if record is not None and _belongs(record, secret) else None
+
+    async def exists(self, secret: str) -> bool:
+        """Whether a session of that value was ever created. Raises Unavailable if the store does not answer."""
+        return await self._records.lookup(session_id(secret)) is not None
+
+    async def create(self, secret: str, content: SessionContent, actor: Actor, *, replaces: str = "") -> TokenRecord:
+        """A new session; the one with the cookie's value ``replaces`` ends, and those beyond the limit of the person.
+
+        Raises Unavailable if the store does not answer: nothing was created.
+        """
+        now = self._clock.now()
+        record = make_record(secret, content, actor, self._sealer, now=now, expires_at=now + self._times.max_age)
+        replaced = self.known(replaces)
+        ends = [(replaced, "replaced")] if replaced is not None and replaced.revoked_at is None else []
+        ends += [(one, "limit") for one in await self._superfluous(record, now) if one != replaced]
+        await self._write(Batch(add=(record,), revoke=tuple((one.id, now) for one, _ in ends)))
+        for one, cause in ends:
+            audit_session_ended(one, by=f"{actor.type}:{actor.id}", cause=cause)
+        return record
+
+    async def end(self, record: TokenRecord, *, by: str, cause: str) -> None:
+        """End a session; no effect if it has ended. Raises Unavailable if the store does not answer."""
+        if record.revoked_at is None:
+            await self._write(Batch(revoke=((record.id, self._clock.now()),)))
+            audit_session_ended(record, by=by, cause=cause)
+
+    def content(self, record: TokenRecord) -> SessionContent | None:
+        """The content of ``record``, where this process can open it."""
+        return read_content(record, self._sealer)
+
+    async def _record(self, secret: str) -> TokenRecord:
+        if not is_secret(secret):
+            raise _ended(Cause.SESSION_UNKNOWN if secret else Cause.COOKIE_TWICE)
+        identifier = session_id(secret)
+        record = self._records.record(identifier)
+        if record is None:
+            self._count_unknown()
+            record = await self._records.lookup(identifier)
+        if record is None or not _belongs(record, secret):
+            raise _ended(Cause.SESSION_UNKNOWN)
+        return record
+
+    def _count_unknown(self) -> None:
+        """Bound what made-up cookies ask of the store. Raises Refused(SESSION_ENDED)."""
+        now = self._clock.monotonic()
+        self._asked = [at for at in self._asked if now - at < 1.0]
+        if len(self._asked) >= _MAX_UNKNOWN_PER_SECOND:
+            raise _ended(Cause.THROTTLED)
+        self._asked.append(now)
+
+    async def _check_idle(self, record: TokenRecord) -> None:
+        """Raises Refused(SESSION_ENDED) for a session that no process has seen in use for too long.
+
+        Other processes' uses are in the store alone, and best effort: before this process calls a session idle it reads
+        them once. While the store does not answer, no session is idle.
+        """
+        now, idle = self._clock.now(), self._times.idle + _TOUCH_PERIOD
+        last = max(self._seen.get(record.id, 0.0), record.created_at, record.last_used_at or 0.0)
+        if now - last >= idle:
+            try:
+                stored = await self._store.record(record.id)
+            except Unavailable:
+                stored, last = None, now
+            if stored is not None:
+                last = max(last, stored.last_used_at or 0.0)
+            if now - last >= idle:
+                raise _ended(Cause.SESSION_IDLE)
+        if len(self._seen) >= _MAX_SEEN and record.id not in self._seen:
+            self._seen = {known: at for known, at in self._seen.items() if now - at < idle}
+            if len(self._seen) >= _MAX_SEEN:
+                return
+        self._seen[record.id] = now
+
+    async def _superfluous(self, record: TokenRecord, now: float) -> list[TokenRecord]:
+        """The sessions of the same person that have to end, so that with ``record`` there are as many as allowed."""
+        owner = record.owner
+        query = RecordQuery(
+            kind=TokenKind.BROWSER.value,
+            active=True,
+            owner=(owner.issuer, owner.subject),
+            owner_provider=owner.provider,
+            now=now,
+        )
+        found = [one async for one in all_records(self._store, query)]
+        found.sort(key=lambda one: max(one.created_at, one.last_used_at or 0.0))
+        return found[: max(0, len(found) + 1 - self._times.per_person)]
+
+
+def audit_session_ended(record: TokenRecord, *, by: str, cause: str) -> None:
+    """Write the audit log line of the end of a session."""
+    _audit.info(
+        "session ended",
+        extra={
+            "event": "session_ended",
+            "session_id": record.id,
+            "actor": record.name,
+            "provider": record.owner.provider,
+            "by": by,
+            "cause": cause,
+        },
+    )
+
+
+def _belongs(record: TokenRecord, secret: str) -> bool:
+    return record.kind is TokenKind.BROWSER and compare_digest(record.token_hash, hash_token(secret))
+
+
+def _ended(cause: Cause) -> Refused:
+    return Refused(Reason.SESSION_ENDED, cause)

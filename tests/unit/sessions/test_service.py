@@ -1,0 +1,133 @@
+"""Sessions without a store around them: floods, outages, and what a record is worth."""
+
+from dataclasses import replace
+
+import pytest
+
+from sidecar.errors import Cause, Refused, Unavailable
+from sidecar.identity.actor import Actor, ActorType
+from sidecar.secrets.value import Secret
+from sidecar.sessions.records import MAX_CONTENT_BYTES, SessionContent, is_secret, make_record, session_id
+from sidecar.sessions.sealing import Sealer, encode_base64url
+from sidecar.sessions.service import Sessions, SessionTimes
+from sidecar.store.base import Batch
+from sidecar.store.record import TokenKind, TokenRecord
+from tests.support.hand_clock import HandClock
+from tests.support.memory_store import MemoryStore
+
+ALICE = Actor(ActorType.USER, "alice", issuer="https://idp", provider="corp", subject="a-1")
+CONTENT = SessionContent("corp", "https://idp", "a-1", 1_700_000_000, {"preferred_username": "alice"})
+SEALER = Sealer([Secret("s" * 32)])
+
+
+class StoreAlone:
+    """The copy in memory of a process that has just started: everything is asked of the store."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.asked = 0
+
+    def record(self, token_id: str) -> TokenRecord | None:
+        return None
+
+    async def lookup(self, token_id: str) -> TokenRecord | None:
+        self.asked += 1
+        return await self.store.record(token_id)
+
+
+def secret(number: int) -> str:
+    return encode_base64url(number.to_bytes(32, "big"))
+
+
+def sessions_of(store: MemoryStore, clock: HandClock, **times: float) -> tuple[Sessions, StoreAlone]:
+    records = StoreAlone(store)
+
+    async def write(batch: Batch) -> None:
+        await store.write(batch)
+
+    return Sessions(store, records, write, SEALER, clock, SessionTimes(**times)), records  # type: ignore[arg-type]
+
+
+async def cause_of(sessions: Sessions, value: str) -> Cause:
+    with pytest.raises(Refused) as caught:
+        await sessions.find(value)
+    assert caught.value.status == 401
+    return caught.value.cause
+
+
+async def test_made_up_cookies_ask_the_store_fifty_times_a_second() -> None:
+    clock = HandClock()
+    sessions, records = sessions_of(MemoryStore(), clock)
+    causes = [await cause_of(sessions, secret(number)) for number in range(60)]
+    assert (causes.count(Cause.SESSION_UNKNOWN), causes.count(Cause.THROTTLED), records.asked) == (50, 10, 50)
+    clock.advance(1)
+    assert await cause_of(sessions, secret(99)) is Cause.SESSION_UNKNOWN
+
+
+@pytest.mark.parametrize("value", ["x", "A" * 42, "A" * 44, "A" * 42 + "B", "é" * 43, "A" * 9000, " " * 43])
+async def test_what_is_no_value_of_ours_asks_no_store(value: str) -> None:
+    sessions, records = sessions_of(MemoryStore(), HandClock())
+    assert await cause_of(sessions, value) is Cause.SESSION_UNKNOWN
+    assert records.asked == 0
+    assert not is_secret(value)
+
+
+async def test_unknown_session_is_503_while_the_store_is_away() -> None:
+    sessions, _ = sessions_of(MemoryStore(away=True), HandClock())
+    with pytest.raises(Unavailable):
+        await sessions.find(secret(1))
+    with pytest.raises(Unavailable):
+        await sessions.create(secret(1), CONTENT, ALICE)
+
+
+async def test_record_of_another_kind_or_another_value_is_no_session() -> None:
+    store = MemoryStore()
+    sessions, _ = sessions_of(store, HandClock())
+    await sessions.create(secret(1), CONTENT, ALICE)
+    good = store.all_records[session_id(secret(1))]
+    for bad in (replace(good, kind=TokenKind.PERSONAL), replace(good, token_hash="ab")):
+        store.all_records[good.id] = bad
+        assert await cause_of(sessions, secret(1)) is Cause.SESSION_UNKNOWN
+
+
+async def test_session_ends_at_its_time_and_not_by_use() -> None:
+    clock = HandClock()
+    sessions, _ = sessions_of(MemoryStore(), clock, max_age=3600.0, idle=1800.0)
+    await sessions.create(secret(1), CONTENT, ALICE)
+    for _ in range(6):
+        clock.advance(599)
+        await sessions.find(secret(1))
+    clock.advance(6)
+    assert await cause_of(sessions, secret(1)) is Cause.SESSION_EXPIRED
+
+
+async def test_no_session_is_idle_while_the_store_does_not_answer() -> None:
+    clock, store = HandClock(), MemoryStore()
+    sessions, _ = sessions_of(store, clock, max_age=36000.0, idle=600.0)
+    await sessions.create(secret(1), CONTENT, ALICE)
+    known = store.all_records[session_id(secret(1))]
+    sessions._records = type("Known", (), {"record": lambda _, __: known})()
+    clock.advance(5000)
+    store.away = True
+    assert (await sessions.find(secret(1))).record == known
+    clock.advance(5000)
+    store.away = False
+    assert await cause_of(sessions, secret(1)) is Cause.SESSION_IDLE
+
+
+def test_large_claims_drop_the_hint_and_too_large_ones_are_refused() -> None:
+    claims = {"groups": ["g" * 100] * 250}
+    content = replace(CONTENT, claims=claims, id_token="t" * 16000)
+    record = make_record(secret(1), content, ALICE, SEALER, now=1.0, expires_at=2.0)
+    assert len(record.description) < 2 * MAX_CONTENT_BYTES
+    with pytest.raises(Refused) as caught:
+        make_record(secret(1), replace(content, claims={"x": "y" * 40000}), ALICE, SEALER, now=1.0, expires_at=2.0)
+    assert caught.value.cause is Cause.TOKEN_SIZE
+
+
+def test_record_discloses_neither_value_nor_claims() -> None:
+    record = make_record(secret(7), CONTENT, ALICE, SEALER, now=1.0, expires_at=2.0)
+    shown = repr(record)
+    assert secret(7) not in shown
+    assert "a-1" not in shown
+    assert record.actor_id == ""
