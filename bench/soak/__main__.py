@@ -69,7 +69,7 @@ async def fail(world: World) -> None:
     """Inject one fault after the other, then several concurrently."""
     while True:
         for fault, seconds in (
-            # first, because its thousand connections need memory once, and growth is measured from the second quarter on
+            # first: its thousand connections need memory once, and growth is measured from the second quarter on
             (world.bodies_announced, 4.0),
             (world.service_killed, 1.0),
             (world.provider_down, 3.0),
