@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,16 @@ from typing import Any, Protocol
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import run_sidecar
+from sidecar.app.secrets import refresh_secrets
 from sidecar.app.workers.supervisor import supervised
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
+from sidecar.vaults.reader import SecretsReader
 
 _log = logging.getLogger("sidecar")
 _POLL_INTERVAL = 5.0
+_Signature = tuple[int, int, int] | None
 
 
 class Service(Protocol):
@@ -43,10 +46,13 @@ class Service(Protocol):
         """Close every client connection immediately."""
 
 
-async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str]) -> None:
+async def serve(
+    loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str], secrets: SecretsReader | None = None
+) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
-    SIGHUP reloads the configuration through ``reread``; so does a change of ``files`` with ``server.reloadOnChange``.
+    SIGHUP reloads the configuration through ``reread``; so does a change of ``files`` or of the files that secrets are
+    read from, with ``server.reloadOnChange``; and a change of a secret that ``secrets`` has read.
     """
     gc.freeze()  # imported objects stay forever: exempt them from garbage collection
     stop, forced, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -71,8 +77,9 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             service = await starting
             reloading = asyncio.create_task(_reload_on(changed, service, reread))
             watching = asyncio.create_task(_watch(files, service, changed))
+            refreshing = asyncio.create_task(refresh_secrets(secrets, service.metrics, changed.set))
             await stopping
-            await _cancel(reloading, watching)
+            await _cancel(reloading, watching, refreshing)
             await _drain(service, forced)
         else:
             await _cancel(starting)
@@ -100,25 +107,28 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
 
 
 async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:
-    seen = _file_signatures(files)
+    seen: dict[str, _Signature] = {}
     while True:
-        await asyncio.sleep(_POLL_INTERVAL)
-        before, seen = seen, await asyncio.to_thread(_file_signatures, files)
-        if seen != before and service.loaded.settings.server.reload_on_change:
+        watched = (*files, *service.loaded.secret_files)
+        before, seen = seen, await asyncio.to_thread(_file_signatures, watched)
+        # a file that is watched only now was read by the reload that named it
+        is_changed = any(seen[name] != signature for name, signature in before.items() if name in seen)
+        if is_changed and service.loaded.settings.server.reload_on_change:
             changed.set()
+        await asyncio.sleep(_POLL_INTERVAL)
 
 
-def _file_signatures(files: Sequence[str]) -> list[tuple[int, int, int] | None]:
+def _file_signatures(files: Iterable[str]) -> "dict[str, _Signature]":
     """Inode, modification time and size of each file, which also change with a swapped symbolic link."""
-    stamps: list[tuple[int, int, int] | None] = []
+    signatures: dict[str, _Signature] = {}
     for name in files:
         try:
             facts = Path(name).stat()
         except OSError:
-            stamps.append(None)
+            signatures[name] = None
         else:
-            stamps.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
-    return stamps
+            signatures[name] = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return signatures
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -13,6 +13,7 @@ from sidecar.clock import Clock, SystemClock
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestContext, Scheme
 from sidecar.metrics import Metrics
+from sidecar.tokens.jwt.compact import no_jwt_cause
 
 # How long a verdict past a broken member is recalled: it may have waited for that member's time limit.
 _SKIPPED_CACHE_LIFETIME = 5.0
@@ -214,5 +215,5 @@ class Chain:
 
 def _unrecognised(view: RequestContext) -> Refused:
     if view.credential.scheme is Scheme.BEARER:
-        return Refused(Reason.TOKEN_MALFORMED, Cause.NOT_A_JWT)
+        return Refused(Reason.TOKEN_MALFORMED, no_jwt_cause(view.credential.value))
     return Refused(Reason.CREDENTIALS_INVALID, Cause.SCHEME_UNKNOWN)

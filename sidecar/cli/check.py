@@ -12,9 +12,10 @@ from sidecar.app.egress_report import routes
 from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.network_lines import network_lines
-from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.options import add_config_option, load_offline, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
+from sidecar.cli.secrets import secret_lines
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider
 from sidecar.config.reading.tree import printable
@@ -22,6 +23,7 @@ from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.server_names import ServerNames
+from sidecar.vaults.reader import SecretsUnreadableError
 
 _PROBE_TIMEOUT = 60.0
 
@@ -43,7 +45,11 @@ def run_check(options: argparse.Namespace) -> int:
     """Print every problem and return the exit code."""
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # results of probes are printed once, as problems
     try:
-        loaded = load_settings(options)
+        loaded = load_offline(options) if options.offline else load_settings(options)
+        for line in secret_lines(loaded, offline=options.offline):
+            print(printable(line))
+        if options.offline and loaded.references:
+            return _end_without_secrets(loaded)
         specs = build_specs(loaded.authenticators)
         _print_chain(specs, has_system_client=datahub_setup(loaded.settings, specs).system_client is not None)
         _print_base_paths(loaded.settings)
@@ -56,12 +62,22 @@ def run_check(options: argparse.Namespace) -> int:
     except Misconfigured as error:
         report(error.problems)
         return 2
+    except SecretsUnreadableError as error:
+        report(error.problems)
+        return 1
     about = [Problem("", finding, fatal=False) for finding in environment.findings]
     report([*loaded.warnings, *about, *found])
     failed = any(problem.fatal for problem in found)
     if not failed:
         print("Configuration OK." if options.offline else "Configuration OK; all dependencies reachable.")
     return 1 if failed else 0
+
+
+def _end_without_secrets(loaded: Loaded) -> int:
+    """Report what is known without the secrets. The authenticators may need them, so they are not built."""
+    report([*loaded.warnings, *(Problem("", finding, fatal=False) for finding in environment.findings)])
+    print("Configuration OK, as far as it can be checked without the secrets manager.")
+    return 0
 
 
 def _print_chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> None:

@@ -16,6 +16,7 @@ from sidecar.config.reading.tree import Path
 from sidecar.config.reading.units import parse_base_path
 from sidecar.config.reading.urls import is_loopback, split_url
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
+from sidecar.config.secrets_manager import check_secrets_manager
 from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
@@ -184,14 +185,6 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
-
-
-def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
-    """Secrets are OpenMetadata's business, wherever it keeps them."""
-    manager = settings.secrets_manager_configuration.secrets_manager
-    if manager not in {"db", "noop"}:
-        message = f"is {manager}, and no secret is read from it; secrets in this configuration are text, file: or env:"
-        yield Finding(("secretsManagerConfiguration", "secretsManager"), message, idle=True)
 
 
 def check_switched_off(settings: Settings) -> Iterator[Finding]:

@@ -1,11 +1,11 @@
 """Files and environment in, frozen Settings out; every problem in one report.
 
-source -> import -> variables -> decode -> providers and cross-checks.
+source -> import -> variables -> decode -> providers and cross-checks. If settings refer to secrets in a secrets
+manager, this runs twice: the first time without their values, to find every other error and what has to be read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from sidecar.config.authenticators import AuthenticatorConfig, configured_authenticators
@@ -30,10 +30,13 @@ from sidecar.config.reading.tree import (
     origin_of,
 )
 from sidecar.config.reading.urls import upstream_base_path
+from sidecar.config.secrets_manager import BLOCK as SECRETS_MANAGER
+from sidecar.config.secrets_manager import reference_problems
 from sidecar.config.settings import ProviderSettings, Settings
 from sidecar.egress import NO_PROXY, Egress
 from sidecar.errors import Misconfigured, Problem
-from sidecar.secrets.resolve import resolve
+from sidecar.secrets.resolve import PENDING, Resolver, SecretReference
+from sidecar.secrets.value import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Loaded:
 
     ``authenticators`` are the authenticators as written: their options are for their own classes to read. ``since``:
     when the rules by which it names Actors were put in force here (seconds since the epoch; infinite: they are not).
-    ``egress``: which outgoing calls go through a proxy.
+    ``egress``: which outgoing calls go through a proxy. ``references``: the settings whose values are in the secrets
+    manager. ``secret_files``: the files that ``file:`` values name.
     """
 
     settings: Settings
@@ -52,6 +56,8 @@ class Loaded:
     sources: Mapping[str, str] = field(default_factory=dict)
     since: float = inf
     egress: Egress = NO_PROXY
+    references: tuple[SecretReference, ...] = ()
+    secret_files: tuple[str, ...] = ()
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -73,15 +79,56 @@ def _unread(_: Sequence[AuthenticatorConfig]) -> Sequence[Problem]:
     return ()
 
 
+ReadSecrets = Callable[["Loaded"], Mapping[str, Secret]]
+"""Reads the secrets that ``references`` of a configuration name: by id. The settings of the references are at their
+defaults in that configuration. Raises SidecarError."""
+
+
 def load(
     paths: Sequence[str],
     environ: Mapping[str, str],
     validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]] = _unread,
+    read_secrets: ReadSecrets | None = None,
 ) -> Loaded:
     """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found.
 
-    ``validate_authenticators`` tells what is wrong with the authenticators and their options, which only it can read.
+    ``validate_authenticators`` returns the problems of the authenticators and their options, which only it can read.
+    ``read_secrets`` is called if settings refer to a secrets manager, after everything else was found to be valid;
+    without it such a configuration is rejected.
     """
+    first = load_without_secrets(paths, environ, validate_authenticators)
+    if not first.references:
+        return first
+    if read_secrets is None:
+        raise Misconfigured([Problem(one.path, PENDING, one.file, one.line) for one in first.references])
+    held = dict(read_secrets(first))
+    loaded = _load(paths, environ, validate_authenticators, held)
+    missing = [one for one in loaded.references if one.id not in held]
+    if missing:
+        message = "is a secret that was not read: the file changed in the meantime; reload again"
+        raise Misconfigured([Problem(one.path, message, one.file, one.line) for one in missing])
+    return loaded
+
+
+def load_without_secrets(
+    paths: Sequence[str],
+    environ: Mapping[str, str],
+    validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]] = _unread,
+) -> Loaded:
+    """As :func:`load`, without a secrets manager: settings that refer to one are at their defaults.
+
+    Only for checking a configuration, and for finding its ``references``: it must not be served.
+    """
+    return _load(paths, environ, validate_authenticators, {})
+
+
+def _load(
+    paths: Sequence[str],
+    environ: Mapping[str, str],
+    validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]],
+    held: Mapping[str, Secret],
+) -> Loaded:
+    """The configuration with the secrets ``held``; a setting whose secret is not there is at its default."""
     tree, problems, is_whole = _read_all(paths, environ)
     has_import = bool(_import_of(tree, "openmetadata"))
     tree, more = openmetadata.with_variables(tree, environ, imported=has_import)
@@ -92,8 +139,9 @@ def load(
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
-    decoded = decode(Settings, known, lambda text: resolve(text, environ))
-    problems += decoded.problems
+    resolver = Resolver(environ, held)
+    decoded = decode(Settings, known, resolver)
+    problems += [_without_effect(problem, paths) for problem in decoded.problems]
     found, findings = providers(decoded.value)
     for check in CHECKS:
         findings.extend(check(decoded.value))
@@ -103,15 +151,47 @@ def load(
         # what the rest means without a file says nothing about what it means with it
         if is_whole and not decoded.concerns_broken(finding.path) and unread.isdisjoint(finding.path[:1])
     ]
-    members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
+    members = configured_authenticators(decoded.value.authentication, known, resolver)
     problems += validate_authenticators(members)
     egress, more = egress_of(decoded.value, environ)
     problems += more
+    references = _references(known, problems, held)
+    problems = [problem for problem in problems if not problem.message.startswith(PENDING)]
+    problems += reference_problems(decoded.value, references) if references else []
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
     sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
-    return Loaded(with_ca_file(decoded.value), found, members, tuple(problems), sources, egress=egress)
+    return Loaded(
+        with_ca_file(decoded.value),
+        found,
+        members,
+        tuple(problems),
+        sources,
+        egress=egress,
+        references=references,
+        secret_files=tuple(sorted(resolver.files)),
+    )
+
+
+def _references(known: Block, problems: Sequence[Problem], held: Mapping[str, Secret]) -> tuple[SecretReference, ...]:
+    """The settings whose secrets are in the secrets manager, in the order of the file.
+
+    A setting asks for its secret while it is decoded. Its value is then either pending, which is a problem, or held.
+    """
+    pending = {problem.path for problem in problems if problem.message.startswith(PENDING)}
+    found = []
+    for path, leaf in leaves(known):
+        scheme, _, secret_id = (leaf.value or "").partition(":")
+        if scheme == "secret" and (dotted(path) in pending or secret_id in held):
+            found.append(SecretReference(dotted(path), secret_id, leaf.origin.file, leaf.origin.line))
+    return tuple(found)
+
+
+def _without_effect(problem: Problem, paths: Sequence[str]) -> Problem:
+    """``problem`` as a warning if it is about the server's secrets manager in an imported file or a variable."""
+    is_ours = problem.file in paths or not problem.path.startswith(SECRETS_MANAGER)
+    return problem if is_ours else replace(problem, fatal=False)
 
 
 def _read_all(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Block, list[Problem], bool]:
