@@ -169,6 +169,8 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
     public, private = jwt.rsapublic_key_file_path, jwt.rsaprivate_key_file_path
     if jwt.key_dir and (public or private):
         yield Finding((block, "keyDir"), "cannot stand beside the two key files; keep one of the two ways")
+    elif jwt.key_secret is not None and (jwt.key_dir or public or private):
+        yield Finding((block, "keySecret"), "cannot stand beside keyDir or the two key files; keep one of the ways")
     elif bool(public) != bool(private):
         missing = "rsaprivateKeyFilePath" if public else "rsapublicKeyFilePath"
         yield Finding((block, missing), "is missing; the two key files go together")

@@ -142,6 +142,8 @@ def _load(
     resolver = Resolver(environ, held)
     decoded = decode(Settings, known, resolver)
     problems += [_without_effect(problem, paths) for problem in decoded.problems]
+    # nor what the rest means without a secret, which is checked when that has been read
+    is_pending = any(problem.message.startswith(PENDING) for problem in decoded.problems)
     found, findings = providers(decoded.value)
     for check in CHECKS:
         findings.extend(check(decoded.value))
@@ -149,7 +151,10 @@ def _load(
         problem_at(known, finding.path, finding.message, fatal=_is_fatal(known, finding), identifier=finding.id)
         for finding in findings
         # what the rest means without a file says nothing about what it means with it
-        if is_whole and not decoded.concerns_broken(finding.path) and unread.isdisjoint(finding.path[:1])
+        if is_whole
+        and not is_pending
+        and not decoded.concerns_broken(finding.path)
+        and unread.isdisjoint(finding.path[:1])
     ]
     members = configured_authenticators(decoded.value.authentication, known, resolver)
     problems += validate_authenticators(members)
@@ -233,7 +238,7 @@ def _import_of(tree: Block, product: str) -> Leaf | None:
 def _without_own_issuer(imported: Block, tree: Block) -> Block:
     """``imported`` without the server's ``jwtissuer`` where ``tree`` names own keys, which need another issuer."""
     block, own = (one.entries.get("jwtTokenConfiguration") for one in (imported, tree))
-    names_keys = isinstance(own, Block) and not {"keyDir", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
+    names_keys = isinstance(own, Block) and not {"keyDir", "keySecret", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
     if not names_keys or not isinstance(block, Block):
         return imported
     kept = Block({name: node for name, node in block.entries.items() if name != "jwtissuer"}, block.origin)

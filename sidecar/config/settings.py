@@ -455,6 +455,9 @@ class JwtTokenConfiguration(Model):
     """``kid`` of the key pair; empty: its RFC 7638 thumbprint."""
     key_dir: Text = ""
     """Directory of several keys, instead of the two files. Needed for key rotation."""
+    key_secret: Secret | None = None
+    """Private JWK set with the keys, instead of ``keyDir``: ``secret:<id>`` of a secrets manager, which ``sidecar keys
+    rotate`` creates and changes."""
     audience: Text = ""
     """``aud`` of issued tokens, which is then required."""
     clock_skew: Duration | None = None

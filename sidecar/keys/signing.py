@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.jwk import RSAKey
 
 from sidecar.config.settings import JwtTokenConfiguration
 from sidecar.errors import Misconfigured, Problem
 from sidecar.keys.key_files import (
     KeyFileError,
-    PrivateKey,
     algorithm_of,
     algorithms_of,
     read_private_key,
@@ -31,6 +29,7 @@ from sidecar.keys.keyset import (
     to_jose_key,
     update_keys,
 )
+from sidecar.keys.private_set import parse_private_set, private_jose_key
 from sidecar.keys.refresher import Wait
 from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
 
@@ -138,7 +137,7 @@ class SigningKeys:
                 )
 
     def _load(self, old: Iterable[VerificationKey]) -> _KeySet:
-        path = f"{_BLOCK}.keyDir" if self._configuration.key_dir else f"{_BLOCK}.rsaprivateKeyFilePath"
+        path = f"{_BLOCK}.{_setting(self._configuration)}"
         try:
             listed = _load_listed(self._configuration)
             if not self._allow_published:
@@ -146,7 +145,7 @@ class SigningKeys:
         except KeyFileError as error:
             raise Misconfigured([Problem(path, str(error))]) from error
         signing = tuple(
-            SigningKey(key.kid, algorithm_of(key.public), _wrap_private(key.private))
+            SigningKey(key.kid, algorithm_of(key.public), private_jose_key(key.private))
             for key in listed
             if key.state == "active" and key.private is not None
         )
@@ -163,7 +162,16 @@ def thumbprint(public: PublicKey) -> str:
     return to_jose_key(public).thumbprint()
 
 
+def _setting(configuration: JwtTokenConfiguration) -> str:
+    """The setting that the keys come from."""
+    if configuration.key_secret is not None:
+        return "keySecret"
+    return "keyDir" if configuration.key_dir else "rsaprivateKeyFilePath"
+
+
 def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
+    if configuration.key_secret is not None:
+        return parse_private_set(configuration.key_secret.reveal())
     if configuration.key_dir:
         return read_folder(Path(configuration.key_dir))
     if not configuration.rsaprivate_key_file_path:
@@ -190,14 +198,6 @@ def _reject_well_known(listed: list[ListedKey]) -> None:
             )
 
 
-def _wrap_private(private: PrivateKey) -> JoseKey:
-    if isinstance(private, rsa.RSAPrivateKey):
-        return RSAKey.import_key(private)
-    if isinstance(private, ec.EllipticCurvePrivateKey):
-        return ECKey.import_key(private)
-    return OKPKey.import_key(private)
-
-
 def _verification_key(key: ListedKey) -> VerificationKey:
     return VerificationKey(key.kid, algorithms_of(key.public), to_jose_key(key.public))
 
@@ -209,6 +209,8 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
 
 def _file_signature(configuration: JwtTokenConfiguration) -> tuple[tuple[str, int, int, int], ...]:
     """Identifies the state of the key files, also behind a replaced symbolic link."""
+    if configuration.key_secret is not None:
+        return ()  # a changed secret is a changed configuration
     if configuration.key_dir:
         folder = Path(configuration.key_dir)
         paths = [folder / LIST_NAME, *sorted(folder.glob("*.pem"))]

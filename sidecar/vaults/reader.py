@@ -22,6 +22,8 @@ from sidecar.vaults.open import open_vault
 T = TypeVar("T")
 _log = logging.getLogger("sidecar.secrets")
 _audit = logging.getLogger(AUDIT)
+KEY_SET = "jwtTokenConfiguration.keySecret"
+"""The setting whose secret the sidecar creates itself."""
 _BACK_OFF = (1.0, 10.0)
 _MAX_PAUSE = 300.0
 _JITTER = 0.1
@@ -68,6 +70,10 @@ class Access:
     def kind(self) -> VaultKind:
         """The kind of the secrets manager."""
         return MANAGERS[self.configuration.secrets_manager].kind
+
+    def with_references(self, references: tuple[SecretReference, ...]) -> "Access":
+        """The same for other references."""
+        return Access(self.configuration, self.egress, references)
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -230,7 +236,9 @@ def problems_of(access: Access, results: Mapping[str, Held | VaultError]) -> lis
     for reference in access.references:
         result = results[reference.id]
         if isinstance(result, VaultError):
-            message = f"secret:{reference.id} in {access.kind}: {result}; {what_to_do(access.kind, result)}"
+            is_new_key_set = reference.path == KEY_SET and result.failure is VaultFailure.ABSENT
+            todo = "create it: sidecar keys rotate" if is_new_key_set else what_to_do(access.kind, result)
+            message = f"secret:{reference.id} in {access.kind}: {result}; {todo}"
             found.append(Problem(reference.path, message, reference.file, reference.line))
     return found
 

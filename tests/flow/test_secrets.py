@@ -48,7 +48,7 @@ def written(folder: Path, document: dict[str, Any]) -> Path:
     return path
 
 
-def run(*words: object, given: str = "", within: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run(*words: object, given: str = "", within: float = 150.0) -> subprocess.CompletedProcess[str]:
     """A command of the sidecar."""
     command = [sys.executable, "-m", "sidecar", *map(str, words)]
     return subprocess.run(command, input=given, capture_output=True, text=True, timeout=within, check=False)
@@ -66,7 +66,7 @@ def metric(sidecar: Sidecar, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
-def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], within: float = 60.0) -> None:
     """Poll ``condition``."""
     deadline = time.monotonic() + within
     while not condition():
@@ -355,3 +355,80 @@ def test_migrate(vault: Azure, tmp_path: Path) -> None:
     done = run("secrets", "migrate", "--config", written(tmp_path, document))
     assert done.returncode == 1
     assert f"{base}-signingkey exists with another value" in done.stderr
+
+
+def keys_in_vault(vault: Azure, **manager: Any) -> dict[str, Any]:
+    """Own keys in the vault."""
+    return {
+        **configuration(vault, secretsManager="managed-azure-kv", **manager),
+        "jwtTokenConfiguration": {"keySecret": "secret:openmetadata-sidecar-keys", "jwtissuer": "meta.example.com"},
+    }
+
+
+def test_own_keys_in_the_vault_are_made_shared_and_rotated(vault: Azure, tmp_path: Path) -> None:
+    """From an empty vault: the first rotation makes them, a running sidecar uses later ones, no token is lost."""
+    document = keys_in_vault(vault, refresh="1s")
+    path = written(tmp_path, document)
+    assert "create it: sidecar keys rotate" in run("check", "--config", path).stderr
+    done = run("keys", "rotate", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert "it signs" in done.stdout
+    assert '"d"' not in done.stdout + done.stderr
+    rotate = ("keys", "rotate", "--config", path, "--publish-lead-time", "1s")
+    with running_sidecar(tmp_path, document) as sidecar:
+
+        def mint(name: str) -> str:
+            made = run("token", "create", "--config", sidecar.config, "--name", name, "--kind", "bot")
+            assert made.returncode == 0, made.stderr
+            return made.stdout.strip()
+
+        def published() -> list[str]:
+            keys = json.loads(request(f"{sidecar.url}/oauth2/jwks", "GET").body)["keys"]
+            assert not any("d" in key for key in keys)
+            return [key["kid"] for key in keys]
+
+        def status(token: str) -> int:
+            return request(f"{sidecar.url}/oauth2/auth", "GET", headers=(("Authorization", f"Bearer {token}"),)).status
+
+        first = mint("first")
+        assert status(first) == 200
+        before = published()
+        time.sleep(1)
+        done = run(*rotate)
+        assert "signs from now on" in done.stdout, done.stderr
+        wait_until(lambda: len(published()) == len(before) + 1)
+        assert status(first) == 200
+        second = mint("second")
+        assert status(second) == 200
+        kids = [json.loads(run("token", "inspect", token).stdout)["header"]["kid"] for token in (first, second)]
+        assert kids == before[:2]
+        listed = json.loads(run("keys", "list", "--config", path, "--json").stdout)
+        assert [key["state"] for key in listed] == ["active", "retired", "next"]
+        done = run("keys", "retire", "--config", path, kids[0], "--remove")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: status(first) == 401)
+        assert status(second) == 200
+
+
+def test_a_key_set_that_cannot_be_used_changes_nothing(vault: Azure, tmp_path: Path) -> None:
+    """A broken set is refused by the reload, and its keys are never printed."""
+    document = keys_in_vault(vault, refresh="1s")
+    path = written(tmp_path, document)
+    assert run("keys", "rotate", "--config", path).returncode == 0
+    with running_sidecar(tmp_path, document) as sidecar:
+        good = request(f"{sidecar.url}/oauth2/jwks", "GET").body
+        vault.put("openmetadata-sidecar-keys", '{"keys": [{"kid": "private-mark"}]}')
+        wait_until(lambda: '"outcome":"refused"' in sidecar.process.output)
+        assert request(f"{sidecar.url}/oauth2/jwks", "GET").body == good
+        assert "jwtTokenConfiguration.keySecret" in sidecar.process.output
+        done = run("keys", "rotate", "--config", path)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_keys_in_a_vault_that_is_only_read_are_not_rotated(vault: Azure, tmp_path: Path) -> None:
+    document = keys_in_vault(vault)
+    document["secretsManagerConfiguration"]["secretsManager"] = "azure-kv"
+    done = run("keys", "rotate", "--config", written(tmp_path, document))
+    assert done.returncode == 2
+    assert "write managed-azure-kv to change keys there" in done.stderr

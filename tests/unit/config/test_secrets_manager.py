@@ -43,16 +43,15 @@ def test_a_secret_is_looked_up_wherever_one_may_stand() -> None:
         + "    - type: ldap\n"
         + "      configs: {url: 'ldaps://h', userBase: 'dc=a', bindDn: 'cn=a', bindPassword: 'secret:ldap'}\n"
     )
-    loaded = loaded_with(text, {"redis": "one", "system": "two", "ldap": "three"})
-    assert loaded.settings.store.password == Secret("one")
-    assert loaded.settings.authentication.system_client_secret == Secret("two")
+    loaded = loaded_with(text, {"redis": "mark-1", "system": "mark-2", "ldap": "mark-3"})
+    assert loaded.settings.store.password == Secret("mark-1")
+    assert loaded.settings.authentication.system_client_secret == Secret("mark-2")
     assert [(one.path, one.id, one.line) for one in loaded.references] == [
         ("store.password", "redis", 2),
         ("authentication.systemClientSecret", "system", 4),
         ("authentication.authenticators[0].configs.bindPassword", "ldap", 7),
     ]
-    for secret in ("one", "two", "three"):
-        assert secret not in repr(loaded)
+    assert "mark-" not in repr(loaded)
 
 
 def test_other_errors_are_found_before_anything_is_read() -> None:
@@ -64,6 +63,23 @@ def test_other_errors_are_found_before_anything_is_read() -> None:
     Path("c.yaml").write_text(AZURE + PASSWORD + "server: {workers: many}\n")
     with pytest.raises(Misconfigured, match=r"server\.workers"):
         load(["c.yaml"], {}, validate, read)
+
+
+def test_what_depends_on_a_secret_is_checked_with_it() -> None:
+    """Own keys that are in the secrets manager are own keys."""
+    text = (
+        AZURE
+        + "jwtTokenConfiguration: {keySecret: 'secret:keys', jwtissuer: ours}\n"
+        + "upstream: {url: 'http://127.0.0.1:8585', credentials: openmetadata}\n"
+    )
+    assert loaded_with(text, {"keys": "{}"}).references
+    assert any("jwtissuer: is missing" in one for one in _errors(text.replace(", jwtissuer: ours", ""), {"keys": "{}"}))
+
+
+def _errors(text: str, held: Mapping[str, str]) -> list[str]:
+    with pytest.raises(Misconfigured) as caught:
+        loaded_with(text, held)
+    return [str(problem) for problem in caught.value.problems]
 
 
 def test_without_a_reader_a_reference_is_an_error() -> None:
@@ -119,7 +135,7 @@ def test_a_value_is_not_resolved_again() -> None:
             "baoMount: must be",
         ),
         ("{secretsManager: kubernetes, parameters: {kubeconfigPath: /x}}", "kubeconfigPath: is not supported"),
-        ("{secretsManager: aws}", "secretsManager: is aws, which is not supported"),
+        ("{secretsManager: aws}", "secretsManager is aws, which is not supported"),
         ("{secretsManager: gcp}", "use azure-kv, managed-azure-kv, openbao, managed-openbao, kubernetes"),
         ("{secretsManager: azure-kv, parameters: {vaultName: acme}, tags: [a]}", "each tag must be key:value"),
     ],
