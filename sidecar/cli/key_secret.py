@@ -87,10 +87,13 @@ async def _changed(vault: BoundedVault, secret_id: str, change: Change) -> Rotat
             raise
     else:
         version, text = held.info.version, held.value.reveal()
-    result = change(parse_private_set(text))
+    present = parse_private_set(text)
+    result = change(present.keys)
     if not result.steps:
         return result
-    written = Secret(encode_private_set(result.keys))
+    left = {key.kid for key in result.keys}
+    removed = [*present.removed, *(key.kid for key in present.keys if key.kid not in left)]
+    written = Secret(encode_private_set(result.keys, removed))
     size = len(written.reveal())
     if size > MAX_VALUE_BYTES or size > _MAX_AZURE:
         detail = f"the key set would have {size} bytes; remove retired keys first: sidecar keys retire"

@@ -158,7 +158,7 @@ def run_list(options: argparse.Namespace) -> int:
     """Print the keys, the active one first."""
     settings = load_with_key_secret(options).settings
     secret = settings.jwt_token_configuration.key_secret
-    keys = read_folder(_folder(settings)) if secret is None else parse_private_set(secret.reveal())
+    keys = read_folder(_folder(settings)) if secret is None else list(parse_private_set(secret.reveal()).keys)
     signing = next((key.kid for key in keys if key.state == "active"), None)
     entries = [_entry(key, signs=key.kid == signing) for key in keys]
     if options.json:

@@ -141,7 +141,7 @@ class OwnKeysProbe:
             SigningKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
         )
         upstream = settings.upstream
-        if upstream is not None and upstream.credentials == "openmetadata" and keys.signing_rsa is None:
+        if upstream is not None and upstream.credentials == "openmetadata" and not keys.has_rsa:
             return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and none is configured")]
         return []
 

@@ -6,11 +6,15 @@
 
 ``state``, ``since`` and ``retiredAt`` mean the same as in :mod:`sidecar.keys.key_folder`. A key without a state is
 active. A key that does not sign may have its public members only.
+
+The set has two more members. ``removed`` has the ids of keys that were removed on purpose: any other key that
+disappears stays published, so that an older set over a newer one invalidates no token. With ``disabled`` no key signs.
 """
 
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,25 +29,43 @@ from sidecar.keys.keyset import JoseKey, PublicKey, to_jose_key
 
 _KINDS: dict[str, type[RSAKey | ECKey | OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
 _WHAT = "the key set"
+_MAX_REMOVED = 100
 
 
-def parse_private_set(text: str) -> list[ListedKey]:
-    """The keys of ``text`` in order. Raises KeyFileError, which contains nothing of the keys but their ids."""
+@dataclass(frozen=True, slots=True)
+class PrivateSet:
+    """The keys in order, the ids of removed keys, and whether signing is disabled."""
+
+    keys: tuple[ListedKey, ...] = ()
+    removed: tuple[str, ...] = ()
+    disabled: bool = False
+
+
+def parse_private_set(text: str) -> PrivateSet:
+    """The key set in ``text``. Raises KeyFileError, which contains nothing of the keys but their ids."""
     try:
-        entries = parse_object(text.encode("utf-8", "surrogatepass")).get("keys")
+        document = parse_object(text.encode("utf-8", "surrogatepass"))
     except DocumentError:
         raise KeyFileError(f"{_WHAT} is not a JSON object") from None
+    entries, removed, disabled = document.get("keys"), document.get("removed", []), document.get("disabled", False)
     if not isinstance(entries, list):
         raise KeyFileError(f"{_WHAT} has no list of keys")
+    if not isinstance(removed, list) or not all(isinstance(kid, str) for kid in removed):
+        raise KeyFileError(f"{_WHAT}: removed is not a list of key ids")
+    if not isinstance(disabled, bool):
+        raise KeyFileError(f"{_WHAT}: disabled is neither true nor false")
     listed = [_entry(number, entry) for number, entry in enumerate(entries, 1)]
     if len({key.kid for key in listed}) < len(listed):
         raise KeyFileError(f"{_WHAT} has a kid twice")
-    return listed
+    return PrivateSet(tuple(listed), tuple(removed), disabled)
 
 
-def encode_private_set(keys: Sequence[ListedKey]) -> str:
-    """The text for which :func:`parse_private_set` returns ``keys``."""
-    return json.dumps({"keys": [_encoded(key) for key in keys]}, separators=(",", ":"))
+def encode_private_set(keys: Sequence[ListedKey], removed: Sequence[str] = ()) -> str:
+    """The text for which :func:`parse_private_set` returns ``keys`` and the last 100 of ``removed``."""
+    document: dict[str, Any] = {"keys": [_encoded(key) for key in keys]}
+    if removed:
+        document["removed"] = list(removed)[-_MAX_REMOVED:]
+    return json.dumps(document, separators=(",", ":"))
 
 
 def private_jose_key(private: PrivateKey) -> JoseKey:

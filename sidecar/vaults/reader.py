@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import orjson
+
 from sidecar.config.settings import SecretsManagerConfiguration
 from sidecar.egress import Egress
 from sidecar.errors import Problem, SidecarError
@@ -131,7 +133,23 @@ class SecretsReader:
             pause = min(2 * pause, _BACK_OFF[1])
         self._access = access
         self._take(access, results)
-        return {name: held.value for name, held in self._known.items()}
+        return {name: self._value(access, name) for name in self._known}
+
+    def _value(self, access: Access, secret_id: str) -> Secret:
+        """The value of a secret. A key set that was disabled on purpose is marked, so that its keys do not sign."""
+        value = self._known[secret_id].value
+        is_key_set = any(one.path == KEY_SET and one.id == secret_id for one in access.references)
+        if not is_key_set or not self._is_disabled(secret_id):
+            return value
+        try:
+            document = orjson.loads(value.reveal())
+        except orjson.JSONDecodeError:
+            document = None
+        return Secret(orjson.dumps({**document, "disabled": True}).decode()) if isinstance(document, dict) else value
+
+    def _is_disabled(self, secret_id: str) -> bool:
+        failure = self._failures.get(secret_id)
+        return failure is not None and failure.failure is VaultFailure.DISABLED
 
     def refresh(self) -> bool:
         """Read the secrets of the last :meth:`read` again. Whether a value has changed."""
@@ -183,6 +201,7 @@ class SecretsReader:
     def _take(self, access: Access, results: Mapping[str, Held | VaultError]) -> bool:
         """Keep what was read. Whether a value has changed."""
         before, was_failing = self._known, bool(self._failures)
+        disabled = {name for name in before if self._is_disabled(name)}
         known, self._failures = {}, {}
         for secret_id, result in results.items():
             if isinstance(result, Held):
@@ -194,7 +213,11 @@ class SecretsReader:
         if not self._failures:
             self._last_success = time.monotonic()
         self._log_outcome(access, was_failing)
-        changed = [name for name in known if name in before and known[name].value != before[name].value]
+        key_sets = {one.id for one in access.references if one.path == KEY_SET}
+        switched = {name for name in key_sets if self._is_disabled(name) != (name in disabled)}
+        changed = [
+            name for name in known if name in before and (name in switched or known[name].value != before[name].value)
+        ]
         for reference in access.references:
             if self._serves and (reference.id in changed or reference.id not in before):
                 _audit.info(

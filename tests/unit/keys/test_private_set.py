@@ -9,7 +9,7 @@ import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sidecar.config.settings import JwtTokenConfiguration
-from sidecar.errors import Misconfigured
+from sidecar.errors import Misconfigured, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, KeyFileError, generate
 from sidecar.keys.key_folder import ListedKey
 from sidecar.keys.private_set import encode_private_set, parse_private_set
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again() -> None:
         ListedKey("two", "next", private[1].public_key(), private[1], since=NOW),
         ListedKey("three", "retired", private[2].public_key(), None, retired_at=NOW),
     ]
-    found = parse_private_set(encode_private_set(keys))
+    found = parse_private_set(encode_private_set(keys)).keys
     assert [(key.kid, key.state, key.since, key.retired_at) for key in found] == [
         (key.kid, key.state, key.since, key.retired_at) for key in keys
     ]
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_again() -> None:
 
 def test_a_key_without_a_state_signs() -> None:
     """A JWK set of any other program."""
-    (key,) = parse_private_set(written({name: value for name, value in EC.items() if name != "state"}))
+    (key,) = parse_private_set(written({name: value for name, value in EC.items() if name != "state"})).keys
     assert key.state == "active"
 
 
@@ -60,6 +60,8 @@ def test_a_key_without_a_state_signs() -> None:
         ("[" * 100_000, "is not a JSON object"),
         ("{}", "has no list of keys"),
         ('{"keys": 1}', "has no list of keys"),
+        ('{"keys": [], "removed": 1}', "removed is not a list of key ids"),
+        ('{"keys": [], "disabled": 1}', "disabled is neither true nor false"),
         ('{"keys": [1]}', "is not an object with distinct members"),
         (written({**EC, "kid": ""}), "a kid has"),
         (written({**EC, "kid": "../x"}), "a kid has"),
@@ -94,3 +96,38 @@ def test_signing_keys_come_from_the_secret() -> None:
     assert not any("d" in key for key in published)
     with pytest.raises(Misconfigured, match=r"jwtTokenConfiguration\.keySecret: no key is active"):
         SigningKeys(JwtTokenConfiguration(key_secret=Secret(written(other)), jwtissuer="ours"))
+
+
+def of(text: str, earlier: SigningKeys | None = None) -> SigningKeys:
+    """Own keys, after ``earlier`` in the same process."""
+    configuration = JwtTokenConfiguration(key_secret=Secret(text), jwtissuer="ours")
+    return SigningKeys(configuration) if earlier is None else SigningKeys(configuration, earlier=earlier.published)
+
+
+def kids(keys: SigningKeys) -> list[str]:
+    """The published keys."""
+    return [key["kid"] for key in json.loads(keys.public_key_set()[0])["keys"]]
+
+
+def test_a_key_that_disappears_stays_published_and_does_not_sign() -> None:
+    """An older set over a newer one invalidates no token; a key that was removed on purpose is gone."""
+    new = {**ECKey.generate_key("P-256").as_dict(private=True), "kid": "new"}
+    before = of(written(new, EC))
+    assert before.signing.kid == "new"
+    after = of(written(EC), before)
+    assert (after.signing.kid, kids(after)) == ("a", ["a", "new"])
+    assert after.candidates("new", "ES256")
+    assert kids(of(written(EC), after)) == ["a", "new"]
+    removed = of(json.dumps({"keys": [EC], "removed": ["new"]}), after)
+    assert kids(removed) == ["a"]
+    assert not removed.candidates("new", "ES256")
+
+
+def test_a_disabled_set_verifies_and_does_not_sign() -> None:
+    """Minting is unavailable."""
+    keys = of(json.dumps({"keys": [EC], "disabled": True}))
+    assert kids(keys) == ["a"]
+    assert keys.candidates("a", "ES256")
+    with pytest.raises(Unavailable, match="keys_unavailable"):
+        _ = keys.signing
+    assert keys.signing_rsa is None
