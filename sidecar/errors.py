@@ -77,6 +77,7 @@ class Cause(StrEnum):
     HEADER = "header"
     CLAIM_TYPE = "claim_type"
     NOT_A_JWT = "not_a_jwt"
+    UNRESOLVED_REFERENCE = "unresolved_reference"
     # the verification of the token
     ISSUER = "issuer"
     ALGORITHM = "algorithm"

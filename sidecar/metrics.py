@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -155,7 +155,7 @@ class Metrics:
         self.worker_deaths = counter(
             "sidecar_worker_deaths_total", "Workers that exited unexpectedly and were restarted."
         )
-        self.logins, self.backchannel_logouts = _login_counters(registry)
+        self._declare_optional()
         gauge("sidecar_build_info", "Version of the sidecar and of Python.", "version", "python").labels(
             __version__, platform.python_version()
         ).set(1)
@@ -163,18 +163,64 @@ class Metrics:
         self.cache_hits = self.token_cache_lookups.child("hit")
         self.cache_misses = self.token_cache_lookups.child("miss")
 
+    def _declare_optional(self) -> None:
+        """The metrics of parts that a configuration may leave out."""
+        self._declare_login()
+        self._declare_secrets()
+
+    def _declare_login(self) -> None:
+        """The metrics of browser login."""
+        registry = self.registry
+        logins, logouts = "Ends of browser logins; reason is the exact cause.", "Logout tokens of providers."
+        self.logins = CounterVec(registry, "sidecar_logins_total", logins, ("provider", "outcome", "reason"))
+        self.backchannel_logouts = CounterVec(
+            registry, "sidecar_backchannel_logouts_total", logouts, ("provider", "outcome")
+        )
+
+    def _declare_secrets(self) -> None:
+        """The metrics of the secrets manager, which the supervisor reads for all workers."""
+        self.secrets_requests = Counter(
+            "sidecar_secrets_requests_total",
+            "Calls to the secrets manager.",
+            ("operation", "outcome"),
+            registry=self.registry,
+        )
+        self.secrets_duration = Histogram(
+            "sidecar_secrets_request_duration_seconds",
+            "Duration of calls to the secrets manager.",
+            ("operation",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.secrets_up = self._supervisor_gauge(
+            "sidecar_secrets_up",
+            "Whether every secret could be read the last time.",
+        )
+        self.secrets_references = self._supervisor_gauge(
+            "sidecar_secrets_references",
+            "Settings whose value is in the secrets manager.",
+        )
+        self.secrets_age = self._supervisor_gauge(
+            "sidecar_secrets_age_seconds",
+            "Time since every secret was read.",
+        )
+        self.secrets_expires = self._supervisor_gauge(
+            "sidecar_secrets_expires_seconds",
+            "Time until the first secret expires according to the secrets manager; infinite if none does.",
+        )
+        self.secrets_refreshes = Counter(
+            "sidecar_secrets_refreshes_total",
+            "Times that all secrets were read again.",
+            ("outcome",),
+            registry=self.registry,
+        )
+
+    def _supervisor_gauge(self, name: str, text: str) -> Gauge:
+        self.across[name] = MultiprocessMode.SUPERVISOR
+        return Gauge(name, text, registry=self.registry)
+
     def watch(self, gauge: Gauge, read: Callable[[], float], labels: Iterable[str] = ()) -> None:
         """Have ``gauge`` call ``read`` on each scrape."""
         names = tuple(labels)
         child = gauge.labels(*names) if names else gauge
         child.set_function(read)
-
-
-def _login_counters(registry: CollectorRegistry) -> tuple[CounterVec, CounterVec]:
-    logins = "Ends of browser logins; reason is the exact cause."
-    return (
-        CounterVec(registry, "sidecar_logins_total", logins, ("provider", "outcome", "reason")),
-        CounterVec(
-            registry, "sidecar_backchannel_logouts_total", "Logout tokens of providers.", ("provider", "outcome")
-        ),
-    )

@@ -72,14 +72,15 @@ class OutboundKind(StrEnum):
 class OutboundError(SidecarError):
     """A fetch failed. ``detail`` is for the log and has no content of the response body.
 
-    ``status`` is the response status for the kind STATUS, else 0.
+    ``status`` is the response status for the kind STATUS, else 0; ``retry_after`` the seconds that it asks to wait.
     """
 
-    def __init__(self, kind: OutboundKind, detail: str, status: int = 0) -> None:
+    def __init__(self, kind: OutboundKind, detail: str, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(f"{kind.value}: {detail}")
         self.kind = kind
         self.detail = detail
         self.status = status
+        self.retry_after = retry_after
 
 
 _MENDS: Mapping[str, str] = {
@@ -132,7 +133,7 @@ class ControlClient:
         """
         self._headers = headers
         self._egress = egress
-        self._resolver = _GuardedResolver(resolver or aiohttp.DefaultResolver())
+        self._resolver = GuardedResolver(resolver or aiohttp.DefaultResolver())
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
             use_dns_cache=False,
@@ -169,7 +170,9 @@ class ControlClient:
         Plain http is allowed for loopback only, unless ``allow_insecure``. ``etag`` makes the request conditional.
         """
         headers = {**headers, "If-None-Match": etag} if etag else headers
-        return await self._request("GET", url, headers, None, within, max_bytes, allow_insecure, (200,))
+        return await self.send(
+            "GET", url, None, headers, within=within, max_bytes=max_bytes, allow_insecure=allow_insecure
+        )
 
     async def post(
         self,
@@ -183,28 +186,39 @@ class ControlClient:
         accept: Sequence[int] = (200, 201),
     ) -> Answer:
         """Send ``body`` to ``url`` with the same limits. Raises OutboundError, also for a status not in ``accept``."""
-        return await self._request("POST", url, headers, body, within, max_bytes, allow_insecure, accept)
+        return await self.send(
+            "POST",
+            url,
+            body,
+            headers,
+            within=within,
+            max_bytes=max_bytes,
+            allow_insecure=allow_insecure,
+            accept=accept,
+        )
 
-    async def _request(
+    async def send(
         self,
         method: str,
         url: str,
-        headers: Mapping[str, str],
         body: bytes | None,
+        headers: Mapping[str, str],
+        *,
         within: float,
         max_bytes: int,
-        allow_insecure: bool,
-        accept: Sequence[int],
+        allow_insecure: bool = False,
+        accept: Sequence[int] = (200,),
     ) -> Answer:
+        """Any request with the same limits. A status that is not in ``accept`` is an OutboundError."""
         target = check_url(url, allow_insecure=allow_insecure)
         etag = headers.get("If-None-Match", "")
         headers = {**self._headers(), **headers}
         proxy: Proxy | None = None
         try:
             async with asyncio.timeout(within):
-                proxy = await self._proxy_for(target)
+                proxy = await select_proxy(target, self._egress, self._resolver)
                 async with self._session.request(
-                    method, target, headers=headers, data=body, allow_redirects=False, **_through(proxy)
+                    method, target, headers=headers, data=body, allow_redirects=False, **proxy_arguments(proxy)
                 ) as response:
                     not_modified = bool(etag) and response.status == 304
                     if not not_modified:
@@ -222,23 +236,6 @@ class ControlClient:
             raise OutboundError(OutboundKind.URL_REFUSED, "not a usable URL") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise OutboundError(OutboundKind.CONNECT, _connect_detail(error)) from error
-
-    async def _proxy_for(self, target: URL) -> Proxy | None:
-        """The proxy for ``target``. None: a direct connection.
-
-        A proxy resolves names itself, so this resolves the name first and rejects forbidden addresses. A name that only
-        the proxy can resolve cannot be an address of this machine. Raises OutboundError.
-        """
-        proxy = self._egress.route(str(target)).proxy
-        host = target.host or ""
-        if proxy is None or literal_address(host) is not None:
-            return proxy
-        try:
-            async with asyncio.timeout(_LOOKUP_TIMEOUT):
-                found = await self._resolver.resolve(host, target.port or 443, socket.AF_UNSPEC)
-        except (OSError, TimeoutError):
-            return proxy
-        return None if any(is_loopback(result["host"]) for result in found) else proxy
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -293,7 +290,25 @@ def _is_refused(address: IPAddress) -> bool:
     )
 
 
-class _GuardedResolver(AbstractResolver):
+async def select_proxy(target: URL, egress: Egress, resolver: AbstractResolver) -> Proxy | None:
+    """The proxy for ``target``. None: a direct connection.
+
+    A proxy resolves names itself, so this resolves the name first and rejects forbidden addresses. A name that only
+    the proxy can resolve cannot be an address of this machine. Raises OutboundError.
+    """
+    proxy = egress.route(str(target)).proxy
+    host = target.host or ""
+    if proxy is None or literal_address(host) is not None:
+        return proxy
+    try:
+        async with asyncio.timeout(_LOOKUP_TIMEOUT):
+            found = await resolver.resolve(host, target.port or 443, socket.AF_UNSPEC)
+    except (OSError, TimeoutError):
+        return proxy
+    return None if any(is_loopback(result["host"]) for result in found) else proxy
+
+
+class GuardedResolver(AbstractResolver):
     """Rejects names that resolve to a forbidden address. :func:`check_url` checks literal addresses."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
@@ -313,7 +328,7 @@ class _GuardedResolver(AbstractResolver):
         await self._resolver.close()
 
 
-def _through(proxy: Proxy | None) -> dict[str, Any]:
+def proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:
     """Arguments for the request that select ``proxy``."""
     if proxy is None:
         return {}
@@ -346,7 +361,9 @@ def _check_head(response: aiohttp.ClientResponse, max_bytes: int, good: Sequence
     if 300 <= response.status < 400:
         raise OutboundError(OutboundKind.REDIRECT, f"status {response.status}; redirects are not followed")
     if response.status not in good:
-        raise OutboundError(OutboundKind.STATUS, f"status {response.status}", response.status)
+        wait = response.headers.get("Retry-After", "")
+        retry_after = float(wait) if re.fullmatch(r"[0-9]{1,9}", wait) else 0.0
+        raise OutboundError(OutboundKind.STATUS, f"status {response.status}", response.status, retry_after)
     if _encoding(response) not in _IDENTITY | _GZIP:
         raise OutboundError(OutboundKind.ENCODING, "unsupported Content-Encoding; only identity and gzip are accepted")
     if response.content_length is not None and response.content_length > max_bytes:

@@ -39,13 +39,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "files": (),
     "environment": (),
     "client_authentication": (),
+    "core_dumps": (),
     "metrics": ("counters",),
     "logs": ("errors",),
     "identity": ("errors", "old_names"),
     "secrets": ("errors",),
     "egress": ("secrets.value",),
     "outbound": (*BASICS, "egress"),
-    "config": (*BASICS, "egress", "secrets.value", "secrets.resolve"),
+    "config": (*BASICS, "egress", "secrets"),
+    "vaults": (*BASICS, "secrets", "egress", "outbound", "config.settings"),
     "keys": (*BASICS, "config.settings", "config.providers", "config.reading.urls", "secrets", "outbound"),
     "store": (*BASICS, "identity", "config.settings", "config.reading.store_url"),
     "tokens": (
@@ -126,7 +128,8 @@ KNOW_EVERYONE = ("app", "cli", "__main__")
 # Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
     "aiohttp server": ("web", "dataplane", "api", "admin", "login", "app", "demo"),
-    "aiohttp client": ("outbound", "dataplane.proxy", "demo"),
+    "aiohttp client": ("outbound", "dataplane.proxy", "demo", "vaults.azure"),
+    "azure": ("vaults.azure",),
     "joserfc": ("keys", "tokens", "demo"),
     "authlib": ("authn.authenticators.introspection", "client_authentication"),
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
@@ -135,7 +138,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),
-    "pydantic": ("config", "secrets.value", "authn"),
+    "pydantic": ("config", "secrets.value", "authn", "cli.secrets"),
     "yaml": ("config", "cli", "demo", "keys.key_folder", "api.openapi"),
 }
 CLIENT_NAMES = ("Client", "TCPConnector", "UnixConnector", "TraceConfig", "DummyCookieJar", "CookieJar", "request")

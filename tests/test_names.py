@@ -13,6 +13,7 @@ _SHARED: dict[str, str] = {
     "run_list": "a command of several groups in cli",
     "run_show": "a command of several groups in cli",
     "main": "the entry point of a program",
+    "run": "what a command without actions does",
     "VARIABLES": "the modules of config.products have one interface",
     "read_import": "the modules of config.products have one interface",
     "with_variables": "the modules of config.products have one interface",

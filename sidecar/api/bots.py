@@ -10,8 +10,8 @@ from sidecar.tokens.issued.bots import BotRegistry, describe_bot
 from sidecar.tokens.issued.service import Caller
 from sidecar.web.error_responses import json_answer, no_content
 
-MEMBERS = ("name", "replacePerson")
-MAX_NAME = 256
+BOT_MEMBERS = ("name", "replacePerson")
+MAX_BOT_NAME = 256
 
 
 class BotHandlers:
@@ -45,11 +45,11 @@ class BotHandlers:
 
 
 def _parse_registration(document: object) -> tuple[str, bool]:
-    if not isinstance(document, dict) or not document.keys() <= set(MEMBERS):
-        raise bad_request(f"The body must be an object; allowed members: {', '.join(MEMBERS)}")
+    if not isinstance(document, dict) or not document.keys() <= set(BOT_MEMBERS):
+        raise bad_request(f"The body must be an object; allowed members: {', '.join(BOT_MEMBERS)}")
     name, replace_person = document.get("name"), document.get("replacePerson", False)
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise bad_request(f"name must be a string of 1 to {MAX_NAME} characters")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_BOT_NAME:
+        raise bad_request(f"name must be a string of 1 to {MAX_BOT_NAME} characters")
     if not isinstance(replace_person, bool):
         raise bad_request("replacePerson must be true or false")
     return name, replace_person

@@ -233,7 +233,7 @@ def _schemas() -> dict[str, Any]:
     kind = {"type": "string", "enum": [str(one) for one in MINTED_KINDS]}
     formats = {"type": "string", "enum": ["openmetadata", "datahub"]}
     actor = _object({"type": actor_type, "id": {"type": "string"}})
-    name = _text("Shown in lists", shortest=1, longest=tokens.MAX_NAME)
+    name = _text("Shown in lists", shortest=1, longest=tokens.MAX_TOKEN_NAME)
     moment = {"type": "string", "format": "date-time"}
     moment_or_never = {"type": ["string", "null"], "format": "date-time"}
     record = {
@@ -264,17 +264,17 @@ def _schemas() -> dict[str, Any]:
         "roles": {
             "type": "array",
             "maxItems": tokens.MAX_ROLES,
-            "items": _text("A role", shortest=1, longest=tokens.MAX_NAME),
+            "items": _text("A role", shortest=1, longest=tokens.MAX_TOKEN_NAME),
         },
         "allowImpersonation": {"type": "boolean", "default": False},
         "replacePerson": {"type": "boolean", "default": False},
     }
     bot_request = {
-        "name": _text("The name", shortest=1, longest=bots.MAX_NAME),
+        "name": _text("The name", shortest=1, longest=bots.MAX_BOT_NAME),
         "replacePerson": {"type": "boolean", "default": False},
     }
-    _require_same("TokenRequest", token_request, tokens.MEMBERS)
-    _require_same("BotRequest", bot_request, bots.MEMBERS)
+    _require_same("TokenRequest", token_request, tokens.TOKEN_MEMBERS)
+    _require_same("BotRequest", bot_request, bots.BOT_MEMBERS)
     return {
         "TokenRequest": _object(token_request, needed=("name",)),
         "TokenRecord": _object(record),

@@ -13,8 +13,18 @@ from sidecar.store.record import MINTED_KINDS, TokenKind
 from sidecar.tokens.issued.service import Caller, TokenService, TokenSpec
 from sidecar.web.error_responses import json_answer, no_content
 
-MEMBERS = ("name", "kind", "actor", "expiry", "format", "description", "roles", "allowImpersonation", "replacePerson")
-MAX_NAME = 256
+TOKEN_MEMBERS = (
+    "name",
+    "kind",
+    "actor",
+    "expiry",
+    "format",
+    "description",
+    "roles",
+    "allowImpersonation",
+    "replacePerson",
+)
+MAX_TOKEN_NAME = 256
 MAX_DESCRIPTION = 1024
 MAX_ROLES = 100
 
@@ -67,8 +77,8 @@ class TokenHandlers:
 
 def parse_spec(document: object) -> TokenSpec:
     """The token that a body requests. Raises Refused(REQUEST_INVALID)."""
-    if not isinstance(document, dict) or not document.keys() <= set(MEMBERS):
-        raise bad_request(f"The body must be an object; allowed members: {', '.join(MEMBERS)}")
+    if not isinstance(document, dict) or not document.keys() <= set(TOKEN_MEMBERS):
+        raise bad_request(f"The body must be an object; allowed members: {', '.join(TOKEN_MEMBERS)}")
     actor_type, actor_id = _actor(document.get("actor", {}))
     allow_impersonation = document.get("allowImpersonation", False)
     replace_person = document.get("replacePerson", False)
@@ -77,7 +87,7 @@ def parse_spec(document: object) -> TokenSpec:
     if "name" not in document:
         raise bad_request("name is missing")
     return TokenSpec(
-        name=_text(document["name"], "name", MAX_NAME),
+        name=_text(document["name"], "name", MAX_TOKEN_NAME),
         kind=TokenKind(_choice(document, "kind", MINTED_KINDS, TokenKind.PERSONAL)),
         actor_id=actor_id,
         actor_type=actor_type,
@@ -101,7 +111,7 @@ def _actor(value: object) -> tuple[ActorType | None, str | None]:
     kind = value.get("type")
     if kind is not None and kind not in tuple(ActorType):
         raise bad_request("actor.type must be USER or SERVICE")
-    return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", MAX_NAME)
+    return None if kind is None else ActorType(kind), _text(value["id"], "actor.id", MAX_TOKEN_NAME)
 
 
 def _expiry(value: object) -> str:
@@ -113,7 +123,7 @@ def _expiry(value: object) -> str:
 def _roles(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_ROLES:
         raise bad_request(f"roles must be a list of at most {MAX_ROLES} names")
-    return tuple(dict.fromkeys(_text(role, "a role", MAX_NAME) for role in value))
+    return tuple(dict.fromkeys(_text(role, "a role", MAX_TOKEN_NAME) for role in value))
 
 
 def _choice(document: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:

@@ -1,6 +1,6 @@
 """Opens the trusted issuers of a configuration: their keys, token records and revocations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
 from sidecar.keys.jwks_cache import ProviderKeys
+from sidecar.keys.keyset import PublicKey
 from sidecar.keys.signing import SigningKeys
 from sidecar.outbound import ControlClient
 from sidecar.store.base import Store
@@ -76,7 +77,7 @@ async def open_issuers(loaded: Loaded, context: ProcessContext, stack: AsyncExit
     specs = build_specs(loaded.authenticators)
     datahub = datahub_setup(loaded, specs)
     reserved = reserved_names(settings, specs)
-    own_keys = await _open_own_keys(settings, stack)
+    own_keys = await _open_own_keys(settings, context.own_keys, stack)
     store, mirror = await shared.acquire(settings.store, partial(_open_records, settings.store, context), stack)
     client = await _open_client(loaded, context, stack)
     issuers: dict[str, Issuer] = {}
@@ -108,11 +109,13 @@ def reserved_names(settings: Settings, specs: Iterable[AuthenticatorSpec]) -> fr
     return frozenset({*RESERVED_NAMES, *guests, client_id, client_id.lower()})
 
 
-async def _open_own_keys(settings: Settings, stack: AsyncExitStack) -> SigningKeys | None:
+async def _open_own_keys(
+    settings: Settings, earlier: Mapping[str, PublicKey], stack: AsyncExitStack
+) -> SigningKeys | None:
     configuration = settings.jwt_token_configuration
     if not has_own_keys(configuration):
         return None
-    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets)
+    keys = SigningKeys(configuration, allow_published=settings.allow_published_secrets, earlier=earlier)
     await keys.start()
     stack.push_async_callback(keys.aclose)
     return keys

@@ -150,7 +150,7 @@ def _upstream_credentials(
     if upstream is None or mints is not Product.OPENMETADATA:
         return None
     own_keys = registry.own_keys
-    if own_keys is None or own_keys.signing_rsa is None:
+    if own_keys is None or not own_keys.has_rsa:
         text = "openmetadata needs an own RSA key: configure one in jwtTokenConfiguration"
         raise Misconfigured([Problem("upstream.credentials", text)])
 

@@ -14,6 +14,7 @@ from sidecar.config.settings import ServerSettings
 from sidecar.errors import Failed, Misconfigured, Problem
 from sidecar.logs import AUDIT, traceback_locations
 from sidecar.metrics import Metrics
+from sidecar.vaults.reader import SecretsUnreadableError
 
 _log = logging.getLogger("sidecar.config")
 _audit = logging.getLogger(AUDIT)
@@ -63,6 +64,8 @@ class Reload:
             self._log_outcome("refused", error.problems)
         except Failed as error:
             self._log_outcome("refused", [Problem("", f"{error.message}: {error.detail}")])
+        except SecretsUnreadableError as error:
+            self._log_outcome("refused", error.problems)
         except Exception as error:  # noqa: BLE001 - an internal error must not end the process
             _log.error(
                 "unhandled error while reloading",

@@ -40,6 +40,7 @@ class Sidecar:
     def __init__(self, generation: ConfigGeneration, context: ProcessContext) -> None:
         self._generation = generation
         self._context = context
+        self._remember_keys()
         self._dispatcher = Dispatcher(generation.active_config, context.metrics)
         self._server = HttpServer(
             self._dispatcher,
@@ -111,6 +112,7 @@ class Sidecar:
     def activate(self, generation: ConfigGeneration) -> None:
         """Use ``generation`` from the next request on. The previous one closes after its in-flight requests."""
         previous, self._generation = self._generation, generation
+        self._remember_keys()
         # revocations may still name an issuer that was removed in an emergency
         self._context.issuers.note(previous.issuers.issuers)
         self._server.change_limits(_limits(generation.loaded.settings))
@@ -187,6 +189,13 @@ class Sidecar:
             text = f"{serving.anonymous.taken} requests have no credential, half of maxInFlight: others get 503"
             return PartStatus(_CAPACITY, PartState.DEGRADED, text)
         return PartStatus(_CAPACITY, PartState.USABLE)
+
+    def _remember_keys(self) -> None:
+        """Note the own keys of the active configuration, never those of one that was refused."""
+        keys = self._generation.issuers.own_keys
+        self._context.own_keys.clear()
+        if keys is not None:
+            self._context.own_keys.update(keys.published)
 
     async def _retire(self, generation: ConfigGeneration) -> None:
         await self._dispatcher.wait_drained(generation.active_config)

@@ -13,12 +13,14 @@ from typing import Protocol
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import run_sidecar
+from sidecar.app.secrets import refresh_secrets
 from sidecar.app.workers.supervisor import supervised
 from sidecar.clock import SystemClock
 from sidecar.concurrency import cancel
 from sidecar.config.load import Loaded
 from sidecar.files import POLL_INTERVAL, FileWatcher
 from sidecar.metrics import Metrics
+from sidecar.vaults.reader import SecretsReader
 
 _log = logging.getLogger("sidecar")
 
@@ -44,10 +46,13 @@ class Service(Protocol):
         """Close every client connection immediately."""
 
 
-async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str]) -> None:
+async def serve(
+    loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[str], secrets: SecretsReader | None = None
+) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
-    SIGHUP reloads the configuration through ``reread``; so does a change of ``files`` with ``server.reloadOnChange``.
+    SIGHUP reloads the configuration through ``reread``; so does a change of ``files`` or of the files that secrets are
+    read from, with ``server.reloadOnChange``; and a change of a secret that ``secrets`` has read.
     """
     gc.freeze()  # imported objects stay forever: exempt them from garbage collection
     stop, forced, changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -72,8 +77,9 @@ async def serve(loaded: Loaded, reread: Callable[[], Loaded], files: Sequence[st
             service = await starting
             reloading = asyncio.create_task(_reload_on(changed, service, reread))
             watching = asyncio.create_task(_watch(files, service, changed))
+            refreshing = asyncio.create_task(refresh_secrets(secrets, service.metrics, changed.set))
             await stopping
-            await cancel(reloading, watching)
+            await cancel(reloading, watching, refreshing)
             await _drain(service, forced)
         else:
             await cancel(starting)
@@ -101,7 +107,8 @@ async def _reload_on(changed: asyncio.Event, service: Service, reread: Callable[
 
 
 async def _watch(files: Sequence[str], service: Service, changed: asyncio.Event) -> None:
-    watcher = FileWatcher(lambda: map(Path, files))
+    # a reload that names other files of secrets changes the list: what changed in them meanwhile is then loaded too
+    watcher = FileWatcher(lambda: map(Path, (*files, *service.loaded.secret_files)))
     while True:
         await asyncio.sleep(POLL_INTERVAL)
         if await asyncio.to_thread(watcher.changed):

@@ -15,6 +15,7 @@ from sidecar.concurrency import Steps, run_steps
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestContext, Scheme
 from sidecar.metrics import Metrics
+from sidecar.tokens.jwt.compact import no_jwt_cause
 
 # How long a result after a failed authenticator is cached: it may have waited for that authenticator's time limit.
 _SKIPPED_CACHE_LIFETIME = 5.0
@@ -186,5 +187,5 @@ class Chain:
 
 def _unrecognised(view: RequestContext) -> Refused:
     if view.credential.scheme is Scheme.BEARER:
-        return Refused(Reason.TOKEN_MALFORMED, Cause.NOT_A_JWT)
+        return Refused(Reason.TOKEN_MALFORMED, no_jwt_cause(view.credential.value))
     return Refused(Reason.CREDENTIALS_INVALID, Cause.SCHEME_UNKNOWN)

@@ -16,9 +16,10 @@ from sidecar.app.login import registration_lines
 from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.cli.network_lines import network_lines
-from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.options import add_config_option, load_offline, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
+from sidecar.cli.secrets import secret_lines
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider
 from sidecar.config.reading.finding import FindingId
@@ -27,6 +28,7 @@ from sidecar.config.reading.urls import upstream_base_path
 from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.server_names import ServerNames
+from sidecar.vaults.reader import SecretsUnreadableError
 
 _PROBE_TIMEOUT = 60.0
 _RESULTS = {0: "ok", 1: "dependency_failed", 2: "invalid"}
@@ -94,8 +96,11 @@ def run_check(options: argparse.Namespace) -> int:
     logging.getLogger("sidecar").addHandler(logging.NullHandler())  # results of probes are printed once, as problems
     warnings: Sequence[Problem] = ()
     try:
-        loaded = load_settings(options)
+        loaded = load_offline(options) if options.offline else load_settings(options)
         warnings = loaded.warnings
+        found.describe(secret_lines(loaded, offline=options.offline))
+        if options.offline and loaded.references:
+            return _end_without_secrets(loaded, found)
         specs = build_specs(loaded.authenticators)
         found.describe(_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None))
         found.describe(_base_paths(loaded.settings))
@@ -109,12 +114,22 @@ def run_check(options: argparse.Namespace) -> int:
         # without them an error may be hard to explain, such as one of a block that an import disables
         found.add([*warnings, *error.problems])
         return found.end(2)
+    except SecretsUnreadableError as error:
+        found.add([*warnings, *error.problems])
+        return found.end(1)
     about = [Problem("", finding, fatal=False) for finding in environment.findings]
     found.add([*loaded.warnings, *about, *results])
     failed = any(problem.fatal for problem in results)
     if not failed:
         found.describe([_conclusion(loaded.warnings, offline=options.offline)])
     return found.end(1 if failed else 0)
+
+
+def _end_without_secrets(loaded: Loaded, found: _Report) -> int:
+    """Report what is known without the secrets. The authenticators may need them, so they are not built."""
+    found.add([*loaded.warnings, *(Problem("", finding, fatal=False) for finding in environment.findings)])
+    found.describe(["Configuration OK, as far as it can be checked without the secrets manager."])
+    return found.end(0)
 
 
 def _conclusion(warnings: Iterable[Problem], *, offline: bool) -> str:

@@ -5,21 +5,33 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sidecar import old_names
-from sidecar.cli.options import add_config_option, load_settings
+from sidecar.cli.key_secret import change_key_secret, load_with_key_secret
+from sidecar.cli.options import add_config_option
 from sidecar.cli.output import OutputError, print_durably
 from sidecar.cli.table import table
 from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
 from sidecar.config.reading.units import parse_duration
 from sidecar.config.settings import Settings
 from sidecar.errors import Misconfigured, Problem, Unavailable
 from sidecar.keys.key_files import KEY_TYPES, algorithm_of, generate, write_pair
 from sidecar.keys.key_folder import ListedKey, read_folder
-from sidecar.keys.rotation import RotationResult, remove, remove_obsolete, retire, rotate, utc_now
+from sidecar.keys.private_set import parse_private_set
+from sidecar.keys.rotation import (
+    Change,
+    RotationResult,
+    change_folder,
+    removed,
+    retired,
+    rotated,
+    utc_now,
+    without_obsolete,
+)
 from sidecar.keys.signing import key_thumbprint
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery
@@ -60,7 +72,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--publish-lead-time",
         _duration,
         default=_PUBLISH_LEAD_TIME,
-        help="minimum time between publishing a key and signing with it (default: 330s)",
+        help="minimum time between publishing a key and signing with it (default: 330s; with keySecret, 1.1 times "
+        "refresh more)",
     )
     _add_retain(rotating)
     rotating.set_defaults(run=run_rotate)
@@ -112,26 +125,41 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def run_rotate(options: argparse.Namespace) -> int:
     """Print each step."""
-    settings = load_settings(options).settings
-    is_over = asyncio.run(_retention_end(settings, options.retain))
-    lead_time = options.publish_lead_time
-    return _print_change(
-        rotate(_folder(settings), utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_obsolete=is_over)
-    )
+    loaded = load_with_key_secret(options)
+    is_over = asyncio.run(_retention_end(loaded.settings, options.retain))
+
+    def change(keys: Sequence[ListedKey]) -> RotationResult:
+        lead_time = options.publish_lead_time
+        if lead_time == _PUBLISH_LEAD_TIME:
+            lead_time += _seconds_until_seen(loaded.settings) - _RELOAD_INTERVAL
+        return rotated(keys, utc_now(), publish_lead_time=lead_time, algorithm=options.type, is_obsolete=is_over)
+
+    return _print_change(_change(loaded, change, may_be_new=True))
 
 
 def run_retire(options: argparse.Namespace) -> int:
     """Print each step."""
-    settings = load_settings(options).settings
-    folder = _folder(settings)
+    loaded = load_with_key_secret(options)
     if options.kid is None:
-        return _print_change(remove_obsolete(folder, asyncio.run(_retention_end(settings, options.retain))))
-    return _print_change(remove(folder, options.kid) if options.remove else retire(folder, options.kid, utc_now()))
+        is_over = asyncio.run(_retention_end(loaded.settings, options.retain))
+        return _print_change(_change(loaded, lambda keys: without_obsolete(keys, is_over)))
+    if options.remove:
+        return _print_change(_change(loaded, lambda keys: removed(keys, options.kid)))
+    return _print_change(_change(loaded, lambda keys: retired(keys, options.kid, utc_now())))
+
+
+def _change(loaded: Loaded, change: Change, *, may_be_new: bool = False) -> RotationResult:
+    """Apply ``change`` where the keys are: in the secrets manager or in a folder."""
+    if loaded.settings.jwt_token_configuration.key_secret is not None:
+        return change_key_secret(loaded, change)
+    return change_folder(_folder(loaded.settings), change, may_be_new=may_be_new)
 
 
 def run_list(options: argparse.Namespace) -> int:
     """Print the keys, the active one first."""
-    keys = read_folder(_folder(load_settings(options).settings))
+    settings = load_with_key_secret(options).settings
+    secret = settings.jwt_token_configuration.key_secret
+    keys = read_folder(_folder(settings)) if secret is None else list(parse_private_set(secret.reveal()).keys)
     signing = next((key.kid for key in keys if key.state == "active"), None)
     entries = [_entry(key, signs=key.kid == signing) for key in keys]
     if options.json:
@@ -173,8 +201,8 @@ def _folder(settings: Settings) -> Path:
     folder = settings.jwt_token_configuration.key_dir
     if not folder:
         message = (
-            "is not set. Rotation needs keyDir; a single key pair (rsa...FilePath) cannot be rotated without "
-            "invalidating its tokens"
+            "is not set. Rotation needs keyDir or keySecret; a single key pair (rsa...FilePath) cannot be rotated "
+            "without invalidating its tokens"
         )
         raise Misconfigured([Problem("jwtTokenConfiguration.keyDir", message)])
     return Path(folder)
@@ -196,9 +224,16 @@ async def _retention_end(settings: Settings, keep: float | None) -> Callable[[Li
         if key.retired_at is None:
             return False
         retired = key.retired_at.timestamp()
-        return now >= retired + (_RETAIN if keep is None else keep) and oldest > retired + _RELOAD_INTERVAL
+        return now >= retired + (_RETAIN if keep is None else keep) and oldest > retired + _seconds_until_seen(settings)
 
     return is_over
+
+
+def _seconds_until_seen(settings: Settings) -> float:
+    """Time until every sidecar uses changed keys."""
+    if settings.jwt_token_configuration.key_secret is None:
+        return _RELOAD_INTERVAL
+    return _RELOAD_INTERVAL + 1.1 * settings.secrets_manager_configuration.refresh
 
 
 async def _oldest_active(settings: Settings, now: float) -> float:

@@ -11,11 +11,14 @@ from sidecar import __version__, environment
 from sidecar.cli.output import OutputError, checked_output
 from sidecar.cli.parser import Parser
 from sidecar.cli.problems import complain, report
+from sidecar.core_dumps import disable_core_dumps
 from sidecar.errors import Failed, Misconfigured, SidecarError
 from sidecar.logs import audit_lines
 
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
-COMMANDS = ("init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "health")
+COMMANDS = (
+    "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "secrets", "health",
+)  # fmt: skip
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -32,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     environment.clean()
+    disable_core_dumps()
     if words[:1] == ["serve"]:
         # it would kill the process during startup; :func:`sidecar.app.serve.serve` unblocks it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

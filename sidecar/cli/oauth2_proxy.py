@@ -458,7 +458,7 @@ TRANSLATED: Mapping[str, str] = {
 """For each option that is translated: where it goes. The table of the migration guide is made of this."""
 
 
-def table() -> str:
+def option_table() -> str:
     """The Markdown table of all options, for the migration guide."""
     rows = [f"| `{name}` | {text} |" for name, text in TRANSLATED.items()]
     rows += [f"| {', '.join(f'`{name}`' for name in names)} | {sentence} |" for sentence, names in LEFT_OUT.items()]

@@ -190,7 +190,7 @@ class OwnKeysProbe:
         keys = await asyncio.to_thread(
             SigningKeys, settings.jwt_token_configuration, allow_published=settings.allow_published_secrets
         )
-        if credential_mode(settings).mints is Product.OPENMETADATA and keys.signing_rsa is None:
+        if credential_mode(settings).mints is Product.OPENMETADATA and not keys.has_rsa:
             return [Problem("upstream.credentials", "openmetadata needs an own RSA key, and none is configured")]
         return []
 

@@ -18,6 +18,7 @@ from sidecar.config.reading.tree import Path
 from sidecar.config.reading.units import parse_base_path
 from sidecar.config.reading.urls import split_url
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
+from sidecar.config.secrets_manager import check_secrets_manager
 from sidecar.config.settings import (
     AuthenticationConfiguration,
     ClaimActorType,
@@ -174,6 +175,8 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
     public, private = jwt.rsapublic_key_file_path, jwt.rsaprivate_key_file_path
     if jwt.key_dir and (public or private):
         yield Finding((block, "keyDir"), "excludes the two key files; keep one of the two")
+    elif jwt.key_secret is not None and (jwt.key_dir or public or private):
+        yield Finding((block, "keySecret"), "excludes keyDir and the two key files; keep one of the three")
     elif bool(public) != bool(private):
         missing = "rsaprivateKeyFilePath" if public else "rsapublicKeyFilePath"
         yield Finding((block, missing), "is missing; the two key files go together")
@@ -190,14 +193,6 @@ def check_own_keys(settings: Settings) -> Iterator[Finding]:
             "make your own (sidecar keys generate), or set allowPublishedSecrets: true for a demonstration"
         )
         yield Finding((block, "keyId"), message)
-
-
-def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
-    """No secrets manager: the sidecar reads secrets from text, files and variables only."""
-    manager = settings.secrets_manager_configuration.secrets_manager
-    if manager not in {"db", "noop"}:
-        message = f"is {manager}, and no secret is read from it; secrets in this configuration are text, file: or env:"
-        yield Finding(("secretsManagerConfiguration", "secretsManager"), message, idle=True)
 
 
 def check_switched_off(settings: Settings) -> Iterator[Finding]:

@@ -1,11 +1,11 @@
 """Files and environment in, frozen Settings out; every problem in one report.
 
-source -> import -> variables -> decode -> providers and cross-checks.
+source -> import -> variables -> decode -> providers and cross-checks. If settings refer to secrets in a secrets
+manager, this runs twice: the first time without their values, to find every other error and what has to be read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf
 
 from sidecar.config.authenticators import AuthenticatorConfig, configured_authenticators
@@ -32,10 +32,12 @@ from sidecar.config.reading.tree import (
     origin_of,
 )
 from sidecar.config.reading.urls import upstream_base_path
+from sidecar.config.secrets_manager import SECRETS_MANAGER, reference_problems
 from sidecar.config.settings import ProviderSettings, Settings
 from sidecar.egress import NO_PROXY, Egress
 from sidecar.errors import Misconfigured, Problem
-from sidecar.secrets.resolve import resolve
+from sidecar.secrets.resolve import PENDING, Resolver, SecretReference
+from sidecar.secrets.value import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Loaded:
 
     ``authenticators``: entries with options that are not validated. ``since``: when its naming rules for Actors took
     effect in this process (seconds since the epoch; infinite: not yet). ``egress``: which outgoing requests use a
-    proxy.
+    proxy. ``references``: the settings whose values are in the secrets manager. ``secret_files``: the files that
+    ``file:`` values name.
     """
 
     settings: Settings
@@ -54,6 +57,8 @@ class Loaded:
     sources: Mapping[str, str] = field(default_factory=dict)
     since: float = inf
     egress: Egress = NO_PROXY
+    references: tuple[SecretReference, ...] = ()
+    secret_files: tuple[str, ...] = ()
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -84,15 +89,56 @@ def _unread(_: Sequence[AuthenticatorConfig]) -> Sequence[Problem]:
     return ()
 
 
+ReadSecrets = Callable[["Loaded"], Mapping[str, Secret]]
+"""Reads the secrets that ``references`` of a configuration name: by id. The settings of the references are at their
+defaults in that configuration. Raises SidecarError."""
+
+
 def load(
     paths: Sequence[str],
     environ: Mapping[str, str],
     validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]] = _unread,
+    read_secrets: ReadSecrets | None = None,
 ) -> Loaded:
     """Read ``paths`` in order, later wins; no path: the defaults. Raises Misconfigured with every problem found.
 
     ``validate_authenticators`` validates the authenticators and their options.
+    ``read_secrets`` is called if settings refer to a secrets manager, after everything else was found to be valid;
+    without it such a configuration is rejected.
     """
+    first = load_without_secrets(paths, environ, validate_authenticators)
+    if not first.references:
+        return first
+    if read_secrets is None:
+        raise Misconfigured([Problem(one.path, PENDING, one.file, one.line) for one in first.references])
+    held = dict(read_secrets(first))
+    loaded = _load(paths, environ, validate_authenticators, held)
+    missing = [one for one in loaded.references if one.id not in held]
+    if missing:
+        message = "is a secret that was not read: the file changed in the meantime; reload again"
+        raise Misconfigured([Problem(one.path, message, one.file, one.line) for one in missing])
+    return loaded
+
+
+def load_without_secrets(
+    paths: Sequence[str],
+    environ: Mapping[str, str],
+    validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]] = _unread,
+) -> Loaded:
+    """As :func:`load`, without a secrets manager: settings that refer to one are at their defaults.
+
+    Only for checking a configuration, and for finding its ``references``: it must not be served.
+    """
+    return _load(paths, environ, validate_authenticators, {})
+
+
+def _load(
+    paths: Sequence[str],
+    environ: Mapping[str, str],
+    validate_authenticators: Callable[[Sequence[AuthenticatorConfig]], Sequence[Problem]],
+    held: Mapping[str, Secret],
+) -> Loaded:
+    """The configuration with the secrets ``held``; a setting whose secret is not there is at its default."""
     tree, problems, is_whole, disabled = _read_all(paths, environ)
     has_import = bool(_import_of(tree, "openmetadata"))
     tree, more = openmetadata.with_variables(tree, environ, imported=has_import)
@@ -103,27 +149,62 @@ def load(
     known, unknown = split_unknown(Settings, tree)
     problems += [problem_at(tree, path, _about_unknown(path, hint)) for path, hint in unknown]
     assert isinstance(known, Block)  # noqa: S101 - split_unknown keeps the kind of node
-    decoded = decode(Settings, known, lambda text: resolve(text, environ))
-    problems += decoded.problems
+    resolver = Resolver(environ, held)
+    decoded = decode(Settings, known, resolver)
+    problems += [_without_effect(problem, paths) for problem in decoded.problems]
+    members = configured_authenticators(decoded.value.authentication, known, resolver)
+    problems += validate_authenticators(members)
+    references = _references(known, problems, held)
+    unusable = reference_problems(decoded.value, references) if references else []
+    # what the rest means without a secret says nothing about what it means with it: it is checked when that is read
+    is_pending = not unusable and any(problem.message.startswith(PENDING) for problem in decoded.problems)
+    problems = [problem for problem in problems if not problem.message.startswith(PENDING)] + unusable
     found, findings = providers(decoded.value)
     for check in CHECKS:
         findings.extend(check(decoded.value))
     problems += [
         problem_at(known, one.path, one.message, fatal=_is_fatal(known, one), identifier=one.id)
         for one in findings
-        # what the rest means without a file says nothing about what it means with it
-        if is_whole and not decoded.concerns_broken(one.path) and unread.isdisjoint(one.path[:1])
+        # the same without a file
+        if is_whole and not is_pending and not decoded.concerns_broken(one.path) and unread.isdisjoint(one.path[:1])
     ]
     problems += _about_disabled(decoded.value, disabled)
-    members = configured_authenticators(decoded.value.authentication, known, partial(resolve, environ=environ))
-    problems += validate_authenticators(members)
     egress, more = egress_of(decoded.value, environ)
     problems += more
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.path, problem.message))
     if any(problem.fatal for problem in problems):
         raise Misconfigured(problems)
     sources = {dotted(path): str(leaf.origin) for path, leaf in leaves(known)}
-    return Loaded(with_ca_file(decoded.value), found, members, tuple(problems), sources, egress=egress)
+    return Loaded(
+        with_ca_file(decoded.value),
+        found,
+        members,
+        tuple(problems),
+        sources,
+        egress=egress,
+        references=references,
+        secret_files=tuple(sorted(resolver.files)),
+    )
+
+
+def _references(known: Block, problems: Sequence[Problem], held: Mapping[str, Secret]) -> tuple[SecretReference, ...]:
+    """The settings whose secrets are in the secrets manager, in the order of the file.
+
+    A setting asks for its secret while it is decoded. Its value is then either pending, which is a problem, or held.
+    """
+    pending = {problem.path for problem in problems if problem.message.startswith(PENDING)}
+    found = []
+    for path, leaf in leaves(known):
+        scheme, _, secret_id = (leaf.value or "").partition(":")
+        if scheme == "secret" and (dotted(path) in pending or secret_id in held):
+            found.append(SecretReference(dotted(path), secret_id, leaf.origin.file, leaf.origin.line))
+    return tuple(found)
+
+
+def _without_effect(problem: Problem, paths: Sequence[str]) -> Problem:
+    """``problem`` as a warning if it is about the server's secrets manager in an imported file or a variable."""
+    is_ours = problem.file in paths or not problem.path.startswith(SECRETS_MANAGER)
+    return problem if is_ours else replace(problem, fatal=False)
 
 
 def _about_disabled(settings: Settings, disabled: Leaf | None) -> Iterator[Problem]:
@@ -185,7 +266,7 @@ def _import_of(tree: Block, product: str) -> Leaf | None:
 def _without_own_issuer(imported: Block, tree: Block) -> Block:
     """``imported``, without the server's ``jwtissuer`` if ``tree`` has signing keys: they need another issuer."""
     block, own = (one.entries.get("jwtTokenConfiguration") for one in (imported, tree))
-    names_keys = isinstance(own, Block) and not {"keyDir", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
+    names_keys = isinstance(own, Block) and not {"keyDir", "keySecret", "rsaprivateKeyFilePath"}.isdisjoint(own.entries)
     if not names_keys or not isinstance(block, Block):
         return imported
     kept = Block({name: node for name, node in block.entries.items() if name != "jwtissuer"}, block.origin)

@@ -159,8 +159,8 @@ def names_datahub_users(settings: Settings) -> bool:
 
 
 def has_own_keys(configuration: JwtTokenConfiguration) -> bool:
-    """Whether own keys are configured, in either way."""
-    return bool(
+    """Whether own keys are configured, in any way."""
+    return configuration.key_secret is not None or bool(
         configuration.key_dir or configuration.rsapublic_key_file_path or configuration.rsaprivate_key_file_path
     )
 

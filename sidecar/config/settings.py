@@ -490,6 +490,9 @@ class JwtTokenConfiguration(Model):
     """``kid`` of the key pair; empty: its RFC 7638 thumbprint."""
     key_dir: Text = ""
     """Directory of several keys, instead of the two files. Needed for key rotation."""
+    key_secret: Secret | None = None
+    """Private JWK set with the keys, instead of ``keyDir``: ``secret:<id>`` of a secrets manager, which ``sidecar keys
+    rotate`` creates and changes."""
     audience: Text = ""
     """``aud`` of issued tokens, which is then required."""
     clock_skew: Duration | None = None
@@ -786,14 +789,108 @@ class ImportSettings(Model):
     """Path of an ``application.yaml`` of DataHub's metadata service."""
 
 
-class SecretsManagerConfiguration(Model):
-    """OpenMetadata's block. No secret is read from a secrets manager."""
+def _unquoted(value: object) -> object:
+    """OpenMetadata's charts pass values with quotes, which are not part of the value."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value
 
-    secrets_manager: Annotated[str, BeforeValidator(lambda v: v or "db")] = "db"
-    """OpenMetadata's. Imported, any value is accepted and not used; written here, it must be ``db`` or ``noop``."""
-    prefix: Unused = Field(default=None, description=UNUSED)
-    tags: Unused = Field(default=None, description=UNUSED)
-    parameters: Unused = Field(default=None, description=UNUSED)
+
+def _unquoted_or_absent(value: object) -> object:
+    text = _unquoted(value)
+    return None if text == "" else text
+
+
+QuotedText = Annotated[str, BeforeValidator(_unquoted)]
+QuotedSecret = Annotated[Secret | None, BeforeValidator(_unquoted_or_absent)]
+
+
+class SecretsManagerParameters(Model):
+    """How the secrets manager is reached. Values may be in quotes, as OpenMetadata's charts write them."""
+
+    vault_name: QuotedText = ""
+    """Azure Key Vault: its name; the address is ``https://<vaultName>.vault.azure.net``."""
+    tenant_id: QuotedText = ""
+    """Azure Key Vault: tenant of the client secret. With ``tenantId``, ``clientId`` and ``clientSecret`` the client
+    secret is used; with ``clientId`` alone the managed identity of that id; with none of them the environment, the
+    workload identity or the managed identity of the machine, in this order."""
+    client_id: QuotedText = ""
+    """Azure Key Vault: id of the application or of the user-assigned managed identity."""
+    client_secret: QuotedSecret = None
+    """Azure Key Vault: secret of the application."""
+    vault_url: Text = ""
+    """Azure Key Vault: address, for other clouds and private names; instead of ``vaultName``."""
+    authority: Text = ""
+    """Azure Key Vault: host of the authority; absent: that of the cloud of ``vaultUrl``."""
+    bao_address: QuotedText = ""
+    """OpenBao, HashiCorp Vault: address, such as ``https://bao.example.com:8200``."""
+    bao_mount: QuotedText = "secret"
+    """OpenBao: mount of the key-value engine, version 2."""
+    bao_namespace: QuotedText = ""
+    """OpenBao: namespace."""
+    bao_auth_method: Annotated[Literal["token", "approle", "kubernetes"], BeforeValidator(_unquoted)] = "token"
+    """OpenBao: login with ``baoToken``, with ``baoRoleId`` and ``baoSecretId``, or with the token of the pod's service
+    account for the role ``baoRole``."""
+    bao_token: QuotedSecret = None
+    """OpenBao: token."""
+    bao_role_id: QuotedText = ""
+    """OpenBao: role id of AppRole."""
+    bao_secret_id: QuotedSecret = None
+    """OpenBao: secret id of AppRole."""
+    bao_role: QuotedText = ""
+    """OpenBao: role of the Kubernetes login."""
+    bao_auth_path: QuotedText = ""
+    """OpenBao: mount of the login method; absent: ``approle`` or ``kubernetes``."""
+    bao_ca_cert_path: QuotedText = ""
+    """OpenBao: CA bundle; absent: ``caFile``."""
+    bao_skip_tls_verify: Annotated[bool, BeforeValidator(lambda v: _unquoted(v) or False)] = False
+    """OpenBao: must be false; the certificate is always verified."""
+    namespace: Annotated[QuotedText, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "default"
+    """Kubernetes: namespace of the Secrets."""
+    api_server: Text = "https://kubernetes.default.svc"
+    """Kubernetes: address of the API server."""
+    token_file: Text = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    """Kubernetes, and the Kubernetes login of OpenBao: token of the pod's service account; read for each login."""
+    kubeconfig_path: QuotedText = ""
+    """Kubernetes: not supported; use ``apiServer``, ``caFile`` and ``tokenFile``."""
+    ca_file: Text = ""
+    """CA bundle of the secrets manager. Absent: for Kubernetes that of the pod, else that of ``outbound``."""
+    in_cluster: Unused = Field(default=None, description=UNUSED)
+    bao_connect_timeout_ms: Unused = Field(default=None, description=UNUSED)
+    bao_read_timeout_ms: Unused = Field(default=None, description=UNUSED)
+    region: Unused = Field(default=None, description=UNUSED)
+    access_key_id: Unused = Field(default=None, description=UNUSED)
+    secret_access_key: Unused = Field(default=None, description=UNUSED)
+    project_id: Unused = Field(default=None, description=UNUSED)
+    rate_limit_permits_per_second: Unused = Field(default=None, description=UNUSED)
+    expires_after_days: Unused = Field(default=None, description=UNUSED)
+    enabled: Unused = Field(default=None, description=UNUSED)
+
+
+class SecretsManagerConfiguration(Model):
+    """OpenMetadata's block: the secrets manager that holds the values of ``secret:<id>``. It is not contacted unless a
+    setting refers to it."""
+
+    secrets_manager: Annotated[str, BeforeValidator(lambda v: _unquoted(v) or "db")] = "db"
+    """``azure-kv`` (Azure Key Vault), ``openbao`` (OpenBao, HashiCorp Vault) or ``kubernetes`` (Secrets); ``db`` and
+    ``noop``: none. ``managed-azure-kv`` and ``managed-openbao`` may also be written to, as ``kubernetes``. Other
+    managers of OpenMetadata are an error here; from an imported file or a variable they are only an error if a setting
+    needs them."""
+    prefix: QuotedText = ""
+    """Prefix of the ids that are built here. It is joined to ``clusterName`` without a separator, as OpenMetadata does;
+    write ``acme-`` for ids that begin with ``acme-<clusterName>-``."""
+    tags: Names = ()
+    """Tags of secrets that are written, ``key:value``; at most 15."""
+    parameters: SecretsManagerParameters = SecretsManagerParameters()
+    """How it is reached."""
+    refresh: Annotated[Duration, Field(ge=0)] = 300.0
+    """How often the values are read again; 0: only on a reload. Values that changed take effect through a reload."""
+    timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
+    """Time for one call that reads, with its retry; calls that write have six times as long."""
+    start_deadline: Annotated[Duration, Field(ge=0, le=600)] = 60.0
+    """How long the start retries while the secrets manager is unreachable or overloaded."""
 
 
 class Settings(Model):
@@ -837,5 +934,7 @@ class Settings(Model):
     """OpenMetadata's block."""
     import_: ImportSettings = Field(default=ImportSettings(), alias="import")
     """Configuration files of the products."""
+    cluster_name: QuotedText = "openmetadata"
+    """OpenMetadata's: name of the cluster, which is part of the ids of secrets."""
     allow_published_secrets: bool = False
     """Accept well-known default keys and secrets of the products. For demonstrations only."""

@@ -49,7 +49,7 @@ def read_private_key(path: Path) -> PrivateKey:
         raise KeyFileError(f"{path} contains no PKCS#8 private key in DER or PEM{_hint(content)}") from error
     if not isinstance(key, PrivateKey):
         raise KeyFileError(f"{path} contains a key that cannot sign; use RSA, EC or Ed25519")
-    _check(key.public_key(), path)
+    check_key(key.public_key(), path)
     return key
 
 
@@ -69,7 +69,7 @@ def parse_public_key(content: bytes, path: Path) -> PublicKey:
         raise KeyFileError(f"{path} contains no X.509 public key in DER or PEM{_hint(content)}") from error
     if not isinstance(key, PublicKey):
         raise KeyFileError(f"{path} contains a key that cannot verify; use RSA, EC or Ed25519")
-    _check(key, path)
+    check_key(key, path)
     return key
 
 
@@ -175,12 +175,13 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _check(key: PublicKey, path: Path) -> None:
+def check_key(key: PublicKey, place: object) -> None:
+    """Check that ``key``, which ``place`` holds, is strong enough and of a supported kind. Raises KeyFileError."""
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in _ES_BY_CURVE:
-        raise KeyFileError(f"{path} is on curve {key.curve.name}; use P-256, P-384 or P-521")
+        raise KeyFileError(f"{place} is on curve {key.curve.name}; use P-256, P-384 or P-521")
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         if weakness := rsa_weakness(numbers.n, numbers.e):
-            raise KeyFileError(f"{path} is too weak: the key {weakness}")
+            raise KeyFileError(f"{place} is too weak: the key {weakness}")
     if isinstance(key, ed25519.Ed25519PublicKey) and not is_sound_ed25519(key.public_bytes_raw()):
-        raise KeyFileError(f"{path} is too weak: the key is not a valid Ed25519 point; generate a new key")
+        raise KeyFileError(f"{place} is too weak: the key is not a valid Ed25519 point; generate a new key")

@@ -24,7 +24,7 @@ from sidecar.keys.keyset import PublicKey
 LIST_NAME = "keys.yaml"
 STATES = ("active", "next", "retired")
 _MAX_BYTES = 64 * 1024
-_KID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+KID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _read_entry(entry: object, folder: Path) -> ListedKey:
     if not isinstance(entry, dict) or not {"kid", "state"} <= entry.keys() <= {"kid", "state", "since", "retiredAt"}:
         raise KeyFileError(f"{path}: an entry has kid, state, since and, if retired, retiredAt")
     kid, state = str(entry["kid"]), entry["state"]
-    if not _KID.fullmatch(kid):
+    if not KID.fullmatch(kid):
         raise KeyFileError(f"{path}: a kid has at most 128 letters, digits, dots, dashes and underscores")
     if state not in STATES:
         raise KeyFileError(f"{path}: the state of {kid} is not one of {', '.join(STATES)}")

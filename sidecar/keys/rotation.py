@@ -1,8 +1,9 @@
 """Rotation of signing keys: a new key is published before it signs, an old one stays published while its tokens live.
 
-Works on the folder of :mod:`sidecar.keys.key_folder` under a lock, so that two replicas that rotate concurrently rotate
-once. Every step leaves a readable folder: files of new keys are written before the list contains them, and files of
-removed keys are deleted after the list no longer contains them.
+What changes is computed from the list of keys alone (:func:`rotated` and its siblings), for the folder of
+:mod:`sidecar.keys.key_folder` and for the key set of :mod:`sidecar.keys.private_set`. A folder is changed under a lock,
+so that two replicas that rotate concurrently rotate once. Every step leaves a readable folder: files of new keys are
+written before the list contains them, and files of removed keys are deleted after the list no longer contains them.
 """
 
 import contextlib
@@ -35,6 +36,75 @@ class RotationResult:
     note: str = ""
 
 
+Change = Callable[[Sequence[ListedKey]], RotationResult]
+"""Computes the keys after a change from those before. Raises RotationError."""
+
+
+def rotated(
+    keys: Sequence[ListedKey],
+    now: datetime,
+    *,
+    publish_lead_time: float,
+    algorithm: str | None,
+    is_obsolete: Callable[[ListedKey], bool],
+) -> RotationResult:
+    """The next key becomes active and a new next key is added, if the next key was published for ``publish_lead_time``.
+
+    ``publish_lead_time`` is in seconds: how long others may keep a key set. A key that was published for a shorter time
+    stays the next key, so a second rotation changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the
+    active key. ``is_obsolete`` is true for a retired key that no token needs any more: it is removed. Raises
+    RotationError.
+    """
+    steps: list[str] = []
+    remaining = _without_obsolete(keys, is_obsolete, steps)
+    key_type = algorithm or _algorithm_in_use(remaining)
+    waiting = next((key for key in remaining if key.state == "next"), None)
+    if not any(key.state == "active" for key in remaining):
+        remaining = [_new_key("active", key_type, now, steps), *remaining]
+    elif waiting is not None:
+        published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
+        if published < publish_lead_time:
+            seconds = f"{published:.0f} s; it can sign after {publish_lead_time:.0f} s"
+            note = f"{waiting.kid} has been published for {seconds}"
+            return RotationResult(tuple(steps), tuple(remaining), note)
+        if waiting.private is None:
+            raise RotationError(f"the next key {waiting.kid} has no private key, so it cannot sign")
+        remaining = _promoted(remaining, waiting, now, steps)
+        waiting = None
+    if waiting is None:
+        remaining.append(_new_key("next", key_type, now, steps))
+    return RotationResult(tuple(steps), tuple(remaining))
+
+
+def retired(keys: Sequence[ListedKey], kid: str, now: datetime) -> RotationResult:
+    """The key ``kid`` does not sign any more; it stays published for the tokens that it has signed.
+
+    Raises RotationError if it is unknown or the only active key.
+    """
+    key = _find(keys, kid)
+    if key.state == "retired":
+        return RotationResult((), tuple(keys))
+    _check_another_signs(keys, kid)
+    return RotationResult((f"{kid} is retired",), tuple(_retired(one, now) if one.kid == kid else one for one in keys))
+
+
+def removed(keys: Sequence[ListedKey], kid: str) -> RotationResult:
+    """The key ``kid`` is gone, and every token that it has signed is invalid.
+
+    Raises RotationError if it is unknown or the only active key.
+    """
+    _find(keys, kid)
+    _check_another_signs(keys, kid)
+    return RotationResult((f"{kid} is removed",), tuple(key for key in keys if key.kid != kid))
+
+
+def without_obsolete(keys: Sequence[ListedKey], is_obsolete: Callable[[ListedKey], bool]) -> RotationResult:
+    """The retired keys for which ``is_obsolete`` is true are gone."""
+    steps: list[str] = []
+    remaining = _without_obsolete(keys, is_obsolete, steps)
+    return RotationResult(tuple(steps), tuple(remaining))
+
+
 def rotate(
     folder: Path,
     now: datetime,
@@ -43,69 +113,41 @@ def rotate(
     algorithm: str | None,
     is_obsolete: Callable[[ListedKey], bool],
 ) -> RotationResult:
-    """Promote the next key to active and create a new next key, if the next key has been published for
-    ``publish_lead_time``.
+    """:func:`rotated` in ``folder``, which need not exist. Raises RotationError and KeyFileError."""
 
-    ``publish_lead_time`` is in seconds: how long verifiers may cache a key set. A key that was published for less is
-    not promoted, so a second rotation changes nothing. ``algorithm`` is one of KEY_TYPES, None: that of the active key.
-    Retired keys for which ``is_obsolete`` is true are removed. Raises RotationError and KeyFileError.
-    """
-    with _locked(folder):
-        keys = read_folder(folder) if (folder / LIST_NAME).exists() else []
-        steps: list[str] = []
-        remaining = _without_obsolete(keys, is_obsolete, steps)
-        key_type = algorithm or _algorithm_in_use(remaining)
-        waiting = next((key for key in remaining if key.state == "next"), None)
-        if not any(key.state == "active" for key in remaining):
-            remaining = [_new_key(folder, "active", key_type, now, steps), *remaining]
-        elif waiting is not None:
-            published = float("inf") if waiting.since is None else (now - waiting.since).total_seconds()
-            if published < publish_lead_time:
-                seconds = f"{published:.0f} s; it can sign after {publish_lead_time:.0f} s"
-                note = f"{waiting.kid} has been published for {seconds}"
-                return replace(_apply(folder, keys, remaining, steps), note=note)
-            if waiting.private is None:
-                raise RotationError(f"{folder / f'{waiting.kid}.pem'} holds no private key, so it cannot sign")
-            remaining = _promoted(remaining, waiting, now, steps)
-            waiting = None
-        if waiting is None:
-            remaining.append(_new_key(folder, "next", key_type, now, steps))
-        return _apply(folder, keys, remaining, steps)
+    def change(keys: Sequence[ListedKey]) -> RotationResult:
+        return rotated(keys, now, publish_lead_time=publish_lead_time, algorithm=algorithm, is_obsolete=is_obsolete)
+
+    return change_folder(folder, change, may_be_new=True)
 
 
 def retire(folder: Path, kid: str, now: datetime) -> RotationResult:
-    """Stop signing with the key ``kid``; it stays published for the tokens that it has signed.
-
-    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
-    """
-    with _locked(folder):
-        keys = read_folder(folder)
-        key = _find(folder, keys, kid)
-        if key.state == "retired":
-            return RotationResult((), tuple(keys))
-        _check_another_signs(keys, kid)
-        kept = [_retired(key, now) if key.kid == kid else key for key in keys]
-        return _apply(folder, keys, kept, [f"{kid} is retired"])
+    """:func:`retired` in ``folder``. Raises RotationError and KeyFileError."""
+    return change_folder(folder, lambda keys: retired(keys, kid, now))
 
 
 def remove(folder: Path, kid: str) -> RotationResult:
-    """Remove the key ``kid``. Every token that it has signed becomes invalid.
-
-    Raises RotationError if it is unknown or the only one that signs, and KeyFileError.
-    """
-    with _locked(folder):
-        keys = read_folder(folder)
-        _find(folder, keys, kid)
-        _check_another_signs(keys, kid)
-        return _apply(folder, keys, [key for key in keys if key.kid != kid], [f"{kid} is removed"])
+    """:func:`removed` in ``folder``. Raises RotationError and KeyFileError."""
+    return change_folder(folder, lambda keys: removed(keys, kid))
 
 
 def remove_obsolete(folder: Path, is_obsolete: Callable[[ListedKey], bool]) -> RotationResult:
-    """Remove the retired keys for which ``is_obsolete`` is true. Raises RotationError and KeyFileError."""
+    """:func:`without_obsolete` in ``folder``. Raises RotationError and KeyFileError."""
+    return change_folder(folder, lambda keys: without_obsolete(keys, is_obsolete))
+
+
+def change_folder(folder: Path, change: Change, *, may_be_new: bool = False) -> RotationResult:
+    """Apply ``change`` to the keys of ``folder`` under its lock. ``may_be_new``: it may have no keys yet.
+
+    Raises as ``change``, RotationError if the folder cannot be written, and KeyFileError.
+    """
     with _locked(folder):
-        keys = read_folder(folder)
-        steps: list[str] = []
-        return _apply(folder, keys, _without_obsolete(keys, is_obsolete, steps), steps)
+        is_new = may_be_new and not (folder / LIST_NAME).exists()
+        before = [] if is_new else read_folder(folder)
+        result = change(before)
+        if result.steps:
+            _write(folder, before, result.keys)
+        return result
 
 
 @contextmanager
@@ -145,10 +187,9 @@ def _algorithm_in_use(keys: Sequence[ListedKey]) -> str:
     return in_use
 
 
-def _new_key(folder: Path, state: str, algorithm: str, now: datetime, steps: list[str]) -> ListedKey:
+def _new_key(state: str, algorithm: str, now: datetime, steps: list[str]) -> ListedKey:
     private = generate(algorithm)
     kid = f"{now:%Y%m%d}-{key_thumbprint(private.public_key())[:10]}"
-    _write_file(folder / f"{kid}.pem", encode_private_key(private))
     steps.append(f"{kid} is new: {'it signs' if state == 'active' else 'published, to sign after the next rotation'}")
     return ListedKey(kid, state, private.public_key(), private, since=now)
 
@@ -170,11 +211,11 @@ def _retired(key: ListedKey, now: datetime) -> ListedKey:
     return replace(key, state="retired", retired_at=now, since=None)
 
 
-def _find(folder: Path, keys: Sequence[ListedKey], kid: str) -> ListedKey:
+def _find(keys: Sequence[ListedKey], kid: str) -> ListedKey:
     for key in keys:
         if key.kid == kid:
             return key
-    raise RotationError(f"{folder / LIST_NAME} has no key with that id; see: sidecar keys list")
+    raise RotationError("there is no key with that id; see: sidecar keys list")
 
 
 def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
@@ -182,18 +223,18 @@ def _check_another_signs(keys: Sequence[ListedKey], kid: str) -> None:
         raise RotationError(f"{kid} is the only key that signs; rotate first: sidecar keys rotate")
 
 
-def _apply(
-    folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey], steps: Sequence[str]
-) -> RotationResult:
-    """Write the list ``after``, and delete the files of keys that it no longer contains."""
-    if steps:
-        _write_file(folder / LIST_NAME, encode_key_list(after), mode=0o644)
-        left = {key.kid for key in after}
-        for key in before:
-            if key.kid not in left:
-                with contextlib.suppress(OSError):
-                    (folder / f"{key.kid}.pem").unlink()
-    return RotationResult(tuple(steps), tuple(after))
+def _write(folder: Path, before: Sequence[ListedKey], after: Sequence[ListedKey]) -> None:
+    """Write the files of new keys, the list ``after``, and then delete the files of keys that it does not contain."""
+    known = {key.kid for key in before}
+    for key in after:
+        if key.kid not in known and key.private is not None:
+            _write_file(folder / f"{key.kid}.pem", encode_private_key(key.private))
+    _write_file(folder / LIST_NAME, encode_key_list(after), mode=0o644)
+    left = {key.kid for key in after}
+    for key in before:
+        if key.kid not in left:
+            with contextlib.suppress(OSError):
+                (folder / f"{key.kid}.pem").unlink()
 
 
 def _write_file(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -4,20 +4,19 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.jwk import RSAKey
 
 from sidecar.concurrency import cancel
 from sidecar.config.settings import JwtTokenConfiguration
-from sidecar.errors import Misconfigured, Problem
+from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.files import POLL_INTERVAL, FileWatcher
 from sidecar.keys.key_files import (
     KeyFileError,
-    PrivateKey,
     algorithm_of,
     algorithms_of,
     read_private_key,
@@ -33,6 +32,7 @@ from sidecar.keys.keyset import (
     to_jose_key,
     update_keys,
 )
+from sidecar.keys.private_set import parse_private_set, private_jose_key
 from sidecar.keys.refresher import Wait
 from sidecar.keys.well_known import WELL_KNOWN_KIDS, WELL_KNOWN_THUMBPRINTS
 
@@ -59,18 +59,31 @@ class _KeySet:
     index: KeyIndex
     document: bytes
     etag: str
+    published: Mapping[str, PublicKey]
 
 
 class SigningKeys:
-    """A :class:`~sidecar.keys.keyset.KeySource` for the key files of ``jwtTokenConfiguration``.
+    """A :class:`~sidecar.keys.keyset.KeySource` for the keys of ``jwtTokenConfiguration``.
 
     Raises Misconfigured if they cannot be used, or are published in a product's sources without ``allow_published``.
     """
 
-    def __init__(self, configuration: JwtTokenConfiguration, *, allow_published: bool = False) -> None:
+    def __init__(
+        self,
+        configuration: JwtTokenConfiguration,
+        *,
+        allow_published: bool = False,
+        earlier: Mapping[str, PublicKey] = MappingProxyType({}),
+    ) -> None:
+        """``earlier`` are keys that this process has published before, by id.
+
+        Those that are missing from ``keySecret`` without having been removed stay published, and do not sign: a set
+        that was replaced by an older one invalidates no token.
+        """
         self._configuration = configuration
         self._allow_published = allow_published
         self._watcher = FileWatcher(lambda: _key_paths(configuration))
+        self._earlier = earlier
         self._set = self._load(())
         self._watch_task: asyncio.Task[None] | None = None
 
@@ -81,8 +94,22 @@ class SigningKeys:
 
     @property
     def signing(self) -> SigningKey:
-        """The first active key."""
+        """The first active key. Raises Unavailable if the key set is disabled."""
+        if not self._set.signing:
+            raise Unavailable(Cause.KEYS_UNAVAILABLE, "the key set is disabled in the secrets manager")
         return self._set.signing[0]
+
+    @property
+    def has_rsa(self) -> bool:
+        """Whether an RSA key signs, or may sign as soon as the key set is enabled."""
+        return self.signing_rsa is not None or (
+            not self._set.signing and any(isinstance(key.key, RSAKey) for key in self._set.verification)
+        )
+
+    @property
+    def published(self) -> Mapping[str, PublicKey]:
+        """The public keys by id, if they come from ``keySecret``: for ``earlier`` of the next configuration."""
+        return self._set.published
 
     @property
     def signing_rsa(self) -> SigningKey | None:
@@ -137,29 +164,53 @@ class SigningKeys:
                 )
 
     def _load(self, old: Iterable[VerificationKey]) -> _KeySet:
-        path = f"{_BLOCK}.keyDir" if self._configuration.key_dir else f"{_BLOCK}.rsaprivateKeyFilePath"
+        path = f"{_BLOCK}.{_setting(self._configuration)}"
         try:
-            listed = _load_listed(self._configuration)
+            listed, is_disabled = self._listed()
             if not self._allow_published:
                 _reject_well_known(listed)
         except KeyFileError as error:
             raise Misconfigured([Problem(path, str(error))]) from error
         signing = tuple(
-            SigningKey(key.kid, algorithm_of(key.public), _wrap_private(key.private))
+            SigningKey(key.kid, algorithm_of(key.public), private_jose_key(key.private))
             for key in listed
-            if key.state == "active" and key.private is not None
+            if key.state == "active" and key.private is not None and not is_disabled
         )
-        if not signing:
+        if not signing and not is_disabled:
             raise Misconfigured([Problem(path, "no key is active; set the state of one key to active")])
         verification = update_keys(old, [_verification_key(key) for key in listed])
         document = _document(verification, {key.kid: algorithm_of(key.public) for key in listed})
         etag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
-        return _KeySet(signing, verification, KeyIndex(verification), document, etag)
+        is_secret = self._configuration.key_secret is not None
+        published = {key.kid: key.public for key in listed} if is_secret else {}
+        return _KeySet(signing, verification, KeyIndex(verification), document, etag, published)
+
+    def _listed(self) -> tuple[list[ListedKey], bool]:
+        """The keys, and whether signing is disabled. Raises KeyFileError."""
+        secret = self._configuration.key_secret
+        if secret is None:
+            return _load_listed(self._configuration), False
+        found = parse_private_set(secret.reveal())
+        known = {*found.removed, *(key.kid for key in found.keys)}
+        missing = [ListedKey(kid, "retired", public, None) for kid, public in self._earlier.items() if kid not in known]
+        for key in missing:
+            _log.warning(
+                "signing key is missing in the key set; it stays published until it is removed by sidecar keys retire",
+                extra={"event": "signing_key_missing", "kid": key.kid},
+            )
+        return [*found.keys, *missing], found.disabled
 
 
 def key_thumbprint(public: PublicKey) -> str:
     """RFC 7638 thumbprint: the default ``kid``."""
     return to_jose_key(public).thumbprint()
+
+
+def _setting(configuration: JwtTokenConfiguration) -> str:
+    """The setting that the keys come from."""
+    if configuration.key_secret is not None:
+        return "keySecret"
+    return "keyDir" if configuration.key_dir else "rsaprivateKeyFilePath"
 
 
 def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
@@ -192,15 +243,7 @@ def _reject_well_known(listed: list[ListedKey]) -> None:
 def load_client_key(path: Path) -> tuple[JoseKey, str]:
     """A private key with which the sidecar authenticates as a client, and its algorithm. Raises KeyFileError."""
     private = read_private_key(path)
-    return _wrap_private(private), algorithm_of(private.public_key())
-
-
-def _wrap_private(private: PrivateKey) -> JoseKey:
-    if isinstance(private, rsa.RSAPrivateKey):
-        return RSAKey.import_key(private)
-    if isinstance(private, ec.EllipticCurvePrivateKey):
-        return ECKey.import_key(private)
-    return OKPKey.import_key(private)
+    return private_jose_key(private), algorithm_of(private.public_key())
 
 
 def _verification_key(key: ListedKey) -> VerificationKey:
@@ -214,6 +257,8 @@ def _document(keys: Iterable[VerificationKey], algorithms: dict[str, str]) -> by
 
 def _key_paths(configuration: JwtTokenConfiguration) -> list[Path]:
     """The key files, and with a directory its list."""
+    if configuration.key_secret is not None:
+        return []  # a changed secret is a changed configuration
     if configuration.key_dir:
         folder = Path(configuration.key_dir)
         return [folder / LIST_NAME, *folder.glob("*.pem")]

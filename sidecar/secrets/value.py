@@ -74,7 +74,7 @@ def _from_setting(value: object, info: core_schema.ValidationInfo) -> Secret:
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str):
-        raise ValueError("must be text, file:/path or env:NAME")
+        raise ValueError("must be text, file:/path, env:NAME or secret:<id>")
     resolve = (info.context or {}).get(RESOLVER)
     if resolve is not None:
         return Secret(resolve(value))

@@ -21,7 +21,7 @@ from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
 from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.in_flight import Answer, Handler, InFlightRequest, PreparedResponse, Work
+from sidecar.web.in_flight import Handler, HandlerAnswer, InFlightRequest, PreparedResponse, Work
 from sidecar.web.request import (
     MAX_LOGGED_PATH,
     RequestHead,
@@ -187,7 +187,7 @@ class Dispatcher:
             serving.in_flight += 1
         else:
             serving, route, started, begin = begun.active_config, begun.route, begun.started, begun.work
-        answer: Answer
+        answer: HandlerAnswer
         try:
             answer = begin if isinstance(begin, bytes | Response) else await begin.run(request)
         except Failed as failure:

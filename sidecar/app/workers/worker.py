@@ -29,6 +29,7 @@ from sidecar.app.workers.rpc import loads
 from sidecar.app.workers.totals import families
 from sidecar.clock import CheckedClock, SystemClock
 from sidecar.config.load import Loaded
+from sidecar.core_dumps import disable_core_dumps
 from sidecar.errors import Misconfigured, Unavailable
 from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _exit_with_parent()
+    disable_core_dumps()
     own, control, *shares = arguments
     numbers = [share.split(",") for share in shares]
     # one object per descriptor: the shares of a Unix address are equal, and two objects would close it twice

@@ -98,6 +98,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the token is not a JWT: opaque, encrypted, or cut off",
         "have the issuer create JWTs (Auth0: request an audience of your own), or configure `introspection`",
     ),
+    Cause.UNRESOLVED_REFERENCE: (
+        "the token is the reference `secret:<id>`: OpenMetadata's client could not look it up in its secrets manager",
+        "read the log of the client, and let it read the secret",
+    ),
     Cause.ISSUER: (
         "`iss` is none of the configured issuers; `detail` has both, often different by a final slash",
         "set `issuer` of a provider to exactly this value if you trust it; Entra ID has one for each token version",

@@ -53,14 +53,30 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
         "jwtissuer": "JWT_ISSUER",
         "keyId": "JWT_KEY_ID",
     },
-    "secretsManagerConfiguration": {"secretsManager": "SECRET_MANAGER"},
+    "secretsManagerConfiguration": {
+        "secretsManager": "SECRET_MANAGER",
+        "prefix": "SECRET_MANAGER_PREFIX",
+        "tags": "SECRET_MANAGER_TAGS",
+    },
 }
+_AIRFLOW = "AIRFLOW__OPENMETADATA_SECRETS_MANAGER__"
+PARAMETER_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "vaultName": ("OM_SM_VAULT_NAME", f"{_AIRFLOW}AZURE_KEY_VAULT_NAME", "AZURE_KEY_VAULT_NAME"),
+    "tenantId": ("OM_SM_TENANT_ID", f"{_AIRFLOW}AZURE_TENANT_ID"),
+    "clientId": ("OM_SM_CLIENT_ID", f"{_AIRFLOW}AZURE_CLIENT_ID"),
+    "clientSecret": ("OM_SM_CLIENT_SECRET", f"{_AIRFLOW}AZURE_CLIENT_SECRET"),
+    "namespace": ("OM_SM_NAMESPACE",),
+}
+"""Of ``secretsManagerConfiguration.parameters``: the server's variable, then those of the loaders of its ingestion; the
+first that is set and not empty counts."""
+CLUSTER_NAME = "clusterName"
 
 
+_CLUSTER_VARIABLE = "OPENMETADATA_CLUSTER_NAME"
 _TOKENS = "jwtTokenConfiguration"
 _SECRETS = "secretsManagerConfiguration"
 _KEY_FILES = ("rsapublicKeyFilePath", "rsaprivateKeyFilePath", "keyId")
-# Nothing is read from this block, so a problem in it is not an error.
+# Of the server's block about its secrets, a fault stops nothing: it matters only if a setting refers to a secret.
 _MAY_BE_FAULTY = frozenset({_SECRETS})
 # Settings by which the server authenticates or authorizes, and that have no counterpart here.
 _NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
@@ -71,7 +87,7 @@ _NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
 
 
 def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
-    """The four blocks of a full ``openmetadata.yaml``, and its ``basePath``.
+    """The four blocks of a full ``openmetadata.yaml``, its ``clusterName``, and its ``basePath``.
 
     A relative ``file`` is relative to the importing one. All other sections are ignored. Unknown names are warnings,
     because the file is OpenMetadata's. Its keys become those of ``jwtTokenConfiguration.server``: they verify the
@@ -83,7 +99,8 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
     except SourceError as error:
         problem = Problem("" if error.line else "import.openmetadata", error.message, file, error.line)
         return Block({}, importer), None, [problem]
-    tree, problems = document.resolve(environ, only={*BLOCKS, BASE_PATH}, ignore=IGNORED - _NOT_IN_FORCE.keys())
+    only = {*BLOCKS, BASE_PATH, CLUSTER_NAME}
+    tree, problems = document.resolve(environ, only=only, ignore=IGNORED - _NOT_IN_FORCE.keys())
     problems = [
         replace(problem, fatal=False) if problem.path.partition(".")[0] in _MAY_BE_FAULTY else problem
         for problem in problems
@@ -92,6 +109,9 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
     base_path = tree.entries.get(BASE_PATH)
     for name, block in tree.entries.items():
         if name == BASE_PATH:
+            continue
+        if name == CLUSTER_NAME:
+            entries[name] = block
             continue
         if name in _MAY_BE_FAULTY and not isinstance(block, Block):
             continue
@@ -196,9 +216,35 @@ def with_variables(tree: Block, environ: Mapping[str, str], *, imported: bool = 
             continue
         given = dict(block.entries) if block else {}
         _fill(given, name, environ, problems)
+        if name == _SECRETS:
+            _fill_parameters(given, environ, problems)
         if given:
             entries[name] = Block(given, block.origin if block else Origin())
+    if CLUSTER_NAME not in entries and environ.get(_CLUSTER_VARIABLE):
+        entries[CLUSTER_NAME] = Leaf(environ[_CLUSTER_VARIABLE], Origin(variable=_CLUSTER_VARIABLE))
     return Block(entries, tree.origin), problems
+
+
+def _fill_parameters(given: dict[str, Node], environ: Mapping[str, str], problems: list[Problem]) -> None:
+    """Add to ``given``, the secrets manager's block, parameters that it omits and a variable has."""
+    block = given.get("parameters")
+    if isinstance(block, Items) or (isinstance(block, Leaf) and block.value is not None):
+        return
+    parameters = dict(block.entries) if isinstance(block, Block) else {}
+    for key, names in PARAMETER_VARIABLES.items():
+        written = parameters.get(key)
+        if written is not None and not (isinstance(written, Leaf) and written.value is None):
+            continue
+        variable = next((name for name in names if environ.get(name, "").strip("\"'")), None)
+        if variable is None:
+            continue
+        try:
+            parameters[key] = _from_variable(variable, environ[variable])
+        except ValueError as error:
+            message = f"the environment variable {variable} {error}"
+            problems.append(Problem(f"{_SECRETS}.parameters.{key}", message, fatal=False))
+    if parameters:
+        given["parameters"] = Block(parameters, block.origin if block else Origin())
 
 
 def _fill(given: dict[str, Node], block: str, environ: Mapping[str, str], problems: list[Problem]) -> None:

@@ -15,7 +15,7 @@ def misplaced_references(model: BaseModel, path: Path = ()) -> Iterator[Finding]
     """Findings for every text of ``model`` that looks like a secret reference; ``path`` is the path of the model."""
     for place, value in _texts(model.model_dump(by_alias=True), path):
         if value.startswith("secret:"):
-            yield Finding(place, "names a secrets manager, which is not supported")
+            yield Finding(place, "is no secret, so secret: is not looked up here; write the value itself")
         elif value.startswith(_REFERENCE) and not _may_be_a_file(place, value):
             yield Finding(place, "is not a secret setting, so env: and file: are not resolved here; use ${NAME}")
 

@@ -65,7 +65,7 @@ def fault_of_control_url(url: str, *, allow_insecure: bool) -> str:
     if parts.fragment:
         return "must not hold a fragment (#)"
     host = str(parts.hostname)
-    if _leads_inside(host):
+    if leads_inside(host):
         return "names a link-local or metadata address, from which keys are never fetched"
     if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
         return (
@@ -91,7 +91,8 @@ def _address(host: str) -> IPAddress | None:
     return mapped or address
 
 
-def _leads_inside(host: str) -> bool:
+def leads_inside(host: str) -> bool:
+    """Whether ``host`` is a literal link-local, multicast, unspecified or metadata address, or names such a service."""
     address = _address(host)
     if address is None:
         # resolvers read 2852039166 and 0xa9fea9fe as 169.254.169.254; no operator needs such spellings

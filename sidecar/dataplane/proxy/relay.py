@@ -18,12 +18,12 @@ from sidecar.dataplane.proxy.pool import UpstreamConnection, UpstreamPool
 from sidecar.errors import UpstreamFailed
 from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
-from sidecar.web.in_flight import Answer, InFlightRequest
+from sidecar.web.in_flight import HandlerAnswer, InFlightRequest
 
 SLOW_RESPONSE_DELAY = 0.5
 """Time for a response, in seconds, after which a task with a timer waits for it."""
 
-TaskFunction = Callable[[web.BaseRequest, "PendingExchange"], Awaitable[web.StreamResponse]]
+ExchangeFunction = Callable[[web.BaseRequest, "PendingExchange"], Awaitable[web.StreamResponse]]
 
 
 class PendingExchange:
@@ -50,7 +50,7 @@ class PendingExchange:
         self._in_flight = in_flight
         return self._exchanges.send(self, verdict, in_flight)
 
-    async def run(self, request: web.BaseRequest) -> Answer:
+    async def run(self, request: web.BaseRequest) -> HandlerAnswer:
         """Forward the request, or wait for the response if it was sent."""
         return await self._exchanges.finish(request, self)
 
@@ -103,7 +103,7 @@ class ExchangeTable:
         request_heads: RequestHeads,
         response_heads: ResponseHeads,
         metrics: Metrics,
-        finish: TaskFunction,
+        finish: ExchangeFunction,
     ) -> None:
         self.finish = finish
         self._pool = pool

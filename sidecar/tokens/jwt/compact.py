@@ -102,8 +102,13 @@ def split(token: str, max_bytes: int) -> tuple[str, str, str]:
         raise _malformed(Cause.TOKEN_SIZE, f"longer than {max_bytes} bytes")
     match = _COMPACT.fullmatch(token)
     if match is None:
-        raise _malformed(Cause.NOT_A_JWT, "not three base64url parts joined by dots")
+        raise _malformed(no_jwt_cause(token), "not three base64url parts joined by dots")
     return match[1], match[2], match[3]
+
+
+def no_jwt_cause(token: str) -> Cause:
+    """Why ``token`` is no JWT. OpenMetadata's client sends ``secret:<id>`` if it could not look up its own token."""
+    return Cause.UNRESOLVED_REFERENCE if token.startswith("secret:") else Cause.NOT_A_JWT
 
 
 def decode_segment(segment: str) -> bytes:

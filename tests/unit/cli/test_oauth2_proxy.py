@@ -84,7 +84,7 @@ def test_every_option_of_oauth2_proxy_is_known() -> None:
     assert set(OPTIONS) <= set(places)
     assert len(places) == len(set(places))
     page = (ROOT / "docs" / "guides" / "oauth2-proxy.md").read_text(encoding="utf-8")
-    assert oauth2_proxy.table() in page
+    assert oauth2_proxy.option_table() in page
 
 
 def test_each_translated_option_is_read() -> None:

@@ -147,9 +147,11 @@ def test_secrets_come_from_files_and_variables_and_print_nowhere(folder: Path) -
     assert store.password
     assert (store.password.reveal(), store.url.reveal()) == (MARK, "sqlite:////tmp/x.db")
     assert MARK not in repr(loaded)
-    assert problems("store: {password: 'secret:/om/x'}") == [
-        "c.yaml:1: store.password: names a secrets manager, which is not supported; use file:/path or env:NAME"
-    ]
+    (problem,) = problems("store: {password: 'secret:/om/x'}")
+    assert problem == (
+        "c.yaml:1: store.password: is in a secrets manager, but secretsManagerConfiguration.secretsManager is db, "
+        "which names none; use azure-kv, managed-azure-kv, openbao, managed-openbao, kubernetes"
+    )
     assert problems("store: {password: env:NONE}") == [
         "c.yaml:1: store.password: names the environment variable NONE, which is not set"
     ]

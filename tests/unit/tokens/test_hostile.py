@@ -105,6 +105,7 @@ def hostile() -> Iterator[tuple[str, Any, Reason, Cause | None]]:
     yield "one part", HEAD, MALFORMED, None
     yield "two parts", f"{HEAD}.{BODY}", MALFORMED, None
     yield "four parts", f"{GOOD}.{SIGNATURE}", MALFORMED, None
+    yield "reference to a secret", "secret:openmetadata-bot-x-config-jwttoken", MALFORMED, Cause.UNRESOLVED_REFERENCE
     yield "JWE of five parts", f"{HEAD}.{SIGNATURE}.AAAA.{BODY}.AAAA", MALFORMED, Cause.NOT_A_JWT
     yield "empty header", f".{BODY}.{SIGNATURE}", MALFORMED, None
     yield "empty claims", f"{HEAD}..{SIGNATURE}", MALFORMED, None
