@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sidecar.authn.registry import validate
 from sidecar.config.load import Loaded, load, load_without_secrets
 from sidecar.secrets.value import Secret
-from sidecar.vaults.reader import Access, SecretsReader
+from sidecar.vaults.reader import SecretsReader, VaultAccess
 
 CONFIG_VARIABLE = "SIDECAR_CONFIG"
 _MAX_INPUT = 2 * 1024 * 1024
@@ -55,9 +55,9 @@ def load_offline(options: argparse.Namespace) -> Loaded:
     return load_without_secrets(config_paths(options), os.environ, validate)
 
 
-def access_to_secrets(loaded: Loaded) -> Access:
+def access_to_secrets(loaded: Loaded) -> VaultAccess:
     """How the secrets of ``loaded`` are read."""
-    return Access(loaded.settings.secrets_manager_configuration, loaded.egress, loaded.references)
+    return VaultAccess(loaded.settings.secrets_manager_configuration, loaded.egress, loaded.references)
 
 
 def read_token(argument: str) -> str:
