@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 from yarl import URL
 
 from sidecar.egress import NO_PROXY, Egress, Proxy
@@ -139,6 +140,8 @@ class ControlClient:
             use_dns_cache=False,
             force_close=True,  # fetches are minutes apart: an idle connection would be closed by then
             ssl=_tls(ca_file),
+            # else a server that does not answer the end of TLS keeps a closed connection open
+            enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

@@ -10,8 +10,9 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorProtocol, Outcome, Rejected
+from sidecar.clock import Clock, SystemClock, latest_of
 from sidecar.concurrency import Pending, drop, retrieve
-from sidecar.errors import Cause, Refused, Unavailable
+from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import RequestContext
 from sidecar.logs import LineLimit
@@ -29,13 +30,20 @@ class IsolatedAuthenticator:
     """
 
     def __init__(
-        self, member: AuthenticatorProtocol, *, timeout: float, provider: str | None = None, recalls: bool = True
+        self,
+        member: AuthenticatorProtocol,
+        *,
+        timeout: float,
+        provider: str | None = None,
+        recalls: bool = True,
+        clock: Clock | None = None,
     ) -> None:
         self.name = member.name
         self._authenticator = member
         self._timeout = timeout
         self._provider = provider
         self._recalls = recalls
+        self._now = latest_of(clock or SystemClock())
         self._abandoned: set[asyncio.Task[Outcome]] = set()
         self._lines = LineLimit(_log, _LINES_PER_SECOND, level=logging.ERROR)
 
@@ -45,10 +53,11 @@ class IsolatedAuthenticator:
             return None
         try:
             known = self._authenticator.recall(view)
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+            is_current = isinstance(known, Accepted) and _is_valid(known) and self._expiry_failure(known) is None
+        except BaseException as error:  # noqa: BLE001 - nothing is awaited here: it does not come from the event loop
             self._log_failure("recalling", error)
             return None
-        return self._stamp_origin(known) if isinstance(known, Accepted) and _is_valid(known) else None
+        return self._stamp_origin(known) if is_current and isinstance(known, Accepted) else None
 
     def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
         """The outcome of the authenticator. Raises Unavailable, now or when awaited, for anything else."""
@@ -56,6 +65,8 @@ class IsolatedAuthenticator:
             outcome = self._authenticator.authenticate(view)
         except BaseException as error:  # noqa: BLE001 - nothing is awaited here: it does not come from the event loop
             return self._outcome_of_error(error)
+        if isinstance(outcome, asyncio.Future):
+            outcome = asyncio.shield(outcome)  # several requests may share it, and one of them may be cancelled
         if isinstance(outcome, Awaitable):
             return Pending(self._supervise, outcome)
         return self._checked(outcome)
@@ -94,10 +105,23 @@ class IsolatedAuthenticator:
         if not _is_valid(outcome):
             raise Unavailable(Cause.MEMBER_BROKEN, "returned no valid outcome")
         if isinstance(outcome, Accepted):
-            return self._stamp_origin(outcome)
+            try:
+                failure = self._expiry_failure(outcome)
+            except Exception as error:
+                raise Unavailable(Cause.MEMBER_BROKEN, "returned no valid outcome") from error
+            return self._stamp_origin(outcome) if failure is None else Rejected(failure, self._provider or self.name)
         if isinstance(outcome, Rejected) and self._provider is not None:
             return replace(outcome, provider=self._provider)
         return outcome
+
+    def _expiry_failure(self, accepted: Accepted) -> Refused | None:
+        """Why ``accepted`` is not valid now. The caches of built-in authenticators check this, a plugin may not."""
+        now = self._now()
+        if accepted.expires_at is not None and now >= accepted.expires_at:
+            return Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
+        if accepted.not_before is not None and now < accepted.not_before:
+            return Refused(Reason.TOKEN_NOT_YET_VALID, Cause.NOT_YET_VALID)
+        return None if accepted.key.live else Refused(Reason.TOKEN_INVALID, Cause.KEY_UNUSABLE)
 
     def _stamp_origin(self, accepted: Accepted) -> Accepted:
         """Set the names of authenticator and provider: they are labels of metrics, so a plugin must not choose them."""

@@ -10,6 +10,7 @@ from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.base import Authenticator, AuthenticatorContext, AuthenticatorProtocol
 from sidecar.authn.isolation import IsolatedAuthenticator
 from sidecar.authn.registry import AuthenticatorSpec
+from sidecar.clock import Clock
 from sidecar.config.reading.tree import dotted
 from sidecar.errors import Misconfigured, Problem
 
@@ -56,12 +57,13 @@ async def open_authenticators(
         if spec.factory is None:
             authenticators.append(built_by_app[spec.type_name])
             continue
-        authenticator = await start_authenticator(spec, surroundings(spec.name), stack)
+        context = surroundings(spec.name)
+        authenticator = await start_authenticator(spec, context, stack)
         started.append(authenticator)
         if isinstance(authenticator, Guest):
             guest = authenticator if authenticator.options.enabled else None
             continue
-        authenticators.append(_isolated(authenticator, spec, recalls=recalls))
+        authenticators.append(_isolated(authenticator, spec, context.clock, recalls=recalls))
     return AuthenticatorSet(
         tuple(authenticators),
         frozenset(skippable),
@@ -99,11 +101,17 @@ async def start_authenticator(
     return authenticator
 
 
-def _isolated(authenticator: Authenticator, spec: AuthenticatorSpec, *, recalls: bool) -> IsolatedAuthenticator:
+def _isolated(
+    authenticator: Authenticator, spec: AuthenticatorSpec, clock: Clock, *, recalls: bool
+) -> IsolatedAuthenticator:
     assert spec.configured is not None  # noqa: S101 - only jwt is added by default
     provider = spec.name if spec.is_plugin else None
     return IsolatedAuthenticator(
-        authenticator, timeout=spec.configured.settings.timeout, provider=provider, recalls=recalls
+        authenticator,
+        timeout=spec.configured.settings.timeout,
+        provider=provider,
+        recalls=recalls,
+        clock=clock,
     )
 
 

@@ -19,6 +19,7 @@ SUBPROTOCOLS = "Sec-WebSocket-Protocol"
 _PLAIN_PREFIX = "bearer."
 _ENCODED_PREFIX = "base64url.bearer.authorization.k8s.io."
 _NONE: list[str] = []
+_VISIBLE = re.compile(r"[!-~]+")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -104,7 +105,10 @@ def _token(name: str) -> str:
     try:
         if not _BASE64URL.fullmatch(encoded):
             raise ValueError
-        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("ascii")
+        token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("ascii")
+        if not _VISIBLE.fullmatch(token):
+            raise ValueError
+        return token
     except (ValueError, binascii.Error):
         message = "A token in Sec-WebSocket-Protocol must be base64url without padding"
         raise Refused(Reason.REQUEST_INVALID, Cause.HEADER, "subprotocol", message=message) from None

@@ -19,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from sidecar.config.settings import SecretsManagerParameters
 from sidecar.egress import Egress
@@ -113,7 +114,13 @@ class AzureVault:
         suffix = next((suffix for suffix in _CLOUDS if host.endswith(f".{suffix}")), "")
         resolver = GuardedResolver(aiohttp.DefaultResolver())
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, ssl=context),
+            connector=aiohttp.TCPConnector(
+                resolver=resolver,
+                use_dns_cache=False,
+                ssl=context,
+                # else a server that does not answer the end of TLS keeps a closed connection open
+                enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+            ),
             response_class=_BoundedResponse,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,

@@ -132,7 +132,13 @@ async def test_subprotocol_that_names_a_token_alone_is_400(start: Start, caplog:
         block = {"websocketTokens": {"subprotocol": True}}
         scene = await start(upstream.url, authentication=block, rules=rules, logging={"level": "debug", "access": True})
         token = jwt()
-        for target, value in (("/ws", f"bearer.{token}"), ("/public", f"bearer.{token}"), ("/ws", f"{K8S}%%, x")):
+        invisible = K8S + encoded(f"\n{token}")  # the key of a session in the cache begins so
+        for target, value in (
+            ("/ws", f"bearer.{token}"),
+            ("/public", f"bearer.{token}"),
+            ("/ws", f"{K8S}%%, x"),
+            ("/ws", f"{invisible}, x"),
+        ):
             answer = await ask(scene, [*UPGRADE, ("Sec-WebSocket-Protocol", value)], target)
             assert (answer.status, answer.json()["reason"]) == (400, "request_invalid")
         several = [*UPGRADE, ("Sec-WebSocket-Protocol", f"bearer.{token}, x"), bearer()]

@@ -181,7 +181,11 @@ class JwtAuthenticator:
     def recall(self, view: RequestContext) -> Accepted | None:
         """The cached result, while it is valid."""
         credential = view.credential
-        return self._cache.get(credential.value, self._now()) if credential.scheme is _BEARER else None
+        if credential.scheme is not _BEARER:
+            return None
+        known = self._cache.get(credential.value, self._now())
+        # the cache has sessions too; the secret of one is no token
+        return None if known is None or known.is_session else known
 
     def authenticate(self, view: RequestContext) -> Outcome | Awaitable[Outcome]:
         """Verify a token that is not in the cache; an awaitable if its key or its record has to be fetched.

@@ -13,7 +13,7 @@ from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 
 SESSION = "session"
-# No header value contains it: a cookie's value in ``Authorization`` must not find the session in the shared cache.
+# The cache is that of tokens. No token begins so, and the authenticator of tokens does not take a session.
 _KEY = "\n"
 
 

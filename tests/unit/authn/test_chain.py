@@ -232,6 +232,49 @@ async def test_a_memory_that_fails_is_no_memory() -> None:
     assert IsolatedAuthenticator(member, timeout=1.0).recall(BEARER) is None
 
 
+@pytest.mark.parametrize("error", [SystemExit(), asyncio.CancelledError(), KeyboardInterrupt()])
+async def test_a_memory_cannot_end_the_process_or_the_request(error: BaseException) -> None:
+    member = Does(accepted)
+    member.recall = lambda view: raises(error)()  # type: ignore[method-assign] # what a plugin may do
+    assert IsolatedAuthenticator(member, timeout=1.0).recall(BEARER) is None
+
+
+class _Dead:
+    live = False
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"expires_at": 1.0}, Cause.EXPIRED),
+        ({"not_before": 1e12}, Cause.NOT_YET_VALID),
+        ({"key": _Dead()}, Cause.KEY_UNUSABLE),
+        ({"expires_at": "never"}, Cause.MEMBER_BROKEN),
+    ],
+)
+async def test_what_a_plugin_accepts_is_refused_when_it_is_not_valid_now(changes: dict[str, Any], cause: Cause) -> None:
+    def outdated() -> Accepted:
+        return Accepted(Actor(ActorType.USER, "alice"), **changes)
+
+    assert (await failure(chain(guarded(outdated)))).cause is cause
+    member = Does(outdated)
+    member.recall = lambda view: outdated()  # type: ignore[method-assign] # what a plugin may do
+    assert IsolatedAuthenticator(member, timeout=1.0).recall(BEARER) is None
+
+
+async def test_a_future_that_requests_share_survives_the_end_of_one() -> None:
+    shared: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    member = Does(accepted)
+    member.authenticate = lambda view: shared  # type: ignore[method-assign, assignment, return-value]
+    isolated = IsolatedAuthenticator(member, timeout=5.0)
+    first, second = (asyncio.create_task(settled(isolated.authenticate(BEARER))) for _ in range(2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait({first})
+    shared.set_result(accepted())
+    assert isinstance(await second, Accepted)
+
+
 async def test_every_credential_header_counts() -> None:
     """Authorization and the headers that members declare: one written rule for all of them."""
     both = Chain((), (), Metrics(), headers=("X-Api-Key",))

@@ -12,9 +12,10 @@ from sidecar.concurrency import settled
 from sidecar.config.providers import OwnIssuers
 from sidecar.config.settings import Settings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
-from sidecar.identity.request import RequestContext, read_credential
+from sidecar.identity.request import Credential, RequestContext, Scheme, read_credential
 from sidecar.keys.keyset import VerificationKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
@@ -64,10 +65,9 @@ class World:
         self.authenticator = JwtAuthenticator(
             issuers,
             unbound=unbound,
-            cache=VerifiedCache(10, Metrics()),
             clock=self.clock,
             max_token_bytes=16_384,
-            **{"refuse": None, **options},
+            **{"refuse": None, "cache": VerifiedCache(10, Metrics()), **options},
         )
 
     async def judge(self, authorization: str) -> Outcome:
@@ -101,6 +101,17 @@ async def test_a_good_token_is_accepted_and_remembered() -> None:
     assert (outcome.actor.id, outcome.actor.provider, outcome.is_own) == ("sam", "corp", False)
     assert world.authenticator.recall(asked) is outcome
     world.clock.advance(601)
+    assert world.authenticator.recall(asked) is None
+
+
+async def test_a_session_in_the_cache_is_not_recalled_as_a_token() -> None:
+    """Its secret, submitted as a token with the prefix of its key in the cache, would pass for one."""
+    cache: VerifiedCache[Accepted] = VerifiedCache(10, Metrics())
+    world = World(corp(), cache=cache)
+    session = Accepted(Actor(ActorType.USER, "sam"), is_session=True)
+    cache.put("\nsecret", session, cache.generation)
+    asked = RequestContext("POST", None, CIMultiDict(), Credential(Scheme.BEARER, "\nsecret", "Bearer"))
+    assert cache.get("\nsecret", forge.NOW) is session
     assert world.authenticator.recall(asked) is None
 
 
