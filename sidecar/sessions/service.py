@@ -44,10 +44,11 @@ class SessionTimes:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session in force. It has to be looked up again from ``revalidate_at`` on."""
+    """A session in force until ``expires_at``. It has to be looked up again from ``revalidate_at`` on."""
 
     record: TokenRecord
     content: SessionContent
+    expires_at: float
     revalidate_at: float
 
 
@@ -79,13 +80,14 @@ class Sessions:
         record = await self._record(secret)
         if record.revoked_at is not None:
             raise _ended(Cause.SESSION_REVOKED)
-        if record.expires_at is not None and self._latest() >= record.expires_at:
+        expires_at = self._end_of(record)
+        if self._latest() >= expires_at:
             raise _ended(Cause.SESSION_EXPIRED)
         content = read_content(record, self._sealer)
         if content is None:
             raise _ended(Cause.SESSION_UNSEALED)
         await self._check_idle(record)
-        return Session(record, content, self._clock.now() + _REVALIDATE)
+        return Session(record, content, expires_at, self._clock.now() + _REVALIDATE)
 
     def known(self, secret: str) -> TokenRecord | None:
         """The record of a cookie's value, in force or not, as far as this process knows it."""
@@ -134,6 +136,11 @@ class Sessions:
         if record is None or not _belongs(record, secret):
             raise _ended(Cause.SESSION_UNKNOWN)
         return record
+
+    def _end_of(self, record: TokenRecord) -> float:
+        """When the session expires. A ``maxAge`` that was lowered ends it earlier; a raised one changes nothing."""
+        end = record.created_at + self._times.max_age
+        return end if record.expires_at is None else min(end, record.expires_at)
 
     def _count_unknown(self) -> None:
         """Bound what made-up cookies ask of the store. Raises Refused(SESSION_ENDED)."""

@@ -61,12 +61,14 @@ async def world_of(
     both: bool = False,
     registration: dict[str, Any] | None = None,
     limits: dict[str, Any] | None = None,
+    port: int = 0,
+    provider: dict[str, Any] | None = None,
     **blocks: Any,
 ) -> AsyncIterator[World]:
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     with LoginProvider() as idp, LoginProvider() as other, echo_upstream() as upstream:
-        providers = [provider_block(idp, "corp", **(registration or {}))]
+        providers = [{**provider_block(idp, "corp", **(registration or {})), **(provider or {})}]
         providers += [provider_block(other, "other", displayName="The <other>")] if both else []
         document = {
             "server": {
@@ -508,6 +510,28 @@ async def test_session_that_no_secret_opens_causes_no_redirect_loop(tmp_path: Pa
         assert (reply.status, reply.all("Location")) == (401, [])
     async with world_of(tmp_path, login={"secrets": ["b" * 32, "a" * 32]}) as world:
         assert (await browser.get(world.url + "/a", follow=False)).status == 200
+
+
+async def test_session_ends_if_its_provider_has_another_issuer(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        browser = await world.login()
+    async with world_of(tmp_path) as world:  # each has an issuer of its own, under the same name
+        reply = await browser.send(world.url + "/", headers=API)
+        assert (reply.status, reply.json()["reason"]) == (401, "session_ended")
+        await world.login(browser=browser)
+
+
+async def test_session_ends_if_a_claim_is_required_that_it_lacks(tmp_path: Path) -> None:
+    port = free_port()
+    with LoginProvider() as idp:
+        same = {"issuer": idp.issuer}
+        async with world_of(tmp_path, port=port, provider=same) as world:
+            browser = await world.login()
+        for required, status in (({"groups": ["writers"]}, 401), ({"groups": ["readers"], "aud": [CLIENT_ID]}, 200)):
+            async with world_of(tmp_path, port=port, provider={**same, "requiredClaims": required}) as world:
+                reply = await browser.send(world.url + "/", headers=API)
+                assert reply.status == status, required
+                assert status == 200 or reply.json()["reason"] == "session_ended"
 
 
 async def test_everything_of_the_login_is_404_without_it(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def check_claims(
     if policy.issuers is not None and claims.get("iss") not in policy.issuers:
         raise _invalid(Cause.ISSUER, f"iss is {quoted(claims.get('iss'))}; expected: {quoted(*sorted(policy.issuers))}")
     _check_audience(claims.get("aud"), policy.audiences)
-    _check_required(claims, policy.required_claims)
+    check_required(claims, policy.required_claims)
     _check_forbidden(claims, bound_to_certificates=policy.bound_to_certificates)
     _check_times(claims, policy, now, now if earliest is None else earliest)
 
@@ -169,7 +169,8 @@ def _check_audience(audience: str | list[str] | None, accepted: Collection[str])
         raise _invalid(Cause.AUDIENCE, f"aud is {quoted(*presented)}; expected: {quoted(*sorted(accepted))}")
 
 
-def _check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
+def check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
+    """Raise Refused(TOKEN_INVALID) unless each path of ``required`` contains one of its values."""
     for path, accepted in required:
         if accepted.isdisjoint(claim_texts(path.find(claims))):
             raise _invalid(Cause.REQUIRED_CLAIM, f"{path.text} is not one of {quoted(*sorted(accepted))}")
