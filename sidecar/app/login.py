@@ -203,6 +203,7 @@ def build_pages(
     bodies = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_FORM_BYTES)
     logout = BackchannelLogout(
         {client.issuer: client for client in login.clients.values()},
+        login.sessions,
         registry.mirror.write,
         context.clock,
         context.metrics,

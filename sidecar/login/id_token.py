@@ -13,7 +13,7 @@ from sidecar.keys.keyset import VerificationKey
 from sidecar.sessions.sealing import encode_base64url
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
-from sidecar.tokens.jwt.verify import find_signing_key, verify
+from sidecar.tokens.jwt.verify import check_types, find_signing_key, verify
 
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _MAX_SUBJECT = 255
@@ -92,6 +92,7 @@ class TokenChecks:
             raise _invalid(Cause.ALGORITHM)
         find_signing_key(token, await self._candidates(token))
         claims = token.claims
+        check_types(claims)
         audience = claims.get("aud")
         if claims.get("iss") != issuer:
             raise _invalid(Cause.ISSUER)

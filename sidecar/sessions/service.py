@@ -9,7 +9,15 @@ from sidecar.clock import Clock, latest_of
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.logs import AUDIT
-from sidecar.sessions.records import SessionContent, is_secret, make_record, read_content, session_id
+from sidecar.sessions.records import (
+    SESSION_OWNER,
+    SessionContent,
+    is_secret,
+    make_record,
+    person_key,
+    read_content,
+    session_id,
+)
 from sidecar.sessions.sealing import Sealer
 from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
@@ -120,6 +128,20 @@ class Sessions:
         if record.revoked_at is None:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
             audit_session_ended(record, by=by, cause=cause)
+
+    async def issued_within(self, issuer: str, subject: str, second: float) -> list[TokenRecord]:
+        """The sessions in force of a subject whose ID token has an ``iat`` in the second from ``second`` on.
+
+        Those that no secret of this process opens are among them. Raises Unavailable.
+        """
+        owner = (SESSION_OWNER, person_key(issuer, subject))
+        query = RecordQuery(kind=TokenKind.BROWSER.value, active=True, owner=owner, now=self._clock.now())
+        found = []
+        async for record in all_records(self._store, query):
+            content = self.content(record)
+            if content is None or second <= content.issued_at < second + 1:
+                found.append(record)
+        return found
 
     def content(self, record: TokenRecord) -> SessionContent | None:
         """The content of ``record``, where this process can open it."""

@@ -346,6 +346,19 @@ async def test_logout_token_with_a_subject_alone_ends_what_is_older(world: World
     await world.login(browser=browser)
 
 
+async def test_logout_token_of_the_same_second_ends_the_sessions_that_there_are(world: World) -> None:
+    now = int(time.time())
+    world.idp.extra = {"iat": now}
+    browser = await world.login()
+    world.idp.user = "bob"
+    bob = await world.login()
+    world.idp.user = "alice"
+    assert (await logout(world, world.idp.logout_token(sid=None, iat=now))).status == 200
+    assert (await browser.send(world.url + "/", headers=API)).json()["reason"] == "session_ended"
+    assert (await bob.send(world.url + "/", headers=API)).status == 200
+    await world.login()  # the login after it is of the same second too, and stands
+
+
 async def test_websocket_ends_with_its_session(world: World) -> None:
     browser = await world.login()
     cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
@@ -364,7 +377,8 @@ async def test_websocket_ends_with_its_session(world: World) -> None:
     [
         {"aud": "another"}, {"iss": "https://other.example.com"}, {"iat": None}, {"iat": 1_000_000_000},
         {"events": None}, {"events": {}}, {"nonce": "n"}, {"jti": None}, {"sub": None, "sid": None},
-        {"exp": 1_000_000_000}, {"sid": 7},
+        {"exp": 1_000_000_000}, {"sid": 7}, {"aud": 5}, {"aud": True}, {"aud": {CLIENT_ID: 1}}, {"aud": [CLIENT_ID, 5]},
+        {"sub": 7}, {"nbf": "x"},
     ],
 )  # fmt: skip
 async def test_wrong_logout_token_ends_nothing(world: World, claims: dict[str, Any]) -> None:
