@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -14,7 +15,7 @@ from sidecar.api.body import BodyReader
 from sidecar.app.authentication import revocation_gate
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
-from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator
+from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator, SessionPolicy
 from sidecar.authn.base import Accepted
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
@@ -25,6 +26,7 @@ from sidecar.config.settings import ProviderLoginSettings, RuleSettings, Setting
 from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.cookies import OwnCookies
+from sidecar.keys.discovery import is_same_issuer
 from sidecar.keys.key_files import KeyFileError
 from sidecar.keys.signing import load_client_key
 from sidecar.login.backchannel import BackchannelLogout
@@ -48,10 +50,11 @@ from sidecar.login.transaction import Transactions
 from sidecar.outbound import ControlClient
 from sidecar.secrets.value import Secret
 from sidecar.sessions.cross_site import CrossSiteGuard
+from sidecar.sessions.records import is_kept
 from sidecar.sessions.sealing import Sealer
 from sidecar.sessions.service import Sessions, SessionTimes
 from sidecar.store.sqlite.database import sqlite_path
-from sidecar.tokens.jwt.policy import provider_policy
+from sidecar.tokens.jwt.policy import provider_policy, provider_validation
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
@@ -109,9 +112,18 @@ async def open_login(
         )
         clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
     guard = CrossSiteGuard(login_origins(settings))
-    policies = {name: client.policy for name, client in clients.items()}
+    policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
     return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
+
+
+def _session_policy(provider: Provider, principal: PrincipalPolicy) -> SessionPolicy:
+    required = provider_validation(provider, None).required_claims
+    return SessionPolicy(
+        principal,
+        partial(is_same_issuer, provider=provider),
+        tuple((path, values) for path, values in required if is_kept(path)),
+    )
 
 
 def build_client(
@@ -191,6 +203,7 @@ def build_pages(
     bodies = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_FORM_BYTES)
     logout = BackchannelLogout(
         {client.issuer: client for client in login.clients.values()},
+        login.sessions,
         registry.mirror.write,
         context.clock,
         context.metrics,

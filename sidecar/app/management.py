@@ -16,9 +16,10 @@ from sidecar.authn.base import Authenticator
 from sidecar.authn.registry import JWT, build_specs
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
-from sidecar.config.providers import has_own_keys, own_early, own_leeway, takes_verbatim_names
+from sidecar.config.providers import Provider, has_own_keys, own_early, own_leeway, takes_verbatim_names
 from sidecar.config.settings import Settings
 from sidecar.keys.signing import SigningKeys
+from sidecar.login.id_token import MAX_ISSUE_AGE
 from sidecar.metrics import Metrics
 from sidecar.store.base import RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
@@ -153,7 +154,7 @@ def build_revocations(
     accepted: dict[str, tuple[str, ...]] = {}
     unbound: IssuerBounds | None = None
     for provider in loaded.providers:
-        known = IssuerBounds(provider.max_token_lifetime, provider.clock_skew)
+        known = IssuerBounds(_longest_credential(provider, loaded.settings), provider.clock_skew)
         if provider.issuer is None:
             unbound = known
         else:
@@ -178,6 +179,17 @@ def build_revocations(
     return RevocationService(
         store, write, clock, policy, own_issuer=own_issuer, other_issuers=known_issuers, verbatim=verbatim
     )
+
+
+def _longest_credential(provider: Provider, settings: Settings) -> float | None:
+    """How long after its ``iat`` a credential of ``provider`` can be valid, in seconds; None: without limit.
+
+    A session begins up to MAX_ISSUE_AGE after the ``iat`` of its ID token, and lives on when tokens have expired.
+    """
+    longest = provider.max_token_lifetime
+    if provider.login is None or longest is None:
+        return longest
+    return max(longest, settings.login.session.max_age + MAX_ISSUE_AGE)
 
 
 def _authenticator_issuers(loaded: Loaded) -> frozenset[str]:

@@ -22,6 +22,11 @@ class ClaimPath:
         self.text = text
         self._steps = _steps(text)
 
+    @property
+    def first(self) -> str:
+        """The name of the claim at which the path begins."""
+        return self._steps[0]
+
     def find(self, claims: Mapping[str, Any]) -> Any:
         """The value, or :data:`ABSENT`. Exact names take precedence over names in other case (as in OpenMetadata)."""
         literal = _member(claims, self.text)

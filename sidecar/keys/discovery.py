@@ -68,7 +68,7 @@ def parse_metadata(document: dict[str, object], provider: Provider) -> IssuerMet
     ``issuer`` must equal the configured one exactly. With the flat form's authority, a final slash may differ.
     """
     issuer, jwks_uri = document.get("issuer"), document.get("jwks_uri")
-    if not isinstance(issuer, str) or not _is_same_issuer(issuer, provider):
+    if not isinstance(issuer, str) or not is_same_issuer(issuer, provider):
         raise DocumentError("useless", _issuer_mismatch(issuer, provider.issuer or ""))
     if not isinstance(jwks_uri, str) or len(jwks_uri) > _MAX_URL:
         raise DocumentError("useless", "the discovery document has no jwks_uri")
@@ -85,7 +85,8 @@ def _issuer_mismatch(found: object, configured: str) -> str:
     return f"{found_text}; set issuer to the iss of its tokens"
 
 
-def _is_same_issuer(issuer: str, provider: Provider) -> bool:
+def is_same_issuer(issuer: str, provider: Provider) -> bool:
+    """Whether ``issuer`` is that of ``provider``: equal, or with the flat form's authority but for a final slash."""
     if provider.is_flat:
         return issuer.removesuffix("/") == (provider.issuer or "").removesuffix("/")
     return issuer == provider.issuer

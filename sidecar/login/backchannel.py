@@ -14,6 +14,7 @@ from sidecar.login.client import ProviderClient
 from sidecar.login.id_token import LogoutToken
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
+from sidecar.sessions.service import Sessions, audit_session_ended
 from sidecar.store.base import Batch, WriteBatch
 from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.tokens.jwt.compact import parse
@@ -31,6 +32,7 @@ class BackchannelLogout:
     def __init__(
         self,
         clients: Mapping[str, ProviderClient],
+        sessions: Sessions,
         write: WriteBatch,
         clock: Clock,
         metrics: Metrics,
@@ -38,6 +40,7 @@ class BackchannelLogout:
         max_bytes: int,
     ) -> None:
         self._clients = dict(clients)
+        self._sessions = sessions
         self._write = write
         self._now = clock.now
         self._count = metrics.backchannel_logouts
@@ -86,7 +89,13 @@ class BackchannelLogout:
             reason="back-channel logout",
             created_by=f"provider {provider}",
         )
-        await self._write(Batch(add_entries=(entry,)))
+        # iat has whole seconds: of those of the same second the sessions that exist end, but no login that follows
+        same_second = (
+            [] if token.sid else await self._sessions.issued_within(token.issuer, token.subject, token.issued_at)
+        )
+        await self._write(Batch(revoke=tuple((record.id, now) for record in same_second), add_entries=(entry,)))
+        for record in same_second:
+            audit_session_ended(record, by=f"provider {provider}", cause="provider_logout")
         _audit.info(
             "logout at the provider",
             extra={"event": "provider_logout", "provider": provider, "issuer": token.issuer, "scope": scope.value},

@@ -13,11 +13,12 @@ from sidecar.keys.keyset import VerificationKey
 from sidecar.sessions.sealing import encode_base64url
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
-from sidecar.tokens.jwt.verify import find_signing_key, verify
+from sidecar.tokens.jwt.verify import check_types, find_signing_key, verify
 
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _MAX_SUBJECT = 255
-_MAX_ISSUE_AGE = 600.0
+MAX_ISSUE_AGE = 600.0
+"""Maximum age of an ID token at the login, in seconds."""
 _MAX_LOGOUT_AGE = 300.0
 _LOGOUT_TYPES = frozenset({"jwt", "logout+jwt"})
 # The hash of ``at_hash`` is that of the signature; Ed25519 signs with SHA-512.
@@ -74,7 +75,7 @@ class TokenChecks:
         subject, issued = claims.get("sub"), claims.get("iat")
         if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT:
             raise _invalid(Cause.CLAIM_TYPE, "sub is missing or too long")
-        if issued is None or self._now() - issued > _MAX_ISSUE_AGE + policy.leeway:
+        if issued is None or self._now() - issued > MAX_ISSUE_AGE + policy.leeway:
             raise _invalid(Cause.LIFETIME, "iat is missing or too old for a login")
         given = claims.get("nonce")
         if not isinstance(given, str) or not hmac.compare_digest(_as_bytes(given), _as_bytes(nonce)):
@@ -91,6 +92,7 @@ class TokenChecks:
             raise _invalid(Cause.ALGORITHM)
         find_signing_key(token, await self._candidates(token))
         claims = token.claims
+        check_types(claims)
         audience = claims.get("aud")
         if claims.get("iss") != issuer:
             raise _invalid(Cause.ISSUER)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
+from sidecar.identity.claim_path import ClaimPath
 from sidecar.sessions.sealing import Sealer, decode_base64url, encode_base64url
 from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
 from sidecar.store.timestamps import format_rfc3339
@@ -40,7 +41,7 @@ class SessionContent:
     authenticated_at: float | None = None
     id_token: str = ""
 
-    def actor_claims(self, record: TokenRecord) -> dict[str, Any]:
+    def actor_claims(self, record: TokenRecord, expires_at: float) -> dict[str, Any]:
         """The claims from which the Actor is made: times and id are those of the session."""
         return {
             **self.claims,
@@ -48,7 +49,7 @@ class SessionContent:
             "sub": self.subject,
             "jti": record.id,
             "iat": self.issued_at,
-            "exp": record.expires_at,
+            "exp": expires_at,
         }
 
 
@@ -69,6 +70,11 @@ def content_of(
         authenticated_at=float(authenticated) if isinstance(authenticated, int | float) else None,
         id_token=id_token,
     )
+
+
+def is_kept(path: ClaimPath) -> bool:
+    """Whether a session keeps the claim at which ``path`` begins."""
+    return path.first.lower() not in _DROPPED
 
 
 def is_secret(value: str) -> bool:

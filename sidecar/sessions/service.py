@@ -9,7 +9,15 @@ from sidecar.clock import Clock, latest_of
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.logs import AUDIT
-from sidecar.sessions.records import SessionContent, is_secret, make_record, read_content, session_id
+from sidecar.sessions.records import (
+    SESSION_OWNER,
+    SessionContent,
+    is_secret,
+    make_record,
+    person_key,
+    read_content,
+    session_id,
+)
 from sidecar.sessions.sealing import Sealer
 from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
@@ -44,10 +52,11 @@ class SessionTimes:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session in force. It has to be looked up again from ``revalidate_at`` on."""
+    """A session in force until ``expires_at``. It has to be looked up again from ``revalidate_at`` on."""
 
     record: TokenRecord
     content: SessionContent
+    expires_at: float
     revalidate_at: float
 
 
@@ -79,13 +88,14 @@ class Sessions:
         record = await self._record(secret)
         if record.revoked_at is not None:
             raise _ended(Cause.SESSION_REVOKED)
-        if record.expires_at is not None and self._latest() >= record.expires_at:
+        expires_at = self._end_of(record)
+        if self._latest() >= expires_at:
             raise _ended(Cause.SESSION_EXPIRED)
         content = read_content(record, self._sealer)
         if content is None:
             raise _ended(Cause.SESSION_UNSEALED)
         await self._check_idle(record)
-        return Session(record, content, self._clock.now() + _REVALIDATE)
+        return Session(record, content, expires_at, self._clock.now() + _REVALIDATE)
 
     def known(self, secret: str) -> TokenRecord | None:
         """The record of a cookie's value, in force or not, as far as this process knows it."""
@@ -119,6 +129,20 @@ class Sessions:
             await self._write(Batch(revoke=((record.id, self._clock.now()),)))
             audit_session_ended(record, by=by, cause=cause)
 
+    async def issued_within(self, issuer: str, subject: str, second: float) -> list[TokenRecord]:
+        """The sessions in force of a subject whose ID token has an ``iat`` in the second from ``second`` on.
+
+        Those that no secret of this process opens are among them. Raises Unavailable.
+        """
+        owner = (SESSION_OWNER, person_key(issuer, subject))
+        query = RecordQuery(kind=TokenKind.BROWSER.value, active=True, owner=owner, now=self._clock.now())
+        found = []
+        async for record in all_records(self._store, query):
+            content = self.content(record)
+            if content is None or second <= content.issued_at < second + 1:
+                found.append(record)
+        return found
+
     def content(self, record: TokenRecord) -> SessionContent | None:
         """The content of ``record``, where this process can open it."""
         return read_content(record, self._sealer)
@@ -134,6 +158,11 @@ class Sessions:
         if record is None or not _belongs(record, secret):
             raise _ended(Cause.SESSION_UNKNOWN)
         return record
+
+    def _end_of(self, record: TokenRecord) -> float:
+        """When the session expires. A ``maxAge`` that was lowered ends it earlier; a raised one changes nothing."""
+        end = record.created_at + self._times.max_age
+        return end if record.expires_at is None else min(end, record.expires_at)
 
     def _count_unknown(self) -> None:
         """Bound what made-up cookies ask of the store. Raises Refused(SESSION_ENDED)."""

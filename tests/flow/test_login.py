@@ -61,12 +61,14 @@ async def world_of(
     both: bool = False,
     registration: dict[str, Any] | None = None,
     limits: dict[str, Any] | None = None,
+    port: int = 0,
+    provider: dict[str, Any] | None = None,
     **blocks: Any,
 ) -> AsyncIterator[World]:
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     with LoginProvider() as idp, LoginProvider() as other, echo_upstream() as upstream:
-        providers = [provider_block(idp, "corp", **(registration or {}))]
+        providers = [{**provider_block(idp, "corp", **(registration or {})), **(provider or {})}]
         providers += [provider_block(other, "other", displayName="The <other>")] if both else []
         document = {
             "server": {
@@ -344,6 +346,19 @@ async def test_logout_token_with_a_subject_alone_ends_what_is_older(world: World
     await world.login(browser=browser)
 
 
+async def test_logout_token_of_the_same_second_ends_the_sessions_that_there_are(world: World) -> None:
+    now = int(time.time())
+    world.idp.extra = {"iat": now}
+    browser = await world.login()
+    world.idp.user = "bob"
+    bob = await world.login()
+    world.idp.user = "alice"
+    assert (await logout(world, world.idp.logout_token(sid=None, iat=now))).status == 200
+    assert (await browser.send(world.url + "/", headers=API)).json()["reason"] == "session_ended"
+    assert (await bob.send(world.url + "/", headers=API)).status == 200
+    await world.login()  # the login after it is of the same second too, and stands
+
+
 async def test_websocket_ends_with_its_session(world: World) -> None:
     browser = await world.login()
     cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
@@ -362,7 +377,8 @@ async def test_websocket_ends_with_its_session(world: World) -> None:
     [
         {"aud": "another"}, {"iss": "https://other.example.com"}, {"iat": None}, {"iat": 1_000_000_000},
         {"events": None}, {"events": {}}, {"nonce": "n"}, {"jti": None}, {"sub": None, "sid": None},
-        {"exp": 1_000_000_000}, {"sid": 7},
+        {"exp": 1_000_000_000}, {"sid": 7}, {"aud": 5}, {"aud": True}, {"aud": {CLIENT_ID: 1}}, {"aud": [CLIENT_ID, 5]},
+        {"sub": 7}, {"nbf": "x"},
     ],
 )  # fmt: skip
 async def test_wrong_logout_token_ends_nothing(world: World, claims: dict[str, Any]) -> None:
@@ -508,6 +524,28 @@ async def test_session_that_no_secret_opens_causes_no_redirect_loop(tmp_path: Pa
         assert (reply.status, reply.all("Location")) == (401, [])
     async with world_of(tmp_path, login={"secrets": ["b" * 32, "a" * 32]}) as world:
         assert (await browser.get(world.url + "/a", follow=False)).status == 200
+
+
+async def test_session_ends_if_its_provider_has_another_issuer(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        browser = await world.login()
+    async with world_of(tmp_path) as world:  # each has an issuer of its own, under the same name
+        reply = await browser.send(world.url + "/", headers=API)
+        assert (reply.status, reply.json()["reason"]) == (401, "session_ended")
+        await world.login(browser=browser)
+
+
+async def test_session_ends_if_a_claim_is_required_that_it_lacks(tmp_path: Path) -> None:
+    port = free_port()
+    with LoginProvider() as idp:
+        same = {"issuer": idp.issuer}
+        async with world_of(tmp_path, port=port, provider=same) as world:
+            browser = await world.login()
+        for required, status in (({"groups": ["writers"]}, 401), ({"groups": ["readers"], "aud": [CLIENT_ID]}, 200)):
+            async with world_of(tmp_path, port=port, provider={**same, "requiredClaims": required}) as world:
+                reply = await browser.send(world.url + "/", headers=API)
+                assert reply.status == status, required
+                assert status == 200 or reply.json()["reason"] == "session_ended"
 
 
 async def test_everything_of_the_login_is_404_without_it(tmp_path: Path) -> None:

@@ -1,26 +1,42 @@
 """The session cookie of a browser. It counts only without ``Authorization``, and never for pages of other origins."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from sidecar.authn.base import ABSTAINED, Accepted, Outcome, Rejected
 from sidecar.clock import Clock, latest_of
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import Cause, Reason, Refused, quoted
+from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import RequestContext, Scheme
 from sidecar.sessions.cross_site import CrossSiteGuard
 from sidecar.sessions.service import Session, Sessions
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
+from sidecar.tokens.jwt.verify import check_required
 
 SESSION = "session"
 # The cache is that of tokens. No token begins so, and the authenticator of tokens does not take a session.
 _KEY = "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """What the configuration in use requires of the sessions of one provider, whenever they began.
+
+    ``principal`` maps claims to the Actor. ``is_issuer`` tells whether an issuer is that of the provider.
+    ``required_claims`` are those of claims that sessions keep.
+    """
+
+    principal: PrincipalPolicy
+    is_issuer: Callable[[str], bool]
+    required_claims: tuple[tuple[ClaimPath, frozenset[str]], ...] = ()
+
+
 class SessionAuthenticator:
     """Decides on every request whose credential is the session cookie.
 
-    ``policies`` map the claims of each provider's persons, by its name. ``cache`` is that of verified tokens.
+    ``policies`` are those of each provider, by its name. ``cache`` is that of verified tokens.
     """
 
     name = SESSION
@@ -28,7 +44,7 @@ class SessionAuthenticator:
     def __init__(
         self,
         sessions: Sessions,
-        policies: Mapping[str, PrincipalPolicy],
+        policies: Mapping[str, SessionPolicy],
         guard: CrossSiteGuard,
         cache: VerifiedCache[Accepted],
         clock: Clock,
@@ -71,17 +87,27 @@ class SessionAuthenticator:
         return accepted
 
     def accepted(self, session: Session) -> Accepted:
-        """The person of ``session``, by today's rules for names. Raises Refused for a bad principal."""
+        """The person of ``session``, by the configuration in use.
+
+        Raises Refused: SESSION_ENDED for a session that could not begin with this configuration, others for a bad
+        principal.
+        """
         record, content = session.record, session.content
         policy = self._policies.get(content.provider)
         if policy is None:  # the provider was removed, or has no login any more
             raise Refused(Reason.SESSION_ENDED, Cause.PROVIDER_MISMATCH)
-        actor = make_actor(content.actor_claims(record), policy)
+        if not policy.is_issuer(content.issuer):  # the name of a provider may be used again for another issuer
+            raise Refused(Reason.SESSION_ENDED, Cause.ISSUER, f"the session is of issuer {quoted(content.issuer)}")
+        try:
+            check_required(content.claims, policy.required_claims)
+        except Refused as refusal:
+            raise Refused(Reason.SESSION_ENDED, refusal.cause, refusal.detail) from refusal
+        actor = make_actor(content.actor_claims(record, session.expires_at), policy.principal)
         return Accepted(
             actor,
-            expires_at=record.expires_at,
+            expires_at=session.expires_at,
             revalidate_at=session.revalidate_at,
             record_id=record.id,
             is_session=True,
-            revocation_keys=revocation_keys(actor, session=content.sid),
+            revocation_keys=revocation_keys(actor, session=content.sid, session_began_at=record.created_at),
         )

@@ -25,12 +25,20 @@ _Validity = complex
 class RevocationKeys:
     """The keys of one verified token in the revocation list, computed once."""
 
-    __slots__ = ("issued_at", "probes")
+    __slots__ = ("issued_at", "issued_by_provider", "probes")
 
-    def __init__(self, probes: tuple[tuple[Scope, bytes], ...], issued_at: float | None) -> None:
+    def __init__(
+        self,
+        probes: tuple[tuple[Scope, bytes], ...],
+        issued_at: float | None,
+        *,
+        issued_by_provider: float | None = None,
+    ) -> None:
+        """``issued_by_provider``: the time to compare with the cut-offs of providers, if another than ``issued_at``."""
         self.probes = probes
         # without a time of issue, every cut-off matches
         self.issued_at = -inf if issued_at is None else issued_at
+        self.issued_by_provider = self.issued_at if issued_by_provider is None else issued_by_provider
 
 
 def revocation_keys(
@@ -40,6 +48,7 @@ def revocation_keys(
     owner: Owner = NO_OWNER,
     recorded_at: float | None = None,
     session: str | None = None,
+    session_began_at: float | None = None,
 ) -> RevocationKeys:
     """The facts about the token that made ``actor``.
 
@@ -47,7 +56,9 @@ def revocation_keys(
     ``owner`` is where the owner of an own token comes from: what ends the tokens of that origin ends this one too.
     ``recorded_at``: when its record was made, which stands in for a missing ``iat``, and for one of the same second,
     because ``iat`` has whole seconds. ``session``: the credential ends with a session at its issuer, of that ``sid``
-    (empty: which one is unknown); None: it does not.
+    (empty: which one is unknown); None: it does not. ``session_began_at``: when its session here began, by this clock.
+    That of the provider may be ahead of it, so the earlier time is compared with cut-offs that were set here; those of
+    the provider are compared with ``iat``.
     """
     issuer = actor.issuer
     about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
@@ -67,7 +78,9 @@ def revocation_keys(
     issued_at = actor.issued_at
     if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
         issued_at = recorded_at
-    return RevocationKeys(probes, issued_at)
+    if session_began_at is None or issued_at is None:
+        return RevocationKeys(probes, issued_at)
+    return RevocationKeys(probes, min(issued_at, session_began_at), issued_by_provider=issued_at)
 
 
 def spellings(*actor_ids: str) -> tuple[str, ...]:
@@ -109,11 +122,12 @@ class RevocationList:
 
     def match(self, facts: RevocationKeys, now: float) -> Scope | None:
         """The scope of an entry that matches the token at ``now`` (seconds since the epoch); None: none matches."""
-        entries, issued_at = self._entries, facts.issued_at
+        entries = self._entries
         for scope, key in facts.probes:
             found = entries.get(key)
             if found is None:
                 continue
+            issued_at = facts.issued_by_provider if scope is Scope.SUBJECT_SESSIONS else facts.issued_at
             for span in (found,) if isinstance(found, _Validity) else found.values():
                 if issued_at < span.real and now < span.imag:
                     return scope

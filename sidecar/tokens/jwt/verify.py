@@ -120,11 +120,11 @@ def check_claims(
     claims: Mapping[str, Any], policy: ValidationPolicy, now: float, earliest: float | None = None
 ) -> None:
     """Check ``claims`` of a trusted source against ``policy`` at ``now``. Raises Refused as :func:`verify`."""
-    _check_types(claims)
+    check_types(claims)
     if policy.issuers is not None and claims.get("iss") not in policy.issuers:
         raise _invalid(Cause.ISSUER, f"iss is {quoted(claims.get('iss'))}; expected: {quoted(*sorted(policy.issuers))}")
     _check_audience(claims.get("aud"), policy.audiences)
-    _check_required(claims, policy.required_claims)
+    check_required(claims, policy.required_claims)
     _check_forbidden(claims, bound_to_certificates=policy.bound_to_certificates)
     _check_times(claims, policy, now, now if earliest is None else earliest)
 
@@ -137,8 +137,11 @@ def _fits(key: VerificationKey, token: Unverified) -> bool:
     return token.algorithm in key.algorithms
 
 
-def _check_types(claims: Mapping[str, Any]) -> None:
-    """RFC 7519 section 4.1. ``exp: null``, which OpenMetadata writes for tokens that never expire, means absent."""
+def check_types(claims: Mapping[str, Any]) -> None:
+    """Raise Refused(TOKEN_INVALID) for a registered claim of the wrong type (RFC 7519 section 4.1).
+
+    ``exp: null``, which OpenMetadata writes for tokens that never expire, means absent.
+    """
     for name in ("iss", "sub", "jti", "azp"):
         if not isinstance(claims.get(name, ""), str):
             raise _invalid(Cause.CLAIM_TYPE, f"{name} is not a string")
@@ -169,7 +172,8 @@ def _check_audience(audience: str | list[str] | None, accepted: Collection[str])
         raise _invalid(Cause.AUDIENCE, f"aud is {quoted(*presented)}; expected: {quoted(*sorted(accepted))}")
 
 
-def _check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
+def check_required(claims: Mapping[str, Any], required: Sequence[tuple[ClaimPath, frozenset[str]]]) -> None:
+    """Raise Refused(TOKEN_INVALID) unless each path of ``required`` contains one of its values."""
     for path, accepted in required:
         if accepted.isdisjoint(claim_texts(path.find(claims))):
             raise _invalid(Cause.REQUIRED_CLAIM, f"{path.text} is not one of {quoted(*sorted(accepted))}")

@@ -101,6 +101,19 @@ async def test_session_ends_at_its_time_and_not_by_use() -> None:
     assert await cause_of(sessions, secret(1)) is Cause.SESSION_EXPIRED
 
 
+async def test_lower_maximum_age_ends_sessions_that_began_before_and_a_higher_one_extends_none() -> None:
+    clock, store = HandClock(), MemoryStore()
+    made = await sessions_of(store, clock, max_age=7200.0)[0].create(secret(1), CONTENT, ALICE)
+    lowered, raised = (sessions_of(store, clock, max_age=age)[0] for age in (3600.0, 14400.0))
+    assert (await lowered.find(secret(1))).expires_at == made.created_at + 3600
+    assert (await raised.find(secret(1))).expires_at == made.created_at + 7200
+    clock.advance(3600)
+    assert await cause_of(lowered, secret(1)) is Cause.SESSION_EXPIRED
+    await raised.find(secret(1))
+    clock.advance(3600)
+    assert await cause_of(raised, secret(1)) is Cause.SESSION_EXPIRED
+
+
 async def test_no_session_is_idle_while_the_store_does_not_answer() -> None:
     clock, store = HandClock(), MemoryStore()
     sessions, _ = sessions_of(store, clock, max_age=36000.0, idle=600.0)
