@@ -188,6 +188,7 @@ def build_pages(
         login.names,
         revocation_gate(settings, registry, context.clock),
         login.authenticator.accepted,
+        decider,
         context.metrics,
     )
     challenge = Challenge(
@@ -196,7 +197,6 @@ def build_pages(
         login.cookies,
         StepResponses(is_secure=own.startswith("https:")),
         refusals,
-        decider,
         Rules(RuleSettings(path=path, access="guest") for path in settings.login.api_paths),
         context.clock,
     )
@@ -215,8 +215,8 @@ def build_pages(
         f"{prefix}/sign_in": (_ROUTE, SignInEndpoint(flow, challenge)),
         f"{prefix}/sign_out": (_ROUTE, SignOutEndpoint(flow, challenge, login.guard, bodies)),
         f"{prefix}/signed_out": (_ROUTE, SignedOutEndpoint(flow, challenge)),
-        f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals)),
-        f"{prefix}/backchannel_logout": (_ROUTE, BackchannelEndpoint(logout, bodies)),
+        f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals, decider)),
+        f"{prefix}/backchannel_logout": (_ROUTE, BackchannelEndpoint(logout, bodies, decider)),
     }
     return LoginPages(challenge, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
 

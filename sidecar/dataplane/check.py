@@ -121,7 +121,9 @@ class CheckEndpoint:
     def _cookie_line(own: OwnCookies, view: RequestContext) -> bytes:
         """``Cookie`` for the upstream, which a proxy copies over the caller's; blank above the limit."""
         rest = "; ".join(filter(None, map(own.rest, view.headers.getall("Cookie", _NONE))))
-        return b"Cookie: %b\r\n" % (rest.encode("latin-1", "replace") if len(rest) <= _MAX_COOKIE else b"")
+        # the inverse of the parser's decoding: the cookies of others keep every byte
+        line = rest.encode("utf-8", "surrogateescape")
+        return b"Cookie: %b\r\n" % (line if len(line) <= _MAX_COOKIE else b"")
 
     def _deny(
         self, asked: RequestHead, connection: Connection, view: RequestContext, verdict: Deny

@@ -2,17 +2,17 @@
 
 from collections.abc import Awaitable
 
-from sidecar.access.decide import Decider, Deny
+from sidecar.access.decide import Deny
 from sidecar.access.paths import read_target
 from sidecar.access.rules import Access, Rules
 from sidecar.clock import Clock
-from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import HeaderView, RequestContext, Scheme
 from sidecar.login.flow import BrowserCookies, LoginFlow
 from sidecar.login.navigation import ResponseKind, response_kind
 from sidecar.login.responses import StepResponses
-from sidecar.login.steps import Link, PageStep, Step, unavailable
+from sidecar.login.steps import Link, PageStep, Step
 from sidecar.sessions.service import Sessions
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import RequestHead
@@ -27,9 +27,7 @@ _LOOP_GUARD = 60.0
 
 
 class Challenge:
-    """A login that the answer begins waits within the limits of ``decider``.
-
-    ``api_paths`` are rules with access ``guest`` for the paths that are never redirected."""
+    """``api_paths`` are rules with access ``guest`` for the paths that are never redirected."""
 
     def __init__(
         self,
@@ -38,7 +36,6 @@ class Challenge:
         cookies: OwnCookies,
         responses: StepResponses,
         refusals: ErrorResponses,
-        decider: Decider,
         api_paths: Rules,
         clock: Clock,
     ) -> None:
@@ -47,7 +44,6 @@ class Challenge:
         self._cookies = cookies
         self._responses = responses
         self._refusals = refusals
-        self._decider = decider
         self._api_paths = api_paths
         self._now = clock.now
 
@@ -88,12 +84,7 @@ class Challenge:
     async def _begin(
         self, asked: RequestHead, connection: Connection, target: str, cookies: BrowserCookies, verdict: Deny
     ) -> Response:
-        step: Step
-        try:
-            step = await self._decider.within_limits(self._flow.begin(target, cookies))
-        except Unavailable as failure:
-            step = unavailable(failure)
-        return self.page(asked, connection, step, verdict)
+        return self.page(asked, connection, await self._flow.begin(target, cookies), verdict)
 
     def page(self, asked: RequestHead, connection: Connection, step: Step, refused: Deny | None = None) -> Response:
         """The response of ``step``; what it reports is logged as every refusal."""

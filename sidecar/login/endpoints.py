@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from sidecar.access.decide import Deny
+from sidecar.access.decide import Decider, Deny
 from sidecar.api.body import BodyReader
 from sidecar.concurrency import settled
 from sidecar.errors import Cause, MethodNotAllowed, Reason, Refused, Unavailable
@@ -144,7 +144,11 @@ class SignOutEndpoint(_Endpoint):
             if refusal is not None:
                 raise refusal
             token = (await self._bodies.read_form(request, is_decided=False)).get("token", "")
-        is_own = headers.getall("Sec-Fetch-Site", []) == ["same-origin"]
+        # an image or a script on a page of ours, which others may have written, is no wish of the person
+        is_own = (
+            headers.getall("Sec-Fetch-Site", []) == ["same-origin"]
+            and response_kind(request.method, headers) is ResponseKind.REDIRECT
+        )
         cookies = self._challenge.browser_cookies(headers)
         step = await self._flow.sign_out(cookies, form_token=token, is_own_page=is_own)
         return self._page(request, step)
@@ -161,22 +165,28 @@ class SignedOutEndpoint(_Endpoint):
 class ChallengeEndpoint:
     """``{prefix}/challenge``: the whole answer to a request that nginx refuses, which names it as in a check."""
 
-    def __init__(self, challenge: Challenge, refusals: ErrorResponses) -> None:
+    def __init__(self, challenge: Challenge, refusals: ErrorResponses, decider: Decider) -> None:
         self._challenge = challenge
         self._refusals = refusals
+        self._decider = decider
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """A redirect or a page for a person, 401 in JSON for a program."""
         headers = request.headers
-        verdict = Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
+        denied = Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
         targets, methods = headers.getall("X-Original-URI", []), headers.getall("X-Original-Method", [])
         connection = connection_of(request)
         if connection.trusted and len(targets) == 1 and len(methods) == 1:
-            view = RequestContext(methods[0], targets[0], headers, read_credential(headers), trusted=True)
-            answer = self._challenge.answer(request, connection, view, verdict)
+            view = RequestContext(
+                methods[0], targets[0], headers, read_credential(headers), trusted=True, takes_cookie=True
+            )
+            # decided again: why the session ended says whether another login would end the same way
+            verdict = await settled(self._decider.decide(view))
+            denied = verdict if isinstance(verdict, Deny) else denied
+            answer = self._challenge.answer(request, connection, view, denied)
             if answer is not None:
                 return await settled(answer)
-        return self._refusals.refuse(request, connection, verdict, route="login")
+        return self._refusals.refuse(request, connection, denied, route="login")
 
 
 class BackchannelEndpoint:
@@ -184,16 +194,17 @@ class BackchannelEndpoint:
 
     methods = ("POST",)
 
-    def __init__(self, logout: BackchannelLogout, bodies: BodyReader) -> None:
+    def __init__(self, logout: BackchannelLogout, bodies: BodyReader, decider: Decider) -> None:
         self._logout = logout
         self._bodies = bodies
+        self._decider = decider
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 without a body once the end is stored; 400 for a token that is not accepted."""
         if request.method != "POST":
             raise MethodNotAllowed(*self.methods)
         form = await self._bodies.read_form(request, is_decided=False)
-        failure = await self._logout.receive(form.get("logout_token", ""))
+        failure = await self._decider.within_limits(self._logout.receive(form.get("logout_token", "")))
         if failure is None:
             return Response(200, b"Cache-Control: no-store\r\n")
         body = b'{"error":"invalid_request"}'

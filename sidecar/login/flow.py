@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
+from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted, Gate
+from sidecar.budget import Budget
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
@@ -85,9 +87,13 @@ class LoginFlow:
         names: LoginNames,
         gate: Gate,
         accept: Callable[[Session], Accepted],
+        decider: Decider,
         metrics: Metrics,
     ) -> None:
-        """``accept`` makes a session the person that it stands for, as for every request."""
+        """``accept`` makes a session the person that it stands for, as for every request.
+
+        What a request waits for, it waits for within the limits of ``decider``; callbacks take half of its slots.
+        """
         self._clients = dict(clients)
         self._sessions = sessions
         self._transactions = transactions
@@ -96,6 +102,9 @@ class LoginFlow:
         self.names = names
         self._gate = gate
         self._accept = accept
+        self._decider = decider
+        # a provider that hangs must not keep others from a verdict
+        self._completing = Budget(decider.undecided.places / 2, decider.undecided)
         self._logins = metrics.logins
         self._running: dict[str, asyncio.Task[Step]] = {}
 
@@ -114,7 +123,7 @@ class LoginFlow:
             raise Refused(Reason.NOT_FOUND)
         attempt, state = self._transactions.begin(name, address, cookies.login)
         try:
-            location = await client.authorization_url(attempt, state)
+            location = await self._decider.within_limits(client.authorization_url(attempt, state))
         except Failed as failure:
             return self._failed(failure, name, address)
         return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))
@@ -148,12 +157,20 @@ class LoginFlow:
         key = session_id(attempt.session_secret(self._sealer))
         running = self._running.get(key)
         if running is None:
+            try:
+                self._completing.take()
+            except Unavailable as failure:
+                return self._failed(failure, attempt.provider, attempt.return_to)
             # a task of its own: a code is good once, so neither a browser that leaves nor a second answer may spoil it
             running = asyncio.create_task(self._complete(client, attempt, parameters, cookies), name="login")
             self._running[key] = running
             running.add_done_callback(retrieve)
-            running.add_done_callback(lambda _: self._running.pop(key, None))
+            running.add_done_callback(lambda _: self._completed(key))
         return await asyncio.shield(running)
+
+    def _completed(self, key: str) -> None:
+        del self._running[key]
+        self._completing.give_back()
 
     def _attempt(self, parameters: CallbackParameters, cookies: BrowserCookies) -> Attempt:
         """The attempt that is answered. Raises Refused."""
@@ -168,7 +185,7 @@ class LoginFlow:
 
     async def _check_response(self, client: ProviderClient, parameters: CallbackParameters) -> None:
         """RFC 9207, then errors. Raises Refused, Unavailable."""
-        metadata = await client.metadata()
+        metadata = await self._decider.within_limits(client.metadata())
         if parameters.issuer is None:
             if metadata.sends_issuer:
                 raise Refused(Reason.LOGIN_FAILED, Cause.RESPONSE_ISSUER, "the response has no iss")
@@ -226,7 +243,7 @@ class LoginFlow:
     async def _unusable(self, failure: Refused, provider: str, return_to: str, cookies: BrowserCookies) -> Step:
         """An answer that begins nothing: a person who is logged in goes on, others may begin anew."""
         self._count(failure, provider)
-        if cookies.session and await self.person(cookies.session) is not None:
+        if cookies.session and await self._decider.within_limits(self.person(cookies.session)) is not None:
             return Redirect(return_to)
         return PageStep(
             400,
@@ -271,9 +288,11 @@ class LoginFlow:
         """End the session of the browser, then that at the provider.
 
         ``form_token``: that of a posted form, None: the request is no form. ``is_own_page``: a page of our own origin
-        asks. Without either of them a page asks the person.
+        asks. Without either of them a page asks the person. Raises Refused, and Unavailable if the store does not
+        answer: the cookie is kept then, as the session is in force.
         """
-        record = self._sessions.known(cookies.session)
+        # asked of the store where the copy has none: a copy that lags must not leave the session in force
+        record = await self._decider.within_limits(self._sessions.stored(cookies.session))
         if record is None or record.revoked_at is not None:
             return Redirect(f"{self.names.prefix}/signed_out", (self._deleted(),))
         expected = self._form_token(cookies.session)
@@ -283,13 +302,15 @@ class LoginFlow:
                 raise Refused(Reason.CROSS_SITE, Cause.FORM_TOKEN)
             return await self._confirmation(record.owner.provider, expected)
         content = self._sessions.content(record)
-        await self._sessions.end(record, by=f"{record.actor_type}:{record.name}", cause="signed_out")
+        by = f"{record.actor_type}:{record.name}"
+        await self._decider.within_limits(self._sessions.end(record, by=by, cause="signed_out"))
         location = f"{self.names.prefix}/signed_out"
         client = self._clients.get(record.owner.provider)
         if client is not None and self.names.ends_provider_session:
             try:
                 hint = "" if content is None else content.id_token
-                location = await client.end_session_url(hint, self.names.signed_out) or location
+                known = client.end_session_url(hint, self.names.signed_out)
+                location = await self._decider.within_limits(known) or location
             except Unavailable as failure:
                 _log.warning(
                     "session at the provider not ended",
@@ -302,7 +323,7 @@ class LoginFlow:
         client = self._clients.get(provider)
         if client is not None and self.names.ends_provider_session:
             try:
-                endpoint = (await client.metadata()).end_session_endpoint
+                endpoint = (await self._decider.within_limits(client.metadata())).end_session_endpoint
                 targets = (web_origin(endpoint),) if endpoint else ()
             except Unavailable:
                 targets = ()

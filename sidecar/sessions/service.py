@@ -104,6 +104,15 @@ class Sessions:
         record = self._records.record(session_id(secret))
         return record if record is not None and _belongs(record, secret) else None
 
+    async def stored(self, secret: str) -> TokenRecord | None:
+        """The record of a cookie's value, in force or not; None: the store has none.
+
+        Raises Unavailable if it is unknown here and the store does not answer, or is asked too often.
+        """
+        if is_secret(secret) and self._records.record(session_id(secret)) is None and not self._may_ask():
+            raise Unavailable(Cause.THROTTLED, retry_after=1)
+        return await self._lookup(secret)
+
     async def exists(self, secret: str) -> bool:
         """Whether a session of that value was ever created. Raises Unavailable if the store does not answer."""
         return await self._records.lookup(session_id(secret)) is not None
@@ -115,7 +124,8 @@ class Sessions:
         """
         now = self._clock.now()
         record = make_record(secret, content, actor, self._sealer, now=now, expires_at=now + self._times.max_age)
-        replaced = self.known(replaces)
+        # not counted as the look-ups of made-up cookies: the person has just logged in, and the old session has to end
+        replaced = await self._lookup(replaces)
         ends = [(replaced, "replaced")] if replaced is not None and replaced.revoked_at is None else []
         ends += [(one, "limit") for one in await self._superfluous(record, now) if one != replaced]
         await self._write(Batch(add=(record,), revoke=tuple((one.id, now) for one, _ in ends)))
@@ -153,7 +163,8 @@ class Sessions:
         identifier = session_id(secret)
         record = self._records.record(identifier)
         if record is None:
-            self._count_unknown()
+            if not self._may_ask():
+                raise _ended(Cause.THROTTLED)
             record = await self._records.lookup(identifier)
         if record is None or not _belongs(record, secret):
             raise _ended(Cause.SESSION_UNKNOWN)
@@ -164,13 +175,21 @@ class Sessions:
         end = record.created_at + self._times.max_age
         return end if record.expires_at is None else min(end, record.expires_at)
 
-    def _count_unknown(self) -> None:
-        """Bound what made-up cookies ask of the store. Raises Refused(SESSION_ENDED)."""
+    async def _lookup(self, secret: str) -> TokenRecord | None:
+        """As :meth:`stored`, without its limit. A copy that lags must not make a session that is in force unknown."""
+        if not is_secret(secret):
+            return None
+        record = await self._records.lookup(session_id(secret))
+        return record if record is not None and _belongs(record, secret) else None
+
+    def _may_ask(self) -> bool:
+        """Whether the store may be asked about one more unknown cookie now; counts it."""
         now = self._clock.monotonic()
         self._asked = [at for at in self._asked if now - at < 1.0]
         if len(self._asked) >= _MAX_UNKNOWN_PER_SECOND:
-            raise _ended(Cause.THROTTLED)
+            return False
         self._asked.append(now)
+        return True
 
     async def _check_idle(self, record: TokenRecord) -> None:
         """Raises Refused(SESSION_ENDED) for a session that no process has seen in use for too long.

@@ -326,6 +326,23 @@ async def test_link_of_our_own_origin_signs_out_at_once(world: World) -> None:
     assert SESSION not in browser.cookies
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "image"), ("Accept", "image/*")),
+        (("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "empty"), ("Accept", "*/*")),
+        (("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "iframe"), ("Accept", "text/html")),
+    ],
+)
+async def test_image_script_or_frame_of_our_own_origin_signs_no_viewer_out(
+    world: World, headers: tuple[tuple[str, str], ...]
+) -> None:
+    browser = await world.login()
+    reply = await browser.send(f"{world.url}/oauth2/sign_out", headers=[*SAME_ORIGIN, *headers])
+    assert (reply.status, reply.all("Set-Cookie")) == (200, [])
+    assert (await browser.send(world.url + "/", headers=API)).status == 200
+
+
 async def test_logout_token_ends_sessions_and_tokens_of_that_session(world: World) -> None:
     browser = await world.login()
     bearer = world.idp.mint(preferred_username="alice", sub="sub-alice", sid="sid-alice")
@@ -479,6 +496,94 @@ async def test_redirect_of_a_refusal_waits_within_the_limits_of_a_decision(tmp_p
             assert all(reply.all("Retry-After") for reply in replies)
             assert world.idp.pushed <= 1 + 2
             world.idp.pushed = 1
+
+
+async def test_endpoints_of_the_login_wait_within_the_limits_of_a_decision(tmp_path: Path) -> None:
+    limits = {"checkDeadline": "300ms", "limits": {"maxInFlight": 8}}  # two requests may wait, one of them a callback
+    async with world_of(tmp_path, registration={"pushed": "always"}, limits=limits) as world:
+        callbacks = []
+        for _ in range(6):
+            browser = Browser()
+            sent = await browser.get(world.url + "/a", follow=False)
+            reply = await browser.get(sent.all("Location")[0], follow=False)
+            callbacks.append((browser, reply.all("Location")[0]))
+        world.idp.wrong, world.idp.pushed = "slow", 0
+        started = time.monotonic()
+        pages = [Browser().get(world.url + "/oauth2/start", follow=False) for _ in range(5)]
+        assert [reply.status for reply in await asyncio.gather(*pages)] == [503] * 5
+        assert time.monotonic() - started < 1.5
+        assert world.idp.pushed <= 2
+        replies = await asyncio.gather(*(browser.get(address, follow=False) for browser, address in callbacks))
+        assert sorted(reply.status for reply in replies) == [303] + [503] * 5
+        assert len(world.idp.token_requests) == 1
+        # what found no place is not used up
+        world.idp.wrong = ""
+        for (browser, address), reply in zip(callbacks, replies, strict=True):
+            if reply.status == 503:
+                assert (await browser.get(address, follow=False)).status == 303
+
+
+async def test_logout_token_waits_within_the_limits_of_a_decision(tmp_path: Path) -> None:
+    limits = {"checkDeadline": "300ms", "limits": {"maxInFlight": 8}}
+    async with world_of(tmp_path, limits=limits) as world:
+        assert (await logout(world, world.idp.logout_token())).status == 200
+        world.idp.rotate()
+        world.idp.wrong = "slow keys"
+        started = time.monotonic()
+        replies = await asyncio.gather(*(logout(world, world.idp.logout_token()) for _ in range(5)))
+        assert [reply.status for reply in replies] == [503] * 5
+        assert time.monotonic() - started < 1.5
+
+
+async def test_sign_out_at_another_replica_right_after_the_login_ends_the_session(tmp_path: Path) -> None:
+    """The copy of that replica does not have the session yet."""
+    async with world_of(tmp_path) as world:
+        port = free_port()
+        document = json.loads((tmp_path / "sidecar.yaml").read_text(encoding="utf-8"))
+        document["server"]["listen"] = f"127.0.0.1:{port}"
+        (tmp_path / "other.yaml").write_text(json.dumps(document), encoding="utf-8")
+        own = [(name, "same-origin" if name == "Sec-Fetch-Site" else value) for name, value in NAVIGATION]
+        async with run_sidecar(load([str(tmp_path / "other.yaml")], {})):
+            for _ in range(3):
+                browser = await world.login()
+                leaving = Browser(dict(browser.cookies))
+                reply = await leaving.send(f"http://127.0.0.1:{port}/oauth2/sign_out", headers=own)
+                assert (reply.status, SESSION in leaving.cookies) == (303, False)
+                assert reply.all("Location")[0].startswith(f"{world.idp.issuer}/logout")
+                # this process learns it within its period of polling
+                for _ in range(50):
+                    after = await browser.send(world.url + "/", headers=API)
+                    if after.status == 401:
+                        break
+                    await asyncio.sleep(0.1)
+                assert after.json()["reason"] == "session_ended"
+
+
+async def test_session_that_was_ended_after_its_login_causes_no_redirect_loop(tmp_path: Path) -> None:
+    """Neither in a check nor at the endpoint that nginx asks for the response."""
+    async with world_of(tmp_path, limits={"trustedProxies": ["127.0.0.1/32"]}) as world:
+        browser = await world.login()
+        kept = dict(browser.cookies)
+        own = [(name, "same-origin" if name == "Sec-Fetch-Site" else value) for name, value in NAVIGATION]
+        await browser.get(f"{world.url}/oauth2/sign_out", headers=own)
+        for path, header in (("forward_auth", "X-Forwarded"), ("challenge", "X-Original")):
+            asked = (*NAVIGATION, (f"{header}-Uri", "/a"), (f"{header}-Method", "GET"))
+            reply = await Browser(kept).send(f"{world.url}/oauth2/{path}", headers=asked)
+            assert (reply.status, reply.all("Location")) == (401, []), path
+            # without the session a login begins
+            reply = await Browser().send(f"{world.url}/oauth2/{path}", headers=asked)
+            assert reply.status == 303, path
+
+
+async def test_check_keeps_every_byte_of_other_cookies(tmp_path: Path) -> None:
+    async with world_of(tmp_path, limits={"trustedProxies": ["127.0.0.1/32"]}) as world:
+        browser = await world.login()
+        own = f"{SESSION}={browser.cookies[SESSION]}"
+        for kept in ("name=Jérôme; k=Ċč".encode(), b"name=\xff\xfe\xe9", b"a=b"):
+            line = kept.decode("latin-1") + "; " + own
+            asked = [("X-Forwarded-Uri", "/a"), ("X-Forwarded-Method", "GET"), ("Cookie", line)]
+            reply = await Browser().send(f"{world.url}/oauth2/forward_auth", headers=asked)
+            assert (reply.status, [value.encode("latin-1") for value in reply.all("Cookie")]) == (200, [kept])
 
 
 async def test_authentication_must_be_as_recent_as_asked(tmp_path: Path) -> None:

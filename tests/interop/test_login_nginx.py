@@ -1,12 +1,19 @@
 """Browser login behind nginx, with its shipped configuration and the additions that the guide prints."""
 
+import base64
 import json
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
@@ -56,6 +63,7 @@ async def world(require_tool: Callable[[str], Path], tmp_path: Path) -> AsyncIte
                 "adminListen": "127.0.0.1:0",
                 "publicUrl": url,
                 "trustedProxies": ["127.0.0.1/32"],
+                "clientCertificates": "nginx",
             },
             "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
             "authenticationConfiguration": {"providers": [provider_block(idp, "corp")]},
@@ -121,3 +129,66 @@ async def test_session_that_was_signed_out_is_refused(world: World) -> None:
     own = [(name, "same-origin" if name == "Sec-Fetch-Site" else value) for name, value in NAVIGATION]
     assert (await browser.get(world.url + "/oauth2/sign_out", headers=own)).status == 200
     assert (await captured.get(world.url + "/", headers=API)).status == 401
+
+
+async def test_clients_reach_the_paths_of_the_login_and_no_endpoint_of_checks(world: World) -> None:
+    browser = Browser()
+    await browser.get(world.url + "/")
+    own = (("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors"))
+    named = tuple(
+        (f"{start}{name}", value)
+        for start in ("X-Original-", "X-Forwarded-")
+        for name, value in (("URI", "/a"), ("Method", "GET"))
+    )
+    for path in (
+        "auth",
+        "auth/",
+        "%61uth",
+        "forward_auth",
+        "ext_authz/a",
+        "challenge",
+        "start/../auth",
+        "callback/../auth",
+        "callback/corp/../../auth",
+        "//auth",
+        "ext_authz/callback/corp",
+    ):
+        reply = await browser.send(f"{world.url}/oauth2/{path}", headers=[*API, *own, *named])
+        assert reply.status == 404, path
+        assert reply.all("X-Auth-Request-User") == [], path
+    # nginx selects the location by the normalized path, and by default it forwards the path as it was sent
+    for path in ("ext_authz/../sign_in", "ext_authz/%2e%2e/sign_in", "ext_authz/a/../../sign_in", "auth/../sign_in"):
+        reply = await browser.send(f"{world.url}/oauth2/{path}", headers=[*API, *own, *named])
+        assert (reply.status, b"Choose where to sign in" in reply.body) == (200, True), path
+        assert reply.all("X-Auth-Request-User") == [], path
+    assert (await browser.send(f"{world.url}/oauth2/userinfo", headers=[*API, *own])).status == 200
+    for path in ("start", "sign_in", "sign_out", "signed_out", "callback/corp", "backchannel_logout"):
+        assert (await Browser().send(f"{world.url}/oauth2/{path}", headers=NAVIGATION)).status != 404, path
+
+
+async def test_certificate_that_a_client_names_counts_at_no_endpoint(world: World) -> None:
+    """The sidecar reads the header of nginx, which is blank here."""
+    certificate = certificate_of_alice()
+    thumbprint = base64.urlsafe_b64encode(certificate.fingerprint(hashes.SHA256())).rstrip(b"=").decode()
+    token = world.idp.mint(cnf={"x5t#S256": thumbprint})
+    named = quote(certificate.public_bytes(serialization.Encoding.PEM).decode(), safe="")
+    headers = [*API, ("Authorization", f"Bearer {token}"), ("X-Forwarded-Client-Cert", named)]
+    for path in ("/a", "/oauth2/userinfo"):
+        assert (await Browser().send(world.url + path, headers=headers)).status == 401, path
+
+
+async def test_session_that_was_ended_after_its_login_causes_no_redirect_loop(world: World) -> None:
+    browser = Browser()
+    await browser.get(world.url + "/")
+    captured = Browser(dict(browser.cookies))
+    own = [(name, "same-origin" if name == "Sec-Fetch-Site" else value) for name, value in NAVIGATION]
+    await browser.get(world.url + "/oauth2/sign_out", headers=own)
+    reply = await captured.get(world.url + "/a", follow=False)
+    assert (reply.status, reply.all("Location")) == (401, [])
+
+
+def certificate_of_alice() -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")]), datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    return made.sign(key, hashes.SHA256())

@@ -70,6 +70,8 @@ class LoginProvider(IdentityProvider):
             "/userinfo": self._userinfo,
             "/logout": self._logout,
         }
+        if self.wrong == "slow keys" and request.path == "/jwks":
+            await asyncio.sleep(2)
         handler = handlers.get(request.path)
         return await super()._answer(request) if handler is None else await handler(request)
 

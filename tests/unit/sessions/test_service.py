@@ -1,5 +1,6 @@
 """Sessions without a store around them: floods, outages, and what a record is worth."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -62,6 +63,31 @@ async def test_made_up_cookies_ask_the_store_fifty_times_a_second() -> None:
     assert (causes.count(Cause.SESSION_UNKNOWN), causes.count(Cause.THROTTLED), records.asked) == (50, 10, 50)
     clock.advance(1)
     assert await cause_of(sessions, secret(99)) is Cause.SESSION_UNKNOWN
+
+
+async def test_session_that_this_process_does_not_know_yet_is_found_for_its_end() -> None:
+    """At sign-out, and when a login replaces it; what cannot be asked is not unknown."""
+    clock, store = HandClock(), MemoryStore()
+    sessions, _ = sessions_of(store, clock)
+    first = await sessions.create(secret(1), CONTENT, ALICE)
+    assert await sessions.stored(secret(1)) == first
+    assert await sessions.stored(secret(2)) is None
+    assert await sessions.stored("x") is None
+    await sessions.create(secret(3), CONTENT, ALICE, replaces=secret(1))
+    assert await cause_of(sessions, secret(1)) is Cause.SESSION_REVOKED
+    for number in range(10, 60):
+        with suppress(Refused):
+            await sessions.find(secret(number))
+    with pytest.raises(Unavailable) as caught:
+        await sessions.stored(secret(3))
+    assert caught.value.cause is Cause.THROTTLED
+    # a login has redeemed a code and is not turned away by others' made-up cookies
+    await sessions.create(secret(4), CONTENT, ALICE, replaces=secret(3))
+    clock.advance(1)
+    assert await cause_of(sessions, secret(3)) is Cause.SESSION_REVOKED
+    store.away = True
+    with pytest.raises(Unavailable):
+        await sessions.stored(secret(4))
 
 
 @pytest.mark.parametrize("value", ["x", "A" * 42, "A" * 44, "A" * 42 + "B", "é" * 43, "A" * 9000, " " * 43])
