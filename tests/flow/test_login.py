@@ -622,13 +622,15 @@ async def test_paths_of_an_api_are_never_redirected(tmp_path: Path) -> None:
 
 
 async def test_session_that_no_secret_opens_causes_no_redirect_loop(tmp_path: Path) -> None:
-    async with world_of(tmp_path, login={"secrets": ["a" * 32]}) as world:
-        browser = await world.login()
-    async with world_of(tmp_path, login={"secrets": ["b" * 32]}) as world:
-        reply = await browser.get(world.url + "/a", follow=False)
-        assert (reply.status, reply.all("Location")) == (401, [])
-    async with world_of(tmp_path, login={"secrets": ["b" * 32, "a" * 32]}) as world:
-        assert (await browser.get(world.url + "/a", follow=False)).status == 200
+    with LoginProvider() as idp:
+        same: dict[str, Any] = {"port": free_port(), "provider": {"issuer": idp.issuer}}
+        async with world_of(tmp_path, login={"secrets": ["a" * 32]}, **same) as world:
+            browser = await world.login()
+        async with world_of(tmp_path, login={"secrets": ["b" * 32]}, **same) as world:
+            reply = await browser.get(world.url + "/a", follow=False)
+            assert (reply.status, reply.all("Location")) == (401, [])
+        async with world_of(tmp_path, login={"secrets": ["b" * 32, "a" * 32]}, **same) as world:
+            assert (await browser.get(world.url + "/a", follow=False)).status == 200
 
 
 async def test_session_ends_if_its_provider_has_another_issuer(tmp_path: Path) -> None:
