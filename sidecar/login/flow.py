@@ -233,7 +233,8 @@ class LoginFlow:
         )
         claims = {**content.claims, "iss": content.issuer, "sub": content.subject, "iat": content.issued_at}
         actor = make_actor(claims, client.policy)
-        accepted = Accepted(actor, is_session=True, revocation_keys=revocation_keys(actor, session=content.sid))
+        keys = revocation_keys(actor, session=content.sid, session_began_at=self._sessions.now())
+        accepted = Accepted(actor, is_session=True, revocation_keys=keys)
         failure = self._gate.check(accepted)  # a person whom every request would refuse gets no session
         if failure is not None:
             raise failure

@@ -97,6 +97,10 @@ class Sessions:
         await self._check_idle(record)
         return Session(record, content, expires_at, self._clock.now() + _REVALIDATE)
 
+    def now(self) -> float:
+        """When a session that is created now begins."""
+        return self._clock.now()
+
     def known(self, secret: str) -> TokenRecord | None:
         """The record of a cookie's value, in force or not, as far as this process knows it."""
         if not is_secret(secret):

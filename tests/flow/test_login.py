@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 
 from sidecar.app.running import run_sidecar
+from sidecar.cli.main import main
 from sidecar.config.load import load
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply
@@ -374,6 +376,20 @@ async def test_logout_token_of_the_same_second_ends_the_sessions_that_there_are(
     assert (await browser.send(world.url + "/", headers=API)).json()["reason"] == "session_ended"
     assert (await bob.send(world.url + "/", headers=API)).status == 200
     await world.login()  # the login after it is of the same second too, and stands
+
+
+async def test_revocation_is_the_same_at_the_login_as_after_it(tmp_path: Path) -> None:
+    """A person whose session would end at once gets none: the browser would be led in circles."""
+    async with world_of(tmp_path) as world:
+        until = datetime.fromtimestamp(time.time() + 20, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        about = ["--issuer", world.idp.issuer, "--subject", "sub-alice", "--issued-before", until]
+        words = ["revocations", "add", *about, "--config", str(tmp_path / "sidecar.yaml")]
+        assert await asyncio.to_thread(main, words) == 0
+        await asyncio.sleep(0.5)
+        world.idp.extra = {"iat": int(time.time()) + 28}
+        browser = Browser()
+        assert (await browser.get(world.url + "/")).status == 403
+        assert SESSION not in browser.cookies
 
 
 async def test_websocket_ends_with_its_session(world: World) -> None:
