@@ -1,11 +1,13 @@
 """What every test may ask for."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+import sidecar.cli.main  # noqa: F401 - for the fixture below: the package has a function of that name
 from tests.support import tools
 
 # A deadline for one example measures what else the machine does.
@@ -24,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, mark in skipped.items():
             if name in item.keywords:
                 item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_limits_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests call in this process forbid core dumps; a limit that was lowered cannot be raised again."""
+    monkeypatch.setattr(sys.modules["sidecar.cli.main"], "disable_core_dumps", lambda: None)
 
 
 @pytest.fixture(scope="session")

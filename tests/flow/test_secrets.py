@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -142,7 +143,9 @@ def test_no_core_is_written(vault: Azure, tmp_path: Path) -> None:
     """The limit is zero in every process, and the memory is not readable for others."""
     document = configuration(vault)
     document["server"] = {"workers": 2}
-    with running_sidecar(tmp_path, document, under=("prlimit", "--core=unlimited")) as sidecar:
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    with running_sidecar(tmp_path, document, under=("prlimit", f"--core={limit}")) as sidecar:
         pid = sidecar.process.popen.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for process in (str(pid), *children):
