@@ -177,7 +177,7 @@ def _context(
     # a browser sends no preflight that names another method
     preflight = method == "OPTIONS" and not others and is_preflight(method, headers)
     view = RequestContext(method, target, headers, read_credential(headers), trusted, preflight, others, conditions)
-    # without the original method nobody could say whether a page of another origin may send the request
+    # the original method decides whether a page of another origin may send the request with a cookie
     view.takes_cookie = trusted and target is not None
     return view
 

@@ -154,6 +154,27 @@ async def test_access_line_of_a_check_has_the_original_request_and_the_caller(
     assert "actor" not in public
 
 
+async def test_lines_of_later_requests_on_a_connection_have_nothing_of_an_earlier_check(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With and without a task: a request with a body needs one."""
+    caplog.set_level(logging.INFO)
+    scene = await start(**TRUSTED, **RULES, logging={"access": True})
+    asked = [("X-Original-URI", "/a"), ("X-Original-Method", "GET")]
+    form = b"POST /oauth2/introspect HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    async with await scene.connect() as wire:
+        assert (await wire.ask("/oauth2/auth", [*asked, bearer()])).status == 200
+        assert (await wire.ask("/oauth2/userinfo", [])).status == 401
+        assert (await wire.ask("/oauth2/auth", [*asked, bearer()])).status == 200
+        await wire.send(form + b"Content-Length: 7\r\n\r\ntoken=x")
+        assert (await wire.answer()).status == 401
+    for line in (*lines_of(caplog, "request_rejected"), *lines_of(caplog, "request_answered")[1::2]):
+        assert line["route"] in ("userinfo", "introspect")
+        assert "originalPath" not in line
+        assert line.get("actor", "") == ""
+    assert len(lines_of(caplog, "request_answered")) == 4
+
+
 async def test_line_of_an_untrusted_check_has_nothing_that_the_peer_claims(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -184,7 +184,7 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     ),
     Cause.SESSION_UNKNOWN: (
         "no session has this cookie; its record is removed some time after the session has ended",
-        "sign in again; if it happens to all at once, check that the replicas share one store",
+        "sign in again; if it affects all users, check that the replicas share one store",
     ),
     Cause.SESSION_EXPIRED: (
         "the session is older than `login.session.maxAge`",
