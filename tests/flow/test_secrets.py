@@ -86,7 +86,11 @@ def test_a_value_is_read_refreshed_and_kept_while_the_vault_fails(vault: Azure, 
         vault.secrets[ID][-1].attributes["enabled"] = False
         wait_until(lambda: metric(sidecar, "sidecar_secrets_up") == 0)
         assert status_of(sidecar, OTHER) == 200
-        assert request(f"{sidecar.admin_url}/readyz", "GET").status == 200
+        report = request(f"{sidecar.admin_url}/readyz", "GET")
+        assert report.status == 200
+        part = report.json()["parts"]["secrets manager"]
+        assert part["state"] == "degraded"
+        assert f"Azure Key Vault: {ID}: disabled: status 403, SecretDisabled; the values read before" in part["text"]
         os.kill(sidecar.process.popen.pid, signal.SIGHUP)
         wait_until(lambda: '"outcome":"applied"' in sidecar.process.output.rpartition("secret_unreadable")[2])
         assert status_of(sidecar, OTHER) == 200
@@ -121,6 +125,8 @@ def test_no_value_is_shown_anywhere(vault: Azure, tmp_path: Path) -> None:
     document["server"] = {"workers": 2}
     with running_sidecar(tmp_path, document) as sidecar:
         assert status_of(sidecar, SECRET) == 200
+        parts = request(f"{sidecar.admin_url}/readyz", "GET").json()["parts"]
+        assert parts["secrets manager"] == {"state": "usable"}
         vault.put(ID, OTHER)
         wait_until(lambda: status_of(sidecar, OTHER) == 200)
         shown = [request(f"{sidecar.admin_url}/{path}", "GET").body for path in ("metrics", "config", "readyz")]
