@@ -15,7 +15,7 @@ from sidecar.secrets.ids import Manager, bot_token_id
 from sidecar.secrets.value import Secret
 from sidecar.store.base import Store
 from sidecar.store.replica.mirror import Mirror
-from sidecar.tokens.issued.copies import BotTokenCopies, CopyCleaner, CopyError, HeldCopy
+from sidecar.tokens.issued.copies import BotTokenCopies, CopyCleaner, CopyError, CopyVault, HeldCopy
 from sidecar.vaults.base import BoundedVault, VaultError, VaultFailure
 from sidecar.vaults.reader import what_to_do, with_vault
 
@@ -25,11 +25,18 @@ _UNREADABLE = frozenset({VaultFailure.DISABLED, VaultFailure.INVALID})
 
 def bot_token_copies(loaded: Loaded, store: Store, clock: Clock, metrics: Metrics) -> BotTokenCopies | None:
     """What writes tokens of bots to the secrets manager; None: ``tokens.botTokensInVault`` is not set."""
+    vault = bot_token_vault(loaded, metrics)
+    if vault is None:
+        return None
+    return BotTokenCopies(vault, store.write, clock, issuer=loaded.settings.jwt_token_configuration.jwtissuer)
+
+
+def bot_token_vault(loaded: Loaded, metrics: Metrics) -> CopyVault | None:
+    """The secrets manager for tokens of bots; None: ``tokens.botTokensInVault`` is not set."""
     manager = manager_of(loaded.settings)
     if not loaded.settings.tokens.bot_tokens_in_vault or manager is None:
         return None
-    vault = _Vault(loaded, manager, metrics)
-    return BotTokenCopies(vault, store.write, clock, issuer=loaded.settings.jwt_token_configuration.jwtissuer)
+    return _Vault(loaded, manager, metrics)
 
 
 async def start_cleaner(

@@ -15,11 +15,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from sidecar.app.bot_tokens import bot_token_vault
 from sidecar.authn.authenticators.basic import BasicOptions
 from sidecar.authn.registry import build_specs
 from sidecar.authn.support.password_file import PasswordFileError, read_text
 from sidecar.cli.options import access_to_secrets, add_config_option, load_offline, load_settings
 from sidecar.cli.output import print_durably
+from sidecar.cli.probes import EXAMPLE_BOT
 from sidecar.cli.table import table
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
@@ -31,6 +33,7 @@ from sidecar.keys.key_files import KeyFileError
 from sidecar.keys.private_set import encode_private_set
 from sidecar.keys.signing import keys_in_files
 from sidecar.logs import AUDIT
+from sidecar.metrics import Metrics
 from sidecar.secrets.ids import MANAGERS, Manager, id_problem, openmetadata_id
 from sidecar.secrets.resolve import without_final_newline
 from sidecar.secrets.value import Secret
@@ -83,6 +86,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def secret_lines(loaded: Loaded, *, offline: bool) -> Iterator[str]:
     """For ``sidecar check``: the secrets manager and the settings whose values are in it."""
     manager = manager_of(loaded.settings)
+    vault = bot_token_vault(loaded, Metrics())
+    if vault is not None:
+        example = f"the bot {EXAMPLE_BOT}: secret:{vault.id_of(EXAMPLE_BOT)}"
+        yield f"Tokens of bots are written to {vault.name}; {example}"
     if manager is None or not loaded.references:
         return
     state = "not read (--offline)" if offline else "read"

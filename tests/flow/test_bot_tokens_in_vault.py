@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,7 +22,8 @@ from sidecar.store.base import Batch
 from sidecar.store.open import open_store
 from sidecar.store.revocation_entry import Scope, make_entry
 from tests.support.azure import Azure, azure
-from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar
+from tests.support.identity_provider import IdentityProvider
+from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar, write_configuration
 
 ID = "openmetadata-bot-ingestion-bot-config-jwttoken"
 BOT = {"name": "ingestion-bot", "kind": "bot"}
@@ -231,3 +234,55 @@ async def test_two_writers_at_the_same_time(vault: Azure, tmp_path: Path) -> Non
         tokens = [reply.json()["token"] for reply in results if reply.status == 201]
         assert tokens
         assert [token for token in tokens if await sidecar.status(token) == 200] == [vault.value(ID)]
+
+
+async def broken(_: web.BaseRequest) -> web.StreamResponse | None:
+    """An override: nothing works."""
+    return web.json_response({}, status=503)
+
+
+def test_commands_say_where_a_token_is(vault: Azure, tmp_path: Path) -> None:
+    """``check``, ``token create``, ``token show``, ``bots list``; failures and conflicts are exit code 1."""
+    with IdentityProvider() as idp:
+        manager = {"secretsManager": "managed-azure-kv", "parameters": vault.parameters(), "timeout": "1s"}
+        config = write_configuration(
+            tmp_path, idp, secretsManagerConfiguration=manager, tokens={"botTokensInVault": True}
+        )
+
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "sidecar", *words, "--config", str(config)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+        checked = run("check")
+        example = f"Tokens of bots are written to Azure Key Vault; the bot ingestion-bot: secret:{ID}"
+        assert example in checked.stdout, checked.stderr
+        create = ("token", "create", "--kind", "bot", "--name", "ingestion-bot")
+        made = run(*create)
+        assert made.returncode == 0, made.stderr
+        assert vault.value(ID) == made.stdout.strip()
+        lines = [json.loads(line) for line in made.stderr.splitlines()]
+        assert lines[-1]["secret"] == f"secret:{ID}"
+        assert [line["event"] for line in lines[:-1]] == ["secret_written", "token_minted"]
+        shown = json.loads(run("token", "show", lines[-1]["id"]).stdout)
+        assert shown["secret"] == f"secret:{ID}"
+        assert f"secret:{ID}" in run("bots", "list").stdout
+        vault.put(ID, "a password")
+        refused = run(*create)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert f"has a secret {ID} that is no token" in refused.stderr
+        assert run(*create, "--replace").returncode == 0
+        misused = run("token", "create", "--kind", "personal", "--name", "x", "--replace")
+        assert misused.returncode == 2
+        vault.may_write = False
+        refused = run(*create)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Key Vault Secrets Officer" in refused.stderr
+        vault.answer = broken
+        checked = run("check")
+        assert checked.returncode == 1
+        assert (
+            f"error: tokens.botTokensInVault: secret:{ID} in Azure Key Vault: unavailable: status 503" in checked.stderr
+        )
+        revoked = run("token", "revoke", json.loads(run("token", "list", "--json").stdout.splitlines()[0])["id"])
+        assert revoked.returncode == 0
+        assert "warning: the token is revoked, and still in Azure Key Vault as " in revoked.stderr
