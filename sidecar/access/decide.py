@@ -146,7 +146,11 @@ class Decider:
         """Whether an allowed request may be sent again: not on a public path, and only if it would still be allowed."""
         if self._requirement(view).access is Access.PUBLIC:
             return False
-        return accepted is None or self._chain.still_passes(accepted, view)
+        return accepted is None or self.failure_now(view, accepted) is None
+
+    def failure_now(self, view: RequestContext, accepted: Accepted) -> Failed | None:
+        """Why the credential of an allowed request would not be accepted now; None: it would."""
+        return self._chain.failure_now(accepted, view)
 
     def conditions_of_untrusted(self, targets: Iterable[str]) -> tuple[Condition, ...]:
         """The conditions for a check of a peer outside ``server.trustedProxies`` whose headers name ``targets``.
