@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from aiohttp import web
@@ -22,8 +23,11 @@ from sidecar.store.base import Batch
 from sidecar.store.open import open_store
 from sidecar.store.revocation_entry import Scope, make_entry
 from tests.support.azure import Azure, azure
+from tests.support.http_client import request
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar, write_configuration
+from tests.support.openbao import openbao
+from tests.support.sidecar_process import running_sidecar
 
 ID = "openmetadata-bot-ingestion-bot-config-jwttoken"
 BOT = {"name": "ingestion-bot", "kind": "bot"}
@@ -286,3 +290,65 @@ def test_commands_say_where_a_token_is(vault: Azure, tmp_path: Path) -> None:
         revoked = run("token", "revoke", json.loads(run("token", "list", "--json").stdout.splitlines()[0])["id"])
         assert revoked.returncode == 0
         assert "warning: the token is revoked, and still in Azure Key Vault as " in revoked.stderr
+
+
+def test_openbao_with_the_policy_of_the_guide(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """From an empty server: keys, a token that works, one that replaces it, and none after its revocation."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "secrets.md").read_text(encoding="utf-8")
+    policy = guide.partition("```hcl\n")[2].partition("```")[0]
+    with openbao(require_tool("bao"), tmp_path) as bao:
+        role, secret = bao.add_approle(policy)
+        (tmp_path / "secret-id").write_text(secret)
+        reached = {"baoAddress": bao.url, "baoAuthMethod": "approle", "baoRoleId": role}
+        manager = {
+            "secretsManager": "managed-openbao",
+            "parameters": {**reached, "baoSecretId": f"file:{tmp_path}/secret-id"},
+        }
+        document = {
+            "secretsManagerConfiguration": manager,
+            "jwtTokenConfiguration": {
+                "keySecret": "secret:/openmetadata/sidecar/keys",
+                "jwtissuer": "meta.example.com",
+            },
+            "tokens": {"botTokensInVault": True},
+            "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
+        }
+        config = tmp_path / "commands.yaml"
+        config.write_text(json.dumps(document))
+
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "sidecar", *words, "--config", str(config)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+            return done
+
+        def held() -> str | None:
+            try:
+                found = bao.ask("GET", "secret/data/openmetadata/bot/ingestion-bot/config/jwttoken")
+            except HTTPError:
+                return None
+            return str(found["data"]["data"]["value"])
+
+        run("keys", "rotate")
+        run("check")
+        with running_sidecar(tmp_path, document) as sidecar:
+
+            def status(token: str) -> int:
+                headers = (("Authorization", f"Bearer {token}"),)
+                return request(f"{sidecar.url}/oauth2/auth", headers=headers).status
+
+            create = ("token", "create", "--kind", "bot", "--name", "ingestion-bot", "--json")
+            first, second = (json.loads(run(*create).stdout) for _ in range(2))
+            assert first["record"]["secret"] == "secret:/openmetadata/bot/ingestion-bot/config/jwttoken"
+            assert held() == second["token"]
+            assert [status(one["token"]) for one in (first, second)] == [401, 200]
+            run("token", "revoke", second["record"]["id"])
+            assert held() is None
+            third = json.loads(run(*create).stdout)
+            assert held() == third["token"]
+            assert status(third["token"]) == 200
+            bao.put("openmetadata/bot/ingestion-bot/config/jwttoken", "a password")
+            command = [sys.executable, "-m", "sidecar", *create, "--config", str(config)]
+            assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 1
+            assert held() == "a password"
+            assert status(third["token"]) == 200
