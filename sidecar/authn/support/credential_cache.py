@@ -50,8 +50,8 @@ class CredentialCache:
         """The cache key for ``parts``; the lengths are included, so that no two lists of parts share a digest."""
         digest = blake2b(key=self._key, digest_size=32)
         for part in parts:
-            octets = part.encode("utf-8", "surrogatepass")
-            digest.update(len(octets).to_bytes(8, "big") + octets)
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
         return digest.digest()
 
     def get(self, digest: bytes) -> Accepted | None:

@@ -170,8 +170,8 @@ class ExchangeTable:
         self._answers.child(str(message.code)).inc()
         if client.span is not None:
             client.span.answered(message.code)
-        octets = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
-        in_flight.respond(message.code, octets)
+        data = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
+        in_flight.respond(message.code, data)
         return True
 
     def remove(self, exchange: PendingExchange, connection: UpstreamConnection) -> None:

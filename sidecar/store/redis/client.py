@@ -38,7 +38,7 @@ from sidecar.metrics import Metrics
 from sidecar.tls import client_context
 
 Command = tuple[str | bytes | int | float, ...]
-Node = tuple[str, int]
+NodeAddress = tuple[str, int]
 
 DEADLINE = 2.0
 """Seconds that one operation may take, its retry included."""
@@ -218,13 +218,13 @@ class _Connector:
         sentinel_password = settings.sentinel_password.reveal() if settings.sentinel_password else ""
         self._user = {"username": address.username or settings.username or None, "password": password or None}
         self._sentinel_user = {"username": settings.sentinel_username or None, "password": sentinel_password or None}
-        self._learned: tuple[Node, ...] = ()
+        self._learned: tuple[NodeAddress, ...] = ()
 
-    def client(self, node: Node, socket_seconds: float) -> Redis:
+    def client(self, node: NodeAddress, socket_seconds: float) -> Redis:
         """A client of ``node``; it connects when it is used."""
         return self._client(node, socket_seconds, {**self._user, "db": self._address.database})
 
-    async def locate(self, slot: int) -> Node:
+    async def locate(self, slot: int) -> NodeAddress:
         """The server that has ``slot``. Raises RedisError or OSError if no configured server can name it."""
         if self._address.kind is StoreKind.SINGLE:
             return self._address.nodes[0]
@@ -238,7 +238,7 @@ class _Connector:
                 fault = error
         raise fault
 
-    async def _ask(self, node: Node, slot: int) -> Node:
+    async def _ask(self, node: NodeAddress, slot: int) -> NodeAddress:
         if self._address.kind is StoreKind.SENTINEL:
             question: Command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
             return _master(await self._answer(node, self._sentinel_user, question))
@@ -249,14 +249,14 @@ class _Connector:
                 return owner
         raise ClusterDownError("the slot has no owner")
 
-    async def _answer(self, node: Node, user: Mapping[str, Any], question: Command) -> Any:
+    async def _answer(self, node: NodeAddress, user: Mapping[str, Any], question: Command) -> Any:
         client = self._client(node, _SENTINEL_TIMEOUT, user)
         try:
             return (await _run(client, [question]))[0]
         finally:
             self.closer.close(client)
 
-    def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
+    def _client(self, node: NodeAddress, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
         place: dict[str, Any] = {"host": node[0], "port": node[1]}
         kind: type[AbstractConnection] = _TlsConnection if self._tls else Connection
         if self._address.kind is StoreKind.SOCKET:
@@ -367,14 +367,14 @@ async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
     return results
 
 
-def _master(answer: Any) -> Node:
+def _master(answer: Any) -> NodeAddress:
     """The address in the response of a sentinel. Raises RedisConnectionError if it does not know the service."""
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         raise RedisConnectionError("no such service")
     return _text(answer[0]), int(answer[1])
 
 
-def _owners(answer: Any, asked: Node) -> list[tuple[int, int, Node]]:
+def _owners(answer: Any, asked: NodeAddress) -> list[tuple[int, int, NodeAddress]]:
     """First slot, last slot and owner, from CLUSTER SLOTS; a node without a host is ``asked``."""
     return [(int(first), int(last), (_text(node[0]) or asked[0], int(node[1]))) for first, last, node, *_ in answer]
 
