@@ -133,11 +133,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "joserfc": ("keys", "tokens", "demo"),
     "authlib": ("authn.authenticators.introspection", "client_authentication"),
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
-    "redis": ("store.redis.client",),
+    "redis": ("store.redis.client", "store.redis.failures"),
     "ldap3": ("authn.authenticators.ldap",),
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),
+    "shtab": ("cli.completion",),
     "pydantic": ("config", "secrets.value", "authn", "cli.secrets"),
     "yaml": ("config", "cli", "demo", "keys.key_folder", "api.openapi"),
 }

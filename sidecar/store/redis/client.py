@@ -1,11 +1,10 @@
 """The Redis client: finds the server, time limits, one retry, a circuit breaker, the key prefix.
 
 All keys are in one slot, so one server has all of them: the configured server, the master that the sentinels name, or
-the owner of the slot in the cluster. Every Redis error is raised as Unavailable with the kind of the error only.
+the owner of the slot in the cluster. Every Redis error is raised as Unavailable with its cause, see :mod:`failures`.
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from redis.exceptions import (
     MasterDownError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -35,6 +33,7 @@ from sidecar.config.reading.store_url import StoreAddress, StoreKind, parse_stor
 from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
+from sidecar.store.redis.failures import redis_failure
 from sidecar.tls import client_context
 
 Command = tuple[str | bytes | int | float, ...]
@@ -107,7 +106,8 @@ class RedisClient:
         self._breaker = Breaker(clock.monotonic)
         self._turn = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._closer = _Closer()
-        dial = _Connector(settings, _address(settings), self._closer)
+        self._address = _address(settings)
+        dial = _Connector(settings, self._address, self._closer)
         self._quick = _Endpoint(dial, self.prefix, _SOCKET_TIMEOUT)
         self._writing = _Endpoint(
             dial, self.prefix, _SOCKET_TIMEOUT + settings.wait_timeout * bool(self._wait_replicas)
@@ -180,7 +180,7 @@ class RedisClient:
             self._metrics.store_up.set(0)
             self._metrics.store_operations.labels(operation, "failed").inc()
             # not chained: the error may quote the server's address or what was written
-            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from None
+            raise redis_failure(error, self._address, _node_of(error)) from None
         if breaker is not None:
             breaker.succeeded()
         self._metrics.store_up.set(1)
@@ -285,6 +285,7 @@ class _Endpoint:
         self._slot = key_slot(prefix.encode("utf-8"))
         self._socket_seconds = socket_seconds
         self._client: Redis | None = None
+        self._node: NodeAddress | None = None
         self._is_closed = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -321,10 +322,13 @@ class _Endpoint:
             self._check_open()
             # another command may have set it meanwhile
             client = self._client = self._client or self._dial.client(node, self._socket_seconds)
+            self._node = node
         try:
             return await _run(client, commands)
-        except (*_LOST, *_ELSEWHERE):
-            self._forget(client)
+        except (RedisError, OSError) as error:
+            vars(error)["node"] = self._node
+            if isinstance(error, (*_LOST, *_ELSEWHERE)):
+                self._forget(client)
             raise
         finally:
             if client is not self._client:
@@ -411,7 +415,7 @@ def _tls(settings: StoreTls) -> ssl.SSLContext:
     return context
 
 
-def _kind(error: Exception) -> str:
-    """The kind of the error: its text may contain values that were written, or an address."""
-    word = str(error).partition(" ")[0]
-    return word if type(error) is ResponseError and re.fullmatch(r"[A-Z]{3,20}", word) else type(error).__name__
+def _node_of(error: Exception) -> NodeAddress | None:
+    """The located server that caused ``error``; None: none was located, or the deadline has passed."""
+    node: NodeAddress | None = vars(error).get("node")
+    return node
