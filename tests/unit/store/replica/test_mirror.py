@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.errors import Unavailable
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.lru import BoundedLru
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, Receipt
 from sidecar.store.merge import Entries
@@ -582,7 +583,7 @@ async def test_store_that_is_down_is_no_verdict(world: World) -> None:
 
 
 async def test_memory_of_unknown_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mirror, "_MAX_UNKNOWN", 3)
+    monkeypatch.setattr(world.mirror, "_unknown", BoundedLru(3))
     for name in "abcdabcd":
         await world.mirror.lookup(name)
     assert world.store.calls.count("record") == 8
