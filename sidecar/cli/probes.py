@@ -32,6 +32,7 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.base import ClockReport
 from sidecar.store.open import open_store
 from sidecar.store.redis.client import RedisClient
+from sidecar.store.redis.failures import RedisUnavailable, server_text
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import is_full, sqlite_path
 
@@ -220,13 +221,10 @@ class StoreProbe:
             before = self._clock.now()
             report = await store.compare_clocks("", agrees=False)
             after = self._clock.now()
+        except RedisUnavailable as failure:
+            return [Problem(self.name, failure.sentence)]
         except Unavailable as failure:
-            nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes) or address.path
-            message = (
-                f"Redis at {nodes} cannot be used ({failure.detail}); check store.url, whether it needs rediss:// or a "
-                "password, and NetworkPolicies"
-            )
-            return [Problem(self.name, message)]
+            return [Problem(self.name, f"{server_text(address)} cannot be used: {failure.detail}")]
         finally:
             await store.aclose()
         found = [Problem(self.name, problem, fatal=False) for problem in status.problems]
