@@ -143,6 +143,7 @@ class Cause(StrEnum):
     DIRECTORY_UNAVAILABLE = "directory_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     PROVIDER_UNAVAILABLE = "provider_unavailable"
+    SECRETS_MANAGER = "secrets_manager"
     MIRROR_STALE = "mirror_stale"
     BOT_CHECK = "bot_check"
     MEMBER_BROKEN = "member_broken"

@@ -208,6 +208,12 @@ class Metrics:
             "sidecar_secrets_expires_seconds",
             "Time until the first secret expires according to the secrets manager; infinite if none does.",
         )
+        self.across["sidecar_secrets_untidied"] = MultiprocessMode.MAX
+        self.secrets_untidied = Gauge(
+            "sidecar_secrets_untidied",
+            "Secrets with a revoked token of a bot that could not be deleted.",
+            registry=self.registry,
+        )
         self.secrets_refreshes = Counter(
             "sidecar_secrets_refreshes_total",
             "Times that all secrets were read again.",

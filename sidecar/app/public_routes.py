@@ -33,6 +33,7 @@ from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
@@ -51,6 +52,7 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     login: Login | None,
+    copies: BotTokenCopies | None,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -102,7 +104,7 @@ def public_routes(
         settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
     )
     managing, below = management_routes(
-        loaded, registry, bots, decider, error_responses, context, authenticators.started
+        loaded, registry, bots, decider, error_responses, context, authenticators.started, copies
     )
     return PublicRoutes(
         prefix=prefix,

@@ -592,6 +592,10 @@ class TokenSettings(Model):
     about an issuer or an Actor can expire."""
     keep_bot_tokens: bool = False
     """Keep older tokens of a bot valid when it gets a new one."""
+    bot_tokens_in_vault: bool = False
+    """Also write new tokens of bots to the secrets manager, under OpenMetadata's id, from which its ingestion can read
+    them; with ``managed-azure-kv``, ``managed-openbao`` and ``kubernetes`` only. While the secrets manager fails, such
+    tokens cannot be minted."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """Maximum number of cached tokens."""
     cache_bytes: Size = 64 * 1024 * 1024
@@ -871,7 +875,7 @@ class SecretsManagerParameters(Model):
 
 class SecretsManagerConfiguration(Model):
     """OpenMetadata's block: the secrets manager that holds the values of ``secret:<id>``. It is not contacted unless a
-    setting refers to it."""
+    setting refers to it, or tokens of bots are written to it."""
 
     secrets_manager: Annotated[str, BeforeValidator(lambda v: _unquoted(v) or "db")] = "db"
     """``azure-kv`` (Azure Key Vault), ``openbao`` (OpenBao, HashiCorp Vault) or ``kubernetes`` (Secrets); ``db`` and

@@ -298,6 +298,7 @@ OF_THE_PROGRAM = {
     "sidecar_secrets_age_seconds",
     "sidecar_secrets_expires_seconds",
     "sidecar_secrets_refreshes_total",
+    "sidecar_secrets_untidied",
 }
 
 

@@ -222,6 +222,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the login took longer than 15 minutes",
         "sign in again",
     ),
+    Cause.SECRETS_MANAGER: (
+        "a token of a bot could not be written to the secrets manager, so it was not minted; `detail` says why",
+        "see the [secrets manager](../runbook.md#authsidecarsecretsunreadable)",
+    ),
     Cause.STATE_USED: (
         "this answer of the provider was used before: a reload, or the button back",
         "sign in again if no session is there",
