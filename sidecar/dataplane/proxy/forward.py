@@ -159,6 +159,7 @@ class Forwarder:
             verdict.accepted,
             framing,
             withholds_credentials=verdict.withholds_credentials,
+            keeps_basic=verdict.keeps_basic,
         )
         connection = await self._pool.acquire()
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
