@@ -52,7 +52,7 @@ def test_the_public_url_is_that_of_clients(tmp_path: Path, url: str) -> None:
 
 def test_http_is_for_loopback_and_tests(tmp_path: Path) -> None:
     assert found(tmp_path, MCP, url="http://127.0.0.1:8080") == {}
-    insecure = {"authenticationConfiguration": {"allowInsecureUrls": True}}
+    insecure: dict[str, Any] = {"authenticationConfiguration": {"allowInsecureUrls": True}}
     assert found(tmp_path, MCP, url="http://metadata.example.com", **insecure) == {}
 
 
@@ -97,9 +97,8 @@ def test_a_rule_cannot_open_a_whole_resource(tmp_path: Path, access: str, path: 
 
 
 def test_clients_need_an_authorization_server(tmp_path: Path) -> None:
-    providers = {"authenticationConfiguration": {"providers": [{**PROVIDER, "issuer": "corp"}]}}
-    keys = {"publicKeyUrls": ["https://idp.example.com/jwks"]}
-    providers["authenticationConfiguration"]["providers"][0] |= keys
+    provider = {**PROVIDER, "issuer": "corp", "publicKeyUrls": ["https://idp.example.com/jwks"]}
+    providers: dict[str, Any] = {"authenticationConfiguration": {"providers": [provider]}}
     problem = found(tmp_path, MCP, **providers)["resource-authorization-servers"]
     assert "(issuers: corp)" in problem.message
     assert found(tmp_path, {**MCP, "authorizationServers": ["https://idp.example.com"]}, **providers) == {}
