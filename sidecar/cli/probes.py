@@ -17,6 +17,7 @@ from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.cli.resource_probes import resource_probes
 from sidecar.clock import CheckedClock, Clock, SystemClock, difference
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
@@ -77,6 +78,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         upstream = settings.upstream
         probes.append(UpstreamProbe("upstream", upstream.url, upstream.connect_timeout))
         probes.append(OpenMetadataProbe(settings, upstream))
+    probes += resource_probes(loaded)
     if settings.tracing is not None:
         probes.append(CollectorProbe(settings.tracing))
     return probes
