@@ -167,6 +167,12 @@ class Metrics:
         """The metrics of parts that a configuration may leave out."""
         self._declare_login()
         self._declare_secrets()
+        self.challenges = Counter(
+            "sidecar_challenges_total",
+            "Challenges about protected resources.",
+            ("resource", "reason"),
+            registry=self.registry,
+        )
 
     def _declare_login(self) -> None:
         """The metrics of browser login."""

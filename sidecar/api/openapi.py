@@ -322,6 +322,9 @@ def _schemas() -> dict[str, Any]:
                 **{key: {"type": "string"} for key in ("authenticator", "tokenId")},
                 "expiresAt": moment_or_never,
                 "isBot": {"type": "boolean"},
+                "client": {"type": "string"},
+                "scopes": {"type": "array", "items": {"type": "string"}},
+                "acting": {"type": "string"},
             }
         ),
         "Paging": _object({"after": {"type": ["string", "null"]}, "total": {"type": "integer", "minimum": 0}}),

@@ -152,6 +152,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         left_out=metrics.log_lines_left_out.inc,
         cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
         login="" if login is None else f"{settings.server.prefix}/start",
+        challenged=lambda path, reason: metrics.challenges.labels(path or "/", reason).inc(),
     )
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()

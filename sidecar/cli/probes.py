@@ -17,6 +17,7 @@ from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.cli.resource_probes import resource_probes
 from sidecar.clock import CheckedClock, Clock, SystemClock, difference
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
@@ -34,6 +35,7 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.base import ClockReport
 from sidecar.store.open import open_store
 from sidecar.store.redis.client import RedisClient
+from sidecar.store.redis.failures import RedisUnavailable, server_text
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import is_full, sqlite_path
 from sidecar.tokens.issued.copies import CopyError, CopyVault
@@ -75,6 +77,7 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         upstream = settings.upstream
         probes.append(UpstreamProbe("upstream", upstream.url, upstream.connect_timeout))
         probes.append(OpenMetadataProbe(settings, upstream))
+    probes += resource_probes(loaded)
     if settings.tracing is not None:
         probes.append(CollectorProbe(settings.tracing))
     return probes
@@ -244,13 +247,10 @@ class StoreProbe:
             before = self._clock.now()
             report = await store.compare_clocks("", agrees=False)
             after = self._clock.now()
+        except RedisUnavailable as failure:
+            return [Problem(self.name, failure.sentence)]
         except Unavailable as failure:
-            nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes) or address.path
-            message = (
-                f"Redis at {nodes} cannot be used ({failure.detail}); check store.url, whether it needs rediss:// or a "
-                "password, and NetworkPolicies"
-            )
-            return [Problem(self.name, message)]
+            return [Problem(self.name, f"{server_text(address)} cannot be used: {failure.detail}")]
         finally:
             await store.aclose()
         found = [Problem(self.name, problem, fatal=False) for problem in status.problems]

@@ -111,7 +111,7 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_given_up", "_handle_head", "_head_octets", "_head_timer", "_heads", "_last_body", "_lingers", "_longest_head",
+        "_given_up", "_handle_head", "_head_size", "_head_timer", "_heads", "_last_body", "_lingers", "_longest_head",
         "_parse_failure", "_peername", "_place", "active_config", "body", "caller", "certificate", "in_flight",
         "is_known", "is_last", "is_tls", "original", "peer", "request_id", "server", "span", "trusted",
     )  # fmt: skip
@@ -138,7 +138,7 @@ class Connection(web.RequestHandler):
         self.original: RequestContext | None = None
         self.caller: Actor | None = None
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_octets = 0
+        self._head_size = 0
         self._longest_head = MAX_HEAD_LINES * self.max_line_size
         self._given_up = False
         self._heads = 0
@@ -295,16 +295,16 @@ class Connection(web.RequestHandler):
             inside = self._last_body is EMPTY_PAYLOAD and not data.endswith(_HEAD_END)
         return inside and not (self._given_up or self._upgraded or self._close or self._force_close)
 
-    def _head_goes_on(self, octets: int) -> None:
-        """The head is incomplete after ``octets`` more bytes: limit its time and its size.
+    def _head_goes_on(self, received: int) -> None:
+        """The head is incomplete after ``received`` more bytes: limit its time and its size.
 
         The parser limits lines and their number only.
         """
         if self._head_timer is None:
             self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
-            self._head_octets = 0
-        self._head_octets += octets
-        if self._head_octets > self._longest_head:
+            self._head_size = 0
+        self._head_size += received
+        if self._head_size > self._longest_head:
             self._head_ends()
             self._refuse_head(431, _HeadTooLarge())
 

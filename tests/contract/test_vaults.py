@@ -175,7 +175,7 @@ async def test_an_id_that_is_none_is_not_asked_for(vault: BoundedVault, name: st
         assert " id" in caught.value.detail
 
 
-async def test_an_account_without_access_is_told_so(world: World, vault: BoundedVault) -> None:
+async def test_an_account_without_access_gets_a_message(world: World, vault: BoundedVault) -> None:
     """Forbidden, or a credential that is refused; never that there is no such secret."""
     await vault.set(ID, Secret("one"))
     reader = opened(world, reader=True)

@@ -160,6 +160,7 @@ class Forwarder:
             verdict.accepted,
             framing,
             withholds_credentials=verdict.withholds_credentials,
+            keeps_basic=verdict.keeps_basic,
         )
         connection = self._pool.take_idle()
         if connection is None:

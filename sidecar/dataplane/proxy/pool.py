@@ -146,13 +146,13 @@ class UpstreamConnection(ResponseHandler):
             self._whole = parser  # it can read the next one
         return message, payload.read_nowait()
 
-    def send(self, octets: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send without waiting. Raises ConnectionResetError when nothing can be sent."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("closed before the request was sent")
         self.heard = False
-        transport.write(octets)
+        transport.write(data)
 
     @property
     def left_unanswered(self) -> bool:

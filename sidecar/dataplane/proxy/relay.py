@@ -165,9 +165,9 @@ class ExchangeTable:
         self._answers.child(str(message.code)).inc()
         if client.span is not None:
             client.span.answered(message.code)
-        octets = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
+        data = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
         self.remove(exchange, connection)
-        in_flight.respond(message.code, octets)
+        in_flight.respond(message.code, data)
         # last: after an error the task reads from this connection, which no other request may have then
         if message.code in BODILESS:
             # a body where none belongs, however late, would be read as the response to the next request

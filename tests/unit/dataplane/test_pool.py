@@ -1,4 +1,4 @@
-"""Connections to the service behind: what has ended, or said something unasked, carries no request."""
+"""Connections to the upstream: one that has ended, or sent something unasked, carries no request."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ async def test_what_the_loop_has_not_heard_of_counts_already(
 async def test_what_was_not_used_stays_as_old_as_it_was(
     pool: UpstreamPool, service: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else callers who are refused could keep a connection until the service ends it under somebody's request."""
+    """Otherwise refused callers could keep a connection until the upstream ends it during another request."""
     first = await acquire(pool)
     pool.release(first)
     with service.accept()[0]:

@@ -71,7 +71,7 @@ async def test_a_wrong_password_is_refused(member: Basic) -> None:
 
 
 async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member: Basic) -> None:
-    """Nobody learns from the time it takes which names there are."""
+    """The time of a response does not show which names exist."""
     compared: list[str] = []
     file = member._file
     assert file
@@ -179,7 +179,7 @@ async def test_the_same_pair_at_once_is_compared_once(member: Basic) -> None:
 
 
 async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
-    """Who was taken out is not remembered either; a file that cannot be used leaves all as it was and is told."""
+    """A user removed from the file is not served from the cache; an unusable file changes nothing and is reported."""
     view = asked(basic("Alice", "opensesame"))
     await settled(member.authenticate(view))
     path.write_text("Alice:nonsense\n")
