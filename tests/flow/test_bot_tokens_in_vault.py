@@ -1,6 +1,7 @@
 """Tokens of bots in a secrets manager: minted, replaced, revoked, conflicts, outages and crashes in between."""
 
 import asyncio
+import base64
 import json
 import logging
 import subprocess
@@ -22,7 +23,7 @@ from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch
 from sidecar.store.open import open_store
 from sidecar.store.revocation_entry import Scope, make_entry
-from tests.support.azure import Azure, azure
+from tests.support.azure import Azure, azure, never
 from tests.support.http_client import request
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar, write_configuration
@@ -215,6 +216,104 @@ async def test_a_revocation_does_not_wait_for_the_vault(
         assert "Key Vault Secrets Officer" in line.detail  # type: ignore[attr-defined]
         assert made["token"] not in caplog.text
         vault.answer = None
+
+
+def _segment(document: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
+
+
+def _forged(**claims: Any) -> str:
+    return f"{_segment({'alg': 'RS256'})}.{_segment({'iss': ISSUER, **claims})}.{_segment('x')}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 30_000,
+        "..",
+        "a.b.c",
+        "\u202e\ud83d\ude00",
+        "eyJhbGciOiJSUzI1NiJ9." + "W" * 4000 + ".x",
+        _forged(sub=["ingestion-bot"], isBot=True),
+        _forged(sub="other", isBot=True, jti={"a": 1}),
+        _forged(sub="ingestion-bot", isBot="true", jti="\n"),
+        _forged(sub="x" * 5000, iss=["a"] * 1000),
+        _forged(sub="ingestion-bot", iss={"a": "b"}),
+    ],
+)
+async def test_a_hostile_text_in_the_vault_is_a_conflict(
+    vault: Azure, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never an internal error, neither of a minting nor of the cleaner."""
+    async with started(vault, tmp_path) as sidecar:
+        root = sidecar.token_of("root")
+        made = await sidecar.mint(root, **BOT)
+        vault.put(ID, text)
+        assert len(await refusal(sidecar, 409)) < 1000
+        assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", root)).status == 204
+        read = len(vault.requests)
+        await eventually(lambda: len(vault.requests) > read)
+        await asyncio.sleep(0.5)
+        assert vault.value(ID) == text
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
+
+
+async def _redirect(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=307, headers={"Location": "https://127.0.0.1:1/secrets/x"})
+
+
+async def _garbage(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="<html>S3CRET", content_type="application/json")
+
+
+async def _huge(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"value": "S3CRET" * 200_000})
+
+
+async def _odd(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"value": 7, "id": [], "attributes": "S3CRET"})
+
+
+async def _unauthorized(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"error": "S3CRET"}, status=401)
+
+
+async def _cut(request: web.BaseRequest) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    await answer.prepare(request)
+    await answer.write(b"S3CRET")
+    assert request.transport is not None
+    request.transport.close()
+    return answer
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("hostile", [_redirect, _garbage, _huge, _odd, _unauthorized, _cut, never])
+async def test_a_hostile_answer_mints_nothing(
+    vault: Azure,
+    tmp_path: Path,
+    hostile: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    method: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """503, and nothing of the answer in it or in the log; the former token stays valid."""
+    async with started(vault, tmp_path) as sidecar:
+        root = sidecar.token_of("root")
+        first = await sidecar.mint(root, **BOT)
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
+            is_meant = request.method == method and request.path.startswith("/secrets/")
+            return await hostile(request) if is_meant else None
+
+        vault.answer = answer
+        reply = await sidecar.call("POST", "/tokens", root, body=BOT)
+        assert reply.status == 503, reply.body
+        assert b"S3CRET" not in reply.body
+        assert await sidecar.status(first["token"]) == 200
+        vault.answer = None
+        assert len(vault.secrets[ID]) == 1
+    assert "S3CRET" not in caplog.text
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
 
 
 async def test_two_writers_at_the_same_time(vault: Azure, tmp_path: Path) -> None:
