@@ -12,10 +12,11 @@ from sidecar.app.authentication import authenticator_context, build_authenticato
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.login import open_login
-from sidecar.app.management import build_bots
+from sidecar.app.management import build_bots, build_tokens
 from sidecar.app.naming import check_names
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.public_routes import public_routes
+from sidecar.app.token_endpoint import token_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -161,10 +162,16 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(cancel, bot_names_task)
+    tokens = build_tokens(loaded, registry, bots, context)
+    token_endpoint = await token_routes(
+        loaded, registry, tokens, decider, error_responses, context, authenticators.started, stack
+    )
     routes = public_routes(
         loaded,
         registry,
         bots,
+        tokens,
+        token_endpoint,
         authenticators,
         decider,
         error_responses,

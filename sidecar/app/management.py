@@ -39,18 +39,9 @@ def _never_seen(_name: str) -> bool:
     return False
 
 
-def management_routes(
-    loaded: Loaded,
-    registry: IssuerRegistry,
-    bots: BotRegistry,
-    decider: Decider,
-    error_responses: ErrorResponses,
-    context: ProcessContext,
-    authenticators: Sequence[Authenticator],
-) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
-    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+def build_tokens(loaded: Loaded, registry: IssuerRegistry, bots: BotRegistry, context: ProcessContext) -> TokenService:
+    """Management of issued tokens. It cannot mint without own keys."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
-    server = settings.server
     write = registry.mirror.write
     minter = None
     if registry.own_keys is not None:
@@ -65,7 +56,22 @@ def management_routes(
         provider_of=registry.provider_of,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )
-    tokens = TokenService(registry.store, write, minter, clock, rules)
+    return TokenService(registry.store, write, minter, clock, rules)
+
+
+def management_routes(
+    loaded: Loaded,
+    registry: IssuerRegistry,
+    bots: BotRegistry,
+    tokens: TokenService,
+    decider: Decider,
+    error_responses: ErrorResponses,
+    context: ProcessContext,
+    authenticators: Sequence[Authenticator],
+) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
+    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+    server, clock = loaded.settings.server, context.clock
+    write = registry.mirror.write
 
     async def others() -> frozenset[str]:
         found = {record.owner.issuer for record in registry.mirror.records()}

@@ -33,6 +33,7 @@ from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
@@ -44,6 +45,8 @@ def public_routes(
     loaded: Loaded,
     registry: IssuerRegistry,
     bots: BotRegistry,
+    tokens: TokenService,
+    token_endpoint: Mapping[str, tuple[str, TaskFunction]],
     authenticators: AuthenticatorSet,
     decider: Decider,
     error_responses: ErrorResponses,
@@ -102,11 +105,11 @@ def public_routes(
         settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
     )
     managing, below = management_routes(
-        loaded, registry, bots, decider, error_responses, context, authenticators.started
+        loaded, registry, bots, tokens, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **_in_task({**managing, **({} if pages is None else pages.exact)})},
+        exact={**exact, **_in_task({**managing, **token_endpoint, **({} if pages is None else pages.exact)})},
         below=_in_task({**below, **({} if pages is None else pages.below)}),
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,

@@ -62,6 +62,8 @@ class RevocationGate:
                 return failure
         if accepted.record_id is not None:
             failure = self._match_record(accepted.record_id)
+            if failure is None and accepted.source_id is not None:
+                failure = self._match_record(accepted.source_id)
             if failure is not None:
                 return failure
         if not accepted.is_own and revocations.is_bot_name(accepted.actor.id):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from sidecar.access.decide import Deny
-from sidecar.errors import Failed, MethodNotAllowed, Unavailable
+from sidecar.errors import Failed, MethodNotAllowed, RateLimited, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
 from sidecar.web.request import MAX_LOGGED_PATH, RequestHead, identifier_of, new_request_id, original_of, target_of
@@ -59,11 +59,12 @@ class ErrorResponses:
         route: str,
         carry: StatusMapper | None = None,
         oauth_error: str = "",
+        scheme: str = "",
     ) -> Response:
         """Log the refusal of ``asked`` and create its response.
 
         ``carry`` maps the status to one that the proxy passes on. ``oauth_error`` is the ``error`` of RFC 6749 section
-        5.2, for OAuth endpoints.
+        5.2, for OAuth endpoints. ``scheme`` is the only one that a 401 offers; empty: Bearer and the others.
         """
         verdict = refused if isinstance(refused, Deny) else Deny(refused)
         failure = verdict.failure
@@ -71,10 +72,12 @@ class ErrorResponses:
         if self._cors is not None and route in _UPSTREAM_ROUTES:
             extra += self._cors.lines(asked.headers)
         self.log(asked, connection, verdict, route=route, status=status)
-        others = b"" if _is_from_script(asked) else self._others
+        others = b"" if scheme or _is_from_script(asked) else self._others
         close = failure.ends_connection
         identifier = identifier_of(asked, connection)
-        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
+        return self._answer(
+            failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others, scheme=scheme
+        )
 
     def log(self, asked: RequestHead, connection: Connection, verdict: Deny, *, route: str, status: int) -> None:
         """Write the log line of a refusal that is answered with ``status``."""
@@ -134,13 +137,15 @@ class ErrorResponses:
         close: bool = False,
         oauth_error: str = "",
         others: bytes = b"",
+        scheme: str = "",
     ) -> Response:
         lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
-            lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
+            challenge = self._challenge.replace("Bearer", scheme, 1) if scheme else self.challenge(failure)
+            lines.append(b"WWW-Authenticate: " + challenge.encode("ascii") + b"\r\n")
         if status == 401:
             lines.append(others)
-        if isinstance(failure, Unavailable):
+        if isinstance(failure, Unavailable | RateLimited):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
             allowed = (isinstance(failure, MethodNotAllowed) and failure.allowed) or _ALL_METHODS

@@ -4,6 +4,7 @@ To keep a million entries small, an entry is not an object but a digest of what 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from math import ceil, floor, inf, isfinite
 
@@ -41,6 +42,31 @@ class RevocationKeys:
         self.issued_by_provider = self.issued_at if issued_by_provider is None else issued_by_provider
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The credential that an exchanged token was issued for: what ends it, ends the token too.
+
+    ``session`` is its ``sid``. ``token_id`` is its ``jti``, or with ``is_digest`` the SHA-256 (lower-case hex) of its
+    signing input. ``issued_at`` None: the credential does not say, so every cut-off matches.
+    """
+
+    issuer: str
+    subject: str
+    token_id: str
+    is_digest: bool = False
+    session: str = ""
+    issued_at: float | None = None
+
+    @property
+    def subjects(self) -> list[tuple[Scope, str, str]]:
+        """What entries may name it by: scope, issuer and name."""
+        scope = Scope.DIGEST if self.is_digest else Scope.TOKEN
+        named = [(scope, self.issuer, self.token_id), (Scope.ISSUER, self.issuer, "")]
+        if self.subject:
+            named += [(Scope.SUBJECT, self.issuer, self.subject), (Scope.SUBJECT_SESSIONS, self.issuer, self.subject)]
+        return [*named, (Scope.SESSION, self.issuer, self.session)] if self.session else named
+
+
 def revocation_keys(
     actor: Actor,
     signing_digest: str = "",
@@ -49,6 +75,7 @@ def revocation_keys(
     recorded_at: float | None = None,
     session: str | None = None,
     session_began_at: float | None = None,
+    source: Source | None = None,
 ) -> RevocationKeys:
     """The facts about the token that made ``actor``.
 
@@ -58,7 +85,8 @@ def revocation_keys(
     because ``iat`` has whole seconds. ``session``: the credential ends with a session at its issuer, of that ``sid``
     (empty: which one is unknown); None: it does not. ``session_began_at``: when its session here began, by this clock.
     That of the provider may be ahead of it, so the earlier time is compared with cut-offs that were set here; those of
-    the provider are compared with ``iat``.
+    the provider are compared with ``iat``. ``source``: the credential that the token was issued for. The earlier time
+    of issue of the two is compared with cut-offs.
     """
     issuer = actor.issuer
     about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
@@ -74,10 +102,15 @@ def revocation_keys(
         about += [(Scope.SUBJECT_SESSIONS, issuer, actor.subject)] if actor.subject else []
     if owner.issuer:
         about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
+    if source is not None:
+        about += source.subjects
     probes = tuple((scope, entry_key(scope, named, name)) for scope, named, name in about)
     issued_at = actor.issued_at
     if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
         issued_at = recorded_at
+    if source is not None:
+        earlier = None if issued_at is None or source.issued_at is None else min(issued_at, source.issued_at)
+        return RevocationKeys(tuple(dict.fromkeys(probes)), earlier, issued_by_provider=source.issued_at)
     if session_began_at is None or issued_at is None:
         return RevocationKeys(probes, issued_at)
     return RevocationKeys(probes, min(issued_at, session_began_at), issued_by_provider=issued_at)
