@@ -23,9 +23,9 @@ from sidecar.tokens.exchange.service import (
     ACCESS_TOKEN_TYPE,
     GRANTS,
     TOKEN_EXCHANGE,
+    GrantRequest,
     GrantService,
     Subject,
-    GrantRequest,
 )
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.jwt.compact import parse

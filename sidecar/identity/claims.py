@@ -154,8 +154,8 @@ def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> 
     name = _parse_claim(value)
     if name.domain:
         _check_email_verified(claims, policy)
-    stated = parse_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
-    address = stated if _is_verified(claims, policy) else ""
+    stated = _stated_address(claims, policy, name)
+    address = stated if stated and (name.domain or _is_verified(claims, policy)) else ""
     email = address or name.address
     if not stated and not name.domain and policy.principal_domain:
         email = f"{name.local}@{policy.principal_domain}"
@@ -170,6 +170,14 @@ def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> 
         domain_in_token=bool(name.domain),
         email_in_token=bool(address or (name.domain and not stated)),
     )
+
+
+def _stated_address(claims: Mapping[str, Any], policy: PrincipalPolicy, name: ParsedName) -> str:
+    """The address in the token's own claim, in lower case; empty: none. Most providers name the caller by it."""
+    if policy.address_claim is None:
+        return ""
+    value = policy.address_claim.find(claims)
+    return name.address if value == name.text else parse_address(value)
 
 
 def actor_name(text: str, *, verbatim: bool = False) -> str:

@@ -417,20 +417,29 @@ def _parse(parser: Any, data: bytes) -> _Outcome:
     its own, and requests before a malformed one are answered.
     """
     end = data.find(_HEAD_END) + len(_HEAD_END)
-    pieces = _pieces(data) if len(_HEAD_END) <= end < len(data) else (data,)  # most data is one head and no more
+    if not len(_HEAD_END) <= end < len(data):  # most data is one head and no more
+        try:
+            outcome: _Outcome = parser.feed_data(data)
+        except HttpProcessingError as error:
+            return [_parser_error(error)], False, b""
+        return outcome
     found: list[_Message] = []
     taken = 0
-    for piece in pieces:
+    for piece in _pieces(data):
         try:
             messages, upgraded, tail = parser.feed_data(piece)
         except HttpProcessingError as error:
-            found.append((_ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD))
+            found.append(_parser_error(error))
             break
         taken += len(piece)
         found += messages
         if upgraded:
             return found, True, tail + data[taken:]
     return found, False, b""
+
+
+def _parser_error(error: HttpProcessingError) -> _Message:
+    return _ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

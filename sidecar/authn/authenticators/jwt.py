@@ -9,7 +9,7 @@ from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OwnIssuers
-from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable, quoted
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import Observer, RequestContext, Scheme
@@ -113,7 +113,7 @@ class IssuedTokenResolver:
                 verified, actor, self._leeway, self._early, facts=_revocation_keys(token, actor), is_own=True
             )
         source = identity.source
-        facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at, source=source)
+        facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at).with_source(source)
         accepted = _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
         if source is not None and source.issuer == verified.issuer:
             accepted.source_id = source.token_id
@@ -153,6 +153,18 @@ def _accepted(
         revocation_keys=facts,
         certificate=verified.certificate,
     )
+
+
+def _mapped(issuer: Issuer, token: Unverified, verified: VerifiedClaims) -> Steps[Accepted]:
+    try:
+        accepted = issuer.mapper.accept(token, verified)
+        if not isinstance(accepted, Accepted):
+            accepted = yield accepted
+    except Failed as failure:
+        failure.is_signed = True
+        raise
+    assert isinstance(accepted, Accepted)  # noqa: S101 - the type of what an awaitable returns is lost
+    return accepted
 
 
 class JwtAuthenticator:
@@ -237,11 +249,7 @@ class JwtAuthenticator:
             verified = self._verified(issuer, token, keys)
             if observer is not None:
                 observer.observe("claims", verified)
-            with AFTER_SIGNATURE:
-                accepted = issuer.mapper.accept(token, verified)
-                if not isinstance(accepted, Accepted):
-                    accepted = yield accepted
-            assert isinstance(accepted, Accepted)  # noqa: S101 - the type of what an awaitable returns is lost
+            accepted = yield from _mapped(issuer, token, verified)
         except Refused as refusal:
             return Rejected(refusal, issuer.name)
         except Unavailable as failure:

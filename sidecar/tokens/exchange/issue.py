@@ -162,7 +162,7 @@ class TokenIssuer:
         actor = Actor(
             entitled.actor_type, entitled.actor_id, self._issuer, OWN_PROVIDER, entitled.actor_id, issued_at=int(now)
         )
-        facts = revocation_keys(actor, owner=entitled.owner, recorded_at=now, source=entitled.source)
+        facts = revocation_keys(actor, owner=entitled.owner, recorded_at=now).with_source(entitled.source)
         failure = self._gate(actor, facts)
         if failure is None:
             return

@@ -135,6 +135,14 @@ def test_own_token_passes_while_its_record_stands() -> None:
     assert verdict(FakeMirror(), known) == (Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD, "")
 
 
+def test_a_known_credential_is_rejected_once_its_name_is_reserved() -> None:
+    picture, known = FakeMirror(), accepted()
+    assert verdict(picture, known) is None
+    picture.bots = ("sam",)
+    picture.revocations.match_again()
+    assert verdict(picture, known) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")
+
+
 def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:
     picture = FakeMirror(bots=("sam",))
     assert verdict(picture, accepted()) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")

@@ -147,7 +147,7 @@ async def test_entry_of_its_owner_concerns_a_token_minted_here() -> None:
 async def test_token_without_jti_can_be_denied_by_its_digest() -> None:
     outcome = await accepted(token(jti=...))
     assert outcome.revocation_keys is not None
-    assert Scope.DIGEST in {scope for scope, _ in outcome.revocation_keys.probes}
+    assert Scope.DIGEST in {scope for scope, _, _ in outcome.revocation_keys.references}
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
     assert outcome.revocation_keys
     digest = sha256(text.rpartition(".")[0].encode()).hexdigest()
     expected = revocation_keys(Actor(ActorType.USER, "sam", issuer=ISSUER, subject="sam", token_id=token_id), digest)
-    assert outcome.revocation_keys.probes == expected.probes
+    assert outcome.revocation_keys.references == expected.references
     assert outcome.revocation_keys.issued_at == claims()["iat"]
 
 

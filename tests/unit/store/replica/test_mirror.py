@@ -15,6 +15,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, Receipt
 from sidecar.store.merge import Entries
 from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.replica.bot_names import make_registration
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.store.replica.snapshot import KEEP_EXPIRED
@@ -619,6 +620,22 @@ async def test_name_of_a_bot_stays_taken_after_its_token_ended(world: World) -> 
         await mirror.write(Batch(revoke=[("1", 5.0)]))
         assert mirror.is_bot_name("ingest")
         assert not mirror.is_bot_name("sam")
+
+
+async def test_a_name_that_becomes_reserved_changes_the_version_of_the_list(world: World) -> None:
+    """The gate checks the name of a known credential again for another version only."""
+    async with following(world) as mirror:
+        versions = [mirror.revocations.version]
+
+        async def changes(batch: Batch) -> bool:
+            await mirror.write(batch)
+            versions.append(mirror.revocations.version)
+            return versions[-1] != versions[-2]
+
+        assert await changes(Batch(add=[bot("1")]))
+        assert not await changes(Batch(add=[bot("2")]))  # the name is reserved already
+        assert not await changes(Batch(add=[record("3")]))
+        assert await changes(Batch(add=[make_registration("other", 1, world.clock.now(), "root")]))
 
 
 async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
