@@ -41,7 +41,6 @@ _OPERATION_IDS = {
     ("/userinfo", "get"): "showCaller",
     ("/jwks", "get"): "listKeys",
     ("/token", "post"): "issueToken",
-    ("/authorize", "get"): "refuseAuthorization",
     ("/.well-known/openid-configuration", "get"): "showServerMetadata",
 }
 _STATUS_TEXTS = {
@@ -288,15 +287,6 @@ def _token_paths() -> dict[str, dict[str, Any]]:
                 refusals=(400, 401, 408, 413, 429, 503),
                 oauth=True,
                 security=({}, {"client": []}),
-            )
-        },
-        "/authorize": {
-            "get": _operation(
-                "No authorization endpoint: clients need an address in the metadata; only with `tokenEndpoint`",
-                {400: _json("Always", _object({"error": {"type": "string"}, "error_description": {"type": "string"}}))},
-                refusals=(),
-                oauth=True,
-                security=({},),
             )
         },
         "/.well-known/openid-configuration": {
