@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from sidecar.api.published import published
 from sidecar.errors import MethodNotAllowed
-from sidecar.web.response import Response
 
-_MAX_AGE_SECONDS = 300
+_CACHEABLE = b"Cache-Control: public, max-age=300\r\n"
 
 
 class PublishedKeys:
@@ -26,16 +26,12 @@ class PublishedKeys:
         is_for_pages: bool = False,
     ) -> None:
         self._key_set = key_set
-        self._type = f"Content-Type: {content_type}\r\n".encode("ascii")
-        self._cors = "Access-Control-Allow-Origin: *\r\n" if is_for_pages else ""
+        self._type = content_type.encode("ascii")
+        self._lines = _CACHEABLE + (b"Access-Control-Allow-Origin: *\r\n" if is_for_pages else b"")
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
         """200 with the set, or 304 if the client has it. No authentication required."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
         document, tag = self._key_set()
-        lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n{self._cors}".encode("ascii")
-        given = request.headers.get("If-None-Match", "")
-        if given.strip() == "*" or tag in {part.strip().removeprefix("W/") for part in given.split(",")}:
-            return Response(304, lines)
-        return Response(200, self._type + lines, document)
+        return published(request.headers, document, tag, self._lines, self._type)

@@ -18,7 +18,7 @@ from sidecar.config.credential_mode import credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
-from sidecar.config.token_endpoint import exchanged_audiences
+from sidecar.config.token_endpoint import exchanged_audiences, resource_audiences
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.keyset import PublicKey
 from sidecar.keys.signing import SigningKeys
@@ -238,7 +238,9 @@ def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     settings = loaded.settings
     acceptor = _own_resolver(mirror, loaded, require_record=settings.tokens.require_record)
     expectations = issued_validation(
-        settings.jwt_token_configuration, settings.tokens.max_lifetime, exchanged_audiences(settings)
+        settings.jwt_token_configuration,
+        settings.tokens.max_lifetime,
+        exchanged_audiences(settings) | resource_audiences(settings),
     )
     return Issuer(OWN_PROVIDER, keys, expectations, acceptor)
 
@@ -254,6 +256,6 @@ def _own_resolver(mirror: Mirror, loaded: Loaded, *, require_record: bool) -> Is
     policy = issued_policy(
         claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
     )
-    audiences = OwnAudiences(configuration.audience, exchanged_audiences(settings))
+    audiences = OwnAudiences(configuration.audience, exchanged_audiences(settings), resource_audiences(settings))
     tokens = IssuedTokens(mirror, policy, require_record=require_record, audiences=audiences)
     return IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))

@@ -24,6 +24,7 @@ from sidecar.clock import Clock
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, takes_verbatim_names
 from sidecar.config.reading.urls import split_url
+from sidecar.config.resources import accepted_audiences
 from sidecar.config.settings import ASYMMETRIC_ALGORITHMS, Settings, TokenClientSettings, TokenEndpointSettings
 from sidecar.config.token_endpoint import default_audience, endpoint_issuer
 from sidecar.errors import Failed, Misconfigured, Problem
@@ -75,7 +76,9 @@ async def token_routes(
         clock,
         issuer=issuer,
         default_audience=default_audience(endpoint),
-        subject_audiences=frozenset(endpoint.audiences),
+        subject_audiences=frozenset(endpoint.audiences).union(
+            *(accepted_audiences(settings, resource) for resource in settings.resources)
+        ),
         max_bytes=limits.max_token_bytes,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )

@@ -8,6 +8,7 @@ from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.subject_pattern import compile_subject_pattern
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.urls import fault_of_control_url, split_url
+from sidecar.config.resources import accepted_audiences
 from sidecar.config.settings import (
     ProviderSettings,
     Settings,
@@ -52,6 +53,15 @@ def exchanged_audiences(settings: Settings) -> frozenset[str]:
         return frozenset()
     own = settings.jwt_token_configuration.audience
     return frozenset({default_audience(endpoint), *({own} & set(endpoint.audiences))} - {""})
+
+
+def resource_audiences(settings: Settings) -> frozenset[str]:
+    """``aud`` of tokens of the token endpoint that are accepted at protected resources."""
+    endpoint = settings.token_endpoint
+    if not endpoint.enabled:
+        return frozenset()
+    found = frozenset[str]().union(*(accepted_audiences(settings, resource) for resource in settings.resources))
+    return found & set(endpoint.audiences)
 
 
 def kubernetes_members(settings: Settings) -> list[str]:

@@ -115,6 +115,7 @@ class IssuedTokenResolver:
         source = identity.source
         facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at).with_source(source)
         accepted = _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
+        accepted.is_for_resource = identity.is_for_resource
         if source is not None and source.issuer == verified.issuer:
             accepted.source_id = source.token_id
         return accepted

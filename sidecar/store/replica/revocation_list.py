@@ -140,9 +140,9 @@ def revocation_keys(
 def spellings(*actor_ids: str) -> tuple[str, ...]:
     """Each spelling under which an entry may name the Actor of ``actor_ids``, empty ones aside.
 
-    Entries are folded, older ones may be in lower case throughout. An Actor who is called by an address is denied by
-    the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
-    may change with the configuration, and must not undo an entry.
+    Entries are folded, older ones may be in lower case throughout. An Actor whose id is an address is also denied by
+    an entry for its local part, and an Actor whose id is a local part by an entry for the address. The configuration
+    decides which of the two is the id, and a change of it must not undo an entry.
     """
     every: dict[str, None] = {}
     for one in actor_ids:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sidecar.errors import Cause, Reason, Refused, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.identity.delegation import read_delegation
 from sidecar.identity.names import folded
 from sidecar.store.record import TOKEN_KINDS, TokenKind, TokenRecord, hash_token
 from sidecar.store.replica.revocation_list import Source
@@ -30,12 +31,14 @@ class RecordLookup(Protocol):
 class IssuedIdentity:
     """The identity of an issued token. ``record`` must be valid on every later use; None: the token has no record.
 
-    ``source`` is the credential that an exchanged token was issued for; None for other tokens.
+    ``source`` is the credential that an exchanged token was issued for; None for other tokens. ``is_for_resource``: it
+    is accepted only at protected resources that require its audience.
     """
 
     actor: Actor
     record: TokenRecord | None
     source: Source | None = None
+    is_for_resource: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,19 @@ class OwnAudiences:
     """``aud`` of issued tokens that are accepted here.
 
     ``minted``: of minted tokens; empty: any, or none. ``exchanged``: of tokens of the token endpoint, which have
-    exactly one; those for other servers are not accepted here.
+    exactly one; those for other servers are not accepted here. ``resources``: of tokens of the token endpoint that are
+    accepted at protected resources only.
     """
 
     minted: str = ""
     exchanged: frozenset[str] = frozenset()
+    resources: frozenset[str] = frozenset()
 
     def check(self, audience: object, *, is_exchanged: bool) -> None:
         """Raise Refused(TOKEN_INVALID) for the ``aud`` of a token that is not accepted here."""
-        accepted: Collection[str] = self.exchanged if is_exchanged else {self.minted} if self.minted else ()
+        accepted: Collection[str] = {self.minted} if self.minted else ()
+        if is_exchanged:
+            accepted = self.exchanged | self.resources
         presented = audience if isinstance(audience, list) else [audience]
         if (accepted or is_exchanged) and not any(item in accepted for item in presented):
             detail = f"aud is {quoted(*presented)}; expected: {quoted(*sorted(accepted))}"
@@ -90,7 +97,8 @@ class IssuedTokens:
             is_exchanged = record.kind is TokenKind.EXCHANGED
             self._audiences.check(verified.claims.get("aud"), is_exchanged=is_exchanged)
             source = read_source(verified.claims) if is_exchanged else None
-            return IssuedIdentity(recorded_actor(record, verified, self._policy), record, source)
+            is_for_resource = is_exchanged and verified.claims["aud"] not in self._audiences.exchanged
+            return IssuedIdentity(recorded_actor(record, verified, self._policy), record, source, is_for_resource)
         if self._require_record or not _EXCHANGED.isdisjoint(verified.claims):
             raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
         self._audiences.check(verified.claims.get("aud"), is_exchanged=False)
@@ -111,6 +119,7 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
     namespace, slash, name = folded(record.actor_id).rpartition("/")
     is_own = name == email.partition("@")[0]
     is_bot = record.kind is TokenKind.BOT
+    delegation = read_delegation(verified.claims, policy.delegation)
     return Actor(
         type=record.actor_type,
         id=record.actor_id,
@@ -130,6 +139,11 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         authenticator=policy.authenticator,
         # an Actor named by the local part of its address is revoked by the address as well
         full_id=f"{namespace}{slash}{email}" if is_own else "",
+        client=delegation.client,
+        scopes=delegation.scopes,
+        audiences=delegation.audiences,
+        acting=delegation.acting,
+        is_delegated=delegation.is_delegated,
     )
 
 
