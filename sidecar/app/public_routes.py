@@ -19,8 +19,9 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
-from sidecar.config.resources import authorization_servers, metadata_paths, resource_urls
+from sidecar.config.resources import authorization_servers, metadata_paths, resource_issuers, resource_urls
 from sidecar.config.settings import Settings
+from sidecar.config.token_endpoint import endpoint_issuer
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource, normal_name
@@ -122,7 +123,10 @@ def public_routes(
 def _resource_metadata(loaded: Loaded) -> dict[str, tuple[str, Handler]]:
     """The metadata of the protected resources that the upstream does not describe itself, by path."""
     settings = loaded.settings
-    issuers = [provider.issuer for provider in loaded.providers if provider.issuer is not None]
+    issuers = resource_issuers(loaded.providers)
+    if settings.token_endpoint.enabled:
+        # the last: clients that log people in use the first one only
+        issuers.append(endpoint_issuer(settings))
     routes: dict[str, tuple[str, Handler]] = {}
     for item in settings.resources:
         if item.metadata == "server":

@@ -138,7 +138,7 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
     found = list(flat)
     for index, entry in enumerate(settings.authentication_configuration.providers):
         path: Path = (_BLOCK, "providers", index)
-        found.append(_listed(entry, base, path, findings, bearer=_is_bearer(entry, settings)))
+        found.append(_listed(entry, base, path, findings, bearer=is_bearer(entry, settings)))
         findings.extend(_admins_and_domains(entry, settings, path))
     findings.extend(_namings(found, settings))
     findings.extend(_clashes(found, settings))
@@ -214,7 +214,7 @@ def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
 # --- the list form
 
 
-def _is_bearer(entry: ProviderSettings, settings: Settings) -> bool:
+def is_bearer(entry: ProviderSettings, settings: Settings) -> bool:
     """Whether tokens of ``entry`` authenticate requests; by default not those of a platform for workloads."""
     if entry.bearer is not None:
         return entry.bearer

@@ -137,7 +137,7 @@ def test_each_assertion_is_good_for_one_token(require_tool: Callable[[str], Path
 
         with ThreadPoolExecutor(2) as pool:
             answers = []
-            for text in texts:  # both requests of a pair are under way at the same time
+            for text in texts:  # both requests of a pair are in progress at the same time
                 pair = [pool.submit(present, caller, text) for caller in callers]
                 answers.append([future.result() for future in pair])
         assert [sorted(status for status, _ in pair) for pair in answers] == [[200, 400]] * ASSERTIONS

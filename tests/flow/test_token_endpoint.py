@@ -12,7 +12,7 @@ from joserfc.jwk import RSAKey
 from sidecar.store.base import Batch
 from sidecar.store.revocation_entry import Scope, make_entry
 from sidecar.tokens.jwt.compact import parse
-from tests.flow.conftest import Scene, Start, own_keys
+from tests.flow.conftest import LOOPBACK, Scene, Start, own_keys
 from tests.support import forge
 from tests.support.jwks_server import jwk
 from tests.support.wire import Answer, Wire
@@ -764,3 +764,29 @@ async def test_without_the_setting_there_is_no_endpoint(start: Start, tmp_path: 
     async with await scene.connect() as wire:
         for path in ("/oauth2/token", "/oauth2/authorize", "/.well-known/oauth-authorization-server/oauth2"):
             assert (await wire.ask(path)).status in (401, 404)
+
+
+async def test_a_token_for_a_protected_resource_is_good_there_only(start: Start, tmp_path: Path) -> None:
+    """Neither at other paths, nor at another resource, nor in the API."""
+    blocks = configuration(tmp_path)
+    blocks["server"]["trustedProxies"] = [LOOPBACK]
+    blocks["resources"] = [{"path": "/mcp", "scopes": ["read"]}, {"path": "/open", "audiences": []}]
+    scene = await start(**blocks)
+    async with await scene.connect() as wire:
+        assert (await admin(wire, "/bots", {"name": "ingestion"})).status == 201
+        answer = await ask(wire, basic(), grant_type="client_credentials", resource=f"{URL}/mcp", scope="read")
+        token = answer.json()["access_token"]
+
+        async def at(path: str, credential: str = token) -> int:
+            headers = [("X-Original-URI", path), ("X-Original-Method", "GET")]
+            found = await wire.ask("/oauth2/auth", [("Authorization", f"Bearer {credential}"), *headers])
+            return found.status
+
+        assert await at("/mcp") == await at("/mcp/x") == 200
+        assert [await at(path) for path in ("/", "/api", "/mcpx", "/open")] == [401] * 4
+        assert (await wire.ask("/oauth2/tokens", [("Authorization", f"Bearer {token}")])).status == 401
+        usual = (await ask(wire, basic(), grant_type="client_credentials")).json()["access_token"]
+        assert (await at("/api", usual), await at("/mcp", usual)) == (200, 401)
+        # clients of the resource are sent to the login of people first, and never to the platforms of workloads
+        metadata = await wire.ask("/.well-known/oauth-protected-resource/mcp")
+        assert metadata.json()["authorization_servers"] == [forge.ISSUER, ENDPOINT]
