@@ -23,6 +23,7 @@ from sidecar.tokens.exchange.service import (
     ACCESS_TOKEN_TYPE,
     GRANTS,
     TOKEN_EXCHANGE,
+    BasicClient,
     GrantRequest,
     GrantService,
     Subject,
@@ -151,10 +152,10 @@ def _oauth_error(failure: Failed) -> str:
     return "slow_down" if isinstance(failure, RateLimited) else INVALID_REQUEST
 
 
-def _basic_client(request: web.BaseRequest) -> tuple[str, str] | None:
-    """Client id and secret of ``Basic``, both form-encoded (RFC 6749 section 2.3.1). Raises Refused for other schemes.
+def _basic_client(request: web.BaseRequest) -> BasicClient | None:
+    """Client id and secret of ``Basic``. Raises Refused for other schemes. Cookies are not looked at.
 
-    Cookies are not looked at.
+    Both are form-encoded (RFC 6749 section 2.3.1), but many clients send them as they are: both readings count.
     """
     credential = read_credential(request.headers)
     if credential.scheme is Scheme.NOTHING:
@@ -164,20 +165,23 @@ def _basic_client(request: web.BaseRequest) -> tuple[str, str] | None:
     if len(credential.value) > _MAX_BASIC:
         raise bad_request("The credentials of Basic are too long")
     try:
-        text = a2b_base64(credential.value.encode("ascii"), strict_mode=True).decode("ascii")
-        identifier, colon, secret = text.partition(":")
-        decoded = _form_decoded(identifier), _form_decoded(secret)
+        text = a2b_base64(credential.value.encode("ascii"), strict_mode=True).decode("utf-8")
     except (Error, ValueError):
-        raise bad_request("The credentials of Basic are not base64 of two form-encoded values") from None
-    if not colon or not all(decoded) or len(decoded[0]) > _MAX_CLIENT_ID:
+        raise bad_request("The credentials of Basic are not base64 of UTF-8") from None
+    identifier, _, secret = text.partition(":")
+    if not identifier or not secret or len(identifier) > _MAX_CLIENT_ID:
         raise bad_request("The credentials of Basic must hold client id and secret")
-    return decoded
+    return BasicClient(_form_decoded(identifier), tuple(dict.fromkeys((_form_decoded(secret), secret))))
 
 
 def _form_decoded(text: str) -> str:
-    if _ESCAPE.search(text):
-        raise ValueError("not form-encoded")
-    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    """``text`` decoded; unchanged if it is not form-encoded."""
+    if not text.isascii() or _ESCAPE.search(text):
+        return text
+    try:
+        return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        return text
 
 
 class AuthorizeEndpoint:

@@ -214,6 +214,17 @@ async def test_tokens_for_other_servers_are_not_accepted_here(start: Start, tmp_
         assert await status(wire, answer.json()["access_token"]) == 401
 
 
+@pytest.mark.parametrize("text", [f"etl:{SECRET}", f"etl:{quote_plus(SECRET)}", f"%65tl:{quote_plus(SECRET)}"])
+async def test_secret_in_basic_is_read_in_both_ways(start: Start, tmp_path: Path, text: str) -> None:
+    """Form-encoded, as RFC 6749 demands, and as it is, as many clients send it."""
+    scene = await begin(start, tmp_path)
+    async with await scene.connect() as wire:
+        header = ("Authorization", f"Basic {b64encode(text.encode()).decode()}")
+        assert (await ask(wire, header, grant_type="client_credentials")).status == 200
+        wrong = ("Authorization", f"Basic {b64encode(quote_plus(text).encode()).decode()}")
+        assert (await ask(wire, wrong, grant_type="client_credentials")).status in (400, 401)
+
+
 async def test_an_issued_token_manages_nothing(start: Start, tmp_path: Path) -> None:
     """It mints nothing, and sees no other token of its Actor or of the person that it acts for."""
     scene = await begin(start, tmp_path)

@@ -300,7 +300,7 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     ),
     Cause.CLIENT_WRONG: (
         "the client of the token endpoint is unknown, or its secret or `client_id` is wrong; `detail` says which",
-        "compare `tokenEndpoint.clients` with what the client sends; in `Basic`, id and secret are form-encoded",
+        "compare `tokenEndpoint.clients` with what the client sends; a secret from a file may end in a line feed",
     ),
     Cause.CLIENT_GRANT: (
         "the client may not use this grant",

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from secrets import token_urlsafe
@@ -33,11 +34,11 @@ class Client:
         return self.settings.id
 
 
-def has_secret(client: Client | None, presented: str) -> bool:
-    """Whether ``presented`` is the secret of ``client``, in the same time for every client, and for none."""
+def has_secret(client: Client | None, presented: Sequence[str]) -> bool:
+    """Whether a reading of ``presented`` is the secret of ``client``, in the same time for every client and for none."""
     secret = None if client is None else client.settings.secret
-    matches = (secret or _NO_SECRET).matches(presented)
-    return matches and secret is not None
+    matches = [(secret or _NO_SECRET).matches(reading) for reading in presented]
+    return any(matches) and secret is not None
 
 
 class WrongSecrets:

@@ -1,7 +1,7 @@
 """The grants of the token endpoint (RFC 6749 section 4.4, RFC 7523, RFC 8693)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidecar.clock import Clock, latest_of
@@ -40,14 +40,19 @@ _MAX_SCOPES = 100
 
 
 @dataclass(frozen=True, slots=True)
+class BasicClient:
+    """The client of ``Basic``, and its secret in each reading."""
+
+    id: str
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """A request. ``fields`` are the non-empty fields of the form; ``basic`` the client and secret of ``Basic``.
+    """A request. ``fields`` are the non-empty fields of the form. ``address`` is that of the caller."""
 
-    ``address`` is that of the caller.
-    """
-
-    fields: Mapping[str, str]
-    basic: tuple[str, str] | None = None
+    fields: Mapping[str, str] = field(repr=False)
+    basic: BasicClient | None = None
     address: str = ""
 
 
@@ -187,19 +192,19 @@ class GrantService:
         if "client_assertion" in fields:
             return await self._by_assertion(fields)
         if request.basic is not None:
-            identifier, secret = request.basic
+            identifier, secrets = request.basic.id, request.basic.secrets
             if fields.get("client_id", identifier) != identifier:
                 raise invalid_request("client_id differs from the client of the Authorization header")
         else:
-            identifier, secret = fields.get("client_id", ""), fields.get("client_secret", "")
-        if not identifier or not secret:
+            identifier, secrets = fields.get("client_id", ""), (fields.get("client_secret", ""),)
+        if not identifier or not secrets[0]:
             raise bad_client(Cause.CREDENTIALS_ABSENT)
         client = self._clients.get(identifier)
-        if has_secret(client, secret):
+        if has_secret(client, secrets):
             assert client is not None  # noqa: S101 - without a client there is no secret
             return _AuthenticatedClient(client)
-        if client is None and self._settings.bots is not None and secret.count(".") == 2:
-            bot = await self._bot_of(identifier, secret)
+        if client is None and self._settings.bots is not None and secrets[0].count(".") == 2:
+            bot = await self._bot_of(identifier, secrets[0])
             if bot is not None:
                 return _BotClient(bot, self._settings.bots)
         known = client is not None
