@@ -628,7 +628,8 @@ async def test_login_that_a_third_party_initiates_names_an_issuer_that_is_known(
     assert received(await Browser().get(f"{world.url}/oauth2/start?{query}")).target == "/deep"
     assert "login_hint" not in world.idp.requests[0]
     assert (await Browser().get(f"{world.url}/oauth2/start?iss=https://evil.example.com")).status == 400
-    assert (await Browser().get(f"{world.url}/oauth2/start", headers=API)).status == 400
+    reply = await Browser().get(f"{world.url}/oauth2/start", headers=API)
+    assert (reply.status, reply.json()["reason"], reply.all("Set-Cookie")) == (401, "token_missing", [])
 
 
 async def test_paths_of_an_api_are_never_redirected(tmp_path: Path) -> None:
