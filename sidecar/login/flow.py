@@ -247,6 +247,8 @@ class LoginFlow:
         self._count(failure, provider)
         if cookies.session and await self._decider.within_limits(self.person(cookies.session)) is not None:
             return Redirect(return_to)
+        if isinstance(failure, AttemptRefused) and failure.provider == provider and provider in self._clients:
+            return await self.begin(return_to, cookies, provider=provider)
         return PageStep(
             400,
             "Sign in again",

@@ -59,11 +59,15 @@ class Attempt:
 
 
 class AttemptRefused(Refused):
-    """An answer that begins nothing. ``return_to`` is from a state that we have sealed, perhaps for another browser."""
+    """An answer that begins nothing. ``return_to`` is from a state that we have sealed, perhaps for another browser.
 
-    def __init__(self, cause: Cause, return_to: str) -> None:
+    ``provider``: the one at which the browser may begin anew at once; empty: it asks the person first.
+    """
+
+    def __init__(self, cause: Cause, return_to: str, provider: str = "") -> None:
         super().__init__(Reason.LOGIN_FAILED, cause)
         self.return_to = return_to
+        self.provider = provider
 
 
 class Transactions:
@@ -95,12 +99,15 @@ class Transactions:
         if opened is None:
             raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID)
         provider, return_to, number, begun, digest = json.loads(opened.content)
-        if not is_secret(cookie) or not hmac.compare_digest(digest, _digest(cookie)):
-            # tabs that are opened at once, before there is a cookie, get different ones, and the last one counts
+        is_old = not -_MAX_AHEAD <= self._now() - begun <= _STATE_MAX_AGE
+        if not is_secret(cookie):
             raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to)
-        age = self._now() - begun
+        if not hmac.compare_digest(digest, _digest(cookie)):
+            # Tabs that are opened at once, before there is a cookie, get different ones, and the last one counts. A new
+            # attempt has that one, so it is not refused again.
+            raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to, "" if is_old else provider)
         attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret)
-        return attempt, not -_MAX_AHEAD <= age <= _STATE_MAX_AGE
+        return attempt, is_old
 
 
 def _digest(cookie: str) -> str:
