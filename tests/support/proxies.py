@@ -49,6 +49,7 @@ class StartProxy(Protocol):
         *,
         mints: bool = ...,
         login: bool = ...,
+        resources: bool = ...,
         changes: Mapping[str, str] = ...,
     ) -> AbstractContextManager[str]: ...
 
@@ -56,6 +57,8 @@ class StartProxy(Protocol):
 _KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")
 _LOGIN = re.compile(r"(# With a browser login.*:\n)((?:[ \t]*#(?: .*)?\n)+)")
 _REPLACED = "instead of the next line:\n"
+_RESOURCES = re.compile(r"(?<=without a check:\n)(?:[ \t]*# .*\n)+")
+_COMMENT = re.compile(r"^[ \t]*#.*\n", re.MULTILINE)
 
 
 def with_login(text: str) -> str:
@@ -73,19 +76,27 @@ def with_login(text: str) -> str:
     return text
 
 
-def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False, login: bool = False) -> str:
-    """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once.
+def shipped(
+    name: str, replacements: Mapping[str, str], *, mints: bool = False, login: bool = False, resources: bool = False
+) -> str:
+    """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once, besides in comments.
 
-    With ``login`` the address of the sidecar stands there twice in some.
+    ``mints``, ``login`` and ``resources``: with the lines that it keeps in a comment for minted credentials, a browser
+    login and the metadata of protected resources.
     """
     text = (DEPLOY / name).read_text(encoding="utf-8")
-    text = with_login(text) if login else _LOGIN.sub(r"\1", text)
+    for old in replacements:
+        count = text.count(old) if old.startswith((" ", "\t")) else _COMMENT.sub("", text).count(old)
+        assert count == 1, f"{old!r} stands {count} times in {name}"
+    if login:
+        text = with_login(text)
     if mints:
         text, count = _KEPT.subn(lambda lines: lines[0].replace("# ", ""), text)
         assert count == 1, f"{name} keeps no such lines"
+    if resources:
+        text, count = _RESOURCES.subn(lambda lines: lines[0].replace("# ", ""), text)
+        assert count > 0, f"{name} keeps no such lines"
     for old, new in replacements.items():
-        count = text.count(old)
-        assert count == 1 or (login and count), f"{old!r} stands {count} times in {name}"
         text = text.replace(old, new)
     return text
 
@@ -101,6 +112,7 @@ def nginx(
     remember: str = "5s",
     mints: bool = False,
     login: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """nginx, asking the sidecar with the HTTP version ``ask_by``. ``remember``: for how long the caching file does."""
@@ -117,7 +129,8 @@ def nginx(
     if file == "auth_request_cached.conf":
         replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
     (folder / "site.conf").write_text(
-        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints, login=login), encoding="utf-8"
+        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints, login=login, resources=resources),
+        encoding="utf-8",
     )
     with running_nginx(binary, folder, port) as url:
         yield url
@@ -131,13 +144,14 @@ def nginx_snippets(
     *,
     mints: bool = False,
     login: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """nginx with a server of its own that includes the three snippets. ``changes`` are about that of the location."""
     port = free_port()
     texts = {
         "http": shipped("nginx/auth_sidecar_http.conf", {"127.0.0.1:4180": addresses.sidecar}),
-        "server": shipped("nginx/auth_sidecar_server.conf", {}, login=login),
+        "server": shipped("nginx/auth_sidecar_server.conf", {}, login=login, resources=resources),
         "location": shipped("nginx/auth_sidecar_location.conf", changes, mints=mints, login=login),
     }
     for name, text in texts.items():
@@ -178,6 +192,7 @@ def envoy(
     *,
     mints: bool = False,
     login: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Envoy with one worker."""
@@ -188,9 +203,8 @@ def envoy(
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    file.write_text(
-        shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints, login=login), encoding="utf-8"
-    )
+    text = shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints, login=login, resources=resources)
+    file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Hot restarts need shared memory, which would outlive the program.
     options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
@@ -206,6 +220,7 @@ def caddy(
     *,
     mints: bool = False,
     login: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Caddy, its own state kept in ``folder``."""
@@ -216,7 +231,8 @@ def caddy(
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    file.write_text(shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints, login=login), encoding="utf-8")
+    text = shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints, login=login, resources=resources)
+    file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
@@ -233,6 +249,7 @@ def traefik(
     believes: bool = False,
     mints: bool = False,
     login: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Traefik with both of its files. ``believes``: it trusts X-Forwarded-* of every peer, as behind a proxy.
@@ -247,7 +264,8 @@ def traefik(
     (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
     dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
     (folder / "dynamic.yaml").write_text(
-        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints, login=login), encoding="utf-8"
+        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints, login=login, resources=resources),
+        encoding="utf-8",
     )
     url = f"http://127.0.0.1:{port}"
     command = [binary, f"--configFile={folder / 'traefik.yaml'}"]
