@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from sidecar.access.guests import GuestPolicy
 from sidecar.admin.health import Health, PartState, PartStatus
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -18,6 +19,7 @@ from sidecar.store.sqlite.store import SqliteStore
 def health_of(
     registry: IssuerRegistry,
     authenticators: AuthenticatorSet,
+    guests: GuestPolicy | None,
     settings: Settings,
     upstream: Callable[[], PartStatus] | None = None,
 ) -> Health:
@@ -27,6 +29,8 @@ def health_of(
         credentials.append(lambda: PartStatus("DataHub secrets", PartState.USABLE))
     if registry.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", PartState.USABLE))
+    if guests is not None:
+        credentials.append(lambda: PartStatus(f"authenticator {guests.name}", PartState.USABLE))
     credentials += [partial(_authenticator_status, member) for member in authenticators.started]
     required: list[Callable[[], PartStatus]] = [
         partial(_mirror_status, registry, settings),
