@@ -5,7 +5,9 @@ task. A caller tests the type of the result once.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -113,6 +115,24 @@ async def cancel(*tasks: "asyncio.Task[Any] | None") -> None:
     for task in started:
         task.cancel()
     await asyncio.gather(*started, return_exceptions=True)
+
+
+async def in_daemon_thread(function: Callable[[], T], name: str) -> T:
+    """Run ``function``, which blocks, in a thread that the end of the process does not wait for. Raises as it does.
+
+    A cancellation ends the wait, not the function.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        done.set_running_or_notify_cancel()
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting task
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def retrieve(task: "asyncio.Future[Any]") -> None:

@@ -90,7 +90,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.products.presets",
     ),
-    "web": (*BASICS, "access.decide", "identity", "config.settings", "egress"),
+    "web": (*BASICS, "access.decide", "access.rules", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
     # authn.base as above

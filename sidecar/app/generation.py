@@ -15,6 +15,7 @@ from sidecar.app.authentication import (
     guest_policy,
     revocation_gate,
 )
+from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.login import open_login
@@ -41,6 +42,7 @@ from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import CopyCleaner
 from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.cors import RefusalCors
@@ -84,6 +86,7 @@ class ConfigGeneration:
     issuers: IssuerRegistry
     cache: VerifiedCache[Accepted]
     watch: StreamWatch
+    cleaner: CopyCleaner | None
     stack: AsyncExitStack
 
     def observe(self, metrics: Metrics) -> None:
@@ -94,6 +97,8 @@ class ConfigGeneration:
             keys.bind_metrics()
         self.issuers.mirror.observe()
         self.cache.bind_metrics()
+        cleaner = self.cleaner
+        metrics.watch(metrics.secrets_untidied, lambda: 0 if cleaner is None else cleaner.left)
 
 
 async def build(loaded: Loaded, context: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
@@ -152,20 +157,24 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         left_out=metrics.log_lines_left_out.inc,
         cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
         login="" if login is None else f"{settings.server.prefix}/start",
+        challenged=lambda path, reason: metrics.challenges.labels(path or "/", reason).inc(),
     )
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
+    copies = bot_token_copies(loaded, registry.store, clock, metrics)
     bots = build_bots(
         settings,
         registry.store,
         registry.mirror.write,
         clock,
         registry.reserved,
+        copies,
         lambda name: cache.any_entry(_is_person(name)),
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(cancel, bot_names_task)
+    cleaner = await start_cleaner(copies, registry.mirror, registry.store, clock, stack)
     routes = public_routes(
         loaded,
         registry,
@@ -177,6 +186,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         watch,
         stack,
         login,
+        copies,
         traced=tracing.spans is not None,
     )
     server = settings.server
@@ -191,8 +201,9 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         spans=tracing.spans,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
-    health = health_of(registry, authenticators, guests, settings, None if upstream is None else upstream.status)
-    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, stack)
+    waiting = None if upstream is None else upstream.status
+    health = health_of(registry, authenticators, guests, settings, waiting, cleaner)
+    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, cleaner, stack)
 
 
 async def _start_waiting_for_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:

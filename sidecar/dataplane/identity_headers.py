@@ -26,6 +26,9 @@ NAMES = (
     "X-Auth-Actor-Urn",
     "X-Auth-Issuer",
     "X-Auth-Token-Id",
+    "X-Auth-Client",
+    "X-Auth-Scopes",
+    "X-Auth-Acting",
 )
 ASSERTION = "X-Auth-Assertion"
 DATAHUB_ACTOR = "X-DataHub-Actor"
@@ -225,6 +228,9 @@ class IdentityHeaders:
             "X-Auth-Actor-Urn": encode_value(actor.urn),
             "X-Auth-Issuer": encode_value(actor.issuer),
             "X-Auth-Token-Id": encode_value(actor.token_id),
+            "X-Auth-Client": encode_value(actor.client),
+            "X-Auth-Scopes": " ".join(map(encode_value, actor.scopes)),
+            "X-Auth-Acting": encode_value(actor.acting),
         }
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)

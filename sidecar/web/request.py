@@ -129,7 +129,8 @@ def original_of(connection: Connection) -> dict[str, str]:
     path = "" if original.target is None else original.target.partition("?")[0][:MAX_LOGGED_PATH]
     fields = {"originalMethod": original.method[:16], "originalPath": path}
     if connection.caller is not None:
-        fields |= {"actor": connection.caller.id, "provider": connection.caller.provider}
+        caller = connection.caller
+        fields |= {"actor": caller.id, "provider": caller.provider, "client": caller.client, "acting": caller.acting}
     return fields
 
 

@@ -11,7 +11,15 @@ import yaml
 
 from sidecar.authn.base import Authenticator
 from sidecar.authn.guest import GuestOptions
-from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, AuthenticatorSpec, build_specs, load_authenticator, validate
+from sidecar.authn.registry import (
+    BUILT_IN,
+    ENTRY_POINTS,
+    AuthenticatorSpec,
+    build_specs,
+    chain_specs,
+    load_authenticator,
+    validate,
+)
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
 from sidecar.config.reading.decode import fields_by_name

@@ -89,7 +89,7 @@ def test_a_check_gets_the_complete_set_blank_where_there_is_no_value() -> None:
 
 def test_the_service_gets_no_blank_ones() -> None:
     block = lines(headers().forward_block(accepted(replace(ANN, groups=()))))
-    assert set(NAMES) - set(block) == {"X-Auth-Request-Groups"}
+    assert set(NAMES) - set(block) == {"X-Auth-Request-Groups", "X-Auth-Client", "X-Auth-Scopes", "X-Auth-Acting"}
     assert headers().forward_block(None) == b""
 
 

@@ -238,6 +238,21 @@ def test_files_that_cannot_be_used(read: Callable[..., Any], text: str, expected
     assert "apr1" not in str(caught.value)
 
 
+async def test_the_content_of_a_file_as_a_secret(path: Path, clock: HandClock) -> None:
+    """The same users, and nothing of it in a text."""
+    member = Basic(options_of(Basic, {"htpasswdSecret": path.read_text()}), surroundings("people", clock))
+    await member.start()
+    assert isinstance(await settled(member.authenticate(asked(basic("Alice", "opensesame")))), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(basic("Alice", "wrong")))), Rejected)
+    await member.stop()
+    assert "htpasswdSecret" in Basic.describe(member.options)
+    broken = Basic(options_of(Basic, {"htpasswdSecret": "alice:plain-password"}), surroundings("people", clock))
+    assert await broken.check() == ["htpasswdSecret line 1 is neither bcrypt (htpasswd -B) nor argon2"]
+    with pytest.raises(Misconfigured, match="htpasswdSecret line 1") as caught:
+        await broken.start()
+    assert "plain-password" not in str(caught.value)
+
+
 async def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     member = Basic(options_of(Basic, {"htpasswd": str(tmp_path / "none")}), surroundings())
     assert "No such file" in (await member.check())[0]
