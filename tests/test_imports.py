@@ -82,7 +82,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.reading.tree",
         "config.reading.units",
     ),
-    "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.products.presets"),
+    "access": (
+        *BASICS,
+        "authn.base",
+        "authn.chain",
+        "authn.guest",
+        "identity",
+        "config.settings",
+        "config.products.presets",
+    ),
     "web": (*BASICS, "access.decide", "access.rules", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
