@@ -15,6 +15,7 @@ from sidecar.api import openapi
 from sidecar.api.routes import Access, ApiEndpoint, api_routes
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import write_configuration
+from tests.support.ports import free_port
 from tests.support.sidecar_process import Sidecar, running_sidecar
 from tests.support.tools import ROOT
 
@@ -43,7 +44,9 @@ def test_the_operations_are_those_of_the_routes() -> None:
     """Each path and method, no more and no fewer; what only admins may do says so."""
     authentication = cast("Any", SimpleNamespace(authenticate=None, authenticate_if_presented=None))
     nothing = cast("Any", None)
-    exact, below = api_routes("", authentication, nothing, nothing, nothing, nothing, nothing)
+    exact, below = api_routes(
+        "", authentication, nothing, nothing, nothing, nothing, nothing, cast("Any", SimpleNamespace())
+    )
     routed: set[tuple[str, str]] = set()
     for_admins: set[tuple[str, str]] = set()
     for path, (name, handler) in [
@@ -70,7 +73,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, 
     folder = tmp_path_factory.mktemp("openapi")
     with IdentityProvider() as idp:
         document = yaml.safe_load(write_configuration(folder, idp).read_text(encoding="utf-8"))
-        with running_sidecar(folder, {**document, "server": {}}) as sidecar:
+        url = f"http://127.0.0.1:{free_port()}"
+        document["server"] = {"publicUrl": url}
+        provider = document["authenticationConfiguration"]["providers"][0]
+        provider["login"] = {"clientId": "web", "clientSecret": "secret"}
+        with running_sidecar(folder, document) as sidecar:
             yield sidecar, idp.mint(preferred_username="root", email="root@example.com", sub="sub-root")
 
 

@@ -41,7 +41,8 @@ class TokenRequest:
     """The token to mint, already authorized. ``lifetime`` in seconds, None: never expires; ``email`` empty: derived.
 
     ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names the requester, for the audit log.
-    ``replace_person``: a bot may take the name of a person, who is rejected from then on.
+    ``replace_person``: a bot may take the name of a person, who is rejected from then on. ``id``: that of the record;
+    empty: a new one.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TokenRequest:
     minted_by: str = ""
     format: str = "openmetadata"
     replace_person: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Minter:
         registrations: Sequence[TokenRecord] = ()
         if request.kind is TokenKind.BOT:
             registrations = await self._claim(actor_id, request.minted_by, request.replace_person)
-        token_id = self._new_id()
+        token_id = request.id or self._new_id()
         now = self._clock.now()
         issued = int(now)
         expires = None if request.lifetime is None else issued + int(request.lifetime)
