@@ -304,6 +304,10 @@ def _schemas() -> dict[str, Any]:
         "expiresAt": moment_or_never,
         "lastUsedAt": moment_or_never,
         "revokedAt": moment_or_never,
+        "secret": {
+            "type": ["string", "null"],
+            "description": "Of a bot's token with `tokens.botTokensInVault`: the reference to the bot's newest token",
+        },
     }
     token_request = {
         "name": name,
@@ -322,6 +326,7 @@ def _schemas() -> dict[str, Any]:
         },
         "allowImpersonation": {"type": "boolean", "default": False},
         "replacePerson": {"type": "boolean", "default": False},
+        "replace": {"type": "boolean", "default": False},
     }
     bot_request = {
         "name": _text("The name", shortest=1, longest=bots.MAX_BOT_NAME),
@@ -346,7 +351,17 @@ def _schemas() -> dict[str, Any]:
                 "current": {"type": "boolean", "description": "Whether the session is the caller's credential"},
             }
         ),
-        "BotName": _object({"name": {"type": "string"}, "registeredAt": moment, "registeredBy": {"type": "string"}}),
+        "BotName": _object(
+            {
+                "name": {"type": "string"},
+                "registeredAt": moment,
+                "registeredBy": {"type": "string"},
+                "secret": {
+                    "type": ["string", "null"],
+                    "description": "With `tokens.botTokensInVault`: the reference to the token of the bot",
+                },
+            }
+        ),
         **_revocation_schemas(actor, moment, moment_or_never),
         "Introspection": {
             "oneOf": [
@@ -373,6 +388,9 @@ def _schemas() -> dict[str, Any]:
                 **{key: {"type": "string"} for key in ("authenticator", "tokenId")},
                 "expiresAt": moment_or_never,
                 "isBot": {"type": "boolean"},
+                "client": {"type": "string"},
+                "scopes": {"type": "array", "items": {"type": "string"}},
+                "acting": {"type": "string"},
             }
         ),
         "Paging": _object({"after": {"type": ["string", "null"]}, "total": {"type": "integer", "minimum": 0}}),

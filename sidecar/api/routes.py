@@ -23,9 +23,9 @@ from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import TaskFunction
 from sidecar.web.request import connection_of, request_id
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
 
 C = TypeVar("C")
@@ -33,8 +33,8 @@ C = TypeVar("C")
 _OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
 
 
-class Access(Enum):
-    """Who may call an operation."""
+class Permission(Enum):
+    """Required of the caller of an operation."""
 
     CALLER = auto()
     """Any authenticated caller; the operation checks further permissions."""
@@ -45,7 +45,7 @@ class Access(Enum):
 class Operation:
     """The operation of one method on a path."""
 
-    access: Access
+    permission: Permission
     handler: OperationHandler
     takes_cookie: bool = False
     """Whether a session cookie is a credential: never for what changes something."""
@@ -77,7 +77,7 @@ class ApiEndpoint:
             caller = await self._authentication.authenticate(request, takes_cookie=call.takes_cookie)
         except AuthenticationFailed as refused:
             return self._error_responses.refuse(request, connection_of(request), refused.verdict, route=self._name)
-        if call.access is Access.ADMIN and not caller.actor.is_admin:
+        if call.permission is Permission.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.handler(request, caller, rest)
 
@@ -128,7 +128,7 @@ def api_routes(
     bots: BotRegistry,
     bodies: BodyReader,
     sessions: BrowserSessions | None,
-) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
     """Handlers by exact path, and handlers by the path without its last segment, which is an id.
 
     ``sessions`` None: there is no browser login.
@@ -137,20 +137,20 @@ def api_routes(
     revocation_handlers = RevocationHandlers(revocations, authentication, bodies)
     bot_handlers = BotHandlers(bots, bodies)
 
-    def endpoint(name: str, access: Access, **handlers: OperationHandler) -> tuple[str, Handler]:
-        operations = {method: Operation(access, handler) for method, handler in handlers.items()}
+    def endpoint(name: str, permission: Permission, **handlers: OperationHandler) -> tuple[str, TaskFunction]:
+        operations = {method: Operation(permission, handler) for method, handler in handlers.items()}
         return name, ApiEndpoint(name, authentication, error_responses, operations)
 
     introspect = IntrospectEndpoint(authentication, tokens, bodies)
     revoke = RevokeEndpoint(authentication, tokens, revocations, bodies)
-    exact: dict[str, tuple[str, Handler]] = {
+    exact: dict[str, tuple[str, TaskFunction]] = {
         f"{prefix}/tokens": endpoint(
-            "tokens", Access.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
+            "tokens", Permission.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations", Access.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
+            "revocations", Permission.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
         ),
-        f"{prefix}/bots": endpoint("bots", Access.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
+        f"{prefix}/bots": endpoint("bots", Permission.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
         f"{prefix}/revoke": (
             "revoke",
             OAuthEndpoint("revoke", error_responses, authentication.authenticate_if_presented, revoke),
@@ -161,16 +161,18 @@ def api_routes(
         ),
     }
     below = {
-        f"{prefix}/tokens": endpoint("tokens", Access.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke),
-        f"{prefix}/revocations": endpoint("revocations", Access.ADMIN, DELETE=revocation_handlers.remove),
-        f"{prefix}/bots": endpoint("bots", Access.ADMIN, DELETE=bot_handlers.release),
+        f"{prefix}/tokens": endpoint(
+            "tokens", Permission.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke
+        ),
+        f"{prefix}/revocations": endpoint("revocations", Permission.ADMIN, DELETE=revocation_handlers.remove),
+        f"{prefix}/bots": endpoint("bots", Permission.ADMIN, DELETE=bot_handlers.release),
     }
     if sessions is not None:
         handlers = SessionHandlers(sessions)
-        listed = {"GET": Operation(Access.CALLER, handlers.list_sessions, takes_cookie=True)}
-        one = {"GET": Operation(Access.CALLER, handlers.show, takes_cookie=True)}
-        listed["DELETE"] = Operation(Access.CALLER, handlers.end_others)
-        one["DELETE"] = Operation(Access.CALLER, handlers.end)
+        listed = {"GET": Operation(Permission.CALLER, handlers.list_sessions, takes_cookie=True)}
+        one = {"GET": Operation(Permission.CALLER, handlers.show, takes_cookie=True)}
+        listed["DELETE"] = Operation(Permission.CALLER, handlers.end_others)
+        one["DELETE"] = Operation(Permission.CALLER, handlers.end)
         exact[f"{prefix}/sessions"] = "sessions", ApiEndpoint("sessions", authentication, error_responses, listed)
         below[f"{prefix}/sessions"] = "sessions", ApiEndpoint("sessions", authentication, error_responses, one)
     return exact, below

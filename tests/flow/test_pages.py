@@ -241,6 +241,7 @@ async def test_what_lasts_needs_a_recent_login(tmp_path: Path) -> None:
 
 
 async def _check_freshness(world: PagesWorld) -> None:
+    await world.login()
     alice, root = await world.login(), await world.login("root")
     token = form_token(await alice.open("/me/tokens"))
     await alice.submit("/me/tokens", **LAPTOP)
