@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ async def test_a_token_is_created_shown_once_used_and_revoked(world: PagesWorld)
     token = shown_token(created)
     assert token
     assert b"My &lt;b&gt;laptop&lt;/b&gt;" in created.body
-    assert b"in 7 days" in created.body
+    assert b"in 7 days" in (await alice.open("/me/tokens")).body
     bearer = [("Authorization", f"Bearer {token}")]
     accepted = await asyncio.to_thread(request, world.url + "/x", headers=bearer)
     assert accepted.status == 200
@@ -323,3 +324,63 @@ async def test_back_after_signing_out_shows_nothing(world: PagesWorld) -> None:
     reply = await alice.get(f"{world.url}/oauth2/me", follow=False)
     assert reply.status == 401
     assert b"alice" not in reply.body
+
+
+async def test_a_full_page_is_small_and_the_next_one_has_the_rest(world: PagesWorld) -> None:
+    alice = await world.login()
+    for number in range(10):
+        reply = await alice.submit(
+            "/me/tokens", name=f"Laptop {number}", description="For the command line", expiry="7"
+        )
+    page = await alice.open("/me/tokens")
+    assets = {part for part in page.body.decode().split('"') if part.startswith("/oauth2/assets/")}
+    sizes = [len((await asyncio.to_thread(request, world.url + path)).body) for path in assets]
+    assert len(sizes) == 3
+    assert len(page.body) + sum(sizes) <= 12 * 1024
+    assert shown_token(reply)
+    assert len(reply.body) + sum(sizes) <= 12 * 1024
+    older = unescape(page.body.decode().partition('href="/oauth2/me/tokens?')[2].partition('"')[0])
+    rest = await alice.open(f"/me/tokens?{older}")
+    found = [number for number in range(10) if f">Laptop {number}<".encode() in page.body + rest.body]
+    assert found == list(range(10))
+    assert b"Show older" not in rest.body
+
+
+async def test_api_lists_and_ends_sessions_with_a_token(world: PagesWorld) -> None:
+    alice, other = await world.login(), await world.login()
+    mallory = await world.login("mallory")
+    bearer = {
+        name: [("Authorization", f"Bearer {world.idp.mint(preferred_username=name, sub=f'sub-{name}')}")]
+        for name in ("alice", "mallory")
+    }
+    root = [("Authorization", f"Bearer {world.idp.mint(preferred_username='root', email='root@example.com')}")]
+
+    async def ask(method: str, path: str, headers: list[tuple[str, str]]) -> Any:
+        return await asyncio.to_thread(request, f"{world.url}/oauth2/sessions{path}", method, headers=headers)
+
+    mine = (await ask("GET", "", bearer["alice"])).json()
+    assert mine["paging"]["total"] == 2
+    assert [one["current"] for one in mine["data"]] == [False, False]
+    assert set(mine["data"][0]) == {
+        "id", "actor", "provider", "createdAt", "expiresAt", "lastUsedAt", "endedAt", "current",
+    }  # fmt: skip
+    one = mine["data"][0]["id"]
+    assert (await ask("GET", f"/{one}", bearer["mallory"])).status == 404
+    assert (await ask("DELETE", f"/{one}", bearer["mallory"])).status == 404
+    assert (await ask("GET", "?actor=alice", bearer["mallory"])).json()["data"] == []
+    every = (await ask("GET", "?limit=2", root)).json()
+    assert (len(every["data"]), every["paging"]["total"]) == (2, 3)
+    assert len((await ask("GET", f"?limit=2&after={every['paging']['after']}", root)).json()["data"]) == 1
+    first = (await ask("GET", "?actor=alice&limit=1", root)).json()
+    second = (await ask("GET", f"?actor=alice&limit=1&after={first['paging']['after']}", root)).json()
+    assert second["paging"] == {"after": None, "total": 2}
+    assert {first["data"][0]["id"], second["data"][0]["id"]} == {one["id"] for one in mine["data"]}
+    for query in ("?active=yes", "?others=true&x=1", "?after=x&actor=alice", "?limit=0"):
+        assert (await ask("GET", query, root)).status == 400, query
+    assert (await ask("DELETE", "", root)).status == 400
+    assert (await ask("DELETE", f"/{one}", bearer["alice"])).status == 204
+    assert (await ask("GET", "?active=true", bearer["alice"])).json()["paging"]["total"] == 1
+    ended = (await ask("DELETE", "?others=true", bearer["alice"])).json()
+    assert ended == {"ended": 1}
+    statuses = [(await person.send(world.url + "/x")).status for person in (alice, other, mallory)]
+    assert statuses == [401, 401, 200]
