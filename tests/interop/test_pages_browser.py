@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, ConsoleMessage, Error, Page
 
 from tests.support.pages_pictures import VIEWS, chromium, create_token, every_page, fill, page_of, sign_in
 from tests.support.pages_world import PagesWorld, pages_world
@@ -40,8 +40,7 @@ async def test_no_page_breaks_a_rule_of_accessibility_or_is_large(
     for view, options in VIEWS.items():
         async with page_of(browser, **options) as page:
             errors: list[str] = []
-            page.on("console", lambda message, errors=errors: errors.append(message.text))  # type: ignore[misc]
-            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))  # type: ignore[misc]
+            _collect(page, errors)
             sizes: dict[str, int] = {}
             async for name in every_page(page, world):
                 await page.evaluate(axe)
@@ -56,6 +55,19 @@ async def test_no_page_breaks_a_rule_of_accessibility_or_is_large(
             # pages that report a mistake have its status, which Chromium writes to the console
             found += [f"{view}: {error}" for error in errors if "status of 4" not in error]
     assert not found, "\n".join(found)
+
+
+def _collect(page: Page, errors: list[str]) -> None:
+    """Append to ``errors`` what the page writes to the console, and errors of its script."""
+
+    def written(message: ConsoleMessage) -> None:
+        errors.append(message.text)
+
+    def failed(error: Error) -> None:
+        errors.append(str(error))
+
+    page.on("console", written)
+    page.on("pageerror", failed)
 
 
 async def _bytes(page: Page, world: PagesWorld) -> int:

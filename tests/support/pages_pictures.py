@@ -1,9 +1,13 @@
-"""Pictures of every page, made from a running sidecar: ``python -m tests.support.pages_pictures FOLDER``."""
+"""Pictures of the pages, made from a running sidecar.
+
+``python -m tests.support.pages_pictures docs/guides/pages`` makes those of the guide, ``--all`` every page in every
+view.
+"""
 
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1100, "height": 760}},
     "narrow": {"color_scheme": "light", "viewport": {"width": 390, "height": 760}},
 }
+DOCUMENTED = ("sign-in-light", "new-token-light", "sessions-light", "all-tokens-dark")
 ACCOUNT_PAGES = {"account": "/me", "tokens": "/me/tokens", "sessions": "/me/sessions"}
 ADMIN_PAGES = {
     "status": "/admin",
@@ -105,8 +110,8 @@ async def fill(browser: Browser, world: PagesWorld) -> None:
             await create_token(page, world, "Nightly import", "Runs on the build server")
 
 
-async def take(folder: Path) -> None:
-    """Write the pictures into ``folder``."""
+async def take(folder: Path, names: Container[str] = "") -> None:
+    """Write the pictures called ``names`` into ``folder``; empty: all of them."""
     with tempfile.TemporaryDirectory() as scratch:
         blocks = {"login": {"page": {"title": TITLE, "message": "Use your company account."}, "skipChooser": False}}
         async with pages_world(Path(scratch), **blocks) as world, chromium() as browser:
@@ -114,8 +119,9 @@ async def take(folder: Path) -> None:
             for view, options in VIEWS.items():
                 async with page_of(browser, **options) as page:
                     async for name in every_page(page, world):
-                        await page.screenshot(path=str(folder / f"{name}-{view}.png"), full_page=True)
+                        if not names or f"{name}-{view}" in names:
+                            await page.screenshot(path=str(folder / f"{name}-{view}.png"), full_page=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(take(Path(sys.argv[1])))
+    asyncio.run(take(Path(sys.argv[1]), "" if "--all" in sys.argv else DOCUMENTED))
