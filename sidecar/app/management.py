@@ -56,23 +56,15 @@ class Services:
     sessions: BrowserSessions | None
 
 
-def management_routes(
+def build_tokens(
     loaded: Loaded,
     registry: IssuerRegistry,
     bots: BotRegistry,
-    decider: Decider,
-    error_responses: ErrorResponses,
     context: ProcessContext,
-    authenticators: Sequence[Authenticator],
     copies: BotTokenCopies | None,
-    sessions: Sessions | None,
-) -> tuple[Services, dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
-    """The services of the API, and its routes: by exact path, and by the path prefix before an id.
-
-    ``sessions`` None: there is no browser login.
-    """
+) -> TokenService:
+    """Management of issued tokens. It cannot mint without own keys."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
-    server = settings.server
     write = registry.mirror.write
     minter = None
     if registry.own_keys is not None:
@@ -87,7 +79,26 @@ def management_routes(
         provider_of=registry.provider_of,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )
-    tokens = TokenService(registry.store, write, minter, clock, rules, copies)
+    return TokenService(registry.store, write, minter, clock, rules, copies)
+
+
+def management_routes(
+    loaded: Loaded,
+    registry: IssuerRegistry,
+    bots: BotRegistry,
+    tokens: TokenService,
+    decider: Decider,
+    error_responses: ErrorResponses,
+    context: ProcessContext,
+    authenticators: Sequence[Authenticator],
+    sessions: Sessions | None,
+) -> tuple[Services, dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
+    """The services of the API, and its routes: by exact path, and by the path prefix before an id.
+
+    ``sessions`` None: there is no browser login.
+    """
+    server, clock = loaded.settings.server, context.clock
+    write = registry.mirror.write
 
     async def others() -> frozenset[str]:
         found = {record.owner.issuer for record in registry.mirror.records()}

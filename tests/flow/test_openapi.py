@@ -15,13 +15,17 @@ from sidecar.api import openapi
 from sidecar.api.routes import ApiEndpoint, Permission, api_routes
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import write_configuration
-from tests.support.ports import free_port
 from tests.support.sidecar_process import Sidecar, running_sidecar
 from tests.support.tools import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "openapi.yaml"
-# Served outside of api_routes, see sidecar/app/public_routes.py.
-OTHERS = {("/userinfo", "get"), ("/jwks", "get")}
+# Served outside of api_routes, see sidecar/app/public_routes.py. /authorize is no operation: any method gets 400.
+OTHERS = {
+    ("/userinfo", "get"),
+    ("/jwks", "get"),
+    ("/token", "post"),
+    ("/.well-known/openid-configuration", "get"),
+}
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
@@ -73,8 +77,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, 
     folder = tmp_path_factory.mktemp("openapi")
     with IdentityProvider() as idp:
         document = yaml.safe_load(write_configuration(folder, idp).read_text(encoding="utf-8"))
-        url = f"http://127.0.0.1:{free_port()}"
-        document["server"] = {"publicUrl": url}
+        document["server"] = {"publicUrl": "https://metadata.example.com"}
+        document["tokenEndpoint"] = {"enabled": True, "audiences": ["metadata"], "bots": {"scopes": ["read"]}}
         provider = document["authenticationConfiguration"]["providers"][0]
         provider["login"] = {"clientId": "web", "clientSecret": "secret"}
         with running_sidecar(folder, document) as sidecar:
