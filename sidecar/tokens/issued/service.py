@@ -355,8 +355,8 @@ class AlreadyMintedError(Refused):
 
 
 def minted_in(session_id: str) -> str:
-    """How the ids of tokens begin that were minted in a browser session."""
-    return f"{session_id}."
+    """How the ids of tokens begin that were minted in a browser session. Ids of sessions have one length."""
+    return f"{session_id}-"
 
 
 def audit_token_revoked(record: TokenRecord, *, by: str) -> None:
