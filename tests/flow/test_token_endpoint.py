@@ -1,6 +1,7 @@
 """The token endpoint over HTTP: grants, errors, and what the tokens are good for."""
 
 import json
+import logging
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -768,6 +769,37 @@ async def test_metadata_and_the_authorization_endpoint_that_there_is_not(start: 
             )
             assert (refused.status, refused.json()["error"]) == (400, "unsupported_response_type")
             assert refused.all("Location") == []
+
+
+async def test_log_and_audit_say_who_and_why_but_hold_no_credential(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene = await begin(start, tmp_path)
+    alice = forge.token(forge.claims(sub="alice", jti="a1"))
+    wrong = platform_token(github_claims(event_name="issue_comment"))
+    async with await scene.connect() as wire:
+        answer = await ask(wire, basic(), grant_type=EXCHANGE, subject_token=alice, subject_token_type=f"{TYPE}jwt")
+        assert (await ask(wire, grant_type=JWT_BEARER, assertion=wrong)).status == 400
+        assert (await ask(wire, basic("etl", "w" * 40), grant_type="client_credentials")).status == 401
+    lines = [record.__dict__ for record in caplog.records]
+    (audited,) = [line for line in lines if line.get("event") == "token_exchanged"]
+    assert {
+        name: audited[name] for name in ("client", "actor", "acting", "audience", "source_issuer", "source_id")
+    } == {
+        "client": "etl",
+        "actor": "alice",
+        "acting": "etl",
+        "audience": "meta",
+        "source_issuer": forge.ISSUER,
+        "source_id": "a1",
+    }
+    causes = {line["cause"]: line["detail"] for line in lines if line.get("event") == "request_rejected"}
+    assert causes["workload_claim"] == 'rule github-prod: claim "event_name" does not match'
+    assert "client_wrong" in causes
+    text = "\n".join(map(str, lines))
+    for secret in (SECRET, "w" * 40, alice, wrong, answer.json()["access_token"], "issue_comment"):
+        assert secret not in text
 
 
 async def test_without_the_setting_there_is_no_endpoint(start: Start, tmp_path: Path) -> None:
