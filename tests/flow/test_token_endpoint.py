@@ -16,6 +16,7 @@ from sidecar.tokens.jwt.compact import parse
 from tests.flow.conftest import LOOPBACK, Scene, Start, own_keys
 from tests.support import forge
 from tests.support.jwks_server import jwk
+from tests.support.ports import free_port
 from tests.support.wire import Answer, Wire
 
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
@@ -590,6 +591,29 @@ async def test_bots_that_must_not_get_tokens(start: Start, tmp_path: Path) -> No
         assert await status(wire, answer.json()["access_token"]) == 401
         denied = await ask(wire, basic(), grant_type="client_credentials")
         assert (denied.status, denied.json()["error"]) == (400, "invalid_grant")
+
+
+async def test_tokens_end_when_their_bot_is_released(start: Start, tmp_path: Path) -> None:
+    """A person may have the name from then on."""
+    scene = await begin(start, tmp_path)
+    async with await scene.connect() as wire:
+        token = (await ask(wire, basic(), grant_type="client_credentials")).json()["access_token"]
+        assert await status(wire, token) == 200
+        assert (await admin(wire, "/bots/ingestion", None, "DELETE")).status == 204
+        assert await status(wire, token) == 401
+        refused = await ask(wire, basic(), grant_type="client_credentials")
+        assert (refused.status, refused.json()["error"]) == (400, "invalid_grant")
+
+
+async def test_without_the_keys_of_a_platform_there_is_no_verdict(start: Start, tmp_path: Path) -> None:
+    blocks = configuration(tmp_path)
+    github = blocks["authenticationConfiguration"]["providers"][1]
+    github["publicKeyUrls"] = [f"http://127.0.0.1:{free_port()}/jwks"]
+    scene = await start(**blocks, published=False)
+    async with await scene.connect() as wire:
+        answer = await ask(wire, grant_type=JWT_BEARER, assertion=platform_token())
+        assert (answer.status, answer.json()["error"]) == (503, "temporarily_unavailable")
+        assert answer.all("Retry-After")
 
 
 async def test_a_bot_is_a_client_with_its_own_token(start: Start, tmp_path: Path) -> None:
