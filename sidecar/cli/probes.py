@@ -25,6 +25,7 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.reading.store_url import parse_store_url
+from sidecar.config.secrets_manager import EXAMPLE_BOT
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.errors import Misconfigured, Problem, Refused, Unavailable, system_text
 from sidecar.identity.claims import PrincipalPolicy
@@ -44,8 +45,6 @@ from sidecar.tokens.issued.copies import CopyError, CopyVault
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MAX_BYTES = 256 * 1024
 _COLLECTOR_TIMEOUT = 5.0
-EXAMPLE_BOT = "ingestion-bot"
-"""The name of a bot that every OpenMetadata server has."""
 _MEND_CONNECTION = "check that it runs, the host and port, and NetworkPolicies"
 
 
