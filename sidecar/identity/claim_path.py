@@ -48,6 +48,15 @@ class ClaimPath:
             value = _member(value, step)
         return value
 
+    def find_exact(self, claims: Mapping[str, Any]) -> Any:
+        """The value, or :data:`ABSENT`. Names in other case are other names."""
+        value: Any = claims
+        for step in self._steps:
+            if not isinstance(value, Mapping) or step not in value:
+                return ABSENT
+            value = value[step]
+        return value
+
     def __repr__(self) -> str:
         return f"ClaimPath({self.text!r})"
 
