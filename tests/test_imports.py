@@ -105,6 +105,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
     ),
+    # normal names and values of headers
+    "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -135,6 +137,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
     "redis": ("store.redis.client",),
     "ldap3": ("authn.authenticators.ldap",),
+    "confluent_kafka": ("kafka",),
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),

@@ -153,7 +153,7 @@ class Rules:
         return any(rule.access_requirement.requirements for path in paths for rule in self._matching(path))
 
     def _add(self, order: int, settings: RouteRule) -> None:
-        requirement = _requirement(settings.require, settings.source)
+        requirement = requirement_of(settings.require, settings.source)
         requirements = (requirement,) if requirement else ()
         access = Access[settings.access.upper()]
         methods = _methods(settings)
@@ -232,7 +232,8 @@ def _methods(settings: RouteRule) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _requirement(settings: RequireSettings, rule: str) -> Requirement | None:
+def requirement_of(settings: RequireSettings, rule: str) -> Requirement | None:
+    """What ``settings``, written in ``rule``, require; None: nothing."""
     if settings == RequireSettings():
         return None
     return Requirement(
