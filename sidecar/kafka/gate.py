@@ -199,7 +199,7 @@ class KafkaGate:
                 self._producer = Producer(producer_properties(self._settings, self._gate, self._instance))
                 stack.callback(lambda: _close(self._producer))
             except (KafkaException, ValueError, TypeError) as error:
-                raise Misconfigured([Problem("kafka.client", _property_problem(error))]) from None
+                raise Misconfigured([Problem("kafka.client", property_problem(error))]) from None
             try:
                 self._check_topics(consumer)
                 # also ends a transaction that an earlier process with this id left open
@@ -624,7 +624,7 @@ def _word(error: "KafkaError") -> str:
     return error.name().lower().strip("_")
 
 
-def _property_problem(error: Exception) -> str:
+def property_problem(error: Exception) -> str:
     """What librdkafka rejects. Its text names the property, and may have the value."""
     text = str(error)
     known = text.partition('property: "')[2].partition('"')[0] or text.partition('property "')[2].partition('"')[0]
