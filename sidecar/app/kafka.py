@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import __version__
 from sidecar.access.decide import Allow, Decider, Deny
-from sidecar.access.rules import requirement_of
+from sidecar.access.rules import requirements_of
 from sidecar.admin.health import Health, PartState, PartStatus
 from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
 from sidecar.app.health import health_of
@@ -336,8 +336,9 @@ def _of_topic(
 
 
 def _rules(gate: KafkaGateSettings) -> RecordRules:
-    written = (requirement_of(rule.require, f"kafka.gates.{gate.name}.rules[{i}]") for i, rule in enumerate(gate.rules))
-    return RecordRules(tuple(written), allows=gate.default == "allow")
+    # the first rule applies to every record, so the configuration has one at most
+    written = [requirements_of(rule.require, f"kafka.gates.{gate.name}.rules[0]") for rule in gate.rules]
+    return RecordRules(written[0] if written else None, allows=gate.default == "allow")
 
 
 def _stripped(loaded: Loaded, metrics: Metrics) -> Callable[[str], bool]:

@@ -59,7 +59,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "is OAUTHBEARER)",
     )
     check.add_argument("--audience", default="kafka", help="aud that the listener expects (default: kafka)")
-    check.set_defaults(run=run_check)
+    check.set_defaults(run=run_kafka_check)
 
 
 def run_gate(options: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def run_gate(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_check(options: argparse.Namespace) -> int:
+def run_kafka_check(options: argparse.Namespace) -> int:
     """Print what was checked and every problem; returns the exit code."""
     loaded = load_settings(options)
     kafka = loaded.settings.kafka

@@ -11,7 +11,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
 from sidecar.config.settings import KafkaSettings
 from sidecar.errors import Problem
-from sidecar.kafka.check import Answer, present
+from sidecar.kafka.check import LoginOutcome, present
 from sidecar.keys.signing import SigningKey, SigningKeys
 from sidecar.tokens.jwt.jose import sign
 from sidecar.tokens.upstream.assertion import new_assertion_key
@@ -36,11 +36,11 @@ def check_listener(loaded: Loaded, kafka: KafkaSettings, listener: str, audience
     for kind, token in _forged(issuer or "https://issuer.invalid", audience, own):
         answer = present(kafka, listener, token)
         print(f"  {kind}: {answer.value}")
-        if answer is Answer.ACCEPTED:
+        if answer is LoginOutcome.ACCEPTED:
             text = f"the listener {listener} accepts a token {kind}: any client can log in with any name"
             advice = "Kafka 4.1.0 and 4.1.1 do by default: upgrade, and set jwks.endpoint.url, issuer and audience"
             yield Problem(_PATH, f"{text}. {advice}")
-        elif answer is Answer.UNKNOWN:
+        elif answer is LoginOutcome.UNKNOWN:
             yield Problem(_PATH, f"the listener {listener} gave no answer to a token {kind}: nothing is known about it")
             return
     if own is None:
@@ -49,7 +49,7 @@ def check_listener(loaded: Loaded, kafka: KafkaSettings, listener: str, audience
         return
     answer = present(kafka, listener, _signed(own, _claims(issuer or "", audience)))
     print(f"  good: {answer.value}")
-    if answer is not Answer.ACCEPTED:
+    if answer is not LoginOutcome.ACCEPTED:
         text = f"the listener {listener} does not accept a good token of {issuer} with the audience {audience}"
         yield Problem(
             _PATH,

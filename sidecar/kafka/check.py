@@ -21,7 +21,7 @@ _TOKEN_PAUSE = 1.0
 _TOKEN_LIFETIME = 3600.0
 
 
-class Answer(Enum):
+class LoginOutcome(Enum):
     """What a listener did with a token. UNKNOWN: it could not be reached."""
 
     ACCEPTED = "accepted"
@@ -217,7 +217,7 @@ def _principals(admin: "AdminClient", topic: str, operation: str) -> frozenset[s
     return frozenset(one.principal for one in found if one.operation in allowing)
 
 
-def present(settings: KafkaSettings, listener: str, token: str) -> Answer:
+def present(settings: KafkaSettings, listener: str, token: str) -> LoginOutcome:
     """What ``listener`` does with a client that logs in with ``token`` by SASL/OAUTHBEARER."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
@@ -246,10 +246,10 @@ def present(settings: KafkaSettings, listener: str, token: str) -> Answer:
             admin.list_topics(timeout=_TOKEN_PAUSE)
         except KafkaException:
             if "_AUTHENTICATION" in refused:
-                return Answer.REFUSED
+                return LoginOutcome.REFUSED
         else:
-            return Answer.ACCEPTED
-    return Answer.UNKNOWN
+            return LoginOutcome.ACCEPTED
+    return LoginOutcome.UNKNOWN
 
 
 def _name(error: "KafkaError") -> str:

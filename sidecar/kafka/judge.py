@@ -55,21 +55,21 @@ class RecordClock(CheckedClock):
 
 @dataclass(frozen=True, slots=True)
 class RecordRules:
-    """The first requirement decides; None in it: it is met by all. Without any, ``allows`` decides."""
+    """All conditions of the rule must be met. None: there is no rule, and ``allows`` decides."""
 
-    requirements: tuple[Condition | None, ...]
+    conditions: tuple[Condition, ...] | None
     allows: bool
 
     def failure(self, actor: Actor) -> Refused | None:
         """Why ``actor`` may not write, or None."""
-        if not self.requirements:
+        if self.conditions is None:
             return None if self.allows else Refused(Reason.FORBIDDEN, Cause.RULE, "default: refuse")
-        condition = self.requirements[0]
-        missing = None if condition is None else condition.missing(actor)
-        if missing is None:
-            return None
-        detail = f"requires {missing.text}; the Actor has {missing.has}" if missing.has else ""
-        return Refused(Reason.FORBIDDEN, missing.cause, detail)
+        for condition in self.conditions:
+            missing = condition.missing(actor)
+            if missing is not None:
+                detail = f"requires {missing.text}; the Actor has {missing.has}" if missing.has else ""
+                return Refused(missing.reason, missing.cause, detail)
+        return None
 
 
 class Judge:

@@ -109,7 +109,7 @@ def actor_headers(actor: Actor) -> list[Header]:
 
 def origin_header(origin: RecordOrigin) -> Header:
     """The header that says where the record was read."""
-    return "X-Auth-RecordOrigin", str(origin).encode("ascii")
+    return "X-Auth-Origin", str(origin).encode("ascii")
 
 
 def size_of(record: Record, headers: Sequence[Header]) -> int:
