@@ -385,3 +385,41 @@ def test_two_processes_with_one_transactional_id(topics: Topics, provider: Ident
             assert old.process.popen.wait(60) == 1
         assert "give each process of a host its own --instance" in old.process.output
         assert len(topics.kafka.read(topics.protected, 3, within=3)) == 2
+
+
+def test_waiting_records_are_refused_once_their_token_is_revoked(
+    topics: Topics, provider: IdentityProvider, tmp_path: Path
+) -> None:
+    """A revocation counts for every record that is read after it, whenever it was written."""
+    topics.create(3)
+    document = configuration(topics, provider)
+    token = provider.mint(aud=f"kafka:{topics.inbound}", jti="stolen")
+    topics.write(Sent(b"v", b"accepted", [bearer(token)]))
+    with gate(tmp_path, document) as up:
+        assert len(topics.kafka.read(topics.protected, 1)) == 1
+    topics.write(*(Sent(b"v", str(number).encode(), [bearer(token)]) for number in range(10_000)))
+    revoke(up.config, provider.issuer, "stolen")
+    with gate(tmp_path, document):
+        refused = topics.kafka.read(topics.refused, 10_000, within=90)
+    assert len(refused) == 10_000
+    assert set(reasons(refused).values()) == {("token_revoked", "denied")}
+    assert len(topics.kafka.read(topics.protected, 2, within=2)) == 1
+
+
+def test_a_running_gate_applies_a_revocation(topics: Topics, provider: IdentityProvider, tmp_path: Path) -> None:
+    """Within moments: the same token was accepted before."""
+    topics.create(1)
+    token = provider.mint(aud=f"kafka:{topics.inbound}", jti="running")
+    with gate(tmp_path, configuration(topics, provider)) as up:
+        topics.write(Sent(b"v", b"before", [bearer(token)]))
+        assert len(topics.kafka.read(topics.protected, 1)) == 1
+        revoke(up.config, provider.issuer, "running")
+        time.sleep(1.0)
+        topics.write(Sent(b"v", b"after", [bearer(token)]))
+        assert reasons(topics.kafka.read(topics.refused, 1)) == {b"after": ("token_revoked", "denied")}
+
+
+def revoke(config: Path, issuer: str, token_id: str) -> None:
+    """As an operator does, with the store of the gate."""
+    command = [sys.executable, "-m", "sidecar", "revocations", "add", "--config", str(config)]
+    subprocess.run([*command, "--issuer", issuer, "--jti", token_id], check=True, capture_output=True, timeout=60)
