@@ -105,6 +105,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
     ),
+    "signals": (
+        *BASICS,
+        "web",
+        "api.body",
+        "access.decide",
+        "tokens.jwt",
+        "tokens.revocation",
+        "store",
+        "keys",
+        "secrets.value",
+    ),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -127,7 +138,7 @@ KNOW_EVERYONE = ("app", "cli", "__main__")
 
 # Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "app", "demo"),
+    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "signals", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo", "vaults.azure"),
     "azure": ("vaults.azure",),
     "joserfc": ("keys", "tokens", "demo"),

@@ -10,6 +10,7 @@ from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
+from sidecar.app.signals import build_signals
 from sidecar.authn.authenticators.datahub_token import DATAHUB
 from sidecar.authn.authenticators.kubernetes import KubernetesOptions
 from sidecar.authn.base import Authenticator
@@ -73,7 +74,7 @@ def management_routes(
 
     revocations = build_revocations(loaded, registry.store, write, clock, registry.spellings, others)
     caller_authentication = CallerAuthentication(decider, tokens, server.limits.max_token_bytes)
-    return api_routes(
+    exact, below = api_routes(
         server.prefix,
         caller_authentication,
         error_responses,
@@ -82,6 +83,8 @@ def management_routes(
         bots,
         BodyReader(server.limits.body_timeout, decider.undecided_bodies),
     )
+    signals = build_signals(loaded, registry, revocations, decider, clock, metrics)
+    return exact, {**below, **signals}
 
 
 def build_caller_authentication(
@@ -169,6 +172,7 @@ def build_revocations(
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
         unbound,
         has_never_expiring=_has_never_expiring(loaded),
+        max_session_age=loaded.settings.login.session.max_age,
     )
     verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
     authenticator_issuers = _authenticator_issuers(loaded)
