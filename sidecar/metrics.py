@@ -166,6 +166,7 @@ class Metrics:
     def _declare_optional(self) -> None:
         """The metrics of parts that a configuration may leave out."""
         self._declare_login()
+        self._declare_token_endpoint()
         self._declare_secrets()
         self.signals = Counter(
             "sidecar_signals_total",
@@ -203,6 +204,15 @@ class Metrics:
             registry, "sidecar_backchannel_logouts_total", logouts, ("provider", "outcome")
         )
 
+    def _declare_token_endpoint(self) -> None:
+        """The metrics of the token endpoint."""
+        self.token_requests = Counter(
+            "sidecar_token_requests_total",
+            "Requests to the token endpoint; outcome is issued, or the error.",
+            ("grant", "client_or_rule", "outcome"),
+            registry=self.registry,
+        )
+
     def _declare_secrets(self) -> None:
         """The metrics of the secrets manager, which the supervisor reads for all workers."""
         self.secrets_requests = Counter(
@@ -233,6 +243,12 @@ class Metrics:
         self.secrets_expires = self._supervisor_gauge(
             "sidecar_secrets_expires_seconds",
             "Time until the first secret expires according to the secrets manager; infinite if none does.",
+        )
+        self.across["sidecar_secrets_untidied"] = MultiprocessMode.MAX
+        self.secrets_untidied = Gauge(
+            "sidecar_secrets_untidied",
+            "Secrets with a revoked token of a bot that could not be deleted.",
+            registry=self.registry,
         )
         self.secrets_refreshes = Counter(
             "sidecar_secrets_refreshes_total",

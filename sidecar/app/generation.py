@@ -9,13 +9,15 @@ from functools import partial
 
 from sidecar.admin.health import Health
 from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
+from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.login import open_login
-from sidecar.app.management import build_bots
+from sidecar.app.management import build_bots, build_tokens
 from sidecar.app.naming import check_names
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.public_routes import public_routes
+from sidecar.app.token_endpoint import token_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -35,6 +37,7 @@ from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import CopyCleaner
 from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.cors import RefusalCors
@@ -78,6 +81,7 @@ class ConfigGeneration:
     issuers: IssuerRegistry
     cache: VerifiedCache[Accepted]
     watch: StreamWatch
+    cleaner: CopyCleaner | None
     stack: AsyncExitStack
 
     def observe(self, metrics: Metrics) -> None:
@@ -88,6 +92,8 @@ class ConfigGeneration:
             keys.bind_metrics()
         self.issuers.mirror.observe()
         self.cache.bind_metrics()
+        cleaner = self.cleaner
+        metrics.watch(metrics.secrets_untidied, lambda: 0 if cleaner is None else cleaner.left)
 
 
 async def build(loaded: Loaded, context: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
@@ -152,20 +158,29 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
+    copies = bot_token_copies(loaded, registry.store, clock, metrics)
     bots = build_bots(
         settings,
         registry.store,
         registry.mirror.write,
         clock,
         registry.reserved,
+        copies,
         lambda name: cache.any_entry(_is_person(name)),
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(cancel, bot_names_task)
+    cleaner = await start_cleaner(copies, registry.mirror, registry.store, clock, stack)
+    tokens = build_tokens(loaded, registry, bots, context, copies)
+    token_endpoint = await token_routes(
+        loaded, registry, tokens, decider, error_responses, context, authenticators.started, stack
+    )
     routes = public_routes(
         loaded,
         registry,
         bots,
+        tokens,
+        token_endpoint,
         authenticators,
         decider,
         error_responses,
@@ -187,8 +202,8 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         spans=tracing.spans,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
-    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status)
-    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, stack)
+    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status, cleaner)
+    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, cleaner, stack)
 
 
 async def _start_waiting_for_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:

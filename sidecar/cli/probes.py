@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 import orjson
 
 from sidecar.app.authentication import authenticator_context
+from sidecar.app.bot_tokens import bot_token_vault
 from sidecar.app.login import build_client
+from sidecar.app.management import build_bots
 from sidecar.app.naming import check_names
+from sidecar.app.token_endpoint import client_keys
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
@@ -22,6 +25,7 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.reading.store_url import parse_store_url
+from sidecar.config.secrets_manager import EXAMPLE_BOT
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.errors import Misconfigured, Problem, Refused, Unavailable, system_text
 from sidecar.identity.claims import PrincipalPolicy
@@ -33,8 +37,10 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.base import ClockReport
 from sidecar.store.open import open_store
 from sidecar.store.redis.client import RedisClient
+from sidecar.store.redis.failures import RedisUnavailable, server_text
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import is_full, sqlite_path
+from sidecar.tokens.issued.copies import CopyError, CopyVault
 
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MAX_BYTES = 256 * 1024
@@ -66,6 +72,13 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         probes.append(NamesProbe(loaded))
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
+    if settings.token_endpoint.enabled:
+        found = map(client_keys, settings.token_endpoint.clients)
+        probes += [KeysProbe(provider, loaded) for provider in found if provider is not None]
+        probes.append(TokenBotsProbe(settings))
+    vault = bot_token_vault(loaded, Metrics())
+    if vault is not None:
+        probes.append(BotTokensProbe(vault))
     if settings.upstream is not None and settings.upstream.url:
         upstream = settings.upstream
         probes.append(UpstreamProbe("upstream", upstream.url, upstream.connect_timeout))
@@ -111,6 +124,45 @@ class KeysProbe:
         if status.problem or not status.usable:
             return [Problem(self.name, status.problem or "has no usable key")]
         return []
+
+
+class TokenBotsProbe:
+    """Whether the bots are registered for which the token endpoint issues tokens."""
+
+    name = "token endpoint"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def run(self) -> list[Problem]:
+        """Warnings: a bot can be registered at any time. An absent SQLite file has no bots."""
+        settings, endpoint = self._settings, self._settings.token_endpoint
+        url = settings.store.url.reveal()
+        wanted = {f"clients[{n}]": one.as_.bot for n, one in enumerate(endpoint.clients) if one.as_ is not None}
+        wanted |= {f"workloads[{n}]": one.as_.bot for n, one in enumerate(endpoint.workloads)}
+        registered: set[str] = set()
+        if not url.startswith("sqlite:") or await asyncio.to_thread(sqlite_path(url).exists):
+            clock = SystemClock()
+            try:
+                store = await open_store(settings.store, Metrics(), clock)
+            except Unavailable:
+                return []  # reported by StoreProbe
+            try:
+                bots = build_bots(settings, store, store.write, clock, (), None)
+                registered = {name for name in set(wanted.values()) if await bots.is_registered(name)}
+            except Unavailable:
+                return []  # likewise
+            finally:
+                await store.aclose()
+        return [
+            Problem(
+                f"tokenEndpoint.{place}.as.bot",
+                f"no bot {name} is registered, and requests get invalid_grant; run sidecar bots register {name}",
+                fatal=False,
+            )
+            for place, name in wanted.items()
+            if name not in registered
+        ]
 
 
 class _NoKeys:
@@ -197,6 +249,24 @@ class OwnKeysProbe:
         return []
 
 
+class BotTokensProbe:
+    """Whether tokens of bots can be read in the secrets manager. Whether they can be written, only writing shows."""
+
+    name = "tokens.botTokensInVault"
+
+    def __init__(self, vault: CopyVault) -> None:
+        self._vault = vault
+
+    async def run(self) -> list[Problem]:
+        """Read the token of OpenMetadata's own bot, which need not be there."""
+        secret_id = self._vault.id_of(EXAMPLE_BOT)
+        try:
+            await self._vault.read(secret_id)
+        except CopyError as error:
+            return [Problem(self.name, f"secret:{secret_id} in {self._vault.name}: {error.detail}")]
+        return []
+
+
 class StoreProbe:
     """The SQLite file, checked without opening it, which would create it; or the Redis server."""
 
@@ -222,13 +292,10 @@ class StoreProbe:
             before = self._clock.now()
             report = await store.compare_clocks("", agrees=False)
             after = self._clock.now()
+        except RedisUnavailable as failure:
+            return [Problem(self.name, failure.sentence)]
         except Unavailable as failure:
-            nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes) or address.path
-            message = (
-                f"Redis at {nodes} cannot be used ({failure.detail}); check store.url, whether it needs rediss:// or a "
-                "password, and NetworkPolicies"
-            )
-            return [Problem(self.name, message)]
+            return [Problem(self.name, f"{server_text(address)} cannot be used: {failure.detail}")]
         finally:
             await store.aclose()
         found = [Problem(self.name, problem, fatal=False) for problem in status.problems]

@@ -12,15 +12,20 @@ import yaml
 from openapi_spec_validator import validate
 
 from sidecar.api import openapi
-from sidecar.api.routes import Access, ApiEndpoint, api_routes
+from sidecar.api.routes import ApiEndpoint, Permission, api_routes
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import write_configuration
 from tests.support.sidecar_process import Sidecar, running_sidecar
 from tests.support.tools import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "openapi.yaml"
-# Served outside of api_routes, see sidecar/app/public_routes.py.
-OTHERS = {("/userinfo", "get"), ("/jwks", "get")}
+# Served outside of api_routes, see sidecar/app/public_routes.py. /authorize is no operation: any method gets 400.
+OTHERS = {
+    ("/userinfo", "get"),
+    ("/jwks", "get"),
+    ("/token", "post"),
+    ("/.well-known/openid-configuration", "get"),
+}
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
@@ -57,7 +62,7 @@ def test_the_operations_are_those_of_the_routes() -> None:
             if method == "HEAD":
                 continue
             routed.add((path, method.lower()))
-            if operation.access is Access.ADMIN:
+            if operation.permission is Permission.ADMIN:
                 for_admins.add((path, method.lower()))
         assert name
     assert routed | OTHERS == operations().keys()
@@ -70,7 +75,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, 
     folder = tmp_path_factory.mktemp("openapi")
     with IdentityProvider() as idp:
         document = yaml.safe_load(write_configuration(folder, idp).read_text(encoding="utf-8"))
-        with running_sidecar(folder, {**document, "server": {}}) as sidecar:
+        document["server"] = {"publicUrl": "https://metadata.example.com"}
+        document["tokenEndpoint"] = {"enabled": True, "audiences": ["metadata"], "bots": {"scopes": ["read"]}}
+        with running_sidecar(folder, document) as sidecar:
             yield sidecar, idp.mint(preferred_username="root", email="root@example.com", sub="sub-root")
 
 

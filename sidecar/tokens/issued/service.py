@@ -11,8 +11,9 @@ from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
-from sidecar.store.record import MINTED_KINDS, NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import NO_OWNER, TOKEN_KINDS, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
@@ -23,6 +24,10 @@ _audit = logging.getLogger(AUDIT)
 _NOT_VERBATIM = (
     "Issued tokens carry names in lower case without @, which is another user in DataHub; "
     "to allow other names, set principal: verbatim"
+)
+REPLACE_IDLE = (
+    "replace has no effect: tokens of bots in OpenMetadata's format are written to the secrets manager only with "
+    "tokens.botTokensInVault"
 )
 _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
 
@@ -44,6 +49,11 @@ class Caller:
         return self.is_own and self.actor.provider == SYSTEM_PROVIDER
 
     @property
+    def is_exchanged(self) -> bool:
+        """Whether the token endpoint has issued the caller's token."""
+        return self.record is not None and self.record.kind is TokenKind.EXCHANGED
+
+    @property
     def name(self) -> str:
         """The caller's name in logs and entries."""
         return f"{self.actor.type}:{self.actor.id}"
@@ -52,10 +62,11 @@ class Caller:
     def identity_key(self) -> Owner | None:
         """The identity by which the caller's tokens are found. None: it is not unique.
 
-        None for a bot: bots do not manage tokens.
+        None for a bot and for an exchanged token: both manage no tokens, and the bearer of the latter may be an agent
+        that acts for the person.
         """
         actor, record = self.actor, self.record
-        if actor.is_bot:
+        if actor.is_bot or self.is_exchanged:
             return None
         if record is not None and record.owner.issuer:
             return record.owner
@@ -85,6 +96,7 @@ class TokenSpec:
     allow_impersonation: bool = False
     format: str = "openmetadata"
     replace_person: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +121,20 @@ class TokenRules:
 class TokenService:
     """Every method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer, without partial effects.
 
-    ``minter`` None: there are no signing keys, so tokens cannot be minted.
+    ``minter`` None: there are no signing keys, so tokens cannot be minted. ``copies`` None: tokens of bots are not
+    written to a secrets manager.
     """
 
-    def __init__(self, store: Store, write: WriteBatch, minter: Minter | None, clock: Clock, rules: TokenRules) -> None:
+    def __init__(
+        self,
+        store: Store,
+        write: WriteBatch,
+        minter: Minter | None,
+        clock: Clock,
+        rules: TokenRules,
+        copies: BotTokenCopies | None = None,
+    ) -> None:
+        self._copies = copies
         self._store = store
         self._write = write
         self._minter = minter
@@ -128,6 +150,8 @@ class TokenService:
         """Mint the token that ``caller`` requests. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
         owner = _minting_owner(caller)
         _check_permission(caller, spec, verbatim=self._rules.verbatim)
+        if spec.replace and (self._copies is None or spec.format == FORMAT):
+            raise Refused(Reason.REQUEST_INVALID, message=REPLACE_IDLE)
         if self._minter is None:
             raise Refused(Reason.CONFLICT, message="Tokens cannot be minted: no signing key is configured")
         actor_id, actor_type = self._actor(caller, spec)
@@ -153,8 +177,16 @@ class TokenService:
                 format=spec.format,
                 minted_by=caller.name,
                 replace_person=spec.replace_person,
+                replace=spec.replace,
             )
         )
+
+    def location(self, record: TokenRecord) -> str | None:
+        """The reference under which tokens such as that of ``record`` are in the secrets manager; None: they are not.
+
+        A bot has one: that of its newest token.
+        """
+        return None if self._copies is None else self._copies.location(record)
 
     async def may_manage(self, caller: Caller, token: SubmittedToken) -> bool:
         """Whether ``caller`` may introspect and revoke ``token``."""
@@ -196,7 +228,7 @@ class TokenService:
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
         """The record. Raises Refused(NOT_FOUND), also if the caller may not see it."""
         record = await self._store.record(token_id)
-        if record is None or record.kind not in MINTED_KINDS or not caller.may_manage(record):
+        if record is None or record.kind not in TOKEN_KINDS or not caller.may_manage(record):
             raise Refused(Reason.NOT_FOUND)
         return record
 
@@ -286,6 +318,8 @@ def _minting_owner(caller: Caller) -> Owner:
         return NO_OWNER  # the system client never owns the tokens it mints
     if actor.is_bot:
         raise _forbidden("bots cannot mint tokens")
+    if caller.is_exchanged:
+        raise _forbidden("a token of the token endpoint cannot mint tokens")
     if caller.is_own and not actor.is_admin:
         raise _forbidden("an issued token cannot mint tokens")
     if actor.type is not ActorType.USER and not actor.is_admin:
@@ -300,8 +334,9 @@ def _check_permission(caller: Caller, spec: TokenSpec, *, verbatim: bool) -> Non
     """Raises Refused if ``spec`` contains anything that ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
-        if spec.kind is not TokenKind.BOT and (spec.allow_impersonation or spec.replace_person):
-            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson require kind bot")
+        if spec.kind is not TokenKind.BOT and (spec.allow_impersonation or spec.replace_person or spec.replace):
+            message = "allowImpersonation, replacePerson and replace require kind bot"
+            raise Refused(Reason.REQUEST_INVALID, message=message)
         return
     if caller.is_system_client:
         # in another product's format the user could be an admin there, which DataHub must not decide

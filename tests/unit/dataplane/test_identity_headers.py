@@ -104,7 +104,7 @@ def test_minted_tokens_go_to_trusted_peers_and_the_service_only() -> None:
     assert lines(made.forward_block(caller))["Authorization"] == "Bearer ann.2"
 
 
-def test_where_nobody_is_identified_the_callers_credential_is_overwritten() -> None:
+def test_without_an_actor_the_callers_credential_is_overwritten() -> None:
     """A proxy that copies the minted credential would else let the caller's own through on a public path."""
     made = headers(credential=Minter())
     assert lines(made.check_block(None, trusted=True))["Authorization"] == ""
