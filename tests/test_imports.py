@@ -127,6 +127,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
     ),
+    "pages": (*BASICS, "web", "api", "access.decide", "login", "sessions", "tokens", "store", "identity"),
+    # normal names and values of headers
+    "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
     "signals": (
         *BASICS,
         "web",
@@ -138,9 +141,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "keys",
         "secrets.value",
     ),
-    "pages": (*BASICS, "web", "api", "access.decide", "login", "sessions", "tokens", "store", "identity"),
-    # normal names and values of headers
-    "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
