@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 
 from multidict import CIMultiDict
 
+from sidecar.access.guests import GuestPolicy
 from sidecar.access.paths import Normalizations, read_target
 from sidecar.access.resources import requires_audience
-from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource, Rules
+from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
@@ -64,22 +65,6 @@ _ANONYMOUS = Allow(None)
 _WITHOUT_CREDENTIALS = Allow(None, withholds_credentials=True)
 _FOR_CLIENTS = Allow(None, withholds_credentials=True, keeps_basic=True)
 _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
-
-
-class GuestPolicy:
-    """Where a request without credentials gets the guest's Actor. ``limits``: rules ``guest`` for those paths."""
-
-    def __init__(self, accepted: Accepted, limits: Rules) -> None:
-        self.accepted = accepted
-        self._limits = limits
-
-    def allows(self, view: RequestContext, ruling: AccessRequirement) -> bool:
-        """Whether the guest is allowed: never on public paths, nor where a rule requires authentication."""
-        if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
-            return False
-        readings = read_target(view.target)
-        methods = (view.method, *view.other_methods)
-        return all(self._limits.requirement_for(method, readings).access is Access.GUEST for method in methods)
 
 
 class _TrustedPeer:

@@ -1,13 +1,16 @@
 """Builds the browser login of a configuration."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sidecar.access.decide import Decider
 from sidecar.access.rules import Rules
@@ -59,6 +62,9 @@ from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
 
+if TYPE_CHECKING:
+    from sidecar.pages.rendering import Renderer
+
 _ROUTE = "login"
 _MAX_FORM_BYTES = 64 * 1024
 _SECURE_PREFIX = "__Host-"
@@ -79,9 +85,13 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class LoginPages:
-    """The endpoints of the login by path, and the answer to browsers without a session."""
+    """The endpoints of the login by path, and the answer to browsers without a session.
+
+    ``renderer`` None: the extra ``pages`` is not installed.
+    """
 
     challenge: Challenge
+    renderer: "Renderer | None"
     exact: dict[str, tuple[str, TaskFunction]]
     below: dict[str, tuple[str, TaskFunction]]
 
@@ -103,7 +113,7 @@ async def open_login(
     times = SessionTimes(block.session.max_age, block.session.idle, block.session.per_person)
     sessions = Sessions(registry.store, registry.mirror, registry.mirror.write, sealer, clock, times)
     names = _names(settings)
-    cookies = OwnCookies(names.session_cookie, (names.login_cookie,))
+    cookies = OwnCookies(names.session_cookie, (names.login_cookie, notice_cookie(settings)))
     keys = {source.provider.name: source for source in registry.provider_keys}
     clients: dict[str, ProviderClient] = {}
     for name, provider in providers.items():
@@ -179,12 +189,13 @@ def build_pages(
     """The endpoints of ``login``."""
     settings, prefix = loaded.settings, loaded.settings.server.prefix
     own = parse_web_origin(web_origin(settings.server.public_url))
+    renderer = open_renderer(settings)
     flow = LoginFlow(
         login.clients,
         login.sessions,
         Transactions(login.sealer, context.clock),
         login.sealer,
-        ReturnAddresses(return_origins(settings), own, prefix),
+        ReturnAddresses(return_origins(settings), own, prefix, _no_page if renderer is None else _is_page(prefix)),
         login.names,
         revocation_gate(settings, registry, context.clock),
         login.authenticator.accepted,
@@ -195,7 +206,7 @@ def build_pages(
         flow,
         login.sessions,
         login.cookies,
-        StepResponses(is_secure=own.startswith("https:")),
+        StepResponses(is_secure=own.startswith("https:"), render=None if renderer is None else renderer.step),
         refusals,
         Rules(RuleSettings(path=path, access="guest") for path in settings.login.api_paths),
         context.clock,
@@ -218,7 +229,28 @@ def build_pages(
         f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals, decider)),
         f"{prefix}/backchannel_logout": (_ROUTE, BackchannelEndpoint(logout, bodies, decider)),
     }
-    return LoginPages(challenge, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
+    return LoginPages(challenge, renderer, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
+
+
+def open_renderer(settings: Settings) -> "Renderer | None":
+    """The renderer of the pages; None without the extra ``pages``."""
+    if find_spec("jinja2") is None:
+        return None
+    from sidecar.pages.rendering import Renderer, Site
+
+    texts, url = settings.login.page, settings.server.public_url.rstrip("/")
+    title = texts.title or urlsplit(url).hostname or url
+    return Renderer(Site(settings.server.prefix, url, title, texts.message, texts.footer))
+
+
+def _no_page(_path: str) -> bool:
+    return False
+
+
+def _is_page(prefix: str) -> Callable[[str], bool]:
+    """Whether a path is that of a page of ours, to which a login may return."""
+    page = re.compile(re.escape(prefix) + r"/(?:me|admin)(?:/[A-Za-z0-9._~-]+){0,2}")
+    return lambda path: page.fullmatch(path) is not None
 
 
 def redirect_uri(settings: Settings, provider: str) -> str:
@@ -272,9 +304,18 @@ def _client_secret(provider: Provider, login: ProviderLoginSettings) -> tuple[An
         raise Misconfigured([Problem(where, str(error))]) from error
 
 
+def notice_cookie(settings: Settings) -> str:
+    """The name of the cookie in which a page leaves a notice for the next one."""
+    return f"{_prefix_of_cookies(settings)}{settings.login.cookie.name.removesuffix('_session')}_notice"
+
+
+def _prefix_of_cookies(settings: Settings) -> str:
+    return _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
+
+
 def _names(settings: Settings) -> LoginNames:
     block = settings.login
-    start = _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
+    start = _prefix_of_cookies(settings)
     name = block.cookie.name
     return LoginNames(
         settings.server.prefix,

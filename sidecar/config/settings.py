@@ -780,6 +780,9 @@ class LoginSessionSettings(Model):
     """Time without a request after which the session ends, measured to about a minute."""
     per_person: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of sessions of one person; a further login ends the one that was used least recently."""
+    fresh_for: Annotated[Duration, Field(ge=60)] = 900.0
+    """Time from the login during which the pages allow what lasts longer than the session: to create and revoke tokens,
+    and for admins to end sessions of others. After it they ask for another login."""
     persistent: bool = False
     """Keep the cookie when the browser is closed, for ``maxAge``."""
 
@@ -799,6 +802,17 @@ class LoginLogoutSettings(Model):
     """End the session at the provider as well (RP-initiated logout), if the provider supports it."""
     return_to: Annotated[str, Field(min_length=1)] = "/"
     """Where the button on the signed-out page leads."""
+
+
+class LoginPageSettings(Model):
+    """Texts on the pages. They are shown as they are: HTML and Markdown are not interpreted."""
+
+    title: Annotated[str, Field(max_length=60)] = ""
+    """Name of the service on every page. Absent: the host of ``server.publicUrl``."""
+    message: Annotated[str, Field(max_length=400)] = ""
+    """Sentence on the sign-in page."""
+    footer: Annotated[str, Field(max_length=400)] = ""
+    """Last line of every page."""
 
 
 class LoginSettings(Model):
@@ -828,6 +842,8 @@ class LoginSettings(Model):
     protect_pages: Literal["noStore", "off"] = "noStore"
     """``noStore``: in forward mode, HTML responses to requests with a session cookie get ``Cache-Control: no-store``,
     so that the button back does not show them after signing out. ``off``: they are sent as they are."""
+    page: LoginPageSettings = LoginPageSettings()
+    """Texts on the pages. Needs the extra ``pages``."""
 
 
 class ActAsSettings(Model):

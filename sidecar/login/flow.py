@@ -136,7 +136,9 @@ class LoginFlow:
         """The sign-in page: a link for each provider."""
         address = self._addresses.checked(return_to)
         links = tuple(
-            Link(f"Sign in with {client.display_name}", self._start(address, name))
+            Link(
+                f"Sign in with {client.display_name}", self._start(address, name), badge=client.display_name[:1].upper()
+            )
             for name, client in self._clients.items()
         )
         return PageStep(status, "Sign in", "Choose where to sign in.", links)

@@ -169,7 +169,17 @@ async def test_clients_reach_the_paths_of_the_login_and_no_endpoint_of_checks(wo
         assert not [name for name, _ in reply.headers if name.lower().startswith("x-auth-")], path
     if world.name != "ingress-nginx":
         assert (await browser.send(f"{world.url}/oauth2/userinfo", headers=[*API, *own])).status == 200
-    for path in ("start", "sign_in", "sign_out", "signed_out", "callback/corp", "backchannel_logout"):
+    for path in (
+        "start",
+        "sign_in",
+        "sign_out",
+        "signed_out",
+        "callback/corp",
+        "backchannel_logout",
+        "me",
+        "me/tokens/x",
+        "admin",
+    ):
         reply = await Browser().send(f"{world.url}/oauth2/{path}", headers=NAVIGATION)
         assert reply.status != 404, path
         assert not reached_upstream(reply), path

@@ -25,6 +25,7 @@ UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+AXE_CORE = ROOT / "tests" / "interop" / "axe_core"
 EXPRESS = ROOT / "tests" / "interop" / "express"
 CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
@@ -441,6 +442,7 @@ CATALOGUE: dict[str, Tool] = {
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": _node_package(OIDC_PROVIDER, "oidc-provider"),
+    "axe-core": _node_package(AXE_CORE, "axe-core"),
     "express": _node_package(EXPRESS, "express"),
     "datahub-client": _client("datahub", "datahub", "acryl-datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", "openmetadata-ingestion", builds=True),
