@@ -128,6 +128,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.providers",
     ),
     "pages": (*BASICS, "web", "api", "access.decide", "login", "sessions", "tokens", "store", "identity"),
+    # normal names and values of headers
+    "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -160,6 +162,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "redis": ("store.redis.client", "store.redis.failures"),
     "jinja2": ("pages.rendering",),
     "ldap3": ("authn.authenticators.ldap",),
+    "confluent_kafka": ("kafka",),
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),

@@ -193,7 +193,6 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         watch,
         stack,
         login,
-        guests,
         traced=tracing.spans is not None,
     )
     server = settings.server

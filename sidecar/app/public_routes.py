@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from sidecar.access.decide import Decider
-from sidecar.access.guests import GuestPolicy
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.resource_metadata import ResourceMetadata
 from sidecar.api.userinfo import UserInfoEndpoint
@@ -60,7 +59,6 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     login: Login | None,
-    guests: GuestPolicy | None,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -124,7 +122,7 @@ def public_routes(
         None if login is None else login.sessions,
     )
     if login is not None and pages is not None:
-        health = health_of(registry, authenticators, guests, settings)
+        health = health_of(registry, authenticators, decider.guests, settings)
         more, more_below = page_routes(login, pages, loaded, decider, error_responses, services, health, clock)
         managing, below = {**managing, **more, **pages.exact}, {**below, **more_below, **pages.below}
     return PublicRoutes(
