@@ -874,6 +874,9 @@ class LoginSettings(Model):
     """With one provider, redirect to it without showing the sign-in page."""
     logout: LoginLogoutSettings = LoginLogoutSettings()
     """Signing out."""
+    protect_pages: Literal["noStore", "off"] = "noStore"
+    """``noStore``: in forward mode, HTML responses to requests with a session cookie get ``Cache-Control: no-store``,
+    so that the button back does not show them after signing out. ``off``: they are sent as they are."""
     page: LoginPageSettings = LoginPageSettings()
     """Texts on the pages. Needs the extra ``pages``."""
 
