@@ -122,7 +122,7 @@ def public_routes(
         None if login is None else login.sessions,
     )
     if login is not None and pages is not None:
-        health = health_of(registry, authenticators, settings)
+        health = health_of(registry, authenticators, decider.guests, settings)
         more, more_below = page_routes(login, pages, loaded, decider, error_responses, services, health, clock)
         managing, below = {**managing, **more, **pages.exact}, {**below, **more_below, **pages.below}
     return PublicRoutes(
