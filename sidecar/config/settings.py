@@ -1035,9 +1035,8 @@ class KafkaGateSettings(Model):
     actor: KafkaActorSettings | None = None
     """The Actor of ``identity: topic``."""
     audience: Text | None = None
-    """What tokens must have in ``aud``, instead of the audiences of the providers. Then only JWTs of the providers are
-    accepted, and issued tokens if it is an audience that the sidecar accepts itself. Absent: ``kafka:<from>``.
-    Empty: the audiences of the providers, and all authenticators;
+    """What tokens must have in ``aud``, instead of the audiences of the providers. Then only JWTs of the providers and
+    issued tokens are accepted. Absent: ``kafka:<from>``. Empty: the audiences of the providers, and all authenticators;
     needs ``allowUnboundAudience``."""
     allow_unbound_audience: bool = False
     """Accept tokens that are not made for this topic. Readers of ``from`` can use such a token elsewhere."""
