@@ -176,6 +176,10 @@ class Metrics:
         self.backchannel_logouts = CounterVec(
             registry, "sidecar_backchannel_logouts_total", logouts, ("provider", "outcome")
         )
+        refreshes = "Questions to providers whether the person of a session may still log in."
+        self.session_refreshes = CounterVec(
+            registry, "sidecar_session_refreshes_total", refreshes, ("provider", "outcome")
+        )
 
     def _declare_secrets(self) -> None:
         """The metrics of the secrets manager, which the supervisor reads for all workers."""

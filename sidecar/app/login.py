@@ -44,6 +44,7 @@ from sidecar.login.endpoints import (
 from sidecar.login.flow import LoginFlow, LoginNames
 from sidecar.login.id_token import Keys, TokenChecks
 from sidecar.login.metadata import MetadataSource
+from sidecar.login.recheck import Rechecks
 from sidecar.login.responses import StepResponses
 from sidecar.login.return_address import ReturnAddresses, web_origin
 from sidecar.login.transaction import Transactions
@@ -100,7 +101,8 @@ async def open_login(
         return None
     sealer = Sealer(login_secrets(settings))
     block = settings.login
-    times = SessionTimes(block.session.max_age, block.session.idle, block.session.per_person)
+    lifetime = block.session
+    times = SessionTimes(lifetime.max_age, lifetime.idle, lifetime.per_person, lifetime.recheck, lifetime.recheck_grace)
     sessions = Sessions(registry.store, registry.mirror, registry.mirror.write, sealer, clock, times)
     names = _names(settings)
     cookies = OwnCookies(names.session_cookie, (names.login_cookie,))
@@ -114,6 +116,9 @@ async def open_login(
     guard = CrossSiteGuard(login_origins(settings))
     policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
+    rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
+    authenticator.confirmed = rechecks.confirmed
+    stack.push_async_callback(rechecks.aclose)
     return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
 
 

@@ -321,6 +321,9 @@ class ProviderLoginSettings(Model):
     """Accepted authentication context classes, in order of preference; an ID token with another ``acr`` is rejected."""
     extra_parameters: Mapping[str, str] = Field(default_factory=dict)
     """Further parameters of the authorization request, such as ``domain_hint``."""
+    refresh: Literal["auto", "never"] = "auto"
+    """Whether to keep the refresh token of a login, where the provider gives one, for ``login.session.recheck``. Some
+    providers give one only for the scope ``offline_access``."""
 
 
 class ProviderSettings(Model):
@@ -733,6 +736,13 @@ class LoginSessionSettings(Model):
     """Time without a request after which the session ends, measured to about a minute."""
     per_person: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of sessions of one person; a further login ends the one that was used least recently."""
+    recheck: Annotated[Duration, Field(ge=1)] = 900.0
+    """Time after which the provider is asked again, with the refresh token of the login, whether the person may still
+    log in, and with which claims. Requests do not wait for its response until as much time has passed once more, at
+    most one minute. Without a refresh token the claims are those of the login."""
+    recheck_grace: Annotated[Duration, Field(ge=0)] = 3600.0
+    """Time for which a session goes on while the provider does not answer ``recheck``; then the person has to log in
+    again."""
     persistent: bool = False
     """Keep the cookie when the browser is closed, for ``maxAge``."""
 

@@ -28,6 +28,7 @@ from sidecar.store.replica.revocation_list import revocation_keys
 _audit = logging.getLogger(AUDIT)
 _log = logging.getLogger("sidecar.login")
 _FORM = "sign_out"
+_MAX_REVOKING = 100
 # Errors of RFC 6749 4.1.2.1 and OpenID Connect Core 3.1.2.6; of other texts nothing is shown.
 _PROVIDER_ERRORS: Mapping[str, str] = {
     "access_denied": "The identity provider did not allow the login, or it was cancelled.",
@@ -107,6 +108,7 @@ class LoginFlow:
         self._completing = Budget(decider.undecided.places / 2, decider.undecided)
         self._logins = metrics.logins
         self._running: dict[str, asyncio.Task[Step]] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
 
     # --- the way to the provider
 
@@ -229,7 +231,13 @@ class LoginFlow:
     async def _create(self, client: ProviderClient, secret: str, person: Person, *, replaces: str) -> Actor:
         """Write the session of ``person``. Raises Refused, and Unavailable if the store does not answer."""
         content = content_of(
-            client.name, person.issuer, person.claims, id_token=person.id_token, issued_at=person.issued_at
+            client.name,
+            person.issuer,
+            person.claims,
+            issued_at=person.issued_at,
+            confirmed_at=self._sessions.now(),
+            id_token=person.id_token,
+            refresh_token=person.refresh_token if client.refreshes else "",
         )
         claims = {**content.claims, "iss": content.issuer, "sub": content.subject, "iat": content.issued_at}
         actor = make_actor(claims, client.policy)
@@ -302,14 +310,16 @@ class LoginFlow:
             if form_token is not None:
                 raise Refused(Reason.CROSS_SITE, Cause.FORM_TOKEN)
             return await self._confirmation(record.owner.provider, expected)
-        content = self._sessions.content(record)
+        content = await self._decider.within_limits(self._sessions.read(record))
         by = f"{record.actor_type}:{record.name}"
         await self._decider.within_limits(self._sessions.end(record, by=by, cause="signed_out"))
         location = f"{self.names.prefix}/signed_out"
         client = self._clients.get(record.owner.provider)
+        if client is not None and content is not None and content.content.refresh_token:
+            self._revoke(client, content.content.refresh_token)
         if client is not None and self.names.ends_provider_session:
             try:
-                hint = "" if content is None else content.id_token
+                hint = "" if content is None else content.content.id_token
                 known = client.end_session_url(hint, self.names.signed_out)
                 location = await self._decider.within_limits(known) or location
             except Unavailable as failure:
@@ -318,6 +328,14 @@ class LoginFlow:
                     extra={"event": "provider_logout_failed", "provider": client.name, "detail": failure.detail},
                 )
         return Redirect(location, (self._deleted(),))
+
+    def _revoke(self, client: ProviderClient, refresh_token: str) -> None:
+        """In the background, and at best: the session here has ended in any case."""
+        if len(self._revoking) < _MAX_REVOKING:
+            task = asyncio.create_task(client.revoke(refresh_token), name="revoke refresh token")
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+            task.add_done_callback(retrieve)
 
     async def _confirmation(self, provider: str, token: str) -> PageStep:
         targets: tuple[str, ...] = ()

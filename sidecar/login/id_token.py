@@ -10,6 +10,7 @@ from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.keys.keyset import VerificationKey
+from sidecar.sessions.records import SessionContent
 from sidecar.sessions.sealing import encode_base64url
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
@@ -61,6 +62,26 @@ class TokenChecks:
 
         ``issuer`` is the exact one of the discovery document.
         """
+        claims, leeway = await self._verified(text, issuer, access_token)
+        self._check_nonce(claims, nonce)
+        self._check_authentication(claims, leeway)
+        return claims
+
+    async def refreshed_id_token(
+        self, text: str, issuer: str, *, before: SessionContent, access_token: str
+    ) -> dict[str, Any]:
+        """The claims of a good ID token of a refresh (section 12.2), which continues ``before``. Raises as above."""
+        claims, _ = await self._verified(text, issuer, access_token)
+        if claims["sub"] != before.subject:
+            raise _invalid(Cause.PROVIDER_ANSWER, "sub is that of another person")
+        if claims.get("nonce") is not None:
+            self._check_nonce(claims, before.nonce)
+        if before.authenticated_at is not None and claims.get("auth_time") not in (None, before.authenticated_at):
+            raise _invalid(Cause.AUTHENTICATION_AGE, "auth_time has changed")
+        return claims
+
+    async def _verified(self, text: str, issuer: str, access_token: str) -> tuple[dict[str, Any], float]:
+        """The claims of an ID token for this client that was issued just now, and the clock skew."""
         token = parse(text, self._max_bytes)
         policy = replace(
             provider_validation(self._provider, issuer),
@@ -77,12 +98,14 @@ class TokenChecks:
             raise _invalid(Cause.CLAIM_TYPE, "sub is missing or too long")
         if issued is None or self._now() - issued > MAX_ISSUE_AGE + policy.leeway:
             raise _invalid(Cause.LIFETIME, "iat is missing or too old for a login")
+        self._check_access_token(token, claims, access_token)
+        return claims, policy.leeway
+
+    @staticmethod
+    def _check_nonce(claims: Mapping[str, Any], nonce: str) -> None:
         given = claims.get("nonce")
         if not isinstance(given, str) or not hmac.compare_digest(_as_bytes(given), _as_bytes(nonce)):
             raise _invalid(Cause.NONCE)
-        self._check_access_token(token, claims, access_token)
-        self._check_authentication(claims, policy.leeway)
-        return claims
 
     async def logout_token(self, text: str, issuer: str) -> LogoutToken:
         """A good logout token (Back-Channel Logout 1.0 section 2.6). Raises Refused, Unavailable."""

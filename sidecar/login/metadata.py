@@ -33,6 +33,7 @@ class ProviderMetadata:
     userinfo_endpoint: str = ""
     end_session_endpoint: str = ""
     pushed_endpoint: str = ""
+    revocation_endpoint: str = ""
     requires_pushed: bool = False
     sends_issuer: bool = False
     authentication_methods: frozenset[str] = frozenset({"client_secret_basic"})
@@ -61,6 +62,7 @@ def parse_endpoints(document: Mapping[str, object], provider: Provider) -> Provi
         endpoint("userinfo_endpoint"),
         endpoint("end_session_endpoint"),
         endpoint("pushed_authorization_request_endpoint"),
+        endpoint("revocation_endpoint"),
         requires_pushed=document.get("require_pushed_authorization_requests") is True,
         sends_issuer=document.get("authorization_response_iss_parameter_supported") is True,
         authentication_methods=frozenset(item for item in methods if isinstance(item, str))

@@ -48,12 +48,15 @@ class SessionAuthenticator:
         guard: CrossSiteGuard,
         cache: VerifiedCache[Accepted],
         clock: Clock,
+        confirmed: Callable[[Session], Awaitable[Session]] | None = None,
     ) -> None:
+        """``confirmed`` asks the provider about a session where that is due; see :class:`sidecar.login.recheck`."""
         self._sessions = sessions
         self._policies = dict(policies)
         self._guard = guard
         self._cache = cache
         self._now = latest_of(clock)
+        self.confirmed = confirmed
 
     def recall(self, view: RequestContext) -> Accepted | None:
         """The person of a session that was found before and is still in force."""
@@ -80,7 +83,10 @@ class SessionAuthenticator:
         except Refused as refusal:
             return Rejected(refusal)
         try:
-            accepted = self.accepted(session)
+            accepted = self.accepted(session)  # first: a session of another issuer is not confirmed by this provider
+            if self.confirmed is not None:
+                confirmed = await self.confirmed(session)
+                accepted = accepted if confirmed is session else self.accepted(confirmed)
         except Refused as refusal:
             return Rejected(refusal, session.content.provider)
         self._cache.put(_KEY + secret, accepted, generation)

@@ -195,7 +195,7 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "sign in again",
     ),
     Cause.SESSION_REVOKED: (
-        "the session was ended by a logout, a command, a newer login, or `login.session.perPerson`",
+        "the session was ended by a logout, a command, a newer login, a rejected refresh, or `login.session.perPerson`",
         "sign in again; the audit line `session_ended` says by whom",
     ),
     Cause.SESSION_UNSEALED: (
