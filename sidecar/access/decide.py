@@ -14,7 +14,7 @@ from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
 from sidecar.concurrency import Pending
-from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.errors import Cause, Failed, Reason, Refused, StepUpRequired, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, Observer, RequestContext, Scheme
 from sidecar.identity.token_sources import TokenSources
@@ -218,8 +218,12 @@ class Decider:
             if missing is not None:
                 actor = outcome.actor
                 detail = f"requires {missing.text}; the caller has {missing.has}" if missing.has else ""
-                message = f"Forbidden: this requires {missing.text}"
-                failure = Refused(Reason.FORBIDDEN, missing.cause, detail, message=message)
+                failure: Refused
+                if missing.reason is Reason.STEP_UP_REQUIRED:
+                    failure = StepUpRequired(missing.cause, detail, missing.max_age, missing.acr_values)
+                else:
+                    message = f"Forbidden: this requires {missing.text}"
+                    failure = Refused(missing.reason, missing.cause, detail, message=message)
                 return Deny(failure, actor.provider, actor.authenticator, actor.id, missing.rule)
         return Allow(outcome)
 

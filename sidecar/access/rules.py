@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from sidecar.access.authentication import AuthenticationRequirement
 from sidecar.access.paths import Normalizations, plain_escapes
 from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.settings import RequireSettings, RuleSettings
@@ -153,8 +154,7 @@ class Rules:
         return any(rule.access_requirement.requirements for path in paths for rule in self._matching(path))
 
     def _add(self, order: int, settings: RouteRule) -> None:
-        requirement = _requirement(settings.require, settings.source)
-        requirements = (requirement,) if requirement else ()
+        requirements = _requirements(settings.require, settings.source)
         access = Access[settings.access.upper()]
         methods = _methods(settings)
         ruling = AccessRequirement(access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials)
@@ -232,14 +232,19 @@ def _methods(settings: RouteRule) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _requirement(settings: RequireSettings, rule: str) -> Requirement | None:
-    if settings == RequireSettings():
-        return None
-    return Requirement(
-        frozenset(settings.groups),
-        frozenset(settings.roles),
-        frozenset(settings.actor_types),
-        frozenset(settings.providers),
-        settings.admin,
-        rule,
-    )
+def _requirements(settings: RequireSettings, rule: str) -> tuple[Condition, ...]:
+    found: list[Condition] = []
+    if settings.groups or settings.roles or settings.actor_types or settings.providers or settings.admin:
+        requirement = Requirement(
+            frozenset(settings.groups),
+            frozenset(settings.roles),
+            frozenset(settings.actor_types),
+            frozenset(settings.providers),
+            settings.admin,
+            rule,
+        )
+        found.append(requirement)
+    if settings.max_age is not None or settings.acr:
+        # last: whoever lacks anything else would authenticate in vain
+        found.append(AuthenticationRequirement(settings.max_age, settings.acr, rule))
+    return tuple(found)

@@ -614,6 +614,11 @@ class RequireSettings(Model):
     """One of these providers or authenticators; ``own``: issued tokens, ``system``: DataHub's system client."""
     admin: bool = False
     """The caller must be an admin."""
+    max_age: Annotated[Duration, Field(ge=10)] | None = None
+    """Maximum time since the person has authenticated (claim ``auth_time`` of the token or the login). Otherwise a
+    browser with a session is led to the provider, and programs get 401 ``insufficient_user_authentication``."""
+    acr: tuple[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,255}$")], ...] = ()
+    """Accepted authentication context classes (claim ``acr``); otherwise as for ``maxAge``."""
 
 
 class RuleSettings(Model):

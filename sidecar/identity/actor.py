@@ -21,7 +21,8 @@ class Actor:
     ``subject`` is the raw ``sub`` of ``issuer``; ``full_id`` is the id made of the claim's whole text, in lower case
     (empty: unknown). ``email_in_token`` is False if the address was derived from the name and ``principalDomain``;
     ``domain`` is the domain of the name. ``is_admin`` follows the rules for ``adminPrincipals``. Times are seconds
-    since the epoch; ``expires_at`` is None for a token without ``exp``.
+    since the epoch; ``expires_at`` is None for a token without ``exp``. ``acr`` is the class of the person's
+    authentication and ``authenticated_at`` its time, as far as the token says.
     """
 
     type: ActorType
@@ -42,6 +43,8 @@ class Actor:
     may_impersonate: bool = False
     authenticator: str = ""
     full_id: str = ""
+    acr: str = ""
+    authenticated_at: float | None = None
 
     @property
     def urn(self) -> str:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sidecar import old_names
-from sidecar.errors import Cause
+from sidecar.errors import Cause, Reason
 from sidecar.identity.actor import Actor
 
 
@@ -22,12 +22,16 @@ class Missing:
     """An unmet condition. ``text`` completes "requires ..." and names the requirement, not who meets it.
 
     ``has`` is what the caller has instead, and ``rule`` where the condition is written; both are for the log.
+    ``reason``: that of the response. ``max_age`` and ``acr_values``: the authentication that STEP_UP_REQUIRED requires.
     """
 
     cause: Cause
     text: str
     has: str = ""
     rule: str = ""
+    reason: Reason = Reason.FORBIDDEN
+    max_age: float | None = None
+    acr_values: tuple[str, ...] = ()
 
 
 class Condition(Protocol):

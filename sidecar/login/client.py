@@ -125,7 +125,9 @@ class ProviderClient:
         access_token, id_token = _access_token(document), document.get("id_token")
         if not isinstance(id_token, str):
             raise _bad_answer("the token response has no id_token")
-        claims = await self._checks.id_token(id_token, metadata.issuer, nonce=attempt.nonce, access_token=access_token)
+        claims = await self._checks.id_token(
+            id_token, metadata.issuer, nonce=attempt.nonce, access_token=access_token, demand=attempt.demand
+        )
         issued_at = float(claims["iat"])
         if self._needs_userinfo(claims):
             claims = {**await self._userinfo(metadata, access_token, claims["sub"]), **claims}
@@ -245,7 +247,7 @@ class ProviderClient:
         )
 
     def _parameters(self, attempt: Attempt, state: str) -> dict[str, str]:
-        login = self._login
+        login, demand = self._login, attempt.demand
         parameters = {
             **login.extra_parameters,
             "response_type": "code",
@@ -257,12 +259,14 @@ class ProviderClient:
             "code_challenge": attempt.challenge,
             "code_challenge_method": "S256",
         }
-        if login.prompt:
-            parameters["prompt"] = login.prompt
-        if login.max_age is not None:
-            parameters["max_age"] = str(int(login.max_age))
-        if login.acr_values:
-            parameters["acr_values"] = " ".join(login.acr_values)
+        prompt, acr_values = demand.prompt or login.prompt, demand.acr_values or login.acr_values
+        ages = [age for age in (login.max_age, demand.max_age) if age is not None]
+        if prompt:
+            parameters["prompt"] = prompt
+        if ages:
+            parameters["max_age"] = str(int(min(ages)))
+        if acr_values:
+            parameters["acr_values"] = " ".join(acr_values)
         return parameters
 
     async def _push(self, metadata: ProviderMetadata, parameters: Mapping[str, str]) -> str:

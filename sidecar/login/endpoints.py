@@ -15,6 +15,7 @@ from sidecar.login.challenge import Challenge
 from sidecar.login.flow import CallbackParameters, LoginFlow
 from sidecar.login.navigation import ResponseKind, response_kind
 from sidecar.login.steps import Link, PageStep, Step, unavailable
+from sidecar.login.transaction import Demand
 from sidecar.sessions.cross_site import CrossSiteGuard
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import connection_of
@@ -23,6 +24,7 @@ from sidecar.web.response import Response
 _MAX_PARAMETER = 8192
 _MAX_FIELDS = 32
 _READING = ("GET", "HEAD")
+_PROMPTS = ("none", "login", "select_account")
 
 
 def _parameters(request: web.BaseRequest, known: Collection[str]) -> dict[str, str]:
@@ -91,7 +93,10 @@ class StartEndpoint(_Endpoint):
         """Lead the browser to the provider. Parameters of the provider's are never taken from the query."""
         if response_kind(request.method, request.headers) is not ResponseKind.REDIRECT:
             raise Refused(Reason.REQUEST_INVALID, message="A login begins with the navigation of a browser window")
-        given = _parameters(request, ("provider", "rd", "iss", "target_link_uri"))
+        given = _parameters(request, ("provider", "rd", "iss", "target_link_uri", "prompt"))
+        prompt = given.get("prompt", "")
+        if prompt and prompt not in _PROMPTS:
+            raise _bad(f"The parameter prompt is not {', '.join(_PROMPTS)}")
         provider = given.get("provider")
         if provider is None and "iss" in given:
             provider = self._flow.provider_of_issuer(given["iss"])
@@ -99,7 +104,8 @@ class StartEndpoint(_Endpoint):
                 raise _bad("No provider has this issuer")
         cookies = self._challenge.browser_cookies(request.headers)
         address = given.get("rd", given.get("target_link_uri"))
-        return self._page(request, await self._flow.begin(address, cookies, provider=provider))
+        step = await self._flow.begin(address, cookies, provider=provider, demand=Demand(prompt))
+        return self._page(request, step)
 
 
 class SignInEndpoint(_Endpoint):

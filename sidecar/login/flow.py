@@ -17,7 +17,7 @@ from sidecar.identity.claims import make_actor
 from sidecar.login.client import Person, ProviderClient
 from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
 from sidecar.login.steps import Link, PageStep, Redirect, SetCookie, Step
-from sidecar.login.transaction import COOKIE_MAX_AGE, Attempt, Transactions
+from sidecar.login.transaction import COOKIE_MAX_AGE, NO_DEMAND, Attempt, Demand, Transactions
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.sessions.records import content_of, session_id
@@ -39,6 +39,7 @@ _PROVIDER_ERRORS: Mapping[str, str] = {
     "temporarily_unavailable": "The identity provider is temporarily unavailable. Try again later.",
     "server_error": "The identity provider has an internal error. Try again later.",
 }
+_SILENT_ERRORS = frozenset({"login_required", "interaction_required", "consent_required", "account_selection_required"})
 _NOT_ALLOWED = frozenset({Reason.PRINCIPAL_INVALID, Reason.PRINCIPAL_RESERVED, Reason.DOMAIN_NOT_ALLOWED})
 
 
@@ -112,8 +113,18 @@ class LoginFlow:
 
     # --- the way to the provider
 
-    async def begin(self, return_to: str | None, cookies: BrowserCookies, *, provider: str | None = None) -> Step:
-        """Lead the browser to ``provider``; None: to the only one, or show which there are."""
+    async def begin(
+        self,
+        return_to: str | None,
+        cookies: BrowserCookies,
+        *,
+        provider: str | None = None,
+        demand: Demand = NO_DEMAND,
+    ) -> Step:
+        """Lead the browser to ``provider``; None: to the only one, or show which there are.
+
+        ``demand``: what this login has to bring besides.
+        """
         address = self._addresses.checked(return_to)
         name = provider
         if name is None and len(self._clients) == 1 and self.names.skips_chooser:
@@ -123,12 +134,16 @@ class LoginFlow:
         client = self._clients.get(name)
         if client is None:
             raise Refused(Reason.NOT_FOUND)
-        attempt, state = self._transactions.begin(name, address, cookies.login)
+        attempt, state = self._transactions.begin(name, address, cookies.login, demand)
         try:
             location = await self._decider.within_limits(client.authorization_url(attempt, state))
         except Failed as failure:
             return self._failed(failure, name, address)
         return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))
+
+    def knows(self, provider: str) -> bool:
+        """Whether ``provider`` is one at which persons log in."""
+        return provider in self._clients
 
     def provider_of_issuer(self, issuer: str) -> str | None:
         """The provider whose issuer is exactly ``issuer``, for logins that a third party initiates."""
@@ -155,6 +170,10 @@ class LoginFlow:
         try:
             await self._check_response(client, parameters)
         except Failed as failure:
+            if attempt.demand.prompt == "none" and failure.detail in _SILENT_ERRORS:
+                # without showing anything the provider could not: the person has to choose
+                self._count(failure, attempt.provider)
+                return self.chooser(attempt.return_to, status=401)
             return self._failed(failure, attempt.provider, attempt.return_to)
         key = session_id(attempt.session_secret(self._sealer))
         running = self._running.get(key)

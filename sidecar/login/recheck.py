@@ -228,9 +228,11 @@ class Rechecks:
 def _renewed(before: SessionContent, claims: Mapping[str, object], id_token: str, now: float) -> SessionContent:
     """The content with the claims of a refresh. What dates the session and its login stays."""
     sid = claims.get("sid")
+    # an ID token of a refresh may leave out what dates and classifies the login
+    login = {name: before.claims[name] for name in ("auth_time", "acr") if name in before.claims}
     return replace(
         before,
-        claims=claims,
+        claims={**login, **claims},
         sid=sid if isinstance(sid, str) and sid else before.sid,
         id_token=id_token or before.id_token,
         confirmed_at=now,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from sidecar.access.decide import Deny
-from sidecar.errors import Failed, MethodNotAllowed, Unavailable
+from sidecar.errors import Failed, MethodNotAllowed, StepUpRequired, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
 from sidecar.web.request import MAX_LOGGED_PATH, RequestHead, identifier_of, new_request_id, original_of, target_of
@@ -122,7 +122,8 @@ class ErrorResponses:
         """The ``WWW-Authenticate`` value; without an error if there was no credential (RFC 6750 section 3.1)."""
         if not failure.bearer_error:
             return self._challenge
-        return f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
+        challenge = f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
+        return challenge + _asked_authentication(failure)
 
     def _answer(
         self,
@@ -156,6 +157,14 @@ class ErrorResponses:
         if self._login and failure.status == 401:
             document["login"] = self._login
         return Response(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def _asked_authentication(failure: Failed) -> str:
+    """RFC 9470 section 3: what a new login has to bring."""
+    if not isinstance(failure, StepUpRequired):
+        return ""
+    acr = f', acr_values="{" ".join(failure.acr_values)}"' if failure.acr_values else ""
+    return acr + (f", max_age={int(failure.max_age)}" if failure.max_age is not None else "")
 
 
 def _is_from_script(asked: RequestHead) -> bool:

@@ -99,3 +99,12 @@ async def test_sessions_are_listed_and_ended(tmp_path: Path, capsys: pytest.Capt
             "alice",
         ]
         assert await asyncio.to_thread(main, ["sessions", "end", "s_unknown", *config]) == 1
+
+
+def test_new_secret_is_long_enough_and_never_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    found = set()
+    for _ in range(3):
+        assert main(["login", "secret"]) == 0
+        found.add(capsys.readouterr().out.strip())
+    assert len(found) == 3
+    assert all(len(secret) == 64 for secret in found)

@@ -43,6 +43,8 @@ class LoginProvider(IdentityProvider):
         self.requires_pushed = False
         self.groups: list[str] | None = ["readers"]
         self.gives_refresh_tokens = False
+        self.authenticated_ago = 0
+        self.acr = ""
         self.refreshes = 0
         self.reused = 0
         self.revoked: list[str] = []
@@ -218,11 +220,18 @@ class LoginProvider(IdentityProvider):
 
     def _id_token(self, begun: Mapping[str, str], access: str, **changed: Any) -> str:
         user, now = begun["user"], int(time.time())
+        ago = self.authenticated_ago
+        if self.wrong != "max_age is ignored" and ago > int(begun.get("max_age", ago)):
+            ago = 0  # has asked the person again
+        wanted = begun.get("acr_values", "").split(" ")[0]
+        if wanted and self.wrong != "acr is ignored":
+            self.acr = wanted
         half = hashlib.sha256(access.encode()).digest()[:16]
         claims: dict[str, Any] = {
             "sub": f"sub-{user}", "preferred_username": user, "email": f"{user}@example.com", "aud": CLIENT_ID,
             "groups": self.groups, "nonce": begun.get("nonce"), "iat": now, "exp": now + 300, "sid": f"sid-{user}",
-            "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(), "auth_time": now, "jti": None,
+            "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(), "auth_time": now - ago, "jti": None,
+            "acr": self.acr or None,
             **self.extra, **changed,
         }  # fmt: skip
         broken: dict[str, dict[str, Any]] = {
