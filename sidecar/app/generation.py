@@ -129,7 +129,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     authenticators = await open_authenticators(build_specs(loaded.authenticators), built, context_for, stack)
     if SYSTEM in built:
         authenticators = replace(authenticators, authenticators=(built[SYSTEM], *authenticators.authenticators))
-    login = await open_login(loaded, registry, cache, context, stack)
+    login = await open_login(loaded, registry, cache, context, stack, authenticators, context_for)
     if login is not None:
         chain = (login.authenticator, *authenticators.authenticators)
         authenticators = replace(authenticators, authenticators=chain)

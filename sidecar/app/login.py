@@ -1,10 +1,11 @@
 """Builds the browser login of a configuration."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import eq
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -16,14 +17,17 @@ from sidecar.app.authentication import revocation_gate
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator, SessionPolicy
-from sidecar.authn.base import Accepted
+from sidecar.authn.base import Accepted, AuthenticatorContext, AuthenticatorProtocol
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.login_checks import has_login
 from sidecar.config.origins import login_origins, return_origins
-from sidecar.config.providers import Provider
+from sidecar.config.providers import Provider, member_issuer
 from sidecar.config.reading.units import parse_web_origin
 from sidecar.config.settings import ProviderLoginSettings, RuleSettings, Settings
 from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.cookies import OwnCookies
 from sidecar.keys.discovery import is_same_issuer
@@ -44,6 +48,7 @@ from sidecar.login.endpoints import (
 from sidecar.login.flow import LoginFlow, LoginNames
 from sidecar.login.id_token import Keys, TokenChecks
 from sidecar.login.metadata import MetadataSource
+from sidecar.login.passwords import PasswordLogin
 from sidecar.login.recheck import Rechecks
 from sidecar.login.responses import StepResponses
 from sidecar.login.return_address import ReturnAddresses, web_origin
@@ -59,9 +64,11 @@ from sidecar.tokens.jwt.policy import provider_policy, provider_validation
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
+from sidecar.web.server import TrustedPeers
 
 _ROUTE = "login"
 _MAX_FORM_BYTES = 64 * 1024
+_MAX_SIGN_IN_BYTES = 8 * 1024
 _SECURE_PREFIX = "__Host-"
 
 
@@ -76,6 +83,7 @@ class Login:
     authenticator: SessionAuthenticator
     cookies: OwnCookies
     names: LoginNames
+    passwords: tuple[AuthenticatorProtocol, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +101,19 @@ async def open_login(
     cache: VerifiedCache[Accepted],
     context: ProcessContext,
     stack: AsyncExitStack,
+    authenticators: AuthenticatorSet,
+    context_for: Callable[[str], AuthenticatorContext],
 ) -> Login | None:
-    """The login of ``loaded``; None: no provider has one. Raises Misconfigured. Needs no provider to be reachable."""
+    """The login of ``loaded``; None: neither a provider has one, nor are passwords accepted. Raises Misconfigured.
+
+    Needs no provider to be reachable. ``context_for``: the context of each of ``authenticators``.
+    """
     settings, clock = loaded.settings, context.clock
     providers = {provider.name: provider for provider in loaded.providers if provider.login is not None}
-    if not providers:
+    if not has_login(settings):
         return None
+    members = {member.name: member for member in authenticators.authenticators}
+    passwords = tuple(members[name] for name in settings.login.passwords)
     sealer = Sealer(login_secrets(settings))
     block = settings.login
     lifetime = block.session
@@ -115,11 +130,22 @@ async def open_login(
         clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
     guard = CrossSiteGuard(login_origins(settings))
     policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
+    policies |= {member.name: _member_policy(member.name, context_for(member.name)) for member in passwords}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
     rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
     authenticator.confirmed = rechecks.confirmed
     stack.push_async_callback(rechecks.aclose)
-    return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
+    return Login(clients, sessions, sealer, guard, authenticator, cookies, names, passwords)
+
+
+def _member_policy(name: str, context: AuthenticatorContext) -> SessionPolicy:
+    """How the sessions of the users of an authenticator become Actors: as the authenticator itself makes them."""
+    principal = replace(context.policy, authenticator=SESSION)
+    return SessionPolicy(
+        principal,
+        partial(eq, member_issuer(name)),
+        with_address=replace(principal, username_claim=ClaimPath("sub"), email_claim=ClaimPath("email")),
+    )
 
 
 def _session_policy(provider: Provider, principal: PrincipalPolicy) -> SessionPolicy:
@@ -184,6 +210,8 @@ def build_pages(
     """The endpoints of ``login``."""
     settings, prefix = loaded.settings, loaded.settings.server.prefix
     own = parse_web_origin(web_origin(settings.server.public_url))
+    gate = revocation_gate(settings, registry, context.clock)
+    passwords = PasswordLogin(login.passwords, login.sessions, gate, decider, context.clock, context.metrics)
     flow = LoginFlow(
         login.clients,
         login.sessions,
@@ -191,10 +219,11 @@ def build_pages(
         login.sealer,
         ReturnAddresses(return_origins(settings), own, prefix),
         login.names,
-        revocation_gate(settings, registry, context.clock),
+        gate,
         login.authenticator.accepted,
         decider,
         context.metrics,
+        passwords if login.passwords else None,
     )
     challenge = Challenge(
         flow,
@@ -206,6 +235,7 @@ def build_pages(
         context.clock,
     )
     bodies = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_FORM_BYTES)
+    forms = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_SIGN_IN_BYTES)
     logout = BackchannelLogout(
         {client.issuer: client for client in login.clients.values()},
         login.sessions,
@@ -217,7 +247,10 @@ def build_pages(
     )
     exact: dict[str, tuple[str, TaskFunction]] = {
         f"{prefix}/start": (_ROUTE, StartEndpoint(flow, challenge)),
-        f"{prefix}/sign_in": (_ROUTE, SignInEndpoint(flow, challenge)),
+        f"{prefix}/sign_in": (
+            _ROUTE,
+            SignInEndpoint(flow, challenge, login.guard, forms, TrustedPeers(settings.server.trusted_proxies)),
+        ),
         f"{prefix}/sign_out": (_ROUTE, SignOutEndpoint(flow, challenge, login.guard, bodies)),
         f"{prefix}/signed_out": (_ROUTE, SignedOutEndpoint(flow, challenge)),
         f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals, decider)),

@@ -770,7 +770,8 @@ class LoginLogoutSettings(Model):
 
 
 class LoginSettings(Model):
-    """Browser login. It is in force as soon as a provider has a ``login`` block."""
+    """Browser login. It is in force as soon as a provider has a ``login`` block, or ``passwords`` names any
+    authenticator."""
 
     secrets: tuple[Secret, ...] = ()
     """Secrets of 32 bytes or more for sessions and login state. The first one seals, all of them open: add a new secret
@@ -790,7 +791,10 @@ class LoginSettings(Model):
     """Path patterns, as in ``rules``, for which a request without a session is always answered 401 in JSON, never by a
     redirect."""
     skip_chooser: bool = True
-    """With one provider, redirect to it without showing the sign-in page."""
+    """With one provider, and without ``passwords``, redirect to it without showing the sign-in page."""
+    passwords: Names = ()
+    """Names of authenticators (``basic``, ``ldap``) whose users may sign in with user name and password on the sign-in
+    page."""
     logout: LoginLogoutSettings = LoginLogoutSettings()
     """Signing out."""
 

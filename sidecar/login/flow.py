@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
@@ -15,12 +16,13 @@ from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import make_actor
 from sidecar.login.client import Person, ProviderClient
+from sidecar.login.passwords import PasswordLogin, SignInForm
 from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
-from sidecar.login.steps import Link, PageStep, Redirect, SetCookie, Step
+from sidecar.login.steps import Link, PageStep, PasswordForm, Redirect, SetCookie, Step, unavailable
 from sidecar.login.transaction import COOKIE_MAX_AGE, NO_DEMAND, Attempt, Demand, Transactions
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.sessions.records import content_of, session_id
+from sidecar.sessions.records import content_of, is_secret, session_id
 from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Session, Sessions
 from sidecar.store.replica.revocation_list import revocation_keys
@@ -91,10 +93,12 @@ class LoginFlow:
         accept: Callable[[Session], Accepted],
         decider: Decider,
         metrics: Metrics,
+        passwords: PasswordLogin | None = None,
     ) -> None:
         """``accept`` makes a session the person that it stands for, as for every request.
 
         What a request waits for, it waits for within the limits of ``decider``; callbacks take half of its slots.
+        ``passwords``: sign-in with user name and password.
         """
         self._clients = dict(clients)
         self._sessions = sessions
@@ -108,6 +112,7 @@ class LoginFlow:
         # a provider that hangs must not keep others from a verdict
         self._completing = Budget(decider.undecided.places / 2, decider.undecided)
         self._logins = metrics.logins
+        self._passwords = passwords
         self._running: dict[str, asyncio.Task[Step]] = {}
         self._revoking: set[asyncio.Task[None]] = set()
 
@@ -127,10 +132,10 @@ class LoginFlow:
         """
         address = self._addresses.checked(return_to)
         name = provider
-        if name is None and len(self._clients) == 1 and self.names.skips_chooser:
+        if name is None and len(self._clients) == 1 and self.names.skips_chooser and self._passwords is None:
             name = next(iter(self._clients))
         if name is None:
-            return self.chooser(address, status=401)
+            return self.chooser(address, cookies, status=401)
         client = self._clients.get(name)
         if client is None:
             raise Refused(Reason.NOT_FOUND)
@@ -141,6 +146,11 @@ class LoginFlow:
             return self._failed(failure, name, address)
         return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))
 
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether the sign-in page has a form for user name and password."""
+        return self._passwords is not None
+
     def knows(self, provider: str) -> bool:
         """Whether ``provider`` is one at which persons log in."""
         return provider in self._clients
@@ -149,14 +159,66 @@ class LoginFlow:
         """The provider whose issuer is exactly ``issuer``, for logins that a third party initiates."""
         return next((name for name, client in self._clients.items() if client.issuer == issuer), None)
 
-    def chooser(self, return_to: str | None, *, status: int = 200) -> PageStep:
-        """The sign-in page: a link for each provider."""
+    def chooser(
+        self,
+        return_to: str | None,
+        cookies: BrowserCookies,
+        *,
+        status: int = 200,
+        message: str = "",
+        user: str = "",
+        failure: Failed | None = None,
+    ) -> PageStep:
+        """The sign-in page: a link for each provider, and a form for user name and password where they are accepted.
+
+        ``message``, ``user`` and ``failure`` are those of a form that was posted before.
+        """
         address = self._addresses.checked(return_to)
         links = tuple(
             Link(f"Sign in with {client.display_name}", self._start(address, name))
             for name, client in self._clients.items()
         )
-        return PageStep(status, "Sign in", "Choose where to sign in.", links)
+        shown = message or ("Choose where to sign in." if links else "Sign in with user name and password.")
+        if self._passwords is None:
+            return PageStep(status, "Sign in", shown, links, failure=failure)
+        cookie = cookies.login if is_secret(cookies.login) else encode_base64url(os.urandom(32))
+        return PageStep(
+            status,
+            "Sign in",
+            shown,
+            links,
+            cookies=(SetCookie(self.names.login_cookie, cookie, COOKIE_MAX_AGE),),
+            failure=failure,
+            password=PasswordForm(
+                f"{self.names.prefix}/sign_in", self._passwords.form_token(cookie), address, user=user
+            ),
+            retry_after=failure.retry_after if isinstance(failure, Unavailable) else 0,
+        )
+
+    async def sign_in(self, form: SignInForm, return_to: str | None, cookies: BrowserCookies) -> Step:
+        """A posted form with user name and password.
+
+        Raises Refused: NOT_FOUND where passwords are not accepted, CROSS_SITE for the form of another browser.
+        """
+        if self._passwords is None:
+            raise Refused(Reason.NOT_FOUND)
+        address = self._addresses.checked(return_to)
+        try:
+            secret = await self._passwords.begin_session(form, login_cookie=cookies.login, replaces=cookies.session)
+        except Unavailable as failure:
+            if failure.cause is not Cause.THROTTLED:
+                return unavailable(failure)
+            text = "There were too many wrong passwords. Wait a minute, then try again."
+            return self.chooser(address, cookies, status=429, message=text, user=form.user, failure=failure)
+        except Refused as failure:
+            if failure.reason is Reason.CROSS_SITE:
+                raise
+            if failure.reason is not Reason.CREDENTIALS_INVALID:
+                return _not_allowed(failure, (Link("Try again", self._start(address)),))
+            text = "The user name or the password is not right."
+            return self.chooser(address, cookies, status=401, message=text, user=form.user, failure=failure)
+        age = self.names.session_cookie_age
+        return Redirect(address, (SetCookie(self.names.session_cookie, secret, age),))
 
     # --- the way back
 
@@ -173,7 +235,7 @@ class LoginFlow:
             if attempt.demand.prompt == "none" and failure.detail in _SILENT_ERRORS:
                 # without showing anything the provider could not: the person has to choose
                 self._count(failure, attempt.provider)
-                return self.chooser(attempt.return_to, status=401)
+                return self.chooser(attempt.return_to, cookies, status=401)
             return self._failed(failure, attempt.provider, attempt.return_to)
         key = session_id(attempt.session_secret(self._sealer))
         running = self._running.get(key)
@@ -288,9 +350,7 @@ class LoginFlow:
             message = "The sign-in cannot be completed now. Try again in a moment."
             return PageStep(503, "Temporarily unavailable", message, again, failure=failure)
         if failure.reason in _NOT_ALLOWED or failure.status == 403 or failure.cause is Cause.DENIED:
-            message = "Your account may not use this service. Ask its administrator."
-            refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
-            return PageStep(403, "Not allowed", message, again, failure=refused)
+            return _not_allowed(failure, again)
         shown = failure.cause is Cause.PROVIDER_ERROR
         message = failure.message if shown else "The identity provider's answer was not accepted."
         refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail)
@@ -384,6 +444,12 @@ class LoginFlow:
         if return_to != HOME:
             query["rd"] = return_to
         return f"{self.names.prefix}/start" + (f"?{urlencode(query)}" if query else "")
+
+
+def _not_allowed(failure: Failed, links: tuple[Link, ...]) -> PageStep:
+    message = "Your account may not use this service. Ask its administrator."
+    refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
+    return PageStep(403, "Not allowed", message, links, failure=refused)
 
 
 class _AttemptRefused(Refused):
