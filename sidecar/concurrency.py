@@ -1,15 +1,18 @@
-"""Values that are known now or have to be awaited, and background tasks whose outcome no caller waits for.
+"""Values that are known now or have to be awaited, calls that concurrent callers share, and background tasks.
 
 The steps of a request return ``T | Awaitable[T]``: a value if nothing has to be awaited, so that most requests need no
 task. A caller tests the type of the result once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 Steps = Generator[Awaitable[Any], Any, T]
 """A calculation that yields what it has to await, and gets the outcome back: the value, or the exception."""
 
@@ -56,6 +59,43 @@ async def _finish_steps(steps: Steps[T], inner: Awaitable[Any]) -> T:
         return done.value  # type: ignore[no-any-return]
 
 
+class SingleFlight(Generic[K, T]):
+    """Runs one call for each key at a time. Concurrent callers share it, and none can cancel it for the others."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[K, asyncio.Task[T]] = {}
+
+    def __contains__(self, key: K) -> bool:
+        """Whether a call for ``key`` is in progress."""
+        return key in self._tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def run(
+        self, key: K, work: Callable[[], Coroutine[Any, Any, T]], *, on_end: Callable[[], None] | None = None
+    ) -> T:
+        """The result of the call in progress for ``key``, or of ``work``, which then starts.
+
+        ``on_end`` is called when the started ``work`` has ended, also if it was cancelled before it ran.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._finish(key, done, on_end))
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Cancel the calls in progress, and wait until they have ended."""
+        await cancel(*self._tasks.values())
+
+    def _finish(self, key: K, task: "asyncio.Task[T]", on_end: Callable[[], None] | None) -> None:
+        del self._tasks[key]
+        if on_end is not None:
+            on_end()
+        retrieve(task)
+
+
 async def settled(value: T | Awaitable[T]) -> T:
     """``value``, or what awaiting it returns."""
     return await value if isinstance(value, Awaitable) else value
@@ -75,6 +115,24 @@ async def cancel(*tasks: "asyncio.Task[Any] | None") -> None:
     for task in started:
         task.cancel()
     await asyncio.gather(*started, return_exceptions=True)
+
+
+async def in_daemon_thread(function: Callable[[], T], name: str) -> T:
+    """Run ``function``, which blocks, in a thread that the end of the process does not wait for. Raises as it does.
+
+    A cancellation ends the wait, not the function.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        done.set_running_or_notify_cancel()
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting task
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def retrieve(task: "asyncio.Future[Any]") -> None:

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     STEP_UP_REQUIRED = "step_up_required"
     CROSS_SITE = "cross_site"
     FORBIDDEN = "forbidden"
+    SCOPE_MISSING = "scope_missing"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
@@ -67,6 +68,9 @@ class Cause(StrEnum):
     RULE_ROLES = "rule_roles"
     RULE_ACTOR_TYPE = "rule_actor_type"
     RULE_PROVIDER = "rule_provider"
+    RULE_CLIENT = "rule_client"
+    RULE_AGENT = "rule_agent"
+    RULE_SCOPE = "rule_scope"
     CONDITION_INVALID = "condition_invalid"
     CONDITION_GROUPS = "condition_groups"
     CONDITION_EMAILS = "condition_emails"
@@ -88,6 +92,7 @@ class Cause(StrEnum):
     KEY_UNUSABLE = "key_unusable"
     SIGNATURE = "signature"
     AUDIENCE = "audience"
+    RESOURCE_AUDIENCE = "resource_audience"
     REQUIRED_CLAIM = "required_claim"
     EXPIRY_MISSING = "expiry_missing"
     LIFETIME = "lifetime"
@@ -144,6 +149,7 @@ class Cause(StrEnum):
     DIRECTORY_UNAVAILABLE = "directory_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     PROVIDER_UNAVAILABLE = "provider_unavailable"
+    SECRETS_MANAGER = "secrets_manager"
     MIRROR_STALE = "mirror_stale"
     BOT_CHECK = "bot_check"
     MEMBER_BROKEN = "member_broken"
@@ -184,6 +190,7 @@ REASONS: dict[Reason, ReasonText] = {
     ),
     Reason.CROSS_SITE: ReasonText(403, "Forbidden: the request comes from a page of another origin"),
     Reason.FORBIDDEN: ReasonText(403, "Forbidden"),
+    Reason.SCOPE_MISSING: ReasonText(403, "Forbidden: the token lacks a scope", "insufficient_scope"),
     Reason.NOT_FOUND: ReasonText(404, "Not found"),
     Reason.METHOD_NOT_ALLOWED: ReasonText(405, "Method not allowed"),
     Reason.CONFLICT: ReasonText(409, "Conflict"),

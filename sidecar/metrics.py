@@ -167,6 +167,12 @@ class Metrics:
         """The metrics of parts that a configuration may leave out."""
         self._declare_login()
         self._declare_secrets()
+        self.challenges = Counter(
+            "sidecar_challenges_total",
+            "Challenges about protected resources.",
+            ("resource", "reason"),
+            registry=self.registry,
+        )
 
     def _declare_login(self) -> None:
         """The metrics of browser login."""
@@ -211,6 +217,12 @@ class Metrics:
         self.secrets_expires = self._supervisor_gauge(
             "sidecar_secrets_expires_seconds",
             "Time until the first secret expires according to the secrets manager; infinite if none does.",
+        )
+        self.across["sidecar_secrets_untidied"] = MultiprocessMode.MAX
+        self.secrets_untidied = Gauge(
+            "sidecar_secrets_untidied",
+            "Secrets with a revoked token of a bot that could not be deleted.",
+            registry=self.registry,
         )
         self.secrets_refreshes = Counter(
             "sidecar_secrets_refreshes_total",

@@ -79,24 +79,24 @@ def adopt_overrides(cls: type) -> None:
             setattr(cls, new, own[old])
 
 
-def with_old_keywords(names: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
-    """Class decorator: ``__init__`` takes the old keywords too. Calls without them pay for one more call."""
+def accept_old_keywords(cls: type, names: Mapping[str, str]) -> None:
+    """From now on ``__init__`` of ``cls`` takes the old keywords too.
 
-    def decorate(cls: type[T]) -> type[T]:
-        original: Callable[..., None] = cls.__init__
+    Called for the first plugin only: each call of ``__init__`` costs one more call afterwards.
+    """
+    original: Callable[..., None] = cls.__init__  # type: ignore[misc] # of the class itself
+    if hasattr(original, "__wrapped__"):
+        return
 
-        @wraps(original)
-        def init(self: T, *values: Any, **keywords: Any) -> None:
-            if not keywords.keys().isdisjoint(names):
-                for old in names.keys() & keywords.keys():
-                    _warn(f"{cls.__name__}({old}=...)", names[old], stacklevel=4)
-                keywords = {names.get(name, name): value for name, value in keywords.items()}
-            original(self, *values, **keywords)
+    @wraps(original)
+    def init(self: object, *values: Any, **keywords: Any) -> None:
+        if not keywords.keys().isdisjoint(names):
+            for old in names.keys() & keywords.keys():
+                _warn(f"{cls.__name__}({old}=...)", names[old], stacklevel=4)
+            keywords = {names.get(name, name): value for name, value in keywords.items()}
+        original(self, *values, **keywords)
 
-        cls.__init__ = init  # type: ignore[assignment] # the same signature, and the old keywords
-        return cls
-
-    return decorate
+    cls.__init__ = init  # type: ignore[misc] # the same signature, and the old keywords
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, parse: Callable[[str], Any], **arguments: Any) -> None:

@@ -20,6 +20,7 @@ BASICS = (
     "metrics",
     "counters",
     "concurrency",
+    "lru",
     "tls",
     "hosts",
     "files",
@@ -33,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "clock": (),
     "old_names": (),
     "concurrency": (),
+    "lru": (),
     "counters": (),
     "tls": (),
     "hosts": (),
@@ -80,7 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.reading.units",
     ),
     "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.products.presets"),
-    "web": (*BASICS, "access.decide", "identity", "config.settings", "egress"),
+    "web": (*BASICS, "access.decide", "access.rules", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
     # authn.base as above
@@ -134,11 +136,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "joserfc": ("keys", "tokens", "demo"),
     "authlib": ("authn.authenticators.introspection", "client_authentication"),
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
-    "redis": ("store.redis.client",),
+    "redis": ("store.redis.client", "store.redis.failures"),
     "ldap3": ("authn.authenticators.ldap",),
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),
+    "shtab": ("cli.completion",),
     "pydantic": ("config", "secrets.value", "authn", "cli.secrets"),
     "yaml": ("config", "cli", "demo", "keys.key_folder", "api.openapi"),
 }

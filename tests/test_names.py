@@ -18,14 +18,6 @@ _SHARED: dict[str, str] = {
     "read_import": "the modules of config.products have one interface",
     "with_variables": "the modules of config.products have one interface",
 }
-# Names that are still defined twice, with the folders that define them. Remove an entry with its second definition.
-_REMAINING: dict[str, tuple[str, ...]] = {
-    "Access": ("access", "api"),
-    "Handler": ("api", "web"),
-    "KEEP_RECORDS": ("store",),
-    "Node": ("config", "store"),
-    "RecordLookup": ("authn", "tokens"),
-}
 
 
 def _public_names(path: Path) -> Iterator[str]:
@@ -56,8 +48,5 @@ def test_no_public_name_is_defined_in_two_modules() -> None:
             modules.setdefault(name, set()).add(str(path.relative_to(PACKAGE)))
     repeated = {name: found for name, found in modules.items() if len(found) > 1}
     assert repeated.keys() >= _SHARED.keys(), "remove names from _SHARED that one module defines"
-    assert repeated.keys() >= _REMAINING.keys(), "remove names from _REMAINING that one module defines"
-    unexpected = {name: sorted(found) for name, found in repeated.items() if name not in {*_SHARED, *_REMAINING}}
+    unexpected = {name: sorted(found) for name, found in repeated.items() if name not in _SHARED}
     assert not unexpected
-    folders = {name: tuple(sorted({module.split("/")[0] for module in repeated[name]})) for name in _REMAINING}
-    assert folders == _REMAINING

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from multidict import CIMultiDict
 
-from sidecar.access.paths import read_target
-from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Rules
+from sidecar.access.paths import Normalizations, read_target
+from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource, Rules
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
@@ -22,6 +22,7 @@ from sidecar.identity.token_sources import TokenSources
 T = TypeVar("T")
 _PUBLIC = AccessRequirement(Access.PUBLIC)
 _BEARER = Scheme.BEARER
+_NO_ORIGIN: list[str] = []
 
 
 @dataclass(slots=True)  # not frozen: made for every request
@@ -29,18 +30,21 @@ class Allow:
     """The request may pass. ``accepted`` is None for a caller without an identity (public and guest paths).
 
     ``withholds_credentials``: the upstream must not receive the caller's credentials. They were refused, could not be
-    checked, or the path ignores them.
+    checked, or the path ignores them. ``keeps_basic``: but it receives ``Basic``, the credential of an OAuth client.
     """
 
     accepted: Accepted | None
     withholds_credentials: bool = False
+    keeps_basic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The request may not pass, and why. Everything but ``failure`` is for the log.
+    """The request may not pass, and why. All but ``failure``, ``resource`` and ``scopes`` is for the log.
 
-    ``actor`` is the id of an authenticated caller, and ``rule`` the rule that the caller does not meet.
+    ``actor`` is the id of an authenticated caller, and ``rule`` the rule that the caller does not meet. ``resource`` is
+    the protected resource that was requested, and ``scopes`` are all that the request needs; both are part of the
+    challenge.
     """
 
     failure: Failed
@@ -48,11 +52,16 @@ class Deny:
     authenticator: str = ""
     actor: str = ""
     rule: str = ""
+    resource: Resource | None = None
+    scopes: frozenset[str] = frozenset()
+    client: str = ""
+    acting: str = ""
 
 
 Verdict = Allow | Deny
 _ANONYMOUS = Allow(None)
 _WITHOUT_CREDENTIALS = Allow(None, withholds_credentials=True)
+_FOR_CLIENTS = Allow(None, withholds_credentials=True, keeps_basic=True)
 _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
 
 
@@ -80,6 +89,50 @@ class _TrustedPeer:
 
 
 _UNTRUSTED = (_TrustedPeer(),)
+_REPAIRABLE = frozenset({Reason.SCOPE_MISSING, Reason.STEP_UP_REQUIRED})
+
+
+def _unmet(missing: Missing, actor: Actor, ruling: AccessRequirement) -> Deny:
+    detail = f"requires {missing.text}; the caller has {missing.has}" if missing.has else ""
+    message = None if missing.reason is Reason.TOKEN_INVALID else f"Forbidden: this requires {missing.text}"
+    failure = Refused(missing.reason, missing.cause, detail, message=message)
+    if missing.reason is Reason.STEP_UP_REQUIRED:
+        failure = StepUpRequired(missing.cause, detail, missing.max_age, missing.acr_values)
+    return Deny(
+        failure,
+        actor.provider,
+        actor.authenticator,
+        actor.id,
+        missing.rule,
+        ruling.resource,
+        ruling.scopes,
+        actor.client,
+        actor.acting,
+    )
+
+
+def _is_of_foreign_page(view: RequestContext, resource: Resource) -> bool:
+    """Whether a page sent the request that may not call ``resource``. Programs send no ``Origin``."""
+    if resource.origins is None:
+        return False
+    given = view.headers.getall("Origin", _NO_ORIGIN)
+    return bool(given) and (len(given) > 1 or given[0] not in resource.origins)
+
+
+class RuleTable(Protocol):
+    """What a :class:`Decider` needs of :class:`sidecar.access.rules.Rules`, with or without protected resources."""
+
+    can_require: bool
+    written_can_require: bool
+
+    def requirement_for(self, method: str, readings: Normalizations) -> AccessRequirement:
+        """What holds for ``method`` on a path."""
+
+    def may_require(self, readings: Normalizations) -> bool:
+        """Whether any rule for this path could refuse an authenticated caller."""
+
+    def deciding(self, method: str, readings: Normalizations) -> Iterable[tuple[str, Access]]:
+        """The rules that decide, as log lines name them, with their access."""
 
 
 class Decider:
@@ -91,7 +144,7 @@ class Decider:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: RuleTable,
         chain: Chain,
         *,
         deadline: float,
@@ -124,7 +177,10 @@ class Decider:
             self._sources.read_into(view)
         ruling = self._requirement(view)
         if ruling.ignores_credentials and ruling.access is Access.PUBLIC:
-            return _WITHOUT_CREDENTIALS
+            return _FOR_CLIENTS if ruling.keeps_basic else _WITHOUT_CREDENTIALS
+        if ruling.resource is not None and _is_of_foreign_page(view, ruling.resource):
+            message = "Forbidden: this requires another origin"
+            return Deny(Refused(Reason.CROSS_SITE, Cause.ORIGIN, "origins of the resource", message=message))
         presented = self._chain.count_credentials(view)
         if presented != 1:
             return self._with_several_credentials(ruling) if presented else self._without_credential(view, ruling)
@@ -146,7 +202,11 @@ class Decider:
         """Whether an allowed request may be sent again: not on a public path, and only if it would still be allowed."""
         if self._requirement(view).access is Access.PUBLIC:
             return False
-        return accepted is None or self._chain.still_passes(accepted, view)
+        return accepted is None or self.failure_now(view, accepted) is None
+
+    def failure_now(self, view: RequestContext, accepted: Accepted) -> Failed | None:
+        """Why the credential of an allowed request would not be accepted now; None: it would."""
+        return self._chain.failure_now(accepted, view)
 
     def conditions_of_untrusted(self, targets: Iterable[str]) -> tuple[Condition, ...]:
         """The conditions for a check of a peer outside ``server.trustedProxies`` whose headers name ``targets``.
@@ -199,33 +259,32 @@ class Decider:
         if self._guests is not None and self._guests.allows(view, ruling):
             outcome = self._chain.apply_gates(self._guests.accepted, view)
             if isinstance(outcome, Denied):
-                return Deny(outcome.failure, outcome.provider, outcome.authenticator)
+                return self._denied(outcome, ruling)
             return Allow(outcome)
         if ruling.access is Access.AUTHENTICATED or ruling.requirements:
-            return Deny(Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT))
+            failure = Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT)
+            return Deny(failure, resource=ruling.resource, scopes=ruling.scopes)
         return _ANONYMOUS
 
     @staticmethod
     def _with_several_credentials(ruling: AccessRequirement) -> Verdict:
         if ruling.access is Access.PUBLIC:
             return _WITHOUT_CREDENTIALS
-        return Deny(Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE))
+        failure = Refused(Reason.CREDENTIALS_AMBIGUOUS, Cause.CREDENTIALS_MULTIPLE)
+        return Deny(failure, resource=ruling.resource, scopes=ruling.scopes)
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: AccessRequirement) -> Verdict:
+        repairable: Missing | None = None
         for requirement in ruling.requirements:
             missing = requirement.missing(outcome.actor)
-            if missing is not None:
-                actor = outcome.actor
-                detail = f"requires {missing.text}; the caller has {missing.has}" if missing.has else ""
-                failure: Refused
-                if missing.reason is Reason.STEP_UP_REQUIRED:
-                    failure = StepUpRequired(missing.cause, detail, missing.max_age, missing.acr_values)
-                else:
-                    message = f"Forbidden: this requires {missing.text}"
-                    failure = Refused(missing.reason, missing.cause, detail, message=message)
-                return Deny(failure, actor.provider, actor.authenticator, actor.id, missing.rule)
-        return Allow(outcome)
+            if missing is None:
+                continue
+            if missing.reason not in _REPAIRABLE:
+                return _unmet(missing, outcome.actor, ruling)
+            # only if nothing else is missing: the caller would ask for scopes, or authenticate again, in vain
+            repairable = repairable or missing
+        return Allow(outcome) if repairable is None else _unmet(repairable, outcome.actor, ruling)
 
     def _requirement(self, view: RequestContext) -> AccessRequirement:
         if view.target is None:
@@ -250,7 +309,8 @@ class Decider:
     def _denied(outcome: Denied, ruling: AccessRequirement) -> Verdict:
         if ruling.access is Access.PUBLIC:
             return _WITHOUT_CREDENTIALS
-        return Deny(outcome.failure, outcome.provider, outcome.authenticator)
+        failure = outcome.failure
+        return Deny(failure, outcome.provider, outcome.authenticator, resource=ruling.resource, scopes=ruling.scopes)
 
     async def _within_deadline(self, outcome: Awaitable[T]) -> T:
         try:

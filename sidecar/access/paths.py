@@ -23,7 +23,7 @@ _DECODED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:;[^/]*)?(?:/|\Z)")
-# Characters in all readings together: a long path of nothing but such ambiguities would cost everybody else's time.
+# Characters in all readings of a path together. Longer paths of ambiguities would take time from other requests.
 _MAX_CHARS = 64 * 1024
 _REWRITES: tuple[Callable[[str], str], ...] = (
     partial(_PARAMETERS.sub, ""),
@@ -85,9 +85,9 @@ def _decode(match: re.Match[str]) -> str:
 
 
 def _check_bytes(path: str) -> None:
-    octets = unquote_to_bytes(path)
+    raw = unquote_to_bytes(path)
     # 0xC0 and 0xC1 only occur in overlong UTF-8, in which a lenient decoder sees "/" and ".".
-    if b"\0" in octets or b"\xc0" in octets or b"\xc1" in octets:
+    if b"\0" in raw or b"\xc0" in raw or b"\xc1" in raw:
         raise _refused()
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Literal
 
 from sidecar.access.authentication import AuthenticationRequirement
 from sidecar.access.paths import Normalizations, plain_escapes
 from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.settings import RequireSettings, RuleSettings
-from sidecar.errors import Cause, quoted
+from sidecar.errors import Cause, Reason, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Missing
 
@@ -36,6 +37,15 @@ def named(kind: str, names: Iterable[str]) -> str:
     rest = len(known) - _MAX_NAMED
     more = f" and {rest} more" if rest > 0 else ""
     return f"one of the {kind}s {', '.join(known[:_MAX_NAMED])}{more}"
+
+
+def all_named(kind: str, names: Iterable[str]) -> str:
+    """``the group a``, or ``the groups a and b``, for messages, with the limits of :func:`named`."""
+    known = sorted(names)
+    if len(known) < 2 or any("code" in name.lower() for name in known):
+        return named(kind, known)
+    rest = len(known) - _MAX_NAMED
+    return f"the {kind}s {' and '.join(known[:_MAX_NAMED])}{f' and {rest} more' if rest > 0 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +78,77 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientRequirement:
+    """One of these OAuth clients (empty: any), with or without an agent that acts. ``rule`` has written it."""
+
+    clients: frozenset[str]
+    agents: Literal["forbidden", "required"] | None
+    rule: str = field(default="", compare=False)
+
+    def missing(self, actor: Actor) -> Missing | None:
+        """What ``actor`` lacks."""
+        if self.clients and actor.client not in self.clients:
+            has = f"the client {quoted(actor.client)}" if actor.client else "no client"
+            return Missing(Cause.RULE_CLIENT, named("client", self.clients), has, self.rule)
+        if self.agents == "forbidden" and actor.is_delegated:
+            return Missing(Cause.RULE_AGENT, "a token without an agent that acts", "a token with act", self.rule)
+        if self.agents == "required" and not actor.acting:
+            has = "an act that its issuer may not set" if actor.is_delegated else "no act"
+            return Missing(Cause.RULE_AGENT, "a token of an agent that acts", has, self.rule)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeRequirement:
+    """The caller's token must have all of ``scopes``. ``rule`` has written it."""
+
+    scopes: frozenset[str]
+    rule: str = field(default="", compare=False)
+
+    def missing(self, actor: Actor) -> Missing | None:
+        """What ``actor`` lacks."""
+        if self.scopes.issubset(actor.scopes):
+            return None
+        has = f"the scopes {quoted(*actor.scopes)}"
+        return Missing(Cause.RULE_SCOPE, all_named("scope", self.scopes), has, self.rule, Reason.SCOPE_MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A protected resource (RFC 9728): the paths at and below ``path``.
+
+    ``metadata_url``: where its metadata is. ``scopes`` are required, and ``origins`` are those whose pages may call it;
+    None: all.
+    """
+
+    path: str
+    metadata_url: str
+    scopes: frozenset[str] = frozenset()
+    origins: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AccessRequirement:
     """What holds for one request: how strict, and every requirement that applies.
 
     ``excludes_guests``: a rule that is written asks for authenticated callers, or the path is ambiguous; where no rule
     matches, the guest of the chain may be. ``ignores_credentials``: on a public path, credentials are neither verified
-    nor forwarded, and no identity is added.
+    nor forwarded, and no identity is added. ``resource``: the protected resource at this path.
+    ``keeps_basic``: where credentials are ignored, ``Basic`` is forwarded.
     """
 
     access: Access
     requirements: tuple[Condition, ...] = ()
     excludes_guests: bool = False
     ignores_credentials: bool = False
+    resource: Resource | None = None
+    keeps_basic: bool = False
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """All scopes that the request needs."""
+        needed = frozenset() if self.resource is None else self.resource.scopes
+        return needed.union(*(part.scopes for part in self.requirements if isinstance(part, ScopeRequirement)))
 
     def and_also(self, other: "AccessRequirement") -> "AccessRequirement":
         """What is stricter of both, and the requirements of both; this very object where ``other`` adds nothing."""
@@ -89,12 +158,14 @@ class AccessRequirement:
             other.access <= self.access
             and excludes_guests == self.excludes_guests
             and ignores_credentials == self.ignores_credentials
+            and other.resource in (None, self.resource)
             and all(needed in self.requirements for needed in other.requirements)
         ):
             return self
         requirements = dict.fromkeys((*self.requirements, *other.requirements))
         access = max(self.access, other.access)
-        return AccessRequirement(access, tuple(requirements), excludes_guests, ignores_credentials)
+        resource = self.resource or other.resource
+        return AccessRequirement(access, tuple(requirements), excludes_guests, ignores_credentials, resource)
 
 
 AUTHENTICATED = AccessRequirement(Access.AUTHENTICATED)
@@ -129,12 +200,15 @@ class Rules:
     that is not a preset's.
     """
 
-    def __init__(self, settings: Iterable[RuleSettings]) -> None:
+    def __init__(self, settings: Iterable[RuleSettings], first: Iterable[RouteRule] = ()) -> None:
+        """``first``: rules before those of ``settings``."""
         self._root = _Node()
         self._empty = True
         self.can_require = False
         self.written_can_require = False
-        for order, rule in enumerate(expand_presets(settings)):
+        self.compiled: list[tuple[str, AccessRequirement]] = []
+        """The path pattern of each rule, and what it says."""
+        for order, rule in enumerate((*first, *expand_presets(settings))):
             self._add(order, rule)
 
     def requirement_for(self, method: str, readings: Normalizations) -> AccessRequirement:
@@ -157,8 +231,15 @@ class Rules:
         requirements = _requirements(settings.require, settings.source)
         access = Access[settings.access.upper()]
         methods = _methods(settings)
-        ruling = AccessRequirement(access, requirements, access is Access.AUTHENTICATED, settings.ignores_credentials)
+        ruling = AccessRequirement(
+            access,
+            requirements,
+            access is Access.AUTHENTICATED,
+            settings.ignores_credentials,
+            keeps_basic=settings.keeps_basic,
+        )
         rule = _Rule(order, methods, ruling, settings.without, source=settings.source)
+        self.compiled.append((settings.path, ruling))
         self._empty = False
         self.can_require = self.can_require or bool(requirements)
         self.written_can_require = self.written_can_require or (bool(requirements) and not settings.of_preset)
@@ -244,6 +325,10 @@ def _requirements(settings: RequireSettings, rule: str) -> tuple[Condition, ...]
             rule,
         )
         found.append(requirement)
+    if settings.clients or settings.agents is not None:
+        found.append(ClientRequirement(frozenset(settings.clients), settings.agents, rule))
+    if settings.scopes:
+        found.append(ScopeRequirement(frozenset(settings.scopes), rule))
     if settings.max_age is not None or settings.acr:
         # last: whoever lacks anything else would authenticate in vain
         found.append(AuthenticationRequirement(settings.max_age, settings.acr, rule))

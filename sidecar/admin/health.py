@@ -1,6 +1,6 @@
 """Readiness, and the parts that prevent it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -57,11 +57,12 @@ class Health:
             "ready": ready,
             "draining": self.draining,
             "failing": failing,
-            "parts": {
-                part.name: {"state": part.condition.value, **({"text": part.text} if part.text else {})}
-                for part in (*credentials, *required)
-            },
+            "parts": {part.name: _described(part) for part in (*credentials, *required)},
         }
+
+
+def _described(part: PartStatus) -> dict[str, str]:
+    return {"state": part.condition.value, **({"text": part.text} if part.text else {})}
 
 
 _BY_SEVERITY = [
@@ -70,11 +71,16 @@ _BY_SEVERITY = [
 
 
 def combined(
-    reports: Sequence[Mapping[str, Any] | None], *, is_complete: bool, is_draining: bool
+    reports: Sequence[Mapping[str, Any] | None],
+    others: Iterable[PartStatus] = (),
+    *,
+    is_complete: bool,
+    is_draining: bool,
 ) -> tuple[bool, dict[str, object]]:
     """Combine the reports of several workers; None for a worker that is not running.
 
     Ready means: ``is_complete``, there are workers, and each of them is ready. Each part has its worst state.
+    ``others`` are parts of the supervisor, which do not prevent readiness.
     """
     present = [report for report in reports if report is not None]
     ready = is_complete and not is_draining and bool(present) and all(report["ready"] for report in present)
@@ -83,6 +89,7 @@ def combined(
         for name, part in report["parts"].items():
             if name not in parts or _BY_SEVERITY.index(part["state"]) > _BY_SEVERITY.index(parts[name]["state"]):
                 parts[name] = part
+    parts.update((part.name, _described(part)) for part in others)
     missing = [f"worker {number}" for number, report in enumerate(reports) if report is None]
     failing = dict.fromkeys(name for report in present for name in report["failing"])
     return ready, {

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.paging import PARAMETERS, list_response
-from sidecar.tokens.issued.bots import BotRegistry, describe_bot
+from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller
 from sidecar.web.error_responses import json_answer, no_content
 
@@ -26,12 +26,12 @@ class BotHandlers:
         parse_query(request, ())
         name, replace_person = _parse_registration(await self._bodies.read_json(request))
         registration, is_new = await self._bots.register(name, by=caller.name, replace_person=replace_person)
-        return json_answer(201 if is_new else 200, describe_bot(registration))
+        return json_answer(201 if is_new else 200, self._bots.describe(registration))
 
     async def list_names(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the names."""
         asked = parse_query(request, PARAMETERS)
-        return await list_response(asked, self._bots.page, lambda page: map(describe_bot, page.records))
+        return await list_response(asked, self._bots.page, lambda page: map(self._bots.describe, page.records))
 
     async def release(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """204: people may use the name again."""

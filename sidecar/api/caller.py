@@ -12,7 +12,6 @@ from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.request import Scheme, read_credential
 from sidecar.store.record import hash_token
 from sidecar.store.replica.revocation_list import revocation_keys
-from sidecar.store.revocation_entry import entry_key
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.submitted import SubmittedToken, submitted_from_actor, submitted_from_jwt
@@ -138,4 +137,4 @@ class CallerAuthentication:
 def _is_looked_up(genuine: SubmittedToken, accepted: Accepted) -> bool:
     """Whether the gates look up an entry for this token; otherwise the entry would have no effect."""
     keys = accepted.revocation_keys or revocation_keys(accepted.actor)
-    return (genuine.scope, entry_key(genuine.scope, genuine.issuer, genuine.name)) in keys.probes
+    return (genuine.scope, genuine.issuer, genuine.name) in keys.references

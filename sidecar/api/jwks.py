@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from sidecar.api.published import published
 from sidecar.errors import MethodNotAllowed
-from sidecar.web.response import Response
 
-_MAX_AGE_SECONDS = 300
+_CACHEABLE = b"Cache-Control: public, max-age=300\r\n"
 
 
 class PublishedKeys:
@@ -23,8 +23,4 @@ class PublishedKeys:
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
         document, tag = self._key_set()
-        lines = f"ETag: {tag}\r\nCache-Control: public, max-age={_MAX_AGE_SECONDS}\r\n".encode("ascii")
-        given = request.headers.get("If-None-Match", "")
-        if given.strip() == "*" or tag in {part.strip().removeprefix("W/") for part in given.split(",")}:
-            return Response(304, lines)
-        return Response(200, b"Content-Type: application/jwk-set+json\r\n" + lines, document)
+        return published(request.headers, document, tag, _CACHEABLE, b"application/jwk-set+json")

@@ -250,6 +250,10 @@ def _schemas() -> dict[str, Any]:
         "expiresAt": moment_or_never,
         "lastUsedAt": moment_or_never,
         "revokedAt": moment_or_never,
+        "secret": {
+            "type": ["string", "null"],
+            "description": "Of a bot's token with `tokens.botTokensInVault`: the reference to the bot's newest token",
+        },
     }
     token_request = {
         "name": name,
@@ -268,6 +272,7 @@ def _schemas() -> dict[str, Any]:
         },
         "allowImpersonation": {"type": "boolean", "default": False},
         "replacePerson": {"type": "boolean", "default": False},
+        "replace": {"type": "boolean", "default": False},
     }
     bot_request = {
         "name": _text("The name", shortest=1, longest=bots.MAX_BOT_NAME),
@@ -280,7 +285,17 @@ def _schemas() -> dict[str, Any]:
         "TokenRecord": _object(record),
         "MintedToken": _object({**record, "token": {"type": "string", "description": "The token; shown only once"}}),
         "BotRequest": _object(bot_request, needed=("name",)),
-        "BotName": _object({"name": {"type": "string"}, "registeredAt": moment, "registeredBy": {"type": "string"}}),
+        "BotName": _object(
+            {
+                "name": {"type": "string"},
+                "registeredAt": moment,
+                "registeredBy": {"type": "string"},
+                "secret": {
+                    "type": ["string", "null"],
+                    "description": "With `tokens.botTokensInVault`: the reference to the token of the bot",
+                },
+            }
+        ),
         **_revocation_schemas(actor, moment, moment_or_never),
         "Introspection": {
             "oneOf": [
@@ -307,6 +322,9 @@ def _schemas() -> dict[str, Any]:
                 **{key: {"type": "string"} for key in ("authenticator", "tokenId")},
                 "expiresAt": moment_or_never,
                 "isBot": {"type": "boolean"},
+                "client": {"type": "string"},
+                "scopes": {"type": "array", "items": {"type": "string"}},
+                "acting": {"type": "string"},
             }
         ),
         "Paging": _object({"after": {"type": ["string", "null"]}, "total": {"type": "integer", "minimum": 0}}),

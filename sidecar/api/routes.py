@@ -21,9 +21,9 @@ from sidecar.tokens.issued.bots import BotRegistry
 from sidecar.tokens.issued.service import Caller, TokenService
 from sidecar.tokens.revocation.service import RevocationService
 from sidecar.web.error_responses import ErrorResponses
+from sidecar.web.in_flight import TaskFunction
 from sidecar.web.request import connection_of, request_id
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 OperationHandler = Callable[[web.BaseRequest, Caller, str], Awaitable[web.StreamResponse]]
 
 C = TypeVar("C")
@@ -31,8 +31,8 @@ C = TypeVar("C")
 _OAUTH_ERRORS = {401: "invalid_client", 403: "access_denied", 503: "temporarily_unavailable"}
 
 
-class Access(Enum):
-    """Who may call an operation."""
+class Permission(Enum):
+    """Required of the caller of an operation."""
 
     CALLER = auto()
     """Any authenticated caller; the operation checks further permissions."""
@@ -43,7 +43,7 @@ class Access(Enum):
 class Operation:
     """The operation of one method on a path."""
 
-    access: Access
+    permission: Permission
     handler: OperationHandler
 
 
@@ -73,7 +73,7 @@ class ApiEndpoint:
             caller = await self._authentication.authenticate(request)
         except AuthenticationFailed as refused:
             return self._error_responses.refuse(request, connection_of(request), refused.verdict, route=self._name)
-        if call.access is Access.ADMIN and not caller.actor.is_admin:
+        if call.permission is Permission.ADMIN and not caller.actor.is_admin:
             raise Refused(Reason.FORBIDDEN, Cause.RULE, message="Forbidden: this requires an admin")
         return await call.handler(request, caller, rest)
 
@@ -123,26 +123,26 @@ def api_routes(
     revocations: RevocationService,
     bots: BotRegistry,
     bodies: BodyReader,
-) -> tuple[dict[str, tuple[str, Handler]], dict[str, tuple[str, Handler]]]:
+) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
     """Handlers by exact path, and handlers by the path without its last segment, which is an id."""
     token_handlers = TokenHandlers(tokens, bodies)
     revocation_handlers = RevocationHandlers(revocations, authentication, bodies)
     bot_handlers = BotHandlers(bots, bodies)
 
-    def endpoint(name: str, access: Access, **handlers: OperationHandler) -> tuple[str, Handler]:
-        operations = {method: Operation(access, handler) for method, handler in handlers.items()}
+    def endpoint(name: str, permission: Permission, **handlers: OperationHandler) -> tuple[str, TaskFunction]:
+        operations = {method: Operation(permission, handler) for method, handler in handlers.items()}
         return name, ApiEndpoint(name, authentication, error_responses, operations)
 
     introspect = IntrospectEndpoint(authentication, tokens, bodies)
     revoke = RevokeEndpoint(authentication, tokens, revocations, bodies)
-    exact: dict[str, tuple[str, Handler]] = {
+    exact: dict[str, tuple[str, TaskFunction]] = {
         f"{prefix}/tokens": endpoint(
-            "tokens", Access.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
+            "tokens", Permission.CALLER, GET=token_handlers.list_records, POST=token_handlers.mint
         ),
         f"{prefix}/revocations": endpoint(
-            "revocations", Access.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
+            "revocations", Permission.ADMIN, GET=revocation_handlers.list_entries, POST=revocation_handlers.add
         ),
-        f"{prefix}/bots": endpoint("bots", Access.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
+        f"{prefix}/bots": endpoint("bots", Permission.ADMIN, GET=bot_handlers.list_names, POST=bot_handlers.register),
         f"{prefix}/revoke": (
             "revoke",
             OAuthEndpoint("revoke", error_responses, authentication.authenticate_if_presented, revoke),
@@ -153,9 +153,11 @@ def api_routes(
         ),
     }
     below = {
-        f"{prefix}/tokens": endpoint("tokens", Access.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke),
-        f"{prefix}/revocations": endpoint("revocations", Access.ADMIN, DELETE=revocation_handlers.remove),
-        f"{prefix}/bots": endpoint("bots", Access.ADMIN, DELETE=bot_handlers.release),
+        f"{prefix}/tokens": endpoint(
+            "tokens", Permission.CALLER, GET=token_handlers.show, DELETE=token_handlers.revoke
+        ),
+        f"{prefix}/revocations": endpoint("revocations", Permission.ADMIN, DELETE=revocation_handlers.remove),
+        f"{prefix}/bots": endpoint("bots", Permission.ADMIN, DELETE=bot_handlers.release),
     }
     return exact, below
 

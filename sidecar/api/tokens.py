@@ -9,7 +9,7 @@ from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.paging import PARAMETERS, is_record_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
-from sidecar.store.record import MINTED_KINDS, TokenKind
+from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.issued.service import Caller, TokenService, TokenSpec
 from sidecar.web.error_responses import json_answer, no_content
 
@@ -23,6 +23,7 @@ TOKEN_MEMBERS = (
     "roles",
     "allowImpersonation",
     "replacePerson",
+    "replace",
 )
 MAX_TOKEN_NAME = 256
 MAX_DESCRIPTION = 1024
@@ -40,7 +41,7 @@ class TokenHandlers:
         """201 with the record and the token, which is shown only once."""
         parse_query(request, ())
         minted = await self._tokens.mint(caller, parse_spec(await self._bodies.read_json(request)))
-        return json_answer(201, {**minted.record.as_json(), "token": minted.token})
+        return json_answer(201, {**self._described(minted.record), "token": minted.token})
 
     async def list_records(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with a page of the records that the caller may see."""
@@ -60,19 +61,22 @@ class TokenHandlers:
                 after=after,
                 limit=limit,
             ),
-            lambda page: (record.as_json() for record in page.records),
+            lambda page: map(self._described, page.records),
         )
 
     async def show(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """200 with the record."""
         parse_query(request, ())
-        return json_answer(200, (await self._tokens.show(caller, _id(rest))).as_json())
+        return json_answer(200, self._described(await self._tokens.show(caller, _id(rest))))
 
     async def revoke(self, request: web.BaseRequest, caller: Caller, rest: str) -> web.StreamResponse:
         """204: the token is revoked."""
         parse_query(request, ())
         await self._tokens.revoke(caller, _id(rest))
         return no_content()
+
+    def _described(self, record: TokenRecord) -> dict[str, Any]:
+        return {**record.as_json(), "secret": self._tokens.location(record)}
 
 
 def parse_spec(document: object) -> TokenSpec:
@@ -82,8 +86,9 @@ def parse_spec(document: object) -> TokenSpec:
     actor_type, actor_id = _actor(document.get("actor", {}))
     allow_impersonation = document.get("allowImpersonation", False)
     replace_person = document.get("replacePerson", False)
-    if not isinstance(allow_impersonation, bool) or not isinstance(replace_person, bool):
-        raise bad_request("allowImpersonation and replacePerson must be true or false")
+    replace = document.get("replace", False)
+    if not all(isinstance(flag, bool) for flag in (allow_impersonation, replace_person, replace)):
+        raise bad_request("allowImpersonation, replacePerson and replace must be true or false")
     if "name" not in document:
         raise bad_request("name is missing")
     return TokenSpec(
@@ -99,6 +104,7 @@ def parse_spec(document: object) -> TokenSpec:
         allow_impersonation=allow_impersonation,
         format=_choice(document, "format", ("openmetadata", "datahub"), "openmetadata"),
         replace_person=replace_person,
+        replace=replace,
     )
 
 

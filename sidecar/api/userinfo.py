@@ -52,4 +52,7 @@ def describe_actor(actor: Actor) -> dict[str, object]:
         "tokenId": actor.token_id,
         "expiresAt": None if expires is None else format_rfc3339(expires, "seconds"),
         "isBot": actor.is_bot,
+        "client": actor.client,
+        "scopes": list(actor.scopes),
+        "acting": actor.acting,
     }

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from sidecar.access.decide import Decider, GuestPolicy
-from sidecar.access.rules import Rules
+from sidecar.access.decide import Decider, GuestPolicy, RuleTable
+from sidecar.access.resources import ResourceRules
+from sidecar.access.rules import Resource, Rules
 from sidecar.app.issuers import RESERVED_NAMES, IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM, SystemAuthenticator
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTokenPolicy
@@ -20,7 +21,9 @@ from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
+from sidecar.config.origins import resource_origins
 from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
+from sidecar.config.resources import accepted_audiences, resource_urls, server_flow_rules
 from sidecar.config.settings import RuleSettings, Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.identity.cookies import OwnCookies
@@ -169,7 +172,7 @@ def build_decider(
         use=None if usage is None else UsageGate(usage),
     )
     return decider_class(
-        Rules(settings.rules),
+        build_rules(settings),
         chain,
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
@@ -177,6 +180,20 @@ def build_decider(
         undecided=undecided,
         sources=token_sources(settings, cookies),
     )
+
+
+def build_rules(settings: Settings) -> RuleTable:
+    """The rules of ``settings``, with the requirements of protected resources."""
+    rules = Rules(settings.rules, server_flow_rules(settings))
+    if not settings.resources:
+        return rules
+    found = []
+    for item in settings.resources:
+        urls = resource_urls(settings, item.path)
+        scopes, origins = frozenset(item.scopes), resource_origins(settings, item)
+        resource = Resource(item.path, urls.metadata, scopes, origins)
+        found.append((resource, accepted_audiences(settings, item)))
+    return ResourceRules(rules, found)
 
 
 def token_sources(settings: Settings, cookies: OwnCookies | None = None) -> TokenSources | None:

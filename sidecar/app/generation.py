@@ -9,6 +9,7 @@ from functools import partial
 
 from sidecar.admin.health import Health
 from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
+from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.login import open_login
@@ -35,6 +36,7 @@ from sidecar.identity.names import folded
 from sidecar.metrics import Metrics
 from sidecar.store.replica.mirror import Mirror
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import CopyCleaner
 from sidecar.tokens.issued.usage import UsageRecorder
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.cors import RefusalCors
@@ -78,6 +80,7 @@ class ConfigGeneration:
     issuers: IssuerRegistry
     cache: VerifiedCache[Accepted]
     watch: StreamWatch
+    cleaner: CopyCleaner | None
     stack: AsyncExitStack
 
     def observe(self, metrics: Metrics) -> None:
@@ -88,6 +91,8 @@ class ConfigGeneration:
             keys.bind_metrics()
         self.issuers.mirror.observe()
         self.cache.bind_metrics()
+        cleaner = self.cleaner
+        metrics.watch(metrics.secrets_untidied, lambda: 0 if cleaner is None else cleaner.left)
 
 
 async def build(loaded: Loaded, context: ProcessContext, *, at_start: bool = False) -> ConfigGeneration:
@@ -147,20 +152,24 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         left_out=metrics.log_lines_left_out.inc,
         cors=RefusalCors(origins, credentials=settings.cors.credentials) if origins else None,
         login="" if login is None else f"{settings.server.prefix}/start",
+        challenged=lambda path, reason: metrics.challenges.labels(path or "/", reason).inc(),
     )
     watch = StreamWatch(revocation_gate(settings, registry, clock), clock, registry.mirror.changed)
     await watch.start()
     stack.push_async_callback(watch.aclose)
+    copies = bot_token_copies(loaded, registry.store, clock, metrics)
     bots = build_bots(
         settings,
         registry.store,
         registry.mirror.write,
         clock,
         registry.reserved,
+        copies,
         lambda name: cache.any_entry(_is_person(name)),
     )
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(cancel, bot_names_task)
+    cleaner = await start_cleaner(copies, registry.mirror, registry.store, clock, stack)
     routes = public_routes(
         loaded,
         registry,
@@ -172,6 +181,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         watch,
         stack,
         login,
+        copies,
         traced=tracing.spans is not None,
     )
     server = settings.server
@@ -186,8 +196,8 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         spans=tracing.spans,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
-    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status)
-    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, stack)
+    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status, cleaner)
+    return ConfigGeneration(loaded, active_config, health, registry, cache, watch, cleaner, stack)
 
 
 async def _start_waiting_for_upstream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> UpstreamStart | None:

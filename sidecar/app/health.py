@@ -13,6 +13,7 @@ from sidecar.config.settings import Settings
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.store import SqliteStore
+from sidecar.tokens.issued.copies import CopyCleaner
 
 
 def health_of(
@@ -20,6 +21,7 @@ def health_of(
     authenticators: AuthenticatorSet,
     settings: Settings,
     upstream: Callable[[], PartStatus] | None = None,
+    cleaner: CopyCleaner | None = None,
 ) -> Health:
     credentials: list[Callable[[], PartStatus]] = [partial(_provider_status, keys) for keys in registry.provider_keys]
     names = {authenticator.name for authenticator in authenticators.authenticators}
@@ -34,6 +36,8 @@ def health_of(
     ]
     if upstream is not None:
         required.append(upstream)
+    if cleaner is not None:
+        required.append(partial(_cleaner_status, cleaner))
     return Health(credentials, required)
 
 
@@ -51,6 +55,11 @@ def _authenticator_status(authenticator: Authenticator) -> PartStatus:
         return PartStatus(name, PartState.UNUSABLE, problem)
     reason = authenticator.degraded_reason
     return PartStatus(name, PartState.DEGRADED if reason else PartState.USABLE, reason)
+
+
+def _cleaner_status(cleaner: CopyCleaner) -> PartStatus:
+    problem = cleaner.problem
+    return PartStatus("bot tokens in secrets manager", PartState.DEGRADED if problem else PartState.USABLE, problem)
 
 
 def _clock_status(mirror: Mirror) -> PartStatus:

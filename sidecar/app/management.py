@@ -25,6 +25,7 @@ from sidecar.store.base import RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
 from sidecar.tokens.datahub import DataHubSecrets
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.mint import Minter
 from sidecar.tokens.issued.service import TokenRules as MintingRules
 from sidecar.tokens.issued.service import TokenService
@@ -39,6 +40,10 @@ def _never_seen(_name: str) -> bool:
     return False
 
 
+def _nowhere(_name: str) -> None:
+    return None
+
+
 def management_routes(
     loaded: Loaded,
     registry: IssuerRegistry,
@@ -47,6 +52,7 @@ def management_routes(
     error_responses: ErrorResponses,
     context: ProcessContext,
     authenticators: Sequence[Authenticator],
+    copies: BotTokenCopies | None,
 ) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
     """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
@@ -54,7 +60,7 @@ def management_routes(
     write = registry.mirror.write
     minter = None
     if registry.own_keys is not None:
-        minter = build_minter(loaded, registry.own_keys, registry.datahub, write, bots, clock, metrics)
+        minter = build_minter(loaded, registry.own_keys, registry.datahub, write, bots, clock, metrics, copies)
     rules = MintingRules(
         settings.jwt_token_configuration.jwtissuer,
         admin_names=admin_names(settings.authorizer_configuration),
@@ -65,7 +71,7 @@ def management_routes(
         provider_of=registry.provider_of,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )
-    tokens = TokenService(registry.store, write, minter, clock, rules)
+    tokens = TokenService(registry.store, write, minter, clock, rules, copies)
 
     async def others() -> frozenset[str]:
         found = {record.owner.issuer for record in registry.mirror.records()}
@@ -99,13 +105,21 @@ def build_bots(
     write: WriteBatch,
     clock: Clock,
     reserved: Iterable[str],
+    copies: BotTokenCopies | None,
     is_person_seen: Callable[[str], bool] = _never_seen,
 ) -> BotRegistry:
     """The registered bot names in ``store``; ``is_person_seen`` as in
-    :class:`sidecar.tokens.issued.bots.Bots`.
+    :class:`sidecar.tokens.issued.bots.BotRegistry`.
     """
-    names = admin_names(settings.authorizer_configuration)
-    return BotRegistry(store, write, clock, admin_names=names, reserved=reserved, is_person_seen=is_person_seen)
+    return BotRegistry(
+        store,
+        write,
+        clock,
+        admin_names=admin_names(settings.authorizer_configuration),
+        reserved=reserved,
+        is_person_seen=is_person_seen,
+        location=_nowhere if copies is None else copies.location_of,
+    )
 
 
 def build_minter(
@@ -116,8 +130,11 @@ def build_minter(
     bots: BotRegistry,
     clock: Clock,
     metrics: Metrics,
+    copies: BotTokenCopies | None,
 ) -> Minter:
-    """A minter that signs with ``own_keys`` and the secrets of ``datahub``; ``write`` writes the records."""
+    """A minter that signs with ``own_keys`` and the secrets of ``datahub``; ``write`` writes the records, ``copies``
+    tokens of bots to the secrets manager.
+    """
     settings = loaded.settings
     configuration = settings.jwt_token_configuration
     return Minter(
@@ -133,6 +150,7 @@ def build_minter(
         keep_bot_tokens=settings.tokens.keep_bot_tokens,
         max_lifetime=settings.tokens.max_lifetime,
         datahub=None if datahub.key is None else DataHubSecrets(datahub.key, datahub.salt),
+        copies=copies,
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
+from sidecar.api.resource_metadata import ResourceMetadata
 from sidecar.api.userinfo import UserInfoEndpoint
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.login import Login, LoginPages, build_pages
@@ -18,6 +19,7 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
+from sidecar.config.resources import authorization_servers, metadata_paths, resource_urls
 from sidecar.config.settings import Settings
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
@@ -33,6 +35,7 @@ from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.issued.bots import BotRegistry
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
@@ -51,6 +54,7 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     login: Login | None,
+    copies: BotTokenCopies | None,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -98,11 +102,12 @@ def public_routes(
             "jwks",
             TaskHandler(PublishedKeys(lambda: (assertions.jwks, assertions.etag))),
         )
+    exact |= _resource_metadata(loaded)
     upstream = _forwarder(
         settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
     )
     managing, below = management_routes(
-        loaded, registry, bots, decider, error_responses, context, authenticators.started
+        loaded, registry, bots, decider, error_responses, context, authenticators.started, copies
     )
     return PublicRoutes(
         prefix=prefix,
@@ -111,6 +116,25 @@ def public_routes(
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
     )
+
+
+def _resource_metadata(loaded: Loaded) -> dict[str, tuple[str, Handler]]:
+    """The metadata of the protected resources that the upstream does not describe itself, by path."""
+    settings = loaded.settings
+    issuers = [provider.issuer for provider in loaded.providers if provider.issuer is not None]
+    routes: dict[str, tuple[str, Handler]] = {}
+    for item in settings.resources:
+        if item.metadata == "server":
+            continue
+        document = ResourceMetadata(
+            resource_urls(settings, item.path).identifier,
+            authorization_servers(item, issuers),
+            item.scopes_supported or item.scopes,
+            item.name,
+            binds_certificates=settings.server.client_certificates != "none",
+        )
+        routes |= dict.fromkeys(metadata_paths(settings, item.path), ("resource_metadata", document))
+    return routes
 
 
 def _in_task(routes: Mapping[str, tuple[str, TaskFunction]]) -> dict[str, tuple[str, Handler]]:

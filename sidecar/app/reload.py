@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 
 from sidecar.app.egress_report import log_routes
 from sidecar.clock import SystemClock
+from sidecar.concurrency import in_daemon_thread
 from sidecar.config.load import Loaded
 from sidecar.config.settings import ServerSettings
 from sidecar.errors import Failed, Misconfigured, Problem
@@ -98,11 +97,9 @@ async def _read(reread: Callable[[], Loaded]) -> Loaded:
 
     The process does not wait for the thread on exit: a pipe without a writer or a dead mount would block it forever.
     """
-    done: Future[Loaded] = Future()
-    threading.Thread(target=_finish, args=(done, reread), name="read configuration", daemon=True).start()
     try:
         async with asyncio.timeout(_READ_TIMEOUT):
-            return await asyncio.wrap_future(done)
+            return await in_daemon_thread(reread, "read configuration")
     except TimeoutError:
         raise Misconfigured(
             [
@@ -111,14 +108,6 @@ async def _read(reread: Callable[[], Loaded]) -> Loaded:
                 )
             ]
         ) from None
-
-
-def _finish(done: "Future[Loaded]", reread: Callable[[], Loaded]) -> None:
-    done.set_running_or_notify_cancel()
-    try:
-        done.set_result(reread())
-    except BaseException as error:  # noqa: BLE001 - raised again by the waiting task
-        done.set_exception(error)
 
 
 def warn(loaded: Loaded) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -32,13 +32,16 @@ _SETTLE_TIMEOUT = 5.0
 _POLL_INTERVAL = 0.02
 _RETIRE_TIMEOUT = 10.0
 _CAPACITY = "capacity"
+ReadParts = Callable[[], Iterable[PartStatus]]
 
 
 class Sidecar:
     """A running sidecar. Created by :func:`build_sidecar` and :func:`run_sidecar`."""
 
-    def __init__(self, generation: ConfigGeneration, context: ProcessContext) -> None:
+    def __init__(self, generation: ConfigGeneration, context: ProcessContext, others: ReadParts) -> None:
         self._generation = generation
+        self._others = others
+        generation.observe(context.metrics)
         self._context = context
         self._remember_keys()
         self._dispatcher = Dispatcher(generation.active_config, context.metrics)
@@ -52,7 +55,7 @@ class Sidecar:
         tls = generation.loaded.settings.server.tls
         self._certificates = None if tls is None else CertificateFiles(tls)
         self._retiring: dict[asyncio.Task[None], ConfigGeneration] = {}
-        context.metrics.watch(context.metrics.ready, lambda: self.health.report(self._capacity())[0])
+        context.metrics.watch(context.metrics.ready, lambda: self._report()[0])
 
     @property
     def loaded(self) -> Loaded:
@@ -160,7 +163,7 @@ class Sidecar:
 
     async def readiness(self) -> tuple[bool, dict[str, object]]:
         """See :class:`sidecar.admin.routes.Operations`."""
-        return self.health.report(self._capacity())
+        return self._report()
 
     async def scrape(self) -> CollectorRegistry:
         """See :class:`sidecar.admin.routes.Operations`."""
@@ -169,6 +172,9 @@ class Sidecar:
     def configuration(self) -> Any:
         """See :class:`sidecar.admin.routes.Operations`."""
         return as_json(self.loaded)
+
+    def _report(self) -> tuple[bool, dict[str, object]]:
+        return self.health.report(self._capacity(), *self._others())
 
     def _capacity(self) -> PartStatus:
         """Whether authenticated callers are served: only their own load can use up their capacity."""
@@ -224,12 +230,13 @@ async def _wait_settled(health: Health) -> None:
 
 
 @asynccontextmanager
-async def build_sidecar(loaded: Loaded, context: ProcessContext) -> AsyncIterator[Sidecar]:
+async def build_sidecar(loaded: Loaded, context: ProcessContext, others: ReadParts = tuple) -> AsyncIterator[Sidecar]:
     """A sidecar that does not accept connections yet; everything is closed in reverse order after the context.
 
+    ``others`` returns the state of parts that do not belong to a configuration, for the health report.
     Raises Misconfigured if the configuration cannot be served. Does not need the identity providers to be reachable.
     """
-    sidecar = Sidecar(await build(loaded, context, at_start=True), context)
+    sidecar = Sidecar(await build(loaded, context, at_start=True), context, others)
     try:
         await sidecar.setup()
         yield sidecar
@@ -250,13 +257,13 @@ async def operations_listener(operations: Operations, address: str, metrics: Met
 
 
 @asynccontextmanager
-async def run_sidecar(loaded: Loaded, clock: Clock | None = None) -> AsyncIterator[Sidecar]:
+async def run_sidecar(loaded: Loaded, clock: Clock | None = None, others: ReadParts = tuple) -> AsyncIterator[Sidecar]:
     """Run both listeners while the context is active. Raises as :func:`build_sidecar`, and if binding fails."""
     server = loaded.settings.server
     context = ProcessContext(Metrics(), checked(clock or SystemClock()))
     context.metrics.workers.set(1)
     async with (
-        build_sidecar(loaded, context) as sidecar,
+        build_sidecar(loaded, context, others) as sidecar,
         operations_listener(sidecar, server.admin_listen, context.metrics),
     ):
         access = SocketAccess(server.socket_mode, server.socket_group)

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 
+from sidecar.admin.health import PartState, PartStatus
 from sidecar.clock import SystemClock
+from sidecar.concurrency import in_daemon_thread
 from sidecar.logs import traceback_locations
 from sidecar.metrics import Metrics
+from sidecar.vaults.base import Observe
 from sidecar.vaults.reader import SecretsReader
 
 _log = logging.getLogger("sidecar.secrets")
@@ -28,7 +29,7 @@ async def refresh_secrets(reader: SecretsReader | None, metrics: Metrics, on_cha
         if not pause:
             continue
         try:
-            is_changed = await _in_thread(reader.refresh)
+            is_changed = await in_daemon_thread(reader.refresh, "refresh secrets")
         except Exception as error:  # noqa: BLE001 - the values in force stay; the task must not end
             failures += 1
             metrics.secrets_refreshes.labels("failed").inc()
@@ -52,27 +53,25 @@ def observe(reader: SecretsReader, metrics: Metrics) -> None:
     """Show the state of ``reader`` in ``metrics``."""
     clock = SystemClock()
 
-    def count(operation: str, outcome: str, seconds: float) -> None:
-        metrics.secrets_requests.labels(operation, outcome).inc()
-        metrics.secrets_duration.labels(operation).observe(seconds)
-
-    reader.observe = count
+    reader.observe = count_calls(metrics)
     metrics.watch(metrics.secrets_up, lambda: not reader.problem)
     metrics.watch(metrics.secrets_references, lambda: reader.references)
     metrics.watch(metrics.secrets_age, lambda: reader.age)
     metrics.watch(metrics.secrets_expires, lambda: reader.expires_in(clock.now()))
 
 
-async def _in_thread(refresh: Callable[[], bool]) -> bool:
-    """Run ``refresh`` in a daemon thread, which the end of the process does not wait for."""
-    done: Future[bool] = Future()
+def count_calls(metrics: Metrics) -> Observe:
+    """Counts calls to the secrets manager in ``metrics``."""
 
-    def run() -> None:
-        done.set_running_or_notify_cancel()
-        try:
-            done.set_result(refresh())
-        except BaseException as error:  # noqa: BLE001 - raised again by the waiting task
-            done.set_exception(error)
+    def count(operation: str, outcome: str, seconds: float) -> None:
+        metrics.secrets_requests.labels(operation, outcome).inc()
+        metrics.secrets_duration.labels(operation).observe(seconds)
 
-    threading.Thread(target=run, name="refresh secrets", daemon=True).start()
-    return await asyncio.wrap_future(done)
+    return count
+
+
+def secrets_status(reader: SecretsReader | None) -> Iterator[PartStatus]:
+    """The state of the secrets manager for readiness, if secrets are read from it. It never prevents readiness."""
+    if reader is not None and reader.references:
+        problem = reader.problem
+        yield PartStatus("secrets manager", PartState.DEGRADED if problem else PartState.USABLE, problem)

@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from sidecar import logs
 from sidecar.app.reload import Reload, warn
 from sidecar.app.running import run_sidecar
-from sidecar.app.secrets import refresh_secrets
+from sidecar.app.secrets import refresh_secrets, secrets_status
 from sidecar.app.workers.supervisor import supervised
 from sidecar.clock import SystemClock
 from sidecar.concurrency import cancel
@@ -67,10 +68,12 @@ async def serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     warn(loaded)
     loaded = replace(loaded, since=SystemClock().now())
-    start: Callable[[Loaded], AbstractAsyncContextManager[Service]]
-    start = supervised if loaded.settings.server.workers > 1 else run_sidecar
+    others = partial(secrets_status, secrets)
+    running: AbstractAsyncContextManager[Service]
+    has_workers = loaded.settings.server.workers > 1
+    running = supervised(loaded, others) if has_workers else run_sidecar(loaded, others=others)
     async with AsyncExitStack() as stack:
-        starting: asyncio.Task[Service] = asyncio.create_task(stack.enter_async_context(start(loaded)))
+        starting: asyncio.Task[Service] = asyncio.create_task(stack.enter_async_context(running))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():

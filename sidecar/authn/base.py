@@ -39,7 +39,6 @@ class _Configured:
 STATIC_CONFIGURATION: Revocable = _Configured()
 
 
-@old_names.with_old_keywords(old_names.ACCEPTED_FIELDS)
 @dataclass(slots=True, eq=False)
 class Accepted:
     """A credential was verified. Facts only: expiry, liveness of the key and revocation are checked on each use.
@@ -82,8 +81,8 @@ class Accepted:
     def memory(self) -> int:
         """Approximate size in bytes, with the headers that ``derived`` will contain: measured, and rounded up."""
         actor = self.actor
-        lists = sum(map(getsizeof, actor.groups)) + sum(map(getsizeof, actor.roles))
-        lists += _POINTER_BYTES * (len(actor.groups) + len(actor.roles))
+        items = actor.groups + actor.roles
+        lists = sum(map(getsizeof, items)) + _POINTER_BYTES * len(items)
         names = (
             len(actor.id)
             + len(actor.email)
@@ -175,7 +174,9 @@ class Authenticator(ABC):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        old_names.adopt_overrides(cls)
+        if not cls.__module__.startswith("sidecar."):
+            old_names.adopt_overrides(cls)
+            old_names.accept_old_keywords(Accepted, old_names.ACCEPTED_FIELDS)
 
     def __init__(self, options: Any, surroundings: AuthenticatorContext) -> None:
         """``options`` is a valid ``Options``. Opens nothing and sends nothing."""

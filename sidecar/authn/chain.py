@@ -101,11 +101,13 @@ class Chain:
         outcome = "broken" if isinstance(failure, Unavailable) else "rejected"
         return self._denied(failure, actor.provider, actor.authenticator, outcome)
 
-    def still_passes(self, accepted: Accepted, view: RequestContext) -> bool:
-        """Whether ``accepted``, a result from before, would be accepted now. Nothing is counted."""
-        until = accepted.expires_at
-        in_force = accepted.key.live and (until is None or self._now() < until)
-        return in_force and self._first_gate_failure(accepted, view) is None
+    def failure_now(self, accepted: Accepted, view: RequestContext) -> Failed | None:
+        """Why ``accepted``, a result from before, would not be accepted now, or None. Nothing is counted."""
+        if not accepted.key.live:
+            return Refused(Reason.TOKEN_INVALID, Cause.KEY_UNUSABLE)
+        if accepted.expires_at is not None and self._now() >= accepted.expires_at:
+            return Refused(Reason.TOKEN_EXPIRED, Cause.EXPIRED)
+        return self._first_gate_failure(accepted, view)
 
     def authenticate(self, view: RequestContext) -> Accepted | Denied | Awaitable[Accepted | Denied]:
         """The result for the credential in ``view``; a bad or undecidable one is Denied, not an exception."""

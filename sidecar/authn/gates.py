@@ -25,7 +25,8 @@ class RevocationView(Protocol):
         """The record, or None if there is none."""
 
     def is_bot_name(self, name: str) -> bool:
-        """Whether the name is reserved for a bot, ignoring case."""
+        """Whether the name is reserved for a bot, ignoring case. If one becomes reserved, the version of the list
+        changes."""
 
 
 class RevocationGate:
@@ -55,7 +56,8 @@ class RevocationGate:
         """Why the credential must not pass now, or None."""
         revocations = self._revocations
         revocation_list = revocations.revocations
-        # no look-up if it was checked against this version: entries never match more tokens as time passes
+        # no look-up if it was checked against this version: neither do entries match more tokens as time passes, nor
+        # are more names reserved
         if accepted.revocation_list_version != revocation_list.version:
             failure = self._match_revocation(accepted, revocation_list)
             if failure is not None:
@@ -64,8 +66,6 @@ class RevocationGate:
             failure = self._match_record(accepted.record_id)
             if failure is not None:
                 return failure
-        if not accepted.is_own and revocations.is_bot_name(accepted.actor.id):
-            return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         if self._deny_when_stale and revocations.age > self._max_staleness:
             return Unavailable(Cause.MIRROR_STALE)
         return None
@@ -81,9 +81,12 @@ class RevocationGate:
         return Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)
 
     def _match_revocation(self, accepted: Accepted, revocation_list: RevocationList) -> Failed | None:
-        # server names never change during the life of the gate: checking the first use is enough
-        if not accepted.is_own and self._server_names.contains(accepted.actor.id):
-            return Refused(Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
+        if not accepted.is_own:
+            # server names never change during the life of the gate
+            if self._server_names.contains(accepted.actor.id):
+                return Refused(Reason.PRINCIPAL_RESERVED, Cause.SERVER_BOT)
+            if self._revocations.is_bot_name(accepted.actor.id):
+                return Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
         if accepted.revocation_keys is None:
             accepted.revocation_keys = revocation_keys(accepted.actor)
         scope = revocation_list.match(accepted.revocation_keys, self._now())

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sidecar.app.bot_tokens import bot_token_copies
 from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots
 from sidecar.authn.registry import build_specs
@@ -16,7 +17,7 @@ from sidecar.config.load import Loaded
 from sidecar.metrics import Metrics
 from sidecar.store.open import open_store
 from sidecar.store.pages import all_pages
-from sidecar.tokens.issued.bots import BotRegistry, describe_bot
+from sidecar.tokens.issued.bots import BotRegistry
 
 _BY = "command line"
 
@@ -57,13 +58,13 @@ def run_list(options: argparse.Namespace) -> int:
         for name in names:
             print(json.dumps(name))
     else:
-        print(table(("NAME", "REGISTERED", "BY"), (tuple(name.values()) for name in names)))
+        print(table(("NAME", "REGISTERED", "BY", "SECRET"), (tuple(name.values()) for name in names)))
     return 0
 
 
 async def _list(loaded: Loaded) -> list[dict[str, object]]:
     async with _opened(loaded) as bots:
-        return [describe_bot(record) async for page in all_pages(bots.page) for record in page.records]
+        return [bots.describe(record) async for page in all_pages(bots.page) for record in page.records]
 
 
 def run_register(options: argparse.Namespace) -> int:
@@ -76,7 +77,7 @@ def run_register(options: argparse.Namespace) -> int:
 async def _register(loaded: Loaded, name: str, *, replace_person: bool) -> dict[str, object]:
     async with _opened(loaded) as bots:
         registration, _ = await bots.register(name, by=_BY, replace_person=replace_person)
-    return describe_bot(registration)
+        return bots.describe(registration)
 
 
 def run_release(options: argparse.Namespace) -> int:
@@ -92,10 +93,11 @@ async def _release(loaded: Loaded, name: str) -> None:
 
 @asynccontextmanager
 async def _opened(loaded: Loaded) -> AsyncIterator[BotRegistry]:
-    clock = SystemClock()
-    store = await open_store(loaded.settings.store, Metrics(), clock)
+    clock, metrics = SystemClock(), Metrics()
+    store = await open_store(loaded.settings.store, metrics, clock)
     try:
         reserved = reserved_names(loaded.settings, build_specs(loaded.authenticators))
-        yield build_bots(loaded.settings, store, store.write, clock, reserved)
+        copies = bot_token_copies(loaded, store, clock, metrics)
+        yield build_bots(loaded.settings, store, store.write, clock, reserved, copies)
     finally:
         await store.aclose()

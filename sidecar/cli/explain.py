@@ -95,6 +95,13 @@ def _print_actor(actor: Actor) -> None:
     _print_step("roles", _quoted(list(actor.roles)))
     _print_step("e-mail", _quoted(actor.email) if actor.email else "none")
     _print_step("admin", "yes" if actor.is_admin else "no")
+    _print_step("client", _quoted(actor.client) if actor.client else "none")
+    _print_step("scopes", _quoted(list(actor.scopes)))
+    _print_step("acting", _quoted(actor.acting) if actor.acting else _untrusted_act(actor))
+
+
+def _untrusted_act(actor: Actor) -> str:
+    return "none; the token has act, which its issuer may not set (trustAct)" if actor.is_delegated else "none"
 
 
 class _Explanation:

@@ -18,7 +18,7 @@ from sidecar.logs import audit_lines
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
 COMMANDS = (
     "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "login", "secrets",
-    "health",
+    "health", "completion",
 )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from sidecar.app.authentication import authenticator_context
+from sidecar.app.bot_tokens import bot_token_vault
 from sidecar.app.login import build_client
 from sidecar.app.naming import check_names
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.cli.resource_probes import resource_probes
 from sidecar.clock import CheckedClock, Clock, SystemClock, difference
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
@@ -32,12 +34,16 @@ from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.base import ClockReport
 from sidecar.store.open import open_store
 from sidecar.store.redis.client import RedisClient
+from sidecar.store.redis.failures import RedisUnavailable, server_text
 from sidecar.store.redis.store import RedisStore
 from sidecar.store.sqlite.database import is_full, sqlite_path
+from sidecar.tokens.issued.copies import CopyError, CopyVault
 
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MAX_BYTES = 256 * 1024
 _COLLECTOR_TIMEOUT = 5.0
+EXAMPLE_BOT = "ingestion-bot"
+"""The name of a bot that every OpenMetadata server has."""
 _MEND_CONNECTION = "check that it runs, the host and port, and NetworkPolicies"
 
 
@@ -65,10 +71,14 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         probes.append(NamesProbe(loaded))
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
+    vault = bot_token_vault(loaded, Metrics())
+    if vault is not None:
+        probes.append(BotTokensProbe(vault))
     if settings.upstream is not None and settings.upstream.url:
         upstream = settings.upstream
         probes.append(UpstreamProbe("upstream", upstream.url, upstream.connect_timeout))
         probes.append(OpenMetadataProbe(settings, upstream))
+    probes += resource_probes(loaded)
     if settings.tracing is not None:
         probes.append(CollectorProbe(settings.tracing))
     return probes
@@ -195,6 +205,24 @@ class OwnKeysProbe:
         return []
 
 
+class BotTokensProbe:
+    """Whether tokens of bots can be read in the secrets manager. Whether they can be written, only writing shows."""
+
+    name = "tokens.botTokensInVault"
+
+    def __init__(self, vault: CopyVault) -> None:
+        self._vault = vault
+
+    async def run(self) -> list[Problem]:
+        """Read the token of OpenMetadata's own bot, which need not be there."""
+        secret_id = self._vault.id_of(EXAMPLE_BOT)
+        try:
+            await self._vault.read(secret_id)
+        except CopyError as error:
+            return [Problem(self.name, f"secret:{secret_id} in {self._vault.name}: {error.detail}")]
+        return []
+
+
 class StoreProbe:
     """The SQLite file, checked without opening it, which would create it; or the Redis server."""
 
@@ -220,13 +248,10 @@ class StoreProbe:
             before = self._clock.now()
             report = await store.compare_clocks("", agrees=False)
             after = self._clock.now()
+        except RedisUnavailable as failure:
+            return [Problem(self.name, failure.sentence)]
         except Unavailable as failure:
-            nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes) or address.path
-            message = (
-                f"Redis at {nodes} cannot be used ({failure.detail}); check store.url, whether it needs rediss:// or a "
-                "password, and NetworkPolicies"
-            )
-            return [Problem(self.name, message)]
+            return [Problem(self.name, f"{server_text(address)} cannot be used: {failure.detail}")]
         finally:
             await store.aclose()
         found = [Problem(self.name, problem, fatal=False) for problem in status.problems]

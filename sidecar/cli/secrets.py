@@ -7,23 +7,35 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
+from sidecar.app.bot_tokens import bot_token_vault
+from sidecar.authn.authenticators.basic import BasicOptions
 from sidecar.authn.registry import build_specs
+from sidecar.authn.support.password_file import PasswordFileError, read_text
 from sidecar.cli.options import access_to_secrets, add_config_option, load_offline, load_settings
 from sidecar.cli.output import print_durably
+from sidecar.cli.probes import EXAMPLE_BOT
 from sidecar.cli.table import table
 from sidecar.config.load import Loaded
+from sidecar.config.providers import has_own_keys
 from sidecar.config.reading.decode import fields_by_name
 from sidecar.config.reading.tree import Path, dotted
 from sidecar.config.secrets_manager import NEEDED_TO_REACH, SECRETS_MANAGER, manager_of
 from sidecar.errors import Misconfigured, Problem, SidecarError
+from sidecar.keys.key_files import KeyFileError
+from sidecar.keys.private_set import encode_private_set
+from sidecar.keys.signing import keys_in_files
 from sidecar.logs import AUDIT
+from sidecar.metrics import Metrics
 from sidecar.secrets.ids import MANAGERS, Manager, id_problem, openmetadata_id
+from sidecar.secrets.resolve import without_final_newline
 from sidecar.secrets.value import Secret
 from sidecar.vaults.base import BoundedVault, Held, VaultError, VaultFailure, checked_value
 from sidecar.vaults.reader import problems_of, read_references, what_to_do, with_vault
@@ -32,6 +44,7 @@ _audit = logging.getLogger(AUDIT)
 _BY = "command line"
 _MAX_INPUT = 64 * 1024 + 2
 _NEAR_EXPIRY = 14 * 86400.0
+_KEYS: tuple[str, ...] = ("jwtTokenConfiguration", "keySecret")
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -73,6 +86,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def secret_lines(loaded: Loaded, *, offline: bool) -> Iterator[str]:
     """For ``sidecar check``: the secrets manager and the settings whose values are in it."""
     manager = manager_of(loaded.settings)
+    vault = bot_token_vault(loaded, Metrics())
+    if vault is not None:
+        example = f"the bot {EXAMPLE_BOT}: secret:{vault.id_of(EXAMPLE_BOT)}"
+        yield f"Tokens of bots are written to {vault.name}; {example}"
     if manager is None or not loaded.references:
         return
     state = "not read (--offline)" if offline else "read"
@@ -171,9 +188,10 @@ def run_migrate(options: argparse.Namespace) -> int:
     manager = _manager(loaded, writes=True)
     block = loaded.settings.secrets_manager_configuration
     wanted: dict[Path, tuple[str, Secret]] = {}
-    for path, secret in _literal_secrets(loaded):
+    files = list(_files_with_secrets(loaded))
+    for path, secret in [*_literal_secrets(loaded), *((item.path, item.content) for item in files)]:
         try:
-            name = re.sub("[^A-Za-z0-9]+", "-", "-".join(map(str, path)))
+            name = "keys" if path == _KEYS else re.sub("[^A-Za-z0-9]+", "-", "-".join(map(str, path)))
             secret_id = openmetadata_id(manager.kind, block.prefix, loaded.settings.cluster_name, "sidecar", name)
         except ValueError as error:
             raise Misconfigured(
@@ -190,6 +208,8 @@ def run_migrate(options: argparse.Namespace) -> int:
     written, kept = _call(loaded, manager, "", write) if wanted else (0, 0)
     if wanted:
         print(_as_yaml({path: f"secret:{secret_id}" for path, (secret_id, _) in wanted.items()}))
+        for setting in (setting for item in files for setting in item.replaces):
+            print(f"# remove {setting}")
     verb = "to write" if options.dry_run else "written"
     print(f"{written} {verb}, {kept} already there", file=sys.stderr)
     return 0
@@ -254,6 +274,43 @@ def _literal_secrets(loaded: Loaded) -> Iterator[tuple[Path, Secret]]:
         is_plain = name == "store.url" and "@" not in secret.reveal()
         if name in loaded.sources and name not in there and not name.startswith(NEEDED_TO_REACH) and not is_plain:
             yield path, secret
+
+
+@dataclass(frozen=True, slots=True)
+class _FileContent:
+    """The content of files that are secret as a whole: the setting that takes it, and those that it replaces."""
+
+    path: Path
+    content: Secret
+    replaces: tuple[str, ...]
+
+
+def _files_with_secrets(loaded: Loaded) -> Iterator[_FileContent]:
+    """Key files and password files. Raises Misconfigured."""
+    jwt = loaded.settings.jwt_token_configuration
+    if jwt.key_secret is None and has_own_keys(jwt):
+        named = {
+            "keyDir": jwt.key_dir,
+            "rsaprivateKeyFilePath": jwt.rsaprivate_key_file_path,
+            "rsapublicKeyFilePath": jwt.rsapublic_key_file_path,
+            "keyId": jwt.key_id,
+        }
+        settings = tuple(f"{_KEYS[0]}.{name}" for name, value in named.items() if value)
+        try:
+            content = Secret(encode_private_set(keys_in_files(jwt)))
+        except KeyFileError as error:
+            raise Misconfigured([Problem(settings[0], str(error))]) from error
+        yield _FileContent(_KEYS, content, settings)
+    for spec in build_specs(loaded.authenticators):
+        if isinstance(spec.options, BasicOptions) and spec.options.htpasswd and spec.configured is not None:
+            path = (*spec.configured.path, "configs")
+            try:
+                text = read_text(FilePath(spec.options.htpasswd))
+            except PasswordFileError as error:
+                problem = Problem(dotted((*path, "htpasswd")), f"{spec.options.htpasswd} {error}")
+                raise Misconfigured([problem]) from error
+            content = Secret(without_final_newline(text))
+            yield _FileContent((*path, "htpasswdSecret"), content, (dotted((*path, "htpasswd")),))
 
 
 def _secrets_in(model: BaseModel, path: Path) -> Iterator[tuple[Path, Secret]]:

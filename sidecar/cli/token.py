@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from sidecar.app.bot_tokens import bot_token_copies
 from sidecar.app.datahub import datahub_setup
 from sidecar.app.issuers import reserved_names
 from sidecar.app.management import build_bots, build_minter
@@ -31,9 +32,11 @@ from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.pages import all_records
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
+from sidecar.tokens.datahub import FORMAT
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, TokenRequest
-from sidecar.tokens.issued.service import audit_token_revoked
+from sidecar.tokens.issued.service import REPLACE_IDLE, audit_token_revoked
 from sidecar.tokens.jwt.compact import decode_segment, json_object, split
 from sidecar.tokens.jwt.policy import admin_names
 
@@ -93,6 +96,11 @@ def _register_create(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--roles", metavar="ROLE", nargs="+", default=())
     parser.add_argument("--json", action="store_true", help="print token and record as one JSON object")
     add_replace_person_option(parser)
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="for --kind bot with tokens.botTokensInVault: overwrite what the secrets manager has under the bot's id",
+    )
     parser.set_defaults(run=run_create, misused=parser.error)
 
 
@@ -121,14 +129,17 @@ def run_create(options: argparse.Namespace) -> int:
     if options.replace_person and options.kind != TokenKind.BOT:
         options.misused("--replace-person is for --kind bot")
     loaded = load_settings(options)
+    is_kept = options.kind == TokenKind.BOT and loaded.settings.tokens.bot_tokens_in_vault and options.format != FORMAT
+    if options.replace and not is_kept:
+        options.misused(REPLACE_IDLE)
     minted = asyncio.run(_create(options, loaded))
-    record = minted.record.as_json()
+    record = {**minted.record.as_json(), "secret": minted.location}
     try:
         print_durably(json.dumps({"token": minted.token, "record": record}) if options.json else minted.token)
     except OutputError as error:
-        raise OutputError(error.error, _revoke_unprinted(loaded.settings, minted.record.id)) from error
+        raise OutputError(error.error, _revoke_unprinted(loaded, minted.record.id)) from error
     except BaseException:
-        _revoke_unprinted(loaded.settings, minted.record.id)
+        _revoke_unprinted(loaded, minted.record.id)
         raise
     if not options.json:
         with suppress(OSError):
@@ -136,10 +147,10 @@ def run_create(options: argparse.Namespace) -> int:
     return 0
 
 
-def _revoke_unprinted(settings: Settings, token_id: str) -> str:
+def _revoke_unprinted(loaded: Loaded, token_id: str) -> str:
     """Revoke a token that could not be printed; returns a text with the result."""
     try:
-        asyncio.run(_revoke(settings, token_id))
+        asyncio.run(_revoke(loaded, token_id))
     except SidecarError:
         return f"; the token {token_id} could not be revoked: run sidecar token revoke {token_id}"
     return f"; the token {token_id} was revoked"
@@ -177,19 +188,21 @@ async def _create(options: argparse.Namespace, loaded: Loaded) -> Minted:
         format=options.format,
         minted_by=_BY,
         replace_person=options.replace_person,
+        replace=options.replace,
     )
     datahub = datahub_setup(loaded, specs)
     async with _opened(settings) as store:
-        bots = build_bots(settings, store, store.write, clock, reserved)
+        copies = bot_token_copies(loaded, store, clock, metrics)
+        bots = build_bots(settings, store, store.write, clock, reserved, copies)
         if kind is not TokenKind.BOT and await bots.is_registered(actor_name(actor_id)):
             raise Refused(Reason.CONFLICT, message="The actor is a bot; set kind to bot")
-        return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics).mint(request)
+        return await build_minter(loaded, keys, datahub, store.write, bots, clock, metrics, copies).mint(request)
 
 
 def run_list(options: argparse.Namespace) -> int:
     """Print the selected records, newest first."""
     query = RecordQuery(options.actor, options.kind, True if options.active else None, now=SystemClock().now())
-    records = [record.as_json() for record in asyncio.run(_list(load_settings(options).settings, query))]
+    records = asyncio.run(_list(load_settings(options), query))
     if options.json:
         for record in records:
             print(json.dumps(record))
@@ -198,9 +211,14 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _list(settings: Settings, query: RecordQuery) -> list[TokenRecord]:
-    async with _opened(settings) as store:
-        return [record async for record in all_records(store, query)]
+async def _list(loaded: Loaded, query: RecordQuery) -> list[dict[str, Any]]:
+    async with _opened(loaded.settings) as store:
+        copies = bot_token_copies(loaded, store, SystemClock(), Metrics())
+        return [_described(record, copies) async for record in all_records(store, query)]
+
+
+def _described(record: TokenRecord, copies: BotTokenCopies | None) -> dict[str, Any]:
+    return {**record.as_json(), "secret": None if copies is None else copies.location(record)}
 
 
 def _row(record: dict[str, Any]) -> tuple[object, ...]:
@@ -211,27 +229,35 @@ def _row(record: dict[str, Any]) -> tuple[object, ...]:
 
 def run_show(options: argparse.Namespace) -> int:
     """Print the record."""
-    print(json.dumps(asyncio.run(_show(load_settings(options).settings, options.id)).as_json(), indent=2))
+    print(json.dumps(asyncio.run(_show(load_settings(options), options.id)), indent=2))
     return 0
 
 
-async def _show(settings: Settings, token_id: str) -> TokenRecord:
-    async with _opened(settings) as store:
-        return await _require_record(store, token_id)
+async def _show(loaded: Loaded, token_id: str) -> dict[str, Any]:
+    async with _opened(loaded.settings) as store:
+        copies = bot_token_copies(loaded, store, SystemClock(), Metrics())
+        return _described(await _require_record(store, token_id), copies)
 
 
 def run_revoke(options: argparse.Namespace) -> int:
-    """Revoke the token. Prints nothing; idempotent."""
-    asyncio.run(_revoke(load_settings(options).settings, options.id))
+    """Revoke the token, and delete it from the secrets manager. Prints nothing; idempotent."""
+    asyncio.run(_revoke(load_settings(options), options.id))
     return 0
 
 
-async def _revoke(settings: Settings, token_id: str) -> None:
-    async with _opened(settings) as store:
+async def _revoke(loaded: Loaded, token_id: str) -> None:
+    async with _opened(loaded.settings) as store:
         record = await _require_record(store, token_id)
+        copies = bot_token_copies(loaded, store, SystemClock(), Metrics())
+        location = None if copies is None or not copies.keeps(record) else copies.location_of(record.actor_id)
         if record.revoked_at is None:
             await store.write(Batch(revoke=((token_id, SystemClock().now()),)))
             audit_token_revoked(record, by=_BY)
+        if copies is not None and location is not None:
+            problem = await copies.clean(location.removeprefix("secret:"), store)
+            if problem:
+                text = f"warning: the token is revoked, and still in {copies.vault.name} as {location}: {problem}"
+                print(f"{text}. Running sidecars try again", file=sys.stderr)
 
 
 async def _require_record(store: Store, token_id: str) -> TokenRecord:

@@ -17,6 +17,7 @@ from sidecar.config.reading.store_url import StoreKind, parse_store_url
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.units import parse_base_path
 from sidecar.config.reading.urls import split_url
+from sidecar.config.resources import check_resources
 from sidecar.config.rule_checks import check_base_paths, check_spellings, check_untrusted_checks, requires_something
 from sidecar.config.secrets_manager import check_secrets_manager
 from sidecar.config.settings import (
@@ -299,6 +300,8 @@ def _claim_paths(flat: AuthenticationConfiguration) -> Iterator[tuple[Path, str]
         yield (*place, "rolesClaim"), provider.roles_claim
         if provider.groups_claim:
             yield (*place, "groupsClaim"), provider.groups_claim
+        for number, claim in enumerate(provider.client_claims):
+            yield (*place, "clientClaims", number), claim
         for claim in provider.required_claims:
             yield (*place, "requiredClaims", claim), claim
         if isinstance(provider.actor_type, ClaimActorType):
@@ -500,6 +503,7 @@ CHECKS: tuple[Check, ...] = (
     check_spellings,
     check_untrusted_checks,
     check_base_paths,
+    check_resources,
     check_headers,
     check_claim_paths,
     check_wildcards,

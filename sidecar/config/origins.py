@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.units import ANY_ORIGIN, parse_web_origin
 from sidecar.config.reading.urls import split_url
-from sidecar.config.settings import Settings
+from sidecar.config.settings import ResourceSettings, Settings
 
 
 def _own_origin(settings: Settings) -> tuple[str, ...]:
@@ -19,6 +19,12 @@ def websocket_origins(settings: Settings) -> tuple[str, ...] | None:
     written = settings.server.websocket_origins
     listed = settings.server.origins if written is None else written
     return None if listed is None else tuple(dict.fromkeys((*listed, *_own_origin(settings))))
+
+
+def resource_origins(settings: Settings, resource: ResourceSettings) -> frozenset[str] | None:
+    """Origins whose pages may call ``resource``; None: all."""
+    listed = settings.server.origins if resource.origins is None else resource.origins
+    return None if listed is None else frozenset((*listed, *_own_origin(settings)))
 
 
 def cors_origins(settings: Settings) -> tuple[str, ...]:

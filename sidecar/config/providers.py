@@ -17,6 +17,7 @@ from sidecar.config.reading.urls import (
     split_url,
 )
 from sidecar.config.settings import (
+    DEFAULT_CLIENT_CLAIMS,
     DEFAULT_EMAIL_CLAIM,
     AuthenticationConfiguration,
     ClaimActorType,
@@ -66,7 +67,8 @@ class Provider:
 
     ``address_claim`` has the caller's e-mail address if no mapping names it; ``needs_verified``: it is used only with
     ``email_verified: true``. ``is_principal_written``: ``principal`` is configured explicitly. Domains are None if
-    those of ``authorizerConfiguration`` apply. ``login`` is the registration for browser login.
+    those of ``authorizerConfiguration`` apply. ``client_claims`` may name the client of a token; ``trusts_act``: the
+    issuer may say who acts for the subject. ``login`` is the registration for browser login.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Provider:
     allowed_domains: tuple[str, ...] | None = None
     groups_claim: str = ""
     roles_claim: str = "roles"
+    client_claims: tuple[str, ...] = DEFAULT_CLIENT_CLAIMS
+    trusts_act: bool = False
     required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
     max_token_lifetime: float | None = None
     clock_skew: float = 30.0
@@ -243,6 +247,8 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
         allowed_domains=entry.allowed_domains,
         groups_claim=entry.groups_claim,
         roles_claim=entry.roles_claim,
+        client_claims=entry.client_claims,
+        trusts_act=entry.trust_act,
         required_claims={claim: frozenset(values) for claim, values in entry.required_claims.items()},
         max_token_lifetime=entry.max_token_lifetime,
         clock_skew=entry.clock_skew,

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from sidecar.config.providers import has_own_keys
 from sidecar.config.reading.finding import Finding
 from sidecar.config.reading.urls import leads_inside, split_url
 from sidecar.config.settings import SecretsManagerConfiguration, SecretsManagerParameters, Settings
 from sidecar.errors import Problem
 from sidecar.hosts import is_loopback
-from sidecar.secrets.ids import MANAGERS, NO_MANAGER, Manager, VaultKind, id_problem
+from sidecar.secrets.ids import MANAGERS, NO_MANAGER, Manager, VaultKind, bot_token_id, id_problem
 from sidecar.secrets.resolve import SecretReference
 
 SECRETS_MANAGER = "secretsManagerConfiguration"
@@ -29,14 +30,35 @@ def check_secrets_manager(settings: Settings) -> Iterator[Finding]:
     """What is wrong with the block. In a file of the server's it is a warning: it matters only if a secret is read."""
     block = settings.secrets_manager_configuration
     name = block.secrets_manager
+    writes_tokens = settings.tokens.bot_tokens_in_vault
+    if writes_tokens:
+        yield from _bot_token_faults(settings)
     if name in NO_MANAGER:
         return
     if name not in MANAGERS:
         message = f"is {name}, which is not supported, and no secret is read from it; use {_KNOWN}, or db"
-        yield Finding((SECRETS_MANAGER, "secretsManager"), message, idle=True)
+        yield Finding((SECRETS_MANAGER, "secretsManager"), message, idle=not writes_tokens)
         return
     for path, message in _faults(block, MANAGERS[name]):
-        yield Finding((SECRETS_MANAGER, *path), message, idle=True)
+        yield Finding((SECRETS_MANAGER, *path), message, idle=not writes_tokens)
+
+
+def _bot_token_faults(settings: Settings) -> Iterator[Finding]:
+    """Why ``tokens.botTokensInVault`` cannot work."""
+    path, block = ("tokens", "botTokensInVault"), settings.secrets_manager_configuration
+    manager = MANAGERS.get(block.secrets_manager)
+    if manager is None or not manager.writes:
+        managed = ", ".join(name for name, one in MANAGERS.items() if one.writes)
+        message = f"needs a secrets manager that is written to, and secretsManager is {block.secrets_manager}"
+        yield Finding(path, f"{message}; use {managed}")
+        return
+    if not has_own_keys(settings.jwt_token_configuration):
+        yield Finding(path, "has no effect without signing keys; set jwtTokenConfiguration (sidecar keys generate)")
+    try:
+        bot_token_id(manager.kind, block.prefix, settings.cluster_name, "bot")
+    except ValueError as error:
+        where = "prefix and clusterName" if block.prefix else "clusterName"
+        yield Finding(path, f"cannot work with this {where}: {error}")
 
 
 def reference_problems(settings: Settings, references: Sequence[SecretReference]) -> list[Problem]:

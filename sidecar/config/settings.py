@@ -21,6 +21,7 @@ Algorithm = Literal[
 ]  # fmt: skip
 DEFAULT_PRINCIPAL_CLAIMS = ("email", "preferred_username", "sub")
 DEFAULT_EMAIL_CLAIM = "email"
+DEFAULT_CLIENT_CLAIMS = ("azp", "client_id", "cid", "appid")
 PrincipalRule = Literal["localPart", "verbatim"]
 
 
@@ -138,8 +139,8 @@ class ServerSettings(Model):
     public_url: Text = ""
     """URL by which callers reach the public listener."""
     origins: tuple[WebOrigin, ...] | None = None
-    """Origins (``https://host[:port]``) of your pages: the default of ``websocketOrigins`` and ``cors.origins``. The
-    origin of ``publicUrl`` is always among them."""
+    """Origins (``https://host[:port]``) of your pages: the default of ``websocketOrigins``, ``cors.origins`` and
+    ``resources[].origins``. The origin of ``publicUrl`` is always among them."""
     websocket_origins: tuple[WebOrigin, ...] | None = None
     """Origins whose pages may open WebSockets to the upstream; pages of other origins get 403. Requests without
     ``Origin`` do not come from browsers and are not affected. Absent: ``server.origins``; without it, not checked."""
@@ -367,6 +368,11 @@ class ProviderSettings(Model):
     """Path of the claim that lists groups."""
     roles_claim: str = "roles"
     """Path of the claim that lists roles."""
+    client_claims: Annotated[Names, Field(min_length=1)] = DEFAULT_CLIENT_CLAIMS
+    """Claims that may name the OAuth client to which the token was issued; the first that is present decides."""
+    trust_act: bool = False
+    """Whether the provider may say who acts for the subject of a token (``act``, RFC 8693), such as an agent. If not,
+    ``require.agents: forbidden`` rejects tokens with ``act``, and nothing else reads it."""
     required_claims: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     """Path of a claim, and its accepted values; a token without one of them is rejected."""
     max_token_lifetime: Duration | None = None
@@ -595,6 +601,10 @@ class TokenSettings(Model):
     about an issuer or an Actor can expire."""
     keep_bot_tokens: bool = False
     """Keep older tokens of a bot valid when it gets a new one."""
+    bot_tokens_in_vault: bool = False
+    """Also write new tokens of bots to the secrets manager, under OpenMetadata's id, from which its ingestion can read
+    them; with ``managed-azure-kv``, ``managed-openbao`` and ``kubernetes`` only. While the secrets manager fails, such
+    tokens cannot be minted."""
     cache_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """Maximum number of cached tokens."""
     cache_bytes: Size = 64 * 1024 * 1024
@@ -619,6 +629,14 @@ class RequireSettings(Model):
     browser with a session is led to the provider, and programs get 401 ``insufficient_user_authentication``."""
     acr: tuple[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,255}$")], ...] = ()
     """Accepted authentication context classes (claim ``acr``); otherwise as for ``maxAge``."""
+    scopes: Names = ()
+    """All of these scopes (claim ``scope`` or ``scp``). A caller who lacks only scopes gets 403 with
+    ``insufficient_scope`` and the scopes that the request needs."""
+    clients: Names = ()
+    """One of these OAuth clients, see ``clientClaims`` of providers."""
+    agents: Literal["forbidden", "required"] | None = None
+    """``forbidden``: tokens with ``act``, with which an agent acts for the caller, are rejected. ``required``: only
+    these are accepted, from issuers that may say so (``trustAct``)."""
 
 
 class RuleSettings(Model):
@@ -648,6 +666,32 @@ class RuleSettings(Model):
         if self.preset is None and self.base_path:
             raise ValueError("basePath stands beside a preset only; write the whole path into path")
         return self
+
+
+class ResourceSettings(Model):
+    """A protected resource (RFC 9728) at the upstream, such as an MCP server: clients learn from the sidecar where to
+    get a token for it."""
+
+    path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
+    """Path of the resource, which includes everything below it; empty: the whole upstream. The longest path decides.
+    Its identifier is ``server.publicUrl`` followed by this path."""
+    metadata: Literal["own", "server"] = "own"
+    """``own``: the sidecar serves the metadata. ``server``: the upstream does, and is its own authorization server, as
+    OpenMetadata at ``/mcp``; its paths for metadata, registration and login are passed on without credentials."""
+    name: Text = ""
+    """Name for people (``resource_name``)."""
+    authorization_servers: Names = ()
+    """Issuers that give tokens for it, in order of preference. Absent: the issuers of all providers."""
+    audiences: Names | None = None
+    """A token needs one of these ``aud`` values here. Absent: the identifier of the resource; with ``metadata: server``
+    none is needed. ``[]``: none is needed."""
+    scopes: Names = ()
+    """Scopes that every request needs; the challenge of a 401 names them."""
+    scopes_supported: Names = ()
+    """Scopes that the metadata lists; absent: ``scopes``."""
+    origins: tuple[WebOrigin, ...] | None = None
+    """Origins whose pages may call it; pages of other origins get 403. Requests without ``Origin`` are not affected.
+    Absent: ``server.origins``; without it, not checked."""
 
 
 class CorsSettings(Model):
@@ -890,7 +934,7 @@ class SecretsManagerParameters(Model):
 
 class SecretsManagerConfiguration(Model):
     """OpenMetadata's block: the secrets manager that holds the values of ``secret:<id>``. It is not contacted unless a
-    setting refers to it."""
+    setting refers to it, or tokens of bots are written to it."""
 
     secrets_manager: Annotated[str, BeforeValidator(lambda v: _unquoted(v) or "db")] = "db"
     """``azure-kv`` (Azure Key Vault), ``openbao`` (OpenBao, HashiCorp Vault) or ``kubernetes`` (Secrets); ``db`` and
@@ -937,6 +981,8 @@ class Settings(Model):
     """Issued tokens, and the cache of verified tokens."""
     rules: tuple[RuleSettings, ...] = ()
     """Route rules; the first match decides; without a match the caller must be authenticated."""
+    resources: tuple[ResourceSettings, ...] = ()
+    """Protected resources, such as MCP servers. They need ``server.publicUrl``."""
     cors: CorsSettings = CorsSettings()
     """Cross-origin requests."""
     revocation: RevocationSettings = RevocationSettings()

@@ -26,12 +26,15 @@ NAMES = (
     "X-Auth-Actor-Urn",
     "X-Auth-Issuer",
     "X-Auth-Token-Id",
+    "X-Auth-Client",
+    "X-Auth-Scopes",
+    "X-Auth-Acting",
 )
 ASSERTION = "X-Auth-Assertion"
 DATAHUB_ACTOR = "X-DataHub-Actor"
 _GROUPS = "X-Auth-Request-Groups"
 # a DataHub without authentication treats a request without this header, or with an empty one, as its system client
-_DATAHUB_NOBODY = {DATAHUB_ACTOR: "urn:li:corpuser:anonymous"}
+_DATAHUB_ANONYMOUS = {DATAHUB_ACTOR: "urn:li:corpuser:anonymous"}
 _IMPERSONATE = "x-impersonate-user"
 
 # Headers that upstreams of other proxies trust; removed from requests whether the sidecar sets them or not.
@@ -52,7 +55,7 @@ _DOES_NOT_FIT = b""
 _KEEP_MINTED = 30.0
 
 # Visible ASCII but the percent sign stands for itself.
-_SAFE = "".join(chr(octet) for octet in range(0x21, 0x7F) if chr(octet) != "%")
+_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 _SAFE_IN_LIST = _SAFE.replace(",", "")
 _NO_ALNUM = re.compile(r"[^0-9a-z]")
 _PLAIN = re.compile(r"[\x21-\x24\x26-\x7e]*+").fullmatch
@@ -101,8 +104,8 @@ class IdentityHeaders:
 
     ``max_bytes`` bounds the identity headers, ``max_total_bytes`` these with assertion and credential.
     ``variant`` keeps the blocks of two instances with different budgets apart, for one Actor.
-    ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is never blank: nobody is ``anonymous`` there, and so
-    is who bears one of ``admin_names`` and is no admin, for that server knows its admins by their urn alone.
+    ``datahub_actor``: ``X-DataHub-Actor`` belongs to the set. It is ``anonymous`` without an Actor, never blank. An
+    Actor that has one of ``admin_names`` and is no admin is ``anonymous`` too: that server knows admins by urn alone.
     """
 
     def __init__(
@@ -130,12 +133,12 @@ class IdentityHeaders:
         self._now = now
         self._blanked = metrics.headers_blanked
         names = (*NAMES, ASSERTION) if assertion else NAMES
-        nobody = _DATAHUB_NOBODY if datahub_actor else {}
-        self._blank = _encode(dict.fromkeys(names, "") | nobody)
+        anonymous = _DATAHUB_ANONYMOUS if datahub_actor else {}
+        self._blank = _encode(dict.fromkeys(names, "") | anonymous)
         # a proxy that copies the minted credential must overwrite that of the caller also without an identity
         self._blank_trusted = self._blank + (_encode({"Authorization": ""}) if credential else b"")
-        self._forwarded_blank = _encode(nobody)
-        self.names = (*names, *nobody)
+        self._forwarded_blank = _encode(anonymous)
+        self.names = (*names, *anonymous)
 
     def is_stripped(self, name: str) -> bool:
         """Whether a header of this (normalised) name is never taken from a caller."""
@@ -225,6 +228,9 @@ class IdentityHeaders:
             "X-Auth-Actor-Urn": encode_value(actor.urn),
             "X-Auth-Issuer": encode_value(actor.issuer),
             "X-Auth-Token-Id": encode_value(actor.token_id),
+            "X-Auth-Client": encode_value(actor.client),
+            "X-Auth-Scopes": " ".join(map(encode_value, actor.scopes)),
+            "X-Auth-Acting": encode_value(actor.acting),
         }
         if self._datahub_actor:
             values[DATAHUB_ACTOR] = encode_value(actor.urn)
@@ -233,7 +239,7 @@ class IdentityHeaders:
                     "the Actor has the name of an admin without being one; forwarded as anonymous",
                     extra={"event": "admin_name_anonymized", "provider": actor.provider},
                 )
-                values |= _DATAHUB_NOBODY
+                values |= _DATAHUB_ANONYMOUS
         if _size(values) > self._max_bytes:
             values[_GROUPS] = ""
             self._note_blanked(actor, "groups left blank: identity headers too large")

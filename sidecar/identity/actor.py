@@ -21,8 +21,12 @@ class Actor:
     ``subject`` is the raw ``sub`` of ``issuer``; ``full_id`` is the id made of the claim's whole text, in lower case
     (empty: unknown). ``email_in_token`` is False if the address was derived from the name and ``principalDomain``;
     ``domain`` is the domain of the name. ``is_admin`` follows the rules for ``adminPrincipals``. Times are seconds
-    since the epoch; ``expires_at`` is None for a token without ``exp``. ``acr`` is the class of the person's
-    authentication and ``authenticated_at`` its time, as far as the token says.
+    since the epoch; ``expires_at`` is None for a token without ``exp``.
+
+    ``client`` is the OAuth client to which the token was issued, ``scopes`` those of the token and ``audiences`` its
+    ``aud``; empty: none, or unknown. ``acting`` is who acts for the Actor (RFC 8693 ``act``), as far as the issuer may
+    say so; ``is_delegated``: the token says that an agent acts for the Actor, whether its issuer may say so or not.
+    ``acr`` is the class of the person's authentication and ``authenticated_at`` its time, as far as the token says.
     """
 
     type: ActorType
@@ -43,6 +47,11 @@ class Actor:
     may_impersonate: bool = False
     authenticator: str = ""
     full_id: str = ""
+    client: str = ""
+    scopes: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ()
+    acting: str = ""
+    is_delegated: bool = False
     acr: str = ""
     authenticated_at: float | None = None
 

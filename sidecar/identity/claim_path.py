@@ -15,12 +15,13 @@ class ClaimPath:
     precedence.
     """
 
-    __slots__ = ("_steps", "text")
+    __slots__ = ("_is_literal", "_steps", "text")
 
     def __init__(self, text: str) -> None:
         """Raises ValueError for an empty path, an empty name or an unbalanced quote."""
         self.text = text
         self._steps = _steps(text)
+        self._is_literal = self._steps == (text,)
 
     @property
     def first(self) -> str:
@@ -29,8 +30,11 @@ class ClaimPath:
 
     def find(self, claims: Mapping[str, Any]) -> Any:
         """The value, or :data:`ABSENT`. Exact names take precedence over names in other case (as in OpenMetadata)."""
+        literal = claims.get(self.text, ABSENT)
+        if literal is not ABSENT:
+            return literal
         literal = _member(claims, self.text)
-        if literal is not ABSENT or self._steps == (self.text,):
+        if literal is not ABSENT or self._is_literal:
             return literal
         value: Any = claims
         for step in self._steps:

@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claim_path import ABSENT, ClaimPath
+from sidecar.identity.delegation import OWN_CLIENTS, DelegationPolicy, read_delegation
 from sidecar.identity.names import ParsedName, folded, malformed_principal, parse_address, parse_name
 
 MAX_GROUPS = 1000
@@ -34,7 +35,8 @@ class PrincipalPolicy:
     and reserved names are not checked, and bare names may be admin. ``flat`` is the flat form's ``authority``;
     ``may_be_admin`` is the option of other providers. ``reserved`` and ``is_bot_name`` name the Actors that foreign
     tokens must not become. ``admin_providers``: providers whose Actors' issued tokens may be admin by a bare name.
-    ``service_claim``, if set, decides the Actor's type: one of ``service_values`` means SERVICE.
+    ``service_claim``, if set, decides the Actor's type: one of ``service_values`` means SERVICE. ``delegation``: how
+    client and acting party are read.
     """
 
     provider: str
@@ -61,6 +63,7 @@ class PrincipalPolicy:
     may_be_admin: bool = False
     own_issuer: bool = False
     authenticator: str = ""
+    delegation: DelegationPolicy = OWN_CLIENTS
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
     compared = folded(actor_id)
     if not policy.own_issuer and (compared in policy.reserved or policy.is_bot_name(compared)):
         raise Refused(Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
+    delegation = read_delegation(claims, policy.delegation)
     return Actor(
         type=ActorType.SERVICE if is_bot else _actor_type(claims, policy),
         id=actor_id,
@@ -117,6 +121,11 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
         authenticator=policy.authenticator,
         acr=acr if isinstance(acr := claims.get("acr"), str) else "",
         authenticated_at=_moment(claims.get("auth_time")),
+        client=delegation.client,
+        scopes=delegation.scopes,
+        audiences=delegation.audiences,
+        acting=delegation.acting,
+        is_delegated=delegation.is_delegated,
     )
 
 
@@ -165,8 +174,8 @@ def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> 
     name = _parse_claim(value)
     if name.domain:
         _check_email_verified(claims, policy)
-    stated = parse_address(policy.address_claim.find(claims)) if policy.address_claim is not None else ""
-    address = stated if _is_verified(claims, policy) else ""
+    stated = _stated_address(claims, policy, name)
+    address = stated if stated and (name.domain or _is_verified(claims, policy)) else ""
     email = address or name.address
     if not stated and not name.domain and policy.principal_domain:
         email = f"{name.local}@{policy.principal_domain}"
@@ -181,6 +190,14 @@ def _principal_from_list(claims: Mapping[str, Any], policy: PrincipalPolicy) -> 
         domain_in_token=bool(name.domain),
         email_in_token=bool(address or (name.domain and not stated)),
     )
+
+
+def _stated_address(claims: Mapping[str, Any], policy: PrincipalPolicy, name: ParsedName) -> str:
+    """The address in the token's own claim, in lower case; empty: none. Most providers name the caller by it."""
+    if policy.address_claim is None:
+        return ""
+    value = policy.address_claim.find(claims)
+    return name.address if value == name.text else parse_address(value)
 
 
 def actor_name(text: str, *, verbatim: bool = False) -> str:

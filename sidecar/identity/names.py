@@ -22,22 +22,18 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_DOMAIN = 253
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every token
 class ParsedName:
     """A string that can name an Actor.
 
-    ``local`` is the part before the ``@``, or all of it; ``domain`` is the part after it, or empty. Both are in lower
-    case; ``text`` is unchanged.
+    ``local`` is the part before the ``@``, or all of it; ``domain`` is the part after it, or empty; ``address`` is the
+    whole, empty if it is not an address. These are in lower case; ``text`` is unchanged.
     """
 
     text: str
     local: str
-    domain: str
-
-    @property
-    def address(self) -> str:
-        """The whole address in lower case; empty if it is not an address."""
-        return f"{self.local}@{self.domain}" if self.domain else ""
+    domain: str = ""
+    address: str = ""
 
 
 def parse_name(value: object) -> ParsedName:
@@ -50,9 +46,12 @@ def parse_name(value: object) -> ParsedName:
     if not value.isascii() and _is_confusable(value):
         raise malformed_principal("a character that can be mistaken for an ASCII character")
     local, at, domain = value.partition("@")
-    if at and not _is_plain_address(local, domain):
+    if not at:
+        return ParsedName(value, value.lower())
+    if not _is_plain_address(local, domain):
         raise malformed_principal("contains @, but is not a plain e-mail address")
-    return ParsedName(value, local.lower(), domain.lower())
+    local, domain = local.lower(), domain.lower()
+    return ParsedName(value, local, domain, f"{local}@{domain}")
 
 
 def parse_address(value: object) -> str:
@@ -65,8 +64,10 @@ def parse_address(value: object) -> str:
 
 def folded(actor_id: str) -> str:
     """The spelling in which ids are compared: lower case, except for a provider's name before a slash."""
-    head, slash, rest = actor_id.partition("/")
-    return f"{head}/{rest.lower()}" if slash else head.lower()
+    if "/" not in actor_id:
+        return actor_id.lower()
+    head, _, rest = actor_id.partition("/")
+    return f"{head}/{rest.lower()}"
 
 
 def local_part(actor_id: str) -> str:

@@ -38,6 +38,8 @@ class ServerNames:
         A server reads the part before the first ``@`` of an address. A name with a provider's prefix is a different
         name, unless it is listed with the prefix.
         """
+        if not self._names and not self._suffixes:
+            return False
         name = folded(actor_id)
         local = name.partition("@")[0]
         if name in self._names or local in self._names:

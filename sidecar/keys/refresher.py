@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sidecar.clock import Clock
-from sidecar.concurrency import cancel
+from sidecar.concurrency import SingleFlight, cancel
 from sidecar.config.settings import KeyFetchSettings
 
 Wait = Callable[[float], Awaitable[None]]
 
 _MIN_PAUSE = 0.5  # prevents a tight loop, whatever is configured or answered
+_FETCH = "fetch"  # the only call that is shared
 _MAX_WAIT = 60.0  # the schedule is checked at least this often
 
 
@@ -44,7 +45,7 @@ class Refresher:
         self._on_wake = on_wake
         self._failures = 0
         self._last_demand = float("-inf")
-        self._fetch_task: asyncio.Task[None] | None = None
+        self._fetches: SingleFlight[str, None] = SingleFlight()
         self._loop_task: asyncio.Task[None] | None = None
         self.attempted = False
         self.due = float("-inf")
@@ -56,7 +57,8 @@ class Refresher:
 
     async def aclose(self) -> None:
         """Stop the background work and cancel a fetch in progress."""
-        await cancel(self._loop_task, self._fetch_task)
+        await cancel(self._loop_task)
+        await self._fetches.aclose()
 
     async def on_demand(self, is_enough: Callable[[], bool]) -> None:
         """Wait for the fetch in progress, and for a new one unless the last demand was within the cool-down.
@@ -64,7 +66,7 @@ class Refresher:
         There is no new one after a fetch that failed, or one after which ``is_enough``: a fetch that began before the
         demand may have been answered before it, too. All callers share a fetch, and none can cancel it for the others.
         """
-        if self._fetch_task is not None:
+        if _FETCH in self._fetches:
             await self._fetch_or_join()
             if self._failures or is_enough():
                 return
@@ -75,23 +77,18 @@ class Refresher:
         await self._fetch_or_join()
 
     async def _fetch_or_join(self) -> None:
-        if self._fetch_task is None:
-            self._fetch_task = asyncio.create_task(self._fetch_shared())
-        await asyncio.shield(self._fetch_task)
+        await self._fetches.run(_FETCH, self._fetch_shared)
 
     async def _fetch_shared(self) -> None:
-        try:
-            started = self._timing.clock.monotonic()
-            lifetime = await self._fetch()
-            self.attempted = True
-            if lifetime is None:
-                self._failures += 1
-                self.due = self._timing.clock.monotonic() + self._retry_delay()
-            else:
-                self._failures = 0
-                self.due = started + self._refresh_delay(lifetime)
-        finally:
-            self._fetch_task = None
+        started = self._timing.clock.monotonic()
+        lifetime = await self._fetch()
+        self.attempted = True
+        if lifetime is None:
+            self._failures += 1
+            self.due = self._timing.clock.monotonic() + self._retry_delay()
+        else:
+            self._failures = 0
+            self.due = started + self._refresh_delay(lifetime)
 
     def _refresh_delay(self, lifetime: float) -> float:
         return max(_MIN_PAUSE, lifetime * (0.75 + 0.15 * self._timing.random_fraction()))

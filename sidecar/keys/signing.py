@@ -189,7 +189,7 @@ class SigningKeys:
         """The keys, and whether signing is disabled. Raises KeyFileError."""
         secret = self._configuration.key_secret
         if secret is None:
-            return _load_listed(self._configuration), False
+            return keys_in_files(self._configuration), False
         found = parse_private_set(secret.reveal())
         known = {*found.removed, *(key.kid for key in found.keys)}
         missing = [ListedKey(kid, "retired", public, None) for kid, public in self._earlier.items() if kid not in known]
@@ -213,7 +213,8 @@ def _setting(configuration: JwtTokenConfiguration) -> str:
     return "keyDir" if configuration.key_dir else "rsaprivateKeyFilePath"
 
 
-def _load_listed(configuration: JwtTokenConfiguration) -> list[ListedKey]:
+def keys_in_files(configuration: JwtTokenConfiguration) -> list[ListedKey]:
+    """The keys in ``keyDir``, or the pair of files. Raises KeyFileError."""
     if configuration.key_dir:
         return read_folder(Path(configuration.key_dir))
     if not configuration.rsaprivate_key_file_path:

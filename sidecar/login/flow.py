@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlencode
 
 from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted, Gate
 from sidecar.budget import Budget
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import SingleFlight, retrieve
 from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import make_actor
@@ -113,7 +114,7 @@ class LoginFlow:
         self._completing = Budget(decider.undecided.places / 2, decider.undecided)
         self._logins = metrics.logins
         self._passwords = passwords
-        self._running: dict[str, asyncio.Task[Step]] = {}
+        self._running: SingleFlight[str, Step] = SingleFlight()
         self._revoking: set[asyncio.Task[None]] = set()
 
     # --- the way to the provider
@@ -238,22 +239,14 @@ class LoginFlow:
                 return self.chooser(attempt.return_to, cookies, status=401)
             return self._failed(failure, attempt.provider, attempt.return_to)
         key = session_id(attempt.session_secret(self._sealer))
-        running = self._running.get(key)
-        if running is None:
+        if key not in self._running:
             try:
                 self._completing.take()
             except Unavailable as failure:
                 return self._failed(failure, attempt.provider, attempt.return_to)
-            # a task of its own: a code is good once, so neither a browser that leaves nor a second answer may spoil it
-            running = asyncio.create_task(self._complete(client, attempt, parameters, cookies), name="login")
-            self._running[key] = running
-            running.add_done_callback(retrieve)
-            running.add_done_callback(lambda _: self._completed(key))
-        return await asyncio.shield(running)
-
-    def _completed(self, key: str) -> None:
-        del self._running[key]
-        self._completing.give_back()
+        # a code is good once, so neither a browser that leaves nor a second answer may spoil it
+        complete = partial(self._complete, client, attempt, parameters, cookies)
+        return await self._running.run(key, complete, on_end=self._completing.give_back)
 
     def _attempt(self, parameters: CallbackParameters, cookies: BrowserCookies) -> Attempt:
         """The attempt that is answered. Raises Refused."""

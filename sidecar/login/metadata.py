@@ -1,6 +1,5 @@
 """The endpoints of a provider, from its verified discovery document (OpenID Connect Discovery 1.0 section 3)."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from yarl import URL
 
 from sidecar.clock import Clock
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import SingleFlight
 from sidecar.config.providers import Provider
 from sidecar.config.settings import KeyFetchSettings
 from sidecar.errors import Cause, Unavailable
@@ -18,6 +17,7 @@ from sidecar.keys.document import DocumentError
 from sidecar.outbound import ControlClient, OutboundError, check_url
 
 _log = logging.getLogger("sidecar.login")
+_FETCH = "fetch"  # the only call that is shared
 _LIFETIME = 3600.0
 _RETRY = 5.0
 _MAX_URL = 2048
@@ -83,26 +83,21 @@ class MetadataSource:
         self._fetched_at = float("-inf")
         self._failed_at = float("-inf")
         self._problem = ""
-        self._fetching: asyncio.Task[None] | None = None
+        self._fetching: SingleFlight[str, None] = SingleFlight()
 
     async def get(self) -> ProviderMetadata:
         """The metadata. Raises Unavailable(PROVIDER_UNAVAILABLE)."""
         now = self._monotonic()
-        if self._found is None or now - self._fetched_at > _LIFETIME:
-            if self._fetching is None and now - self._failed_at > _RETRY:
-                self._fetching = asyncio.create_task(self._fetch(), name="login metadata")
-                self._fetching.add_done_callback(retrieve)
-            if self._fetching is not None:
-                await asyncio.shield(self._fetching)
+        is_old = self._found is None or now - self._fetched_at > _LIFETIME
+        if is_old and (_FETCH in self._fetching or now - self._failed_at > _RETRY):
+            await self._fetching.run(_FETCH, self._fetch)
         if self._found is None or self._monotonic() - self._fetched_at > self._settings.max_stale:
             raise Unavailable(Cause.PROVIDER_UNAVAILABLE, f"provider {self._provider.name}: {self._problem}")
         return self._found
 
     async def aclose(self) -> None:
         """Stop fetching."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+        await self._fetching.aclose()
 
     async def _fetch(self) -> None:
         try:
@@ -123,5 +118,3 @@ class MetadataSource:
                     "detail": self._problem,
                 },
             )
-        finally:
-            self._fetching = None

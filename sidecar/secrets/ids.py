@@ -109,5 +109,10 @@ def openmetadata_id(kind: VaultKind, prefix: str, cluster: str, *parts: str) -> 
 
 
 def bot_token_id(kind: VaultKind, prefix: str, cluster: str, bot: str) -> str:
-    """The id of the token of ``bot``, from which OpenMetadata's ingestion reads it. Raises ValueError."""
+    """The id of the token of ``bot``, from which OpenMetadata's ingestion reads it.
+
+    Raises ValueError, also for a name of which no character is left: all such names would have one id.
+    """
+    if not re.search("[a-z0-9]", bot.lower()):
+        raise ValueError(f"{bot!r} has no letter or digit of ASCII, so that its id would not be its own")
     return openmetadata_id(kind, prefix, cluster, "bot", bot, "config", "jwttoken")

@@ -17,6 +17,8 @@ from sidecar.store.revocation_entry import Removal, RevocationEntry
 DAY = 86400.0
 KEEP_ENTRIES = DAY
 """Seconds for which an expired entry stays, in stores and in copies, because clocks differ."""
+KEEP_RECORDS = 30 * DAY
+"""Seconds for which an expired record stays in lists."""
 KEEP_REMOVALS = 366 * DAY
 """Seconds for which a removal is remembered, and longer where the entry would have lasted longer."""
 

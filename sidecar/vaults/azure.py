@@ -30,6 +30,7 @@ from sidecar.secrets.value import Secret
 from sidecar.tls import client_context
 from sidecar.vaults.base import (
     MAX_ANSWER_BYTES,
+    NEWER_VERSION,
     Held,
     VaultError,
     VaultFailure,
@@ -166,14 +167,21 @@ class AzureVault:
             else:
                 return str(written.properties.version)
 
-    async def delete(self, secret_id: str) -> None:
-        """Soft-delete the secret."""
+    async def delete(self, secret_id: str, version: str | None = None) -> None:
+        """Soft-delete the secret. A version that was written meanwhile is recovered."""
         try:
+            if version is not None and await self._newest(secret_id) != version:
+                raise VaultError(VaultFailure.CONFLICT, NEWER_VERSION)
             async with _translated():
-                await self._client.delete_secret(secret_id)
+                deleted = await self._client.delete_secret(secret_id)
         except VaultError as error:
-            if error.failure is not VaultFailure.ABSENT:
-                raise
+            if error.failure is VaultFailure.ABSENT:
+                return
+            raise
+        if version is not None and str(deleted.properties.version or version) != version:
+            async with _translated():
+                await self._client.recover_deleted_secret(secret_id)
+            raise VaultError(VaultFailure.CONFLICT, NEWER_VERSION)
 
     async def versions(self, secret_id: str) -> tuple[VersionInfo, ...]:
         """Newest first, by the time of creation."""
@@ -203,17 +211,23 @@ class AzureVault:
 
     async def _compare(self, secret_id: str, replaces: str) -> None:
         try:
-            async with _translated():
-                newest = str((await self._client.get_secret(secret_id)).properties.version)
+            newest = await self._newest(secret_id)
         except VaultError as error:
-            if error.failure is VaultFailure.DISABLED:
-                newest = (await self.versions(secret_id))[0].version
-            elif error.failure is VaultFailure.ABSENT:
-                newest = ""
-            else:
+            if error.failure is not VaultFailure.ABSENT:
                 raise
+            newest = ""
         if newest != replaces:
-            raise VaultError(VaultFailure.CONFLICT, "another version was written in the meantime")
+            raise VaultError(VaultFailure.CONFLICT, NEWER_VERSION)
+
+    async def _newest(self, secret_id: str) -> str:
+        """The name of the newest version, also of one that is disabled."""
+        try:
+            async with _translated():
+                return str((await self._client.get_secret(secret_id)).properties.version)
+        except VaultError as error:
+            if error.failure is not VaultFailure.DISABLED:
+                raise
+            return (await self.versions(secret_id))[0].version
 
 
 class _BoundedResponse(aiohttp.ClientResponse):

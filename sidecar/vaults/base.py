@@ -17,6 +17,8 @@ T = TypeVar("T")
 MAX_VALUE_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024
 """Of one response: the value in JSON or base64, and what surrounds it."""
+NEWER_VERSION = "another version was written in the meantime"
+"""Detail of a CONFLICT."""
 _MAX_CALLS = 8
 _RETRY_PAUSE = 0.2
 _WRITE_FACTOR = 6.0
@@ -47,11 +49,15 @@ _PASSING = frozenset({VaultFailure.THROTTLED, VaultFailure.TIMEOUT, VaultFailure
 class VaultError(SidecarError):
     """A call to a secrets manager failed. ``detail`` is for logs and has no content of a response.
 
-    ``retry_after``: seconds that the secrets manager asks to wait, at most five minutes.
+    ``retry_after``: seconds that the secrets manager asks to wait, at most five minutes. ``holds_nothing``: there is a
+    secret, and its value is empty, blank or ``null``.
     """
 
-    def __init__(self, failure: VaultFailure, detail: str, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, failure: VaultFailure, detail: str, retry_after: float = 0.0, *, holds_nothing: bool = False
+    ) -> None:
         super().__init__(f"{failure.value}: {detail}")
+        self.holds_nothing = holds_nothing
         self.failure = failure
         self.detail = detail
         self.retry_after = min(retry_after, _MAX_RETRY_AFTER)
@@ -96,8 +102,12 @@ class Vault(Protocol):
         manager without compare-and-set compares before it writes. None: whatever is there.
         """
 
-    async def delete(self, secret_id: str) -> None:
-        """Delete the secret with all versions. Succeeds if there is none."""
+    async def delete(self, secret_id: str, version: str | None = None) -> None:
+        """Delete the secret with all versions. Succeeds if there is none.
+
+        ``version``: delete only if this version is the newest; anything else is a CONFLICT, and what is newer stays. A
+        secrets manager without compare-and-delete compares before and after it deletes.
+        """
 
     async def versions(self, secret_id: str) -> tuple[VersionInfo, ...]:
         """The versions, newest first. ABSENT if there is no secret."""
@@ -137,9 +147,9 @@ class BoundedVault:
         checked_value(value.reveal())
         return await self._call("set", secret_id, lambda: self._vault.set(secret_id, value, replaces))
 
-    async def delete(self, secret_id: str) -> None:
+    async def delete(self, secret_id: str, version: str | None = None) -> None:
         """See :class:`Vault`."""
-        await self._call("delete", secret_id, lambda: self._vault.delete(secret_id))
+        await self._call("delete", secret_id, lambda: self._vault.delete(secret_id, version))
 
     async def versions(self, secret_id: str) -> tuple[VersionInfo, ...]:
         """See :class:`Vault`."""
@@ -194,7 +204,7 @@ def checked_value(text: str) -> Secret:
     """The secret in ``text``, without one final line break. Raises VaultError if it is not usable."""
     value = without_final_newline(text)
     if value.strip() in _NOTHING:
-        raise VaultError(VaultFailure.INVALID, "the value is empty, blank or null")
+        raise VaultError(VaultFailure.INVALID, "the value is empty, blank or null", holds_nothing=True)
     try:
         size = len(value.encode())
     except UnicodeEncodeError:

@@ -77,9 +77,12 @@ class KubernetesSecrets:
         body = {**present, "metadata": metadata, "data": {**(present.get("data") or {}), **data}}
         return _version_info(_document(await self._send("PUT", f"/{secret_id}", body, (200,)))).version
 
-    async def delete(self, secret_id: str) -> None:
-        """Delete the Secret with all its keys."""
-        await self._send("DELETE", f"/{secret_id}", None, (200, 202, 404))
+    async def delete(self, secret_id: str, version: str | None = None) -> None:
+        """Delete the Secret with all its keys. The API server compares the version."""
+        body = None
+        if version is not None:
+            body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": version}}
+        await self._send("DELETE", f"/{secret_id}", body, (200, 202, 404))
 
     async def versions(self, secret_id: str) -> tuple[VersionInfo, ...]:
         """The only version."""

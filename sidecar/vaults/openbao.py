@@ -18,6 +18,7 @@ from sidecar.secrets.ids import VaultKind
 from sidecar.secrets.value import Secret
 from sidecar.vaults.base import (
     MAX_ANSWER_BYTES,
+    NEWER_VERSION,
     Held,
     VaultError,
     VaultFailure,
@@ -27,6 +28,8 @@ from sidecar.vaults.base import (
 from sidecar.vaults.token_file import read_token_file
 
 _FIELD = "value"
+_DESTROYED = 100
+"""How many versions a deletion destroys at most: more than an engine keeps unless it is configured to."""
 _FRACTION = re.compile(r"\.(\d{1,6})\d*")
 
 
@@ -64,13 +67,29 @@ class OpenBao:
         except VaultError as error:
             # status 400 is also the answer to a compare-and-set that does not match
             if error.failure is VaultFailure.INVALID and replaces is not None:
-                raise VaultError(VaultFailure.CONFLICT, "another version was written in the meantime") from None
+                raise VaultError(VaultFailure.CONFLICT, NEWER_VERSION) from None
             raise
         return str(_block(answer, "data").get("version", ""))
 
-    async def delete(self, secret_id: str) -> None:
-        """Delete all versions and the metadata."""
-        await self._send("DELETE", "metadata", secret_id, None, accepted=(200, 204, 404))
+    async def delete(self, secret_id: str, version: str | None = None) -> None:
+        """Delete all versions and the metadata; with ``version`` destroy it and the versions before it.
+
+        A version that is written meanwhile is not among those, and stays.
+        """
+        if version is None:
+            await self._send("DELETE", "metadata", secret_id, None, accepted=(200, 204, 404))
+            return
+        newest = int(version)
+        body = {"versions": list(range(max(1, newest - _DESTROYED + 1), newest + 1))}
+        await self._send("POST", "destroy", secret_id, orjson.dumps(body), accepted=(200, 204, 404))
+        try:
+            is_gone = not (await self.versions(secret_id))[0].enabled
+        except VaultError as error:
+            if error.failure is not VaultFailure.ABSENT:
+                raise
+            is_gone = True
+        if not is_gone:
+            raise VaultError(VaultFailure.CONFLICT, NEWER_VERSION)
 
     async def versions(self, secret_id: str) -> tuple[VersionInfo, ...]:
         """From the metadata of the path."""

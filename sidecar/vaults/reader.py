@@ -34,6 +34,12 @@ _ROLE: Mapping[VaultKind, str] = {
     VaultKind.OPENBAO: "allow read on this path in a policy of the token",
     VaultKind.KUBERNETES: "allow get on this Secret in a Role of the service account",
 }
+_WRITING_ROLE: Mapping[VaultKind, str] = {
+    VaultKind.AZURE: "grant the identity the role Key Vault Secrets Officer on the vault or on this secret",
+    VaultKind.OPENBAO: "allow create, read and update on data/, read on metadata/ and update on destroy/ of this path "
+    "in a policy of the token",
+    VaultKind.KUBERNETES: "allow get, create, update and delete on secrets in a Role of the service account",
+}
 _CREDENTIAL: Mapping[VaultKind, str] = {
     VaultKind.AZURE: "check tenantId, clientId and clientSecret, or the identity of the pod or machine",
     VaultKind.OPENBAO: "check the settings bao..., and whether the token or secret id has expired",
@@ -266,10 +272,10 @@ def problems_of(access: VaultAccess, results: Mapping[str, Held | VaultError]) -
     return found
 
 
-def what_to_do(kind: VaultKind, error: VaultError) -> str:
-    """How to fix ``error``."""
+def what_to_do(kind: VaultKind, error: VaultError, *, writes: bool = False) -> str:
+    """How to fix ``error``; ``writes``: of a call of a program that also writes."""
     if error.failure is VaultFailure.FORBIDDEN:
-        return _ROLE[kind]
+        return (_WRITING_ROLE if writes else _ROLE)[kind]
     if error.failure is VaultFailure.UNAUTHORIZED:
         return _CREDENTIAL[kind]
     return _WHAT_TO_DO[error.failure]

@@ -158,7 +158,7 @@ class Dispatcher:
         if isinstance(answer, bytes):
             status = 200
             identifier = request_id_line(identifier_of(message, connection))
-            octets = b"".join((_OK, answer, identifier, _NO_BODY, date_line(), b"\r\n"))
+            data = b"".join((_OK, answer, identifier, _NO_BODY, date_line(), b"\r\n"))
         else:
             if type(answer) is not Response:  # isinstance takes long for an abstract base class
                 failure = self._start(serving, message, connection, route, answer, started)
@@ -170,9 +170,9 @@ class Dispatcher:
                 return _IN_PROGRESS
             status = answer.status
             answer.add_request_id(identifier_of(message, connection))
-            octets = answer.octets(message.method)
+            data = answer.encoded(message.method)
         self._record(serving, message, connection, route, status, started)
-        return octets
+        return data
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, also to what a handler raises. A connection that was cancelled or cut gets none."""

@@ -1,11 +1,12 @@
 """Error responses, and their log lines: status, JSON body, challenge, Retry-After."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import orjson
 
 from sidecar.access.decide import Deny
+from sidecar.access.rules import Resource
 from sidecar.errors import Failed, MethodNotAllowed, StepUpRequired, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
@@ -20,6 +21,10 @@ _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _UPSTREAM_ROUTES = frozenset({"forward", "check"})
 
 StatusMapper = Callable[[Failed], tuple[int, bytes]]
+
+
+def _ignore(_path: str, _reason: str) -> None:
+    pass
 
 
 class ErrorResponses:
@@ -38,16 +43,19 @@ class ErrorResponses:
         left_out: Callable[[], None] = lambda: None,
         cors: RefusalCors | None = None,
         login: str = "",
+        challenged: Callable[[str, str], None] = _ignore,
     ) -> None:
         """``cors``: the origins whose pages may read refusals of upstream paths.
 
-        ``login``: the path at which a browser logs in.
+        ``login``: the path at which a browser logs in. ``challenged`` is called with path and reason for each challenge
+        about a protected resource.
         """
+        self._challenged = challenged
         self._cors = cors
         self._login = login
         self._lines = LineLimit(_log, lines_per_second, left_out)
         quoted = "".join(c for c in realm if " " <= c <= "~" and c not in '"\\')
-        self._challenge = f'Bearer realm="{quoted}"'
+        self._realm = f'realm="{quoted}"'
         self._others = "".join(f'WWW-Authenticate: {scheme} realm="{quoted}"\r\n' for scheme in schemes).encode("ascii")
 
     def refuse(
@@ -74,7 +82,17 @@ class ErrorResponses:
         others = b"" if _is_from_script(asked) else self._others
         close = failure.ends_connection
         identifier = identifier_of(asked, connection)
-        return self._answer(failure, identifier, status, extra, close=close, oauth_error=oauth_error, others=others)
+        return self._answer(
+            failure,
+            identifier,
+            status,
+            extra,
+            close=close,
+            oauth_error=oauth_error,
+            others=others,
+            resource=verdict.resource,
+            scopes=verdict.scopes,
+        )
 
     def log(self, asked: RequestHead, connection: Connection, verdict: Deny, *, route: str, status: int) -> None:
         """Write the log line of a refusal that is answered with ``status``."""
@@ -92,6 +110,8 @@ class ErrorResponses:
                     "provider": verdict.provider,
                     "authenticator": verdict.authenticator,
                     "actor": verdict.actor,
+                    "client": verdict.client,
+                    "acting": verdict.acting,
                     "rule": verdict.rule,
                     "route": route,
                     "method": asked.method[:16],
@@ -118,12 +138,19 @@ class ErrorResponses:
         answer.add_request_id(identifier)
         return answer
 
-    def challenge(self, failure: Failed) -> str:
-        """The ``WWW-Authenticate`` value; without an error if there was no credential (RFC 6750 section 3.1)."""
-        if not failure.bearer_error:
-            return self._challenge
-        challenge = f'{self._challenge}, error="{failure.bearer_error}", error_description="{failure.message}"'
-        return challenge + _asked_authentication(failure)
+    def challenge(self, failure: Failed, resource: Resource | None = None, scopes: Iterable[str] = ()) -> str:
+        """The ``WWW-Authenticate`` value; without an error if there was no credential (RFC 6750 section 3.1).
+
+        The metadata of ``resource`` (RFC 9728 section 5.1) and ``scopes`` come before all free text: clients search the
+        value for the first occurrence of a parameter.
+        """
+        parts = [] if resource is None else [f'resource_metadata="{resource.metadata_url}"']
+        if scopes:
+            parts.append(f'scope="{" ".join(sorted(scopes))}"')
+        parts.append(self._realm)
+        if failure.bearer_error:
+            parts.append(f'error="{failure.bearer_error}", error_description="{failure.message}"')
+        return f"Bearer {', '.join(parts)}{_asked_authentication(failure)}"
 
     def _answer(
         self,
@@ -135,10 +162,15 @@ class ErrorResponses:
         close: bool = False,
         oauth_error: str = "",
         others: bytes = b"",
+        resource: Resource | None = None,
+        scopes: Iterable[str] = (),
     ) -> Response:
         lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
-            lines.append(b"WWW-Authenticate: " + self.challenge(failure).encode("ascii") + b"\r\n")
+            challenge = self.challenge(failure, resource, scopes)
+            lines.append(b"WWW-Authenticate: " + challenge.encode("ascii") + b"\r\n")
+            if resource is not None:
+                self._challenged(resource.path, failure.reason.value)
         if status == 401:
             lines.append(others)
         if isinstance(failure, Unavailable):

@@ -75,10 +75,10 @@ class InFlightRequest:
         connection = self.connection
         return not (connection.is_last or connection.is_closing or connection.writing_paused)
 
-    def respond(self, status: int, octets: bytes) -> None:
+    def respond(self, status: int, data: bytes) -> None:
         """Write the whole answer."""
         self.connection.in_flight = None
-        self.connection.write_response(octets)
+        self.connection.write_response(data)
         self._ended(self, status)
 
     def promote_to_task(self) -> None:

@@ -60,7 +60,7 @@ class SocketAccess:
     group: str = ""
 
     def apply(self, path: str) -> None:
-        """Set both, before anybody can connect. Raises Misconfigured."""
+        """Set both, before a client can connect. Raises Misconfigured."""
         if self.group:
             try:
                 number = int(self.group) if self.group.isdecimal() else grp.getgrnam(self.group).gr_gid

@@ -129,7 +129,8 @@ def original_of(connection: Connection) -> dict[str, str]:
     path = "" if original.target is None else original.target.partition("?")[0][:MAX_LOGGED_PATH]
     fields = {"originalMethod": original.method[:16], "originalPath": path}
     if connection.caller is not None:
-        fields |= {"actor": connection.caller.id, "provider": connection.caller.provider}
+        caller = connection.caller
+        fields |= {"actor": caller.id, "provider": caller.provider, "client": caller.client, "acting": caller.acting}
     return fields
 
 
@@ -140,15 +141,12 @@ def request_id(request: web.BaseRequest) -> str:
 
 def identifier_of(asked: RequestHead, connection: Connection) -> str:
     """The id of the current request of ``connection``."""
-    if not connection.request_id:
-        connection.request_id = id_for(asked, trusted=connection.trusted)
-    return connection.request_id
-
-
-def id_for(asked: RequestHead, *, trusted: bool) -> str:
-    """An id for ``asked``; the one in its header if the peer is ``trusted``."""
-    given = asked.headers.get("X-Request-Id") if trusted else None
-    return new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
+    identifier = connection.request_id
+    if not identifier:
+        given = asked.headers.get("X-Request-Id") if connection.trusted else None
+        identifier = new_request_id() if given is None or not _REQUEST_ID.fullmatch(given) else given
+        connection.request_id = identifier
+    return identifier
 
 
 def new_request_id() -> str:

@@ -126,7 +126,7 @@ class Response(web.StreamResponse):
         """Add the header with the request id, which is in the log too."""
         self._headers_block += request_id_line(identifier)
 
-    def octets(self, method: str, connection_header: bytes = b"") -> bytes:
+    def encoded(self, method: str, connection_header: bytes = b"") -> bytes:
         """The whole answer. HEAD gets the head only (RFC 9110 section 9.3.2)."""
         body = self._whole_body
         return b"".join(
@@ -146,12 +146,12 @@ class Response(web.StreamResponse):
         whole = is_whole(request)
         keep_alive = whole and self._keep_alive is None and request.keep_alive
         self._keep_alive = keep_alive
-        octets = self.octets(request.method, connection_line(request.version, keep_alive))
+        data = self.encoded(request.method, connection_line(request.version, keep_alive))
         self._eof_sent = True
         connection = request.protocol
         if connection.transport is None or connection.transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        connection.transport.write(octets)
+        connection.transport.write(data)
         if not whole:
             _end_sending(request)
         if connection.writing_paused:

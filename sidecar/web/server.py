@@ -111,9 +111,9 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_given_up", "_handle_head", "_head_octets", "_head_timer", "_lingers", "_longest_head", "_parse_failure",
-        "_peername", "_place", "active_config", "body", "caller", "certificate", "in_flight", "is_known", "is_last",
-        "is_tls", "original", "peer", "request_id", "server", "span", "trusted",
+        "_given_up", "_handle_head", "_head_size", "_head_timer", "_heads", "_last_body", "_lingers", "_longest_head",
+        "_parse_failure", "_peername", "_place", "active_config", "body", "caller", "certificate", "in_flight",
+        "is_known", "is_last", "is_tls", "original", "peer", "request_id", "server", "span", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer", **options: Any) -> None:
@@ -138,9 +138,11 @@ class Connection(web.RequestHandler):
         self.original: RequestContext | None = None
         self.caller: Actor | None = None
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_octets = 0
+        self._head_size = 0
         self._longest_head = MAX_HEAD_LINES * self.max_line_size
         self._given_up = False
+        self._heads = 0
+        self._last_body: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Read the peer's address and certificate; over the limit, close one connection."""
@@ -219,12 +221,11 @@ class Connection(web.RequestHandler):
             self.in_flight.promote_to_task()  # answers are written in the order of their requests
         waiter, parser = self._waiter, self._parser
         if waiter is None or parser is None or self._messages or waiter.done() or self._is_occupied():
-            self._take(data)
-            # the first bytes may arrive before aiohttp waits for them
-            if self._request_count:
-                self._head_ends()
-            else:
+            # an earlier request is in progress, or the first bytes arrived before aiohttp waits for them
+            if self._ends_inside_head(data):
                 self._head_goes_on(len(data))
+            else:
+                self._head_ends()
             return
         parsed = messages, upgraded, _ = _parse(parser, data)
         if not messages:
@@ -283,16 +284,27 @@ class Connection(web.RequestHandler):
             self.in_flight.promote_to_task()
         super()._process_keepalive()
 
-    def _head_goes_on(self, octets: int) -> None:
-        """The head is incomplete after ``octets`` more bytes: limit its time and its size.
+    def _ends_inside_head(self, data: bytes) -> bool:
+        """Pass ``data`` to aiohttp. Returns whether it ends inside the head of a request."""
+        heads = self._heads
+        # aiohttp passes no data when it goes on reading after a pause
+        inside = self._last_body.is_eof() and (bool(data) or self._head_timer is not None)
+        self._take(data)
+        if heads != self._heads:
+            # after a body that ends in the same piece nothing of the next head is counted
+            inside = self._last_body is EMPTY_PAYLOAD and not data.endswith(_HEAD_END)
+        return inside and not (self._given_up or self._upgraded or self._close or self._force_close)
+
+    def _head_goes_on(self, received: int) -> None:
+        """The head is incomplete after ``received`` more bytes: limit its time and its size.
 
         The parser limits lines and their number only.
         """
         if self._head_timer is None:
             self._head_timer = self._loop.call_later(self.server.limits.header_timeout, self._head_is_late)
-            self._head_octets = 0
-        self._head_octets += octets
-        if self._head_octets > self._longest_head:
+            self._head_size = 0
+        self._head_size += received
+        if self._head_size > self._longest_head:
             self._head_ends()
             self._refuse_head(431, _HeadTooLarge())
 
@@ -306,10 +318,15 @@ class Connection(web.RequestHandler):
         self._refuse_head(408, _HeadTooLate())
 
     def _refuse_head(self, status: int, why: Exception) -> None:
-        """Answer as if the parser had rejected it."""
+        """Answer as if the parser had rejected it, after the requests before it. Nothing more is parsed."""
+        if self._force_close or self._close or self._given_up:
+            return
+        if self.in_flight is not None:
+            self.in_flight.promote_to_task()
+        self._given_up = True
+        self._messages.append((_ErrInfo(status=status, exc=why, message=""), EMPTY_PAYLOAD))
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and not self._force_close and not self._close:
-            self._messages.append((_ErrInfo(status=status, exc=why, message=""), EMPTY_PAYLOAD))
+        if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def _is_occupied(self) -> bool:
@@ -339,6 +356,9 @@ class Connection(web.RequestHandler):
         that can be parsed, and aiohttp would store an error for each piece.
         """
         parser = self._parser
+        if parsed[0]:
+            self._heads += 1
+            self._last_body = parsed[0][-1][1]
         known = len(self._messages)
         self._parser = _Parsed(parsed)  # type: ignore[assignment] # asked for feed_data only while this call lasts
         try:
@@ -417,20 +437,29 @@ def _parse(parser: Any, data: bytes) -> _Outcome:
     its own, and requests before a malformed one are answered.
     """
     end = data.find(_HEAD_END) + len(_HEAD_END)
-    pieces = _pieces(data) if len(_HEAD_END) <= end < len(data) else (data,)  # most data is one head and no more
+    if not len(_HEAD_END) <= end < len(data):  # most data is one head and no more
+        try:
+            outcome: _Outcome = parser.feed_data(data)
+        except HttpProcessingError as error:
+            return [_parser_error(error)], False, b""
+        return outcome
     found: list[_Message] = []
     taken = 0
-    for piece in pieces:
+    for piece in _pieces(data):
         try:
             messages, upgraded, tail = parser.feed_data(piece)
         except HttpProcessingError as error:
-            found.append((_ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD))
+            found.append(_parser_error(error))
             break
         taken += len(piece)
         found += messages
         if upgraded:
             return found, True, tail + data[taken:]
     return found, False, b""
+
+
+def _parser_error(error: HttpProcessingError) -> _Message:
+    return _ErrInfo(status=400, exc=error, message=""), EMPTY_PAYLOAD
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

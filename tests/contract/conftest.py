@@ -26,7 +26,7 @@ Empty = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Settings of a store with servers behind it, and how to empty them."""
+    """Settings of a store with its servers, and how to empty them."""
 
     settings: StoreSettings
     empty: Empty

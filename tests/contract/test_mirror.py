@@ -78,7 +78,7 @@ async def test_late_comer_knows_everything(follow: Callable[[], Awaitable[Mirror
 
 
 async def test_store_that_was_emptied_is_filled_again(world: Any, follow: Callable[[], Awaitable[Mirror]]) -> None:
-    """By one of the mirrors, and nobody lets a revoked token pass meanwhile."""
+    """One of the mirrors repairs it, and meanwhile none accepts a revoked token."""
     if world.settings.url.reveal().startswith("sqlite:"):
         pytest.skip("its file cannot vanish under an open connection")
     here, there = await follow(), await follow()

@@ -98,7 +98,7 @@ async def test_record_comes_back_as_it_was_written(store: Store) -> None:
 
 
 async def test_ids_that_strangers_choose_are_only_unknown(store: Store) -> None:
-    for name in ("", "nobody", HOSTILE, "x" * 100_000):
+    for name in ("", "unknown", HOSTILE, "x" * 100_000):
         assert await store.record(name) is None
         assert await store.entry(name) is None
 
@@ -122,7 +122,7 @@ async def test_entry_of_the_same_id_is_replaced_and_a_forgiven_one_gone(store: S
     assert await store.entry(first.id) == again
     assert await store.entries(None, "", 10, NOW + 3600) == Page(entries=(again, other), total=2)
     assert (await store.entries("iss", "", 10, NOW)).entries == (again, other)
-    await store.write(Batch(remove_entries=[first.id, "nobody"]))
+    await store.write(Batch(remove_entries=[first.id, "unknown"]))
     assert await store.entry(first.id) is None
     assert await store.entries("iss", "", 10, NOW) == Page(entries=(other,), total=1)
 
@@ -166,12 +166,12 @@ async def test_writing_a_batch_again_changes_nothing(store: Store) -> None:
 
 async def test_record_that_has_ended_keeps_its_end(store: Store) -> None:
     await store.write(Batch(add=[record()]))
-    await store.write(Batch(revoke=[("1", NOW + 1), ("nobody", NOW)]))
+    await store.write(Batch(revoke=[("1", NOW + 1), ("unknown", NOW)]))
     await store.write(Batch(revoke=[("1", NOW + 2)]))
     ended = await store.record("1")
     assert ended is not None
     assert ended.revoked_at == NOW + 1
-    assert await store.record("nobody") is None
+    assert await store.record("unknown") is None
 
 
 async def test_batch_takes_effect_as_a_whole(store: Store) -> None:
@@ -188,12 +188,12 @@ async def test_batch_takes_effect_as_a_whole(store: Store) -> None:
 async def test_last_use_only_goes_forward_and_is_no_change(store: Store) -> None:
     await store.write(Batch(add=[record()]))
     _, _, position = await stand(store)
-    await store.touch([("1", NOW + 5), ("nobody", NOW), (HOSTILE, NOW)])
+    await store.touch([("1", NOW + 5), ("unknown", NOW), (HOSTILE, NOW)])
     await store.touch([("1", NOW + 4)])
     used = await store.record("1")
     assert used is not None
     assert used.last_used_at == NOW + 5
-    assert await store.record("nobody") is None
+    assert await store.record("unknown") is None
     assert await store.follow(position, 0.0) == Changes(position)
 
 
@@ -226,7 +226,7 @@ async def test_records_are_found_by_what_is_asked(store: Store) -> None:
     )
     for query, expected in (
         (RecordQuery(owner=("iss", "sub")), "521"),
-        (RecordQuery(owner=("iss", "sub"), actor_id="nobody"), ""),
+        (RecordQuery(owner=("iss", "sub"), actor_id="unknown"), ""),
         (RecordQuery(owner=("iss", "sub"), owner_provider=mine.provider), "521"),
         (RecordQuery(owner=("iss", "sub"), owner_provider="another"), ""),
         (RecordQuery(actor_id="crawler"), "4"),
@@ -282,7 +282,7 @@ async def test_entries_are_listed_newest_first_without_expired_ones(store: Store
     assert ([item.name for item in page.entries], page.after) == (["5", "4"], "")
     page = await store.entries("odd", "", 10, NOW + 30)
     assert [item.name for item in page.entries] == ["7", "5"]
-    assert await store.entries("nobody", "", 10, NOW) == Page()
+    assert await store.entries("unknown", "", 10, NOW) == Page()
 
 
 async def test_marks_of_pages_that_are_none_are_refused(store: Store) -> None:
@@ -293,7 +293,7 @@ async def test_marks_of_pages_that_are_none_are_refused(store: Store) -> None:
             await store.entries(None, after, 10, NOW)
 
 
-async def test_whoever_follows_a_snapshot_misses_nothing(open_store: Open) -> None:
+async def test_a_follower_that_starts_with_a_snapshot_misses_nothing(open_store: Open) -> None:
     """Others write while the snapshot is read; snapshot and log together are the truth."""
     writer, reader = await open_store(), await open_store()
     await writer.write(Batch(add_entries=[entry(f"old{number}", created_at=NOW + number) for number in range(4500)]))
@@ -460,7 +460,7 @@ async def test_what_a_mirror_knows_is_merged_by_version(store: Store) -> None:
 
 
 async def test_removal_outlives_what_a_mirror_still_knows(open_store: Open) -> None:
-    """Also in a store that has lost both, whoever comes first."""
+    """Also in a store that has lost both, and in either order."""
     one, other = await open_store(), await open_store()
     known = (await one.write(Batch(add_entries=[entry()]))).entries
     removed = (await one.write(Batch(remove_entries=[entry().id]))).entries
@@ -548,7 +548,7 @@ async def test_order_in_which_copies_put_back_changes_nothing(open_store: Open, 
         assert outcomes[0] == outcomes[1] == outcomes[2], seed
 
 
-async def test_followers_hear_of_what_was_put_back(open_store: Open) -> None:
+async def test_followers_receive_what_was_put_back(open_store: Open) -> None:
     one, other = await open_store(), await open_store()
     await one.write(Batch(add_entries=[entry()]))
     _, _, position = await stand(other)

@@ -262,7 +262,7 @@ async def test_errors_name_no_address_and_no_password(server: RedisServer) -> No
         await kv.read("r", ("GET", "x"))
     assert failure.value.__cause__ is None
     shown = f"{failure.value!r} {failure.value.detail} {vars(kv)!r}"
-    assert failure.value.detail == "AuthenticationError"
+    assert failure.value.detail == "it rejects user name or password (WRONGPASS)"
     assert "hunter" not in shown
     assert str(server.port) not in failure.value.detail
     await kv.aclose()
@@ -295,8 +295,9 @@ async def test_check_asks_the_server_and_tells_what_may_be_lost(server: RedisSer
     server.kill()
     (problem,) = await probe.run()
     assert problem.fatal
-    assert problem.message.startswith(
-        f"Redis at 127.0.0.1:{server.port} cannot be used (ConnectionError); check store.url"
+    assert problem.message == (
+        f"cannot connect to Redis at 127.0.0.1:{server.port}: connection refused; "
+        "check that it runs, the host and port in store.url, and NetworkPolicies"
     )
 
 

@@ -116,6 +116,19 @@ async def test_a_deleted_secret_can_be_written_again(vault: BoundedVault) -> Non
     assert (await vault.get(ID)).value.reveal() == "two"
 
 
+async def test_a_version_that_was_overtaken_is_not_deleted(vault: BoundedVault) -> None:
+    """Only the newest version can be deleted by its name; then there is no secret, and it can be written again."""
+    first = await vault.set(ID, Secret("one"))
+    second = await vault.set(ID, Secret("two"))
+    assert await failure(vault.delete(ID, first)) is VaultFailure.CONFLICT
+    assert (await vault.get(ID)).value.reveal() == "two"
+    await vault.delete(ID, second)
+    assert await failure(vault.get(ID)) is VaultFailure.ABSENT
+    await vault.delete(ID, second)
+    await vault.set(ID, Secret("three"), "")
+    assert (await vault.get(ID)).value.reveal() == "three"
+
+
 async def test_versions_are_listed_newest_first(world: World, vault: BoundedVault) -> None:
     """A secrets manager with one version lists that one."""
     assert await failure(vault.versions(ID)) is VaultFailure.ABSENT
@@ -162,7 +175,7 @@ async def test_an_id_that_is_none_is_not_asked_for(vault: BoundedVault, name: st
         assert " id" in caught.value.detail
 
 
-async def test_an_account_without_access_is_told_so(world: World, vault: BoundedVault) -> None:
+async def test_an_account_without_access_gets_a_message(world: World, vault: BoundedVault) -> None:
     """Forbidden, or a credential that is refused; never that there is no such secret."""
     await vault.set(ID, Secret("one"))
     reader = opened(world, reader=True)

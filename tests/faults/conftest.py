@@ -20,12 +20,12 @@ def idp() -> Iterator[IdentityProvider]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> ServiceProcess:
-    """It is started by whoever wants it up."""
+    """Tests that need it start it."""
     return ServiceProcess(tmp_path)
 
 
 def configuration(idp: IdentityProvider, url: str = "", /, **blocks: Any) -> dict[str, Any]:
-    """One provider, the service behind at ``url`` if there is one, and ``blocks``."""
+    """One provider, the upstream at ``url`` if there is one, and ``blocks``."""
     provider = {
         "name": "corp",
         "issuer": idp.issuer,

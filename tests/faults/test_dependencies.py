@@ -35,7 +35,7 @@ def eventually(sidecar: Sidecar, condition: Callable[[], bool], what: str) -> No
 
 
 def test_without_its_provider_known_keys_go_on_also_after_a_restart(tmp_path: Path) -> None:
-    """A key that nobody has seen is no reason to let anybody in, nor to call the token bad."""
+    """A token with an unknown key is neither accepted nor rejected."""
     blocks: dict[str, Any] = {"keys": {"cacheDir": str(tmp_path / "keys"), "timeout": "1s", "unknownKidCooldown": "1s"}}
     with IdentityProvider() as idp:
         good, settings = idp.mint(), configuration(idp, **blocks)
@@ -160,7 +160,7 @@ def test_a_store_away_for_too_long_is_503_until_it_is_back(
         assert store.ready() == 200
 
 
-def test_a_store_away_for_too_long_is_only_told_of_where_that_is_wanted(
+def test_a_store_away_for_too_long_is_only_reported_if_configured(
     tmp_path: Path, idp: IdentityProvider, require_tool: Callable[[str], Path]
 ) -> None:
     """With ``onStale: allow``: ready, with the degradation named, and what was known as revoked stays so."""
@@ -183,7 +183,7 @@ def test_a_store_away_for_too_long_is_only_told_of_where_that_is_wanted(
         eventually(store.sidecar, lambda: condition() == "usable", "fresh again")
 
 
-def test_a_start_without_the_store_is_not_ready_and_lets_nobody_in_until_it_is_there(
+def test_a_start_without_the_store_is_not_ready_and_accepts_no_token_until_it_is_there(
     tmp_path: Path, idp: IdentityProvider, require_tool: Callable[[str], Path]
 ) -> None:
     """Free paths stay free."""
@@ -203,7 +203,7 @@ def test_a_start_without_the_store_is_not_ready_and_lets_nobody_in_until_it_is_t
 
 
 class NameServer:
-    """On port 53 of an address of its own: hears every question, and answers 127.0.0.1 once it is told to."""
+    """On port 53 of an address of its own: receives every query, and answers 127.0.0.1 only when it is set to."""
 
     def __init__(self) -> None:
         self.address = f"127.53.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"

@@ -1,4 +1,4 @@
-"""The directory is away: whoever would ask it is not ready, says so, and is again when it is back."""
+"""The directory is away: the sidecar is not ready, reports why, and is ready again when the directory is back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def readiness(sidecar: Sidecar) -> dict[str, Any]:
 def test_a_directory_that_is_back_makes_it_ready_without_a_request(
     require_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Nobody sends requests to what is not ready: if those alone could show that it works again, it never would."""
+    """A load balancer sends no requests to what is not ready, so readiness must not depend on requests to recover."""
     directory = prepared_slapd(require_tool("slapd"), tmp_path)
     options = {
         "url": directory.tls_url,
@@ -38,7 +38,7 @@ def test_a_directory_that_is_back_makes_it_ready_without_a_request(
     with running_sidecar(tmp_path, configuration) as sidecar:
         with directory.running():
             assert ask(sidecar) == 200
-        assert readiness(sidecar)["ready"]  # it is not asked while nobody has a question
+        assert readiness(sidecar)["ready"]  # the directory is not queried without a request
         assert ask(sidecar) == 503
         sidecar.process.wait_until(lambda: not readiness(sidecar)["ready"], within=10, what="not ready")
         told = readiness(sidecar)

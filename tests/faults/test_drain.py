@@ -1,4 +1,4 @@
-"""SIGTERM under load: not ready first, and whoever has been heard gets a whole answer."""
+"""SIGTERM under load: not ready first, and each request that was received gets a whole response."""
 
 import asyncio
 import http.client
@@ -32,7 +32,7 @@ class Service:
 
 
 class Caller(threading.Thread):
-    """Asks without pause, on one connection as long as it is kept, until nobody takes connections any more."""
+    """Sends requests without pause, on one connection as long as it is kept, until connections are refused."""
 
     def __init__(self, sidecar: Sidecar, token: str, upload: bytes) -> None:
         super().__init__(daemon=True)
@@ -48,7 +48,7 @@ class Caller(threading.Thread):
             while True:
                 self._ask(connection)
         except (OSError, http.client.RemoteDisconnected):
-            pass  # the next request found nobody, or a listener that closed before it was accepted
+            pass  # the next connection was refused, or the listener closed before it was accepted
         except http.client.HTTPException as error:
             self.faults.append(repr(error))
         finally:
@@ -67,8 +67,8 @@ class Caller(threading.Thread):
             self.answered += 1
 
 
-def test_a_drain_under_load_answers_everybody_it_has_heard(tmp_path: Path, idp: IdentityProvider) -> None:
-    """What reached the service behind was answered to its caller: none is lost on the way out."""
+def test_a_drain_under_load_answers_each_request_received(tmp_path: Path, idp: IdentityProvider) -> None:
+    """Each request that reached the upstream was answered to its caller: no response is lost."""
     service = Service()
     with LoopbackServer(service.answer) as upstream:
         settings = configuration(idp, upstream.url, server={"drainDelay": "1s", "drainTimeout": "20s"})

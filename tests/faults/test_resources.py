@@ -1,4 +1,4 @@
-"""Files, memory and connections run out: health still answers, nobody is let in for it, and it passes."""
+"""Files, memory and connections run out: health still answers, no request is accepted for it, and it recovers."""
 
 import http.client
 import resource
@@ -48,7 +48,7 @@ def crowd(sidecar: Sidecar, size: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(connect(sidecar)) for _ in range(size)]
 
 
-def everybody_is_answered(sidecar: Sidecar, token: str) -> bool:
+def requests_are_answered(sidecar: Sidecar, token: str) -> bool:
     """Whether fifty callers, eight at a time, all get through."""
     try:
         with ThreadPoolExecutor(8) as callers:
@@ -60,7 +60,7 @@ def everybody_is_answered(sidecar: Sidecar, token: str) -> bool:
 def test_connections_never_take_the_files_that_health_and_service_need(
     tmp_path: Path, idp: IdentityProvider, service: ServiceProcess
 ) -> None:
-    """A process that may open few takes on fewer connections than it is told to."""
+    """A process that may open few files accepts fewer connections than configured."""
     under = ("sh", "-c", f'ulimit -n {FILES} && exec "$@"', "sh")
     settings = configuration(idp, service.url, server={"limits": {"idleTimeout": "60s"}})
     with service.up(), running_sidecar(tmp_path, settings, under=under) as sidecar:
@@ -72,11 +72,11 @@ def test_connections_never_take_the_files_that_health_and_service_need(
             for connection in held[-10:]:
                 connection.settimeout(TIMEOUT)
                 assert connection.recv(12) == b"HTTP/1.1 200"
-            assert everybody_is_answered(sidecar, token), "while the crowd is there"
+            assert requests_are_answered(sidecar, token), "while the crowd is there"
             assert request(f"{sidecar.admin_url}/readyz").status == 200
             assert open_files(sidecar) < FILES
         # those of the crowd who were still waiting to be let in are met, and counted, only now
-        sidecar.process.wait_until(lambda: everybody_is_answered(sidecar, token), within=20, what="rid of the crowd")
+        sidecar.process.wait_until(lambda: requests_are_answered(sidecar, token), within=20, what="rid of the crowd")
 
 
 def test_connections_to_the_operations_listener_take_nothing_from_callers(
@@ -125,7 +125,7 @@ def status_or_none(sidecar: Sidecar, token: str, body: bytes | None = None) -> i
         return None
 
 
-def test_without_memory_left_nobody_is_let_in_and_it_passes(
+def test_without_memory_left_no_request_is_accepted_and_it_recovers(
     tmp_path: Path, idp: IdentityProvider, service: ServiceProcess
 ) -> None:
     """Answers may fail while it lasts; a wrong one is never given."""

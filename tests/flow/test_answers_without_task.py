@@ -252,19 +252,19 @@ async def test_a_bad_token_is_verified_once_for_each_request(
     assert await scene.metric('sidecar_http_requests_total{code="401",listener="public",route="check"}') == 2
 
 
-class Everybody(Authenticator):
-    """Takes whoever presents anything for its own user."""
+class AnyCredential(Authenticator):
+    """Accepts any credential as its one user."""
 
     async def authenticate(self, view: RequestContext) -> Outcome:
-        return Accepted(Actor(ActorType.USER, "everybody", provider=self.name, authenticator=self.name))
+        return Accepted(Actor(ActorType.USER, "any-credential", provider=self.name, authenticator=self.name))
 
 
-async def test_nobody_is_asked_out_of_turn(start: Start, counted: Counted) -> None:
+async def test_authenticators_are_called_in_order(start: Start, counted: Counted) -> None:
     """Where another member comes first, a new token is not verified before that one has been asked."""
-    members = [{"type": f"{__name__}:Everybody"}, {"type": "jwt"}]
+    members = [{"type": f"{__name__}:AnyCredential"}, {"type": "jwt"}]
     scene = await start(**TRUSTED, authentication={"authenticators": members})
     async with await scene.connect() as wire:
-        assert (await ask(wire, bearer())).all("X-Auth-Request-User") == ["everybody"]
+        assert (await ask(wire, bearer())).all("X-Auth-Request-User") == ["any-credential"]
     assert (counted.at_once, counted.verified) == (0, 0)
 
 

@@ -39,7 +39,8 @@ async def check(scene: Scene, dialect: str, target: str, *headers: tuple[str, st
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_a_good_credential_gets_the_complete_set(start: Start, dialect: str) -> None:
     scene = await start(**TRUSTED)
-    answer = await check(scene, dialect, "/x", bearer(jti="t1"))
+    delegated = {"azp": "catalog-ui", "scope": "a b%", "act": {"sub": "agent one"}}
+    answer = await check(scene, dialect, "/x", bearer(jti="t1", **delegated))
     assert answer.status == 200
     assert {name: answer.all(name) for name in NAMES} == {
         "X-Auth-Request-User": ["sam"],
@@ -50,6 +51,9 @@ async def test_a_good_credential_gets_the_complete_set(start: Start, dialect: st
         "X-Auth-Actor-Urn": ["urn:li:corpuser:sam"],
         "X-Auth-Issuer": [forge.ISSUER],
         "X-Auth-Token-Id": ["t1"],
+        "X-Auth-Client": ["catalog-ui"],
+        "X-Auth-Scopes": ["a b%25"],
+        "X-Auth-Acting": [""],  # the issuer may not say who acts
     }
     assert answer.all("Authorization") == []
 

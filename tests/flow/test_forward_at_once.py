@@ -1,4 +1,4 @@
-"""Most requests are forwarded without a task for each: nobody on either side may notice, but for the time it takes."""
+"""Most requests are forwarded without a task for each. Client and upstream may notice no difference but the time."""
 
 import asyncio
 import random
@@ -66,9 +66,9 @@ class Begins:
         self.answered = self.handed_over = self.abandoned = 0
         answer, hand_over, abandon = InFlightRequest.respond, InFlightRequest.promote_to_task, InFlightRequest.cancel
 
-        def answering_(begun: InFlightRequest, status: int, octets: bytes) -> None:
+        def answering_(begun: InFlightRequest, status: int, data: bytes) -> None:
             self.answered += 1
-            answer(begun, status, octets)
+            answer(begun, status, data)
 
         def handing_over(begun: InFlightRequest) -> None:
             self.handed_over += 1
@@ -90,7 +90,7 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> Begins:
 
 @asynccontextmanager
 async def both_ways(scene: Scene) -> AsyncIterator[tuple[Wire, Wire]]:
-    """A connection on which requests take the usual way, and one on which they are begun without a task."""
+    """A connection on which requests run in a task, and one on which they start without a task."""
     async with plainly(scene) as plain, await scene.connect() as wire:
         yield plain, wire
 
@@ -101,16 +101,16 @@ async def make_ready(scene: Scene) -> None:
         assert (await wire.ask("/ready", [bearer()])).status == 200
 
 
-async def outcome(wire: Wire, octets: bytes) -> tuple[Any, ...]:
-    """What comes back for ``octets``, as far as it is the same every time, and whether the connection stays."""
-    await wire.send(octets)
+async def outcome(wire: Wire, data: bytes) -> tuple[Any, ...]:
+    """What comes back for ``data``, as far as it is the same every time, and whether the connection stays."""
+    await wire.send(data)
     try:
         answer = await wire.answer()
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         return ("broken off", getattr(error, "partial", b""))
     again: tuple[Any, ...] | str | None = None
     if "close" not in answer.all("Connection"):
-        await wire.send(octets.replace(b" /", b" /again", 1))
+        await wire.send(data.replace(b" /", b" /again", 1))
         try:
             again = comparable(await wire.answer())
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -200,7 +200,7 @@ async def test_what_came_behind_an_answer_is_part_of_no_other(start: Start, begi
 
 
 async def test_every_request_is_sent_on_as_it_would_have_been(start: Start, begins: Begins) -> None:
-    """Random requests, sound and hostile: the service sees the same octets, the caller the same answer."""
+    """Random requests, valid and hostile: the upstream receives the same bytes, the caller the same response."""
     chance = random.Random(20)
     lines = [
         "Connection: keep-alive", "Connection: X-A, close", "Connection: X-Auth-Request-User", "X-A: 1", "X_A: 2",
@@ -229,7 +229,7 @@ async def test_every_request_is_sent_on_as_it_would_have_been(start: Start, begi
         scene = await start(
             upstream.url,
             server={"trustedProxies": [LOOPBACK]},
-            rules=[{"path": "/x", "methods": ["POST"], "require": {"groups": ["nobody"]}}],
+            rules=[{"path": "/x", "methods": ["POST"], "require": {"groups": ["no-such-group"]}}],
         )
         for _ in range(150):
             asked = get(
@@ -249,9 +249,9 @@ async def test_every_request_is_sent_on_as_it_would_have_been(start: Start, begi
     assert begins.answered > 30
 
 
-def unnumbered(octets: bytes) -> list[bytes]:
+def unnumbered(data: bytes) -> list[bytes]:
     """A head without the id that each request has for itself."""
-    return [line for line in octets.split(b"\r\n") if not line.startswith(b"X-Request-Id: ") or line.endswith(b"mine")]
+    return [line for line in data.split(b"\r\n") if not line.startswith(b"X-Request-Id: ") or line.endswith(b"mine")]
 
 
 async def test_it_is_counted_as_it_would_have_been(start: Start, begins: Begins) -> None:
@@ -307,7 +307,7 @@ async def test_answers_come_in_the_order_of_the_questions(start: Start, begins: 
         assert [request.target for request in upstream.requests] == ["/ready", "/slow", "/second"]
 
 
-async def test_what_takes_long_is_waited_for_in_the_usual_way(
+async def test_a_slow_response_is_awaited_in_a_task(
     start: Start, begins: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "SLOW_RESPONSE_DELAY", 0.01)
@@ -330,7 +330,7 @@ async def test_what_takes_too_long_ends_as_it_would_have(
     assert await scene.metric('sidecar_upstream_requests_total{code="504"}') == 1
 
 
-async def test_a_caller_who_leaves_takes_his_request_along(start: Start, begins: Begins) -> None:
+async def test_a_caller_that_disconnects_cancels_its_request(start: Start, begins: Begins) -> None:
     """Its answer must not become that of the next one."""
     async with waiting(start) as (scene, wire, answer, upstream):
         assert await scene.metric("sidecar_http_requests_in_flight") == 1

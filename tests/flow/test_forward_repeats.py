@@ -2,10 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 from time import perf_counter
+from typing import Any
 
 import pytest
 
+from sidecar.dataplane.proxy.pool import UpstreamPool
 from tests.flow.conftest import Scene, Start, bearer, plainly
 from tests.flow.test_stream_ends import LIFE, Revoke, revoke  # noqa: F401 - a fixture
 from tests.support.jwks_server import eventually
@@ -185,6 +188,37 @@ async def test_a_caller_who_may_pass_no_more_is_not_repeated(
         closing.meanwhile = happen
         assert (await second_answer(scene, way, lambda wire: wire.ask("/x", [bearer()]))).status == 502
     assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("what", ["revoked", "expired"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_token_that_is_revoked_while_a_connection_is_opened_is_not_used(
+    start: Start,
+    revoke: Revoke,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    method: str,
+) -> None:
+    """Opening one can take seconds; nothing of the request is sent afterwards."""
+    async with ScriptedUpstream(Closing()) as upstream:
+        scene = await start(upstream.url)
+        entries = partial(scene.sidecar.metrics.registry.get_sample_value, "sidecar_revocation_entries")
+        connect = UpstreamPool.connect
+
+        async def slowly(pool: UpstreamPool, within: float = inf) -> Any:
+            connection = await connect(pool, within)
+            if what == "expired":
+                scene.clock.advance(LIFE)
+            else:
+                await revoke()
+                await eventually(entries)
+            return connection
+
+        monkeypatch.setattr(UpstreamPool, "connect", slowly)
+        async with await scene.connect() as wire:
+            answer = await wire.ask("/x", [bearer()], method=method, body=b"a" if method == "POST" else b"")
+        assert (answer.status, answer.json()["reason"]) == (401, f"token_{what}")
+    assert upstream.requests == []
 
 
 @WAYS

@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import socket
+from contextlib import suppress
 
 import pytest
 
 from sidecar.logs import JsonFormatter
 from tests.flow.conftest import Start, bearer
+from tests.support.echo_upstream import echo_upstream
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection
 from tests.support.wire import Answer, Wire
 
@@ -243,6 +245,52 @@ async def test_a_head_of_many_long_lines_is_refused_before_it_is_whole(start: St
         whole = [("X-A", "a" * 15_000)] * 3
         assert (await wire.ask("/", whole)).status == 404
         assert (await wire.ask("/", whole)).status == 404
+
+
+@pytest.mark.parametrize(("more", "status"), [(b"X-A: %b\r\n" % (b"a" * 15_000) * 5, 431), (b"X-A: 1", 408)])
+async def test_a_head_behind_a_request_in_progress_is_bounded_too(start: Start, more: bytes, status: int) -> None:
+    """In size and in time; the answers come in order."""
+    answer_now = asyncio.Event()
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answer_now.wait()
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(upstream, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        scene = await start(url, server={"limits": {"headerTimeout": "400ms"}})
+        async with await scene.connect() as wire:
+            await wire.send(f"GET /x HTTP/1.1\r\nHost: a\r\n{AUTH}\r\n\r\n".encode())
+            await asyncio.sleep(0.2)
+            await wire.send(b"GET /y HTTP/1.1\r\nHost: a\r\n")
+            await wire.send(more)
+            await asyncio.sleep(0.6)
+            answer_now.set()
+            assert (await wire.answer()).status == 204
+            answer = await wire.answer()
+            assert_refusal(answer, status)
+            assert answer.all("Connection") == ["close"]
+            assert await wire.ended() == b""
+
+
+async def test_a_body_behind_a_request_in_progress_is_no_head(start: Start) -> None:
+    """Neither its time nor its size is that of a head, and an idle connection after it has no limit for heads."""
+    with echo_upstream() as upstream:
+        scene = await start(upstream.url, server={"limits": {"headerTimeout": "300ms"}})
+        async with await scene.connect() as wire:
+            first = f"GET /x HTTP/1.1\r\nHost: a\r\n{AUTH}\r\n\r\n"
+            second = f"POST /y HTTP/1.1\r\nHost: a\r\n{AUTH}\r\nContent-Length: 90000\r\n\r\n"
+            await wire.send((first + second).encode() + b"b" * 10_000)
+            assert (await wire.answer()).status == 200
+            for _ in range(4):
+                await asyncio.sleep(0.15)
+                await wire.send(b"b" * 20_000)
+            assert (await wire.answer()).status == 200
+            await asyncio.sleep(0.5)
+            assert (await wire.ask("/z", [bearer()])).status == 200
 
 
 @pytest.mark.parametrize("in_turn", [True, False])

@@ -95,6 +95,13 @@ async def asked_by_a_stranger(world: World) -> None:
     await world.scene.reload(rules=[])
 
 
+async def challenged(world: World) -> None:
+    """For a moment there is a protected resource."""
+    await world.scene.reload(server={"publicUrl": "https://metadata.example.com"}, resources=[{"path": "/mcp"}])
+    assert (await world.ask("/mcp")).status == 401
+    await world.scene.reload(resources=[])
+
+
 async def failed_login(world: World) -> None:
     """From now on people can log in at the provider."""
     written = yaml.safe_load(world.scene.config.read_text(encoding="utf-8"))
@@ -251,6 +258,7 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (in_a_socket, ("sidecar_websockets_open",)),
     (many_groups, ("sidecar_identity_headers_blanked_total",)),
     (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
+    (challenged, ('sidecar_challenges_total{reason="token_missing",resource="/mcp"}',)),
     (failed_login, ('sidecar_logins_total{outcome="refused",provider="corp",reason="state_invalid"}',)),
     (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
@@ -298,6 +306,7 @@ OF_THE_PROGRAM = {
     "sidecar_secrets_age_seconds",
     "sidecar_secrets_expires_seconds",
     "sidecar_secrets_refreshes_total",
+    "sidecar_secrets_untidied",
 }
 
 

@@ -12,7 +12,7 @@ import yaml
 from openapi_spec_validator import validate
 
 from sidecar.api import openapi
-from sidecar.api.routes import Access, ApiEndpoint, api_routes
+from sidecar.api.routes import ApiEndpoint, Permission, api_routes
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import write_configuration
 from tests.support.sidecar_process import Sidecar, running_sidecar
@@ -57,7 +57,7 @@ def test_the_operations_are_those_of_the_routes() -> None:
             if method == "HEAD":
                 continue
             routed.add((path, method.lower()))
-            if operation.access is Access.ADMIN:
+            if operation.permission is Permission.ADMIN:
                 for_admins.add((path, method.lower()))
         assert name
     assert routed | OTHERS == operations().keys()

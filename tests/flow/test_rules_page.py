@@ -19,7 +19,9 @@ PAGE = (ROOT / "docs" / "guides" / "rules.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 RULES = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| `([A-Z]+) (/\S*)` \| ([^|]+) \| (\d+)(?: `(\w+)`)? \|$", re.MULTILINE)
-CALLER = re.compile(r"(\w+)(?: in (\w+))?(?: with (\w+))?(?: as (service))?")
+CALLER = re.compile(
+    r"(\w+)(?: in (\w+))?(?: with (\w+))?(?: as (service))?(?: by (\w+))?(?: for ([a-z. ]+))?(?: through (\w+))?"
+)
 SECTIONS = {title: body for title, body in SECTION.findall(PAGE) if RULES.search(body)}
 
 
@@ -37,13 +39,16 @@ def credentials(caller: str, idp: IdentityProvider) -> list[tuple[str, str]]:
         return [("Authorization", "Bearer not.a.token")]
     found = CALLER.fullmatch(caller)
     assert found, caller
-    name, group, role, service = found.groups()
+    name, group, role, service, client, scopes, agent = found.groups()
     token = idp.mint(
         preferred_username=name,
         email=f"{name}@example.com",
         groups=[group] if group else [],
         roles=[role] if role else [],
         kind="job" if service else "person",
+        azp=client,
+        scope=scopes,
+        act={"sub": agent} if agent else None,
     )
     return [("Authorization", f"Bearer {token}")]
 
@@ -65,7 +70,7 @@ def test_the_requests_of_a_section_get_what_its_table_says(
     assert len(rows) == body.count("\n| `")
     entry: dict[str, Any] = {"name": "corp", "issuer": provider.issuer, "audiences": [AUDIENCE], "mayBeAdmin": True}
     entry |= {"groupsClaim": "groups", "jwtPrincipalClaims": ["preferred_username"]}
-    entry |= {"actorType": {"claim": "kind", "service": ["job"]}}
+    entry |= {"actorType": {"claim": "kind", "service": ["job"]}, "trustAct": True}
     with echo_upstream() as upstream:
         configuration = {
             "upstream": {"url": upstream.url},

@@ -1,5 +1,6 @@
 """Settings whose values are in a secrets manager: start, refresh, reload, commands; and that no value is shown."""
 
+import base64
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 import yaml
 
@@ -86,7 +88,11 @@ def test_a_value_is_read_refreshed_and_kept_while_the_vault_fails(vault: Azure, 
         vault.secrets[ID][-1].attributes["enabled"] = False
         wait_until(lambda: metric(sidecar, "sidecar_secrets_up") == 0)
         assert status_of(sidecar, OTHER) == 200
-        assert request(f"{sidecar.admin_url}/readyz", "GET").status == 200
+        report = request(f"{sidecar.admin_url}/readyz", "GET")
+        assert report.status == 200
+        part = report.json()["parts"]["secrets manager"]
+        assert part["state"] == "degraded"
+        assert f"Azure Key Vault: {ID}: disabled: status 403, SecretDisabled; the values read before" in part["text"]
         os.kill(sidecar.process.popen.pid, signal.SIGHUP)
         wait_until(lambda: '"outcome":"applied"' in sidecar.process.output.rpartition("secret_unreadable")[2])
         assert status_of(sidecar, OTHER) == 200
@@ -121,6 +127,8 @@ def test_no_value_is_shown_anywhere(vault: Azure, tmp_path: Path) -> None:
     document["server"] = {"workers": 2}
     with running_sidecar(tmp_path, document) as sidecar:
         assert status_of(sidecar, SECRET) == 200
+        parts = request(f"{sidecar.admin_url}/readyz", "GET").json()["parts"]
+        assert parts["secrets manager"] == {"state": "usable"}
         vault.put(ID, OTHER)
         wait_until(lambda: status_of(sidecar, OTHER) == 200)
         shown = [request(f"{sidecar.admin_url}/{path}", "GET").body for path in ("metrics", "config", "readyz")]
@@ -358,6 +366,61 @@ def test_migrate(vault: Azure, tmp_path: Path) -> None:
     done = run("secrets", "migrate", "--config", written(tmp_path, document))
     assert done.returncode == 1
     assert f"{base}-signingkey exists with another value" in done.stderr
+
+
+def test_migrate_moves_key_files_and_password_files(vault: Azure, tmp_path: Path) -> None:
+    """The printed configuration accepts the same tokens and passwords without the files."""
+    generated = run("keys", "generate", "--dir", tmp_path / "keys")
+    assert generated.returncode == 0, generated.stderr
+    hashed = bcrypt.hashpw(b"opensesame", bcrypt.gensalt(4)).decode()
+    (tmp_path / "htpasswd").write_text(f"alice:{hashed}\n")
+    document = configuration(vault, secretsManager="managed-azure-kv", refresh="1s")
+    pair = {name: f"{tmp_path}/keys/{name}_key.der" for name in ("private", "public")}
+    document["jwtTokenConfiguration"] = {
+        "jwtissuer": "meta.example.com",
+        "rsaprivateKeyFilePath": pair["private"],
+        "rsapublicKeyFilePath": pair["public"],
+    }
+    basic = {"type": "basic", "configs": {"htpasswd": str(tmp_path / "htpasswd")}}
+    document["authentication"]["authenticators"] = [{"type": "jwt"}, basic]
+    path = written(tmp_path, document)
+    made = run("token", "create", "--config", path, "--name", "x", "--kind", "bot")
+    assert made.returncode == 0, made.stderr
+    token = made.stdout.strip()
+    done = run("secrets", "migrate", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert "2 written, 0 already there" in done.stderr
+    assert hashed not in done.stdout + done.stderr
+    assert '"d"' not in done.stdout + done.stderr
+    comments = [line for line in done.stdout.splitlines() if line.startswith("#")]
+    base = "openmetadata-sidecar-authentication-authenticators-1-configs-htpasswdsecret"
+    assert comments == [
+        f"# authentication.authenticators[1].configs.htpasswdSecret: secret:{base}",
+        "# remove jwtTokenConfiguration.rsaprivateKeyFilePath",
+        "# remove jwtTokenConfiguration.rsapublicKeyFilePath",
+        "# remove authentication.authenticators[1].configs.htpasswd",
+    ]
+    printed = yaml.safe_load(done.stdout)["jwtTokenConfiguration"]
+    assert printed == {"keySecret": "secret:openmetadata-sidecar-keys"}
+    assert "0 written, 2 already there" in run("secrets", "migrate", "--config", path).stderr
+    document["jwtTokenConfiguration"] = {**printed, "jwtissuer": "meta.example.com"}
+    basic["configs"] = {"htpasswdSecret": f"secret:{base}"}
+
+    def status(header: str) -> int:
+        return request(f"{sidecar.url}/oauth2/auth", "GET", headers=(("Authorization", header),)).status
+
+    def password(text: str) -> str:
+        return "Basic " + base64.b64encode(f"alice:{text}".encode()).decode()
+
+    with running_sidecar(tmp_path, document) as sidecar:
+        assert status(f"Bearer {token}") == 200
+        assert [status(password("opensesame")), status(password("other"))] == [200, 401]
+        vault.put(base, f"alice:{bcrypt.hashpw(b'other', bcrypt.gensalt(4)).decode()}")
+        wait_until(lambda: status(password("other")) == 200)
+        vault.put(base, "alice:not-a-hash")
+        wait_until(lambda: '"outcome":"refused"' in sidecar.process.output)
+        assert status(password("other")) == 200
+    assert "not-a-hash" not in sidecar.process.output
 
 
 def keys_in_vault(vault: Azure, **manager: Any) -> dict[str, Any]:

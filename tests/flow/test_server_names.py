@@ -60,6 +60,20 @@ async def test_every_way_of_coming_in_is_covered(start: Start, tmp_path: Path) -
         assert (await ask(scene)).json()["reason"] == "principal_reserved"
 
 
+async def test_a_known_token_is_rejected_when_a_bot_of_its_name_is_minted(start: Start, tmp_path: Path) -> None:
+    with echo_upstream() as upstream:
+        scene = await start(upstream.url, **openmetadata(tmp_path))
+        robot = bearer(sub="robot")
+        assert (await ask(scene, robot)).status == 200
+        wish = json.dumps({"name": "robot", "kind": "bot", "replacePerson": True}).encode()
+        async with await scene.connect() as wire:
+            lines = [bearer(sub="root"), ("Content-Type", "application/json")]
+            minted = await wire.ask("/oauth2/tokens", lines, method="POST", body=wish)
+        assert minted.status == 201, minted.body
+        refused = await ask(scene, robot)
+        assert (refused.status, refused.json()["reason"]) == (401, "principal_reserved")
+
+
 async def test_a_bot_that_was_minted_here_may_bear_such_a_name(start: Start, tmp_path: Path) -> None:
     with echo_upstream() as upstream:
         scene = await start(upstream.url, **openmetadata(tmp_path))

@@ -31,7 +31,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     dark_issuer = f"http://127.0.0.1:{free_port()}"
     with IdentityProvider() as provider, echo_upstream() as upstream:
         providers = [
-            {"name": "corp", "issuer": provider.issuer, "audiences": [AUDIENCE], "groupsClaim": "groups"},
+            {"name": "corp", "issuer": provider.issuer, "audiences": [AUDIENCE]}
+            | {"groupsClaim": "groups", "trustAct": True},
             {"name": "dark", "issuer": dark_issuer, "audiences": [AUDIENCE]},
         ]
         rules = [

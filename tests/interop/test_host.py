@@ -157,7 +157,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_what_a_host_needs(installed: Path, tmp_path: Path) -> None:
-    """The program, the unit, and the proxies' files; ``init`` finds them without the source tree."""
+    """The program, the unit, and the proxies' files; ``init`` finds them without the source tree. Completion works."""
     share = installed / "share" / "auth-sidecar"
     assert (share / "systemd" / UNIT.name).read_bytes() == UNIT.read_bytes()
     command = ["init", "--issuer", "https://idp.example.com", "--audience", "x", "--offline"]
@@ -170,6 +170,10 @@ def test_the_wheel_has_what_a_host_needs(installed: Path, tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    script = subprocess.run(
+        [installed / "bin" / "sidecar", "completion", "bash"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert "revocations" in script
     shipped = (ROOT / "deploy" / "nginx" / "auth_request.conf").read_text(encoding="utf-8")
     assert (tmp_path / "auth-sidecar.nginx.conf").read_text(encoding="utf-8") == shipped
     located = subprocess.run(

@@ -51,7 +51,8 @@ OTHERS_NAMES = (
     "Remote-Groups", "Remote-Name", "X-Remote-User", "X-WEBAUTH-USER", "X-DataHub-Actor", "X-DataHub-Delegated-For-Id",
     "X-DataHub-Delegated-For-Type", "X-Impersonate-User", "X-Original-URL", "X-Rewrite-URL",
 )  # fmt: skip
-EVERY_NAME = (*IDENTITY, "X-Auth-Issuer", "X-Auth-Token-Id", *OTHERS_NAMES)
+DELEGATION = ("X-Auth-Client", "X-Auth-Scopes", "X-Auth-Acting")
+EVERY_NAME = (*IDENTITY, "X-Auth-Issuer", "X-Auth-Token-Id", *DELEGATION, *OTHERS_NAMES)
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "lower": str.lower,
@@ -123,9 +124,10 @@ def front(
 
 def test_the_upstream_hears_who_is_asking_exactly_once(front: Front) -> None:
     """A valid token passes, and each identity header arrives with the Actor's value, once."""
-    token = front.scene.provider.mint(jti="token-x")
+    token = front.scene.provider.mint(jti="token-x", azp="catalog", scope="read write", act={"sub": "agent"})
     seen = received(front.send("/api/v1/tables?limit=1", token=token))
     expected = {**IDENTITY, "X-Auth-Issuer": front.scene.provider.issuer, "X-Auth-Token-Id": "token-x"}
+    expected |= dict(zip(DELEGATION, ("catalog", "read write", "agent"), strict=True))
     assert {name: seen.all(name) for name in expected} == {name: [value] for name, value in expected.items()}
     assert seen.all("Authorization") == [f"Bearer {token}"]
 

@@ -199,7 +199,7 @@ def version_of(value: Value) -> int:
 
 
 def begin(bounds: Bounds) -> State:
-    """Nothing has been written, and everybody has read that."""
+    """Nothing has been written, and each replica has read that."""
     return State(Store(), (Process(),) * bounds.processes, writes=bounds.writes, losses=bounds.losses)
 
 
@@ -419,7 +419,7 @@ def _sortable(process: Process, flights: tuple[Flight, ...], index: int) -> tupl
 
 
 def converged(state: State, bounds: Bounds, order: int) -> State:
-    """No more faults and writes: every answer arrives, and everybody reads until nothing changes."""
+    """No more faults and writes: every answer arrives, and each replica reads until nothing changes."""
     while state.flights:
         state = answer(state, 0, bounds)
     for _ in range(40):
@@ -434,7 +434,7 @@ def converged(state: State, bounds: Bounds, order: int) -> State:
 
 
 def problem(state: State, bounds: Bounds) -> str:
-    """What is wrong with ``state`` once everybody has read everything; empty: nothing."""
+    """What is wrong with ``state`` once each replica has read everything; empty: nothing."""
     for order in bounds.orders:
         end = converged(state, bounds, order)
         there = state_of(end.store)

@@ -25,6 +25,9 @@ TENANT = "11111111-2222-3333-4444-555555555555"
 CLIENT = "66666666-7777-8888-9999-000000000000"
 CLIENT_SECRET = "client~secret-of-the-stand-in"
 AUDIENCE = "https://vault.azure.net"
+VAULT = "acme-metadata"
+VAULT_HOST = f"{VAULT}.vault.azure.net"
+AUTHORITY_HOST = "login.microsoftonline.com"
 Override = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 
 
@@ -57,17 +60,24 @@ class Azure:
     busy_for: int = 0
     """So many writes still answer that the secret is being recovered."""
     resource: str = AUDIENCE
+    is_public: bool = False
+    """It is reached under Azure's names."""
 
     @property
     def url(self) -> str:
-        """Of the vault and of the authority."""
-        return self.server.url
+        """Of the vault."""
+        return f"https://{VAULT_HOST}" if self.is_public else self.server.url
+
+    @property
+    def authority(self) -> str:
+        """Of the authority."""
+        return f"https://{AUTHORITY_HOST}" if self.is_public else self.server.url
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """``secretsManagerConfiguration.parameters`` that reach it with the client secret."""
         return {
             "vaultUrl": self.url,
-            "authority": self.url,
+            "authority": self.authority,
             "caFile": str(self.ca_file),
             "tenantId": TENANT,
             "clientId": CLIENT,
@@ -95,20 +105,25 @@ def _tick() -> int:
 
 
 @contextmanager
-def azure(folder: Path) -> Iterator[Azure]:
-    """Run the stand-in; ``folder`` takes its certificate."""
-    pem, key = certificate()
-    (folder / "azure.pem").write_bytes(pem)
+def azure(folder: Path, *, is_public: bool = False) -> Iterator[Azure]:
+    """Run the stand-in; ``folder`` takes the certificate of its CA.
+
+    ``is_public``: for clients that reach it under Azure's host names, through a proxy.
+    """
+    authority = certificate("ca")
+    pem, key = certificate("azure", authority, [VAULT_HOST, AUTHORITY_HOST])
+    (folder / "azure.pem").write_bytes(authority[0])
+    (folder / "azure-server.pem").write_bytes(pem)
     (folder / "azure.key").write_bytes(key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "azure.pem", folder / "azure.key")
+    context.load_cert_chain(folder / "azure-server.pem", folder / "azure.key")
     found: list[Azure] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return await _handle(found[0], request)
 
     with LoopbackServer(handle, tls=context) as server, LoopbackServer(handle) as metadata:
-        found.append(Azure(server, folder / "azure.pem", metadata))
+        found.append(Azure(server, folder / "azure.pem", metadata, is_public=is_public))
         yield found[0]
 
 
@@ -120,6 +135,8 @@ async def _handle(world: Azure, request: web.BaseRequest) -> web.StreamResponse:
             return answered
     if request.path.endswith("/oauth2/v2.0/token"):
         return await _authority(world, request)
+    if request.path.endswith("/v2.0/.well-known/openid-configuration"):
+        return _discovery(world)
     if request.path == "/metadata/identity/oauth2/token":
         return _metadata(world, request)
     if not request.secure:
@@ -130,8 +147,20 @@ async def _handle(world: Azure, request: web.BaseRequest) -> web.StreamResponse:
     return await _vault(world, request)
 
 
+def _discovery(world: Azure) -> web.Response:
+    base = f"{world.authority}/{TENANT}"
+    return web.json_response(
+        {
+            "issuer": f"{base}/v2.0",
+            "token_endpoint": f"{base}/oauth2/v2.0/token",
+            "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+            "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
+        }
+    )
+
+
 def _challenge(world: Azure) -> web.Response:
-    value = f'Bearer authorization="{world.url}/{TENANT}", resource="{world.resource}"'
+    value = f'Bearer authorization="{world.authority}/{TENANT}", resource="{world.resource}"'
     body = {"error": {"code": "Unauthorized", "message": "AKV10000: Request is missing a Bearer or PoP token."}}
     return web.json_response(body, status=401, headers={"WWW-Authenticate": value})
 

@@ -1,6 +1,7 @@
 """A certificate for this host."""
 
 import datetime
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -9,8 +10,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate(name: str = "test", issuer: tuple[bytes, bytes] | None = None) -> tuple[bytes, bytes]:
-    """PEM of a certificate for 127.0.0.1, whose subject is ``name``, and of its key: self-signed, or by ``issuer``.
+def certificate(
+    name: str = "test", issuer: tuple[bytes, bytes] | None = None, hosts: Sequence[str] = ()
+) -> tuple[bytes, bytes]:
+    """PEM of a certificate for 127.0.0.1 and ``hosts``, whose subject is ``name``, and of its key: self-signed, or by
+    ``issuer``.
 
     It names no key identifiers, as the CAs of many clusters do not.
     """
@@ -29,7 +33,10 @@ def certificate(name: str = "test", issuer: tuple[bytes, bytes] | None = None) -
         .serial_number(1)
         .not_valid_before(start)
         .not_valid_after(start.replace(year=2120))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), *map(x509.DNSName, hosts)]),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .sign(signing, hashes.SHA256())
     )

@@ -45,21 +45,33 @@ class StartProxy(Protocol):
         /,
         *,
         mints: bool = ...,
+        resources: bool = ...,
         changes: Mapping[str, str] = ...,
     ) -> AbstractContextManager[str]: ...
 
 
 _KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")
+_RESOURCES = re.compile(r"(?<=without a check:\n)(?:[ \t]*# .*\n)+")
+_COMMENT = re.compile(r"^[ \t]*#.*\n", re.MULTILINE)
 
 
-def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False) -> str:
-    """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once."""
+def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False, resources: bool = False) -> str:
+    """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once, besides in comments.
+
+    ``mints`` and ``resources``: with the lines that it keeps in a comment for minted credentials and for the metadata
+    of protected resources.
+    """
     text = (DEPLOY / name).read_text(encoding="utf-8")
+    for old in replacements:
+        count = text.count(old) if old.startswith((" ", "\t")) else _COMMENT.sub("", text).count(old)
+        assert count == 1, f"{old!r} stands {count} times in {name}"
     if mints:
         text, count = _KEPT.subn(lambda lines: lines[0].replace("# ", ""), text)
         assert count == 1, f"{name} keeps no such lines"
+    if resources:
+        text, count = _RESOURCES.subn(lambda lines: lines[0].replace("# ", ""), text)
+        assert count > 0, f"{name} keeps no such lines"
     for old, new in replacements.items():
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
         text = text.replace(old, new)
     return text
 
@@ -74,6 +86,7 @@ def nginx(
     ask_by: str = "1.1",
     remember: str = "5s",
     mints: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """nginx, asking the sidecar with the HTTP version ``ask_by``. ``remember``: for how long the caching file does."""
@@ -90,7 +103,7 @@ def nginx(
     if file == "auth_request_cached.conf":
         replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
     (folder / "site.conf").write_text(
-        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints), encoding="utf-8"
+        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints, resources=resources), encoding="utf-8"
     )
     with running_nginx(binary, folder, port) as url:
         yield url
@@ -98,13 +111,19 @@ def nginx(
 
 @contextmanager
 def nginx_snippets(
-    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    mints: bool = False,
+    resources: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """nginx with a server of its own that includes the three snippets. ``changes`` are about that of the location."""
     port = free_port()
     texts = {
         "http": shipped("nginx/auth_sidecar_http.conf", {"127.0.0.1:4180": addresses.sidecar}),
-        "server": shipped("nginx/auth_sidecar_server.conf", {}),
+        "server": shipped("nginx/auth_sidecar_server.conf", {}, resources=resources),
         "location": shipped("nginx/auth_sidecar_location.conf", changes, mints=mints),
     }
     for name, text in texts.items():
@@ -138,7 +157,13 @@ def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
 
 @contextmanager
 def envoy(
-    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    mints: bool = False,
+    resources: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Envoy with one worker."""
     port = free_port()
@@ -148,7 +173,8 @@ def envoy(
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    file.write_text(shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints), encoding="utf-8")
+    text = shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints, resources=resources)
+    file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Hot restarts need shared memory, which would outlive the program.
     options = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
@@ -158,7 +184,13 @@ def envoy(
 
 @contextmanager
 def caddy(
-    binary: Path, folder: Path, addresses: Addresses, *, mints: bool = False, changes: Mapping[str, str] = NO_CHANGES
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    mints: bool = False,
+    resources: bool = False,
+    changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Caddy, its own state kept in ``folder``."""
     port = free_port()
@@ -168,7 +200,8 @@ def caddy(
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    file.write_text(shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints), encoding="utf-8")
+    text = shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints, resources=resources)
+    file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [binary, "run", "--config", file, "--adapter", "caddyfile"]
@@ -184,6 +217,7 @@ def traefik(
     *,
     believes: bool = False,
     mints: bool = False,
+    resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
     """Traefik with both of its files. ``believes``: it trusts X-Forwarded-* of every peer, as behind a proxy.
@@ -198,7 +232,7 @@ def traefik(
     (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
     dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
     (folder / "dynamic.yaml").write_text(
-        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints), encoding="utf-8"
+        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints, resources=resources), encoding="utf-8"
     )
     url = f"http://127.0.0.1:{port}"
     command = [binary, f"--configFile={folder / 'traefik.yaml'}"]

@@ -166,11 +166,11 @@ def cluster(program: Path, folder: Path) -> Iterator[list[RedisServer]]:
 
 
 def _pairs(answer: Any) -> Iterator[tuple[Any, Any]]:
-    """A flat list of names and values, or what the client has made of it, as pairs of octets."""
+    """A flat list of names and values, or what the client has made of it, as pairs of bytes."""
     if isinstance(answer, dict):
         answer = [part for pair in answer.items() for part in pair]
-    octets = [part if isinstance(part, bytes) else str(part).encode() for part in answer]
-    return zip(octets[::2], octets[1::2], strict=True)
+    parts = [part if isinstance(part, bytes) else str(part).encode() for part in answer]
+    return zip(parts[::2], parts[1::2], strict=True)
 
 
 def _named(answer: Any) -> dict[str, str]:

@@ -296,7 +296,7 @@ class Runner:
 
 @contextmanager
 def redis_client(program: Path) -> Iterator["redis.Redis"]:
-    """A server that nobody else has, which keeps nothing on disk."""
+    """A server of its own for one test, which keeps nothing on disk."""
     with TemporaryDirectory(prefix="auth-sidecar-test-") as folder:
         socket = f"{folder}/socket"
         command = [str(program), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]

@@ -31,7 +31,7 @@ _METRICS = Metrics()
 
 
 class Turn:
-    """An operation under way whose calls stand still: before each is sent, and before its answer arrives."""
+    """An operation in progress whose calls are held: before each is sent, and before its answer arrives."""
 
     def __init__(self) -> None:
         self.pending: list[tuple[str, asyncio.Future[None]]] = []
@@ -87,7 +87,7 @@ class Backing(Protocol):
 
 
 async def _step(world: "StoreWorld", index: int, name: str, work: Callable[[], Any]) -> Any:
-    """``work`` as a step of the operation that is under way, and nothing where the process is cut off."""
+    """``work`` as a step of the operation in progress, and nothing where the process is cut off."""
     turn = _turn.get()
     for what in ("ask", "answer"):
         if turn is not None:
@@ -236,8 +236,8 @@ class StoreWorld:
         return mirror
 
     async def begin(self) -> None:
-        """Everybody has read everything, and the contents are saved."""
-        await self.everybody_follows()
+        """Each replica has read everything, and the contents are saved."""
+        await self.all_replicas_follow()
         self.backing.save()
 
     async def follow(self, index: int) -> None:
@@ -253,13 +253,13 @@ class StoreWorld:
             self.faults.append(error)
             mirror._log_state(error, first=False)
 
-    async def everybody_follows(self, rounds: int = 2) -> None:
+    async def all_replicas_follow(self, rounds: int = 2) -> None:
         for _ in range(rounds):
             for index in range(len(self.mirrors)):
                 await self.follow(index)
 
     async def converge(self, order: Sequence[int] | None = None, rounds: int = 5) -> None:
-        """Nobody is cut off any more, and everybody follows."""
+        """No replica is cut off any more, and each follows."""
         self.cut.clear()
         for _ in range(rounds):
             self.time += 1.5

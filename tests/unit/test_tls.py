@@ -58,7 +58,7 @@ async def _ldap(port: int, ca_file: str) -> None:
 
 async def _upstream(port: int, ca_file: str) -> None:
     pool = UpstreamPool(endpoint_of(f"https://127.0.0.1:{port}", ca_file), connect_timeout=5, keepalive_timeout=5)
-    (await pool.acquire()).close()
+    (await pool.connect()).close()
 
 
 @pytest.mark.usefixtures("strict")

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import __version__
 from sidecar.admin.health import combined
-from sidecar.app.running import operations_listener
+from sidecar.app.running import ReadParts, operations_listener
 from sidecar.app.workers.process import WorkerProcess
 from sidecar.app.workers.totals import Totals, families, value_of
 from sidecar.config.load import Loaded
@@ -51,8 +51,9 @@ class _Slot:
 class Supervisor:
     """Keeps ``server.workers`` processes running. Created by :func:`supervised`."""
 
-    def __init__(self, loaded: Loaded, listeners: Sequence[Sequence[socket.socket]]) -> None:
-        """``listeners`` are the sockets of each worker on the public address."""
+    def __init__(self, loaded: Loaded, listeners: Sequence[Sequence[socket.socket]], others: ReadParts = tuple) -> None:
+        """``listeners`` are the sockets of each worker on the public address; ``others`` the parts of this process."""
+        self._others = others
         self.loaded = loaded
         self.metrics = Metrics()
         self._listeners = listeners
@@ -130,7 +131,7 @@ class Supervisor:
         """
         reports = await asyncio.gather(*(_report(slot.process) for slot in self._slots))
         all_started = all(slot.started.is_set() for slot in self._slots)
-        return combined(reports, is_complete=all_started, is_draining=self._draining)
+        return combined(reports, self._others(), is_complete=all_started, is_draining=self._draining)
 
     async def scrape(self) -> CollectorRegistry:
         """See :class:`sidecar.admin.routes.Operations`. For a worker that does not respond, its last metrics count."""
@@ -273,15 +274,16 @@ def _best_error(failures: Sequence[BaseException]) -> BaseException:
 
 
 @asynccontextmanager
-async def supervised(loaded: Loaded) -> AsyncIterator[Supervisor]:
-    """Run all workers and the operations listener while the context is active.
+async def supervised(loaded: Loaded, others: ReadParts = tuple) -> AsyncIterator[Supervisor]:
+    """Run all workers and the operations listener while the context is active. ``others`` as in
+    :func:`sidecar.app.running.build_sidecar`.
 
     Raises Misconfigured if the configuration cannot be served, and other SidecarErrors if a worker does not start.
     """
     server = loaded.settings.server
     access = SocketAccess(server.socket_mode, server.socket_group)
     listeners = open_shared_sockets(server.listen, "server.listen", server.workers, access)
-    supervisor = Supervisor(loaded, listeners)
+    supervisor = Supervisor(loaded, listeners, others)
     try:
         async with operations_listener(supervisor, server.admin_listen, supervisor.metrics):
             await supervisor.start()

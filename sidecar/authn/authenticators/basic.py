@@ -14,11 +14,19 @@ from pydantic import model_validator
 from sidecar.authn.base import Abstained, Accepted, AuthenticatorContext, Outcome, Rejected
 from sidecar.authn.support.basic_credential import wrong_password_error
 from sidecar.authn.support.password import PasswordAuthenticator, PasswordOptions
-from sidecar.authn.support.password_file import PasswordFile, PasswordFileError, User, read_htpasswd, read_user_props
+from sidecar.authn.support.password_file import (
+    PasswordFile,
+    PasswordFileError,
+    User,
+    parse_htpasswd,
+    read_htpasswd,
+    read_user_props,
+)
 from sidecar.config.providers import member_issuer
 from sidecar.config.settings import Text
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.identity.claims import make_actor
+from sidecar.secrets.value import Secret
 
 _log = logging.getLogger("sidecar.authn")
 _THREADS = 2
@@ -26,17 +34,19 @@ _POLL_INTERVAL = 2.0
 
 
 class BasicOptions(PasswordOptions):
-    """Location of the password file."""
+    """Where the users are."""
 
     htpasswd: Text = ""
     """Path of a file with ``user:hash`` lines, bcrypt or argon2 (``htpasswd -B``)."""
+    htpasswd_secret: Secret | None = None
+    """Alternative: the content of such a file, as a secret: ``secret:<id>``, ``env:NAME``, ``file:/path``."""
     user_props: Text = ""
     """Alternative: path of a JAAS ``user.props`` file with plain passwords, as DataHub uses it."""
 
     @model_validator(mode="after")
     def _one_file(self) -> "BasicOptions":
-        if bool(self.htpasswd) == bool(self.user_props):
-            raise ValueError("needs htpasswd or userProps, one of them")
+        if sum(map(bool, (self.htpasswd, self.htpasswd_secret, self.user_props))) != 1:
+            raise ValueError("needs htpasswd, htpasswdSecret or userProps, one of them")
         return self
 
 
@@ -48,7 +58,10 @@ class Basic(PasswordAuthenticator):
 
     def __init__(self, options: BasicOptions, surroundings: AuthenticatorContext) -> None:
         super().__init__(options, surroundings, threads=_THREADS)
-        self._path = Path(options.htpasswd or options.user_props)
+        # the content of a secret changes with the configuration only
+        file = options.htpasswd or options.user_props
+        self._path = Path(file) if file else None
+        self._source = file or "htpasswdSecret"
         self._file: PasswordFile | None = None
         self._last_signature: tuple[int, int, int] | None = None
         self._degraded_reason = ""
@@ -58,7 +71,8 @@ class Basic(PasswordAuthenticator):
     def describe(cls, options: BasicOptions) -> str:
         """The credentials that this authenticator decides on."""
         plain = " (plain passwords)" if options.user_props else ""
-        return f"Basic user and password of the users in {options.htpasswd or options.user_props}{plain}"
+        source = options.htpasswd or options.user_props or "htpasswdSecret"
+        return f"Basic user and password of the users in {source}{plain}"
 
     @property
     def degraded_reason(self) -> str:
@@ -70,7 +84,7 @@ class Basic(PasswordAuthenticator):
         try:
             await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
-            return [f"{self._path} {error}"]
+            return [f"{self._source} {error}"]
         return []
 
     async def start(self) -> None:
@@ -79,7 +93,7 @@ class Basic(PasswordAuthenticator):
             self._last_signature = self._signature()
             self._file = await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
-            raise Misconfigured([Problem(f"authenticator {self.name}", f"{self._path} {error}")]) from error
+            raise Misconfigured([Problem(f"authenticator {self.name}", f"{self._source} {error}")]) from error
         if self.options.user_props:
             _log.warning(
                 "the password file has plain-text passwords",
@@ -89,7 +103,8 @@ class Basic(PasswordAuthenticator):
                     "file": str(self._path),
                 },
             )
-        self._watch_task = asyncio.create_task(self._poll_files())
+        if self._path is not None:
+            self._watch_task = asyncio.create_task(self._poll_files())
 
     async def stop(self) -> None:
         """Stop watching the file. A password comparison in progress runs to its end."""
@@ -121,11 +136,15 @@ class Basic(PasswordAuthenticator):
         return Accepted(make_actor(claims, policy))
 
     def _load_file(self) -> PasswordFile:
+        if self._path is None:
+            return parse_htpasswd("" if self.options.htpasswd_secret is None else self.options.htpasswd_secret.reveal())
         if self.options.htpasswd:
             return read_htpasswd(self._path)
         return read_user_props(self._path, allow_published=self.surroundings.allow_published)
 
     def _signature(self) -> tuple[int, int, int] | None:
+        if self._path is None:
+            return None
         try:
             found = self._path.stat()
         except OSError:
@@ -151,7 +170,7 @@ class Basic(PasswordAuthenticator):
         try:
             self._file = await asyncio.to_thread(self._load_file)
         except PasswordFileError as error:
-            self._log_state(f"{self._path} {error}")
+            self._log_state(f"{self._source} {error}")
             return
         self._degraded_reason = ""
         self._cache.clear()

@@ -90,7 +90,9 @@ def check_system_client(client_id: str, secret: Secret, *, allow_published: bool
         problems.append(Problem(path, text))
     elif is_well_known(secret) and not allow_published:
         problems.append(
-            Problem(path, "is DataHub's published default: everybody can use it; make your own (openssl rand -hex 32)")
+            Problem(
+                path, "is DataHub's published default, which anyone can use; create your own (openssl rand -hex 32)"
+            )
         )
     if problems:
         raise Misconfigured(problems)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Literal, Protocol
+from typing import Literal
 
 from sidecar.authn.base import ABSTAINED, Abstained, Accepted, Outcome, Rejected
 from sidecar.clock import Clock, earliest_of, latest_of
@@ -27,7 +27,7 @@ from sidecar.tokens.datahub import (
     is_datahub,
     verify_datahub,
 )
-from sidecar.tokens.issued.records import recorded_actor
+from sidecar.tokens.issued.records import RecordLookup, recorded_actor
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
@@ -46,13 +46,6 @@ class DataHubTokenOptions(Model):
     """Salt of DataHub's token hashes."""
     signing_alg: Literal["HS256"] = "HS256"
     """The only algorithm that DataHub uses."""
-
-
-class RecordLookup(Protocol):
-    """Look-up of token records."""
-
-    async def lookup(self, token_id: str) -> TokenRecord | None:
-        """The record with that id. Raises Unavailable(STORE_UNAVAILABLE) if the store does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +222,7 @@ def check_shared_secrets(
         problems.append(Problem(f"{path}.salt", text))
     for name, secret, risk in (
         ("signingKey", signing_key, "anyone can sign with it"),
-        ("salt", salt, "everybody knows it"),
+        ("salt", salt, "anyone knows it"),
     ):
         if is_well_known(secret) and not allow_published:
             text = f"is DataHub's published default: {risk}; make your own (openssl rand -base64 32)"

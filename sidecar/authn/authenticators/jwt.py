@@ -9,7 +9,7 @@ from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.concurrency import Steps, run_steps
 from sidecar.config.providers import OwnIssuers
-from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, Unavailable, quoted
+from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.request import Observer, RequestContext, Scheme
@@ -147,6 +147,18 @@ def _accepted(
     )
 
 
+def _mapped(issuer: Issuer, token: Unverified, verified: VerifiedClaims) -> Steps[Accepted]:
+    try:
+        accepted = issuer.mapper.accept(token, verified)
+        if not isinstance(accepted, Accepted):
+            accepted = yield accepted
+    except Failed as failure:
+        failure.is_signed = True
+        raise
+    assert isinstance(accepted, Accepted)  # noqa: S101 - the type of what an awaitable returns is lost
+    return accepted
+
+
 class JwtAuthenticator:
     """Decides on every Bearer token that is a JWT of a known issuer, signed with a private key."""
 
@@ -226,11 +238,7 @@ class JwtAuthenticator:
             verified = self._verified(issuer, token, keys)
             if observer is not None:
                 observer.observe("claims", verified)
-            with AFTER_SIGNATURE:
-                accepted = issuer.mapper.accept(token, verified)
-                if not isinstance(accepted, Accepted):
-                    accepted = yield accepted
-            assert isinstance(accepted, Accepted)  # noqa: S101 - the type of what an awaitable returns is lost
+            accepted = yield from _mapped(issuer, token, verified)
         except Refused as refusal:
             return Rejected(refusal, issuer.name)
         except Unavailable as failure:

@@ -1,11 +1,12 @@
 """The ``Basic`` credential (RFC 7617): parsing, and a rate limit for wrong passwords."""
 
 from binascii import Error, a2b_base64
-from collections import OrderedDict, deque
+from collections import deque
 
 from sidecar.clock import Clock
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.request import Credential, Scheme
+from sidecar.lru import BoundedLru
 
 _MAX_VALUE = 4096
 _MAX_USERS = 10_000
@@ -52,8 +53,7 @@ class RateLimiter:
         self._all_attempts: deque[float] = deque(maxlen=total)
         self._per_user = per_user
         # two names per attempt: no user is evicted while its attempts still count
-        self._max_users = max(_MAX_USERS, 2 * total)
-        self._users: OrderedDict[str, deque[float]] = OrderedDict()
+        self._users: BoundedLru[str, deque[float]] = BoundedLru(max(_MAX_USERS, 2 * total))
 
     def attempt(self, user: str) -> None:
         """Count an attempt. Raises Unavailable(THROTTLED) if the limit is reached."""
@@ -71,11 +71,11 @@ class RateLimiter:
                 attempts.pop()
 
     def _attempts_of(self, user: str) -> deque[float]:
-        mine = self._users.setdefault(user, deque(maxlen=self._per_user))
-        self._users.move_to_end(user)
-        if len(self._users) > self._max_users:
-            self._users.popitem(last=False)
-        return mine
+        attempts = self._users.get(user)
+        if attempts is None:
+            attempts = deque(maxlen=self._per_user)
+        self._users.put(user, attempts)
+        return attempts
 
     def _count(self, *counted: deque[float]) -> None:
         for attempts in counted:

@@ -1,16 +1,18 @@
 """Caches accepted and rejected credentials, and joins concurrent requests with the same credential."""
 
-import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
+from operator import attrgetter
 from os import urandom
 
 from sidecar.authn.base import Accepted, Outcome
 from sidecar.clock import Clock, latest_of
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import SingleFlight
 from sidecar.errors import Cause, Unavailable
+from sidecar.lru import BoundedLru
 
 _MAX_IN_FLIGHT = 1000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -37,21 +39,18 @@ class CredentialCache:
         self.generation = 0
         self._clock = clock
         self._latest = latest_of(clock)
-        self._size = size
-        self._max_bytes = max_bytes
-        self._bytes = 0
         self._key = urandom(32)
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._rejections: OrderedDict[bytes, tuple[float, Outcome]] = OrderedDict()
-        self._accepted: OrderedDict[bytes, None] = OrderedDict()
-        self._in_flight: dict[bytes, asyncio.Task[Outcome]] = {}
+        self._entries: BoundedLru[bytes, _Entry] = BoundedLru(size, max_bytes, attrgetter("weight"))
+        self._rejections: BoundedLru[bytes, tuple[float, Outcome]] = BoundedLru(_MAX_REJECTIONS)
+        self._accepted: BoundedLru[bytes, None] = BoundedLru(size)
+        self._flights: SingleFlight[bytes, Outcome] = SingleFlight()
 
     def digest(self, *parts: str) -> bytes:
         """The cache key for ``parts``; the lengths are included, so that no two lists of parts share a digest."""
         digest = blake2b(key=self._key, digest_size=32)
         for part in parts:
-            octets = part.encode("utf-8", "surrogatepass")
-            digest.update(len(octets).to_bytes(8, "big") + octets)
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
         return digest.digest()
 
     def get(self, digest: bytes) -> Accepted | None:
@@ -60,9 +59,9 @@ class CredentialCache:
         if found is None:
             return None
         if not found.accepted.key.live or self._clock.monotonic() >= found.until or self._is_expired(found.accepted):
-            self._drop(digest)
+            self._entries.discard(digest)
             return None
-        self._entries.move_to_end(digest)
+        self._entries.touch(digest)
         return found.accepted
 
     def _is_expired(self, accepted: Accepted) -> bool:
@@ -75,36 +74,21 @@ class CredentialCache:
         """
         if seconds <= 0 or generation not in (None, self.generation):
             return
-        if digest in self._entries:
-            self._drop(digest)
-        remembered = _Entry(accepted, self._clock.monotonic() + seconds, accepted.memory())
-        self._entries[digest] = remembered
-        self._bytes += remembered.weight
-        while len(self._entries) > self._size or self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, digest: bytes) -> None:
-        self._bytes -= self._entries.pop(digest).weight
+        self._entries.put(digest, _Entry(accepted, self._clock.monotonic() + seconds, accepted.memory()))
 
     def rejection(self, digest: bytes) -> Outcome | None:
         """The cached rejection, while it is valid."""
-        until, outcome = self._rejections.get(digest, (0.0, None))
-        return outcome if self._clock.monotonic() < until else None
+        found = self._rejections.get(digest)
+        return found[1] if found is not None and self._clock.monotonic() < found[0] else None
 
     def put_rejection(self, digest: bytes, seconds: float, outcome: Outcome) -> None:
         """Cache a rejection for ``seconds``; at most 2,000 are kept, the oldest are evicted."""
-        self._accepted.pop(digest, None)
-        self._rejections[digest] = (self._clock.monotonic() + seconds, outcome)
-        self._rejections.move_to_end(digest)
-        if len(self._rejections) > _MAX_REJECTIONS:
-            self._rejections.popitem(last=False)
+        self._accepted.discard(digest)
+        self._rejections.put(digest, (self._clock.monotonic() + seconds, outcome))
 
     def mark_accepted(self, digest: bytes) -> None:
         """Remember that the credential was accepted, until it is rejected or evicted by ``size`` later ones."""
-        self._accepted[digest] = None
-        self._accepted.move_to_end(digest)
-        if len(self._accepted) > self._size:
-            self._accepted.popitem(last=False)
+        self._accepted.put(digest, None)
 
     def was_accepted(self, digest: bytes) -> bool:
         """Whether the last decision on the credential was to accept it."""
@@ -114,31 +98,18 @@ class CredentialCache:
         """Remove all entries, and prevent results in progress from being cached."""
         self.generation += 1
         self._entries.clear()
-        self._bytes = 0
         self._rejections.clear()
         self._accepted.clear()
 
     async def single_flight(self, digest: bytes, authenticate: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The outcome of ``authenticate``, called once for concurrent requests, even if some of them stop waiting."""
-        task = self._in_flight.get(digest)
-        if task is None:
-            if len(self._in_flight) >= _MAX_IN_FLIGHT:
-                raise Unavailable(Cause.OVERLOAD)
-            task = asyncio.create_task(_as_coroutine(authenticate))
-            self._in_flight[digest] = task
-            task.add_done_callback(lambda done: self._finish(digest, done))
-        return await asyncio.shield(task)
+        if digest not in self._flights and len(self._flights) >= _MAX_IN_FLIGHT:
+            raise Unavailable(Cause.OVERLOAD)
+        return await self._flights.run(digest, partial(_as_coroutine, authenticate))
 
     async def aclose(self) -> None:
         """Cancel the calls in progress."""
-        running = list(self._in_flight.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-    def _finish(self, digest: bytes, task: "asyncio.Task[Outcome]") -> None:
-        del self._in_flight[digest]
-        retrieve(task)
+        await self._flights.aclose()
 
 
 class QueryRateLimiter:

@@ -5,13 +5,13 @@ answer is cached for no longer than the server's own cache would keep it. If the
 fails.
 """
 
-import asyncio
-from collections import OrderedDict
+from functools import partial
 from hashlib import sha256
 
 from sidecar.clock import Clock
-from sidecar.concurrency import retrieve
+from sidecar.concurrency import SingleFlight
 from sidecar.errors import Cause, Reason, Refused, Unavailable
+from sidecar.lru import BoundedLru
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.tokens.jwt.compact import json_object
 
@@ -34,8 +34,8 @@ class BotTokenCheck:
         self._clock = clock
         self._cache = cache
         self._allow_insecure = allow_insecure
-        self._in_flight: dict[bytes, asyncio.Task[float]] = {}
-        self._rejections: OrderedDict[bytes, float] = OrderedDict()
+        self._flights: SingleFlight[bytes, float] = SingleFlight()
+        self._rejections: BoundedLru[bytes, float] = BoundedLru(_MAX_REJECTIONS)
 
     async def confirm(self, token: str, name: str) -> float:
         """Until when (seconds since the epoch) ``token`` counts as the current token of bot ``name``.
@@ -43,18 +43,10 @@ class BotTokenCheck:
         Raises Refused(TOKEN_REVOKED) if it is not, Unavailable(BOT_CHECK) if the server does not answer.
         """
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
-        if self._clock.monotonic() < self._rejections.get(digest, 0.0):
+        until = self._rejections.get(digest)
+        if until is not None and self._clock.monotonic() < until:
             raise _revoked()
-        task = self._in_flight.get(digest)
-        if task is None:
-            task = self._in_flight[digest] = asyncio.create_task(self._query(digest, token, name))
-            task.add_done_callback(lambda done: self._finish(digest, done))
-        # a cancelled caller must not cancel the query for the others
-        return await asyncio.shield(task)
-
-    def _finish(self, digest: bytes, task: asyncio.Task[float]) -> None:
-        self._in_flight.pop(digest, None)
-        retrieve(task)
+        return await self._flights.run(digest, partial(self._query, digest, token, name))
 
     async def _query(self, digest: bytes, token: str, name: str) -> float:
         asked_at = self._clock.now()
@@ -65,18 +57,12 @@ class BotTokenCheck:
             )
         except OutboundError as error:
             if error.status == 401:
-                self._remember_rejection(digest)
+                self._rejections.put(digest, self._clock.monotonic() + _REJECTION_LIFETIME)
                 raise _revoked() from error
             raise Unavailable(Cause.BOT_CHECK, error.kind.value) from error
         if not _is_current_token(answer.body, name):
             raise Unavailable(Cause.BOT_CHECK, "the response names another user, or none")
         return asked_at + self._cache
-
-    def _remember_rejection(self, digest: bytes) -> None:
-        self._rejections[digest] = self._clock.monotonic() + _REJECTION_LIFETIME
-        self._rejections.move_to_end(digest)
-        if len(self._rejections) > _MAX_REJECTIONS:
-            self._rejections.popitem(last=False)
 
 
 def _is_current_token(body: bytes, name: str) -> bool:

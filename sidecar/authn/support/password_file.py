@@ -41,14 +41,19 @@ class PasswordFileError(Exception):
 
 def read_htpasswd(path: Path) -> PasswordFile:
     """Read ``path``. Raises PasswordFileError, also if a package for its hashes is not installed."""
-    users = {name: User(_hash_matcher(text, number)) for number, name, text in _parse_lines(path, ":", "#")}
+    return parse_htpasswd(read_text(path))
+
+
+def parse_htpasswd(content: str) -> PasswordFile:
+    """The users in ``content``, lines of ``user:hash``. Raises as :func:`read_htpasswd`."""
+    users = {name: User(_hash_matcher(text, number)) for number, name, text in _parse_lines(content, ":", "#")}
     return _password_file(users)
 
 
 def read_user_props(path: Path, *, allow_published: bool) -> PasswordFile:
     """Read ``path``, lines of ``user: password[, role ...]``. Raises PasswordFileError."""
     users: dict[str, User] = {}
-    for number, name, text in _parse_lines(path, ":=", "#!"):
+    for number, name, text in _parse_lines(read_text(path), ":=", "#!"):
         password, *roles = (part.strip() for part in text.split(","))
         if not password:
             raise PasswordFileError(f"line {number} has no password")
@@ -66,8 +71,8 @@ def _password_file(users: dict[str, User]) -> PasswordFile:
     return PasswordFile(users, next(iter(users.values())).matches)
 
 
-def _parse_lines(path: Path, separators: str, comments: str) -> Iterator[tuple[int, str, str]]:
-    """Line number, user and the rest. Two users that map to the same Actor are rejected."""
+def read_text(path: Path) -> str:
+    """The content of a password file. Raises PasswordFileError."""
     try:
         if path.is_fifo():  # opening a pipe without a writer would block
             raise PasswordFileError("is a pipe")
@@ -80,8 +85,13 @@ def _parse_lines(path: Path, separators: str, comments: str) -> Iterator[tuple[i
         raise PasswordFileError("is not UTF-8") from error
     if len(content) > _MAX_BYTES:
         raise PasswordFileError("is larger than 8 MiB")
+    return text
+
+
+def _parse_lines(content: str, separators: str, comments: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, user and the rest. Two users that map to the same Actor are rejected."""
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         stripped = line.strip()
         if not stripped or stripped[0] in comments:
             continue

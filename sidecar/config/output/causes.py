@@ -61,6 +61,18 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "`rule` requires another provider",
         "use a token of that provider, or add the provider to `require.providers`",
     ),
+    Cause.RULE_CLIENT: (
+        "`rule` requires another OAuth client; `detail` has that of the token",
+        "add the client to `require.clients`; `clientClaims` of the provider says which claim names it",
+    ),
+    Cause.RULE_AGENT: (
+        "`rule` forbids or requires a token with which an agent acts for the caller (`act`)",
+        "use a token without an agent, or one of an issuer that may set `act` (`trustAct`)",
+    ),
+    Cause.RULE_SCOPE: (
+        "the token lacks a scope that `rule` requires; `detail` has both",
+        "request the scopes in the challenge; if the client may not have them, allow them at the provider",
+    ),
     Cause.CONDITION_INVALID: (
         "the query of the check has a parameter that is unknown or cannot be read",
         "use `allowed_groups`, `allowed_emails`, `allowed_email_domains` only; with Caddy, end `uri` with `?`",
@@ -130,6 +142,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.AUDIENCE: (
         "`aud` is none of the accepted audiences; `detail` has both",
         "request the token for this API, or add its `aud` to `audiences` of the provider (`clientId` in the flat form)",
+    ),
+    Cause.RESOURCE_AUDIENCE: (
+        "`aud` is none of the audiences of the protected resource; `detail` has both",
+        "have the provider put one of them into the token (audience mapper), or add its `aud` to the resource",
     ),
     Cause.REQUIRED_CLAIM: (
         "a claim that `requiredClaims` demands is missing or has another value; `detail` names it",
@@ -221,6 +237,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.STATE_EXPIRED: (
         "the login took longer than 15 minutes",
         "sign in again",
+    ),
+    Cause.SECRETS_MANAGER: (
+        "a token of a bot could not be written to the secrets manager, so it was not minted; `detail` says why",
+        "see the [secrets manager](../runbook.md#authsidecarsecretsunreadable)",
     ),
     Cause.STATE_USED: (
         "this answer of the provider was used before: a reload, or the button back",

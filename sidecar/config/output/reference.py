@@ -100,8 +100,12 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.STEP_UP_REQUIRED: "the authentication of the person is older, or of another class, than a rule requires",
     Reason.SESSION_ENDED: "the session cookie is unknown, or its session has ended, expired or was idle too long",
     Reason.LOGIN_FAILED: "a browser login ended without a session; 403 if the person may not enter",
-    Reason.CROSS_SITE: "a page of another origin used the session cookie to change something or to open a WebSocket",
+    Reason.CROSS_SITE: (
+        "a page of another origin used the session cookie to change something or to open a WebSocket, or called a "
+        "protected resource"
+    ),
     Reason.FORBIDDEN: "the caller is authenticated but does not meet the requirements of the rule or call",
+    Reason.SCOPE_MISSING: "only scopes are missing; the challenge has all that the request needs",
     Reason.NOT_FOUND: "there is nothing at this path that the caller may see",
     Reason.METHOD_NOT_ALLOWED: "the path exists, the method does not",
     Reason.CONFLICT: "the current state does not allow it, for example because a name is taken",

@@ -16,8 +16,9 @@ class RouteRule:
 
     The rule does not match a path that contains a segment in ``without``, in any letter case. ``ignores_credentials``:
     a public path that starts or ends a session of the upstream itself. No identity is added and the caller's
-    credentials are not forwarded, so that a link of an attacker cannot act there with the caller's identity. ``source``
-    names the rule in the configuration, for log lines.
+    credentials are not forwarded, so that a link of an attacker cannot act there with the caller's identity.
+    ``keeps_basic``: but ``Basic`` is, by which OAuth clients authenticate. ``source`` names the rule in the
+    configuration, for log lines.
     """
 
     path: str
@@ -27,6 +28,7 @@ class RouteRule:
     without: frozenset[str] = frozenset()
     of_preset: bool = True
     ignores_credentials: bool = False
+    keeps_basic: bool = False
     source: str = field(default="", compare=False)
 
 

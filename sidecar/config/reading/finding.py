@@ -17,6 +17,14 @@ class FindingId(StrEnum):
     CHECKS_UNTRUSTED = "checks-untrusted"
     RULE_LETTER_CASE = "rule-letter-case"
     RULE_ENCODED = "rule-encoded"
+    CHALLENGE_TEXT = "challenge-text"
+    RESOURCE_URL = "resource-url"
+    RESOURCE_PATH = "resource-path"
+    RESOURCE_SCOPE = "resource-scope"
+    RESOURCE_PUBLIC = "resource-public"
+    RESOURCE_AUTHORIZATION_SERVERS = "resource-authorization-servers"
+    RESOURCE_IDLE = "resource-idle"
+    RESOURCE_ANY_AUDIENCE = "resource-any-audience"
 
 
 FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
@@ -54,6 +62,46 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
         False,
         "a rule with an encoded slash, backslash or semicolon is stricter than the rule that matches the decoded path",
         "add a rule for the decoded path that is as strict",
+    ),
+    FindingId.CHALLENGE_TEXT: (
+        True,
+        "`server.realm` or a scope contains `scope=`, `error=` or `resource_metadata=`, a parameter of the challenge",
+        "choose another text",
+    ),
+    FindingId.RESOURCE_URL: (
+        True,
+        "`resources` need `server.publicUrl`: an https URL (http on loopback) without user, query and fragment",
+        "set `server.publicUrl` to the URL that clients use; nothing is derived from `Host`",
+    ),
+    FindingId.RESOURCE_PATH: (
+        True,
+        "two resources have one path, or the path of a resource has dot segments or is below `server.prefix`",
+        "give each resource the path of its endpoint at the upstream",
+    ),
+    FindingId.RESOURCE_SCOPE: (
+        True,
+        "a scope of a resource or a rule is not a scope of RFC 6749, or a resource asks for `offline_access`",
+        "list the scopes that requests need; clients add `offline_access` themselves",
+    ),
+    FindingId.RESOURCE_PUBLIC: (
+        True,
+        "a rule makes a whole resource public, or open to guests, and the resource requires a token",
+        "remove the rule or the resource, or write the rule for a path below the resource",
+    ),
+    FindingId.RESOURCE_AUTHORIZATION_SERVERS: (
+        True,
+        "no authorization server is known for a resource, or one is not an https URL (http on loopback)",
+        "list the issuers in `authorizationServers`",
+    ),
+    FindingId.RESOURCE_IDLE: (
+        True,
+        "a setting of a resource has no effect with `metadata: server`, because the upstream serves the metadata",
+        "remove the setting",
+    ),
+    FindingId.RESOURCE_ANY_AUDIENCE: (
+        False,
+        "`audiences: []` accepts tokens that were issued for other services at a resource",
+        "list the audiences of the resource, if the provider can set them",
     ),
 }
 """For each id: whether it is an error (exit code 2) or a warning (exit code unchanged), what was found, what to do."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from time import perf_counter
 
 from aiohttp import ClientError, HttpVersion11, web
@@ -159,15 +160,33 @@ class Forwarder:
             verdict.accepted,
             framing,
             withholds_credentials=verdict.withholds_credentials,
+            keeps_basic=verdict.keeps_basic,
         )
-        connection = await self._pool.acquire()
+        connection = self._pool.take_idle()
+        if connection is None:
+            connection = await self._connect(request, verdict.accepted)
         sending = _Sending(request, head, body, verdict.accepted, self._pool, upgrade, perf_counter())
         return await self._send(sending, connection, self._exchange(sending, connection))
+
+    async def _connect(
+        self, request: web.BaseRequest, accepted: Accepted | None, within: float = inf
+    ) -> UpstreamConnection:
+        """A new connection, ready after at most ``within`` seconds.
+
+        Raises UpstreamFailed, or Refused if the credential was revoked meanwhile.
+        """
+        connection = await self._pool.connect(within)
+        failure = None if accepted is None else self._decider.failure_now(own_context(request), accepted)
+        if failure is not None:
+            connection.close()
+            raise failure
+        return connection
 
     async def _send(
         self, sending: _Sending, connection: UpstreamConnection, exchanging: Awaitable[web.StreamResponse]
     ) -> web.StreamResponse:
         """The result of ``exchanging`` on ``connection``, or of one repetition on a new connection."""
+        request = sending.request
         try:
             try:
                 return await self._keeping(sending.pool, connection, exchanging)
@@ -175,7 +194,7 @@ class Forwarder:
                 if not self._may_repeat(sending, connection, failure):
                     raise
             self._repeats.inc()
-            fresh = await sending.pool.connect(within=self._time_left(sending))
+            fresh = await self._connect(request, sending.accepted, within=self._time_left(sending))
             return await self._keeping(sending.pool, fresh, self._exchange(sending, fresh))
         except UpstreamFailed as failure:
             self._answers.child(str(failure.status)).inc()

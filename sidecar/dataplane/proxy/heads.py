@@ -56,15 +56,19 @@ class RequestHeads:
         framing: bytes,
         *,
         withholds_credentials: bool = False,
+        keeps_basic: bool = False,
     ) -> bytes:
         """The head of what ``client`` asked for ``target``. ``framing`` are the last header lines.
 
-        ``withholds_credentials``: leave out the headers in which the sidecar reads credentials.
+        ``withholds_credentials``: leave out the headers in which the sidecar reads credentials. ``keeps_basic``: but
+        not the ``Basic`` credential of an OAuth client.
         """
         may_impersonate = self._identity_headers.may_pass_impersonation("x-impersonate-user", accepted)
         lines = [f"{asked.method} {self._base_path}{target} HTTP/1.1\r\n".encode("ascii")]
         selected = self._headers.select(asked.raw_headers, trusted=client.trusted, may_impersonate=may_impersonate)
         lines += self._headers.without_credentials(selected) if withholds_credentials else selected
+        if keeps_basic:
+            lines += _basic_line(asked)
         if "Host" not in asked.headers:
             lines.append(b"Host: %b\r\n" % self._authority)
         lines += self._forwarding_lines(asked, client)
@@ -88,6 +92,12 @@ class RequestHeads:
             lines += [b"\r\nX-Forwarded-Proto: ", scheme]
         lines.append(b"\r\n")
         return lines
+
+
+def _basic_line(asked: RequestHead) -> list[bytes]:
+    """The one ``Authorization`` of ``asked`` if its scheme is ``Basic``."""
+    given = [value for name, value in asked.raw_headers if name.lower() == b"authorization"]
+    return [b"Authorization: %b\r\n" % given[0]] if len(given) == 1 and given[0][:6].lower() == b"basic " else []
 
 
 @dataclass(slots=True)  # not frozen: made for every answer

@@ -146,13 +146,13 @@ class UpstreamConnection(ResponseHandler):
             self._whole = parser  # it can read the next one
         return message, payload.read_nowait()
 
-    def send(self, octets: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send without waiting. Raises ConnectionResetError when nothing can be sent."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("closed before the request was sent")
         self.heard = False
-        transport.write(octets)
+        transport.write(data)
 
     @property
     def left_unanswered(self) -> bool:
@@ -225,13 +225,8 @@ class UpstreamPool:
         self._closed = False
         self._idle: deque[UpstreamConnection] = deque()
 
-    async def acquire(self) -> UpstreamConnection:
-        """A connection that is open and clean. Raises UpstreamFailed (502, 504) if there is none."""
-        idle = self.take_idle()
-        return await self.connect() if idle is None else idle
-
     def take_idle(self) -> UpstreamConnection | None:
-        """An idle one that is open and clean; None: :meth:`acquire` has to open one."""
+        """An idle connection that is open and clean; None: there is none."""
         now = monotonic()
         while self._idle:
             connection = self._idle.pop()
@@ -265,7 +260,7 @@ class UpstreamPool:
             self._idle.pop().close()
 
     async def connect(self, within: float = inf) -> UpstreamConnection:
-        """A new connection, ready after at most ``within`` seconds. Raises as :meth:`acquire` does."""
+        """A new connection, ready after at most ``within`` seconds. Raises UpstreamFailed (502, 504)."""
         loop = asyncio.get_running_loop()
         endpoint = self.endpoint
         try:

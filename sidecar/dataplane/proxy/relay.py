@@ -161,17 +161,18 @@ class ExchangeTable:
             return False
         if not head.keep_alive or not 200 <= message.code <= 599:
             return False
-        self.remove(exchange, connection)
-        if message.code in BODILESS:
-            # a body where none belongs, however late, would be read as the response to the next request
-            connection.terminate()
-        self._pool.release(connection)
         self._duration.observe(perf_counter() - in_flight.started)
         self._answers.child(str(message.code)).inc()
         if client.span is not None:
             client.span.answered(message.code)
-        octets = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
-        in_flight.respond(message.code, octets)
+        data = head.data + framed_body(body, chunked=head.chunked) if head.has_body else head.data
+        self.remove(exchange, connection)
+        in_flight.respond(message.code, data)
+        # last: after an error the task reads from this connection, which no other request may have then
+        if message.code in BODILESS:
+            # a body where none belongs, however late, would be read as the response to the next request
+            connection.terminate()
+        self._pool.release(connection)
         return True
 
     def remove(self, exchange: PendingExchange, connection: UpstreamConnection) -> None:

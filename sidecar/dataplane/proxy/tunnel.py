@@ -17,7 +17,7 @@ _Side = web.RequestHandler | ResponseHandler
 
 
 class FrameBoundaryTracker:
-    """Finds where WebSocket frames end in a stream of them (RFC 6455 section 5.2); their content is not looked at."""
+    """Finds where WebSocket frames end in a stream of them (RFC 6455 section 5.2); it does not read their content."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -29,7 +29,7 @@ class FrameBoundaryTracker:
         return not self._left and not self._head
 
     def advance(self, data: bytes, *, stop: bool = False) -> int:
-        """Take ``data``; how much of it was taken: all, or with ``stop`` only up to the first border."""
+        """Process ``data`` and return how much was processed: all, or with ``stop`` only up to the first boundary."""
         position = 0
         while position < len(data):
             if stop and self.at_boundary and position:
@@ -62,8 +62,8 @@ class _Pipe:
     def __init__(self, source: _Side, sink: _Side) -> None:
         self._source = source
         self._sink = sink
-        self._borders = FrameBoundaryTracker()
-        self._goodbye = b""
+        self._boundaries = FrameBoundaryTracker()
+        self._close_frame = b""
         self._left = False
         self.gone = asyncio.Event()
         self._ended = False
@@ -71,15 +71,15 @@ class _Pipe:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Pass bytes on at once; hold the source back while the other side is slower."""
-        octets = bytes(data)
+        chunk = bytes(data)
         if self._left:
             return False, b""
-        if self._goodbye:
-            octets = octets[: self._borders.advance(octets, stop=True)]
+        if self._close_frame:
+            chunk = chunk[: self._boundaries.advance(chunk, stop=True)]
         else:
-            self._borders.advance(octets)
-        self._write(octets)
-        if self._goodbye and self._borders.at_boundary:
+            self._boundaries.advance(chunk)
+        self._write(chunk)
+        if self._close_frame and self._boundaries.at_boundary:
             self._send_close()
         if self._sink.writing_paused:
             _reading(self._source, wanted=False)
@@ -91,14 +91,14 @@ class _Pipe:
         self._ended = True
         self._news.set()
 
-    def shut_down(self, goodbye: bytes) -> None:
-        """Send the close frame ``goodbye`` and nothing after it, as soon as the frame under way is over."""
-        self._goodbye = goodbye
-        if self._borders.at_boundary and not self._left:
+    def shut_down(self, frame: bytes) -> None:
+        """Send the close frame ``frame`` and nothing after it, as soon as the current frame ends."""
+        self._close_frame = frame
+        if self._boundaries.at_boundary and not self._left:
             self._send_close()
 
     def drop_input(self) -> None:
-        """Pass nothing on any more."""
+        """Drop all further bytes."""
         self._left = True
 
     async def run(self) -> None:
@@ -112,13 +112,13 @@ class _Pipe:
 
     def _send_close(self) -> None:
         self._left = True
-        self._write(self._goodbye)
+        self._write(self._close_frame)
         self.gone.set()
 
-    def _write(self, octets: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         transport = self._sink.transport
         if transport is not None and not transport.is_closing():
-            transport.write(octets)
+            transport.write(data)
 
 
 def _reading(side: _Side, *, wanted: bool) -> None:
@@ -132,8 +132,8 @@ async def tunnel(
 ) -> None:
     """Join both connections until either side ends.
 
-    When ``shutting_down`` is set, the client is told 1001 and may end it. When ``over`` is, the client may send no
-    more, is told 1008 where the frame under way lets us, and is cut off.
+    When ``shutting_down`` is set, the client receives 1001 and may end the connection. When ``over`` is set, input of
+    the client is dropped, it receives 1008 if the current frame ends in time, and the connection is closed.
     """
     down, up = _Pipe(upstream, client), _Pipe(client, upstream)
     client.set_parser(up)  # type: ignore[arg-type] # asks for aiohttp's WebSocket parser, calls feed_data and feed_eof

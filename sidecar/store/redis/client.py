@@ -1,11 +1,10 @@
 """The Redis client: finds the server, time limits, one retry, a circuit breaker, the key prefix.
 
 All keys are in one slot, so one server has all of them: the configured server, the master that the sentinels name, or
-the owner of the slot in the cluster. Every Redis error is raised as Unavailable with the kind of the error only.
+the owner of the slot in the cluster. Every Redis error is raised as Unavailable with its cause, see :mod:`failures`.
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from redis.exceptions import (
     MasterDownError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -35,10 +33,11 @@ from sidecar.config.reading.store_url import StoreAddress, StoreKind, parse_stor
 from sidecar.config.settings import StoreSettings, StoreTls
 from sidecar.errors import Cause, Misconfigured, Problem, Unavailable
 from sidecar.metrics import Metrics
+from sidecar.store.redis.failures import redis_failure
 from sidecar.tls import client_context
 
 Command = tuple[str | bytes | int | float, ...]
-Node = tuple[str, int]
+NodeAddress = tuple[str, int]
 
 DEADLINE = 2.0
 """Seconds that one operation may take, its retry included."""
@@ -107,7 +106,8 @@ class RedisClient:
         self._breaker = Breaker(clock.monotonic)
         self._turn = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._closer = _Closer()
-        dial = _Connector(settings, _address(settings), self._closer)
+        self._address = _address(settings)
+        dial = _Connector(settings, self._address, self._closer)
         self._quick = _Endpoint(dial, self.prefix, _SOCKET_TIMEOUT)
         self._writing = _Endpoint(
             dial, self.prefix, _SOCKET_TIMEOUT + settings.wait_timeout * bool(self._wait_replicas)
@@ -180,7 +180,7 @@ class RedisClient:
             self._metrics.store_up.set(0)
             self._metrics.store_operations.labels(operation, "failed").inc()
             # not chained: the error may quote the server's address or what was written
-            raise Unavailable(Cause.STORE_UNAVAILABLE, _kind(error)) from None
+            raise redis_failure(error, self._address, _node_of(error)) from None
         if breaker is not None:
             breaker.succeeded()
         self._metrics.store_up.set(1)
@@ -218,13 +218,13 @@ class _Connector:
         sentinel_password = settings.sentinel_password.reveal() if settings.sentinel_password else ""
         self._user = {"username": address.username or settings.username or None, "password": password or None}
         self._sentinel_user = {"username": settings.sentinel_username or None, "password": sentinel_password or None}
-        self._learned: tuple[Node, ...] = ()
+        self._learned: tuple[NodeAddress, ...] = ()
 
-    def client(self, node: Node, socket_seconds: float) -> Redis:
+    def client(self, node: NodeAddress, socket_seconds: float) -> Redis:
         """A client of ``node``; it connects when it is used."""
         return self._client(node, socket_seconds, {**self._user, "db": self._address.database})
 
-    async def locate(self, slot: int) -> Node:
+    async def locate(self, slot: int) -> NodeAddress:
         """The server that has ``slot``. Raises RedisError or OSError if no configured server can name it."""
         if self._address.kind is StoreKind.SINGLE:
             return self._address.nodes[0]
@@ -238,7 +238,7 @@ class _Connector:
                 fault = error
         raise fault
 
-    async def _ask(self, node: Node, slot: int) -> Node:
+    async def _ask(self, node: NodeAddress, slot: int) -> NodeAddress:
         if self._address.kind is StoreKind.SENTINEL:
             question: Command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
             return _master(await self._answer(node, self._sentinel_user, question))
@@ -249,14 +249,14 @@ class _Connector:
                 return owner
         raise ClusterDownError("the slot has no owner")
 
-    async def _answer(self, node: Node, user: Mapping[str, Any], question: Command) -> Any:
+    async def _answer(self, node: NodeAddress, user: Mapping[str, Any], question: Command) -> Any:
         client = self._client(node, _SENTINEL_TIMEOUT, user)
         try:
             return (await _run(client, [question]))[0]
         finally:
             self.closer.close(client)
 
-    def _client(self, node: Node, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
+    def _client(self, node: NodeAddress, socket_seconds: float, more: Mapping[str, Any]) -> Redis:
         place: dict[str, Any] = {"host": node[0], "port": node[1]}
         kind: type[AbstractConnection] = _TlsConnection if self._tls else Connection
         if self._address.kind is StoreKind.SOCKET:
@@ -285,6 +285,7 @@ class _Endpoint:
         self._slot = key_slot(prefix.encode("utf-8"))
         self._socket_seconds = socket_seconds
         self._client: Redis | None = None
+        self._node: NodeAddress | None = None
         self._is_closed = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -321,10 +322,13 @@ class _Endpoint:
             self._check_open()
             # another command may have set it meanwhile
             client = self._client = self._client or self._dial.client(node, self._socket_seconds)
+            self._node = node
         try:
             return await _run(client, commands)
-        except (*_LOST, *_ELSEWHERE):
-            self._forget(client)
+        except (RedisError, OSError) as error:
+            vars(error)["node"] = self._node
+            if isinstance(error, (*_LOST, *_ELSEWHERE)):
+                self._forget(client)
             raise
         finally:
             if client is not self._client:
@@ -367,14 +371,14 @@ async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
     return results
 
 
-def _master(answer: Any) -> Node:
+def _master(answer: Any) -> NodeAddress:
     """The address in the response of a sentinel. Raises RedisConnectionError if it does not know the service."""
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         raise RedisConnectionError("no such service")
     return _text(answer[0]), int(answer[1])
 
 
-def _owners(answer: Any, asked: Node) -> list[tuple[int, int, Node]]:
+def _owners(answer: Any, asked: NodeAddress) -> list[tuple[int, int, NodeAddress]]:
     """First slot, last slot and owner, from CLUSTER SLOTS; a node without a host is ``asked``."""
     return [(int(first), int(last), (_text(node[0]) or asked[0], int(node[1]))) for first, last, node, *_ in answer]
 
@@ -411,7 +415,7 @@ def _tls(settings: StoreTls) -> ssl.SSLContext:
     return context
 
 
-def _kind(error: Exception) -> str:
-    """The kind of the error: its text may contain values that were written, or an address."""
-    word = str(error).partition(" ")[0]
-    return word if type(error) is ResponseError and re.fullmatch(r"[A-Z]{3,20}", word) else type(error).__name__
+def _node_of(error: Exception) -> NodeAddress | None:
+    """The located server that caused ``error``; None: none was located, or the deadline has passed."""
+    node: NodeAddress | None = vars(error).get("node")
+    return node

@@ -30,6 +30,7 @@ from sidecar.store.base import (
 )
 from sidecar.store.merge import (
     KEEP_ENTRIES,
+    KEEP_RECORDS,
     KEEP_REMOVALS,
     Entries,
     Word,
@@ -55,8 +56,6 @@ from sidecar.store.redis.scripts import (
 )
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
-KEEP_RECORDS = 30 * 86400.0
-"""Seconds for which an expired record stays in lists."""
 _SWEEP_INTERVAL = 10.0
 _MAX_SWEPT = 500
 _PIECE = 2000

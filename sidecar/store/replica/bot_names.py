@@ -40,8 +40,16 @@ class BotNames:
         self._minted: dict[str, float] = {}
         self._spelled: dict[str, str] = {}
 
-    def learn(self, record: TokenRecord) -> None:
-        """Add ``record``, also a revoked one."""
+    def learn(self, record: TokenRecord) -> bool:
+        """Add ``record``, also a revoked one. True: it reserves a name that was free."""
+        if record.kind is not TokenKind.BOT_NAME and record.kind is not TokenKind.BOT:
+            return False
+        name = record.name if record.kind is TokenKind.BOT_NAME else record.actor_id
+        was_reserved = self.has(name)
+        self._add(record)
+        return not was_reserved and self.has(name)
+
+    def _add(self, record: TokenRecord) -> None:
         if record.kind is TokenKind.BOT_NAME:
             name = folded(record.name)
             registered = self._registered.setdefault(name, set())
@@ -50,7 +58,7 @@ class BotNames:
             else:
                 registered.discard(record.id)
                 self._released[name] = max(record.revoked_at, self._released.get(name, record.revoked_at))
-        elif record.kind is TokenKind.BOT:
+        else:
             name = folded(record.actor_id)
             standing = self._standing.setdefault(name, set())
             (standing.add if record.revoked_at is None else standing.discard)(record.id)

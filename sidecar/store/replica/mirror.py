@@ -11,7 +11,6 @@ lost. ``docs/decisions/0011-copies-that-merge.md`` has the whole protocol.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 from sidecar.clock import Clock, checked
 from sidecar.concurrency import retrieve
 from sidecar.errors import Cause, Unavailable
+from sidecar.lru import BoundedLru
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, GapError, LossError, Receipt, Store
 from sidecar.store.merge import Entries
@@ -161,7 +161,7 @@ class Mirror:
         self._flights: list[_Flight] = []
         # set while a new copy replaces the old one
         self._swapping: asyncio.Event | None = None
-        self._unknown: OrderedDict[str, tuple[float, asyncio.Task[TokenRecord | None]]] = OrderedDict()
+        self._unknown: BoundedLru[str, tuple[float, asyncio.Task[TokenRecord | None]]] = BoundedLru(self._MAX_UNKNOWN)
         self._tried = asyncio.Event()
         self._news = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
@@ -268,10 +268,7 @@ class Mirror:
         if asked is None or now - asked[0] >= self.ASK_AGAIN:
             asked = (now, asyncio.create_task(self._fetch_record(token_id)))
             asked[1].add_done_callback(retrieve)
-            self._unknown[token_id] = asked
-            self._unknown.move_to_end(token_id)
-            if len(self._unknown) > self._MAX_UNKNOWN:
-                self._unknown.popitem(last=False)
+            self._unknown.put(token_id, asked)
         # shielded: others may wait for it after the first caller was cancelled
         return await asyncio.shield(asked[1])
 
@@ -540,7 +537,7 @@ class Mirror:
         record = await self._store.record(token_id)
         if record is not None:
             self._picture.merge_record(record)
-            self._unknown.pop(token_id, None)
+            self._unknown.discard(token_id)
         return record
 
     def _notify(self) -> None:

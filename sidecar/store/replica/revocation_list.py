@@ -23,22 +23,36 @@ _Validity = complex
 
 
 class RevocationKeys:
-    """The keys of one verified token in the revocation list, computed once."""
+    """What entries can refer to one verified token by.
 
-    __slots__ = ("issued_at", "issued_by_provider", "probes")
+    The key of a reference is computed once, for the first list that has entries of its scope: most lists have entries
+    of one or two scopes.
+    """
+
+    __slots__ = ("_keys", "issued_at", "issued_by_provider", "references")
 
     def __init__(
         self,
-        probes: tuple[tuple[Scope, bytes], ...],
+        references: tuple[tuple[Scope, str, str], ...],
         issued_at: float | None,
         *,
         issued_by_provider: float | None = None,
     ) -> None:
-        """``issued_by_provider``: the time to compare with the cut-offs of providers, if another than ``issued_at``."""
-        self.probes = probes
+        """``references`` are scope, issuer and name, as in :class:`RevocationEntry`. ``issued_by_provider``: the time
+        to compare with the cut-offs of providers, if another than ``issued_at``.
+        """
+        self.references = references
+        self._keys: dict[int, bytes] = {}
         # without a time of issue, every cut-off matches
         self.issued_at = -inf if issued_at is None else issued_at
         self.issued_by_provider = self.issued_at if issued_by_provider is None else issued_by_provider
+
+    def key(self, index: int) -> bytes:
+        """The key of the reference at ``index``."""
+        key = self._keys.get(index)
+        if key is None:
+            key = self._keys[index] = entry_key(*self.references[index])
+        return key
 
 
 def revocation_keys(
@@ -61,47 +75,52 @@ def revocation_keys(
     the provider are compared with ``iat``.
     """
     issuer = actor.issuer
-    about = [(Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, "")]
+    about = []
     if actor.token_id:
-        about.insert(0, (Scope.TOKEN, issuer, actor.token_id))
+        about.append((Scope.TOKEN, issuer, actor.token_id))
     elif signing_digest:
-        about.insert(0, (Scope.DIGEST, issuer, signing_digest))
-    about += [
-        (Scope.ACTOR, "", actor_entry_name(actor.type, spelling)) for spelling in spellings(actor.id, actor.full_id)
-    ]
+        about.append((Scope.DIGEST, issuer, signing_digest))
+    about += ((Scope.SUBJECT, issuer, actor.subject), (Scope.ISSUER, issuer, ""))
+    for spelling in spellings(actor.id, actor.full_id):
+        about.append((Scope.ACTOR, "", actor_entry_name(actor.type, spelling)))
     if session is not None:
-        about += [(Scope.SESSION, issuer, session)] if session else []
-        about += [(Scope.SUBJECT_SESSIONS, issuer, actor.subject)] if actor.subject else []
+        if session:
+            about.append((Scope.SESSION, issuer, session))
+        if actor.subject:
+            about.append((Scope.SUBJECT_SESSIONS, issuer, actor.subject))
     if owner.issuer:
-        about += [(Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, "")]
-    probes = tuple((scope, entry_key(scope, named, name)) for scope, named, name in about)
+        about += ((Scope.SUBJECT, owner.issuer, owner.subject), (Scope.ISSUER, owner.issuer, ""))
+    references = tuple(about)
     issued_at = actor.issued_at
     if recorded_at is not None and (issued_at is None or issued_at == floor(recorded_at)):
         issued_at = recorded_at
     if session_began_at is None or issued_at is None:
-        return RevocationKeys(probes, issued_at)
-    return RevocationKeys(probes, min(issued_at, session_began_at), issued_by_provider=issued_at)
+        return RevocationKeys(references, issued_at)
+    return RevocationKeys(references, min(issued_at, session_began_at), issued_by_provider=issued_at)
 
 
 def spellings(*actor_ids: str) -> tuple[str, ...]:
     """Each spelling under which an entry may name the Actor of ``actor_ids``, empty ones aside.
 
-    Entries are folded, older ones may be in lower case throughout. An Actor who is called by an address is denied by
-    the part before its ``@`` too, and one who is called by that part by the address: which of the two he is called by
-    may change with the configuration, and must not undo an entry.
+    Entries are folded, older ones may be in lower case throughout. An Actor whose id is an address is also denied by
+    an entry for its local part, and an Actor whose id is a local part by an entry for the address. The configuration
+    decides which of the two is the id, and a change of it must not undo an entry.
     """
     every: dict[str, None] = {}
     for one in actor_ids:
         lower = one.lower()
-        if lower != one or "@" in one:
+        if lower != one:
             every.update(dict.fromkeys((one, lower, folded(one), local_part(one))))
-        elif one:  # most names: every spelling is the same
+        elif one:  # most names: folded already
             every[one] = None
+            if "@" in one:
+                every[local_part(one)] = None
     return tuple(every)
 
 
 class RevocationList:
-    """The entries in force. ``version`` changes, to a number that no list has had, whenever more tokens may match.
+    """The entries in force. ``version`` changes, to a number that no list has had, whenever more tokens may match, or
+    a token may have to be rejected for another reason.
 
     ``endless`` counts the entries that never expire.
     """
@@ -112,6 +131,8 @@ class RevocationList:
         self._size = 0
         # a number where one entry with its proper id stands, else entries by id
         self._entries: dict[bytes, _Validity | dict[str, _Validity]] = {}
+        # the scopes of all entries that it has had; a scope stays when its last entry goes
+        self._scopes: set[Scope] = set()
         self._strange_ids: dict[str, bytes] = {}
         self._shared: dict[float, _Validity] = {}
         self._expiries: ExpiryIndex[bytes] = ExpiryIndex()
@@ -122,9 +143,11 @@ class RevocationList:
 
     def match(self, facts: RevocationKeys, now: float) -> Scope | None:
         """The scope of an entry that matches the token at ``now`` (seconds since the epoch); None: none matches."""
-        entries = self._entries
-        for scope, key in facts.probes:
-            found = entries.get(key)
+        entries, scopes = self._entries, self._scopes
+        for index, (scope, _, _) in enumerate(facts.references):
+            if scope not in scopes:
+                continue
+            found = entries.get(facts.key(index))
             if found is None:
                 continue
             issued_at = facts.issued_by_provider if scope is Scope.SUBJECT_SESSIONS else facts.issued_at
@@ -132,6 +155,10 @@ class RevocationList:
                 if issued_at < span.real and now < span.imag:
                     return scope
         return None
+
+    def match_again(self) -> None:
+        """Change ``version``, so that every credential is checked again at its next use."""
+        self.version = next(_versions)
 
     def add(self, entry: RevocationEntry) -> bool:
         """Add ``entry``, or replace the one with the same id. False: its times are not numbers."""
@@ -143,10 +170,11 @@ class RevocationList:
             self.discard(entry.id)  # the same id may have been about something else
         if not is_proper:
             self._strange_ids[entry.id] = key
+        self._scopes.add(entry.scope)
         span = self._span(entry)
         if self._replace(key, entry.id, span, is_proper=is_proper):
             self._expiries.put(key, span.imag)
-            self.version = next(_versions)
+            self.match_again()
         # even if it matches the same tokens: its version is later
         self._archive.add(entry, has_proper_id=is_proper)
         return True

@@ -71,7 +71,8 @@ class Snapshot:
         if record.kind is TokenKind.BOT:
             record = self._learn_bot(record)
         self._records[record.id] = record
-        self.bot_names.learn(record)
+        if self.bot_names.learn(record):
+            self.revocations.match_again()  # a token accepted before may have the name
         return not is_outdated
 
     def merge(self, entries: Entries) -> int:

@@ -196,7 +196,7 @@ class Database:
             raise Unavailable(Cause.STORE_UNAVAILABLE, _sentence(self._path, error)) from error
 
     async def aclose(self) -> None:
-        """Close the file after the work that is under way."""
+        """Close the file after the work in progress."""
         if self._connection is not None:
             await self._in_thread(self._disconnect)
         self._thread.shutdown(wait=False)

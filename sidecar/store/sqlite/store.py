@@ -24,6 +24,7 @@ from sidecar.store.base import (
 )
 from sidecar.store.merge import (
     KEEP_ENTRIES,
+    KEEP_RECORDS,
     KEEP_REMOVALS,
     Entries,
     Word,
@@ -41,8 +42,6 @@ from sidecar.store.record import MINTED_KINDS, Current, Owner, TokenKind, TokenR
 from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 from sidecar.store.sqlite.database import Database
 
-KEEP_RECORDS = 30 * 86400.0
-"""Seconds for which an expired record stays in lists."""
 LOG_CHANGES = 100_000
 """Number of changes that the log keeps for readers."""
 POLL = 0.05

@@ -21,12 +21,16 @@ def _no_person(_name: str) -> bool:
     return False
 
 
+def _nowhere(_name: str) -> None:
+    return None
+
+
 class BotRegistry:
     """Registers, releases and lists bot names.
 
     ``admin_names`` are the names in ``adminPrincipals``, ``reserved`` cannot be registered. ``is_person_seen`` says
-    whether a person with that name was authenticated recently. Every method raises Unavailable(STORE_UNAVAILABLE) if
-    the store does not answer.
+    whether a person with that name was authenticated recently, ``location`` where the token of a bot is kept. Every
+    method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer.
     """
 
     def __init__(
@@ -38,7 +42,9 @@ class BotRegistry:
         admin_names: Iterable[str],
         reserved: Iterable[str],
         is_person_seen: Callable[[str], bool] = _no_person,
+        location: Callable[[str], str | None] = _nowhere,
     ) -> None:
+        self._location = location
         self._store = store
         self._write = write
         self._clock = clock
@@ -116,6 +122,15 @@ class BotRegistry:
         query = RecordQuery(actor_id="", kind=TokenKind.BOT_NAME.value, active=True, now=self._clock.now())
         return await self._store.records(query, after, limit)
 
+    def describe(self, registration: TokenRecord) -> dict[str, object]:
+        """A reserved name as JSON. ``secret``: the reference to the bot's token in the secrets manager, or None."""
+        return {
+            "name": registration.name,
+            "registeredAt": format_rfc3339(registration.created_at),
+            "registeredBy": registration.description,
+            "secret": self._location(registration.name),
+        }
+
     def _canonical_name(self, name: str) -> str:
         """``name`` in the spelling of Actor ids."""
         try:
@@ -156,12 +171,3 @@ class BotRegistry:
             if (await self._store.records(RecordQuery(actor_id=name, kind=kind.value), "", 1)).records:
                 return "is a person with issued tokens"
         return "is a person who was authenticated recently" if self._is_person_seen(name) else ""
-
-
-def describe_bot(registration: TokenRecord) -> dict[str, object]:
-    """A reserved name as JSON."""
-    return {
-        "name": registration.name,
-        "registeredAt": format_rfc3339(registration.created_at),
-        "registeredBy": registration.description,
-    }

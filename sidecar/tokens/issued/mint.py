@@ -1,11 +1,13 @@
 """Mints issued tokens in OpenMetadata's or DataHub's format. The record is on disk before the token is returned."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
 from sidecar.clock import Clock
+from sidecar.concurrency import retrieve
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claims import actor_name
@@ -16,6 +18,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, WriteBatch
 from sidecar.store.record import NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT, DataHubKind, DataHubSecrets, datahub_hash, mint_datahub_token
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.jwt.jose import sign
 
 _audit = logging.getLogger(AUDIT)
@@ -41,7 +44,8 @@ class TokenRequest:
     """The token to mint, already authorized. ``lifetime`` in seconds, None: never expires; ``email`` empty: derived.
 
     ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names the requester, for the audit log.
-    ``replace_person``: a bot may take the name of a person, who is rejected from then on.
+    ``replace_person``: a bot may take the name of a person, who is rejected from then on. ``replace``: the token of a
+    bot overwrites what the secrets manager has under its id, whatever it is.
     """
 
     name: str
@@ -58,14 +62,19 @@ class TokenRequest:
     minted_by: str = ""
     format: str = "openmetadata"
     replace_person: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new token and its record. The text is not stored and cannot be shown again."""
+    """A new token and its record. The text is not stored here and cannot be shown again.
+
+    ``location``: the reference by which it can be read in the secrets manager; None: it is not there.
+    """
 
     token: str
     record: TokenRecord
+    location: str | None = None
 
 
 class Minter:
@@ -73,7 +82,8 @@ class Minter:
 
     ``verbatim``: ids of people may contain capital letters and be addresses; ids of bots never. ``claim`` returns the
     records to write so that a bot's name is reserved. A bot's older tokens are revoked by a new one unless
-    ``keep_bot_tokens``. ``max_lifetime`` limits new tokens, in seconds.
+    ``keep_bot_tokens``. ``max_lifetime`` limits new tokens, in seconds. ``copies`` writes tokens of bots to
+    the secrets manager.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Minter:
         keep_bot_tokens: bool = False,
         max_lifetime: float | None = None,
         datahub: DataHubSecrets | None = None,
+        copies: BotTokenCopies | None = None,
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         self._signing = signing
@@ -105,6 +116,9 @@ class Minter:
         self._keep_bot_tokens = keep_bot_tokens
         self._max_lifetime = max_lifetime
         self._datahub = datahub
+        self._copies = copies
+        self._storing: set[asyncio.Task[str]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
         self._new_id = new_id
 
     async def mint(self, request: TokenRequest) -> Minted:
@@ -112,7 +126,8 @@ class Minter:
 
         Raises Refused(PRINCIPAL_INVALID) for an Actor id that no token can carry, Refused(CONFLICT) for DataHub's
         format without its secrets and for a person's name, Refused(REQUEST_INVALID) for a lifetime that is too long,
-        and Unavailable(STORE_UNAVAILABLE) if the record could not be written.
+        and Unavailable(STORE_UNAVAILABLE) if the record could not be written. For a token that is written to the
+        secrets manager too: Refused(CONFLICT) if there is something else, and Unavailable(SECRETS_MANAGER).
         """
         max_lifetime = self._max_lifetime
         if max_lifetime is not None and (request.lifetime is None or request.lifetime > max_lifetime):
@@ -145,20 +160,45 @@ class Minter:
             is_admin=request.is_admin,
             owner=request.owner,
         )
-        await self._write(Batch(add=(*registrations, record), keep_bot_tokens=self._keep_bot_tokens))
+        batch = Batch(add=(*registrations, record), keep_bot_tokens=self._keep_bot_tokens)
+        if self._copies is None or not self._copies.keeps(record):
+            await self._write(batch)
+            self._audit_minted(record, request)
+            return Minted(token, record)
+        # a caller that goes away must not leave the token between secrets manager and record
+        storing = asyncio.create_task(self._store(self._copies, record, token, batch, request), name="store token")
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        storing.add_done_callback(retrieve)
+        return Minted(token, record, await asyncio.shield(storing))
+
+    async def _store(
+        self, copies: BotTokenCopies, record: TokenRecord, token: str, batch: Batch, request: TokenRequest
+    ) -> str:
+        """Write the token to the secrets manager and put it on record. Returns the reference to it."""
+        async with self._turns.setdefault(record.actor_id, asyncio.Lock()):
+            place = await copies.place_for(record.actor_id, overwrite=request.replace)
+            version = await copies.store(record, token, self._write, batch, place)
+        _audit.info(
+            "secret written",
+            extra={"event": "secret_written", "secret": place.secret_id, "version": version, "by": request.minted_by},
+        )
+        self._audit_minted(record, request)
+        return f"secret:{place.secret_id}"
+
+    def _audit_minted(self, record: TokenRecord, request: TokenRequest) -> None:
         self._metrics.tokens_issued.labels(request.kind.value).inc()
         _audit.info(
             "token minted",
             extra={
                 "event": "token_minted",
-                "token_id": token_id,
+                "token_id": record.id,
                 "kind": request.kind.value,
-                "actor": actor_id,
+                "actor": record.actor_id,
                 "admin": request.is_admin,
                 "by": request.minted_by,
             },
         )
-        return Minted(token, record)
 
     def _openmetadata_token(
         self, request: TokenRequest, actor_id: str, token_id: str, issued: int, expires: int | None

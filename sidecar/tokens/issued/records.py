@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
+from sidecar.identity.delegation import read_delegation
 from sidecar.identity.names import folded
 from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER
@@ -70,6 +71,7 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
     namespace, slash, name = folded(record.actor_id).rpartition("/")
     is_own = name == email.partition("@")[0]
     is_bot = record.kind is TokenKind.BOT
+    delegation = read_delegation(verified.claims, policy.delegation)
     return Actor(
         type=record.actor_type,
         id=record.actor_id,
@@ -89,6 +91,11 @@ def recorded_actor(record: TokenRecord, verified: VerifiedClaims, policy: Princi
         authenticator=policy.authenticator,
         # an Actor named by the local part of its address is revoked by the address as well
         full_id=f"{namespace}{slash}{email}" if is_own else "",
+        client=delegation.client,
+        scopes=delegation.scopes,
+        audiences=delegation.audiences,
+        acting=delegation.acting,
+        is_delegated=delegation.is_delegated,
     )
 
 

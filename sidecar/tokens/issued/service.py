@@ -13,6 +13,7 @@ from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
 from sidecar.store.record import MINTED_KINDS, NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
+from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.mint import Minted, Minter, TokenRequest
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER, OWN_PROVIDER, SYSTEM_PROVIDER
@@ -23,6 +24,10 @@ _audit = logging.getLogger(AUDIT)
 _NOT_VERBATIM = (
     "Issued tokens carry names in lower case without @, which is another user in DataHub; "
     "to allow other names, set principal: verbatim"
+)
+REPLACE_IDLE = (
+    "replace has no effect: tokens of bots in OpenMetadata's format are written to the secrets manager only with "
+    "tokens.botTokensInVault"
 )
 _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESSION: "P1D"}
 
@@ -85,6 +90,7 @@ class TokenSpec:
     allow_impersonation: bool = False
     format: str = "openmetadata"
     replace_person: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +115,20 @@ class TokenRules:
 class TokenService:
     """Every method raises Unavailable(STORE_UNAVAILABLE) if the store does not answer, without partial effects.
 
-    ``minter`` None: there are no signing keys, so tokens cannot be minted.
+    ``minter`` None: there are no signing keys, so tokens cannot be minted. ``copies`` None: tokens of bots are not
+    written to a secrets manager.
     """
 
-    def __init__(self, store: Store, write: WriteBatch, minter: Minter | None, clock: Clock, rules: TokenRules) -> None:
+    def __init__(
+        self,
+        store: Store,
+        write: WriteBatch,
+        minter: Minter | None,
+        clock: Clock,
+        rules: TokenRules,
+        copies: BotTokenCopies | None = None,
+    ) -> None:
+        self._copies = copies
         self._store = store
         self._write = write
         self._minter = minter
@@ -128,6 +144,8 @@ class TokenService:
         """Mint the token that ``caller`` requests. Raises Refused: FORBIDDEN, REQUEST_INVALID or CONFLICT."""
         owner = _minting_owner(caller)
         _check_permission(caller, spec, verbatim=self._rules.verbatim)
+        if spec.replace and (self._copies is None or spec.format == FORMAT):
+            raise Refused(Reason.REQUEST_INVALID, message=REPLACE_IDLE)
         if self._minter is None:
             raise Refused(Reason.CONFLICT, message="Tokens cannot be minted: no signing key is configured")
         actor_id, actor_type = self._actor(caller, spec)
@@ -153,8 +171,16 @@ class TokenService:
                 format=spec.format,
                 minted_by=caller.name,
                 replace_person=spec.replace_person,
+                replace=spec.replace,
             )
         )
+
+    def location(self, record: TokenRecord) -> str | None:
+        """The reference under which tokens such as that of ``record`` are in the secrets manager; None: they are not.
+
+        A bot has one: that of its newest token.
+        """
+        return None if self._copies is None else self._copies.location(record)
 
     async def may_manage(self, caller: Caller, token: SubmittedToken) -> bool:
         """Whether ``caller`` may introspect and revoke ``token``."""
@@ -300,8 +326,9 @@ def _check_permission(caller: Caller, spec: TokenSpec, *, verbatim: bool) -> Non
     """Raises Refused if ``spec`` contains anything that ``caller`` may not set."""
     actor = caller.actor
     if actor.is_admin:
-        if spec.kind is not TokenKind.BOT and (spec.allow_impersonation or spec.replace_person):
-            raise Refused(Reason.REQUEST_INVALID, message="allowImpersonation and replacePerson require kind bot")
+        if spec.kind is not TokenKind.BOT and (spec.allow_impersonation or spec.replace_person or spec.replace):
+            message = "allowImpersonation, replacePerson and replace require kind bot"
+            raise Refused(Reason.REQUEST_INVALID, message=message)
         return
     if caller.is_system_client:
         # in another product's format the user could be an admin there, which DataHub must not decide

@@ -8,6 +8,7 @@ from sidecar.errors import Misconfigured, Problem
 from sidecar.identity.actor import ActorType
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
+from sidecar.identity.delegation import DelegationPolicy
 from sidecar.tokens.jwt.jose import ED25519_NAMES
 from sidecar.tokens.jwt.verify import ValidationPolicy
 
@@ -101,6 +102,9 @@ def provider_policy(
         may_be_admin=provider.may_be_admin,
         own_issuer=provider.is_own,
         authenticator=authenticator,
+        delegation=DelegationPolicy(
+            tuple(_path(provider, "clientClaims", text) for text in provider.client_claims), provider.trusts_act
+        ),
     )
 
 
@@ -126,6 +130,7 @@ def issued_policy(
         admin_providers=frozenset({OWN_PROVIDER, *admin_providers}),
         own_issuer=True,
         authenticator=authenticator,
+        delegation=DelegationPolicy(trusts_act=True),
     )
 
 

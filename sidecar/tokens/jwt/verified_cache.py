@@ -4,11 +4,12 @@ It stores facts, not verdicts: on every hit the key must still be live and the t
 checks revocation. Only tokens with a valid signature are stored, so unauthenticated callers cannot evict entries.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
+from sidecar.lru import BoundedLru
 from sidecar.metrics import Metrics
 
 
@@ -60,11 +61,8 @@ class VerifiedCache(Generic[E]):
 
     def __init__(self, size: int, metrics: Metrics, *, max_bytes: int = 64 * 1024 * 1024) -> None:
         self.generation = 0
-        self._size = size
         self._max_bytes = max_bytes
-        self._bytes = 0
-        # not a dict: removing its first item becomes slower with every item removed before
-        self._entries: OrderedDict[bytes, E] = OrderedDict()
+        self._entries: BoundedLru[bytes, E] = BoundedLru(size, max_bytes, attrgetter("weight"))
         self._hits = metrics.cache_hits
         self._misses = metrics.cache_misses
         self._metrics = metrics
@@ -73,14 +71,14 @@ class VerifiedCache(Generic[E]):
     def bind_metrics(self) -> None:
         """Make this cache the source of the cache metrics. Each new cache does so on creation."""
         self._metrics.watch(self._metrics.token_cache_entries, self.__len__)
-        self._metrics.watch(self._metrics.token_cache_bytes, lambda: self._bytes)
+        self._metrics.watch(self._metrics.token_cache_bytes, lambda: self._entries.weight)
 
     def get(self, token: str, now: float) -> E | None:
         """The entry for ``token`` if it is valid at ``now``, or None."""
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
         if entry is not None and self._is_valid(digest, entry, now):
-            self._entries.move_to_end(digest)
+            self._entries.touch(digest)
             self._hits.value += 1
             return entry
         return None
@@ -94,16 +92,10 @@ class VerifiedCache(Generic[E]):
         if generation != self.generation:
             return
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
-        before = self._entries.pop(digest, None)
-        if before is not None:
-            self._bytes -= before.weight
-        entry.weight = weight = entry.memory()
-        if weight > self._max_bytes / 2:
-            return
-        self._entries[digest] = entry
-        self._bytes += weight
-        while len(self._entries) > self._size or self._bytes > self._max_bytes:
-            self._bytes -= self._entries.popitem(last=False)[1].weight
+        self._entries.discard(digest)
+        entry.weight = entry.memory()
+        if entry.weight <= self._max_bytes / 2:
+            self._entries.put(digest, entry)
 
     def any_entry(self, predicate: Callable[[E], bool]) -> bool:
         """Whether ``predicate`` is true for any entry. Scans all entries."""
@@ -113,7 +105,6 @@ class VerifiedCache(Generic[E]):
         """Remove all entries: a new policy is in force."""
         self.generation += 1
         self._entries.clear()
-        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -124,6 +115,5 @@ class VerifiedCache(Generic[E]):
         until, again = entry.expires_at, entry.revalidate_at
         if entry.key.live and (until is None or now < until) and (again is None or now < again):
             return True
-        del self._entries[digest]
-        self._bytes -= entry.weight
+        self._entries.discard(digest)
         return False

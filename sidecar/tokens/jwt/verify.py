@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.errors import AFTER_SIGNATURE, Cause, Reason, Refused, quoted
+from sidecar.errors import Cause, Failed, Reason, Refused, quoted
 from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import claim_texts
 from sidecar.keys.keyset import VerificationKey
@@ -78,8 +78,11 @@ def verify(
     check_algorithm(token, policy)
     key = find_signing_key(token, keys)
     claims = token.claims
-    with AFTER_SIGNATURE:
+    try:
         check_claims(claims, policy, now, earliest)
+    except Failed as failure:
+        failure.is_signed = True
+        raise
     return VerifiedClaims(
         claims,
         key,
@@ -107,12 +110,14 @@ def find_signing_key(token: Unverified, keys: Sequence[VerificationKey]) -> Veri
     """
     if not keys:
         raise _invalid(Cause.UNKNOWN_KID, f"kid is {quoted(token.kid)}; the issuer publishes no such key")
-    fitting = [key for key in keys if key.live and _fits(key, token)]
-    if not fitting:
+    fits = False
+    for key in keys:
+        if key.live and _fits(key, token):
+            fits = True
+            if verify_signature(key.key, token.algorithm, token.signing_input, token.signature):
+                return key
+    if not fits:
         raise _invalid(Cause.KEY_UNUSABLE, f"kid is {quoted(token.kid)}; its key is not for {quoted(token.algorithm)}")
-    for key in fitting:
-        if verify_signature(key.key, token.algorithm, token.signing_input, token.signature):
-            return key
     raise _invalid(Cause.SIGNATURE, f"kid is {quoted(token.kid)}")
 
 

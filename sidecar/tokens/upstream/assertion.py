@@ -74,5 +74,8 @@ class IdentityAssertions:
                 "isBot": actor.is_bot,
                 "tokenId": actor.token_id,
             },
+            **({"client_id": actor.client} if actor.client else {}),
+            **({"scope": " ".join(actor.scopes)} if actor.scopes else {}),
+            **({"act": {"sub": actor.acting}} if actor.acting else {}),
             **omitted,
         }

@@ -75,8 +75,8 @@ def test_all_parameters_must_be_met() -> None:
 
 def test_what_is_missing_is_named_but_never_who_has_it() -> None:
     (emails,), (domains,) = read_conditions("?allowed_emails=root@a.b"), read_conditions("?allowed_email_domains=*.a.b")
-    nobody = actor()
-    missing = emails.missing(nobody), domains.missing(nobody)
+    without_email = actor()
+    missing = emails.missing(without_email), domains.missing(without_email)
     assert [one and one.cause for one in missing] == [Cause.CONDITION_EMAILS, Cause.CONDITION_EMAIL_DOMAINS]
     assert "root" not in str(missing[0])
     assert "the domain *.a.b" in str(missing[1])

@@ -1,4 +1,4 @@
-"""The one decision, with authenticators that are told what to say."""
+"""The one decision, with authenticators that return fixed outcomes."""
 
 import asyncio
 from typing import Any
@@ -114,7 +114,7 @@ async def test_authenticated_paths(target: str | None, authorization: tuple[str,
 
 @pytest.mark.parametrize("authorization", [(), ("Bearer bad",), ("Bearer broken",), ("X y",), ("Bearer a", "Bearer b")])
 async def test_public_paths_are_never_refused(authorization: tuple[str, ...]) -> None:
-    """A bad, missing, doubled or uncheckable credential gives nobody, not a refusal."""
+    """A bad, missing, repeated or uncheckable credential gives no Actor, and no refusal."""
     verdict = await settled(decider().decide(view("/public", *authorization)))
     assert verdict == Allow(None, withholds_credentials=bool(authorization))
 
@@ -170,7 +170,7 @@ async def test_without_a_known_target_no_rule_is_read() -> None:
 
 
 async def test_first_authenticator_that_recognises_decides() -> None:
-    """After a rejection nobody else is asked; after an abstention the next is."""
+    """A rejection ends the chain; an abstention passes to the next authenticator."""
     first, second = Told(), Told()
     assert await reason(decider(first, second), view("/", "Bearer bad")) == "token_invalid"
     assert (first.asked, second.asked) == (1, 0)
@@ -230,7 +230,7 @@ async def test_preflights_pass_only_where_configured() -> None:
     assert await reason(decider(preflight=True), view("/", method="OPTIONS")) == "token_missing"
 
 
-async def test_paths_that_must_not_be_read_are_refused_before_anybody_is_asked() -> None:
+async def test_paths_that_must_not_be_read_are_refused_before_the_chain_runs() -> None:
     member = Told()
     with pytest.raises(Refused):
         await settled(decider(member).decide(view("/public/../admin", "Bearer good")))

@@ -1,4 +1,4 @@
-"""The judged path is every path that a service behind might see."""
+"""Rules apply to every path that an upstream might read."""
 
 import pytest
 from hypothesis import given
@@ -88,7 +88,7 @@ def test_long_plain_paths_are_read_in_linear_time() -> None:
 
 
 def test_long_paths_have_few_readings() -> None:
-    """Every reading costs time in which nobody else is served; a name with encoded slashes has two, however long."""
+    """Every reading takes time from other requests; a name with encoded slashes has two, however long."""
     assert len(read_target("/a" + "%2F" * 4_000).others) == 2
     assert len(read_target("/a;%3B%2F%5C//").others) > 8
     with pytest.raises(Refused):

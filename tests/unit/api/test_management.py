@@ -157,7 +157,7 @@ async def test_minted_token_is_shown_once_and_works_until_it_is_revoked(sidecar:
     assert (claims["jti"], claims["sub"], claims["exp"] - claims["iat"]) == (made["id"], "sam", 7 * 86_400)
     assert made.keys() == {
         "id", "name", "kind", "format", "description", "actor", "roles", "allowImpersonation", "owner", "createdAt",
-        "expiresAt", "lastUsedAt", "revokedAt",
+        "expiresAt", "lastUsedAt", "revokedAt", "secret",
     }  # fmt: skip
     shown = (await sidecar.call("GET", f"/tokens/{made['id']}", sam)).json()
     assert {**shown, "lastUsedAt": None} == made

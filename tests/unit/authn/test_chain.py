@@ -72,7 +72,7 @@ async def test_the_first_that_recognises_the_credential_decides() -> None:
     assert not last.asked
 
 
-async def test_what_nobody_recognises_is_refused_with_the_last_hint() -> None:
+async def test_an_unrecognised_credential_is_refused_with_the_last_hint() -> None:
     assert await failure(chain(Does(lambda: Abstained(REFUSAL)), Does(lambda: ABSTAINED, "two"))) is REFUSAL
 
 
@@ -164,7 +164,7 @@ async def test_a_skippable_broken_member_lets_those_after_it_decide() -> None:
 
 
 async def test_a_skipped_member_might_have_known_the_credential() -> None:
-    """When nobody after it recognises the credential, it is not called a bad one."""
+    """If no later authenticator recognises the credential, it is not rejected as bad."""
     failed = await failure(chain(guarded(raises(OSError())), Does(lambda: ABSTAINED, "after"), skippable=("one",)))
     assert isinstance(failed, Unavailable)
 
@@ -212,7 +212,7 @@ async def test_what_has_to_be_asked_again_sooner_is() -> None:
 
 
 async def test_a_plugin_behind_a_skippable_member_is_asked_each_time() -> None:
-    """What it remembers is its own: nobody can bound that."""
+    """Its own cache cannot be bounded here."""
     plugin = Remembers(accepted, "plugin", HandClock())
     assert isinstance(await settled(plugin.authenticate(BEARER)), Accepted)
     assert IsolatedAuthenticator(plugin, timeout=1.0).recall(BEARER)

@@ -1,4 +1,4 @@
-"""Whoever was accepted is asked again on every use, whoever issued the token, and a revocation always comes through."""
+"""The gates check an accepted credential of any issuer on every use, and a revocation always takes effect."""
 
 import asyncio
 from collections.abc import Sequence
@@ -135,7 +135,15 @@ def test_own_token_passes_while_its_record_stands() -> None:
     assert verdict(FakeMirror(), known) == (Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD, "")
 
 
-def test_nobody_elses_token_passes_under_the_name_of_a_bot() -> None:
+def test_a_known_credential_is_rejected_once_its_name_is_reserved() -> None:
+    picture, known = FakeMirror(), accepted()
+    assert verdict(picture, known) is None
+    picture.bots = ("sam",)
+    picture.revocations.match_again()
+    assert verdict(picture, known) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")
+
+
+def test_no_other_token_passes_under_the_name_of_a_bot() -> None:
     picture = FakeMirror(bots=("sam",))
     assert verdict(picture, accepted()) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME, "")
     assert verdict(picture, accepted(is_own=True)) is None
@@ -157,7 +165,7 @@ def test_a_name_of_the_server_passes_for_the_own_issuer_only(actor_id: str) -> N
 
 @pytest.mark.parametrize("more", [{}, {"is_own": True}, {"is_own": True, "record_id": "1"}])
 @pytest.mark.parametrize("age", [600.1, float("inf")])
-def test_stale_picture_lets_nobody_pass_unless_told_to(age: float, more: dict[str, Any]) -> None:
+def test_stale_snapshot_accepts_no_token_unless_configured(age: float, more: dict[str, Any]) -> None:
     picture = FakeMirror(age=age, known={"1": record()})
     failure = gate(picture).check(accepted(**more))
     assert isinstance(failure, Unavailable)
@@ -274,7 +282,7 @@ async def test_revocation_beats_a_concurrent_fill_of_the_cache(world: World, els
     outcome = await judging
     assert isinstance(outcome, Denied)
     assert outcome.failure.cause is Cause.DENIED
-    assert len(world.cache) == 1, "the facts were remembered, and still nobody passes"
+    assert len(world.cache) == 1, "the result was cached, and the token is still refused"
     assert await world.is_revoked(token)
 
 

@@ -119,14 +119,14 @@ def test_an_import_path_names_a_plugin_and_its_secrets_are_looked_up(read: Any) 
         ({"type": "jwt", "configs": {"leeway": 3}}, "configs.leeway: is not a known name; jwt has no options"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_place(read: Any, member: dict[str, Any], expected: str) -> None:
+def test_an_error_names_its_place(read: Any, member: dict[str, Any], expected: str) -> None:
     text = told(read, member)
     assert expected in text
     assert "c.yaml:" in text
     assert "secret text" not in text
 
 
-def test_all_problems_are_told_at_once(read: Any) -> None:
+def test_all_problems_are_reported_at_once(read: Any) -> None:
     text = told(read, {"type": "gest"}, {"type": "guest", "onErorr": "fail"}, {"type": "guest"})
     assert "[0].type" in text
     assert "[1].onErorr" in text
@@ -167,7 +167,7 @@ def test_what_would_have_no_effect_is_refused(read: Any, word: str, key: str, va
 
 @pytest.mark.parametrize(("after", "refused"), [([], True), (["jwt"], False)])
 def test_asking_about_jwts_that_are_decided_on_already_is_refused(read: Any, after: list[str], refused: bool) -> None:
-    """``jwt`` comes first where nobody lists it: a revoked token's signature is as good as before."""
+    """``jwt`` comes first where it is not listed: a revoked token's signature is still valid."""
     asks = {
         "provider": "corp",
         "url": "https://idp.example.com/i",

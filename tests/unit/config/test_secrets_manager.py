@@ -191,3 +191,28 @@ def test_files_of_secrets_are_known() -> None:
     here = Path.cwd()
     text = f"store: {{url: 'redis://h', password: 'file:{here}/a'}}\n"
     assert loaded_with(text, {}).secret_files == (f"{here}/a",)
+
+
+KEYS = "jwtTokenConfiguration: {keyDir: /keys, jwtissuer: meta.example.com}\n"
+VAULT = "secretsManagerConfiguration: {secretsManager: managed-azure-kv, parameters: {vaultName: acme}}\n"
+BOT_TOKENS = "tokens: {botTokensInVault: true}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (KEYS, "tokens.botTokensInVault: needs a secrets manager that is written to, and secretsManager is db; use "),
+        (KEYS + VAULT.replace("managed-", ""), "secretsManager is azure-kv; use managed-azure-kv, managed-openbao"),
+        (KEYS + VAULT.replace("managed-azure-kv", "managed-aws"), "secretsManager is managed-aws; use managed-azure"),
+        (VAULT, "tokens.botTokensInVault: has no effect without signing keys"),
+        (KEYS + VAULT.replace("vaultName: acme", "clientId: x"), "needs parameters.vaultName, which is missing"),
+        (KEYS + VAULT + f"clusterName: {'x' * 120}\n", "tokens.botTokensInVault: cannot work with this clusterName"),
+    ],
+)
+def test_tokens_of_bots_need_a_secrets_manager_that_is_written_to(text: str, message: str) -> None:
+    """With or without a reference in the configuration."""
+    assert any(message in problem for problem in problems(BOT_TOKENS + text)), problems(BOT_TOKENS + text)
+
+
+def test_tokens_of_bots_in_a_secrets_manager() -> None:
+    assert loaded_with(BOT_TOKENS + KEYS + VAULT, {}).settings.tokens.bot_tokens_in_vault

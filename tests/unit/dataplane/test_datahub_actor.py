@@ -1,4 +1,4 @@
-"""What the service behind is told of the Actor, and of nobody."""
+"""The ``X-DataHub-Actor`` header with and without an Actor."""
 
 from dataclasses import replace
 from typing import Any
@@ -43,7 +43,7 @@ def test_datahub_actor_is_the_urn_in_every_answer(trusted: bool) -> None:
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_nobody_is_never_the_system_client(trusted: bool) -> None:
+def test_no_actor_is_never_the_system_client(trusted: bool) -> None:
     """A DataHub whose authentication is off takes an absent or empty header for its system client."""
     made = headers(datahub_actor=True)
     assert lines(made.check_block(None, trusted=trusted))["X-DataHub-Actor"] == "urn:li:corpuser:anonymous"
@@ -57,7 +57,7 @@ def test_datahub_actor_is_set_only_where_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", ["sam", "Sam"])
-def test_who_bears_an_admins_name_and_is_none_is_nobody_to_datahub(name: str) -> None:
+def test_an_actor_with_an_admins_name_that_is_no_admin_is_anonymous_to_datahub(name: str) -> None:
     """A DataHub whose authentication is off knows its admins by their urn alone."""
     made = headers(datahub_actor=True, admin_names=frozenset({"sam"}))
     actor = replace(SAM, id=name)

@@ -134,7 +134,7 @@ def test_envoy_asks_by_the_request_itself() -> None:
         (Unavailable(Cause.KEYS_UNAVAILABLE), 503),
     ],
 )
-def test_nginx_is_told_what_it_can_carry_and_the_rest_in_headers(failure: Failed, status: int) -> None:
+def test_nginx_gets_a_status_it_can_carry_and_the_rest_in_headers(failure: Failed, status: int) -> None:
     told, lines = Nginx().map_status(failure)
     assert told == status
     assert lines == f"X-Auth-Status: {failure.status}\r\nX-Auth-Reason: {failure.reason.value}\r\n".encode()

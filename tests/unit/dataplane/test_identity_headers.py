@@ -89,7 +89,7 @@ def test_a_check_gets_the_complete_set_blank_where_there_is_no_value() -> None:
 
 def test_the_service_gets_no_blank_ones() -> None:
     block = lines(headers().forward_block(accepted(replace(ANN, groups=()))))
-    assert set(NAMES) - set(block) == {"X-Auth-Request-Groups"}
+    assert set(NAMES) - set(block) == {"X-Auth-Request-Groups", "X-Auth-Client", "X-Auth-Scopes", "X-Auth-Acting"}
     assert headers().forward_block(None) == b""
 
 
@@ -104,7 +104,7 @@ def test_minted_tokens_go_to_trusted_peers_and_the_service_only() -> None:
     assert lines(made.forward_block(caller))["Authorization"] == "Bearer ann.2"
 
 
-def test_where_nobody_is_identified_the_callers_credential_is_overwritten() -> None:
+def test_without_an_actor_the_callers_credential_is_overwritten() -> None:
     """A proxy that copies the minted credential would else let the caller's own through on a public path."""
     made = headers(credential=Minter())
     assert lines(made.check_block(None, trusted=True))["Authorization"] == ""

@@ -1,4 +1,4 @@
-"""Connections to the service behind: what has ended, or said something unasked, carries no request."""
+"""Connections to the upstream: one that has ended, or sent something unasked, carries no request."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from sidecar.dataplane.proxy.pool import Endpoint, UpstreamPool
+from sidecar.dataplane.proxy.pool import Endpoint, UpstreamConnection, UpstreamPool
 
 
 @pytest.fixture
@@ -23,12 +23,18 @@ def pool(service: socket.socket) -> Iterator[UpstreamPool]:
     made.close()
 
 
+async def acquire(pool: UpstreamPool) -> UpstreamConnection:
+    """An idle connection, or a new one."""
+    idle = pool.take_idle()
+    return await pool.connect() if idle is None else idle
+
+
 async def test_a_quiet_connection_is_used_again(pool: UpstreamPool, service: socket.socket) -> None:
-    first = await pool.acquire()
+    first = await acquire(pool)
     pool.release(first)
     with service.accept()[0]:
         for _ in range(2):
-            assert await pool.acquire() is first
+            assert await acquire(pool) is first
             pool.release(first)
 
 
@@ -41,13 +47,13 @@ async def test_what_the_loop_has_not_heard_of_counts_already(
     pool: UpstreamPool, service: socket.socket, act: Callable[[socket.socket], object]
 ) -> None:
     """A request on such a connection would be lost, or answered by what was said before it."""
-    first = await pool.acquire()
+    first = await acquire(pool)
     pool.release(first)
     peer, _ = service.accept()
     with peer:
         act(peer)
         # the loop has had no turn since then
-        second = await pool.acquire()
+        second = await acquire(pool)
         assert second is not first
         second.close()
 
@@ -55,8 +61,8 @@ async def test_what_the_loop_has_not_heard_of_counts_already(
 async def test_what_was_not_used_stays_as_old_as_it_was(
     pool: UpstreamPool, service: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else callers who are refused could keep a connection until the service ends it under somebody's request."""
-    first = await pool.acquire()
+    """Otherwise refused callers could keep a connection until the upstream ends it during another request."""
+    first = await acquire(pool)
     pool.release(first)
     with service.accept()[0]:
         began = monotonic()

@@ -18,7 +18,7 @@ NOW = forge.NOW
 
 
 class World:
-    """A gate that is told, a watch over it, and a clock; rounds are made when the test says so."""
+    """A gate with fixed results, a watch over it, and a clock; the test starts each round."""
 
     def __init__(self) -> None:
         self.clock = HandClock(NOW)
@@ -63,7 +63,7 @@ async def test_revoked_stream_ends_once_and_the_others_go_on(world: World) -> No
     with (
         world.watch.watching(accepted("sam"), end("sam"), ends_with_token=False),
         world.watch.watching(accepted("kim"), end("kim"), ends_with_token=True),
-        world.watch.watching(None, end("nobody"), ends_with_token=True),
+        world.watch.watching(None, end("unknown"), ends_with_token=True),
     ):
         await world.round()
         assert ended == []
@@ -73,7 +73,7 @@ async def test_revoked_stream_ends_once_and_the_others_go_on(world: World) -> No
         assert ended == ["sam"]
 
 
-async def test_what_nobody_can_tell_now_goes_on(world: World) -> None:
+async def test_a_response_that_cannot_be_checked_now_goes_on(world: World) -> None:
     ended: list[int] = []
     world.failures["sam"] = Unavailable(Cause.MIRROR_STALE)
     with world.watch.watching(accepted(), lambda: ended.append(1), ends_with_token=True):

@@ -1,4 +1,4 @@
-"""An address that somebody answers at is not taken from him."""
+"""An address in use is not taken from its process."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from sidecar.errors import Misconfigured
 from sidecar.web.listeners import SocketAccess, open_shared_sockets, open_sockets
 
 
-def test_a_unix_socket_that_somebody_listens_on_is_in_use(tmp_path: Path) -> None:
+def test_a_unix_socket_with_a_listener_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "s"
     (first,) = open_sockets(f"unix:{path}", "server.listen")
     with first:
@@ -40,7 +40,7 @@ def test_what_another_program_is_spoken_to_by_is_not_removed(tmp_path: Path) -> 
         assert path.is_socket()
 
 
-def test_a_path_that_is_too_long_is_told_so(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_gets_a_message(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="path too long"):
         open_sockets(f"unix:{tmp_path}/{'a' * 120}", "server.listen")
 
@@ -99,7 +99,7 @@ def test_a_star_on_a_port_in_use_is_an_error() -> None:
         open_sockets(f"*:{other.getsockname()[1]}", "server.listen")
 
 
-def test_a_socket_has_its_mode_and_group_before_anybody_can_connect(tmp_path: Path) -> None:
+def test_a_socket_has_its_mode_and_group_before_a_client_can_connect(tmp_path: Path) -> None:
     path = tmp_path / "s"
     group = os.getgid()
     (listener,) = open_sockets(f"unix:{path}", "server.listen", SocketAccess("0660", str(group)))
@@ -109,8 +109,8 @@ def test_a_socket_has_its_mode_and_group_before_anybody_can_connect(tmp_path: Pa
 
 
 def test_a_group_that_there_is_not_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match=r"server\.socketGroup: there is no group nobodys-group"):
-        open_sockets(f"unix:{tmp_path}/s", "server.listen", SocketAccess(group="nobodys-group"))
+    with pytest.raises(Misconfigured, match=r"server\.socketGroup: there is no group missing-group"):
+        open_sockets(f"unix:{tmp_path}/s", "server.listen", SocketAccess(group="missing-group"))
 
 
 def _may_connect(path: Path, *, group: int) -> bool:

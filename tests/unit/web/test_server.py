@@ -21,7 +21,7 @@ from sidecar.web.server import TrustedPeers
         (("0.0.0.0/0", "::/0"), "", False),
         (("unix",), "", True),
         (("unix",), b"\0abstract", True),
-        (("unix",), None, False),  # a peer that reset its connection before it was accepted: over TCP, anybody
+        (("unix",), None, False),  # a peer that reset its connection before it was accepted: over TCP, any client
         (("unix",), ("127.0.0.1", 1), False),
     ],
 )

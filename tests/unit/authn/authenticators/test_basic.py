@@ -71,7 +71,7 @@ async def test_a_wrong_password_is_refused(member: Basic) -> None:
 
 
 async def test_a_stranger_is_for_the_members_after_it_and_costs_the_same(member: Basic) -> None:
-    """Nobody learns from the time it takes which names there are."""
+    """The time of a response does not show which names exist."""
     compared: list[str] = []
     file = member._file
     assert file
@@ -179,7 +179,7 @@ async def test_the_same_pair_at_once_is_compared_once(member: Basic) -> None:
 
 
 async def test_a_changed_file_counts_at_once(member: Basic, path: Path) -> None:
-    """Who was taken out is not remembered either; a file that cannot be used leaves all as it was and is told."""
+    """A user removed from the file is not served from the cache; an unusable file changes nothing and is reported."""
     view = asked(basic("Alice", "opensesame"))
     await settled(member.authenticate(view))
     path.write_text("Alice:nonsense\n")
@@ -236,6 +236,21 @@ def test_files_that_cannot_be_used(read: Callable[..., Any], text: str, expected
     with pytest.raises(PasswordFileError, match=expected) as caught:
         read(path, **more)
     assert "apr1" not in str(caught.value)
+
+
+async def test_the_content_of_a_file_as_a_secret(path: Path, clock: HandClock) -> None:
+    """The same users, and nothing of it in a text."""
+    member = Basic(options_of(Basic, {"htpasswdSecret": path.read_text()}), surroundings("people", clock))
+    await member.start()
+    assert isinstance(await settled(member.authenticate(asked(basic("Alice", "opensesame")))), Accepted)
+    assert isinstance(await settled(member.authenticate(asked(basic("Alice", "wrong")))), Rejected)
+    await member.stop()
+    assert "htpasswdSecret" in Basic.describe(member.options)
+    broken = Basic(options_of(Basic, {"htpasswdSecret": "alice:plain-password"}), surroundings("people", clock))
+    assert await broken.check() == ["htpasswdSecret line 1 is neither bcrypt (htpasswd -B) nor argon2"]
+    with pytest.raises(Misconfigured, match="htpasswdSecret line 1") as caught:
+        await broken.start()
+    assert "plain-password" not in str(caught.value)
 
 
 async def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""DataHub's system client comes in with his secret, raw as DataHub sends it or in base64, and nobody else does."""
+"""DataHub's system client is accepted with its secret, raw as DataHub sends it or in base64, and no other pair is."""
 
 from base64 import b64encode
 
@@ -61,7 +61,7 @@ async def test_system_client_is_known_by_either_form(word: str, value: str) -> N
         base64(f"{CLIENT}:{SECRET}\0"),
     ],
 )
-async def test_wrong_pair_is_refused_and_nobody_else_is_asked(value: str) -> None:
+async def test_wrong_pair_is_refused_and_ends_the_chain(value: str) -> None:
     outcome = await judge(f"Basic {value}")
     assert isinstance(outcome, Rejected)
     assert (outcome.failure.reason, outcome.failure.cause) == (Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG)
@@ -101,7 +101,7 @@ def test_nothing_prints_the_secret() -> None:
         ("a:b", "sixteen--letters", "authentication.systemClientId"),
     ],
 )
-def test_pair_that_everybody_knows_or_nobody_can_send_stops_the_start(client_id: str, secret: str, place: str) -> None:
+def test_well_known_or_unsendable_pair_stops_the_start(client_id: str, secret: str, place: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         check_system_client(client_id, Secret(secret), allow_published=False)
     assert [problem.path for problem in caught.value.problems] == [place]

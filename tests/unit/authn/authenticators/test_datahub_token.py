@@ -116,7 +116,7 @@ async def test_version_1_is_looked_up_nowhere_and_version_2_only_where_a_record_
 
 
 @pytest.mark.parametrize("actor_id", ["anonymous", "__datahub_system"])
-async def test_token_makes_nobody_the_system_or_no_one(actor_id: str) -> None:
+async def test_token_makes_no_caller_the_system_or_anonymous(actor_id: str) -> None:
     assert await refusal(token(actorId=actor_id)) == (Reason.PRINCIPAL_RESERVED, Cause.RESERVED_NAME)
 
 
@@ -147,7 +147,7 @@ async def test_entry_of_its_owner_concerns_a_token_minted_here() -> None:
 async def test_token_without_jti_can_be_denied_by_its_digest() -> None:
     outcome = await accepted(token(jti=...))
     assert outcome.revocation_keys is not None
-    assert Scope.DIGEST in {scope for scope, _ in outcome.revocation_keys.probes}
+    assert Scope.DIGEST in {scope for scope, _, _ in outcome.revocation_keys.references}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def jwt_authenticator(cache: VerifiedCache[Accepted]) -> JwtAuthenticator:
 
 @pytest.mark.parametrize("datahub_first", [True, False])
 async def test_order_beside_other_jwts_makes_no_difference(datahub_first: bool) -> None:
-    """Also where the DataHub token names an issuer that the other one knows, or takes all that nobody owns."""
+    """Also where the DataHub token names an issuer of the other one, or that one accepts tokens of unlisted issuers."""
     metrics = Metrics()
     cache: VerifiedCache[Accepted] = VerifiedCache(10, metrics)
     members: list[AuthenticatorProtocol] = [
@@ -274,7 +274,7 @@ async def test_expired_token_is_forgotten_and_refused() -> None:
         ("k" * 31, "", ["x.salt", "x.signingKey"]),
     ],
 )
-def test_secrets_that_everybody_knows_or_anybody_guesses_stop_the_start(key: str, salt: str, places: list[str]) -> None:
+def test_well_known_or_guessable_secrets_stop_the_start(key: str, salt: str, places: list[str]) -> None:
     with pytest.raises(Misconfigured) as caught:
         check_shared_secrets(Secret(key), Secret(salt), "x", allow_published=False)
     assert [problem.path for problem in caught.value.problems] == places
@@ -290,7 +290,7 @@ def test_published_secrets_are_for_demonstrations() -> None:
     [("corp/sam", True), ("Corp/sam", True), ("corp/", True), ("corps/sam", False), ("corp", False), ("CORP", False)],
 )
 async def test_no_datahub_user_is_a_providers(actor_id: str, reserved: bool) -> None:
-    """With ``principalNamespace: provider`` whoever is called so is that provider's and nobody else's."""
+    """With ``principalNamespace: provider`` a name belongs to that provider alone."""
     member = authenticator(namespaces=frozenset({"corp"}))
     outcome = await settled(member.authenticate(view(token(actorId=actor_id))))
     if reserved:

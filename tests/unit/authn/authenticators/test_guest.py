@@ -1,4 +1,4 @@
-"""Who is the guest, and where nobody ever is."""
+"""Who is the guest, and on which paths a guest is never allowed."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,10 +49,10 @@ def decider(
 
 
 async def who(of: Decider, view: RequestContext) -> str:
-    """Id of the Actor, ``nobody``, or the reason of the refusal."""
+    """Id of the Actor, ``none``, or the reason of the refusal."""
     verdict: Verdict = await settled(of.decide(view))
     if isinstance(verdict, Allow):
-        return verdict.accepted.actor.id if verdict.accepted else "nobody"
+        return verdict.accepted.actor.id if verdict.accepted else "none"
     return verdict.failure.reason.value
 
 
@@ -61,7 +61,7 @@ async def who(of: Decider, view: RequestContext) -> str:
     [
         ("/anything", "guest"),
         ("/lobby/x", "guest"),
-        ("/open/x", "nobody"),
+        ("/open/x", "none"),
         ("/staff/x", "token_missing"),
         ("/admins/x", "token_missing"),
         # two readings: the stricter one holds
@@ -96,7 +96,7 @@ async def test_a_limit_by_path_and_method() -> None:
     assert await who(of, asked(target="/docs/a")) == "visitor"
     assert await who(of, asked(target="/docs/a", method="POST")) == "token_missing"
     assert await who(of, asked(target="/docsy")) == "token_missing"
-    assert await who(of, asked(target="/lobby/x")) == "nobody"
+    assert await who(of, asked(target="/lobby/x")) == "none"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ async def test_an_active_token_makes_the_actor(make: Any, server: Server) -> Non
     assert server.asked == [{"token": ["opaque-token"], "token_type_hint": ["access_token"]}]
 
 
-async def test_who_asks_is_told_as_the_standard_says(make: Any, server: Server) -> None:
+async def test_client_authentication_follows_the_standard(make: Any, server: Server) -> None:
     """RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined."""
     await settled(make().authenticate(asked("Bearer opaque")))
     pair = base64.b64decode(server.authorization.removeprefix("Basic ")).decode()
@@ -139,7 +139,7 @@ async def test_a_server_that_does_not_answer_is_a_broken_one(make: Any, server: 
 
 
 async def test_one_token_that_the_server_does_not_answer_for_is_no_problem_of_all(make: Any, server: Server) -> None:
-    """Or whoever finds one keeps everybody out."""
+    """Otherwise one slow token could block all callers."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         server.asked.append(parse_qs((await request.read()).decode()))
@@ -217,7 +217,7 @@ async def test_a_jwt_that_the_server_calls_inactive_is_refused(make: Any, server
 
 
 @pytest.mark.parametrize(("presented", "token_id"), [({"jti": "t1"}, "t1"), ({"jti": ...}, "")], ids=["jti", "digest"])
-async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
+async def test_the_revocation_list_knows_a_jwt_by_its_claims(
     make: Any, server: Server, presented: dict[str, Any], token_id: str
 ) -> None:
     """RFC 7662 leaves it to the server whether it tells ``jti``; an entry of the token holds all the same."""
@@ -227,7 +227,7 @@ async def test_the_deny_list_knows_a_jwt_by_what_stands_in_it(
     assert outcome.revocation_keys
     digest = sha256(text.rpartition(".")[0].encode()).hexdigest()
     expected = revocation_keys(Actor(ActorType.USER, "sam", issuer=ISSUER, subject="sam", token_id=token_id), digest)
-    assert outcome.revocation_keys.probes == expected.probes
+    assert outcome.revocation_keys.references == expected.references
     assert outcome.revocation_keys.issued_at == claims()["iat"]
 
 
@@ -266,7 +266,7 @@ async def test_options_that_cannot_be_used(make: Any, options: dict[str, str], e
 async def test_a_subject_can_be_denied_that_the_answer_does_not_call_so(
     clock: HandClock, url: str, server: Server, answer: dict[str, Any], subject: str
 ) -> None:
-    """Its bearer has no origin here all the same: a client called like somebody's ``sub`` is not he."""
+    """Its bearer has no identity key all the same: a client named like a user's ``sub`` is not that user."""
     server.answer = {name: value for name, value in {**ACTIVE, **answer}.items() if value is not ...}
     policy = replace(POLICY, principal_claims=tuple(map(ClaimPath, ("username", "preferred_username", "sub"))))
     provider = Provider("corp", ISSUER, audiences=frozenset({"meta"}))
@@ -329,7 +329,7 @@ async def test_unanswered_questions_count_too(make: Any, server: Server) -> None
     assert len([question for question in server.asked if question["token"] != ["auth-sidecar-check"]]) == 20
 
 
-async def test_a_flood_keeps_nobody_out_who_was_in_before(make: Any, server: Server, clock: HandClock) -> None:
+async def test_a_flood_does_not_lock_out_callers_accepted_before(make: Any, server: Server, clock: HandClock) -> None:
     """Nor do good tokens count against each other, however many are new."""
     member = make()
     good = [f"Bearer good-{number}" for number in range(50)]

@@ -27,7 +27,7 @@ ALGORITHMS = frozenset({"RS256", "ES256"})
 
 
 class Keys:
-    """Keys that are told; counts how often it was asked to look again."""
+    """Fixed keys; counts how often a refresh was requested."""
 
     def __init__(self, *keys: VerificationKey, issuer: str | None = None, later: VerificationKey | None = None) -> None:
         self.keys = keys
@@ -116,7 +116,7 @@ async def test_a_session_in_the_cache_is_not_recalled_as_a_token() -> None:
 
 
 @pytest.mark.parametrize("authorization", ["Basic eA==", "Digest x", "Token x"])
-async def test_other_schemes_are_somebody_elses(authorization: str) -> None:
+async def test_other_schemes_are_left_to_other_authenticators(authorization: str) -> None:
     world = World(corp())
     outcome = await world.judge(authorization)
     assert isinstance(outcome, Abstained)
@@ -208,7 +208,7 @@ async def test_without_keys_it_is_broken_not_refused() -> None:
     assert failure.value.detail == "corp"
 
 
-async def test_published_tokens_are_refused_whoever_signed_them() -> None:
+async def test_published_tokens_are_refused_with_any_signature() -> None:
     def refuse(token: object) -> None:
         raise Refused(Reason.TOKEN_INVALID, Cause.PUBLISHED_SECRET)
 

@@ -42,7 +42,7 @@ def account_token(key: Key = RSA, **changes: Any) -> str:
 
 
 class ApiServer:
-    """Gives its keys to whoever presents the pod's token."""
+    """Serves its keys to callers that present the pod's token."""
 
     def __init__(self) -> None:
         self.pod_token = ""
@@ -209,7 +209,7 @@ async def test_the_pods_own_token_is_read_anew(make: Any, api: ApiServer, tmp_pa
     raise AssertionError("the file was not read again")
 
 
-async def test_without_keys_nobody_is_refused_or_let_in(make: Any, api: ApiServer) -> None:
+async def test_without_keys_no_token_is_refused_or_accepted(make: Any, api: ApiServer) -> None:
     api.pod_token = "another"
     member = await make(ready=False)
     with pytest.raises(Unavailable):
@@ -253,7 +253,7 @@ async def test_what_the_server_does_not_vouch_for_is_refused(make: Any, api: Api
 
 
 async def test_a_refusal_is_remembered_for_a_moment(make: Any, api: ApiServer) -> None:
-    """Whoever holds a token of an account that is gone cannot keep the API server busy by it."""
+    """A token of a deleted account cannot keep the API server busy."""
     member = await make(review=True)
     api.review = {"authenticated": False}
     view = asked(f"Bearer {account_token()}")
@@ -290,7 +290,7 @@ async def test_an_answer_that_is_none_breaks_it(make: Any, api: ApiServer, revie
     api.review = review if "user" in review else web.Response(**review)
     with pytest.raises(Unavailable, match="TokenReview"):
         await settled(member.authenticate(asked(f"Bearer {account_token()}")))
-    assert not member.unavailable_reason  # or nobody would send it a request again, by which it could recover
+    assert not member.unavailable_reason  # otherwise it would get no request by which it could recover
     api.review = GOOD_REVIEW
     assert isinstance(await settled(member.authenticate(asked(f"Bearer {account_token()}"))), Accepted)
 

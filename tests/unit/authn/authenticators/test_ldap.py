@@ -95,16 +95,16 @@ async def test_wrong_passwords_and_reserved_names_are_refused(make: Any) -> None
         "alice\\",
         "(alice)",
         "ali\u0301ce",
-        "nobody",
+        "unknown",
         "x" * 900,
     ],
 )
 async def test_a_name_is_never_a_filter(make: Any, user: str) -> None:
-    """Whoever is not exactly named is nobody."""
+    """Only an exact name finds a user."""
     assert isinstance(await ask(make(), user, "opensesame"), Abstained)
 
 
-async def test_two_entries_are_nobody(make: Any) -> None:
+async def test_two_entries_are_no_user(make: Any) -> None:
     assert isinstance(await ask(make(userFilter="(sn={user})"), "twin", "hunter2"), Abstained)
 
 
@@ -137,8 +137,8 @@ async def test_guessing_is_throttled(make: Any) -> None:
     assert caught.value.cause is Cause.THROTTLED
 
 
-async def test_guessing_is_throttled_for_the_person_whatever_he_is_called(make: Any) -> None:
-    """A directory finds him by many spellings: each would have a count of its own."""
+async def test_guessing_is_throttled_for_the_user_under_all_spellings(make: Any) -> None:
+    """A directory finds a user by many spellings, and each would have a count of its own."""
     member = make(failuresPerUser=2)
     for spelled in ("alice", " alice"):
         assert cause(await ask(member, spelled, "wrong")) is Cause.CREDENTIALS_WRONG
@@ -166,7 +166,7 @@ async def test_a_certificate_of_others_is_not_accepted(
     "options", [{"bindPassword": "wrong"}, {"bindDn": "", "bindPassword": None}, {"userBase": "dc=else"}]
 )
 async def test_a_directory_that_does_not_let_us_search_is_broken(make: Any, options: dict[str, Any]) -> None:
-    """503, never a refusal: nobody has looked at the password."""
+    """503, never a refusal: the password was not checked."""
     with pytest.raises(Unavailable):
         await ask(make(**options), "alice", "opensesame")
     assert (await make(**options).check())[0]

@@ -10,7 +10,7 @@ from tests.support.hand_clock import HandClock
 
 
 class Dependency:
-    """Somebody to look at; ``looks`` are the times at which that was done."""
+    """A dependency to probe; ``looks`` are the times of the probes."""
 
     def __init__(self) -> None:
         self.clock = HandClock()
@@ -42,7 +42,7 @@ def _dependency() -> Dependency:
     return Dependency()
 
 
-async def test_nobody_is_looked_at_without_a_doubt(dependency: Dependency) -> None:
+async def test_no_probe_without_a_reported_failure(dependency: Dependency) -> None:
     await dependency.pass_by(1000)
     assert dependency.looks == []
 
@@ -85,7 +85,7 @@ async def test_pauses_differ_between_processes() -> None:
 
 
 async def test_many_doubts_are_few_looks(dependency: Dependency) -> None:
-    """Whoever has a credential that nobody can answer for cannot keep the dependency busy by it."""
+    """A credential that cannot be checked cannot keep the dependency busy."""
     for _ in range(10):
         for _ in range(100):
             dependency.recovery.report_failure()
@@ -113,7 +113,7 @@ async def test_a_look_that_fails_is_a_problem_by_its_kind_alone(dependency: Depe
     assert dependency.recovery.problem == ""
 
 
-async def test_nobody_is_looked_at_after_the_end(dependency: Dependency) -> None:
+async def test_no_probe_after_the_end(dependency: Dependency) -> None:
     dependency.wrong = ["away"]
     dependency.recovery.report_failure()
     await dependency.pass_by(1)

@@ -4,7 +4,7 @@ from sidecar.store.redis.client import DEADLINE, Breaker
 from tests.support.hand_clock import HandClock
 
 
-def test_after_a_failure_nobody_asks_until_one_has_tried() -> None:
+def test_after_a_failure_no_call_is_sent_until_one_has_tried() -> None:
     clock = HandClock()
     breaker = Breaker(clock.monotonic)
     assert breaker.enter()

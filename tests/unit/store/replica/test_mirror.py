@@ -11,10 +11,12 @@ import pytest
 
 from sidecar.errors import Unavailable
 from sidecar.identity.actor import Actor, ActorType
+from sidecar.lru import BoundedLru
 from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, Changes, Receipt
 from sidecar.store.merge import Entries
 from sidecar.store.record import TokenKind, TokenRecord
+from sidecar.store.replica.bot_names import make_registration
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.replica.revocation_list import revocation_keys
 from sidecar.store.replica.snapshot import KEEP_EXPIRED
@@ -179,7 +181,7 @@ async def test_age_grows_while_the_store_is_away_and_the_copy_goes_on_judging(wo
 
 
 async def test_own_write_counts_at_once(world: World) -> None:
-    """Before the log has told of it."""
+    """Before the log contains it."""
     async with following(world) as mirror:
         await mirror.write(Batch(add=[bot("1")]))
         world.store.hold("follow")
@@ -189,7 +191,7 @@ async def test_own_write_counts_at_once(world: World) -> None:
         assert mirror.record("1") == bot("1", revoked_at=7.0)
         await mirror.write(Batch(add=[bot("3")], keep_bot_tokens=True, remove_entries=[entry().id]))
         assert mirror.record("2") == bot("2", created_at=7.0)
-        await mirror.write(Batch(revoke=[("1", 9.0), ("2", 9.0), ("nobody", 9.0)]))
+        await mirror.write(Batch(revoke=[("1", 9.0), ("2", 9.0), ("unknown", 9.0)]))
         assert mirror.record("2") == bot("2", created_at=7.0, revoked_at=9.0)
         assert mirror.record("1") == bot("1", revoked_at=7.0)
         assert not world.is_denied()
@@ -227,7 +229,7 @@ async def test_own_write_while_everything_is_being_read_is_not_lost(world: World
 
 
 async def test_entry_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(world: World) -> None:
-    """Removed and denied again within a moment, the log tells of the first only after the second has been done."""
+    """An entry is removed and added again at once, and the log shows the first change only after the second."""
     async with following(world) as mirror:
         held = world.store.hold("follow")
         world.store.wake()
@@ -245,7 +247,7 @@ async def test_entry_of_ones_own_is_not_ended_by_an_older_removal_in_the_log(wor
 
 @asynccontextmanager
 async def late_answer(world: World, mirror: Mirror, batch: Batch) -> AsyncIterator[None]:
-    """``batch`` has been written by ``mirror``, which hears of it only when the block has ended."""
+    """``batch`` has been written by ``mirror``, which receives it only when the block has ended."""
     answer = world.store.hold("write")
     writing = asyncio.create_task(mirror.write(batch))
     await eventually(lambda: "write" in world.store.calls)
@@ -410,7 +412,7 @@ async def test_store_that_went_back_gets_the_lost_writes_again(world: World) -> 
         assert world.is_denied()
 
 
-async def test_write_that_the_store_lost_before_the_log_told_of_it_is_repeated(world: World) -> None:
+async def test_write_that_the_store_lost_before_the_log_had_it_is_repeated(world: World) -> None:
     """The log ends where this process stands: only the answer that it was given tells that something is lost."""
     async with following(world) as mirror:
         await world.store.write(Batch(add_entries=[entry("j2")]))
@@ -571,7 +573,7 @@ async def test_token_minted_a_moment_ago_elsewhere_is_found_and_then_known(world
 
 
 async def test_store_that_is_down_is_no_verdict(world: World) -> None:
-    """Unknown means revoked only when somebody has looked."""
+    """Unknown means revoked only after a lookup."""
     world.store.away = True
     for _ in range(2):
         with pytest.raises(Unavailable):
@@ -582,7 +584,7 @@ async def test_store_that_is_down_is_no_verdict(world: World) -> None:
 
 
 async def test_memory_of_unknown_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mirror, "_MAX_UNKNOWN", 3)
+    monkeypatch.setattr(world.mirror, "_unknown", BoundedLru(3))
     for name in "abcdabcd":
         await world.mirror.lookup(name)
     assert world.store.calls.count("record") == 8
@@ -621,6 +623,22 @@ async def test_name_of_a_bot_stays_taken_after_its_token_ended(world: World) -> 
         assert not mirror.is_bot_name("sam")
 
 
+async def test_a_name_that_becomes_reserved_changes_the_version_of_the_list(world: World) -> None:
+    """The gate checks the name of a known credential again for another version only."""
+    async with following(world) as mirror:
+        versions = [mirror.revocations.version]
+
+        async def changes(batch: Batch) -> bool:
+            await mirror.write(batch)
+            versions.append(mirror.revocations.version)
+            return versions[-1] != versions[-2]
+
+        assert await changes(Batch(add=[bot("1")]))
+        assert not await changes(Batch(add=[bot("2")]))  # the name is reserved already
+        assert not await changes(Batch(add=[record("3")]))
+        assert await changes(Batch(add=[make_registration("other", 1, world.clock.now(), "root")]))
+
+
 async def test_what_ended_long_ago_leaves_the_memory(world: World) -> None:
     soon = world.clock.now() + 10
     batch = Batch(
@@ -656,7 +674,7 @@ async def _changed_within(wait: Callable[[float], Awaitable[None]], seconds: flo
     return True
 
 
-async def test_whoever_waits_for_a_change_is_woken_by_it(world: World) -> None:
+async def test_a_change_wakes_those_that_wait_for_it(world: World) -> None:
     async with following(world) as mirror:
         waiting = asyncio.create_task(_changed_within(mirror.changed, 5))
         await asyncio.sleep(0)

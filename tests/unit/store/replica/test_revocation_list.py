@@ -60,7 +60,7 @@ def test_token_is_found_by_whatever_denies_it(entry: RevocationEntry) -> None:
     ],
     ids=lambda entry: f"{entry.scope}-{entry.issuer}-{entry.name}",
 )
-def test_entry_of_something_else_concerns_nobody(entry: RevocationEntry) -> None:
+def test_entry_of_something_else_concerns_no_token(entry: RevocationEntry) -> None:
     assert listed(entry).match(revocation_keys(SAM), NOW) is None
 
 
@@ -138,7 +138,7 @@ def test_forgiving_one_of_several_cut_offs_leaves_the_others() -> None:
 
 
 def test_ids_of_any_form_are_good() -> None:
-    """Somebody may have written an entry by hand."""
+    """An entry may have been written by hand."""
     named, other = replace(entry(), id="by hand"), replace(entry(), id="ab" * 20)
     entries = listed(named, other, entry())
     assert len(entries) == 3
@@ -160,7 +160,7 @@ def test_same_strange_id_about_something_else_replaces_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "ab", "ab" * 15 + "zz", "ab" * 20])
-def test_strange_id_is_told_from_a_proper_one(text: str) -> None:
+def test_custom_id_is_distinguished_from_a_derived_one(text: str) -> None:
     assert parse_entry_id(text) is None
     assert not listed(entry()).discard(text)
 
@@ -192,7 +192,7 @@ def test_version_changes_whenever_more_may_be_refused() -> None:
     assert entries.version not in (0, listed(entry()).version)
 
 
-def test_everything_can_be_told_in_full_again() -> None:
+def test_everything_can_be_listed_in_full_again() -> None:
     """More than a compressed block of them, removed and replaced ones left out, whatever text they hold."""
     full = [
         entry(name=f"j{number}", expires_at=NOW + 60 + number, reason="lost \ud800", created_by="\u00e9")
@@ -208,7 +208,7 @@ def test_everything_can_be_told_in_full_again() -> None:
     assert set(told.values()) == {longer, *full[3:], cut_off, strange}
 
 
-def test_versions_are_told_again_in_whatever_order_they_came() -> None:
+def test_versions_are_listed_again_in_any_order_of_arrival() -> None:
     """A snapshot is not in the order of versions; of one id, the later entry comes later."""
     versions = list(range(1_800_000_000_000_000, 1_800_000_000_000_000 + 3 * _BLOCK, 3))
     random.Random(1).shuffle(versions)

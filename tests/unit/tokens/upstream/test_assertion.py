@@ -49,9 +49,9 @@ def test_remembered_texts_are_bounded_by_memory() -> None:
     for number in range(100):
         tokens.get(number, 1000, lambda _issued: "x" * 1000)
     assert len(tokens._tokens) == 4
-    assert tokens._bytes <= 10_000
+    assert tokens._tokens.weight <= 10_000
     assert tokens.get(99, 1000, lambda _issued: "again") == "x" * 1000
     tokens.get(99, 2000, lambda _issued: "y")
     for number in range(96, 99):
         tokens.get(number, 2000, lambda _issued: "y")
-    assert tokens._bytes == 4 * 402
+    assert tokens._tokens.weight == 4 * 402
