@@ -250,9 +250,12 @@ class Decider:
         except Unavailable as failure:
             return TokenValidation(None, self._chain.not_judged(failure).failure)
 
-    def within_limits(self, pending: Awaitable[T]) -> Awaitable[T]:
-        """``pending``, with a slot of ``undecided`` and within the deadline. Raises Unavailable."""
-        return self.undecided.admit(self._within_deadline(pending))
+    def within_limits(self, pending: Awaitable[T], part: Budget | None = None) -> Awaitable[T]:
+        """``pending``, within the deadline and with a slot of ``undecided``, or of a ``part`` of it.
+
+        Raises Unavailable.
+        """
+        return (part or self.undecided).admit(self._within_deadline(pending))
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""

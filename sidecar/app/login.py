@@ -101,19 +101,20 @@ async def open_login(
     cache: VerifiedCache[Accepted],
     context: ProcessContext,
     stack: AsyncExitStack,
-    authenticators: AuthenticatorSet,
+    authenticators: AuthenticatorSet | None,
     context_for: Callable[[str], AuthenticatorContext],
 ) -> Login | None:
     """The login of ``loaded``; None: neither a provider has one, nor are passwords accepted. Raises Misconfigured.
 
-    Needs no provider to be reachable. ``context_for``: the context of each of ``authenticators``.
+    Needs no provider to be reachable. ``context_for``: the context of each of ``authenticators``; without these no
+    password is accepted.
     """
     settings, clock = loaded.settings, context.clock
     providers = {provider.name: provider for provider in loaded.providers if provider.login is not None}
     if not has_login(settings):
         return None
-    members = {member.name: member for member in authenticators.authenticators}
-    passwords = tuple(members[name] for name in settings.login.passwords)
+    members = {member.name: member for member in (authenticators.authenticators if authenticators else ())}
+    passwords = tuple(members[name] for name in settings.login.passwords) if authenticators else ()
     sealer = Sealer(login_secrets(settings))
     block = settings.login
     lifetime = block.session
@@ -130,7 +131,7 @@ async def open_login(
         clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
     guard = CrossSiteGuard(login_origins(settings))
     policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
-    policies |= {member.name: _member_policy(member.name, context_for(member.name)) for member in passwords}
+    policies |= {name: _member_policy(name, context_for(name)) for name in settings.login.passwords}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
     rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
     authenticator.confirmed = rechecks.confirmed

@@ -112,6 +112,8 @@ class LoginFlow:
         self._decider = decider
         # a provider that hangs must not keep others from a verdict
         self._completing = Budget(decider.undecided.places / 2, decider.undecided)
+        # nor may navigations, which cost their senders nothing, keep those from coming back who have logged in there
+        self._beginning = Budget(max(1, decider.undecided.places / 4), decider.undecided)
         self._logins = metrics.logins
         self._passwords = passwords
         self._running: SingleFlight[str, Step] = SingleFlight()
@@ -142,7 +144,7 @@ class LoginFlow:
             raise Refused(Reason.NOT_FOUND)
         attempt, state = self._transactions.begin(name, address, cookies.login, demand)
         try:
-            location = await self._decider.within_limits(client.authorization_url(attempt, state))
+            location = await self._decider.within_limits(client.authorization_url(attempt, state), self._beginning)
         except Failed as failure:
             return self._failed(failure, name, address)
         return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))

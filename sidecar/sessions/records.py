@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from sidecar.errors import Cause, Reason, Refused
@@ -159,14 +160,22 @@ def open_content(record_id: str, text: str, sealer: Sealer) -> SessionContent | 
     return SessionContent(*values) if version == _VERSION else None
 
 
-def describe_session(record: TokenRecord) -> dict[str, Any]:
-    """The session as displayed: times in RFC 3339 UTC, neither digest nor content."""
-    return {
+def describe_session(record: TokenRecord, *, max_age: float = inf, idle: float | None = None) -> dict[str, Any]:
+    """The session as displayed: times in RFC 3339 UTC, neither digest nor content.
+
+    ``max_age`` and ``idle`` are those of the configuration in use. The last use, and with it ``idleUntil``, are those
+    that the store has: up to about a minute old.
+    """
+    expires_at = record.created_at + max_age
+    shown = {
         "id": record.id,
         "actor": {"type": record.actor_type.value, "id": record.name},
         "provider": record.owner.provider,
         "createdAt": format_rfc3339(record.created_at),
-        "expiresAt": format_rfc3339(record.expires_at),
+        "expiresAt": format_rfc3339(expires_at if record.expires_at is None else min(expires_at, record.expires_at)),
         "lastUsedAt": format_rfc3339(record.last_used_at),
         "endedAt": format_rfc3339(record.revoked_at),
     }
+    if idle is not None:
+        shown["idleUntil"] = format_rfc3339(max(record.created_at, record.last_used_at or 0.0) + idle)
+    return shown

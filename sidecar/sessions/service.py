@@ -153,7 +153,8 @@ class Sessions:
 
     async def exists(self, secret: str) -> bool:
         """Whether a session of that value was ever created. Raises Unavailable if the store does not answer."""
-        return await self._records.lookup(session_id(secret)) is not None
+        # of the store itself: what the copy has called unknown a moment ago may have been created by another process
+        return await self._store.record(session_id(secret)) is not None
 
     async def create(self, secret: str, content: SessionContent, actor: Actor, *, replaces: str = "") -> TokenRecord:
         """A new session; the one with the cookie's value ``replaces`` ends, and those beyond the limit of the person.
