@@ -42,6 +42,8 @@ class LoginProvider(IdentityProvider):
         self.token_requests: list[tuple[dict[str, str], str]] = []
         self.requires_pushed = False
         self.groups: list[str] | None = ["readers"]
+        self.instead: dict[str, tuple[int, bytes, Mapping[str, str]]] = {}
+        """Whole responses by path: status, body, headers."""
         self.gives_refresh_tokens = False
         self.authenticated_ago = 0
         self.acr = ""
@@ -79,6 +81,9 @@ class LoginProvider(IdentityProvider):
             "/logout": self._logout,
             "/revoke": self._revoke,
         }
+        if request.path in self.instead:
+            status, body, headers = self.instead[request.path]
+            return web.Response(status=status, body=body, headers=dict(headers))
         if self.wrong == "slow keys" and request.path == "/jwks":
             await asyncio.sleep(2)
         handler = handlers.get(request.path)
