@@ -42,6 +42,7 @@ class Reason(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
+    RATE_LIMITED = "rate_limited"
     TOO_LARGE = "too_large"
     REQUEST_INVALID = "request_invalid"
     UNAVAILABLE = "unavailable"
@@ -135,6 +136,20 @@ class Cause(StrEnum):
     USERINFO_SUBJECT = "userinfo_subject"
     AUTHENTICATION_AGE = "authentication_age"
     AUTHENTICATION_CLASS = "authentication_class"
+    # the token endpoint
+    CLIENT_WRONG = "client_wrong"
+    CLIENT_GRANT = "client_grant"
+    GRANT_UNKNOWN = "grant_unknown"
+    ASSERTION_AUDIENCE = "assertion_audience"
+    ASSERTION_REPLAYED = "assertion_replayed"
+    WORKLOAD_ONLY = "workload_only"
+    WORKLOAD_UNKNOWN = "workload_unknown"
+    WORKLOAD_SUBJECT = "workload_subject"
+    WORKLOAD_CLAIM = "workload_claim"
+    SUBJECT_TOKEN = "subject_token"
+    BOT_UNREGISTERED = "bot_unregistered"
+    TARGET = "target"
+    SCOPE = "scope"
     # the principal
     PRINCIPAL_MISSING = "principal_missing"
     PRINCIPAL_MALFORMED = "principal_malformed"
@@ -194,6 +209,7 @@ REASONS: dict[Reason, ReasonText] = {
     Reason.NOT_FOUND: ReasonText(404, "Not found"),
     Reason.METHOD_NOT_ALLOWED: ReasonText(405, "Method not allowed"),
     Reason.CONFLICT: ReasonText(409, "Conflict"),
+    Reason.RATE_LIMITED: ReasonText(429, "Too many requests"),
     Reason.TOO_LARGE: ReasonText(413, "The request is too large"),
     Reason.REQUEST_INVALID: ReasonText(400, "The request is not valid"),
     Reason.UNAVAILABLE: ReasonText(503, "The request cannot be checked now"),
@@ -298,6 +314,14 @@ class Unavailable(Failed):
 
     def __init__(self, cause: Cause, detail: str = "", *, retry_after: int = 5) -> None:
         super().__init__(Reason.UNAVAILABLE, cause, detail)
+        self.retry_after = retry_after
+
+
+class RateLimited(Refused):
+    """Rejected because of a limit (429). ``retry_after`` is in whole seconds."""
+
+    def __init__(self, cause: Cause = Cause.THROTTLED, detail: str = "", *, retry_after: int = 60) -> None:
+        super().__init__(Reason.RATE_LIMITED, cause, detail)
         self.retry_after = retry_after
 
 

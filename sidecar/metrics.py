@@ -166,6 +166,7 @@ class Metrics:
     def _declare_optional(self) -> None:
         """The metrics of parts that a configuration may leave out."""
         self._declare_login()
+        self._declare_token_endpoint()
         self._declare_secrets()
         self.challenges = Counter(
             "sidecar_challenges_total",
@@ -185,6 +186,15 @@ class Metrics:
         refreshes = "Questions to providers whether the person of a session may still log in."
         self.session_refreshes = CounterVec(
             registry, "sidecar_session_refreshes_total", refreshes, ("provider", "outcome")
+        )
+
+    def _declare_token_endpoint(self) -> None:
+        """The metrics of the token endpoint."""
+        self.token_requests = Counter(
+            "sidecar_token_requests_total",
+            "Requests to the token endpoint; outcome is issued, or the error.",
+            ("grant", "client_or_rule", "outcome"),
+            registry=self.registry,
         )
 
     def _declare_secrets(self) -> None:

@@ -122,7 +122,7 @@ def test_the_configuration_examples_are_found() -> None:
 def test_security_names_reasons_that_exist_and_leaves_out_none_that_a_token_meets() -> None:
     table = re.findall(r"^\| \d+\. [^|]*\|([^|]*)\|", (ROOT / "docs" / "security.md").read_text("utf-8"), re.MULTILINE)
     named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
-    others = {"not_found", "conflict", "upstream_unreachable", "upstream_timeout", "login_failed"}
+    others = {"not_found", "conflict", "rate_limited", "upstream_unreachable", "upstream_timeout", "login_failed"}
     assert named == {reason.value for reason in Reason} - others
 
 

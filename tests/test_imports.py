@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
         "config.reading.units",
+        "config.reading.subject_pattern",
     ),
     "sessions": (*BASICS, "identity", "secrets.value", "store"),
     "authn": (
@@ -121,6 +122,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "tokens.jwt": (),
     "tokens.issued": ("tokens.jwt", "tokens.datahub", "tokens.submitted"),
     "tokens.revocation": ("tokens.jwt", "tokens.issued", "tokens.submitted"),
+    "tokens.exchange": ("tokens.jwt", "tokens.issued"),
     "tokens.upstream": ("tokens.jwt", "tokens.issued", "tokens.datahub"),
     "authn.support": ("authn.base",),
     "authn.authenticators": ("authn.base", "authn.support"),

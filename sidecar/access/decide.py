@@ -9,12 +9,13 @@ from typing import Protocol, TypeVar
 from multidict import CIMultiDict
 
 from sidecar.access.paths import Normalizations, read_target
+from sidecar.access.resources import requires_audience
 from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource, Rules
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
 from sidecar.concurrency import Pending
-from sidecar.errors import Cause, Failed, Reason, Refused, StepUpRequired, Unavailable
+from sidecar.errors import Cause, Failed, Reason, Refused, StepUpRequired, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, Observer, RequestContext, Scheme
 from sidecar.identity.token_sources import TokenSources
@@ -90,6 +91,12 @@ class _TrustedPeer:
 
 _UNTRUSTED = (_TrustedPeer(),)
 _REPAIRABLE = frozenset({Reason.SCOPE_MISSING, Reason.STEP_UP_REQUIRED})
+
+
+def _for_resource(actor: Actor) -> Missing:
+    """A token for a protected resource, at another path."""
+    text = "a protected resource with the audience of the token"
+    return Missing(Cause.RESOURCE_AUDIENCE, text, f"aud {quoted(*actor.audiences)}", reason=Reason.TOKEN_INVALID)
 
 
 def _unmet(missing: Missing, actor: Actor, ruling: AccessRequirement) -> Deny:
@@ -186,7 +193,8 @@ class Decider:
             return self._with_several_credentials(ruling) if presented else self._without_credential(view, ruling)
         outcome = self._chain.authenticate(view)
         if isinstance(outcome, Accepted):
-            return self._with_requirements(outcome, ruling) if ruling.requirements else Allow(outcome)
+            is_plain = not ruling.requirements and not outcome.is_for_resource
+            return Allow(outcome) if is_plain else self._with_requirements(outcome, ruling)
         if isinstance(outcome, Denied):
             return self._denied(outcome, ruling)
         return Pending(partial(self._decide_later, ruling), outcome)
@@ -279,6 +287,10 @@ class Decider:
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: AccessRequirement) -> Verdict:
         repairable: Missing | None = None
+        if outcome.is_for_resource and not requires_audience(ruling):
+            if ruling.access is Access.PUBLIC:
+                return _WITHOUT_CREDENTIALS
+            return _unmet(_for_resource(outcome.actor), outcome.actor, ruling)
         for requirement in ruling.requirements:
             missing = requirement.missing(outcome.actor)
             if missing is None:

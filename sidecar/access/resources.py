@@ -29,6 +29,11 @@ class AudienceRequirement:
         return Missing(Cause.RESOURCE_AUDIENCE, text, has, self.source, Reason.TOKEN_INVALID)
 
 
+def requires_audience(ruling: AccessRequirement) -> bool:
+    """Whether a token needs a certain audience."""
+    return any(isinstance(requirement, AudienceRequirement) for requirement in ruling.requirements)
+
+
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     path: str

@@ -13,14 +13,14 @@ from sidecar.tokens.jwt.compact import Unverified
 from sidecar.web.error_responses import json_answer
 
 # cnf: the token is valid only together with the certificate that it names (RFC 8705 section 3.2)
-_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "cnf")
+_SHOWN = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "cnf", "act")
 # The types of these claims are not verified.
 _SHOWN_AS_TEXT = ("scope", "client_id")
 _INACTIVE = {"active": False}
 
 
 class IntrospectEndpoint:
-    """Admins and services may introspect any token, other callers their own."""
+    """Admins and services may introspect any token, other callers and bearers of exchanged tokens their own."""
 
     def __init__(self, authentication: CallerAuthentication, tokens: TokenService, bodies: BodyReader) -> None:
         self._authentication = authentication
@@ -35,7 +35,8 @@ class IntrospectEndpoint:
         found = await self._authentication.verify_submitted(form["token"])
         if found.caller is None or found.token is None:
             return json_answer(200, _INACTIVE)
-        may_know = caller.actor.is_admin or caller.actor.type is ActorType.SERVICE
+        is_service = caller.actor.type is ActorType.SERVICE and not caller.is_exchanged
+        may_know = caller.actor.is_admin or is_service
         if not may_know and not await self._tokens.may_manage(caller, found.token):
             return json_answer(200, _INACTIVE)
         return json_answer(200, _describe(found.jwt, found.caller.actor))

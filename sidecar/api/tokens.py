@@ -9,7 +9,7 @@ from sidecar.api.body import BodyReader, bad_request, parse_query
 from sidecar.api.paging import PARAMETERS, is_record_id, list_response
 from sidecar.errors import Reason, Refused
 from sidecar.identity.actor import ActorType
-from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
+from sidecar.store.record import MINTED_KINDS, TOKEN_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.issued.service import Caller, TokenService, TokenSpec
 from sidecar.web.error_responses import json_answer, no_content
 
@@ -47,8 +47,8 @@ class TokenHandlers:
         """200 with a page of the records that the caller may see."""
         asked = parse_query(request, ("actor", "kind", "active", *PARAMETERS))
         kind, active = asked.get("kind"), asked.get("active")
-        if kind is not None and kind not in MINTED_KINDS:
-            raise bad_request("kind must be bot, personal or session")
+        if kind is not None and kind not in TOKEN_KINDS:
+            raise bad_request("kind must be bot, personal, session or exchanged")
         if active not in (None, "true", "false"):
             raise bad_request("active must be true or false")
         return await list_response(

@@ -13,10 +13,11 @@ from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.login import open_login
-from sidecar.app.management import build_bots
+from sidecar.app.management import build_bots, build_tokens
 from sidecar.app.naming import check_names
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.public_routes import public_routes
+from sidecar.app.token_endpoint import token_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.upstream_start import UpstreamStart
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -170,10 +171,16 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     bot_names_task = asyncio.create_task(_register_bot_names(registry.mirror, bots), name="register bot names")
     stack.push_async_callback(cancel, bot_names_task)
     cleaner = await start_cleaner(copies, registry.mirror, registry.store, clock, stack)
+    tokens = build_tokens(loaded, registry, bots, context, copies)
+    token_endpoint = await token_routes(
+        loaded, registry, tokens, decider, error_responses, context, authenticators.started, stack
+    )
     routes = public_routes(
         loaded,
         registry,
         bots,
+        tokens,
+        token_endpoint,
         authenticators,
         decider,
         error_responses,
@@ -181,7 +188,6 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         watch,
         stack,
         login,
-        copies,
         traced=tracing.spans is not None,
     )
     server = settings.server

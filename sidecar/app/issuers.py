@@ -18,6 +18,7 @@ from sidecar.config.credential_mode import credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, bot_check_url, default_principal, has_own_keys, own_early, own_leeway
 from sidecar.config.settings import Settings, StoreSettings
+from sidecar.config.token_endpoint import exchanged_audiences, resource_audiences
 from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.keys.keyset import PublicKey
 from sidecar.keys.signing import SigningKeys
@@ -26,7 +27,7 @@ from sidecar.store.base import Store
 from sidecar.store.open import open_store
 from sidecar.store.replica.mirror import Mirror
 from sidecar.store.sqlite.database import sqlite_path
-from sidecar.tokens.issued.records import IssuedTokens
+from sidecar.tokens.issued.records import IssuedTokens, OwnAudiences
 from sidecar.tokens.jwt.policy import (
     OWN_PROVIDER,
     issued_policy,
@@ -210,7 +211,7 @@ def _provider_issuer(
         bots=bots,
         bots_may_impersonate=credential_mode(settings).upstream_verifies,
     )
-    return Issuer(provider.name, keys, expectations, mapper)
+    return Issuer(provider.name, keys, expectations, mapper, provider.bearer)
 
 
 def _bot_check(settings: Settings, client: ControlClient, clock: Clock) -> BotTokenCheck | None:
@@ -236,7 +237,11 @@ def _server_issuer(issuer: Issuer, mirror: Mirror, loaded: Loaded) -> Issuer:
 def _own_issuer(keys: SigningKeys, mirror: Mirror, loaded: Loaded) -> Issuer:
     settings = loaded.settings
     acceptor = _own_resolver(mirror, loaded, require_record=settings.tokens.require_record)
-    expectations = issued_validation(settings.jwt_token_configuration, settings.tokens.max_lifetime)
+    expectations = issued_validation(
+        settings.jwt_token_configuration,
+        settings.tokens.max_lifetime,
+        exchanged_audiences(settings) | resource_audiences(settings),
+    )
     return Issuer(OWN_PROVIDER, keys, expectations, acceptor)
 
 
@@ -251,5 +256,6 @@ def _own_resolver(mirror: Mirror, loaded: Loaded, *, require_record: bool) -> Is
     policy = issued_policy(
         claims, settings.authorizer_configuration, _AUTHENTICATOR, may_name_admins, verbatim=verbatim
     )
-    tokens = IssuedTokens(mirror, policy, require_record=require_record)
+    audiences = OwnAudiences(configuration.audience, exchanged_audiences(settings), resource_audiences(settings))
+    tokens = IssuedTokens(mirror, policy, require_record=require_record, audiences=audiences)
     return IssuedTokenResolver(tokens, own_leeway(configuration), own_early(configuration))

@@ -44,19 +44,15 @@ def _nowhere(_name: str) -> None:
     return None
 
 
-def management_routes(
+def build_tokens(
     loaded: Loaded,
     registry: IssuerRegistry,
     bots: BotRegistry,
-    decider: Decider,
-    error_responses: ErrorResponses,
     context: ProcessContext,
-    authenticators: Sequence[Authenticator],
     copies: BotTokenCopies | None,
-) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
-    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+) -> TokenService:
+    """Management of issued tokens. It cannot mint without own keys."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
-    server = settings.server
     write = registry.mirror.write
     minter = None
     if registry.own_keys is not None:
@@ -71,7 +67,22 @@ def management_routes(
         provider_of=registry.provider_of,
         verbatim=takes_verbatim_names(settings, loaded.providers),
     )
-    tokens = TokenService(registry.store, write, minter, clock, rules, copies)
+    return TokenService(registry.store, write, minter, clock, rules, copies)
+
+
+def management_routes(
+    loaded: Loaded,
+    registry: IssuerRegistry,
+    bots: BotRegistry,
+    tokens: TokenService,
+    decider: Decider,
+    error_responses: ErrorResponses,
+    context: ProcessContext,
+    authenticators: Sequence[Authenticator],
+) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
+    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+    server, clock = loaded.settings.server, context.clock
+    write = registry.mirror.write
 
     async def others() -> frozenset[str]:
         found = {record.owner.issuer for record in registry.mirror.records()}

@@ -19,8 +19,9 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.origins import websocket_origins
 from sidecar.config.providers import NAMELESS
-from sidecar.config.resources import authorization_servers, metadata_paths, resource_urls
+from sidecar.config.resources import authorization_servers, metadata_paths, resource_issuers, resource_urls
 from sidecar.config.settings import Settings
+from sidecar.config.token_endpoint import endpoint_issuer
 from sidecar.dataplane.check import CheckEndpoint, UntrustedPeers
 from sidecar.dataplane.dialects import Envoy, ForwardAuth, Nginx
 from sidecar.dataplane.identity_headers import IdentityHeaders, UpstreamCredentialSource, normal_name
@@ -35,7 +36,7 @@ from sidecar.keys.signing import SigningKey
 from sidecar.metrics import Metrics
 from sidecar.tokens.datahub import ROOT_USER
 from sidecar.tokens.issued.bots import BotRegistry
-from sidecar.tokens.issued.copies import BotTokenCopies
+from sidecar.tokens.issued.service import TokenService
 from sidecar.tokens.jwt.policy import admin_names
 from sidecar.tokens.upstream.assertion import IdentityAssertions
 from sidecar.tokens.upstream.credentials import DataHubCredentials, OpenMetadataCredentials
@@ -47,6 +48,8 @@ def public_routes(
     loaded: Loaded,
     registry: IssuerRegistry,
     bots: BotRegistry,
+    tokens: TokenService,
+    token_endpoint: Mapping[str, tuple[str, TaskFunction]],
     authenticators: AuthenticatorSet,
     decider: Decider,
     error_responses: ErrorResponses,
@@ -54,7 +57,6 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     login: Login | None,
-    copies: BotTokenCopies | None,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -107,11 +109,11 @@ def public_routes(
         settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
     )
     managing, below = management_routes(
-        loaded, registry, bots, decider, error_responses, context, authenticators.started, copies
+        loaded, registry, bots, tokens, decider, error_responses, context, authenticators.started
     )
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **_in_task({**managing, **({} if pages is None else pages.exact)})},
+        exact={**exact, **_in_task({**managing, **token_endpoint, **({} if pages is None else pages.exact)})},
         below=_in_task({**below, **({} if pages is None else pages.below)}),
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
@@ -121,7 +123,10 @@ def public_routes(
 def _resource_metadata(loaded: Loaded) -> dict[str, tuple[str, Handler]]:
     """The metadata of the protected resources that the upstream does not describe itself, by path."""
     settings = loaded.settings
-    issuers = [provider.issuer for provider in loaded.providers if provider.issuer is not None]
+    issuers = resource_issuers(loaded.providers)
+    if settings.token_endpoint.enabled:
+        # the last: clients that log people in use the first one only
+        issuers.append(endpoint_issuer(settings))
     routes: dict[str, tuple[str, Handler]] = {}
     for item in settings.resources:
         if item.metadata == "server":

@@ -45,8 +45,10 @@ class Accepted:
 
     ``key`` verified it; any object will do that is live as long as the outcome is valid. ``not_before`` and
     ``expires_at`` include the clock skew of the provider and are None if the token sets no limit. ``record_id`` is the
-    token record that must be active. ``is_own`` marks issued tokens, which may carry names that others may not.
-    ``is_session`` marks the session of a browser.
+    token record that must be active, ``source_id`` the one of the token that it was exchanged for (None: there is
+    none). ``is_own`` marks issued tokens, which may carry names that others may not.
+    ``is_session`` marks the session of a browser. ``is_for_resource``: it is accepted only at protected resources that
+    require its audience.
     ``revocation_keys`` are looked up in the revocation list; None: those of the Actor. ``certificate`` is the
     ``x5t#S256`` of the client certificate that must come with every request.
 
@@ -63,8 +65,10 @@ class Accepted:
     expires_at: float | None = None
     revalidate_at: float | None = None
     record_id: str | None = None
+    source_id: str | None = None
     is_own: bool = False
     is_session: bool = False
+    is_for_resource: bool = False
     revocation_keys: RevocationKeys | None = None
     certificate: str | None = None
     forwarded_authorization: str = field(default="", repr=False)

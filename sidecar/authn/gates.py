@@ -64,6 +64,8 @@ class RevocationGate:
                 return failure
         if accepted.record_id is not None:
             failure = self._match_record(accepted.record_id)
+            if failure is None and accepted.source_id is not None:
+                failure = self._match_record(accepted.source_id)
             if failure is not None:
                 return failure
         if self._deny_when_stale and revocations.age > self._max_staleness:

@@ -13,7 +13,9 @@ import orjson
 from sidecar.app.authentication import authenticator_context
 from sidecar.app.bot_tokens import bot_token_vault
 from sidecar.app.login import build_client
+from sidecar.app.management import build_bots
 from sidecar.app.naming import check_names
+from sidecar.app.token_endpoint import client_keys
 from sidecar.app.tracing import require_library
 from sidecar.authn.lifecycle import build_authenticator
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
@@ -23,6 +25,7 @@ from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider, has_own_keys
 from sidecar.config.reading.store_url import parse_store_url
+from sidecar.config.secrets_manager import EXAMPLE_BOT
 from sidecar.config.settings import Settings, TracingSettings, UpstreamSettings
 from sidecar.errors import Misconfigured, Problem, Refused, Unavailable, system_text
 from sidecar.identity.claims import PrincipalPolicy
@@ -42,8 +45,6 @@ from sidecar.tokens.issued.copies import CopyError, CopyVault
 _SQLITE_HEAD = b"SQLite format 3\0"
 _MAX_BYTES = 256 * 1024
 _COLLECTOR_TIMEOUT = 5.0
-EXAMPLE_BOT = "ingestion-bot"
-"""The name of a bot that every OpenMetadata server has."""
 _MEND_CONNECTION = "check that it runs, the host and port, and NetworkPolicies"
 
 
@@ -71,6 +72,10 @@ def probes_for(loaded: Loaded) -> list[Probe]:
         probes.append(NamesProbe(loaded))
     if has_own_keys(settings.jwt_token_configuration):
         probes.append(OwnKeysProbe(settings))
+    if settings.token_endpoint.enabled:
+        found = map(client_keys, settings.token_endpoint.clients)
+        probes += [KeysProbe(provider, loaded) for provider in found if provider is not None]
+        probes.append(TokenBotsProbe(settings))
     vault = bot_token_vault(loaded, Metrics())
     if vault is not None:
         probes.append(BotTokensProbe(vault))
@@ -119,6 +124,45 @@ class KeysProbe:
         if status.problem or not status.usable:
             return [Problem(self.name, status.problem or "has no usable key")]
         return []
+
+
+class TokenBotsProbe:
+    """Whether the bots are registered for which the token endpoint issues tokens."""
+
+    name = "token endpoint"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def run(self) -> list[Problem]:
+        """Warnings: a bot can be registered at any time. An absent SQLite file has no bots."""
+        settings, endpoint = self._settings, self._settings.token_endpoint
+        url = settings.store.url.reveal()
+        wanted = {f"clients[{n}]": one.as_.bot for n, one in enumerate(endpoint.clients) if one.as_ is not None}
+        wanted |= {f"workloads[{n}]": one.as_.bot for n, one in enumerate(endpoint.workloads)}
+        registered: set[str] = set()
+        if not url.startswith("sqlite:") or await asyncio.to_thread(sqlite_path(url).exists):
+            clock = SystemClock()
+            try:
+                store = await open_store(settings.store, Metrics(), clock)
+            except Unavailable:
+                return []  # reported by StoreProbe
+            try:
+                bots = build_bots(settings, store, store.write, clock, (), None)
+                registered = {name for name in set(wanted.values()) if await bots.is_registered(name)}
+            except Unavailable:
+                return []  # likewise
+            finally:
+                await store.aclose()
+        return [
+            Problem(
+                f"tokenEndpoint.{place}.as.bot",
+                f"no bot {name} is registered, and requests get invalid_grant; run sidecar bots register {name}",
+                fatal=False,
+            )
+            for place, name in wanted.items()
+            if name not in registered
+        ]
 
 
 class _NoKeys:

@@ -12,6 +12,7 @@ from sidecar.config.resources import (
     SERVER_METADATA,
     authorization_servers,
     public_path,
+    resource_issuers,
     resource_urls,
 )
 from sidecar.config.settings import ResourceSettings, Settings
@@ -58,7 +59,7 @@ class OwnMetadataProbe:
         """What a client would fail at."""
         settings = self._loaded.settings
         client = ControlClient(settings.keys.ca_file, egress=self._loaded.egress)
-        issuers = [provider.issuer for provider in self._loaded.providers if provider.issuer is not None]
+        issuers = resource_issuers(self._loaded.providers)
         try:
             faults = await self._public_faults(client, settings)
             for issuer in authorization_servers(self._resource, issuers):

@@ -21,13 +21,12 @@ from sidecar.authn.registry import build_specs
 from sidecar.authn.support.password_file import PasswordFileError, read_text
 from sidecar.cli.options import access_to_secrets, add_config_option, load_offline, load_settings
 from sidecar.cli.output import print_durably
-from sidecar.cli.probes import EXAMPLE_BOT
 from sidecar.cli.table import table
 from sidecar.config.load import Loaded
 from sidecar.config.providers import has_own_keys
 from sidecar.config.reading.decode import fields_by_name
 from sidecar.config.reading.tree import Path, dotted
-from sidecar.config.secrets_manager import NEEDED_TO_REACH, SECRETS_MANAGER, manager_of
+from sidecar.config.secrets_manager import EXAMPLE_BOT, NEEDED_TO_REACH, SECRETS_MANAGER, manager_of
 from sidecar.errors import Misconfigured, Problem, SidecarError
 from sidecar.keys.key_files import KeyFileError
 from sidecar.keys.private_set import encode_private_set

@@ -16,6 +16,7 @@ from sidecar.authn.registry import build_specs
 from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
 from sidecar.cli.explain_session import explain_session
+from sidecar.cli.explain_workload import explain_workload
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.output import OutputError, print_durably
 from sidecar.cli.table import table
@@ -32,7 +33,7 @@ from sidecar.metrics import Metrics
 from sidecar.store.base import Batch, RecordQuery, Store
 from sidecar.store.open import open_store
 from sidecar.store.pages import all_records
-from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord
+from sidecar.store.record import MINTED_KINDS, TOKEN_KINDS, TokenKind, TokenRecord
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.lifetime import parse_lifetime
@@ -67,6 +68,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     what.add_argument("--cookie", metavar="VALUE", help="instead: the value of a session cookie, or -")
     explained.add_argument("--path", metavar="PATH", help="also apply the rules to a request for this path")
     explained.add_argument("--method", metavar="METHOD", default="GET", help="method of that request (default: GET)")
+    explained.add_argument(
+        "--workload", action="store_true", help="compare a token of a platform with the rules of the token endpoint"
+    )
     explained.set_defaults(run=run_explain)
 
 
@@ -111,7 +115,7 @@ def _register_managing(actions: "argparse._SubParsersAction[argparse.ArgumentPar
     lists = actions.add_parser("list", help="list the tokens on record")
     add_config_option(lists)
     lists.add_argument("--actor", metavar="ID", help="only tokens of this Actor")
-    lists.add_argument("--kind", choices=[kind.value for kind in MINTED_KINDS])
+    lists.add_argument("--kind", choices=[kind.value for kind in TOKEN_KINDS])
     lists.add_argument("--active", action="store_true", help="only tokens that are neither expired nor revoked")
     lists.add_argument("--json", action="store_true", help="one JSON object per line")
     lists.set_defaults(run=run_list)
@@ -295,8 +299,12 @@ def run_explain(options: argparse.Namespace) -> int:
     """Print every step with its result. Returns 0 if the server would accept the token, else 1."""
     loaded = load_settings(options)
     if options.cookie is not None:
+        if options.workload:
+            raise _misconfigured("--workload", "is for tokens, not for --cookie")
         secret = read_token(options.cookie)
         return asyncio.run(explain_session(secret, loaded, method=options.method, path=options.path))
+    if options.workload:
+        return asyncio.run(explain_workload(read_token(options.token), loaded))
     return asyncio.run(explain(read_token(options.token), loaded, method=options.method, path=options.path))
 
 

@@ -28,6 +28,7 @@ from sidecar.config.settings import (
     Settings,
     StoreTls,
 )
+from sidecar.config.token_endpoint import check_token_endpoint
 from sidecar.config.token_header_checks import check_token_headers
 from sidecar.hosts import is_loopback
 
@@ -498,6 +499,7 @@ CHECKS: tuple[Check, ...] = (
     check_secrets_manager,
     check_switched_off,
     check_lifetimes,
+    check_token_endpoint,
     check_authorizer,
     check_rules,
     check_spellings,

@@ -68,7 +68,8 @@ class Provider:
     ``address_claim`` has the caller's e-mail address if no mapping names it; ``needs_verified``: it is used only with
     ``email_verified: true``. ``is_principal_written``: ``principal`` is configured explicitly. Domains are None if
     those of ``authorizerConfiguration`` apply. ``client_claims`` may name the client of a token; ``trusts_act``: the
-    issuer may say who acts for the subject. ``login`` is the registration for browser login.
+    issuer may say who acts for the subject. ``login`` is the registration for browser login. ``bearer``: its tokens
+    authenticate requests; if not, only the token endpoint uses them.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Provider:
     is_flat: bool = False
     is_own: bool = False
     login: ProviderLoginSettings | None = field(default=None, repr=False)
+    bearer: bool = True
 
 
 _DEFAULT_EARLY_SKEW = 5.0
@@ -136,7 +138,7 @@ def providers(settings: Settings) -> tuple[tuple[Provider, ...], list[Finding]]:
     found = list(flat)
     for index, entry in enumerate(settings.authentication_configuration.providers):
         path: Path = (_BLOCK, "providers", index)
-        found.append(_listed(entry, base, path, findings))
+        found.append(_listed(entry, base, path, findings, bearer=is_bearer(entry, settings)))
         findings.extend(_admins_and_domains(entry, settings, path))
     findings.extend(_namings(found, settings))
     findings.extend(_clashes(found, settings))
@@ -212,7 +214,15 @@ def expand_algorithms(names: Iterable[str]) -> frozenset[str]:
 # --- the list form
 
 
-def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding]) -> Provider:
+def is_bearer(entry: ProviderSettings, settings: Settings) -> bool:
+    """Whether tokens of ``entry`` authenticate requests; by default not those of a platform for workloads."""
+    if entry.bearer is not None:
+        return entry.bearer
+    # also while the endpoint is disabled: switching it off must not make credentials of the platform's tokens
+    return not any(rule.provider == entry.name for rule in settings.token_endpoint.workloads)
+
+
+def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[Finding], *, bearer: bool) -> Provider:
     """``entry``; values that it omits come from ``base``, the block."""
     urls = [((*path, "publicKeyUrls", index), url) for index, url in enumerate(entry.public_key_urls)]
     if not urls:
@@ -220,7 +230,7 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
     findings.extend(_unsafe(urls, allow_insecure=entry.allow_insecure_urls))
     if fault := _fault_of_issuer(entry.issuer):
         findings.append(Finding((*path, "issuer"), fault))
-    if not entry.audiences:
+    if not entry.audiences and bearer:
         findings.append(_no_audience((*path, "audiences")))
     if entry.allow_missing_expiry:
         message = "tokens without exp are valid until their key is withdrawn"
@@ -260,6 +270,7 @@ def _listed(entry: ProviderSettings, base: Provider, path: Path, findings: list[
         require_expiry=not entry.allow_missing_expiry,
         allow_insecure_urls=entry.allow_insecure_urls,
         login=entry.login,
+        bearer=bearer,
     )
 
 

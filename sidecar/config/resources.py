@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sidecar.config.products.presets import RouteRule, expand_presets
+from sidecar.config.providers import Provider, is_bearer
 from sidecar.config.reading.finding import Finding, FindingId, finding
 from sidecar.config.reading.tree import Path
 from sidecar.config.reading.urls import split_url
@@ -59,6 +60,11 @@ def accepted_audiences(settings: Settings, resource: ResourceSettings) -> frozen
     return (
         frozenset() if resource.metadata == "server" else frozenset({resource_urls(settings, resource.path).identifier})
     )
+
+
+def resource_issuers(providers: Iterable[Provider]) -> list[str]:
+    """Issuers of tokens for resources: not of providers whose tokens authenticate no request."""
+    return [provider.issuer for provider in providers if provider.issuer is not None and provider.bearer]
 
 
 def authorization_servers(resource: ResourceSettings, issuers: Iterable[str]) -> tuple[str, ...]:
@@ -185,7 +191,7 @@ def _check_servers(settings: Settings, resource: ResourceSettings, place: Path) 
             message = "must be the issuer of an authorization server: an https URL (http on loopback)"
             yield finding(FindingId.RESOURCE_AUTHORIZATION_SERVERS, (*place, "authorizationServers", index), message)
     flat = settings.authentication_configuration
-    issuers = (*(provider.issuer for provider in flat.providers), flat.authority)
+    issuers = (*(provider.issuer for provider in flat.providers if is_bearer(provider, settings)), flat.authority)
     if not authorization_servers(resource, issuers):
         known = ", ".join(filter(None, issuers)) or "none"
         message = (

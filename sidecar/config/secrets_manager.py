@@ -13,6 +13,8 @@ from sidecar.secrets.ids import MANAGERS, NO_MANAGER, Manager, VaultKind, bot_to
 from sidecar.secrets.resolve import SecretReference
 
 SECRETS_MANAGER = "secretsManagerConfiguration"
+EXAMPLE_BOT = "ingestion-bot"
+"""The name of a bot that every OpenMetadata server has."""
 _KNOWN = ", ".join(MANAGERS)
 _VAULT_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){2,23}")
 _MAX_TAGS = 15
@@ -55,7 +57,7 @@ def _bot_token_faults(settings: Settings) -> Iterator[Finding]:
     if not has_own_keys(settings.jwt_token_configuration):
         yield Finding(path, "has no effect without signing keys; set jwtTokenConfiguration (sidecar keys generate)")
     try:
-        bot_token_id(manager.kind, block.prefix, settings.cluster_name, "bot")
+        bot_token_id(manager.kind, block.prefix, settings.cluster_name, EXAMPLE_BOT)
     except ValueError as error:
         where = "prefix and clusterName" if block.prefix else "clusterName"
         yield Finding(path, f"cannot work with this {where}: {error}")

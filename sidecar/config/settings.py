@@ -388,6 +388,9 @@ class ProviderSettings(Model):
     with that name before the ``@``, and with ``principalDomain`` or an allowed domain."""
     allow_missing_expiry: bool = False
     """Accept tokens without ``exp``. They never expire."""
+    bearer: bool | None = None
+    """Whether its tokens authenticate requests. Absent: true, but false for a provider that a rule in
+    ``tokenEndpoint.workloads`` names: its tokens are then good for the token endpoint only."""
     allow_insecure_urls: bool = False
     """Accept ``http`` for key and discovery URLs that are not on loopback."""
     login: ProviderLoginSettings | None = None
@@ -843,6 +846,109 @@ class LoginSettings(Model):
     """Signing out."""
 
 
+class ActAsSettings(Model):
+    """The Actor of the tokens that a client or a workload gets for itself."""
+
+    bot: Annotated[str, Field(min_length=1, max_length=256)]
+    """Name of a registered bot (``sidecar bots register``). It must be neither reserved nor an admin."""
+
+
+class TokenExchangeSettings(Model):
+    """Whose tokens a client may exchange, so that it acts for their owners."""
+
+    providers: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Providers whose tokens may be exchanged; ``own``: issued tokens."""
+    act: Literal["required"] = "required"
+    """Exchanged tokens name the client as the acting party (``act``). Tokens that have ``act`` are rejected."""
+    grant: bool = False
+    """Grant the scopes of the client for a token that has no scopes. Otherwise such a token gets none."""
+
+
+class TokenClientSettings(Model):
+    """A confidential client of the token endpoint."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$")]
+    """``client_id``."""
+    secret: Secret | None = None
+    """Secret of 32 characters or more, for ``client_secret_basic`` and ``client_secret_post``."""
+    jwks: Text = ""
+    """File with the client's public keys (JWKS), ``file:/path``, for ``private_key_jwt``; read again when it
+    changes."""
+    jwks_url: Text = ""
+    """The same, at a URL."""
+    as_: ActAsSettings | None = Field(default=None, alias="as")
+    """Whose tokens it gets with ``client_credentials``; absent: none."""
+    exchange: TokenExchangeSettings | None = None
+    """Whose tokens it may exchange; absent: none."""
+    scopes: Names = ()
+    """Scopes that its tokens may have."""
+    audiences: Names = ()
+    """Audiences that its tokens may have, from ``tokenEndpoint.audiences``. Absent: ``defaultAudience``."""
+    lifetime: Annotated[Duration, Field(ge=60, le=3600)] | None = None
+    """Lifetime of its tokens; absent: that of the audience or of ``tokenEndpoint``."""
+
+
+class WorkloadSettings(Model):
+    """A workload of another platform, whose token there is its credential at the token endpoint."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$")]
+    """Name of the rule, which is the ``client_id`` of the issued tokens."""
+    provider: Annotated[str, Field(min_length=1)]
+    """Provider of the platform, or an authenticator of type ``kubernetes``. Its ``audiences`` do not apply here."""
+    audience: Text = ""
+    """``aud`` of the platform's token, which must have exactly this one. Absent: the issuer of the token endpoint."""
+    subject: Text = ""
+    """Exact ``sub``."""
+    subject_pattern: Text = ""
+    """Pattern for ``sub``: ``*`` stands for one or more characters other than ``:``, ``/`` and ``@``; at most eight."""
+    claims: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Path of a claim, and its accepted values. Text is compared exactly, a whole number by its decimal digits;
+    nothing else matches."""
+    as_: ActAsSettings = Field(alias="as")
+    """Whose tokens it gets."""
+    scopes: Names = ()
+    """Scopes that its tokens may have."""
+    audiences: Names = ()
+    """Audiences that its tokens may have, from ``tokenEndpoint.audiences``. Absent: ``defaultAudience``."""
+    lifetime: Annotated[Duration, Field(ge=60, le=3600)] | None = None
+    """Lifetime of its tokens, as for clients."""
+    per_minute: Annotated[int, Field(ge=1, le=10_000)] = 60
+    """Maximum number of tokens per minute and process; further requests get 429."""
+    reuse: bool | None = None
+    """Whether a token of the platform may be presented more than once. Absent: true for ``kubernetes``, else false."""
+
+
+class TokenBotsSettings(Model):
+    """Bots as clients: the name of the bot is the ``client_id``, its token the secret."""
+
+    audiences: Names = ()
+    """Audiences that their tokens may have. Absent: ``defaultAudience``."""
+    scopes: Names = ()
+    """Scopes that their tokens may have."""
+
+
+class TokenEndpointSettings(Model):
+    """The token endpoint: short-lived tokens for clients, for workloads of other platforms, and for people's agents."""
+
+    enabled: bool = False
+    """Serve ``{prefix}/token``. Needs own keys and ``server.publicUrl``."""
+    audiences: Names = ()
+    """Every ``aud`` that issued tokens may have; at least one is required."""
+    default_audience: Text = ""
+    """``aud`` of tokens for which the request names none; issued tokens with it are accepted here. Absent: the only
+    entry of ``audiences``; required if there are several."""
+    lifetime: Annotated[Duration, Field(ge=60, le=3600)] = 900.0
+    """Lifetime of issued tokens, at most 1h. A token never outlives the credential that it was issued for."""
+    audience_lifetimes: Mapping[str, Annotated[Duration, Field(ge=60, le=3600)]] = Field(default_factory=dict)
+    """Lifetime for single audiences."""
+    clients: tuple[TokenClientSettings, ...] = ()
+    """Confidential clients."""
+    workloads: tuple[WorkloadSettings, ...] = ()
+    """Workloads of other platforms. The first rule that matches decides; without a match there is no token."""
+    bots: TokenBotsSettings | None = None
+    """Bots as clients; absent: bots are no clients."""
+
+
 class ImportSettings(Model):
     """Configuration files of the products, from which the blocks about authentication are imported."""
 
@@ -991,6 +1097,8 @@ class Settings(Model):
     """Identity headers for the upstream."""
     login: LoginSettings = LoginSettings()
     """Browser login."""
+    token_endpoint: TokenEndpointSettings = TokenEndpointSettings()
+    """Short-lived tokens for clients, workloads and agents."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
     tracing: TracingSettings | None = None

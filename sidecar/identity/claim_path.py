@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 ABSENT: Final = object()
 """Result of :meth:`ClaimPath.find` for an absent claim; ``null`` is a value."""
 
+_MAX_CACHED_NAMES = 64
 _STEP = re.compile(r'"([^"]+)"|([^".]+)')
 
 
@@ -15,12 +17,13 @@ class ClaimPath:
     precedence.
     """
 
-    __slots__ = ("_is_literal", "_steps", "text")
+    __slots__ = ("_folded", "_is_literal", "_steps", "text")
 
     def __init__(self, text: str) -> None:
         """Raises ValueError for an empty path, an empty name or an unbalanced quote."""
         self.text = text
         self._steps = _steps(text)
+        self._folded = text.casefold()
         self._is_literal = self._steps == (text,)
 
     @property
@@ -33,14 +36,25 @@ class ClaimPath:
         literal = claims.get(self.text, ABSENT)
         if literal is not ABSENT:
             return literal
-        literal = _member(claims, self.text)
-        if literal is not ABSENT or self._is_literal:
-            return literal
+        spelled = _names(claims).get(self._folded)
+        if spelled is not None:
+            return claims[spelled]
+        if self._is_literal:
+            return ABSENT
         value: Any = claims
         for step in self._steps:
             if not isinstance(value, Mapping):
                 return ABSENT
             value = _member(value, step)
+        return value
+
+    def find_exact(self, claims: Mapping[str, Any]) -> Any:
+        """The value, or :data:`ABSENT`. Names in other case are other names."""
+        value: Any = claims
+        for step in self._steps:
+            if not isinstance(value, Mapping) or step not in value:
+                return ABSENT
+            value = value[step]
         return value
 
     def __repr__(self) -> str:
@@ -67,7 +81,19 @@ def _member(claims: Mapping[str, Any], name: str) -> Any:
     value = claims.get(name, ABSENT)
     if value is not ABSENT:
         return value
-    folded = name.casefold()
-    if folded not in map(str.casefold, claims):
-        return ABSENT
-    return next(item for key, item in claims.items() if key.casefold() == folded)
+    spelled = _names(claims).get(name.casefold())
+    return ABSENT if spelled is None else claims[spelled]
+
+
+def _names(claims: Mapping[str, Any]) -> Mapping[str, str]:
+    """The first name of a claim for each spelling without case."""
+    names = tuple(claims)
+    return _fold(names) if len(names) <= _MAX_CACHED_NAMES else _fold.__wrapped__(names)
+
+
+@lru_cache(maxsize=256)  # the tokens of a provider have the same names
+def _fold(names: tuple[str, ...]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(name.casefold(), name)
+    return found

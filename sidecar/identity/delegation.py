@@ -29,7 +29,7 @@ class DelegationPolicy:
 OWN_CLIENTS = DelegationPolicy()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every token
 class Delegation:
     """The members of the same names in :class:`sidecar.identity.actor.Actor`."""
 
@@ -49,7 +49,7 @@ def read_delegation(claims: Mapping[str, Any], policy: DelegationPolicy) -> Dele
     return Delegation(
         _client(claims, policy.client_claims),
         _scopes(claims),
-        _distinct([audience] if isinstance(audience, str) else audience if isinstance(audience, list) else ()),
+        _audiences(audience),
         _name(act.get("sub")) if policy.trusts_act and isinstance(act, Mapping) else "",
         is_delegated=act is not None,
     )
@@ -58,6 +58,12 @@ def read_delegation(claims: Mapping[str, Any], policy: DelegationPolicy) -> Dele
 def is_scope(text: str) -> bool:
     """Whether ``text`` is one scope (RFC 6749 section 3.3)."""
     return _SCOPE_TOKEN.fullmatch(text) is not None
+
+
+def _audiences(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return _distinct(value) if isinstance(value, list) else ()
 
 
 def _client(claims: Mapping[str, Any], paths: Iterable[ClaimPath]) -> str:
@@ -70,6 +76,8 @@ def _client(claims: Mapping[str, Any], paths: Iterable[ClaimPath]) -> str:
 
 def _scopes(claims: Mapping[str, Any]) -> tuple[str, ...]:
     scope, scp = claims.get("scope"), claims.get("scp")
+    if scp is None and scope is None:
+        return ()
     if scp is None:
         return _scope_members(scope)
     listed = tuple(filter(is_scope, _distinct(scp))) if isinstance(scp, list) else _scope_members(scp)

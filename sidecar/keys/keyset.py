@@ -148,7 +148,7 @@ def _parse_entry(entry: object) -> VerificationKey:
 
 
 def _check_purpose(entry: Mapping[str, Any]) -> None:
-    if entry.get("use") not in (None, "sig"):
+    if entry.get("use") not in (None, "sig", "jwt-svid"):  # the last in bundles of SPIFFE
         raise UnusableKeyError("use")
     operations = entry.get("key_ops")
     if operations is not None and (not isinstance(operations, list) or "verify" not in operations):

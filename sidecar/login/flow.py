@@ -13,7 +13,7 @@ from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted, Gate
 from sidecar.budget import Budget
 from sidecar.concurrency import SingleFlight, retrieve
-from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.errors import Cause, Failed, RateLimited, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import make_actor
 from sidecar.login.client import Person, ProviderClient
@@ -195,7 +195,7 @@ class LoginFlow:
             password=PasswordForm(
                 f"{self.names.prefix}/sign_in", self._passwords.form_token(cookie), address, user=user
             ),
-            retry_after=failure.retry_after if isinstance(failure, Unavailable) else 0,
+            retry_after=failure.retry_after if isinstance(failure, RateLimited) else 0,
         )
 
     async def sign_in(self, form: SignInForm, return_to: str | None, cookies: BrowserCookies) -> Step:
@@ -211,8 +211,9 @@ class LoginFlow:
         except Unavailable as failure:
             if failure.cause is not Cause.THROTTLED:
                 return unavailable(failure)
+            limited = RateLimited(failure.cause, failure.detail, retry_after=failure.retry_after)
             text = "There were too many wrong passwords. Wait a minute, then try again."
-            return self.chooser(address, cookies, status=429, message=text, user=form.user, failure=failure)
+            return self.chooser(address, cookies, status=429, message=text, user=form.user, failure=limited)
         except Refused as failure:
             if failure.reason is Reason.CROSS_SITE:
                 raise

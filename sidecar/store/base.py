@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.store.merge import Entries
-from sidecar.store.record import MINTED_KINDS, Current, TokenRecord
+from sidecar.store.record import TOKEN_KINDS, Current, TokenRecord
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 
@@ -24,10 +24,6 @@ class Batch:
     add_entries: Sequence[RevocationEntry] = ()
     remove_entries: Sequence[str] = ()
     keep_bot_tokens: bool = False
-
-
-WriteBatch = Callable[[Batch], Awaitable[object]]
-"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +69,12 @@ class Receipt:
     entries: Entries = field(default_factory=Entries)
 
 
+WriteBatch = Callable[[Batch], Awaitable[object]]
+"""Writes a batch durably; this process then sees it. Raises Unavailable(STORE_UNAVAILABLE)."""
+WriteOnce = Callable[[Batch], Awaitable[Receipt]]
+"""The same, with a receipt, which lacks the records whose ids existed before."""
+
+
 class GapError(Exception):
     """The log no longer contains the reader's position: a new snapshot is needed."""
 
@@ -115,7 +117,7 @@ class RecordQuery:
         active = record.revoked_at is None and (record.expires_at is None or record.expires_at > self.now)
         return (
             self.actor_id in (None, record.actor_id)
-            and (record.kind in MINTED_KINDS if self.kind is None else self.kind == record.kind.value)
+            and (record.kind in TOKEN_KINDS if self.kind is None else self.kind == record.kind.value)
             and self.active in (None, active)
             and self.owner in (None, (record.owner.issuer, record.owner.subject))
             and self.owner_provider in (None, record.owner.provider)

@@ -7,7 +7,7 @@ import orjson
 
 from sidecar.access.decide import Deny
 from sidecar.access.rules import Resource
-from sidecar.errors import Failed, MethodNotAllowed, StepUpRequired, Unavailable
+from sidecar.errors import Failed, MethodNotAllowed, RateLimited, StepUpRequired, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
 from sidecar.web.request import MAX_LOGGED_PATH, RequestHead, identifier_of, new_request_id, original_of, target_of
@@ -67,11 +67,12 @@ class ErrorResponses:
         route: str,
         carry: StatusMapper | None = None,
         oauth_error: str = "",
+        scheme: str = "",
     ) -> Response:
         """Log the refusal of ``asked`` and create its response.
 
         ``carry`` maps the status to one that the proxy passes on. ``oauth_error`` is the ``error`` of RFC 6749 section
-        5.2, for OAuth endpoints.
+        5.2, for OAuth endpoints. ``scheme`` is the only one that a 401 offers; empty: Bearer and the others.
         """
         verdict = refused if isinstance(refused, Deny) else Deny(refused)
         failure = verdict.failure
@@ -79,7 +80,7 @@ class ErrorResponses:
         if self._cors is not None and route in _UPSTREAM_ROUTES:
             extra += self._cors.lines(asked.headers)
         self.log(asked, connection, verdict, route=route, status=status)
-        others = b"" if _is_from_script(asked) else self._others
+        others = b"" if scheme or _is_from_script(asked) else self._others
         close = failure.ends_connection
         identifier = identifier_of(asked, connection)
         return self._answer(
@@ -90,6 +91,7 @@ class ErrorResponses:
             close=close,
             oauth_error=oauth_error,
             others=others,
+            scheme=scheme,
             resource=verdict.resource,
             scopes=verdict.scopes,
         )
@@ -162,18 +164,19 @@ class ErrorResponses:
         close: bool = False,
         oauth_error: str = "",
         others: bytes = b"",
+        scheme: str = "",
         resource: Resource | None = None,
         scopes: Iterable[str] = (),
     ) -> Response:
         lines = [_JSON_LINES, extra]
         if status == 401 or failure.bearer_error:
-            challenge = self.challenge(failure, resource, scopes)
+            challenge = f"{scheme} {self._realm}" if scheme else self.challenge(failure, resource, scopes)
             lines.append(b"WWW-Authenticate: " + challenge.encode("ascii") + b"\r\n")
             if resource is not None:
                 self._challenged(resource.path, failure.reason.value)
         if status == 401:
             lines.append(others)
-        if isinstance(failure, Unavailable):
+        if isinstance(failure, Unavailable | RateLimited):
             lines.append(b"Retry-After: %d\r\n" % failure.retry_after)
         if failure.status == 405:
             allowed = (isinstance(failure, MethodNotAllowed) and failure.allowed) or _ALL_METHODS

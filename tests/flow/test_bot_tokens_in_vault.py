@@ -1,6 +1,7 @@
 """Tokens of bots in a secrets manager: minted, replaced, revoked, conflicts, outages and crashes in between."""
 
 import asyncio
+import base64
 import json
 import logging
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from aiohttp import web
@@ -21,9 +23,12 @@ from sidecar.secrets.value import Secret
 from sidecar.store.base import Batch
 from sidecar.store.open import open_store
 from sidecar.store.revocation_entry import Scope, make_entry
-from tests.support.azure import Azure, azure
+from tests.support.azure import Azure, azure, never
+from tests.support.http_client import request
 from tests.support.identity_provider import IdentityProvider
 from tests.support.managed_sidecar import ISSUER, ManagedSidecar, managed_sidecar, write_configuration
+from tests.support.openbao import openbao
+from tests.support.sidecar_process import running_sidecar
 
 ID = "openmetadata-bot-ingestion-bot-config-jwttoken"
 BOT = {"name": "ingestion-bot", "kind": "bot"}
@@ -156,7 +161,8 @@ async def test_a_token_between_vault_and_record_is_not_valid_and_is_deleted(vaul
     """As after a crash: also where tokens without a record are accepted."""
     async with started(vault, tmp_path, requireRecord=False) as sidecar:
         root = sidecar.token_of("root")
-        first = await sidecar.mint(root, **BOT)
+        await sidecar.mint(root, **BOT)
+        first = await sidecar.mint(root, **BOT)  # revokes the one before, so that the cleaner looks at the secret
 
         async def written_and_lost(request: web.BaseRequest) -> web.StreamResponse | None:
             if request.method != "PUT":
@@ -210,6 +216,104 @@ async def test_a_revocation_does_not_wait_for_the_vault(
         assert "Key Vault Secrets Officer" in line.detail  # type: ignore[attr-defined]
         assert made["token"] not in caplog.text
         vault.answer = None
+
+
+def _segment(document: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
+
+
+def _forged(**claims: Any) -> str:
+    return f"{_segment({'alg': 'RS256'})}.{_segment({'iss': ISSUER, **claims})}.{_segment('x')}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 30_000,
+        "..",
+        "a.b.c",
+        "\u202e\ud83d\ude00",
+        "eyJhbGciOiJSUzI1NiJ9." + "W" * 4000 + ".x",
+        _forged(sub=["ingestion-bot"], isBot=True),
+        _forged(sub="other", isBot=True, jti={"a": 1}),
+        _forged(sub="ingestion-bot", isBot="true", jti="\n"),
+        _forged(sub="x" * 5000, iss=["a"] * 1000),
+        _forged(sub="ingestion-bot", iss={"a": "b"}),
+    ],
+)
+async def test_a_hostile_text_in_the_vault_is_a_conflict(
+    vault: Azure, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never an internal error, neither of a minting nor of the cleaner."""
+    async with started(vault, tmp_path) as sidecar:
+        root = sidecar.token_of("root")
+        made = await sidecar.mint(root, **BOT)
+        vault.put(ID, text)
+        assert len(await refusal(sidecar, 409)) < 1000
+        assert (await sidecar.call("DELETE", f"/tokens/{made['id']}", root)).status == 204
+        read = len(vault.requests)
+        await eventually(lambda: len(vault.requests) > read)
+        await asyncio.sleep(0.5)
+        assert vault.value(ID) == text
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
+
+
+async def _redirect(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=307, headers={"Location": "https://127.0.0.1:1/secrets/x"})
+
+
+async def _garbage(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="<html>S3CRET", content_type="application/json")
+
+
+async def _huge(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"value": "S3CRET" * 200_000})
+
+
+async def _odd(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"value": 7, "id": [], "attributes": "S3CRET"})
+
+
+async def _unauthorized(_: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"error": "S3CRET"}, status=401)
+
+
+async def _cut(request: web.BaseRequest) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    await answer.prepare(request)
+    await answer.write(b"S3CRET")
+    assert request.transport is not None
+    request.transport.close()
+    return answer
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("hostile", [_redirect, _garbage, _huge, _odd, _unauthorized, _cut, never])
+async def test_a_hostile_answer_mints_nothing(
+    vault: Azure,
+    tmp_path: Path,
+    hostile: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    method: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """503, and nothing of the answer in it or in the log; the former token stays valid."""
+    async with started(vault, tmp_path) as sidecar:
+        root = sidecar.token_of("root")
+        first = await sidecar.mint(root, **BOT)
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
+            is_meant = request.method == method and request.path.startswith("/secrets/")
+            return await hostile(request) if is_meant else None
+
+        vault.answer = answer
+        reply = await sidecar.call("POST", "/tokens", root, body=BOT)
+        assert reply.status == 503, reply.body
+        assert b"S3CRET" not in reply.body
+        assert await sidecar.status(first["token"]) == 200
+        vault.answer = None
+        assert len(vault.secrets[ID]) == 1
+    assert "S3CRET" not in caplog.text
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
 
 
 async def test_two_writers_at_the_same_time(vault: Azure, tmp_path: Path) -> None:
@@ -286,3 +390,65 @@ def test_commands_say_where_a_token_is(vault: Azure, tmp_path: Path) -> None:
         revoked = run("token", "revoke", json.loads(run("token", "list", "--json").stdout.splitlines()[0])["id"])
         assert revoked.returncode == 0
         assert "warning: the token is revoked, and still in Azure Key Vault as " in revoked.stderr
+
+
+def test_openbao_with_the_policy_of_the_guide(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """From an empty server: keys, a token that works, one that replaces it, and none after its revocation."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "secrets.md").read_text(encoding="utf-8")
+    policy = guide.partition("```hcl\n")[2].partition("```")[0]
+    with openbao(require_tool("bao"), tmp_path) as bao:
+        role, secret = bao.add_approle(policy)
+        (tmp_path / "secret-id").write_text(secret)
+        reached = {"baoAddress": bao.url, "baoAuthMethod": "approle", "baoRoleId": role}
+        manager = {
+            "secretsManager": "managed-openbao",
+            "parameters": {**reached, "baoSecretId": f"file:{tmp_path}/secret-id"},
+        }
+        document = {
+            "secretsManagerConfiguration": manager,
+            "jwtTokenConfiguration": {
+                "keySecret": "secret:/openmetadata/sidecar/keys",
+                "jwtissuer": "meta.example.com",
+            },
+            "tokens": {"botTokensInVault": True},
+            "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
+        }
+        config = tmp_path / "commands.yaml"
+        config.write_text(json.dumps(document))
+
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "sidecar", *words, "--config", str(config)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+            return done
+
+        def held() -> str | None:
+            try:
+                found = bao.ask("GET", "secret/data/openmetadata/bot/ingestion-bot/config/jwttoken")
+            except HTTPError:
+                return None
+            return str(found["data"]["data"]["value"])
+
+        run("keys", "rotate")
+        run("check")
+        with running_sidecar(tmp_path, document) as sidecar:
+
+            def status(token: str) -> int:
+                headers = (("Authorization", f"Bearer {token}"),)
+                return request(f"{sidecar.url}/oauth2/auth", headers=headers).status
+
+            create = ("token", "create", "--kind", "bot", "--name", "ingestion-bot", "--json")
+            first, second = (json.loads(run(*create).stdout) for _ in range(2))
+            assert first["record"]["secret"] == "secret:/openmetadata/bot/ingestion-bot/config/jwttoken"
+            assert held() == second["token"]
+            assert [status(one["token"]) for one in (first, second)] == [401, 200]
+            run("token", "revoke", second["record"]["id"])
+            assert held() is None
+            third = json.loads(run(*create).stdout)
+            assert held() == third["token"]
+            assert status(third["token"]) == 200
+            bao.put("openmetadata/bot/ingestion-bot/config/jwttoken", "a password")
+            command = [sys.executable, "-m", "sidecar", *create, "--config", str(config)]
+            assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 1
+            assert held() == "a password"
+            assert status(third["token"]) == 200

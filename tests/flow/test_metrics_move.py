@@ -198,6 +198,13 @@ async def mint_and_revoke(world: World) -> None:
     assert (await world.ask(path, bearer(sub="root"), method="DELETE")).status == 204
 
 
+async def ask_for_a_token(world: World) -> None:
+    form = [("Content-Type", "application/x-www-form-urlencoded")]
+    async with await world.scene.connect() as wire:
+        answer = await wire.ask("/oauth2/token", form, method="POST", body=b"grant_type=client_credentials")
+    assert answer.status == 401
+
+
 async def deny(world: World) -> None:
     """For ever: nothing says how long this issuer's tokens live."""
     entry = {"issuer": forge.ISSUER, "subject": "eve"}
@@ -272,6 +279,9 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
         'sidecar_store_operations_total{operation="write",outcome="done"}',
         "sidecar_revocation_propagation_seconds_count",
     )),
+    (ask_for_a_token, (
+        'sidecar_token_requests_total{client_or_rule="unknown",grant="client_credentials",outcome="invalid_client"}',
+    )),
     (deny, (
         'sidecar_tokens_revoked_total{kind="subject"}',
         "sidecar_revocation_entries",
@@ -323,6 +333,8 @@ async def test_every_metric_moves(
                 jwtTokenConfiguration=own_keys(tmp_path),
                 authorizerConfiguration={"adminPrincipals": ["corp/root"]},
                 identityHeaders={"maxBytes": 1024},
+                server={"publicUrl": "https://metadata.example.com"},
+                tokenEndpoint={"enabled": True, "audiences": ["meta"], "bots": {}},
             )
             world = World(scene, redis, kept)
             still = [sample for action, samples in MOVES for sample in await unmoved(world, action, samples)]

@@ -19,8 +19,13 @@ from tests.support.sidecar_process import Sidecar, running_sidecar
 from tests.support.tools import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "openapi.yaml"
-# Served outside of api_routes, see sidecar/app/public_routes.py.
-OTHERS = {("/userinfo", "get"), ("/jwks", "get")}
+# Served outside of api_routes, see sidecar/app/public_routes.py. /authorize is no operation: any method gets 400.
+OTHERS = {
+    ("/userinfo", "get"),
+    ("/jwks", "get"),
+    ("/token", "post"),
+    ("/.well-known/openid-configuration", "get"),
+}
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
@@ -70,7 +75,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, 
     folder = tmp_path_factory.mktemp("openapi")
     with IdentityProvider() as idp:
         document = yaml.safe_load(write_configuration(folder, idp).read_text(encoding="utf-8"))
-        with running_sidecar(folder, {**document, "server": {}}) as sidecar:
+        document["server"] = {"publicUrl": "https://metadata.example.com"}
+        document["tokenEndpoint"] = {"enabled": True, "audiences": ["metadata"], "bots": {"scopes": ["read"]}}
+        with running_sidecar(folder, document) as sidecar:
             yield sidecar, idp.mint(preferred_username="root", email="root@example.com", sub="sub-root")
 
 

@@ -122,9 +122,15 @@ def test_a_value_that_its_setting_refuses_changes_nothing(vault: Azure, tmp_path
 
 
 def test_no_value_is_shown_anywhere(vault: Azure, tmp_path: Path) -> None:
-    """At debug level, with workers: not in a log, metric, configuration, command line, environment or file."""
-    document = configuration(vault, refresh="1s")
+    """At debug level, with workers: not in a log, metric, configuration, command line, environment or file.
+
+    Neither values of settings, nor private keys, nor tokens of bots.
+    """
+    document = {**keys_in_vault(vault, refresh="1s"), "tokens": {"botTokensInVault": True}}
     document["server"] = {"workers": 2}
+    path = written(tmp_path, document)
+    outputs = [run("keys", "rotate", "--config", path), run("check", "--config", path)]
+    private = json.loads(vault.value("openmetadata-sidecar-keys"))["keys"][0]["d"]
     with running_sidecar(tmp_path, document) as sidecar:
         assert status_of(sidecar, SECRET) == 200
         parts = request(f"{sidecar.admin_url}/readyz", "GET").json()["parts"]
@@ -138,11 +144,22 @@ def test_no_value_is_shown_anywhere(vault: Azure, tmp_path: Path) -> None:
         assert len(children) >= 2
         for process in (str(pid), *children):
             shown += [Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        made = run("token", "create", "--config", sidecar.config, "--name", "etl", "--kind", "bot")
+        token = made.stdout.strip()
+        assert vault.value("openmetadata-bot-etl-config-jwttoken") == token
+        check = request(f"{sidecar.url}/oauth2/auth", "GET", headers=(("Authorization", f"Bearer {token}"),))
+        assert check.status == 200
+        record = json.loads(made.stderr.splitlines()[-1])
+        outputs += [run(*words, "--config", sidecar.config) for words in (("token", "list"), ("secrets", "list"))]
+        outputs.append(run("token", "revoke", "--config", sidecar.config, record["id"]))
+        shown += [made.stderr.encode(), *(request(f"{sidecar.admin_url}/{x}").body for x in ("metrics", "config"))]
+    assert all(done.returncode == 0 for done in outputs), [done.stderr for done in outputs]
+    shown += [text.encode() for done in outputs for text in (done.stdout, done.stderr)]
     shown.append(sidecar.process.output.encode())
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("sidecar.yaml", "azure.key")]
     shown += [path.read_bytes() for path in files]
     assert any(path.name == "sidecar.db" for path in files)
-    for text in (SECRET, OTHER, "access-token-"):
+    for text in (SECRET, OTHER, "access-token-", private, token, token.rpartition(".")[2]):
         assert not any(text.encode() in content for content in shown), text
     assert not any(CLIENT_SECRET.encode() in content for content in shown)
 

@@ -443,6 +443,35 @@ def test_egress_is_closed_but_for_what_is_named(helm: Helm) -> None:
     assert only(helm.render(), "NetworkPolicy", NAME)["spec"]["policyTypes"] == ["Ingress"]
 
 
+@pytest.mark.parametrize(
+    ("block", "labels", "expected"),
+    [
+        ({"secretsManager": "db"}, {}, []),
+        ({"secretsManager": "azure-kv"}, {}, [[443], [80]]),
+        ({"secretsManager": "managed-azure-kv"}, {"azure.workload.identity/use": "true"}, [[443]]),
+        ({"secretsManager": "azure-kv", "parameters": {"clientSecret": "env:SECRET"}}, {}, [[443]]),
+        ({"secretsManager": "openbao", "parameters": {"baoAddress": "https://bao.example.com:8200/"}}, {}, [[8200]]),
+        ({"secretsManager": "managed-openbao", "parameters": {"baoAddress": "https://bao.example.com"}}, {}, [[443]]),
+        ({"secretsManager": "kubernetes"}, {}, [[443, 6443]]),
+    ],
+)
+def test_egress_to_the_secrets_manager_is_open(
+    helm: Helm, block: dict[str, Any], labels: dict[str, str], expected: list[list[int]]
+) -> None:
+    """The metadata service only for a managed identity of the machine, and only at its address."""
+    values = {
+        "config": {"secretsManagerConfiguration": block},
+        "podLabels": labels,
+        "networkPolicy": {"egress": {"enabled": True}},
+    }
+    objects = helm.render(values=values)
+    rules = only(objects, "NetworkPolicy", NAME)["spec"]["egress"][1:]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == expected
+    assert [rule["to"] for rule in rules if "to" in rule] == (
+        [[{"ipBlock": {"cidr": "169.254.169.254/32"}}]] if [80] in expected else []
+    )
+
+
 @every_other_chart
 def test_the_other_charts_container_makes_a_valid_and_restricted_pod(file: Path) -> None:
     values = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -35,12 +35,16 @@ class PrincipalMapper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One issuer: its keys, its validation policy, and the mapping of verified claims to the caller."""
+    """One issuer: its keys, its validation policy, and the mapping of verified claims to the caller.
+
+    ``bearer`` False: its tokens authenticate no request; only the token endpoint uses them.
+    """
 
     name: str
     keys: KeySource
     expectations: ValidationPolicy
     mapper: PrincipalMapper
+    bearer: bool = True
 
 
 class ProviderPrincipalMapper:
@@ -108,8 +112,13 @@ class IssuedTokenResolver:
             return _accepted(
                 verified, actor, self._leeway, self._early, facts=_revocation_keys(token, actor), is_own=True
             )
-        facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at)
-        return _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
+        source = identity.source
+        facts = revocation_keys(actor, owner=record.owner, recorded_at=record.created_at).with_source(source)
+        accepted = _accepted(verified, actor, self._leeway, self._early, facts=facts, record_id=record.id, is_own=True)
+        accepted.is_for_resource = identity.is_for_resource
+        if source is not None and source.issuer == verified.issuer:
+            accepted.source_id = source.token_id
+        return accepted
 
 
 def _revocation_keys(token: Unverified, actor: Actor) -> RevocationKeys:
@@ -222,6 +231,9 @@ class JwtAuthenticator:
         if issuer is None:
             detail = f"iss is {quoted(token.issuer)}; configured: {quoted(*sorted(self._issuers))}"
             return Abstained(Refused(Reason.TOKEN_INVALID, Cause.ISSUER, detail))
+        if not issuer.bearer:
+            detail = f"provider {issuer.name} is for workloads at the token endpoint (bearer: false)"
+            return Rejected(Refused(Reason.TOKEN_INVALID, Cause.WORKLOAD_ONLY, detail), issuer.name)
         return run_steps(self._verification(token, issuer, self._cache.generation, view.observer))
 
     def _verification(

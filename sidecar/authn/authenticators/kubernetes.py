@@ -31,6 +31,7 @@ from sidecar.keys.jwks_cache import ProviderKeys
 from sidecar.metrics import Metrics
 from sidecar.outbound import ControlClient, OutboundError
 from sidecar.store.replica.revocation_list import revocation_keys
+from sidecar.tokens.exchange.assertions import check_remaining, check_sole_audience
 from sidecar.tokens.jwt.compact import Unverified, json_object, parse
 from sidecar.tokens.jwt.policy import provider_validation
 from sidecar.tokens.jwt.verify import VerifiedClaims, check_algorithm, verify
@@ -182,6 +183,39 @@ class Kubernetes(BearerAuthenticator):
         if self._client is not None:
             await self._client.aclose()
 
+    def owns(self, token: Unverified) -> bool:
+        """Whether ``token`` claims to be of this cluster."""
+        return self._is_issuer(token.issuer)
+
+    def issuer_of(self, token: Unverified) -> str:
+        """The issuer of a token of this cluster."""
+        return token.issuer or ""
+
+    async def verify_assertion(self, token: Unverified, audience: str) -> VerifiedClaims:
+        """The claims of a token whose ``aud`` is ``audience`` alone, for the token endpoint. ``audiences`` and
+        ``namespaces`` of the options do not apply.
+
+        Raises Refused, and Unavailable if the keys cannot be fetched or the TokenReview fails.
+        """
+        keys = self._keys
+        assert keys is not None  # noqa: S101 - start() runs before the first request
+        expected = replace(
+            self._expected, audiences=frozenset(), issuers=self._issuers, leeway=0.0, early=self.options.clock_skew
+        )
+        check_algorithm(token, expected)
+        candidates = keys.candidates(token.kid, token.algorithm)
+        if not candidates:
+            candidates = await keys.refetch(token.kid, token.algorithm)
+        clock = self.surroundings.clock
+        now = latest_of(clock)()
+        verified = verify(token, candidates, expected, now, earliest_of(clock)())
+        check_sole_audience(token, (audience,))
+        check_remaining(verified.expires_at, now)
+        _account(verified)
+        if self.options.review and not await self._is_in_force(token.text, verified.subject, (audience,)):
+            raise self._token_gone().failure
+        return verified
+
     def verify(self, token: str, digest: bytes) -> Outcome | Awaitable[Outcome]:
         """Verify the token. Raises Unavailable if the keys cannot be fetched or the TokenReview fails."""
         try:
@@ -220,17 +254,22 @@ class Kubernetes(BearerAuthenticator):
         """Rejected if the account or the object that the token is bound to was deleted. Raises Unavailable without an
         answer.
         """
-        audiences = self.options.audiences
+        if not await self._is_in_force(token, accepted.actor.subject, self.options.audiences):
+            return self._token_gone()
+        self._cache.put(digest, accepted, self.options.cache)
+        return accepted
+
+    async def _is_in_force(self, token: str, subject: str, audiences: Sequence[str]) -> bool:
+        """Whether the API server accepts ``token`` for one of ``audiences``. Raises Unavailable without an answer."""
         status = await self._request_review({"token": token, "audiences": audiences})
         if status.get("authenticated") is not True:
-            return self._token_gone()
+            return False
         user, good_for = status.get("user"), status.get("audiences")
         named = user.get("username") if isinstance(user, dict) else None
         ours = isinstance(good_for, list) and any(audience in good_for for audience in audiences)
-        if named != accepted.actor.subject or not ours:
+        if named != subject or not ours:
             raise _review_failed("the response names another user or another audience")
-        self._cache.put(digest, accepted, self.options.cache)
-        return accepted
+        return True
 
     def _token_gone(self) -> Rejected:
         failure = Refused(Reason.TOKEN_REVOKED, Cause.INACTIVE)

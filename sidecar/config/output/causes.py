@@ -298,6 +298,58 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the `acr` of the token is none of `acr` of the rule, or of `acrValues` of the provider",
         "sign in again; configure these authentication classes at the provider, or correct the list",
     ),
+    Cause.CLIENT_WRONG: (
+        "the client of the token endpoint is unknown, or its secret or `client_id` is wrong; `detail` says which",
+        "compare `tokenEndpoint.clients` with what the client sends; a secret from a file may end in a line feed",
+    ),
+    Cause.CLIENT_GRANT: (
+        "the client may not use this grant",
+        "add `as` (client_credentials) or `exchange` (token exchange) to the client in `tokenEndpoint.clients`",
+    ),
+    Cause.GRANT_UNKNOWN: (
+        "the token endpoint does not have this grant type",
+        "use client_credentials, jwt-bearer or token-exchange; people log in at their identity provider",
+    ),
+    Cause.ASSERTION_AUDIENCE: (
+        "`aud` of the assertion or platform token is not exactly the expected one; `detail` has both",
+        "request the token with that audience alone: the issuer of the token endpoint, or `audience` of the rule",
+    ),
+    Cause.ASSERTION_REPLAYED: (
+        "a token was issued for this assertion or platform token before",
+        "get a new one for each request; if a job asks repeatedly with one token, set `reuse: true` in its rule",
+    ),
+    Cause.WORKLOAD_ONLY: (
+        "tokens of this provider are for the token endpoint only (`bearer: false`)",
+        "exchange the token at `{prefix}/token` and send what that returns",
+    ),
+    Cause.WORKLOAD_UNKNOWN: (
+        "no rule in `tokenEndpoint.workloads` is about the issuer of the token; `detail` has `iss`",
+        "add a provider and a rule for it; `sidecar token explain --workload` shows what a token lacks",
+    ),
+    Cause.WORKLOAD_SUBJECT: (
+        "`sub` of the platform's token matches no rule; `detail` names the nearest rule",
+        "run `sidecar token explain --workload`, which prints both values; newer GitHub repositories have ids in `sub`",
+    ),
+    Cause.WORKLOAD_CLAIM: (
+        "a claim of the platform's token matches no rule; `detail` names the nearest rule and the claim",
+        "run `sidecar token explain --workload`, which prints both values",
+    ),
+    Cause.SUBJECT_TOKEN: (
+        "the token is accepted here, and may not be exchanged by this client; `detail` says why",
+        "see [what can be exchanged](../guides/token-endpoint.md#what-can-be-exchanged)",
+    ),
+    Cause.BOT_UNREGISTERED: (
+        "the bot in `as` is not registered, or was released",
+        "register it with `sidecar bots register`",
+    ),
+    Cause.TARGET: (
+        "the requested `resource` or `audience` is not one that the client may have; `detail` has those",
+        "request one of them, or add it to `audiences` of the client and of `tokenEndpoint`",
+    ),
+    Cause.SCOPE: (
+        "none of the requested scopes is allowed; `detail` has those that are",
+        "request one of them, or add it to `scopes` of the client; a subject token without the scope cannot give it",
+    ),
     Cause.PRINCIPAL_MISSING: (
         "no claim names the caller",
         "set `jwtPrincipalClaims` (or `jwtPrincipalClaimsMapping`) to a claim that the tokens have",
@@ -359,7 +411,7 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "see [AuthSidecarAuthenticationBroken](../runbook.md#authsidecarauthenticationbroken)",
     ),
     Cause.THROTTLED: (
-        "too many wrong passwords or unknown credentials in a short time",
+        "too many wrong passwords, client secrets or unknown credentials in a short time, or tokens above `perMinute`",
         "find the client that sends them; `Retry-After` says when the next attempt is possible",
     ),
     Cause.DEADLINE: (

@@ -109,6 +109,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.NOT_FOUND: "there is nothing at this path that the caller may see",
     Reason.METHOD_NOT_ALLOWED: "the path exists, the method does not",
     Reason.CONFLICT: "the current state does not allow it, for example because a name is taken",
+    Reason.RATE_LIMITED: "too many requests or wrong secrets at the token endpoint; `Retry-After` says when to retry",
     Reason.TOO_LARGE: "the request exceeds a limit; with status 503: the identity headers of the caller are "
     "larger than `identityHeaders.maxTotalBytes`",
     Reason.REQUEST_INVALID: "path, headers or body of the request are invalid",

@@ -22,7 +22,9 @@ def misplaced_references(model: BaseModel, path: Path = ()) -> Iterator[Finding]
 
 def _may_be_a_file(place: Path, value: str) -> bool:
     """Whether ``file:`` is allowed: key sets may be files (``publicKeyUrls[0]``, ``publicKeyUrls[0].url``)."""
-    return value.startswith("file:") and "publicKeyUrls" in place and place[-1] != "issuer"
+    # jwks: the keys of a client of the token endpoint
+    names_keys = ("publicKeyUrls" in place and place[-1] != "issuer") or place[-1] == "jwks"
+    return value.startswith("file:") and names_keys
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

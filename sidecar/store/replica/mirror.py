@@ -272,10 +272,11 @@ class Mirror:
         # shielded: others may wait for it after the first caller was cancelled
         return await asyncio.shield(asked[1])
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: Batch) -> Receipt:
         """Write ``batch`` to the store; then it applies in this process, and within milliseconds in the others.
 
-        Raises Unavailable(STORE_UNAVAILABLE): nothing was written, or after a time-out possibly everything.
+        The receipt lacks the records of ``batch`` whose ids existed before. Raises Unavailable(STORE_UNAVAILABLE):
+        nothing was written, or after a time-out possibly everything.
         """
         with self._flying(batch) as flight:
             receipt = await self._store.write(batch, self._floor)
@@ -288,6 +289,7 @@ class Mirror:
         self._promised(receipt, flight)
         self._notify()
         self._count(batch)
+        return receipt
 
     @contextmanager
     def _flying(self, batch: Batch) -> Iterator[_Flight]:

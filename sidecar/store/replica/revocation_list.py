@@ -4,8 +4,10 @@ To keep a million entries small, an entry is not an object but a digest of what 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from math import ceil, floor, inf, isfinite
+from typing import Self
 
 from sidecar.identity.actor import Actor
 from sidecar.identity.names import folded, local_part
@@ -20,6 +22,31 @@ _MAX_WASTE = 50_000
 # The times of an entry, in the smallest object that holds two floats (32 bytes). ``real``: it matches tokens issued
 # before then (infinite: any). ``imag``: its expiry (infinite: never).
 _Validity = complex
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The credential that an exchanged token was issued for: what ends it, ends the token too.
+
+    ``session`` is its ``sid``. ``token_id`` is its ``jti``, or with ``is_digest`` the SHA-256 (lower-case hex) of its
+    signing input. ``issued_at`` None: the credential does not say, so every cut-off matches.
+    """
+
+    issuer: str
+    subject: str
+    token_id: str
+    is_digest: bool = False
+    session: str = ""
+    issued_at: float | None = None
+
+    @property
+    def references(self) -> list[tuple[Scope, str, str]]:
+        """What entries can refer to it by: scope, issuer and name."""
+        scope = Scope.DIGEST if self.is_digest else Scope.TOKEN
+        named = [(scope, self.issuer, self.token_id), (Scope.ISSUER, self.issuer, "")]
+        if self.subject:
+            named += [(Scope.SUBJECT, self.issuer, self.subject), (Scope.SUBJECT_SESSIONS, self.issuer, self.subject)]
+        return [*named, (Scope.SESSION, self.issuer, self.session)] if self.session else named
 
 
 class RevocationKeys:
@@ -53,6 +80,17 @@ class RevocationKeys:
         if key is None:
             key = self._keys[index] = entry_key(*self.references[index])
         return key
+
+    def with_source(self, source: Source | None) -> Self:
+        """The same for a token that was issued for ``source``, which ends with it; None: it was not.
+
+        Cut-offs are compared with the earlier time of issue of the two.
+        """
+        if source is None:
+            return self
+        issued_at = -inf if source.issued_at is None else source.issued_at
+        references = tuple(dict.fromkeys((*self.references, *source.references)))
+        return type(self)(references, min(self.issued_at, issued_at), issued_by_provider=issued_at)
 
 
 def revocation_keys(

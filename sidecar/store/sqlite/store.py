@@ -38,7 +38,7 @@ from sidecar.store.merge import (
     rank,
     removal_at,
 )
-from sidecar.store.record import MINTED_KINDS, Current, Owner, TokenKind, TokenRecord, bot_key
+from sidecar.store.record import TOKEN_KINDS, Current, Owner, TokenKind, TokenRecord, bot_key
 from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope
 from sidecar.store.sqlite.database import Database
 
@@ -567,8 +567,8 @@ def _conditions(query: RecordQuery) -> tuple[list[str], list[Value]]:
         where.append("actor_id = ?")
         values.append(query.actor_id)
     if query.kind is None:
-        where.append(f"kind IN ({', '.join('?' * len(MINTED_KINDS))})")
-        values += [kind.value for kind in MINTED_KINDS]
+        where.append(f"kind IN ({', '.join('?' * len(TOKEN_KINDS))})")
+        values += [kind.value for kind in TOKEN_KINDS]
     else:
         where.append("kind = ?")
         values.append(query.kind)

@@ -1,18 +1,23 @@
 """Checks issued tokens against their records: a token must be on record, and the record determines its Actor."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Protocol
 
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import Cause, Reason, Refused, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import PrincipalPolicy, make_actor
 from sidecar.identity.delegation import read_delegation
 from sidecar.identity.names import folded
-from sidecar.store.record import MINTED_KINDS, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import TOKEN_KINDS, TokenKind, TokenRecord, hash_token
+from sidecar.store.replica.revocation_list import Source
+from sidecar.tokens.issued.source import SOURCE_CLAIM, read_source
 from sidecar.tokens.jwt.policy import DATAHUB_PROVIDER
 from sidecar.tokens.jwt.verify import VerifiedClaims
+
+# Only tokens of the token endpoint have these claims.
+_EXCHANGED = frozenset({SOURCE_CLAIM, "client_id"})
 
 
 class RecordLookup(Protocol):
@@ -24,20 +29,58 @@ class RecordLookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IssuedIdentity:
-    """The identity of an issued token. ``record`` must be valid on every later use; None: the token has no record."""
+    """The identity of an issued token. ``record`` must be valid on every later use; None: the token has no record.
+
+    ``source`` is the credential that an exchanged token was issued for; None for other tokens. ``is_for_resource``: it
+    is accepted only at protected resources that require its audience.
+    """
 
     actor: Actor
     record: TokenRecord | None
+    source: Source | None = None
+    is_for_resource: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAudiences:
+    """``aud`` of issued tokens that are accepted here.
+
+    ``minted``: of minted tokens; empty: any, or none. ``exchanged``: of tokens of the token endpoint, which have
+    exactly one; those for other servers are not accepted here. ``resources``: of tokens of the token endpoint that are
+    accepted at protected resources only.
+    """
+
+    minted: str = ""
+    exchanged: frozenset[str] = frozenset()
+    resources: frozenset[str] = frozenset()
+
+    def check(self, audience: object, *, is_exchanged: bool) -> None:
+        """Raise Refused(TOKEN_INVALID) for the ``aud`` of a token that is not accepted here."""
+        accepted: Collection[str] = {self.minted} if self.minted else ()
+        if is_exchanged:
+            accepted = self.exchanged | self.resources
+        presented = audience if isinstance(audience, list) else [audience]
+        if (accepted or is_exchanged) and not any(item in accepted for item in presented):
+            detail = f"aud is {quoted(*presented)}; expected: {quoted(*sorted(accepted))}"
+            raise Refused(Reason.TOKEN_INVALID, Cause.AUDIENCE, detail)
 
 
 class IssuedTokens:
     """Identifies verified tokens of this sidecar's issuer by their records.
 
     ``require_record`` False also accepts tokens without a record, minted by a server that shares the key; ``policy``
-    then maps their claims to an Actor.
+    then maps their claims to an Actor. Tokens of the token endpoint always need their record.
     """
 
-    def __init__(self, records: RecordLookup, policy: PrincipalPolicy, *, require_record: bool) -> None:
+    def __init__(
+        self,
+        records: RecordLookup,
+        policy: PrincipalPolicy,
+        *,
+        require_record: bool,
+        audiences: OwnAudiences = OwnAudiences(),
+    ) -> None:
+        self._audiences = audiences
         self._records = records
         self._policy = policy
         self._require_record = require_record
@@ -51,15 +94,20 @@ class IssuedTokens:
         record = await self._records.lookup(verified.token_id) if verified.token_id else None
         if record is not None:
             check_record(record, text)
-            return IssuedIdentity(recorded_actor(record, verified, self._policy), record)
-        if self._require_record:
+            is_exchanged = record.kind is TokenKind.EXCHANGED
+            self._audiences.check(verified.claims.get("aud"), is_exchanged=is_exchanged)
+            source = read_source(verified.claims) if is_exchanged else None
+            is_for_resource = is_exchanged and verified.claims["aud"] not in self._audiences.exchanged
+            return IssuedIdentity(recorded_actor(record, verified, self._policy), record, source, is_for_resource)
+        if self._require_record or not _EXCHANGED.isdisjoint(verified.claims):
             raise Refused(Reason.TOKEN_INVALID, Cause.NOT_ON_RECORD)
+        self._audiences.check(verified.claims.get("aud"), is_exchanged=False)
         return IssuedIdentity(make_actor(verified.claims, self._policy), None)
 
 
 def check_record(record: TokenRecord, text: str) -> None:
     """Raise Refused unless ``record`` is of the token ``text`` (TOKEN_INVALID) and not revoked (TOKEN_REVOKED)."""
-    if record.kind not in MINTED_KINDS or not compare_digest(record.token_hash, hash_token(text)):
+    if record.kind not in TOKEN_KINDS or not compare_digest(record.token_hash, hash_token(text)):
         raise Refused(Reason.TOKEN_INVALID, Cause.RECORD_MISMATCH)
     if record.revoked_at is not None:
         raise Refused(Reason.TOKEN_REVOKED, Cause.RECORD_REVOKED)

@@ -11,7 +11,7 @@ from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
-from sidecar.store.record import MINTED_KINDS, NO_OWNER, Owner, TokenKind, TokenRecord, hash_token
+from sidecar.store.record import NO_OWNER, TOKEN_KINDS, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.copies import BotTokenCopies
 from sidecar.tokens.issued.lifetime import parse_lifetime
@@ -49,6 +49,11 @@ class Caller:
         return self.is_own and self.actor.provider == SYSTEM_PROVIDER
 
     @property
+    def is_exchanged(self) -> bool:
+        """Whether the token endpoint has issued the caller's token."""
+        return self.record is not None and self.record.kind is TokenKind.EXCHANGED
+
+    @property
     def name(self) -> str:
         """The caller's name in logs and entries."""
         return f"{self.actor.type}:{self.actor.id}"
@@ -57,10 +62,11 @@ class Caller:
     def identity_key(self) -> Owner | None:
         """The identity by which the caller's tokens are found. None: it is not unique.
 
-        None for a bot: bots do not manage tokens.
+        None for a bot and for an exchanged token: both manage no tokens, and the bearer of the latter may be an agent
+        that acts for the person.
         """
         actor, record = self.actor, self.record
-        if actor.is_bot:
+        if actor.is_bot or self.is_exchanged:
             return None
         if record is not None and record.owner.issuer:
             return record.owner
@@ -222,7 +228,7 @@ class TokenService:
     async def show(self, caller: Caller, token_id: str) -> TokenRecord:
         """The record. Raises Refused(NOT_FOUND), also if the caller may not see it."""
         record = await self._store.record(token_id)
-        if record is None or record.kind not in MINTED_KINDS or not caller.may_manage(record):
+        if record is None or record.kind not in TOKEN_KINDS or not caller.may_manage(record):
             raise Refused(Reason.NOT_FOUND)
         return record
 
@@ -312,6 +318,8 @@ def _minting_owner(caller: Caller) -> Owner:
         return NO_OWNER  # the system client never owns the tokens it mints
     if actor.is_bot:
         raise _forbidden("bots cannot mint tokens")
+    if caller.is_exchanged:
+        raise _forbidden("a token of the token endpoint cannot mint tokens")
     if caller.is_own and not actor.is_admin:
         raise _forbidden("an issued token cannot mint tokens")
     if actor.type is not ActorType.USER and not actor.is_admin:

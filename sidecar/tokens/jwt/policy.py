@@ -44,15 +44,18 @@ def provider_validation(provider: Provider, issuer: str | None) -> ValidationPol
     )
 
 
-def issued_validation(configuration: JwtTokenConfiguration, max_lifetime: float | None = None) -> ValidationPolicy:
+def issued_validation(
+    configuration: JwtTokenConfiguration, max_lifetime: float | None = None, exchanged: Iterable[str] = ()
+) -> ValidationPolicy:
     """The validation policy of issued tokens; ``max_lifetime`` is in seconds.
 
+    ``exchanged``: audiences of tokens of the token endpoint; which of them a token may have depends on its record.
     ``exp`` may be absent: whether such a token is accepted depends on its record.
     """
     return ValidationPolicy(
         issuers=frozenset({configuration.jwtissuer}),
         algorithms=frozenset(ASYMMETRIC_ALGORITHMS),
-        audiences=frozenset({configuration.audience} if configuration.audience else ()),
+        audiences=frozenset({configuration.audience, *exchanged} if configuration.audience else ()),
         max_lifetime=max_lifetime,
         leeway=own_leeway(configuration),
         early=own_early(configuration),

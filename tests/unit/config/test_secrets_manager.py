@@ -206,7 +206,7 @@ BOT_TOKENS = "tokens: {botTokensInVault: true}\n"
         (KEYS + VAULT.replace("managed-azure-kv", "managed-aws"), "secretsManager is managed-aws; use managed-azure"),
         (VAULT, "tokens.botTokensInVault: has no effect without signing keys"),
         (KEYS + VAULT.replace("vaultName: acme", "clientId: x"), "needs parameters.vaultName, which is missing"),
-        (KEYS + VAULT + f"clusterName: {'x' * 120}\n", "tokens.botTokensInVault: cannot work with this clusterName"),
+        (KEYS + VAULT + f"clusterName: {'x' * 100}\n", "tokens.botTokensInVault: cannot work with this clusterName"),
     ],
 )
 def test_tokens_of_bots_need_a_secrets_manager_that_is_written_to(text: str, message: str) -> None:
