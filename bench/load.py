@@ -43,9 +43,11 @@ def run(
     rate: float | None = None,
     body_size: int = 0,
     expect_refusals: bool = False,
+    cookie: str = "",
 ) -> Measured:
     """Request ``path`` with every token in turn for ``seconds``: without a limit, or ``rate`` times a second.
 
+    ``cookie``: the tokens are values of a cookie of this name.
     ``body_size`` above 0 sends POST requests with a body of that many bytes. Raises BenchError when a request failed,
     or if a response was not a success; with ``expect_refusals``, if a response was a success.
     """
@@ -55,7 +57,7 @@ def run(
     pause = 0 if rate is None else round(connections / rate * 1000)
     command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--"]
     done = subprocess.run(
-        [*command, str(tokens), path, str(pause), str(body_size)],
+        [*command, str(tokens), path, str(pause), str(body_size), cookie],
         check=False,
         capture_output=True,
         text=True,

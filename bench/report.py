@@ -17,8 +17,10 @@ TARGETS = {
     "check": {"envoy": 2.0, "envoy + cache": 1.0},
     "forward": {"envoy": 1.2, "envoy + cache": 1.0},
     "first sight": {"envoy": 0.7},
+    "session": {"token": 0.9},
 }
 BASELINE = "baseline"
+TOKEN = "token"
 MIN_OF_BASELINE = 0.97
 """Smallest rate of the sidecar, as a multiple of the same scenario in another checkout (``--baseline``)."""
 """Smallest rate of the sidecar per scenario, as a multiple of each Envoy's."""

@@ -120,7 +120,8 @@ class CheckEndpoint:
     @staticmethod
     def _cookie_line(own: OwnCookies, view: RequestContext) -> bytes:
         """``Cookie`` for the upstream, which a proxy copies over the caller's; blank above the limit."""
-        rest = "; ".join(filter(None, map(own.rest, view.headers.getall("Cookie", _NONE))))
+        lines = view.headers.getall("Cookie", _NONE)
+        rest = own.rest(lines[0]) if len(lines) == 1 else "; ".join(filter(None, map(own.rest, lines)))
         # the inverse of the parser's decoding: the cookies of others keep every byte
         line = rest.encode("utf-8", "surrogateescape")
         return b"Cookie: %b\r\n" % (line if len(line) <= _MAX_COOKIE else b"")

@@ -21,17 +21,25 @@ class OwnCookies:
     def values(self, headers: HeaderView, name: str = "") -> list[str]:
         """Every value of the cookie ``name`` (empty: the session cookie) in the request."""
         wanted = name or self.session
-        return [
-            value.strip(_BLANKS)
-            for line in headers.getall("Cookie", _NONE)
-            if wanted in line
-            for given, equals, value in (pair.partition("=") for pair in line.split(";"))
-            if equals and given.strip(_BLANKS) == wanted
-        ]
+        found: list[str] = []
+        for line in headers.getall("Cookie", _NONE):
+            # for each place with the name, the pair around it: most requests have one
+            at = line.find(wanted)
+            while at >= 0:
+                end = line.find(";", at)
+                pair = line[line.rfind(";", 0, at) + 1 : end if end >= 0 else None]
+                given, equals, value = pair.partition("=")
+                if equals and given.strip(_BLANKS) == wanted:
+                    found.append(value.strip(_BLANKS))
+                at = line.find(wanted, end) if end >= 0 else -1
+        return found
 
     def rest(self, line: str) -> str:
         """A ``Cookie`` value without our cookies; may be empty."""
-        if not any(name in line for name in self._names):
+        for name in self._names:
+            if name in line:
+                break
+        else:
             return line
         kept = [pair for pair in line.split(";") if pair.partition("=")[0].strip(_BLANKS) not in self._names]
         return ";".join(kept).strip(_BLANKS)

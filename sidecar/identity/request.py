@@ -16,6 +16,9 @@ class HeaderView(Protocol):
     def getall(self, key: str, default: list[str]) -> list[str]:
         """All values of ``key`` in order, or ``default``."""
 
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a header ``key``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:

@@ -66,7 +66,7 @@ class _Endpoint:
         self._challenge = challenge
 
     async def __call__(self, request: web.BaseRequest, rest: str) -> web.StreamResponse:
-        """The response; what the request gets wrong is a page with 400."""
+        """The response; what the request gets wrong is a page with 400, or the JSON of a refusal for a program."""
         if request.method not in self.methods:
             raise MethodNotAllowed(*self.methods)
         try:
@@ -74,7 +74,7 @@ class _Endpoint:
         except Unavailable as failure:
             return self._page(request, unavailable(failure))
         except Refused as failure:
-            if failure.reason is Reason.NOT_FOUND:
+            if failure.reason in (Reason.NOT_FOUND, Reason.TOKEN_MISSING):  # answered as to a program
                 raise
             links = (Link("Sign in", f"{self._flow.names.prefix}/start"),)
             page = PageStep(failure.status, "The request is not valid", failure.message, links, failure=failure)
@@ -95,7 +95,11 @@ class StartEndpoint(_Endpoint):
 
     async def respond(self, request: web.BaseRequest, rest: str) -> Response:
         """Lead the browser to the provider. Parameters of the provider's are never taken from the query."""
-        if response_kind(request.method, request.headers) is not ResponseKind.REDIRECT:
+        kind = response_kind(request.method, request.headers)
+        if kind is ResponseKind.JSON:
+            # ingress-nginx leads every caller without a session here
+            raise Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT)
+        if kind is not ResponseKind.REDIRECT:
             raise Refused(Reason.REQUEST_INVALID, message="A login begins with the navigation of a browser window")
         given = _parameters(request, ("provider", "rd", "iss", "target_link_uri", "prompt"))
         prompt = given.get("prompt", "")

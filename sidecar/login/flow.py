@@ -20,7 +20,7 @@ from sidecar.login.client import Person, ProviderClient
 from sidecar.login.passwords import PasswordLogin, SignInForm
 from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
 from sidecar.login.steps import Link, PageStep, PasswordForm, Redirect, SetCookie, Step, unavailable
-from sidecar.login.transaction import COOKIE_MAX_AGE, NO_DEMAND, Attempt, Demand, Transactions
+from sidecar.login.transaction import COOKIE_MAX_AGE, NO_DEMAND, Attempt, AttemptRefused, Demand, Transactions
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
 from sidecar.sessions.records import content_of, is_secret, session_id
@@ -231,7 +231,8 @@ class LoginFlow:
         try:
             attempt = self._attempt(parameters, cookies)
         except Refused as failure:
-            return await self._unusable(failure, parameters.provider, HOME, cookies)
+            address = failure.return_to if isinstance(failure, AttemptRefused) else HOME
+            return await self._unusable(failure, parameters.provider, self._addresses.checked(address), cookies)
         client = self._clients[attempt.provider]
         try:
             await self._check_response(client, parameters)
@@ -259,7 +260,7 @@ class LoginFlow:
         if attempt.provider != parameters.provider or attempt.provider not in self._clients:
             raise Refused(Reason.LOGIN_FAILED, Cause.PROVIDER_MISMATCH)
         if is_old:
-            raise _AttemptRefused(Cause.STATE_EXPIRED, attempt.return_to)
+            raise AttemptRefused(Cause.STATE_EXPIRED, attempt.return_to)
         return attempt
 
     async def _check_response(self, client: ProviderClient, parameters: CallbackParameters) -> None:
@@ -284,10 +285,10 @@ class LoginFlow:
         try:
             # asked of the store: a code is not redeemed before a session can be written
             if await self._sessions.exists(secret):
-                raise _AttemptRefused(Cause.STATE_USED, attempt.return_to)
+                raise AttemptRefused(Cause.STATE_USED, attempt.return_to)
             person = await client.redeem(parameters.code or "", attempt)
             actor = await self._create(client, secret, person, replaces=cookies.session)
-        except _AttemptRefused as failure:
+        except AttemptRefused as failure:
             return await self._unusable(failure, client.name, failure.return_to, cookies)
         except Failed as failure:
             return self._failed(failure, client.name, attempt.return_to)
@@ -331,6 +332,8 @@ class LoginFlow:
         self._count(failure, provider)
         if cookies.session and await self._decider.within_limits(self.person(cookies.session)) is not None:
             return Redirect(return_to)
+        if isinstance(failure, AttemptRefused) and failure.provider == provider and provider in self._clients:
+            return await self.begin(return_to, cookies, provider=provider)
         return PageStep(
             400,
             "Sign in again",
@@ -446,11 +449,3 @@ def _not_allowed(failure: Failed, links: tuple[Link, ...]) -> PageStep:
     message = "Your account may not use this service. Ask its administrator."
     refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
     return PageStep(403, "Not allowed", message, links, failure=refused)
-
-
-class _AttemptRefused(Refused):
-    """An answer to an attempt of this browser that begins nothing."""
-
-    def __init__(self, cause: Cause, return_to: str) -> None:
-        super().__init__(Reason.LOGIN_FAILED, cause)
-        self.return_to = return_to

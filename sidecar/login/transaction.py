@@ -73,6 +73,18 @@ class Attempt:
         return hmac.digest(self.cookie.encode(), purpose.encode() + b"\0" + self.number, "sha256")
 
 
+class AttemptRefused(Refused):
+    """An answer that begins nothing. ``return_to`` is from a state that we have sealed, perhaps for another browser.
+
+    ``provider``: the one at which the browser may begin anew at once; empty: it asks the person first.
+    """
+
+    def __init__(self, cause: Cause, return_to: str, provider: str = "") -> None:
+        super().__init__(Reason.LOGIN_FAILED, cause)
+        self.return_to = return_to
+        self.provider = provider
+
+
 class Transactions:
     """Begins attempts and reads the state that comes back."""
 
@@ -97,18 +109,22 @@ class Transactions:
     def open(self, state: str, cookie: str) -> tuple[Attempt, bool]:
         """The attempt that ``state`` belongs to, and whether it is too old.
 
-        Raises Refused(LOGIN_FAILED): STATE_INVALID, or BROWSER_MISMATCH if another browser began it.
+        Raises Refused(STATE_INVALID), and AttemptRefused(BROWSER_MISMATCH) if it began with another cookie.
         """
         opened = self._sealer.open(_PURPOSE, state) if len(state) <= _MAX_STATE else None
         if opened is None:
             raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID)
         provider, return_to, number, begun, digest, (prompt, max_age, acr) = json.loads(opened.content)
-        if not is_secret(cookie) or not hmac.compare_digest(digest, _digest(cookie)):
-            raise Refused(Reason.LOGIN_FAILED, Cause.BROWSER_MISMATCH)
-        age = self._now() - begun
+        is_old = not -_MAX_AHEAD <= self._now() - begun <= _STATE_MAX_AGE
+        if not is_secret(cookie):
+            raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to)
+        if not hmac.compare_digest(digest, _digest(cookie)):
+            # Tabs that are opened at once, before there is a cookie, get different ones, and the last one counts. A new
+            # attempt has that one, so it is not refused again.
+            raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to, "" if is_old else provider)
         demand = Demand(prompt, max_age, tuple(acr))
         attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret, demand)
-        return attempt, not -_MAX_AHEAD <= age <= _STATE_MAX_AGE
+        return attempt, is_old
 
 
 def _digest(cookie: str) -> str:

@@ -24,7 +24,8 @@ class CrossSiteGuard:
         headers = view.headers
         if _is_websocket(headers):
             return None if self._has_origin(headers) else _refused("websocket")
-        if view.method in _SAFE and all(method in _SAFE for method in view.other_methods):
+        others = view.other_methods
+        if view.method in _SAFE and (not others or all(method in _SAFE for method in others)):
             return None
         return self.unsafe_refusal(headers)
 
@@ -42,6 +43,8 @@ class CrossSiteGuard:
 
 def _is_websocket(headers: HeaderView) -> bool:
     """Whether this is a handshake. Proxies may not pass ``Upgrade`` on with a check."""
+    if not ("Upgrade" in headers or "Sec-WebSocket-Key" in headers or "Sec-WebSocket-Version" in headers):
+        return "websocket" in headers.getall("Sec-Fetch-Mode", _NONE)
     return (
         any(line.strip().lower() == "websocket" for line in headers.getall("Upgrade", _NONE))
         or bool(headers.getall("Sec-WebSocket-Key", _NONE) or headers.getall("Sec-WebSocket-Version", _NONE))

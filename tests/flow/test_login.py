@@ -183,13 +183,37 @@ async def test_callback_of_another_browser_begins_nothing(world: World) -> None:
     stranger = Browser()
     start = await stranger.get(world.url + "/one", follow=False)
     callback = (await stranger.get(start.all("Location")[0], follow=False)).all("Location")[0]
-    for victim in (Browser(), Browser({LOGIN: "A" * 43})):
-        reply = await victim.get(callback, follow=False)
-        assert (reply.status, reply.all("Set-Cookie")) == (400, [])
+    reply = await Browser().get(callback, follow=False)
+    assert (reply.status, reply.all("Set-Cookie")) == (400, [])
+    assert b'href="/oauth2/start?rd=%2Fone"' in reply.body
+    # a browser that has begun a login begins one of its own, as with any link to /start
+    victim = Browser({LOGIN: "A" * 43})
+    reply = await victim.get(callback, follow=False)
+    (location,) = reply.all("Location")
+    assert location.startswith(f"{world.idp.issuer}/authorize?")
+    assert query_of(location)["state"] != query_of(callback)["state"]
+    assert (reply.status, SESSION in victim.cookies, victim.cookies[LOGIN]) == (303, False, "A" * 43)
     assert world.idp.redeemed == 0
-    # with a session the person stays there, and is not led where the stranger's login would have gone
+    # with a session: to the page in the state, which any link could name
     victim = await world.login()
-    assert (await victim.get(callback, follow=False)).all("Location") == ["/"]
+    reply = await victim.get(callback, follow=False)
+    assert (reply.all("Location"), reply.all("Set-Cookie")) == (["/one"], [])
+    assert world.idp.redeemed == 1
+
+
+async def test_tabs_that_are_opened_at_once_without_a_cookie_end_where_they_began(world: World) -> None:
+    browser = Browser()
+    tabs = [Browser() for _ in range(12)]
+    forms = [
+        (await tab.get(f"{world.url}/tab/{number}", follow=False)).all("Location")[0] for number, tab in enumerate(tabs)
+    ]
+    # the last response wins
+    browser.cookies = dict(tabs[-1].cookies)
+    callbacks = [(await browser.get(form, follow=False)).all("Location")[0] for form in forms]
+    # the first one before there is a session, the others with it
+    for number, callback in enumerate(callbacks):
+        assert received(await browser.get(callback)).target == f"/tab/{number}"
+    assert world.idp.redeemed == 2  # of the new attempt of the first tab, and of the last tab
 
 
 async def test_second_login_ends_the_session_that_the_browser_brought(world: World) -> None:
@@ -642,7 +666,8 @@ async def test_login_that_a_third_party_initiates_names_an_issuer_that_is_known(
     assert received(await Browser().get(f"{world.url}/oauth2/start?{query}")).target == "/deep"
     assert "login_hint" not in world.idp.requests[0]
     assert (await Browser().get(f"{world.url}/oauth2/start?iss=https://evil.example.com")).status == 400
-    assert (await Browser().get(f"{world.url}/oauth2/start", headers=API)).status == 400
+    reply = await Browser().get(f"{world.url}/oauth2/start", headers=API)
+    assert (reply.status, reply.json()["reason"], reply.all("Set-Cookie")) == (401, "token_missing", [])
 
 
 async def test_paths_of_an_api_are_never_redirected(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from sidecar.dataplane import identity_headers
 from tests.interop.test_proxies import EVERY_NAME
 from tests.support.gateways import MANIFESTS, objects, of_kind
-from tests.support.proxies import DEPLOY
+from tests.support.proxies import DEPLOY, with_login
 
 EVERY_IDENTITY_HEADER = [*identity_headers.NAMES, identity_headers.ASSERTION, identity_headers.DATAHUB_ACTOR]
 FILES = sorted(str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*") if path.is_file())
@@ -53,27 +53,29 @@ def test_ingress_nginx_names_the_original_request() -> None:
     assert annotations[f"{ANNOTATION}auth-url"].endswith("/oauth2/auth")
 
 
-def test_envoys_files_say_the_same() -> None:
+@pytest.mark.parametrize("login", [False, True])
+def test_envoys_files_say_the_same(*, login: bool) -> None:
     """Envoy's own file, Envoy Gateway's and Istio's: the same headers asked with, copied and removed."""
     text = (DEPLOY / "envoy" / "ext_authz.yaml").read_text(encoding="utf-8")
+    text = with_login(text) if login else text
     (filters,) = yaml.safe_load(text)["static_resources"]["listeners"][0]["filter_chains"]
     manager = filters["filters"][0]["typed_config"]
     check = manager["http_filters"][0]["typed_config"]
     copied = [
         one["exact"] for one in check["http_service"]["authorization_response"]["allowed_upstream_headers"]["patterns"]
     ]
-    assert copied == [name.lower() for name in EVERY_IDENTITY_HEADER]
+    assert [name for name in copied if name != "cookie"] == [name.lower() for name in EVERY_IDENTITY_HEADER]
     tells = [one["exact"] for one in check["allowed_headers"]["patterns"]]
     removed = manager["early_header_mutation_extensions"]
 
-    gateway = of_kind("envoy-gateway/gateway.yaml", "SecurityPolicy")["spec"]["extAuth"]
+    gateway = of_kind("envoy-gateway/gateway.yaml", "SecurityPolicy", login=login)["spec"]["extAuth"]
     assert (gateway["headersToExtAuth"], gateway["http"]["headersToBackend"]) == (tells, copied)
     takes = of_kind("envoy-gateway/gateway.yaml", "ClientTrafficPolicy")["spec"]
     assert [one["value"] for one in takes["headers"]["earlyRequestHeaders"]["removeOnMatch"]] == [
         one["remove_on_match"]["key_matcher"]["safe_regex"]["regex"] for one in removed[0]["typed_config"]["mutations"]
     ]
 
-    (provider,) = objects("istio/mesh-config.yaml")[0]["meshConfig"]["extensionProviders"]
+    (provider,) = objects("istio/mesh-config.yaml", login=login)[0]["meshConfig"]["extensionProviders"]
     asks = provider["envoyExtAuthzHttp"]
     assert asks["includeRequestHeadersInCheck"] == ["authorization", *tells]
     assert asks["headersToUpstreamOnAllow"] == copied
@@ -81,14 +83,45 @@ def test_envoys_files_say_the_same() -> None:
     assert patch["patch"]["value"]["typed_config"]["early_header_mutation_extensions"] == removed
 
 
-def test_traefiks_middleware_is_the_one_of_its_file() -> None:
+@pytest.mark.parametrize("login", [False, True])
+def test_traefiks_middleware_is_the_one_of_its_file(*, login: bool) -> None:
     """Which the real Traefik runs; only the sidecar's address differs."""
-    written = yaml.safe_load((DEPLOY / "traefik" / "dynamic.yaml").read_text(encoding="utf-8"))
+    text = (DEPLOY / "traefik" / "dynamic.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(with_login(text) if login else text)
     expected = written["http"]["middlewares"]["sidecar"]["forwardAuth"]
-    middleware = of_kind("traefik/route.yaml", "Middleware")
+    middleware = of_kind("traefik/route.yaml", "Middleware", login=login)
     here = middleware["spec"]["forwardAuth"]
     assert here.pop("address").endswith("/oauth2/forward_auth")
     assert expected.pop("address").endswith("/oauth2/forward_auth")
     assert here == expected
     (route,) = of_kind("traefik/route.yaml", "IngressRoute")["spec"]["routes"]
     assert route["middlewares"] == [{"name": middleware["metadata"]["name"]}]
+
+
+OWN_PATHS = "(start|sign_in|callback/[A-Za-z0-9._-]+|sign_out|signed_out|backchannel_logout|userinfo)"
+
+
+def test_every_file_routes_the_same_paths_of_the_login() -> None:
+    """Which are all that a browser or a provider needs."""
+    for file in ("nginx/auth_request.conf", "envoy/ext_authz.yaml", "caddy/Caddyfile", "traefik/dynamic.yaml"):
+        assert f"/oauth2/{OWN_PATHS}" in with_login((DEPLOY / file).read_text(encoding="utf-8")), file
+    assert f"/oauth2/{OWN_PATHS}" in (MANIFESTS / "traefik" / "login.yaml").read_text(encoding="utf-8")
+    single = {f"/oauth2/{path}" for path in OWN_PATHS[1:-1].split("|")}
+    (rule,) = of_kind("envoy-gateway/login.yaml", "HTTPRoute")["spec"]["rules"]
+    assert {match["path"]["value"] for match in rule["matches"]} == single
+    own, _ = of_kind("istio/login.yaml", "VirtualService")["spec"]["http"]
+    assert {path for match in own["match"] for path in match["uri"].values()} == single
+    _, ingress = objects("ingress-nginx/login.yaml")
+    routed = {path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]}
+    assert routed == {path.removesuffix("/[A-Za-z0-9._-]+") for path in single} - {"/oauth2/userinfo"}
+
+
+def test_ingress_of_a_login_is_the_usual_one_and_two_annotations() -> None:
+    usual = of_kind("ingress-nginx/ingress.yaml", "Ingress")
+    here, _ = objects("ingress-nginx/login.yaml")
+    annotations = here["metadata"]["annotations"]
+    assert annotations.pop(f"{ANNOTATION}auth-signin").endswith("/oauth2/start?rd=$escaped_request_uri")
+    copied = annotations[f"{ANNOTATION}auth-response-headers"]
+    annotations[f"{ANNOTATION}auth-response-headers"] = copied.removesuffix(", Cookie")
+    assert copied.endswith(", Cookie")
+    assert here == usual

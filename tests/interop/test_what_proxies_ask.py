@@ -4,7 +4,7 @@ import hashlib
 import http.client
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.interop.test_proxies import EVERY_FRONT, EVERY_NAME, FORGED, PROXIES,
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply, request
 from tests.support.loopback_server import LoopbackServer
-from tests.support.proxies import Addresses, Start
+from tests.support.proxies import Addresses
 
 ENVOY_PREFIX = "/oauth2/ext_authz"
 EVERY_IDENTITY_HEADER = (*identity_headers.NAMES, identity_headers.ASSERTION, identity_headers.DATAHUB_ACTOR)
@@ -79,7 +79,9 @@ class Front:
 
 
 @contextmanager
-def between(name: str, start: Start, binary: Path, folder: Path) -> Iterator[Front]:
+def between(
+    name: str, start: Callable[[Path, Path, Addresses], AbstractContextManager[str]], binary: Path, folder: Path
+) -> Iterator[Front]:
     """``start``'s proxy before the judge."""
     with LoopbackServer(_judge) as judge, echo_upstream() as upstream:
         addresses = Addresses(judge.url.removeprefix("http://"), upstream.url.removeprefix("http://"))

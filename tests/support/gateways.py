@@ -17,7 +17,7 @@ import yaml
 from tests.support.http_client import answers
 from tests.support.ports import free_port
 from tests.support.process import running
-from tests.support.proxies import DEPLOY, Addresses, running_nginx
+from tests.support.proxies import DEPLOY, Addresses, running_nginx, with_login
 
 MANIFESTS = DEPLOY / "kubernetes"
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -26,21 +26,30 @@ _UNDERSCORES = {"RejectRequest": "REJECT_REQUEST"}
 _MATCHERS = {"RegularExpression": lambda value: {"safe_regex": {"regex": value}}}
 
 
-def objects(file: str) -> list[dict[str, Any]]:
-    """The documents of a file of ``deploy/kubernetes``."""
-    return list(yaml.safe_load_all((MANIFESTS / file).read_text(encoding="utf-8")))
+def objects(file: str, *, login: bool = False) -> list[dict[str, Any]]:
+    """The documents of a file of ``deploy/kubernetes``. ``login``: its lines for a browser login are no comments."""
+    text = (MANIFESTS / file).read_text(encoding="utf-8")
+    return list(yaml.safe_load_all(with_login(text) if login else text))
 
 
-def of_kind(file: str, kind: str) -> dict[str, Any]:
+def of_kind(file: str, kind: str, *, login: bool = False) -> dict[str, Any]:
     """The one object of this kind in a file."""
-    (found,) = (document for document in objects(file) if document.get("kind") == kind)
+    (found,) = (document for document in objects(file, login=login) if document.get("kind") == kind)
     return found
 
 
+def _login_routes(matches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The routes to the sidecar for the paths of the login, without the check."""
+    unchecked = {"ext_authz": {"@type": f"{_TYPES}.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": True}}
+    return [
+        {"match": match, "route": {"cluster": "sidecar"}, "typed_per_filter_config": unchecked} for match in matches
+    ]
+
+
 @contextmanager
-def envoy_gateway(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def envoy_gateway(binary: Path, folder: Path, addresses: Addresses, *, login: bool = False) -> Iterator[str]:
     """Envoy as Envoy Gateway configures it for the SecurityPolicy and the ClientTrafficPolicy."""
-    asks = of_kind("envoy-gateway/gateway.yaml", "SecurityPolicy")["spec"]["extAuth"]
+    asks = of_kind("envoy-gateway/gateway.yaml", "SecurityPolicy", login=login)["spec"]["extAuth"]
     takes = of_kind("envoy-gateway/gateway.yaml", "ClientTrafficPolicy")["spec"]
     removed = takes["headers"]["earlyRequestHeaders"]["removeOnMatch"]
     matchers = [{"remove_on_match": {"key_matcher": _MATCHERS[one["type"]](one["value"])}} for one in removed]
@@ -68,14 +77,24 @@ def envoy_gateway(binary: Path, folder: Path, addresses: Addresses) -> Iterator[
         fails_open=asks["failOpen"],
         on_error=asks["statusOnError"],
     )
-    with _envoy(binary, folder, addresses, manager, check) as url:
+    routes: list[dict[str, Any]] = []
+    if login:
+        (rule,) = of_kind("envoy-gateway/login.yaml", "HTTPRoute")["spec"]["rules"]
+        paths = [match["path"] for match in rule["matches"]]
+        routes = _login_routes(
+            [
+                {"path": path["value"]} if path["type"] == "Exact" else {"safe_regex": {"regex": path["value"]}}
+                for path in paths
+            ]
+        )
+    with _envoy(binary, folder, addresses, manager, check, routes) as url:
         yield url
 
 
 @contextmanager
-def istio(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
+def istio(binary: Path, folder: Path, addresses: Addresses, *, login: bool = False) -> Iterator[str]:
     """Envoy as Istio configures it for the extension provider, with the EnvoyFilter's patch."""
-    (provider,) = objects("istio/mesh-config.yaml")[0]["meshConfig"]["extensionProviders"]
+    (provider,) = objects("istio/mesh-config.yaml", login=login)[0]["meshConfig"]["extensionProviders"]
     policy = of_kind("istio/policy.yaml", "AuthorizationPolicy")["spec"]
     assert (policy["provider"]["name"], policy["rules"]) == (provider["name"], [{}])
     (patch,) = of_kind("istio/policy.yaml", "EnvoyFilter")["spec"]["configPatches"]
@@ -89,19 +108,39 @@ def istio(binary: Path, folder: Path, addresses: Addresses) -> Iterator[str]:
         on_error=int(asks["statusOnError"]),
     )
     manager = {"normalize_path": True} | patch["patch"]["value"]["typed_config"]
-    with _envoy(binary, folder, addresses, manager, check) as url:
+    routes: list[dict[str, Any]] = []
+    if login:
+        own, _ = of_kind("istio/login.yaml", "VirtualService")["spec"]["http"]
+        routes = _login_routes(
+            [
+                {"path": match["uri"]["exact"]}
+                if "exact" in match["uri"]
+                else {"safe_regex": {"regex": match["uri"]["regex"]}}
+                for match in own["match"]
+            ]
+        )
+    with _envoy(binary, folder, addresses, manager, check, routes) as url:
         yield url
 
 
 @contextmanager
 def ingress_nginx(
-    binary: Path, folder: Path, addresses: Addresses, *, without: frozenset[str] = frozenset()
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    *,
+    without: frozenset[str] = frozenset(),
+    login: bool = False,
 ) -> Iterator[str]:
-    """nginx as ingress-nginx configures it for the Ingress, but for the annotations of these names."""
+    """nginx as ingress-nginx configures it for the Ingress, but for the annotations of these names.
+
+    With ``login`` its modules are in :data:`NGINX_MODULES`.
+    """
     file, port = "ingress-nginx/ingress.yaml", free_port()
+    named = [one for one in objects("ingress-nginx/login.yaml" if login else file) if one["kind"] == "Ingress"]
     annotations = {
         name.removeprefix("nginx.ingress.kubernetes.io/"): value
-        for name, value in of_kind(file, "Ingress")["metadata"]["annotations"].items()
+        for name, value in named[0]["metadata"]["annotations"].items()
     }
     maps = {one["metadata"]["name"]: one["data"] for one in objects(file) if one["kind"] == "ConfigMap"}
     path = urlsplit(annotations["auth-url"]).path
@@ -115,9 +154,21 @@ def ingress_nginx(
     for number, name in enumerate(annotations["auth-response-headers"].split(", ")):
         service.append(f"auth_request_set $authHeader{number} $upstream_http_{name.lower().replace('-', '_')};")
         service.append(f"proxy_set_header '{name}' $authHeader{number};")
+    more = ""
+    if login:
+        # the address is that of this test's nginx
+        start = urlsplit(annotations["auth-signin"])
+        service.append("set_escape_uri $escaped_request_uri $request_uri;")
+        service.append("error_page 401 = @start;")
+        more = f"location @start {{ internal; return 302 http://$http_host{start.path}?{start.query}; }}\n"
+        for own in named[1]["spec"]["rules"][0]["http"]["paths"]:
+            forms = {"Exact": [f"= {own['path']}"], "Prefix": [f"{own['path']}/", f"= {own['path']}"]}
+            for form in forms[own["pathType"]]:
+                more += f"location {form} {{ {_LOGIN_LOCATION} proxy_pass http://{addresses.sidecar}; }}\n"
     (folder / "site.conf").write_text(
         _INGRESS.format(
             port=port,
+            more=more,
             service="\n".join(service),
             check="\n".join(check),
             upstream=addresses.upstream,
@@ -130,10 +181,15 @@ def ingress_nginx(
         ),
         encoding="utf-8",
     )
-    with running_nginx(binary, folder, port) as url:
+    modules = [NGINX_MODULES / f"{name}_module.so" for name in ("ndk_http", "ngx_http_set_misc")] if login else []
+    with running_nginx(binary, folder, port, modules) as url:
         yield url
 
 
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+_LOGIN_LOCATION = (
+    "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; proxy_http_version 1.1;"
+)
 _INGRESS = """
 server {{
     listen 127.0.0.1:{port};
@@ -171,6 +227,7 @@ server {{
         set $target {url};
         proxy_pass $target;
     }}
+    {more}
 }}
 """
 
@@ -199,9 +256,17 @@ def _check(
 
 @contextmanager
 def _envoy(
-    binary: Path, folder: Path, addresses: Addresses, manager: Mapping[str, Any], check: Mapping[str, Any]
+    binary: Path,
+    folder: Path,
+    addresses: Addresses,
+    manager: Mapping[str, Any],
+    check: Mapping[str, Any],
+    first: list[dict[str, Any]],
 ) -> Iterator[str]:
-    """Envoy with one worker, one listener and the two clusters; ``manager`` adds to its connection manager."""
+    """Envoy with one worker, one listener and the two clusters; ``manager`` adds to its connection manager.
+
+    The routes ``first`` stand before the one to the service.
+    """
     port = free_port()
     router = f"{_TYPES}.filters.http.router.v3.Router"
     route = {"match": {"prefix": "/"}, "route": {"cluster": "metadata", "timeout": "0s"}}
@@ -209,7 +274,7 @@ def _envoy(
         "stat_prefix": "in",
         "use_remote_address": True,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [*first, route]}]},
         "http_filters": [
             {"name": "ext_authz", "typed_config": check},
             {"name": "router", "typed_config": {"@type": router}},

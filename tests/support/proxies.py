@@ -1,11 +1,12 @@
 """nginx, Envoy, Caddy and Traefik running with the files of ``deploy/``; only addresses in them are replaced.
 
 ``mints``: the lines that a file keeps for a sidecar which says what credential to present are no comments.
+``login``: those for a browser login are none.
 ``changes``: further replacements, for what the guides tell to change.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ class Addresses:
 class Start(Protocol):
     """Run ``binary`` with its manifests in ``folder``; the block gets its base URL."""
 
-    def __call__(self, binary: Path, folder: Path, addresses: Addresses, /) -> AbstractContextManager[str]: ...
+    def __call__(
+        self, binary: Path, folder: Path, addresses: Addresses, /, *, login: bool = ...
+    ) -> AbstractContextManager[str]: ...
 
 
 class StartProxy(Protocol):
@@ -45,26 +48,48 @@ class StartProxy(Protocol):
         /,
         *,
         mints: bool = ...,
+        login: bool = ...,
         resources: bool = ...,
         changes: Mapping[str, str] = ...,
     ) -> AbstractContextManager[str]: ...
 
 
 _KEPT = re.compile(r"(?<=what to present:\n)(?:[ \t]*# .*\n)+")
+_LOGIN = re.compile(r"(# With a browser login.*:\n)((?:[ \t]*#(?: .*)?\n)+)")
+_REPLACED = "instead of the next line:\n"
 _RESOURCES = re.compile(r"(?<=without a check:\n)(?:[ \t]*# .*\n)+")
 _COMMENT = re.compile(r"^[ \t]*#.*\n", re.MULTILINE)
 
 
-def shipped(name: str, replacements: Mapping[str, str], *, mints: bool = False, resources: bool = False) -> str:
+def with_login(text: str) -> str:
+    """``text`` of a file of ``deploy/`` as the guide tells for a browser login: its lines for that are no comments."""
+
+    def written(block: re.Match[str]) -> str:
+        return block[1] + re.sub(r"^([ \t]*)# ?", r"\1", block[2], flags=re.MULTILINE)
+
+    text, count = _LOGIN.subn(written, text)
+    assert count, "no lines for a browser login"
+    if _REPLACED in text:
+        head, _, rest = text.partition(_REPLACED)
+        block, _, rest = rest.partition("\n\n")
+        return f"{head}{_REPLACED}{block}\n{rest.partition(chr(10))[2]}"
+    return text
+
+
+def shipped(
+    name: str, replacements: Mapping[str, str], *, mints: bool = False, login: bool = False, resources: bool = False
+) -> str:
     """A file of ``deploy/`` with its addresses replaced; each must stand there exactly once, besides in comments.
 
-    ``mints`` and ``resources``: with the lines that it keeps in a comment for minted credentials and for the metadata
-    of protected resources.
+    ``mints``, ``login`` and ``resources``: with the lines that it keeps in a comment for minted credentials, a browser
+    login and the metadata of protected resources.
     """
     text = (DEPLOY / name).read_text(encoding="utf-8")
     for old in replacements:
         count = text.count(old) if old.startswith((" ", "\t")) else _COMMENT.sub("", text).count(old)
         assert count == 1, f"{old!r} stands {count} times in {name}"
+    if login:
+        text = with_login(text)
     if mints:
         text, count = _KEPT.subn(lambda lines: lines[0].replace("# ", ""), text)
         assert count == 1, f"{name} keeps no such lines"
@@ -86,6 +111,7 @@ def nginx(
     ask_by: str = "1.1",
     remember: str = "5s",
     mints: bool = False,
+    login: bool = False,
     resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
@@ -103,7 +129,8 @@ def nginx(
     if file == "auth_request_cached.conf":
         replacements |= {"/dev/shm/nginx-auth-sidecar": f"{folder}/cache", "200 5s;": f"200 {remember};"}
     (folder / "site.conf").write_text(
-        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints, resources=resources), encoding="utf-8"
+        shipped(f"nginx/{file}", {**changes, **replacements}, mints=mints, login=login, resources=resources),
+        encoding="utf-8",
     )
     with running_nginx(binary, folder, port) as url:
         yield url
@@ -116,6 +143,7 @@ def nginx_snippets(
     addresses: Addresses,
     *,
     mints: bool = False,
+    login: bool = False,
     resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
@@ -123,8 +151,8 @@ def nginx_snippets(
     port = free_port()
     texts = {
         "http": shipped("nginx/auth_sidecar_http.conf", {"127.0.0.1:4180": addresses.sidecar}),
-        "server": shipped("nginx/auth_sidecar_server.conf", {}, resources=resources),
-        "location": shipped("nginx/auth_sidecar_location.conf", changes, mints=mints),
+        "server": shipped("nginx/auth_sidecar_server.conf", {}, login=login, resources=resources),
+        "location": shipped("nginx/auth_sidecar_location.conf", changes, mints=mints, login=login),
     }
     for name, text in texts.items():
         (folder / f"auth_sidecar_{name}.conf").write_text(text, encoding="utf-8")
@@ -139,12 +167,13 @@ def nginx_snippets(
 
 
 @contextmanager
-def running_nginx(binary: Path, folder: Path, port: int) -> Iterator[str]:
+def running_nginx(binary: Path, folder: Path, port: int, modules: Sequence[Path] = ()) -> Iterator[str]:
     """nginx with the ``site.conf`` of a folder, which listens on ``port``."""
+    loaded = "".join(f"load_module {module};\n" for module in modules)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     (folder / "nginx.conf").write_text(
-        f"pid {folder}/nginx.pid;\nerror_log stderr;\ndaemon off;\nmaster_process off;\nevents {{}}\n"
+        f"{loaded}pid {folder}/nginx.pid;\nerror_log stderr;\ndaemon off;\nmaster_process off;\nevents {{}}\n"
         f"http {{\naccess_log off;\n{temporary}include {folder}/site.conf;\n}}\n",
         encoding="utf-8",
     )
@@ -162,6 +191,7 @@ def envoy(
     addresses: Addresses,
     *,
     mints: bool = False,
+    login: bool = False,
     resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
@@ -173,7 +203,7 @@ def envoy(
         "port_value: 4180": f"port_value: {addresses.sidecar.rpartition(':')[2]}",
         "port_value: 8585": f"port_value: {addresses.upstream.rpartition(':')[2]}",
     }
-    text = shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints, resources=resources)
+    text = shipped("envoy/ext_authz.yaml", {**changes, **replacements}, mints=mints, login=login, resources=resources)
     file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     # Hot restarts need shared memory, which would outlive the program.
@@ -189,6 +219,7 @@ def caddy(
     addresses: Addresses,
     *,
     mints: bool = False,
+    login: bool = False,
     resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
@@ -200,7 +231,7 @@ def caddy(
         "127.0.0.1:8585": addresses.upstream,
         "http://:8080": f"http://127.0.0.1:{port}",
     }
-    text = shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints, resources=resources)
+    text = shipped("caddy/Caddyfile", {**changes, **replacements}, mints=mints, login=login, resources=resources)
     file.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -217,6 +248,7 @@ def traefik(
     *,
     believes: bool = False,
     mints: bool = False,
+    login: bool = False,
     resources: bool = False,
     changes: Mapping[str, str] = NO_CHANGES,
 ) -> Iterator[str]:
@@ -232,7 +264,8 @@ def traefik(
     (folder / "traefik.yaml").write_text(shipped("traefik/traefik.yaml", static), encoding="utf-8")
     dynamic = {"127.0.0.1:4180": addresses.sidecar, "127.0.0.1:8585": addresses.upstream}
     (folder / "dynamic.yaml").write_text(
-        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints, resources=resources), encoding="utf-8"
+        shipped("traefik/dynamic.yaml", {**changes, **dynamic}, mints=mints, login=login, resources=resources),
+        encoding="utf-8",
     )
     url = f"http://127.0.0.1:{port}"
     command = [binary, f"--configFile={folder / 'traefik.yaml'}"]

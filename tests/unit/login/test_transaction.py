@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sidecar.errors import Cause, Refused
-from sidecar.login.transaction import Transactions
+from sidecar.login.transaction import AttemptRefused, Transactions
 from sidecar.secrets.value import Secret
 from sidecar.sessions.sealing import Sealer
 from tests.support.hand_clock import HandClock
@@ -39,6 +39,17 @@ def test_another_browser_cannot_use_it(cookie: str) -> None:
     with pytest.raises(Refused) as caught:
         transactions.open(state, cookie)
     assert caught.value.cause is Cause.BROWSER_MISMATCH
+
+
+def test_only_a_fresh_attempt_of_another_cookie_may_begin_anew_by_itself() -> None:
+    clock = HandClock()
+    transactions = Transactions(Sealer([OLD]), clock)
+    _, state = transactions.begin("corp", "/a", "")
+    for seconds, cookie, provider in ((0, "A" * 43, "corp"), (0, "", ""), (901, "A" * 43, "")):
+        clock.advance(seconds)
+        with pytest.raises(AttemptRefused) as caught:
+            transactions.open(state, cookie)
+        assert (caught.value.return_to, caught.value.provider) == ("/a", provider)
 
 
 def test_state_that_was_changed_or_sealed_elsewhere_is_invalid() -> None:
