@@ -104,6 +104,9 @@ class Cause(StrEnum):
     TOKEN_PLACE = "token_place"
     PUBLISHED_SECRET = "published_secret"
     UPSTREAM_ONLY = "upstream_only"
+    # the record of a Kafka topic
+    RECORD_HEADERS = "record_headers"
+    RECORD_SIZE = "record_size"
     # the token record and the revocation list
     DENIED = "denied"
     NOT_ON_RECORD = "not_on_record"

@@ -174,6 +174,7 @@ class Metrics:
             ("resource", "reason"),
             registry=self.registry,
         )
+        self._declare_kafka()
 
     def _declare_login(self) -> None:
         """The metrics of browser login."""
@@ -239,6 +240,45 @@ class Metrics:
             "Times that all secrets were read again.",
             ("outcome",),
             registry=self.registry,
+        )
+
+    def _declare_kafka(self) -> None:
+        """The metrics of Kafka gates. Their threads use them, so they are collectors with locks."""
+        registry = self.registry
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.across[name] = MultiprocessMode.SUM
+            return Gauge(name, text, labels, registry=registry)
+
+        self.kafka_records = Counter(
+            "sidecar_kafka_records_total",
+            "Records that left the inbound topic.",
+            ("gate", "outcome", "reason"),
+            registry=registry,
+        )
+        self.kafka_transactions = Counter(
+            "sidecar_kafka_transactions_total", "Kafka transactions of gates.", ("gate", "outcome"), registry=registry
+        )
+        self.kafka_transaction_duration = Histogram(
+            "sidecar_kafka_transaction_duration_seconds",
+            "Duration of committed Kafka transactions.",
+            ("gate",),
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.kafka_unreadable = Counter(
+            "sidecar_kafka_unreadable_total",
+            "Records skipped because their batch could not be read.",
+            ("gate",),
+            registry=registry,
+        )
+        self.kafka_lag_records = gauge(
+            "sidecar_kafka_lag_records", "Records of the inbound topic that wait.", "gate", "partition"
+        )
+        self.kafka_lag_seconds = gauge("sidecar_kafka_lag_seconds", "Age of the oldest record that waits.", "gate")
+        self.kafka_assigned = gauge("sidecar_kafka_assigned_partitions", "Partitions that this process reads.", "gate")
+        self.kafka_stopped = gauge(
+            "sidecar_kafka_paused", "Partitions, or the gate as a whole (1), that are stopped.", "gate", "cause"
         )
 
     def _supervisor_gauge(self, name: str, text: str) -> Gauge:

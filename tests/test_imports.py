@@ -82,12 +82,31 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.reading.tree",
         "config.reading.units",
     ),
-    "access": (*BASICS, "authn.base", "authn.chain", "identity", "config.settings", "config.products.presets"),
+    "access": (
+        *BASICS,
+        "authn.base",
+        "authn.chain",
+        "authn.guest",
+        "identity",
+        "config.settings",
+        "config.products.presets",
+    ),
     "web": (*BASICS, "access.decide", "access.rules", "identity", "config.settings", "egress"),
     # authn.base for the value that an allowing verdict carries
     "dataplane": (*BASICS, "web", "access", "authn.base", "identity", "config.settings"),
     # authn.base as above
-    "api": (*BASICS, "web", "access", "authn.base", "tokens", "store", "keys", "identity", "config.settings"),
+    "api": (
+        *BASICS,
+        "web",
+        "access",
+        "authn.base",
+        "tokens",
+        "sessions",
+        "store",
+        "keys",
+        "identity",
+        "config.settings",
+    ),
     "admin": (*BASICS, "web", "config.settings"),
     # authn.base as above
     "login": (
@@ -109,6 +128,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "config.settings",
         "config.providers",
     ),
+    "pages": (*BASICS, "web", "api", "access.decide", "login", "sessions", "tokens", "store", "identity"),
+    # normal names and values of headers
+    "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -132,14 +154,16 @@ KNOW_EVERYONE = ("app", "cli", "__main__")
 
 # Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "app", "demo"),
+    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "pages", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo", "vaults.azure"),
     "azure": ("vaults.azure",),
     "joserfc": ("keys", "tokens", "demo"),
     "authlib": ("authn.authenticators.introspection", "client_authentication"),
     "sqlite3": ("store.sqlite.database", "store.sqlite.store"),
     "redis": ("store.redis.client", "store.redis.failures"),
+    "jinja2": ("pages.rendering",),
     "ldap3": ("authn.authenticators.ldap",),
+    "confluent_kafka": ("kafka",),
     "bcrypt": ("authn.support.password_file",),
     "argon2": ("authn.support.password_file",),
     "opentelemetry": ("web.spans",),

@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 
 from multidict import CIMultiDict
 
+from sidecar.access.guests import GuestPolicy
 from sidecar.access.paths import Normalizations, read_target
 from sidecar.access.resources import requires_audience
-from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource, Rules
+from sidecar.access.rules import AUTHENTICATED, Access, AccessRequirement, Resource
 from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
@@ -64,22 +65,6 @@ _ANONYMOUS = Allow(None)
 _WITHOUT_CREDENTIALS = Allow(None, withholds_credentials=True)
 _FOR_CLIENTS = Allow(None, withholds_credentials=True, keeps_basic=True)
 _WHY_UNTRUSTED = "that the proxy that asks is in server.trustedProxies: it is not, so the rules cannot be applied"
-
-
-class GuestPolicy:
-    """Where a request without credentials gets the guest's Actor. ``limits``: rules ``guest`` for those paths."""
-
-    def __init__(self, accepted: Accepted, limits: Rules) -> None:
-        self.accepted = accepted
-        self._limits = limits
-
-    def allows(self, view: RequestContext, ruling: AccessRequirement) -> bool:
-        """Whether the guest is allowed: never on public paths, nor where a rule requires authentication."""
-        if view.target is None or ruling.requirements or ruling.excludes_guests or ruling.access is Access.PUBLIC:
-            return False
-        readings = read_target(view.target)
-        methods = (view.method, *view.other_methods)
-        return all(self._limits.requirement_for(method, readings).access is Access.GUEST for method in methods)
 
 
 class _TrustedPeer:
@@ -169,7 +154,7 @@ class Decider:
         self._chain = chain
         self._deadline = deadline
         self._public_preflight = public_preflight
-        self._guests = guests
+        self.guests = guests
         self.rules_can_require = rules.can_require
         """Whether any rule could reject an authenticated caller, so that a check must name the path."""
         self.credential_headers = chain.headers
@@ -240,7 +225,7 @@ class Decider:
 
     def is_authenticated(self, accepted: Accepted | None) -> bool:
         """Whether ``accepted`` comes from a presented credential: that of the guest does not."""
-        return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
+        return accepted is not None and (self.guests is None or accepted is not self.guests.accepted)
 
     async def apply_rules(self, token: str, observer: Observer | None = None) -> TokenValidation:
         """The validation of a submitted token, which authorizes nothing.
@@ -267,8 +252,8 @@ class Decider:
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""
-        if self._guests is not None and self._guests.allows(view, ruling):
-            outcome = self._chain.apply_gates(self._guests.accepted, view)
+        if self.guests is not None and self.guests.allows(view, ruling):
+            outcome = self._chain.apply_gates(self.guests.accepted, view)
             if isinstance(outcome, Denied):
                 return self._denied(outcome, ruling)
             return Allow(outcome)

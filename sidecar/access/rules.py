@@ -228,7 +228,7 @@ class Rules:
         return any(rule.access_requirement.requirements for path in paths for rule in self._matching(path))
 
     def _add(self, order: int, settings: RouteRule) -> None:
-        requirements = _requirements(settings.require, settings.source)
+        requirements = requirements_of(settings.require, settings.source)
         access = Access[settings.access.upper()]
         methods = _methods(settings)
         ruling = AccessRequirement(
@@ -313,7 +313,8 @@ def _methods(settings: RouteRule) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _requirements(settings: RequireSettings, rule: str) -> tuple[Condition, ...]:
+def requirements_of(settings: RequireSettings, rule: str) -> tuple[Condition, ...]:
+    """What ``settings``, written in ``rule``, require."""
     found: list[Condition] = []
     if settings.groups or settings.roles or settings.actor_types or settings.providers or settings.admin:
         requirement = Requirement(

@@ -79,9 +79,14 @@ class CallerAuthentication:
         self._tokens = tokens
         self._max_token_bytes = max_token_bytes
 
-    async def authenticate(self, request: web.BaseRequest) -> Caller:
-        """The caller. Raises AuthenticationFailed, and Unavailable if the record of its token cannot be read."""
-        view = replace(own_context(request), target=None, preflight=False)  # rules apply to the upstream, not here
+    async def authenticate(self, request: web.BaseRequest, *, takes_cookie: bool = False) -> Caller:
+        """The caller. ``takes_cookie``: a session cookie is a credential, for operations that change nothing and for
+        forms of the sidecar's own pages.
+
+        Raises AuthenticationFailed, and Unavailable if the record of its token cannot be read.
+        """
+        # rules apply to the upstream, not here
+        view = replace(own_context(request), target=None, preflight=False, takes_cookie=takes_cookie)
         verdict: Verdict = await settled(self._decider.decide(view))
         if isinstance(verdict, Deny):
             raise AuthenticationFailed(verdict)
@@ -126,6 +131,9 @@ class CallerAuthentication:
         return SubmittedVerdict(genuine, failure, jwt=jwt)
 
     async def _caller(self, accepted: Accepted) -> Caller:
+        if accepted.is_session:
+            # not with the record: a session is no token, and has no right to the records of others like it
+            return Caller(accepted.actor, session_id=accepted.record_id or "")
         return await self._tokens.caller(accepted.actor, is_own=accepted.is_own, record_id=accepted.record_id)
 
     def _parse(self, token: str) -> Unverified | None:

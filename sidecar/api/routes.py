@@ -10,10 +10,12 @@ from aiohttp import web
 from sidecar.access.decide import Deny
 from sidecar.api.body import BodyReader, parse_query
 from sidecar.api.bots import BotHandlers
+from sidecar.api.browser_sessions import BrowserSessions
 from sidecar.api.caller import AuthenticationFailed, CallerAuthentication, NotRevocableError
 from sidecar.api.introspect import IntrospectEndpoint
 from sidecar.api.revocations import RevocationHandlers
 from sidecar.api.revoke import RevokeEndpoint
+from sidecar.api.sessions import SessionHandlers
 from sidecar.api.tokens import TokenHandlers
 from sidecar.errors import Cause, Failed, MethodNotAllowed, Reason, Refused
 from sidecar.logs import current_request
@@ -45,6 +47,8 @@ class Operation:
 
     permission: Permission
     handler: OperationHandler
+    takes_cookie: bool = False
+    """Whether a session cookie is a credential: never for what changes something."""
 
 
 class ApiEndpoint:
@@ -70,7 +74,7 @@ class ApiEndpoint:
         if call is None:
             raise MethodNotAllowed(*self.methods)
         try:
-            caller = await self._authentication.authenticate(request)
+            caller = await self._authentication.authenticate(request, takes_cookie=call.takes_cookie)
         except AuthenticationFailed as refused:
             return self._error_responses.refuse(request, connection_of(request), refused.verdict, route=self._name)
         if call.permission is Permission.ADMIN and not caller.actor.is_admin:
@@ -123,8 +127,12 @@ def api_routes(
     revocations: RevocationService,
     bots: BotRegistry,
     bodies: BodyReader,
+    sessions: BrowserSessions | None,
 ) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
-    """Handlers by exact path, and handlers by the path without its last segment, which is an id."""
+    """Handlers by exact path, and handlers by the path without its last segment, which is an id.
+
+    ``sessions`` None: there is no browser login.
+    """
     token_handlers = TokenHandlers(tokens, bodies)
     revocation_handlers = RevocationHandlers(revocations, authentication, bodies)
     bot_handlers = BotHandlers(bots, bodies)
@@ -159,6 +167,14 @@ def api_routes(
         f"{prefix}/revocations": endpoint("revocations", Permission.ADMIN, DELETE=revocation_handlers.remove),
         f"{prefix}/bots": endpoint("bots", Permission.ADMIN, DELETE=bot_handlers.release),
     }
+    if sessions is not None:
+        handlers = SessionHandlers(sessions)
+        listed = {"GET": Operation(Permission.CALLER, handlers.list_sessions, takes_cookie=True)}
+        one = {"GET": Operation(Permission.CALLER, handlers.show, takes_cookie=True)}
+        listed["DELETE"] = Operation(Permission.CALLER, handlers.end_others)
+        one["DELETE"] = Operation(Permission.CALLER, handlers.end)
+        exact[f"{prefix}/sessions"] = "sessions", ApiEndpoint("sessions", authentication, error_responses, listed)
+        below[f"{prefix}/sessions"] = "sessions", ApiEndpoint("sessions", authentication, error_responses, one)
     return exact, below
 
 

@@ -78,19 +78,21 @@ def _owner(caller: Caller, record: TokenRecord | None) -> Owner:
 
 
 class TokenEndpoint:
-    """Answers token requests. ``address_of`` returns the address of the caller."""
+    """Answers token requests within the limits of ``decider``. ``address_of`` returns the address of the caller."""
 
     methods = ("POST",)
 
     def __init__(
         self,
         grants: GrantService,
+        decider: Decider,
         bodies: BodyReader,
         error_responses: ErrorResponses,
         address_of: Callable[[web.BaseRequest], str],
         metrics: Metrics,
     ) -> None:
         self._grants = grants
+        self._decider = decider
         self._bodies = bodies
         self._error_responses = error_responses
         self._address_of = address_of
@@ -107,7 +109,8 @@ class TokenEndpoint:
             fields = {name: value for name, value in (await self._read(request)).items() if value}
             grant = _label(fields.get("grant_type", ""))
             basic = _basic_client(request)
-            issued = await self._grants.grant(GrantRequest(fields, basic, self._address_of(request)))
+            asked = GrantRequest(fields, basic, self._address_of(request))
+            issued = await self._decider.within_limits(self._grants.grant(asked))
         except Failed as failure:
             return self._refuse(request, failure, grant)
         self._count(grant, issued.record.name, "issued")

@@ -1,21 +1,22 @@
 """Builds request authentication: token authenticators, the authentication chain with its gates, and the rules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from sidecar.access.decide import Decider, GuestPolicy, RuleTable
+from sidecar.access.decide import Decider, RuleTable
+from sidecar.access.guests import GuestPolicy
 from sidecar.access.resources import ResourceRules
 from sidecar.access.rules import Resource, Rules
 from sidecar.app.issuers import RESERVED_NAMES, IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM, SystemAuthenticator
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenAuthenticator, DataHubTokenPolicy
-from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.authenticators.jwt import JwtAuthenticator
 from sidecar.authn.base import Accepted, AuthenticatorContext, AuthenticatorProtocol
 from sidecar.authn.chain import Chain
 from sidecar.authn.gates import RevocationGate
+from sidecar.authn.guest import GuestOptions
 from sidecar.authn.lifecycle import AuthenticatorSet
-from sidecar.authn.registry import JWT
+from sidecar.authn.registry import JWT, AuthenticatorSpec
 from sidecar.authn.usage_gate import UsageGate
 from sidecar.budget import Budget
 from sidecar.clock import Clock
@@ -24,7 +25,7 @@ from sidecar.config.load import Loaded
 from sidecar.config.origins import resource_origins
 from sidecar.config.providers import OwnIssuers, Provider, default_principal, member_issuer, own_early, own_leeway
 from sidecar.config.resources import accepted_audiences, resource_urls, server_flow_rules
-from sidecar.config.settings import RuleSettings, Settings
+from sidecar.config.settings import Settings
 from sidecar.identity.client_certificate import certificate_thumbprint
 from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.server_names import (
@@ -152,14 +153,16 @@ def build_decider(
     metrics: Metrics,
     clock: Clock,
     usage: UsageRecorder | None = None,
+    guests: GuestPolicy | None = None,
     decider_class: type[Decider] = Decider,
     undecided: Budget | None = None,
     cookies: OwnCookies | None = None,
 ) -> Decider:
     """The decider for all requests: the chain of ``authenticators``, its gates and the rules.
 
-    ``usage`` records the use of issued tokens. ``decider_class`` may be a subclass that traces decisions. ``undecided``
-    limits the requests that wait for a decision. ``cookies``: those of the browser login.
+    ``usage`` records the use of issued tokens. ``guests``: see :func:`guest_policy`. ``decider_class`` may be a
+    subclass that traces decisions. ``undecided`` limits the requests that wait for a decision. ``cookies``: those of
+    the browser login.
     """
     chain = Chain(
         authenticators.authenticators,
@@ -176,7 +179,7 @@ def build_decider(
         chain,
         deadline=settings.server.check_deadline,
         public_preflight=settings.cors.preflight == "public",
-        guests=None if authenticators.guest is None else _guests(authenticators.guest),
+        guests=guests,
         undecided=undecided,
         sources=token_sources(settings, cookies),
     )
@@ -236,6 +239,9 @@ def server_names(settings: Settings) -> ServerNames:
     return NO_SERVER_NAMES
 
 
-def _guests(guest: Guest) -> GuestPolicy:
-    limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
-    return GuestPolicy(guest.accepted, limits)
+def guest_policy(specs: Iterable[AuthenticatorSpec]) -> GuestPolicy | None:
+    """The policy for requests without credentials; None: no guest is configured, or it is switched off."""
+    for spec in specs:
+        if isinstance(spec.options, GuestOptions) and spec.options.enabled:
+            return GuestPolicy(spec.options, spec.name)
+    return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sidecar.authn.authenticators.datahub_system import check_system_client
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions, check_shared_secrets
-from sidecar.authn.authenticators.guest import GuestOptions
+from sidecar.authn.guest import GuestOptions
 from sidecar.authn.registry import AuthenticatorSpec
 from sidecar.config.credential_mode import Product, credential_mode
 from sidecar.config.load import Loaded

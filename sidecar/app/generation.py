@@ -4,11 +4,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from sidecar.admin.health import Health
-from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
+from sidecar.app.authentication import (
+    authenticator_context,
+    build_authenticators,
+    build_decider,
+    guest_policy,
+    revocation_gate,
+)
 from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
@@ -20,10 +26,10 @@ from sidecar.app.public_routes import public_routes
 from sidecar.app.token_endpoint import token_routes
 from sidecar.app.tracing import open_tracing
 from sidecar.app.upstream_start import UpstreamStart
-from sidecar.authn.authenticators.datahub_system import SYSTEM
+from sidecar.authn.authenticators.session import SESSION
 from sidecar.authn.base import Accepted
 from sidecar.authn.lifecycle import open_authenticators
-from sidecar.authn.registry import build_specs
+from sidecar.authn.registry import chain_specs
 from sidecar.budget import Budget
 from sidecar.clock import Clock
 from sidecar.concurrency import cancel
@@ -132,18 +138,18 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         reserved=registry.reserved,
         is_bot_name=registry.mirror.is_bot_name,
     )
-    authenticators = await open_authenticators(build_specs(loaded.authenticators), built, context_for, stack)
-    if SYSTEM in built:
-        authenticators = replace(authenticators, authenticators=(built[SYSTEM], *authenticators.authenticators))
-    login = await open_login(loaded, registry, cache, context, stack, authenticators, context_for)
+    login = await open_login(loaded, registry, cache, context, stack, context_for)
     if login is not None:
-        chain = (login.authenticator, *authenticators.authenticators)
-        authenticators = replace(authenticators, authenticators=chain)
+        built[SESSION] = login.authenticator
+    specs = chain_specs(loaded.authenticators, built)
+    authenticators = await open_authenticators(specs, built, context_for, stack)
+    login = None if login is None else login.with_passwords(settings.login.passwords, authenticators)
+    guests = guest_policy(specs)
     cookies = None if login is None else login.cookies
     tracing = open_tracing(loaded, stack)
     undecided = Budget(max(1, settings.server.limits.max_in_flight // 4))
     decider = build_decider(
-        settings, registry, authenticators, metrics, clock, usage, tracing.decider, undecided, cookies
+        settings, registry, authenticators, metrics, clock, usage, guests, tracing.decider, undecided, cookies
     )
     origins = cors_origins(settings)
     error_responses = ErrorResponses(
@@ -202,7 +208,8 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         spans=tracing.spans,
     )
     upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
-    health = health_of(registry, authenticators, settings, None if upstream is None else upstream.status, cleaner)
+    waiting = None if upstream is None else upstream.status
+    health = health_of(registry, authenticators, guests, settings, waiting, cleaner)
     return ConfigGeneration(loaded, active_config, health, registry, cache, watch, cleaner, stack)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from sidecar.access.guests import GuestPolicy
 from sidecar.admin.health import Health, PartState, PartStatus
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.authn.authenticators.datahub_system import SYSTEM
@@ -19,6 +20,7 @@ from sidecar.tokens.issued.copies import CopyCleaner
 def health_of(
     registry: IssuerRegistry,
     authenticators: AuthenticatorSet,
+    guests: GuestPolicy | None,
     settings: Settings,
     upstream: Callable[[], PartStatus] | None = None,
     cleaner: CopyCleaner | None = None,
@@ -29,6 +31,8 @@ def health_of(
         credentials.append(lambda: PartStatus("DataHub secrets", PartState.USABLE))
     if registry.own_keys is not None:
         credentials.append(lambda: PartStatus("own keys", PartState.USABLE))
+    if guests is not None:
+        credentials.append(lambda: PartStatus(f"authenticator {guests.name}", PartState.USABLE))
     credentials += [partial(_authenticator_status, member) for member in authenticators.started]
     required: list[Callable[[], PartStatus]] = [
         partial(_mirror_status, registry, settings),

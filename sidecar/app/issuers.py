@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sidecar.app.datahub import DataHubSetup, datahub_setup
 from sidecar.app.process_context import ProcessContext
-from sidecar.authn.authenticators.guest import GuestOptions
 from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator, ProviderPrincipalMapper
 from sidecar.authn.authenticators.server_tokens import ServerPrincipalMapper
+from sidecar.authn.guest import GuestOptions
 from sidecar.authn.registry import AuthenticatorSpec, build_specs
 from sidecar.authn.support.openmetadata_bot import BotTokenCheck
 from sidecar.clock import Clock

@@ -1,14 +1,17 @@
 """Builds the browser login of a configuration."""
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from operator import eq
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sidecar.access.decide import Decider
 from sidecar.access.rules import Rules
@@ -66,6 +69,9 @@ from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
 from sidecar.web.server import TrustedPeers
 
+if TYPE_CHECKING:
+    from sidecar.pages.rendering import Renderer
+
 _ROUTE = "login"
 _MAX_FORM_BYTES = 64 * 1024
 _MAX_SIGN_IN_BYTES = 8 * 1024
@@ -85,12 +91,21 @@ class Login:
     names: LoginNames
     passwords: tuple[AuthenticatorProtocol, ...] = ()
 
+    def with_passwords(self, names: Sequence[str], authenticators: AuthenticatorSet) -> "Login":
+        """A copy with a sign-in form for the users of the authenticators ``names``."""
+        members = {member.name: member for member in authenticators.authenticators}
+        return replace(self, passwords=tuple(members[name] for name in names))
+
 
 @dataclass(frozen=True, slots=True)
 class LoginPages:
-    """The endpoints of the login by path, and the answer to browsers without a session."""
+    """The endpoints of the login by path, and the answer to browsers without a session.
+
+    ``renderer`` None: the extra ``pages`` is not installed.
+    """
 
     challenge: Challenge
+    renderer: "Renderer | None"
     exact: dict[str, tuple[str, TaskFunction]]
     below: dict[str, tuple[str, TaskFunction]]
 
@@ -101,27 +116,24 @@ async def open_login(
     cache: VerifiedCache[Accepted],
     context: ProcessContext,
     stack: AsyncExitStack,
-    authenticators: AuthenticatorSet | None,
     context_for: Callable[[str], AuthenticatorContext],
 ) -> Login | None:
     """The login of ``loaded``; None: neither a provider has one, nor are passwords accepted. Raises Misconfigured.
 
-    Needs no provider to be reachable. ``context_for``: the context of each of ``authenticators``; without these no
-    password is accepted.
+    Needs no provider to be reachable. ``context_for``: the context of an authenticator. Passwords are not
+    accepted yet: see :meth:`Login.with_passwords`.
     """
     settings, clock = loaded.settings, context.clock
     providers = {provider.name: provider for provider in loaded.providers if provider.login is not None}
     if not has_login(settings):
         return None
-    members = {member.name: member for member in (authenticators.authenticators if authenticators else ())}
-    passwords = tuple(members[name] for name in settings.login.passwords) if authenticators else ()
     sealer = Sealer(login_secrets(settings))
     block = settings.login
     lifetime = block.session
     times = SessionTimes(lifetime.max_age, lifetime.idle, lifetime.per_person, lifetime.recheck, lifetime.recheck_grace)
     sessions = Sessions(registry.store, registry.mirror, registry.mirror.write, sealer, clock, times)
     names = _names(settings)
-    cookies = OwnCookies(names.session_cookie, (names.login_cookie,))
+    cookies = OwnCookies(names.session_cookie, (names.login_cookie, notice_cookie(settings)))
     keys = {source.provider.name: source for source in registry.provider_keys}
     clients: dict[str, ProviderClient] = {}
     for name, provider in providers.items():
@@ -136,7 +148,7 @@ async def open_login(
     rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
     authenticator.confirmed = rechecks.confirmed
     stack.push_async_callback(rechecks.aclose)
-    return Login(clients, sessions, sealer, guard, authenticator, cookies, names, passwords)
+    return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
 
 
 def _member_policy(name: str, context: AuthenticatorContext) -> SessionPolicy:
@@ -213,12 +225,13 @@ def build_pages(
     own = parse_web_origin(web_origin(settings.server.public_url))
     gate = revocation_gate(settings, registry, context.clock)
     passwords = PasswordLogin(login.passwords, login.sessions, gate, decider, context.clock, context.metrics)
+    renderer = open_renderer(settings)
     flow = LoginFlow(
         login.clients,
         login.sessions,
         Transactions(login.sealer, context.clock),
         login.sealer,
-        ReturnAddresses(return_origins(settings), own, prefix),
+        ReturnAddresses(return_origins(settings), own, prefix, _no_page if renderer is None else _is_page(prefix)),
         login.names,
         gate,
         login.authenticator.accepted,
@@ -230,7 +243,7 @@ def build_pages(
         flow,
         login.sessions,
         login.cookies,
-        StepResponses(is_secure=own.startswith("https:")),
+        StepResponses(is_secure=own.startswith("https:"), render=None if renderer is None else renderer.step),
         refusals,
         Rules(RuleSettings(path=path, access="guest") for path in settings.login.api_paths),
         context.clock,
@@ -257,7 +270,28 @@ def build_pages(
         f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals, decider)),
         f"{prefix}/backchannel_logout": (_ROUTE, BackchannelEndpoint(logout, bodies, decider)),
     }
-    return LoginPages(challenge, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
+    return LoginPages(challenge, renderer, exact, {f"{prefix}/callback": (_ROUTE, CallbackEndpoint(flow, challenge))})
+
+
+def open_renderer(settings: Settings) -> "Renderer | None":
+    """The renderer of the pages; None without the extra ``pages``."""
+    if find_spec("jinja2") is None:
+        return None
+    from sidecar.pages.rendering import Renderer, Site
+
+    texts, url = settings.login.page, settings.server.public_url.rstrip("/")
+    title = texts.title or urlsplit(url).hostname or url
+    return Renderer(Site(settings.server.prefix, url, title, texts.message, texts.footer))
+
+
+def _no_page(_path: str) -> bool:
+    return False
+
+
+def _is_page(prefix: str) -> Callable[[str], bool]:
+    """Whether a path is that of a page of ours, to which a login may return."""
+    page = re.compile(re.escape(prefix) + r"/(?:me|admin)(?:/[A-Za-z0-9._~-]+){0,2}")
+    return lambda path: page.fullmatch(path) is not None
 
 
 def redirect_uri(settings: Settings, provider: str) -> str:
@@ -311,9 +345,18 @@ def _client_secret(provider: Provider, login: ProviderLoginSettings) -> tuple[An
         raise Misconfigured([Problem(where, str(error))]) from error
 
 
+def notice_cookie(settings: Settings) -> str:
+    """The name of the cookie in which a page leaves a notice for the next one."""
+    return f"{_prefix_of_cookies(settings)}{settings.login.cookie.name.removesuffix('_session')}_notice"
+
+
+def _prefix_of_cookies(settings: Settings) -> str:
+    return _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
+
+
 def _names(settings: Settings) -> LoginNames:
     block = settings.login
-    start = _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
+    start = _prefix_of_cookies(settings)
     name = block.cookie.name
     return LoginNames(
         settings.server.prefix,

@@ -1,10 +1,12 @@
 """Builds token and revocation management: the minter, the services and their routes."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sidecar.access.decide import Decider
 from sidecar.api.body import BodyReader
+from sidecar.api.browser_sessions import BrowserSessions
 from sidecar.api.caller import CallerAuthentication
 from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
@@ -21,6 +23,7 @@ from sidecar.config.settings import Settings
 from sidecar.keys.signing import SigningKeys
 from sidecar.login.id_token import MAX_ISSUE_AGE
 from sidecar.metrics import Metrics
+from sidecar.sessions.service import Sessions
 from sidecar.store.base import RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
 from sidecar.tokens.datahub import DataHubSecrets
@@ -42,6 +45,15 @@ def _never_seen(_name: str) -> bool:
 
 def _nowhere(_name: str) -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Management of tokens, revocations and sessions, for the API and the pages. ``sessions`` None: no login."""
+
+    tokens: TokenService
+    revocations: RevocationService
+    sessions: BrowserSessions | None
 
 
 def build_tokens(
@@ -79,8 +91,12 @@ def management_routes(
     error_responses: ErrorResponses,
     context: ProcessContext,
     authenticators: Sequence[Authenticator],
-) -> tuple[dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
-    """Routes of the token and revocation API: by exact path, and by the path prefix before an id."""
+    sessions: Sessions | None,
+) -> tuple[Services, dict[str, tuple[str, TaskFunction]], dict[str, tuple[str, TaskFunction]]]:
+    """The services of the API, and its routes: by exact path, and by the path prefix before an id.
+
+    ``sessions`` None: there is no browser login.
+    """
     server, clock = loaded.settings.server, context.clock
     write = registry.mirror.write
 
@@ -90,7 +106,8 @@ def management_routes(
 
     revocations = build_revocations(loaded, registry.store, write, clock, registry.spellings, others)
     caller_authentication = CallerAuthentication(decider, tokens, server.limits.max_token_bytes)
-    return api_routes(
+    services = Services(tokens, revocations, None if sessions is None else BrowserSessions(sessions, tokens))
+    exact, below = api_routes(
         server.prefix,
         caller_authentication,
         error_responses,
@@ -98,7 +115,9 @@ def management_routes(
         revocations,
         bots,
         BodyReader(server.limits.body_timeout, decider.undecided_bodies),
+        services.sessions,
     )
+    return services, exact, below
 
 
 def build_caller_authentication(

@@ -8,9 +8,11 @@ from sidecar.access.decide import Decider
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.resource_metadata import ResourceMetadata
 from sidecar.api.userinfo import UserInfoEndpoint
+from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.login import Login, LoginPages, build_pages
 from sidecar.app.management import management_routes
+from sidecar.app.pages import page_routes
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.lifecycle import AuthenticatorSet
@@ -108,13 +110,25 @@ def public_routes(
     upstream = _forwarder(
         settings, decider, identity_headers, error_responses, metrics, watch, stack, login, pages, traced=traced
     )
-    managing, below = management_routes(
-        loaded, registry, bots, tokens, decider, error_responses, context, authenticators.started
+    services, managing, below = management_routes(
+        loaded,
+        registry,
+        bots,
+        tokens,
+        decider,
+        error_responses,
+        context,
+        authenticators.started,
+        None if login is None else login.sessions,
     )
+    if login is not None and pages is not None:
+        health = health_of(registry, authenticators, decider.guests, settings)
+        more, more_below = page_routes(login, pages, loaded, decider, error_responses, services, health, clock)
+        managing, below = {**managing, **more, **pages.exact}, {**below, **more_below, **pages.below}
     return PublicRoutes(
         prefix=prefix,
-        exact={**exact, **_in_task({**managing, **token_endpoint, **({} if pages is None else pages.exact)})},
-        below=_in_task({**below, **({} if pages is None else pages.below)}),
+        exact={**exact, **_in_task({**managing, **token_endpoint})},
+        below=_in_task(below),
         envoy=check(Envoy(), identity_headers=identity_headers),
         upstream=upstream,
     )

@@ -92,7 +92,7 @@ async def token_routes(
 
     document = server_metadata(issuer, _scopes(endpoint))
     metadata = PublishedKeys(lambda: document, "application/json", is_for_pages=True)
-    endpoint_route = TokenEndpoint(grants, bodies, error_responses, address_of, context.metrics)
+    endpoint_route = TokenEndpoint(grants, decider, bodies, error_responses, address_of, context.metrics)
     public = split_url(settings.server.public_url)
     base = "" if public is None else public.path.rstrip("/")
     return {

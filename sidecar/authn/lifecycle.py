@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.base import Authenticator, AuthenticatorContext, AuthenticatorProtocol
 from sidecar.authn.isolation import IsolatedAuthenticator
 from sidecar.authn.registry import AuthenticatorSpec
@@ -29,7 +28,6 @@ class AuthenticatorSet:
     authenticators: tuple[AuthenticatorProtocol, ...]
     skippable: frozenset[str] = frozenset()
     headers: tuple[str, ...] = ()
-    guest: Guest | None = None
     started: tuple[Authenticator, ...] = ()
     challenges: tuple[str, ...] = ()
 
@@ -40,35 +38,31 @@ async def open_authenticators(
     surroundings: Callable[[str], AuthenticatorContext],
     stack: AsyncExitStack,
 ) -> AuthenticatorSet:
-    """Build and start ``specs``; ``stack`` stops them. ``built_by_app`` are the authenticators built elsewhere, by
-    type.
+    """Build and start ``specs``; ``stack`` stops them.
 
+    ``built_by_app`` are the authenticators that the composition root has built, by type; the guest is none of them.
     Raises Misconfigured if one cannot be built or started.
     """
     authenticators: list[AuthenticatorProtocol] = []
     started: list[Authenticator] = []
     skippable: set[str] = set()
-    guest: Guest | None = None
     for spec in specs:
         # a plugin may have cached an outcome from when a skippable authenticator was broken: do not recall it
         recalls = not (spec.is_plugin and skippable)
         if spec.configured is not None and spec.configured.settings.on_error == "continue":
             skippable.add(spec.name)
         if spec.factory is None:
-            authenticators.append(built_by_app[spec.type_name])
+            if spec.type_name in built_by_app:
+                authenticators.append(built_by_app[spec.type_name])
             continue
         context = surroundings(spec.name)
         authenticator = await start_authenticator(spec, context, stack)
         started.append(authenticator)
-        if isinstance(authenticator, Guest):
-            guest = authenticator if authenticator.options.enabled else None
-            continue
         authenticators.append(_isolated(authenticator, spec, context.clock, recalls=recalls))
     return AuthenticatorSet(
         tuple(authenticators),
         frozenset(skippable),
         tuple(dict.fromkeys(name for authenticator in started for name in authenticator.credential_headers)),
-        guest,
         tuple(started),
         tuple(dict.fromkeys(authenticator.challenge for authenticator in started if authenticator.challenge)),
     )

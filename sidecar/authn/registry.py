@@ -5,13 +5,16 @@ request.
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
 
+from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.authenticators.datahub_token import DATAHUB, DataHubTokenOptions
-from sidecar.authn.base import Authenticator
+from sidecar.authn.authenticators.session import SESSION
+from sidecar.authn.base import Authenticator, NoOptions
+from sidecar.authn.guest import GUEST, GuestOptions
 from sidecar.config.authenticators import AuthenticatorConfig
 from sidecar.config.reading.decode import decode_options, nearest, problem_at
 from sidecar.config.reading.references import misplaced_references
@@ -22,18 +25,31 @@ from sidecar.errors import Misconfigured, Problem
 ENTRY_POINTS = "auth_sidecar.authenticators"
 """Entry point group through which installed packages offer authenticators."""
 JWT = "jwt"
-
 # Provider names of Actors, and values of the authenticator label in logs and metrics.
-_RESERVED_NAMES = frozenset({JWT, DATAHUB, "guest", "system", "own", "none"})
-# Authenticators that need more than their options; the composition root builds them.
-_BUILT_BY_APP: Mapping[str, str] = {
-    JWT: "Bearer JWTs of the configured issuers and own tokens",
-    DATAHUB: "Bearer tokens of DataHub (HS256)",
+_RESERVED_NAMES = frozenset({JWT, DATAHUB, GUEST, SYSTEM, "own", "none"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Internal:
+    """A type that the composition root builds, because it needs more than its options."""
+
+    describe: Callable[[Any], str]
+    options: type[Model] = NoOptions
+    ineffective: frozenset[str] = frozenset({"name", "timeout"})
+
+
+_INTERNAL: Mapping[str, _Internal] = {
+    JWT: _Internal(lambda _: "Bearer JWTs of the configured issuers and own tokens"),
+    DATAHUB: _Internal(lambda _: "Bearer tokens of DataHub (HS256)", DataHubTokenOptions),
+    GUEST: _Internal(GuestOptions.describe, GuestOptions, frozenset({"timeout", "onError"})),
 }
-_BUILT_BY_APP_OPTIONS: Mapping[str, type[Model]] = {DATAHUB: DataHubTokenOptions}
+# Authenticators that other blocks of the configuration add, in this order before those of the list.
+_IMPLICIT: Mapping[str, str] = {
+    SESSION: "sessions of the browser login (cookie)",
+    SYSTEM: "DataHub's system client, Basic id:secret",
+}
 BUILT_IN: Mapping[str, str] = {
     "basic": "sidecar.authn.authenticators.basic:Basic",
-    "guest": "sidecar.authn.authenticators.guest:Guest",
     "introspection": "sidecar.authn.authenticators.introspection:Introspection",
     "ldap": "sidecar.authn.authenticators.ldap:Ldap",
     "kubernetes": "sidecar.authn.authenticators.kubernetes:Kubernetes",
@@ -55,7 +71,7 @@ _REMOVED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatorSpec:
-    """One resolved authenticator. ``factory`` is None for those that the composition root builds.
+    """One resolved entry of the chain. ``factory`` is None for those that the composition root builds.
 
     ``is_plugin``: the class is not part of this package. ``configured`` is None for an authenticator added by default.
     """
@@ -70,7 +86,16 @@ class AuthenticatorSpec:
     @property
     def describe(self) -> str:
         """The credentials that it decides on."""
-        return _BUILT_BY_APP[self.type_name] if self.factory is None else self.factory.describe(self.options)
+        if self.factory is not None:
+            return self.factory.describe(self.options)
+        internal = _INTERNAL.get(self.type_name)
+        return _IMPLICIT[self.type_name] if internal is None else internal.describe(self.options)
+
+
+def chain_specs(configs: Sequence[AuthenticatorConfig], implicit: Container[str]) -> tuple[AuthenticatorSpec, ...]:
+    """The whole chain: the types of ``implicit`` that other blocks add, then ``configs``. Raises Misconfigured."""
+    added = (AuthenticatorSpec(name, name) for name in _IMPLICIT if name in implicit)
+    return (*added, *build_specs(configs))
 
 
 def build_specs(configs: Sequence[AuthenticatorConfig]) -> tuple[AuthenticatorSpec, ...]:
@@ -106,7 +131,7 @@ def _resolve(configs: Sequence[AuthenticatorConfig]) -> tuple[tuple[Authenticato
         ]
         if spec.name.lower() in _RESERVED_NAMES and (spec.is_plugin or spec.name != spec.type_name):
             problems.append(_problem(config, f"cannot have the name {spec.name}, which is reserved", "name"))
-        if spec.type_name in ("guest", *_BUILT_BY_APP) and any(other.type_name == spec.type_name for other in found):
+        if spec.type_name in _INTERNAL and any(other.type_name == spec.type_name for other in found):
             problems.append(_problem(config, f"only one {spec.type_name} can be configured"))
         if spec.type_name == "kubernetes":
             problems += [
@@ -139,11 +164,9 @@ def _unreachable(found: Sequence[AuthenticatorSpec]) -> list[Problem]:
 
 
 def _ineffective_keys(spec: AuthenticatorSpec, config: AuthenticatorConfig) -> list[str]:
-    """Configured keys without effect: jwt and datahub have fixed names and no time limit."""
-    if spec.type_name in _BUILT_BY_APP:
-        ineffective = {"name", "timeout"}
-    else:
-        ineffective = {"timeout", "onError"} if spec.type_name == "guest" else set()
+    """Configured keys without effect: jwt and datahub have fixed names and no time limit, the guest cannot fail."""
+    internal = _INTERNAL.get(spec.type_name)
+    ineffective = frozenset() if internal is None else internal.ineffective
     fields = {"name": "name", "timeout": "timeout", "on_error": "onError"}
     return [key for name, key in fields.items() if key in ineffective and name in config.settings.model_fields_set]
 
@@ -159,34 +182,21 @@ def _spec(config: AuthenticatorConfig, problems: list[Problem]) -> Authenticator
         problems.append(_problem(config, removed, fatal=False))
         return None
     type_name, implied_options = _JAVA.get(configured_type, (configured_type, {}))
-    if type_name in _BUILT_BY_APP_OPTIONS:
-        path = (*config.path, "configs")
-        options, found = decode_options(_BUILT_BY_APP_OPTIONS[type_name], config.options, path, config.resolve_secret)
-        problems += found
-        return AuthenticatorSpec(type_name, type_name, options=options, configured=config)
-    if type_name in _BUILT_BY_APP:
-        problems += [
-            Problem(
-                dotted((*config.path, "configs", name)),
-                f"is not a known name; {type_name} has no options",
-                node.origin.file,
-                node.origin.line,
-            )
-            for name, node in config.options.entries.items()
-            if not implied_options
-        ]
-        return AuthenticatorSpec(type_name, type_name, configured=config)
+    name = config.settings.name or type_name.rpartition(":")[2]
+    internal = _INTERNAL.get(type_name)
+    if internal is not None:
+        options = _options(config, internal.options, implied_options, problems)
+        is_named = "name" not in internal.ineffective
+        return AuthenticatorSpec(type_name, name if is_named else type_name, options=options, configured=config)
     import_path = BUILT_IN.get(type_name)
     factory = load_authenticator(import_path) if import_path is not None else _plugin(type_name)
-    options = _options(config, factory, implied_options, problems)
-    return AuthenticatorSpec(
-        type_name, config.settings.name or type_name.rpartition(":")[2], factory, options, import_path is None, config
-    )
+    options = _options(config, factory.Options, implied_options, problems)
+    return AuthenticatorSpec(type_name, name, factory, options, import_path is None, config)
 
 
 def _options(
     config: AuthenticatorConfig,
-    factory: type[Authenticator],
+    model: type[Model],
     implied_options: Mapping[str, str],
     problems: list[Problem],
 ) -> Model | None:
@@ -195,7 +205,10 @@ def _options(
     merged = merge(implied, config.options)
     assert isinstance(merged, Block)  # noqa: S101 - two blocks merge to a block
     path = (*config.path, "configs")
-    options, found = decode_options(factory.Options, merged, path, config.resolve_secret)
+    options, found = decode_options(model, merged, path, config.resolve_secret)
+    if not model.model_fields:
+        text = f"is not a known name; {config.settings.type} has no options"
+        found = [replace(problem, message=text) for problem in found]
     problems += found
     if options is not None:
         problems += [
@@ -211,12 +224,12 @@ def _plugin(type_name: str) -> type[Authenticator]:
     module, colon, _ = type_name.partition(":")
     if colon and module:
         return load_authenticator(type_name)
-    known = [*_BUILT_BY_APP, *BUILT_IN, *entry_points_by_name, *_JAVA, *_REMOVED]
+    known = [*_INTERNAL, *BUILT_IN, *entry_points_by_name, *_JAVA, *_REMOVED]
     by_class = {name.rpartition(".")[2]: name for name in known}
     close = nearest(type_name.rpartition(".")[2], by_class)
     for simple, name in by_class.items():
         close = close.replace(f"did you mean {simple}?", f"did you mean {name}?")
-    types = ", ".join([*_BUILT_BY_APP, *BUILT_IN, *sorted(entry_points_by_name)])
+    types = ", ".join([*_INTERNAL, *BUILT_IN, *sorted(entry_points_by_name)])
     hint = close or f"known types are {types}, and package.module:Class"
     kind = "a Java class that has no counterpart here" if "." in type_name else "not a known authenticator"
     raise _UnknownTypeError(f"is {kind}; {hint}")

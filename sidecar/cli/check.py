@@ -15,7 +15,9 @@ from sidecar.app.egress_report import routes
 from sidecar.app.login import registration_lines
 from sidecar.app.naming import EXAMPLE, example_name
 from sidecar.app.token_endpoint import endpoint_lines
-from sidecar.authn.registry import AuthenticatorSpec, build_specs
+from sidecar.authn.authenticators.datahub_system import SYSTEM
+from sidecar.authn.authenticators.session import SESSION
+from sidecar.authn.registry import AuthenticatorSpec, build_specs, chain_specs
 from sidecar.cli.network_lines import network_lines
 from sidecar.cli.options import add_config_option, load_offline, load_settings
 from sidecar.cli.probes import Probe, probes_for
@@ -103,7 +105,10 @@ def run_check(options: argparse.Namespace) -> int:
         if options.offline and loaded.references:
             return _end_without_secrets(loaded, found)
         specs = build_specs(loaded.authenticators)
-        found.describe(_chain(specs, has_system_client=datahub_setup(loaded, specs).system_client is not None))
+        implicit = set() if datahub_setup(loaded, specs).system_client is None else {SYSTEM}
+        if any(provider.login is not None for provider in loaded.providers):
+            implicit.add(SESSION)
+        found.describe(_chain(chain_specs(loaded.authenticators, implicit)))
         found.describe(_base_paths(loaded.settings))
         found.describe(_issuers(loaded.providers))
         found.describe(_names(loaded))
@@ -140,12 +145,10 @@ def _conclusion(warnings: Iterable[Problem], *, offline: bool) -> str:
     return "Configuration OK." if offline else "Configuration OK; all dependencies reachable."
 
 
-def _chain(specs: Sequence[AuthenticatorSpec], *, has_system_client: bool) -> Iterator[str]:
+def _chain(specs: Sequence[AuthenticatorSpec]) -> Iterator[str]:
     """The authentication chain, in order."""
     yield "Authentication chain (in order):"
-    if has_system_client:
-        yield "  1. system: DataHub's system client, Basic id:secret"
-    for number, spec in enumerate(specs, 2 if has_system_client else 1):
+    for number, spec in enumerate(specs, 1):
         kind = "" if spec.name == spec.type_name else f" ({spec.type_name})"
         skipped = spec.configured is not None and spec.configured.settings.on_error == "continue"
         yield f"  {number}. {spec.name}{kind}: {spec.describe}{'; skipped if unavailable' if skipped else ''}"

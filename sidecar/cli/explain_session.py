@@ -45,7 +45,7 @@ async def explain_session(secret: str, loaded: Loaded, *, method: str = "GET", p
         context_for = partial(
             authenticator_context, loaded=loaded, client=registry.client, metrics=metrics, clock=clock
         )
-        login = await open_login(loaded, registry, VerifiedCache(0, metrics), context, stack, None, context_for)
+        login = await open_login(loaded, registry, VerifiedCache(0, metrics), context, stack, context_for)
         if login is None:
             raise Misconfigured(
                 [Problem("login", "is not configured: no provider has a login, and passwords is empty")]

@@ -17,8 +17,8 @@ from sidecar.logs import audit_lines
 
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
 COMMANDS = (
-    "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "login", "secrets",
-    "health", "completion",
+    "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "login",
+    "secrets", "kafka", "health", "completion",
 )  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # modules of other commands would only delay the start
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    # serve configures its own log
-    serves = words[:1] == ["serve"]
+    # these configure their own log
+    serves = words[:1] == ["serve"] or words[:2] == ["kafka", "gate"]
     log = nullcontext() if serves else audit_lines(sys.stderr)
     try:
         with log, nullcontext() if serves else checked_output():

@@ -39,7 +39,7 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "redis_sentinel_master_name", "redis_sentinel_password", "redis_use_cluster", "redis_use_sentinel",
         "redis_username",
     ),
-    "there are no pages": (
+    "login.page sets title, message and footer of the pages; nothing else of them can be replaced": (
         "banner", "custom_sign_in_logo", "custom_templates_dir", "display_htpasswd_form", "footer",
         "show_debug_on_error",
     ),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from sidecar.config.credential_mode import Product, credential_mode
+from sidecar.config.kafka_checks import check_kafka
 from sidecar.config.listener_checks import check_server_tls, check_sockets
 from sidecar.config.login_checks import check_login
 from sidecar.config.origins import check_origins
@@ -489,6 +490,7 @@ CHECKS: tuple[Check, ...] = (
     check_token_headers,
     check_origins,
     check_login,
+    check_kafka,
     check_server_tls,
     check_times,
     check_header_budgets,

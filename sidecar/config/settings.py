@@ -795,6 +795,9 @@ class LoginSessionSettings(Model):
     recheck_grace: Annotated[Duration, Field(ge=0)] = 3600.0
     """Time for which a session goes on while the provider does not answer ``recheck``; then the person has to log in
     again."""
+    fresh_for: Annotated[Duration, Field(ge=60)] = 900.0
+    """Time from the login during which the pages allow what lasts longer than the session: to create and revoke tokens,
+    and for admins to end sessions of others. After it they ask for another login."""
     persistent: bool = False
     """Keep the cookie when the browser is closed, for ``maxAge``."""
 
@@ -814,6 +817,17 @@ class LoginLogoutSettings(Model):
     """End the session at the provider as well (RP-initiated logout), if the provider supports it."""
     return_to: Annotated[str, Field(min_length=1)] = "/"
     """Where the button on the signed-out page leads."""
+
+
+class LoginPageSettings(Model):
+    """Texts on the pages. They are shown as they are: HTML and Markdown are not interpreted."""
+
+    title: Annotated[str, Field(max_length=60)] = ""
+    """Name of the service on every page. Absent: the host of ``server.publicUrl``."""
+    message: Annotated[str, Field(max_length=400)] = ""
+    """Sentence on the sign-in page."""
+    footer: Annotated[str, Field(max_length=400)] = ""
+    """Last line of every page."""
 
 
 class LoginSettings(Model):
@@ -844,6 +858,8 @@ class LoginSettings(Model):
     page."""
     logout: LoginLogoutSettings = LoginLogoutSettings()
     """Signing out."""
+    page: LoginPageSettings = LoginPageSettings()
+    """Texts on the pages. Needs the extra ``pages``."""
 
 
 class ActAsSettings(Model):
@@ -947,6 +963,100 @@ class TokenEndpointSettings(Model):
     """Workloads of other platforms. The first rule that matches decides; without a match there is no token."""
     bots: TokenBotsSettings | None = None
     """Bots as clients; absent: bots are no clients."""
+
+
+_TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+class KafkaActorSettings(Model):
+    """The Actor of every record of a topic."""
+
+    type: Literal["USER", "SERVICE"] = "SERVICE"
+    """Its type."""
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._@+-]{1,255}$")]
+    """Its name."""
+
+
+class KafkaBatchSettings(Model):
+    """How many records one transaction has at most."""
+
+    records: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Number of records."""
+    delay: Annotated[Duration, Field(ge=0.005, le=5)] = 0.1
+    """How long a batch waits for further records."""
+    bytes: Annotated[Size, Field(ge=1024)] = 4 * 1024 * 1024
+    """Size of the records; a larger record is a transaction of its own."""
+
+
+class KafkaRuleSettings(Model):
+    """A requirement on the Actors that write."""
+
+    require: RequireSettings = RequireSettings()
+    """Requirements on the Actor."""
+
+
+class KafkaGateSettings(Model):
+    """One gate: it reads ``from``, checks the credential of each record, and writes accepted records to ``to``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """Its name in logs and metrics. Consumer group and transactional ids are ``auth-sidecar-<name>``."""
+    from_: Annotated[str, Field(alias="from", pattern=_TOPIC)]
+    """Inbound topic, to which clients write."""
+    to: Annotated[str, Field(pattern=_TOPIC)]
+    """Protected topic. It needs as many partitions as ``from``; only the gate should have the permission to write."""
+    dead_letter: Annotated[str, Field(pattern=_TOPIC)]
+    """Topic of refused records: their key and the reason, never their value or credential."""
+    format: Literal["raw"] = "raw"
+    """``raw``: values are copied unchanged; the Actor is in record headers."""
+    identity: Literal["header", "topic"] = "header"
+    """``header``: each record has a credential in a record header. ``topic``: all records are those of ``actor``; the
+    ACLs of ``from`` must let only this Actor write."""
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "authorization"
+    """Record header of the credential, such as ``Bearer <token>``; compared without case."""
+    actor: KafkaActorSettings | None = None
+    """The Actor of ``identity: topic``."""
+    audience: Text | None = None
+    """What tokens must have in ``aud``, instead of the audiences of the providers. Then only JWTs of the providers and
+    issued tokens are accepted. Absent: ``kafka:<from>``. Empty: the audiences of the providers, and all authenticators;
+    needs ``allowUnboundAudience``."""
+    allow_unbound_audience: bool = False
+    """Accept tokens that are not made for this topic. Readers of ``from`` can use such a token elsewhere."""
+    max_lag: Annotated[Duration, Field(le=604800)] = 3600.0
+    """If the timestamps of ``from`` are those of the broker (``message.timestamp.type=LogAppendTime``), ``exp`` and
+    ``nbf`` are compared with the time at which a record was appended, up to this long ago; otherwise with the current
+    time. Everything else, revocations included, is checked when the record is read."""
+    max_token_lifetime: Duration | None = 900.0
+    """Maximum ``exp - iat`` of a token with ``audience``."""
+    batch: KafkaBatchSettings = KafkaBatchSettings()
+    """Transactions."""
+    max_record_bytes: Annotated[Size, Field(ge=1024, le=64 * 1024 * 1024)] = 5 * 1024 * 1024
+    """Maximum size of a record that is written to ``to``, with the headers of the Actor."""
+    on_refuse: Literal["deadLetter", "stop"] = "deadLetter"
+    """``stop``: a refused record stops its partition, and is checked again at intervals."""
+    on_unreadable: Literal["pause", "skip"] = "pause"
+    """For batches of ``from`` that cannot be decompressed or are damaged. ``skip``: they are passed over, logged and
+    counted. ``pause``: their partition stops."""
+    default: Literal["refuse", "allow"]
+    """Whether records are accepted where no entry of ``rules`` applies."""
+    rules: tuple[KafkaRuleSettings, ...] = ()
+    """Requirements on Actors; the first that applies decides. With ``format: raw`` each applies to all records."""
+
+    @property
+    def expected_audience(self) -> str:
+        """``audience``, or its default."""
+        return f"kafka:{self.from_}" if self.audience is None else self.audience
+
+
+class KafkaSettings(Model):
+    """Kafka clusters are reached with librdkafka, of the extra ``auth-sidecar[kafka]``."""
+
+    bootstrap: Annotated[str, Field(min_length=1)]
+    """Addresses of brokers: ``host:port``, separated by commas."""
+    client: Mapping[str, Secret] = Field(default_factory=dict)
+    """Properties of librdkafka about security and connections, such as ``security.protocol``, ``sasl.mechanism`` or
+    ``ssl.ca.location``. The values may be ``file:``, ``env:`` or ``secret:`` references."""
+    gates: tuple[KafkaGateSettings, ...] = ()
+    """Gates, which ``sidecar kafka gate`` runs."""
 
 
 class ImportSettings(Model):
@@ -1099,6 +1209,8 @@ class Settings(Model):
     """Browser login."""
     token_endpoint: TokenEndpointSettings = TokenEndpointSettings()
     """Short-lived tokens for clients, workloads and agents."""
+    kafka: KafkaSettings | None = None
+    """Gates before Kafka topics; absent: none."""
     logging: LoggingSettings = LoggingSettings()
     """JSON lines on standard error."""
     tracing: TracingSettings | None = None

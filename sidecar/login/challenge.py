@@ -16,7 +16,7 @@ from sidecar.login.steps import Link, PageStep, Step
 from sidecar.login.transaction import NO_DEMAND, Demand
 from sidecar.sessions.service import Sessions
 from sidecar.web.error_responses import ErrorResponses
-from sidecar.web.request import RequestHead
+from sidecar.web.request import RequestHead, identifier_of
 from sidecar.web.response import Response
 from sidecar.web.server import Connection
 
@@ -126,7 +126,7 @@ class Challenge:
             self._refusals.log(asked, connection, Deny(failure), route="login", status=failure.status)
         elif refused is not None:
             self._refusals.log(asked, connection, refused, route="login", status=refused.failure.status)
-        return self._responses.make(step)
+        return self._responses.make(step, identifier_of(asked, connection))
 
     def _is_fresh(self, secret: str) -> bool:
         """Whether the browser has just logged in: another login would end the same way."""

@@ -178,7 +178,9 @@ class LoginFlow:
         """
         address = self._addresses.checked(return_to)
         links = tuple(
-            Link(f"Sign in with {client.display_name}", self._start(address, name))
+            Link(
+                f"Sign in with {client.display_name}", self._start(address, name), badge=client.display_name[:1].upper()
+            )
             for name, client in self._clients.items()
         )
         shown = message or ("Choose where to sign in." if links else "Sign in with user name and password.")

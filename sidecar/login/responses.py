@@ -1,5 +1,6 @@
 """Makes steps of a login HTTP responses: redirects, cookies, pages."""
 
+from collections.abc import Callable
 from html import escape
 
 from sidecar.login.steps import PageStep, PasswordForm, Redirect, SetCookie, Step
@@ -13,34 +14,41 @@ _PAGE = """<!doctype html>
 """
 
 
-class StepResponses:
-    """``is_secure``: cookies are sent over https only."""
+RenderPage = Callable[[PageStep, str], str]
+"""The HTML of a page; the text is the id of the request."""
 
-    def __init__(self, *, is_secure: bool) -> None:
+
+class StepResponses:
+    """``is_secure``: cookies are sent over https only. ``render`` None: pages are plain, without a stylesheet."""
+
+    def __init__(self, *, is_secure: bool, render: RenderPage | None = None) -> None:
+        self._render = render
         self._attributes = "; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if is_secure else "")
 
-    def make(self, step: Step) -> Response:
+    def make(self, step: Step, request_id: str = "") -> Response:
         """The response. No cache may store it."""
         cookies = b"".join(self._cookie_line(cookie) for cookie in step.cookies)
         if isinstance(step, Redirect):
             location = b"Location: %b\r\n" % step.location.encode("ascii")
             return Response(303, _COMMON + location + cookies)
         targets = " ".join(("'self'", *step.form_targets))
-        policy = f"default-src 'none'; form-action {targets}; base-uri 'none'; frame-ancestors 'none'"
+        assets = "" if self._render is None else "style-src 'self'; script-src 'self'; img-src 'self'; "
+        policy = f"default-src 'none'; {assets}form-action {targets}; base-uri 'none'; frame-ancestors 'none'"
         lines = (
             b"Content-Type: text/html; charset=utf-8\r\nVary: Cookie\r\nX-Frame-Options: DENY\r\n"
             b"Content-Security-Policy: %b\r\n" % policy.encode("ascii")
         )
         wait = step.retry_after or (5 if step.status == 503 else 0)
         retry = b"Retry-After: %d\r\n" % wait if wait else b""
-        return Response(step.status, _COMMON + lines + retry + cookies, _html(step))
+        text = _plain(step) if self._render is None else self._render(step, request_id)
+        return Response(step.status, _COMMON + lines + retry + cookies, text.encode())
 
     def _cookie_line(self, cookie: SetCookie) -> bytes:
         age = "" if cookie.max_age is None else f"; Max-Age={cookie.max_age}"
         return f"Set-Cookie: {cookie.name}={cookie.value}{self._attributes}{age}\r\n".encode("ascii")
 
 
-def _html(page: PageStep) -> bytes:
+def _plain(page: PageStep) -> str:
     actions = [
         f'<p><a href="{escape(link.href)}">{escape(link.label)}</a> {escape(link.note)}</p>' for link in page.links
     ]
@@ -49,8 +57,7 @@ def _html(page: PageStep) -> bytes:
     if page.button:
         field = f'<input type="hidden" name="token" value="{escape(page.form_token)}">'
         actions.append(f'<form method="post">{field}<button>{escape(page.button)}</button></form>')
-    text = _PAGE.format(title=escape(page.title), message=escape(page.message), actions="".join(actions))
-    return text.encode()
+    return _PAGE.format(title=escape(page.title), message=escape(page.message), actions="".join(actions))
 
 
 def _password_form(form: PasswordForm) -> str:

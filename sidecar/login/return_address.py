@@ -5,6 +5,7 @@ this module (backslashes, white space, control characters, dot segments, other s
 """
 
 import re
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 MAX_LENGTH = 2048
@@ -19,9 +20,15 @@ _DOT = re.compile(r"%(?:25)*2[Ee]")
 
 
 class ReturnAddresses:
-    """``origins`` are accepted in absolute addresses; ``own`` is that of ``publicUrl``. ``prefix`` is the sidecar's."""
+    """``origins`` are accepted in absolute addresses; ``own`` is that of ``publicUrl``. ``prefix`` is the sidecar's.
 
-    def __init__(self, origins: frozenset[str], own: str, prefix: str) -> None:
+    Below the prefix only ``pages`` are accepted: paths of pages that do nothing when they are opened.
+    """
+
+    def __init__(
+        self, origins: frozenset[str], own: str, prefix: str, pages: Callable[[str], bool] = lambda _path: False
+    ) -> None:
+        self._pages = pages
         self._origins = origins | {own}
         self._own = own
         self._prefix = prefix
@@ -36,7 +43,12 @@ class ReturnAddresses:
         origin, rest = parted
         path, query, fragment = _parts(rest)
         is_own_endpoint = not origin and (path == self._prefix or path.startswith(f"{self._prefix}/"))
-        if is_own_endpoint or not _is_plain_path(path) or _BAD_ESCAPE.search(query) or _BAD_ESCAPE.search(fragment):
+        if (
+            (is_own_endpoint and not self._pages(path))
+            or not _is_plain_path(path)
+            or _BAD_ESCAPE.search(query)
+            or _BAD_ESCAPE.search(fragment)
+        ):
             return HOME
         return origin + path + (f"?{query}" if query else "") + (f"#{fragment}" if fragment else "")
 

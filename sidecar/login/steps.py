@@ -24,11 +24,12 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of a page. ``note`` stands beside it."""
+    """A link of a page. ``note`` stands beside it. ``badge``: a letter for the provider that the link leads to."""
 
     label: str
     href: str
     note: str = ""
+    badge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,11 @@ def person_key(issuer: str, subject: str) -> str:
     return sha256(f"{len(issuer)}:{issuer}{subject}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def session_owner(issuer: str, provider: str, subject: str) -> Owner:
+    """The owner of the sessions of one person at one provider, without a display name."""
+    return Owner(SESSION_OWNER, provider, person_key(issuer, subject))
+
+
 def make_record(secret: str, content: SessionContent, actor: Actor, *, now: float, expires_at: float) -> TokenRecord:
     """The record of a new session."""
     return TokenRecord(

@@ -21,9 +21,9 @@ from sidecar.sessions.records import (
     session_id,
 )
 from sidecar.sessions.sealing import Sealer
-from sidecar.store.base import Batch, RecordQuery, Store, WriteBatch
+from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
 from sidecar.store.pages import all_records
-from sidecar.store.record import TokenKind, TokenRecord, hash_token
+from sidecar.store.record import Owner, TokenKind, TokenRecord, hash_token
 
 _audit = logging.getLogger(AUDIT)
 _MAX_UNKNOWN_PER_SECOND = 50
@@ -209,6 +209,36 @@ class Sessions:
     async def unlock(self, record: TokenRecord, holder: str) -> None:
         """Give that right back. Raises Unavailable: then it ends by itself."""
         await self._store.unlock(f"refresh:{record.id}", holder)
+
+    async def page(self, *, owner: Owner | None, name: str | None, active: bool | None, after: str, limit: int) -> Page:
+        """A page of sessions, newest first; None: of all. ``owner`` as :func:`~sidecar.sessions.records.session_owner`.
+
+        ``name`` is the id of the Actor: all sessions are read to find it. Raises ValueError for an invalid cursor
+        ``after``, and Unavailable.
+        """
+        query = RecordQuery(
+            kind=TokenKind.BROWSER.value,
+            active=active,
+            owner=None if owner is None else (owner.issuer, owner.subject),
+            owner_provider=None if owner is None else owner.provider,
+            now=self._clock.now(),
+        )
+        if name is None:
+            return await self._store.records(query, after, limit)
+        found = [record async for record in all_records(self._store, query) if record.name == name]
+        start = 0
+        if after:
+            ids = [record.id for record in found]
+            if after not in ids:
+                raise ValueError("not a cursor of this list")
+            start = ids.index(after) + 1
+        shown = tuple(found[start : start + limit])
+        return Page(shown, after=shown[-1].id if start + limit < len(found) else "", total=len(found))
+
+    async def show(self, identifier: str) -> TokenRecord | None:
+        """The record of a session, in force or not. Raises Unavailable."""
+        record = await self._store.record(identifier)
+        return record if record is not None and record.kind is TokenKind.BROWSER else None
 
     async def issued_within(self, issuer: str, subject: str, second: float) -> list[TokenRecord]:
         """The sessions in force of a subject whose ID token has an ``iat`` in the second from ``second`` on.

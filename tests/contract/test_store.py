@@ -155,6 +155,21 @@ async def test_of_tokens_minted_for_a_bot_at_once_one_survives_everywhere(open_s
     assert views[0] == views[1] == views[2]
 
 
+async def test_receipt_of_an_id_that_exists_has_no_record(store: Store) -> None:
+    """Of many writers of one id one learns that it was the first; the others have changed nothing."""
+    rivals = [record("x_1", kind=TokenKind.EXCHANGED, token_hash=f"{number}") for number in range(8)]
+    receipts = await asyncio.gather(*(store.write(Batch(add=(rival,))) for rival in rivals))
+    winners = [rival for rival, receipt in zip(rivals, receipts, strict=True) if receipt.entries.records]
+    (winner,) = winners
+    found = await store.record("x_1")
+    assert found is not None
+    assert found.token_hash == winner.token_hash
+    assert not (await store.write(Batch(add=(record("x_1", token_hash="late"),)))).entries.records
+    listed = await store.records(RecordQuery(), "", 10)
+    assert [one.id for one in listed.records] == ["x_1"]
+    assert (await store.records(RecordQuery(kind="exchanged"), "", 10)).records == listed.records
+
+
 async def test_writing_a_batch_again_changes_nothing(store: Store) -> None:
     batch = Batch(add=[bot("1")], add_entries=[entry()])
     await store.write(batch)

@@ -152,6 +152,36 @@ def test_each_assertion_is_good_for_one_token(require_tool: Callable[[str], Path
             caller.close()
 
 
+def test_without_the_store_there_is_no_token_and_no_replay_after_it(
+    require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """503 while Redis is away. When it comes back empty, the copies of the replicas know what was used."""
+    redis = RedisServer(require_tool("redis-server"), tmp_path / "redis", options=["save ''", "appendonly no"])
+    with running(redis), IdentityProvider() as idp, replicas(tmp_path, redis, idp) as (one, two):
+        root = idp.mint(sub="s-0", preferred_username="root", email=None)
+        callers = [Caller(one), Caller(two)]
+        _until(lambda: callers[0].ask("POST", "/bots", root, {"name": "ingestion"})[0] in (200, 201))
+        _until(lambda: callers[1].ask("GET", "/bots", root)[1]["paging"]["total"] == 1)
+        used, fresh = platform_token(1), platform_token(2)
+        status, document = callers[0].ask("POST", "/token", grant_type=JWT_BEARER, assertion=used)
+        assert status == 200
+        token = document["access_token"]
+        _until(lambda: callers[1].ask("GET", "/auth", token)[0] == 200)
+        redis.kill()
+        for caller in callers:
+            status, document = caller.ask("POST", "/token", grant_type=JWT_BEARER, assertion=fresh)
+            assert (status, document["error"]) == (503, "temporarily_unavailable")
+            # known tokens stay good, and what was used stays used
+            assert caller.ask("GET", "/auth", token)[0] == 200
+            assert caller.ask("POST", "/token", grant_type=JWT_BEARER, assertion=used)[0] == 400
+        redis.start()
+        _until(lambda: callers[0].ask("POST", "/token", grant_type=JWT_BEARER, assertion=platform_token(3))[0] != 503)
+        for caller in callers:
+            assert caller.ask("POST", "/token", grant_type=JWT_BEARER, assertion=used)[0] == 400
+            assert caller.ask("GET", "/auth", token)[0] == 200
+            caller.close()
+
+
 def test_the_end_of_a_source_reaches_the_other_replica(require_tool: Callable[[str], Path], tmp_path: Path) -> None:
     """Refused at once where the source was revoked, and within milliseconds on the other replica."""
     redis = RedisServer(require_tool("redis-server"), tmp_path / "redis")

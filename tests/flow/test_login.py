@@ -239,7 +239,8 @@ async def test_wrong_answer_of_a_provider_begins_no_session(world: World, wrong:
     reply = await browser.get(world.url + "/one")
     assert reply.status == 400, reply.body
     assert SESSION not in browser.cookies
-    assert b"script" not in reply.body
+    assert b"<script>" not in reply.body
+    assert b"alert" not in reply.body
     world.idp.wrong = ""
     await world.login("/one", browser)
 

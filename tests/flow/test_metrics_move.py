@@ -317,6 +317,15 @@ OF_THE_PROGRAM = {
     "sidecar_secrets_expires_seconds",
     "sidecar_secrets_refreshes_total",
     "sidecar_secrets_untidied",
+    # of gates, which are processes of their own: test_kafka_gate.py
+    "sidecar_kafka_records_total",
+    "sidecar_kafka_transactions_total",
+    "sidecar_kafka_transaction_duration_seconds",
+    "sidecar_kafka_lag_records",
+    "sidecar_kafka_lag_seconds",
+    "sidecar_kafka_assigned_partitions",
+    "sidecar_kafka_paused",
+    "sidecar_kafka_unreadable_total",
 }
 
 

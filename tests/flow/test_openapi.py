@@ -48,7 +48,9 @@ def test_the_operations_are_those_of_the_routes() -> None:
     """Each path and method, no more and no fewer; what only admins may do says so."""
     authentication = cast("Any", SimpleNamespace(authenticate=None, authenticate_if_presented=None))
     nothing = cast("Any", None)
-    exact, below = api_routes("", authentication, nothing, nothing, nothing, nothing, nothing)
+    exact, below = api_routes(
+        "", authentication, nothing, nothing, nothing, nothing, nothing, cast("Any", SimpleNamespace())
+    )
     routed: set[tuple[str, str]] = set()
     for_admins: set[tuple[str, str]] = set()
     for path, (name, handler) in [
@@ -77,6 +79,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, 
         document = yaml.safe_load(write_configuration(folder, idp).read_text(encoding="utf-8"))
         document["server"] = {"publicUrl": "https://metadata.example.com"}
         document["tokenEndpoint"] = {"enabled": True, "audiences": ["metadata"], "bots": {"scopes": ["read"]}}
+        provider = document["authenticationConfiguration"]["providers"][0]
+        provider["login"] = {"clientId": "web", "clientSecret": "secret"}
         with running_sidecar(folder, document) as sidecar:
             yield sidecar, idp.mint(preferred_username="root", email="root@example.com", sub="sub-root")
 

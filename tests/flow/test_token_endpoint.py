@@ -1,6 +1,7 @@
 """The token endpoint over HTTP: grants, errors, and what the tokens are good for."""
 
 import json
+import logging
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sidecar.tokens.jwt.compact import parse
 from tests.flow.conftest import LOOPBACK, Scene, Start, own_keys
 from tests.support import forge
 from tests.support.jwks_server import jwk
+from tests.support.ports import free_port
 from tests.support.wire import Answer, Wire
 
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
@@ -591,6 +593,29 @@ async def test_bots_that_must_not_get_tokens(start: Start, tmp_path: Path) -> No
         assert (denied.status, denied.json()["error"]) == (400, "invalid_grant")
 
 
+async def test_tokens_end_when_their_bot_is_released(start: Start, tmp_path: Path) -> None:
+    """A person may have the name from then on."""
+    scene = await begin(start, tmp_path)
+    async with await scene.connect() as wire:
+        token = (await ask(wire, basic(), grant_type="client_credentials")).json()["access_token"]
+        assert await status(wire, token) == 200
+        assert (await admin(wire, "/bots/ingestion", None, "DELETE")).status == 204
+        assert await status(wire, token) == 401
+        refused = await ask(wire, basic(), grant_type="client_credentials")
+        assert (refused.status, refused.json()["error"]) == (400, "invalid_grant")
+
+
+async def test_without_the_keys_of_a_platform_there_is_no_verdict(start: Start, tmp_path: Path) -> None:
+    blocks = configuration(tmp_path)
+    github = blocks["authenticationConfiguration"]["providers"][1]
+    github["publicKeyUrls"] = [f"http://127.0.0.1:{free_port()}/jwks"]
+    scene = await start(**blocks, published=False)
+    async with await scene.connect() as wire:
+        answer = await ask(wire, grant_type=JWT_BEARER, assertion=platform_token())
+        assert (answer.status, answer.json()["error"]) == (503, "temporarily_unavailable")
+        assert answer.all("Retry-After")
+
+
 async def test_a_bot_is_a_client_with_its_own_token(start: Start, tmp_path: Path) -> None:
     scene = await begin(start, tmp_path, bots={"audiences": ["meta"], "scopes": ["read"]})
     async with await scene.connect() as wire:
@@ -768,6 +793,37 @@ async def test_metadata_and_the_authorization_endpoint_that_there_is_not(start: 
             )
             assert (refused.status, refused.json()["error"]) == (400, "unsupported_response_type")
             assert refused.all("Location") == []
+
+
+async def test_log_and_audit_say_who_and_why_but_hold_no_credential(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene = await begin(start, tmp_path)
+    alice = forge.token(forge.claims(sub="alice", jti="a1"))
+    wrong = platform_token(github_claims(event_name="issue_comment"))
+    async with await scene.connect() as wire:
+        answer = await ask(wire, basic(), grant_type=EXCHANGE, subject_token=alice, subject_token_type=f"{TYPE}jwt")
+        assert (await ask(wire, grant_type=JWT_BEARER, assertion=wrong)).status == 400
+        assert (await ask(wire, basic("etl", "w" * 40), grant_type="client_credentials")).status == 401
+    lines = [record.__dict__ for record in caplog.records]
+    (audited,) = [line for line in lines if line.get("event") == "token_exchanged"]
+    assert {
+        name: audited[name] for name in ("client", "actor", "acting", "audience", "source_issuer", "source_id")
+    } == {
+        "client": "etl",
+        "actor": "alice",
+        "acting": "etl",
+        "audience": "meta",
+        "source_issuer": forge.ISSUER,
+        "source_id": "a1",
+    }
+    causes = {line["cause"]: line["detail"] for line in lines if line.get("event") == "request_rejected"}
+    assert causes["workload_claim"] == 'rule github-prod: claim "event_name" does not match'
+    assert "client_wrong" in causes
+    text = "\n".join(map(str, lines))
+    for secret in (SECRET, "w" * 40, alice, wrong, answer.json()["access_token"], "issue_comment"):
+        assert secret not in text
 
 
 async def test_without_the_setting_there_is_no_endpoint(start: Start, tmp_path: Path) -> None:

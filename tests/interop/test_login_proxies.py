@@ -19,6 +19,7 @@ from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
 from tests.flow.test_login import API, SESSION, provider_block
 from tests.interop.test_proxies import reached_upstream
+from tests.support.browser import chromium
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.gateways import envoy_gateway, ingress_nginx, istio
 from tests.support.login_provider import NAVIGATION, Browser, LoginProvider
@@ -168,7 +169,17 @@ async def test_clients_reach_the_paths_of_the_login_and_no_endpoint_of_checks(wo
         assert not [name for name, _ in reply.headers if name.lower().startswith("x-auth-")], path
     if world.name != "ingress-nginx":
         assert (await browser.send(f"{world.url}/oauth2/userinfo", headers=[*API, *own])).status == 200
-    for path in ("start", "sign_in", "sign_out", "signed_out", "callback/corp", "backchannel_logout"):
+    for path in (
+        "start",
+        "sign_in",
+        "sign_out",
+        "signed_out",
+        "callback/corp",
+        "backchannel_logout",
+        "me",
+        "me/tokens/x",
+        "admin",
+    ):
         reply = await Browser().send(f"{world.url}/oauth2/{path}", headers=NAVIGATION)
         assert reply.status != 404, path
         assert not reached_upstream(reply), path
@@ -204,3 +215,29 @@ def certificate_of_alice() -> x509.Certificate:
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")]), datetime.now(UTC)
     made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
     return made.sign(key, hashes.SHA256())
+
+
+@pytest.mark.heavy
+async def test_person_with_a_real_browser_logs_in_and_out(world: World, require_tool: Callable[[str], Path]) -> None:
+    async with chromium(require_tool("chromium")) as browser:
+        context = await browser.new_context()
+        first, second = await context.new_page(), await context.new_page()
+        # at once, without a login cookie
+        await asyncio.gather(first.goto(world.url + DEEP), second.goto(f"{world.url}/two?a=1&b=%2F"))
+        assert (first.url, second.url) == (world.url + DEEP, f"{world.url}/two?a=1&b=%2F")
+        received = Received.of(json.loads(await first.inner_text("body")))
+        assert (received.target, received.all("X-Auth-Request-User")) == (DEEP, ["alice"])
+        assert not "".join(received.all("Cookie"))
+        kept = {one.get("name", ""): one.get("value", "") for one in await context.cookies(world.url)}
+        assert await first.evaluate("async () => (await fetch('/x', {method: 'POST', body: 'x'})).status") == 200
+
+        await first.goto(f"{world.url}/oauth2/sign_out")
+        await first.click("button")
+        await first.wait_for_url(f"{world.url}/oauth2/signed_out**")
+        assert SESSION not in {one.get("name") for one in await context.cookies(world.url)}
+        assert (await Browser(kept).get(world.url + "/", headers=API)).status == 401
+        # a script on a page that is still open
+        answer = await second.evaluate(
+            "async () => { const r = await fetch('/x'); return [r.status, await r.json()]; }"
+        )
+        assert (answer[0], answer[1]["reason"]) == (401, "token_missing")

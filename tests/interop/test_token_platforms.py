@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from joserfc.jwk import RSAKey
 
 from sidecar.keys.key_files import generate, write_pair
-from tests.interop.test_kubernetes import KEY, SIDECAR, configuration, parts, populate, resigned
+from tests.interop.test_kubernetes import KEY, SIDECAR, allow_reviews, configuration, parts, populate, resigned
 from tests.support.http_client import request
 from tests.support.kubernetes import api_server, etcd
 from tests.support.ports import free_port
@@ -67,6 +68,7 @@ def test_a_pod_gets_a_token_for_its_projected_one(require_tool: Callable[[str], 
     issuer = f"http://{address}/oauth2"
     with etcd(program.with_name("etcd"), tmp_path) as store, api_server(program, tmp_path, store, [KEY]) as server:
         populate(server)
+        allow_reviews(server)
         server.create_account("data", "other")
         (tmp_path / "token").write_text(server.token(*SIDECAR), encoding="ascii")
         rule = {
@@ -103,8 +105,12 @@ def test_a_pod_gets_a_token_for_its_projected_one(require_tool: Callable[[str], 
             ]
             for text in refused:
                 assert ask(sidecar, assertion=text, **grant)[1]["error"] == "invalid_grant"
-            # a token of a deleted account is refused although it has not expired
+            # refused although it has not expired; the API server caches for some seconds
             server.delete("/api/v1/namespaces/data/serviceaccounts/crawler")
+            deadline = time.monotonic() + 60
+            while ask(sidecar, assertion=good, **grant)[0] == 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
             assert ask(sidecar, assertion=good, **grant)[1]["error"] == "invalid_grant"
             explained = subprocess.run(
                 [

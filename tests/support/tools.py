@@ -25,11 +25,17 @@ UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 NODE_MAJOR = 20
 OIDC_PROVIDER = ROOT / "tests" / "interop" / "oidc_provider"
+AXE_CORE = ROOT / "tests" / "interop" / "axe_core"
 EXPRESS = ROOT / "tests" / "interop" / "express"
 CONTAINER_BASE = TOOLS / "container-base.tar"
 KEYCLOAK_VERSION = "26.7.3"
 KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
 NIMBUS_VERSION = "10.5"
+# Versions of the broker, each with the digest of the list of its jars (SHA-256 and name, as sha256sum prints them).
+KAFKA_JARS = {
+    "4.4.0": "98b52a7fc606912291aaa0d2a2b8563c1bb4f6a732ad5a4ba94bffc300884b95",
+    "4.1.0": "defd8523665b9074bf5486e51fe91862ce7d7b704147ee109ec8d845548c7da9",
+}
 KUBERNETES = ROOT / "tests" / "interop" / "kubernetes"
 KUBERNETES_KINDS = TOOLS / "kubernetes-kinds"
 # Go modules that hold definitions of kinds which our manifests use: each with its checksum as go.sum has it, and where.
@@ -239,6 +245,30 @@ def _bring_nimbus() -> None:
     _run("mvn", "-q", "-B", plugin, f"-Dartifact={artifact}", f"-DoutputDirectory={TOOLS}")
 
 
+def _kafka(version: str) -> Tool:
+    """A Kafka broker: the folder of its jars, which Java runs."""
+    folder = TOOLS / f"kafka-{version}"
+
+    def bring() -> None:
+        if _on_path("java")() is None or _on_path("mvn")() is None:
+            _debian("default-jre-headless", "maven")()
+        part = folder.with_suffix(".part")
+        pom = ROOT / "tests" / "interop" / "kafka" / "pom.xml"
+        plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+        _run("mvn", "-q", "-B", "-f", str(pom), plugin, f"-Dkafka.version={version}", f"-DoutputDirectory={part}")
+        jars = sorted(part.glob("*.jar"))
+        listed = "".join(f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}\n" for jar in jars)
+        if hashlib.sha256(listed.encode()).hexdigest() != KAFKA_JARS[version]:
+            shutil.rmtree(part)
+            raise BringError("the jars are not those that are expected")
+        part.rename(folder)
+
+    def find() -> Path | None:
+        return folder if folder.is_dir() and _on_path("java")() else None
+
+    return Tool(find, bring, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True)
+
+
 def _kubernetes() -> tuple[str, Path]:
     """The version that go.mod names, and the folder of its programs."""
     found = re.search(
@@ -441,6 +471,7 @@ CATALOGUE: dict[str, Tool] = {
     "prometheus": Tool(_on_path("prometheus"), _debian("prometheus"), "install the package prometheus"),
     "promtool": Tool(_on_path("promtool"), _debian("prometheus"), "install the package prometheus"),
     "oidc-provider": _node_package(OIDC_PROVIDER, "oidc-provider"),
+    "axe-core": _node_package(AXE_CORE, "axe-core"),
     "express": _node_package(EXPRESS, "express"),
     "datahub-client": _client("datahub", "datahub", "acryl-datahub"),
     "openmetadata-client": _client("openmetadata", "metadata", "openmetadata-ingestion", builds=True),
@@ -465,6 +496,7 @@ CATALOGUE: dict[str, Tool] = {
         "install the package containerd",
         node=True,
     ),
+    **{f"kafka-{version}": _kafka(version) for version in KAFKA_JARS},
     "keycloak": Tool(
         _find_keycloak, _bring_keycloak, "install Java >= 17 and Maven, then run CI=true make tools", heavy=True
     ),

@@ -173,6 +173,14 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the header in which the token stands is not for tokens of its provider",
         "add the provider to `providers` of this entry of `tokenHeaders`, or send the token in `Authorization`",
     ),
+    Cause.RECORD_HEADERS: (
+        "the name of a record header is not UTF-8",
+        "correct the client that writes to the inbound topic of the gate",
+    ),
+    Cause.RECORD_SIZE: (
+        "the record with the headers of its Actor is larger than `maxRecordBytes`, or `max.message.bytes` of the topic",
+        "raise both limits; the second should be the larger one",
+    ),
     Cause.PUBLISHED_SECRET: (
         "the token was signed with a key that the products publish",
         "give the server a key pair of its own; `allowPublishedSecrets` is for demonstrations only",

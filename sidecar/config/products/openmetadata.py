@@ -16,6 +16,7 @@ from sidecar.config.settings import (
     SecretsManagerConfiguration,
 )
 from sidecar.errors import Problem
+from sidecar.secrets.ids import NO_MANAGER
 
 BASE_PATH = "basePath"
 PUBLISHED_KEY_ID = "Gb389a-9f76-gdjs-a92j-0242bk94356"
@@ -75,6 +76,8 @@ CLUSTER_NAME = "clusterName"
 _CLUSTER_VARIABLE = "OPENMETADATA_CLUSTER_NAME"
 _TOKENS = "jwtTokenConfiguration"
 _SECRETS = "secretsManagerConfiguration"
+_PIPELINES = "pipelineServiceClientConfiguration"
+_LOADER = "secretsManagerLoader"
 _KEY_FILES = ("rsapublicKeyFilePath", "rsaprivateKeyFilePath", "keyId")
 # Of the server's block about its secrets, a fault stops nothing: it matters only if a setting refers to a secret.
 _MAY_BE_FAULTY = frozenset({_SECRETS})
@@ -84,6 +87,18 @@ _NOT_IN_FORCE: Mapping[tuple[str, str], str] = {
     ("authorizerConfiguration", "allowedEmailDomains"): "write allowedDomains",
     ("authenticationConfiguration", "jwtTeamClaimMapping"): "groups of a caller are those of a provider's groupsClaim",
 }
+
+
+def _loader_warnings(tree: Block) -> Iterator[Problem]:
+    """The server's default, noop, keeps its ingestion from starting with a secrets manager."""
+    manager = child_of(tree.entries.get(_SECRETS, tree), "secretsManager")
+    loader = child_of(tree.entries.get(_PIPELINES, tree), _LOADER)
+    if not isinstance(manager, Leaf) or not isinstance(loader, Leaf):
+        return
+    named, loads = ((leaf.value or "").strip("\"'") for leaf in (manager, loader))
+    if loads == "noop" and named not in ("", *NO_MANAGER):
+        message = f"is noop, and OpenMetadata's ingestion does not start with it and {named}; set it to env or airflow"
+        yield problem_at(tree, (_PIPELINES, _LOADER), message, fatal=False)
 
 
 def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tuple[Block, Leaf | None, list[Problem]]:
@@ -99,16 +114,18 @@ def read_import(file: str, importer: Origin, environ: Mapping[str, str]) -> tupl
     except SourceError as error:
         problem = Problem("" if error.line else "import.openmetadata", error.message, file, error.line)
         return Block({}, importer), None, [problem]
-    only = {*BLOCKS, BASE_PATH, CLUSTER_NAME}
+    only = {*BLOCKS, BASE_PATH, CLUSTER_NAME, _PIPELINES}
     tree, problems = document.resolve(environ, only=only, ignore=IGNORED - _NOT_IN_FORCE.keys())
     problems = [
         replace(problem, fatal=False) if problem.path.partition(".")[0] in _MAY_BE_FAULTY else problem
         for problem in problems
+        if problem.path.partition(".")[0] != _PIPELINES
     ]
+    problems += _loader_warnings(tree)
     entries: dict[str, Node] = {}
     base_path = tree.entries.get(BASE_PATH)
     for name, block in tree.entries.items():
-        if name == BASE_PATH:
+        if name in (BASE_PATH, _PIPELINES):
             continue
         if name == CLUSTER_NAME:
             entries[name] = block

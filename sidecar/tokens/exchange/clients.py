@@ -35,7 +35,7 @@ class Client:
 
 
 def has_secret(client: Client | None, presented: Sequence[str]) -> bool:
-    """Whether a reading of ``presented`` is the secret of ``client``. It takes as long for an unknown client."""
+    """Whether a reading of ``presented`` is the secret of ``client``; as much work for an unknown client (None)."""
     secret = None if client is None else client.settings.secret
     matches = [(secret or _NO_SECRET).matches(reading) for reading in presented]
     return any(matches) and secret is not None

@@ -104,6 +104,9 @@ class BotRegistry:
                 Reason.CONFLICT,
                 message=f"The bot has {len(in_force)} valid tokens, for example {in_force[0].id}; revoke them first",
             )
+        # tokens of the token endpoint would keep the name for up to an hour
+        query = RecordQuery(actor_id=name, kind=TokenKind.EXCHANGED.value)
+        tokens += [token async for token in all_records(self._store, query)]
         revocations = [(token.id, now) for token in tokens if token.revoked_at is None]
         registration = standing or make_registration(name, number, now, by)
         added = () if standing else (registration,)

@@ -46,6 +46,7 @@ class TokenRequest:
     ``format`` is ``openmetadata`` or ``datahub``. ``minted_by`` names the requester, for the audit log.
     ``replace_person``: a bot may take the name of a person, who is rejected from then on. ``replace``: the token of a
     bot overwrites what the secrets manager has under its id, whatever it is.
+    ``id``: that of the record; empty: a new one.
     """
 
     name: str
@@ -62,6 +63,7 @@ class TokenRequest:
     minted_by: str = ""
     format: str = "openmetadata"
     replace_person: bool = False
+    id: str = ""
     replace: bool = False
 
 
@@ -138,7 +140,7 @@ class Minter:
         registrations: Sequence[TokenRecord] = ()
         if request.kind is TokenKind.BOT:
             registrations = await self._claim(actor_id, request.minted_by, request.replace_person)
-        token_id = self._new_id()
+        token_id = request.id or self._new_id()
         now = self._clock.now()
         issued = int(now)
         expires = None if request.lifetime is None else issued + int(request.lifetime)

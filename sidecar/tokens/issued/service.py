@@ -11,6 +11,7 @@ from sidecar.identity.claims import actor_name
 from sidecar.identity.names import folded
 from sidecar.logs import AUDIT
 from sidecar.store.base import Batch, Page, RecordQuery, Store, WriteBatch
+from sidecar.store.pages import all_records
 from sidecar.store.record import NO_OWNER, TOKEN_KINDS, Owner, TokenKind, TokenRecord, hash_token
 from sidecar.tokens.datahub import FORMAT
 from sidecar.tokens.issued.copies import BotTokenCopies
@@ -36,12 +37,14 @@ _DEFAULT_EXPIRY = {TokenKind.BOT: "30", TokenKind.PERSONAL: "30", TokenKind.SESS
 class Caller:
     """The authenticated caller of the API.
 
-    ``is_own`` marks issued tokens; ``record`` is the record of the token, if it has one.
+    ``is_own`` marks issued tokens; ``record`` is the record of the token, if it has one. ``session_id`` is the id of
+    the browser session whose cookie is the credential; empty: the credential is no session.
     """
 
     actor: Actor
     is_own: bool = False
     record: TokenRecord | None = None
+    session_id: str = ""
 
     @property
     def is_system_client(self) -> bool:
@@ -84,7 +87,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """The token that a caller requests. None and empty: not specified."""
+    """The token that a caller requests. None and empty: not specified.
+
+    ``id`` is that of the new record: a second request with the same id creates nothing.
+    """
 
     name: str
     kind: TokenKind
@@ -96,6 +102,7 @@ class TokenSpec:
     allow_impersonation: bool = False
     format: str = "openmetadata"
     replace_person: bool = False
+    id: str = ""
     replace: bool = False
 
 
@@ -142,7 +149,7 @@ class TokenService:
         self._rules = rules
 
     async def caller(self, actor: Actor, *, is_own: bool, record_id: str | None) -> Caller:
-        """The caller of an accepted credential, with the record of its token."""
+        """The caller of an accepted credential, with the record of its token. Not for browser sessions."""
         record = await self._store.record(record_id) if record_id is not None else None
         return Caller(actor, is_own, record)
 
@@ -154,13 +161,15 @@ class TokenService:
             raise Refused(Reason.REQUEST_INVALID, message=REPLACE_IDLE)
         if self._minter is None:
             raise Refused(Reason.CONFLICT, message="Tokens cannot be minted: no signing key is configured")
+        if spec.id and await self._store.record(spec.id) is not None:
+            raise AlreadyMintedError
         actor_id, actor_type = self._actor(caller, spec)
         is_self = spec.kind is not TokenKind.BOT and (actor_id, actor_type) == (caller.actor.id, caller.actor.type)
         if not is_self and spec.kind is not TokenKind.BOT:
             # the owner is the token's Actor: its bearer finds this token, and none of the minter's
             owner = Owner(self._rules.issuer, OWN_PROVIDER, actor_id, actor_id)
         actor = caller.actor
-        return await self._minter.mint(
+        minted = await self._minter.mint(
             TokenRequest(
                 name=spec.name,
                 kind=spec.kind,
@@ -177,9 +186,39 @@ class TokenService:
                 format=spec.format,
                 minted_by=caller.name,
                 replace_person=spec.replace_person,
+                id=spec.id,
                 replace=spec.replace,
             )
         )
+        if spec.id:
+            # of two requests at once, the store keeps the record of one: the other token is not valid
+            stored = await self._store.record(spec.id)
+            if stored is None or stored.token_hash != minted.record.token_hash:
+                raise AlreadyMintedError
+        return minted
+
+    @property
+    def can_mint(self) -> bool:
+        """Whether there is a signing key."""
+        return self._minter is not None
+
+    @property
+    def rules(self) -> TokenRules:
+        """The configured rules."""
+        return self._rules
+
+    async def revoke_minted_in(self, session: TokenRecord, *, by: str) -> int:
+        """Revoke the valid tokens that were minted in a browser session. Returns how many."""
+        query = RecordQuery(actor_id=session.name, active=True, now=self._clock.now())
+        found = [
+            record async for record in all_records(self._store, query) if record.id.startswith(minted_in(session.id))
+        ]
+        if found:
+            now = self._clock.now()
+            await self._write(Batch(revoke=tuple((record.id, now) for record in found)))
+        for record in found:
+            audit_token_revoked(record, by=by)
+        return len(found)
 
     def location(self, record: TokenRecord) -> str | None:
         """The reference under which tokens such as that of ``record`` are in the secrets manager; None: they are not.
@@ -213,11 +252,22 @@ class TokenService:
         return await self._store.record(token.token_id)
 
     async def page(
-        self, caller: Caller, *, actor_id: str | None, kind: str | None, active: bool | None, after: str, limit: int
+        self,
+        caller: Caller,
+        *,
+        actor_id: str | None,
+        kind: str | None,
+        active: bool | None,
+        after: str,
+        limit: int,
+        mine: bool = False,
     ) -> Page:
-        """A page of the tokens that ``caller`` may see. Raises ValueError for an invalid cursor ``after``."""
+        """A page of the tokens that ``caller`` may see; ``mine``: of the caller's own, whatever else an admin may see.
+
+        Raises ValueError for an invalid cursor ``after``.
+        """
         owner = provider = None
-        if not caller.actor.is_admin:
+        if mine or not caller.actor.is_admin:
             identity = caller.identity_key
             if identity is None:
                 return Page()
@@ -295,6 +345,18 @@ class TokenService:
         names it.
         """
         return kind is TokenKind.BOT and actor_id in self._rules.admin_names
+
+
+class AlreadyMintedError(Refused):
+    """A token with the requested id exists: the request is a repetition."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CONFLICT, message="The token has been created already")
+
+
+def minted_in(session_id: str) -> str:
+    """How the ids of tokens begin that were minted in a browser session. Ids of sessions have one length."""
+    return f"{session_id}-"
 
 
 def audit_token_revoked(record: TokenRecord, *, by: str) -> None:

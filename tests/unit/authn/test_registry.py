@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.base import Authenticator
-from sidecar.authn.registry import BUILT_IN, ENTRY_POINTS, AuthenticatorSpec, build_specs, load_authenticator, validate
+from sidecar.authn.guest import GuestOptions
+from sidecar.authn.registry import (
+    BUILT_IN,
+    ENTRY_POINTS,
+    AuthenticatorSpec,
+    build_specs,
+    chain_specs,
+    load_authenticator,
+    validate,
+)
 from sidecar.config.load import Loaded, load
 from sidecar.config.output.show import as_json, as_yaml
 from sidecar.config.reading.decode import fields_by_name
@@ -76,6 +84,21 @@ def test_jwt_is_first_unless_it_is_listed(read: Any) -> None:
     assert [member.name for member in build_specs(listed.authenticators)] == ["keys", "jwt"]
 
 
+def test_authenticators_of_other_blocks_come_first(read: Any) -> None:
+    configs = read({"type": "guest"}).authenticators
+    specs = chain_specs(configs, {"system", "session", "unknown"})
+    assert [(spec.name, spec.factory) for spec in specs] == [
+        ("session", None), ("system", None), ("jwt", None), ("guest", None),
+    ]  # fmt: skip
+    assert [spec.describe for spec in specs] == [
+        "sessions of the browser login (cookie)",
+        "DataHub's system client, Basic id:secret",
+        "Bearer JWTs of the configured issuers and own tokens",
+        "without credentials everybody is guest on /**",
+    ]
+    assert chain_specs(configs, ()) == build_specs(configs)
+
+
 def test_switched_off_the_block_has_no_members(read: Any) -> None:
     assert [member.name for member in build_specs(read({"type": "guest"}, enabled=False).authenticators)] == ["jwt"]
 
@@ -83,7 +106,7 @@ def test_switched_off_the_block_has_no_members(read: Any) -> None:
 def test_datahubs_guest_is_off_unless_it_is_switched_on(read: Any) -> None:
     """DataHub's default, under DataHub's name only."""
     _, by_java_name = build_specs(read({"type": GUEST, "configs": {"guestUser": "visitor"}}).authenticators)
-    assert by_java_name.factory is Guest
+    assert isinstance(by_java_name.options, GuestOptions)
     assert not options(by_java_name).enabled
     _, switched_on = build_specs(read({"type": GUEST, "configs": {"enabled": "true"}}).authenticators)
     assert options(switched_on).enabled

@@ -216,3 +216,27 @@ def test_tokens_of_bots_need_a_secrets_manager_that_is_written_to(text: str, mes
 
 def test_tokens_of_bots_in_a_secrets_manager() -> None:
     assert loaded_with(BOT_TOKENS + KEYS + VAULT, {}).settings.tokens.bot_tokens_in_vault
+
+
+@pytest.mark.parametrize(
+    ("loader", "manager", "is_warned"),
+    [
+        ('${LOADER:-"noop"}', "azure-kv", True),
+        ("noop", "db", False),
+        ("env", "azure-kv", False),
+        ("${UNSET_ELSEWHERE}", "azure-kv", False),
+    ],
+)
+def test_the_servers_loader_for_ingestion(loader: str, manager: str, is_warned: bool) -> None:
+    """With noop, the server's default, OpenMetadata's ingestion does not start with a secrets manager."""
+    Path("om.yaml").write_text(
+        AZURE.replace("azure-kv", manager) + "pipelineServiceClientConfiguration:\n  apiEndpoint: ${NOT_SET}\n"
+        f"  secretsManagerLoader: {loader}\n"
+    )
+    loaded = loaded_with("import: {openmetadata: om.yaml}\n", {})
+    found = [str(one) for one in loaded.warnings if "secretsManagerLoader" in str(one)]
+    assert bool(found) is is_warned
+    assert not [str(one) for one in loaded.warnings if "NOT_SET" in str(one)]
+    if is_warned:
+        assert "om.yaml:" in found[0]
+        assert "is noop, and OpenMetadata's ingestion does not start with it and azure-kv; set it to env" in found[0]

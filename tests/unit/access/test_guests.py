@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 
-from sidecar.access.decide import Allow, Decider, GuestPolicy, Verdict
+from sidecar.access.decide import Allow, Decider, Verdict
+from sidecar.access.guests import GuestPolicy
 from sidecar.access.rules import Rules
-from sidecar.authn.authenticators.guest import Guest
 from sidecar.authn.base import ABSTAINED, Authenticator, AuthenticatorProtocol, Outcome, Rejected
 from sidecar.authn.chain import Chain
+from sidecar.authn.guest import GuestOptions
 from sidecar.concurrency import settled
 from sidecar.config.settings import RuleSettings
 from sidecar.errors import Cause, Reason, Refused, Unavailable
 from sidecar.identity.request import RequestContext
 from sidecar.metrics import Metrics
-from tests.support.members import asked, options_of, surroundings
+from tests.support.members import asked, surroundings
 
 RULES = [
     {"path": "/open/**", "access": "public"},
@@ -41,11 +42,10 @@ class Tells(Authenticator):
 def decider(
     *authenticators: AuthenticatorProtocol, skippable: tuple[str, ...] = (), written: Any = RULES, **options: Any
 ) -> Decider:
-    guest = Guest(options_of(Guest, options), surroundings("guest"))
-    limits = Rules(RuleSettings(path=path, methods=guest.methods, access="guest") for path in guest.paths)
     rules = Rules(RuleSettings.model_validate(rule) for rule in written)
-    chain = Chain((*authenticators, guest), (), Metrics(), skippable=skippable)
-    return Decider(rules, chain, deadline=5.0, public_preflight=False, guests=GuestPolicy(guest.accepted, limits))
+    chain = Chain(authenticators, (), Metrics(), skippable=skippable)
+    guests = GuestPolicy(GuestOptions.model_validate(options), "guest")
+    return Decider(rules, chain, deadline=5.0, public_preflight=False, guests=guests)
 
 
 async def who(of: Decider, view: RequestContext) -> str:
