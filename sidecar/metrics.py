@@ -168,6 +168,26 @@ class Metrics:
         self._declare_login()
         self._declare_token_endpoint()
         self._declare_secrets()
+        self.signals = Counter(
+            "sidecar_signals_total",
+            "Security events of providers.",
+            ("provider", "event", "outcome"),
+            registry=self.registry,
+        )
+        self.across["sidecar_stream_enabled"] = MultiprocessMode.MIN
+        self.stream_enabled = Gauge(
+            "sidecar_stream_enabled",
+            "Whether the provider sends security events, as far as it has said.",
+            ("provider",),
+            registry=self.registry,
+        )
+        self.across["sidecar_signal_last_timestamp_seconds"] = MultiprocessMode.MAX
+        self.signal_last = Gauge(
+            "sidecar_signal_last_timestamp_seconds",
+            "Time of the last accepted security event.",
+            ("provider",),
+            registry=self.registry,
+        )
         self.challenges = Counter(
             "sidecar_challenges_total",
             "Challenges about protected resources.",

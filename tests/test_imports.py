@@ -131,6 +131,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pages": (*BASICS, "web", "api", "access.decide", "login", "sessions", "tokens", "store", "identity"),
     # normal names and values of headers
     "kafka": (*BASICS, "authn.base", "dataplane.identity_headers", "identity", "store.timestamps", "config.settings"),
+    "signals": (
+        *BASICS,
+        "web",
+        "api.body",
+        "access.decide",
+        "tokens.jwt",
+        "tokens.revocation",
+        "store",
+        "keys",
+        "secrets.value",
+    ),
     "demo": (*BASICS,),
 }
 # Inside a part: what a folder may import of its own part. Modules beside the folders may import all of it.
@@ -154,7 +165,7 @@ KNOW_EVERYONE = ("app", "cli", "__main__")
 
 # Where a foreign library may be imported. ``aiohttp.web`` and ``aiohttp`` are distinguished by the imported names.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "pages", "app", "demo"),
+    "aiohttp server": ("web", "dataplane", "api", "admin", "login", "pages", "signals", "app", "demo"),
     "aiohttp client": ("outbound", "dataplane.proxy", "demo", "vaults.azure"),
     "azure": ("vaults.azure",),
     "joserfc": ("keys", "tokens", "demo"),

@@ -49,6 +49,14 @@ class BodyReader:
             raise bad_request("The body must be a form in ASCII") from error
         return _parse_fields(text, "The body must be a form without repeated fields")
 
+    async def read_text(self, request: web.BaseRequest, media_type: str) -> str:
+        """ASCII text of this media type, from a caller who is not authenticated yet. Raises as :meth:`read_form`."""
+        _check_type(request, media_type)
+        try:
+            return (await self._read(request, is_decided=False)).decode("ascii")
+        except UnicodeDecodeError as error:
+            raise bad_request("The body must be ASCII") from error
+
     async def _read(self, request: web.BaseRequest, *, is_decided: bool = True) -> bytes:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise bad_request("The body must not be compressed")

@@ -531,12 +531,23 @@ def _revocation_schemas(
         ({"issuer": issuer, "subject": _text("`sub` of the tokens", shortest=1)}, ("issuedBefore",)),
         ({"issuer": issuer, "issuedBefore": before}, ()),
         ({"actor": actor}, ("issuedBefore",)),
+        ({"issuer": issuer, "subject": _text("`sub` of the tokens", shortest=1), "until": {"type": "null"}}, ()),
+        ({"scope": {"const": "session"}, "issuer": issuer, "sid": _text("`sid` of the session", shortest=1)}, ()),
+        (
+            {
+                "scope": {"const": "subject_sessions"},
+                "issuer": issuer,
+                "subject": _text("`sub` of the tokens", shortest=1),
+            },
+            ("issuedBefore",),
+        ),
     ]
     entry = {
         "id": {"type": "string"},
-        **{key: {"type": "string"} for key in ("issuer", "jti", "digest", "subject")},
+        **{key: {"type": "string"} for key in ("scope", "issuer", "jti", "digest", "subject", "sid")},
         "actor": actor,
         "issuedBefore": moment,
+        "until": {"type": "null"},
         "reason": {"type": "string"},
         "createdAt": moment,
         "createdBy": {"type": "string"},

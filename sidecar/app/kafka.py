@@ -22,7 +22,7 @@ from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.naming import check_names
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.running import operations_listener
-from sidecar.authn.authenticators.jwt import Issuer, JwtAuthenticator
+from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAuthenticator
 from sidecar.authn.base import Accepted
 from sidecar.authn.lifecycle import AuthenticatorSet, open_authenticators
 from sidecar.authn.registry import JWT, chain_specs
@@ -273,8 +273,12 @@ def _bound(
         policy = issuer.expectations
         limits = [one for one in (policy.max_lifetime, gate.max_token_lifetime) if one is not None]
         audiences = frozenset({gate.expected_audience})
+        mapper = issuer.mapper
+        if isinstance(mapper, IssuedTokenResolver):
+            mapper = mapper.for_audience(gate.expected_audience)
         return replace(
             issuer,
+            mapper=mapper,
             expectations=replace(policy, audiences=audiences, max_lifetime=min(limits, default=None)),
         )
 

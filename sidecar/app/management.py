@@ -12,6 +12,7 @@ from sidecar.api.routes import api_routes
 from sidecar.app.datahub import DataHubSetup
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
+from sidecar.app.signals import build_signals
 from sidecar.authn.authenticators.datahub_token import DATAHUB
 from sidecar.authn.authenticators.kubernetes import KubernetesOptions
 from sidecar.authn.base import Authenticator
@@ -117,7 +118,8 @@ def management_routes(
         BodyReader(server.limits.body_timeout, decider.undecided_bodies),
         services.sessions,
     )
-    return services, exact, below
+    signals = build_signals(loaded, registry, revocations, decider, clock, context.metrics)
+    return services, exact, {**below, **signals}
 
 
 def build_caller_authentication(
@@ -217,6 +219,7 @@ def build_revocations(
         spellings or (lambda issuer: accepted.get(issuer, (issuer,))),
         unbound,
         has_never_expiring=_has_never_expiring(loaded),
+        max_session_age=loaded.settings.login.session.max_age,
     )
     verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
     authenticator_issuers = _authenticator_issuers(loaded)

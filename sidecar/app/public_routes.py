@@ -269,4 +269,5 @@ def _forwarder(
         watch=watch,
         login=None if pages is None else pages.challenge,
         cookies=None if login is None else login.cookies,
+        protects_pages=settings.login.protect_pages == "noStore",
     )

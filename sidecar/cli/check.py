@@ -14,6 +14,7 @@ from sidecar.app.datahub import datahub_setup
 from sidecar.app.egress_report import routes
 from sidecar.app.login import registration_lines
 from sidecar.app.naming import EXAMPLE, example_name
+from sidecar.app.signals import push_lines
 from sidecar.app.token_endpoint import endpoint_lines
 from sidecar.authn.authenticators.datahub_system import SYSTEM
 from sidecar.authn.authenticators.session import SESSION
@@ -114,7 +115,8 @@ def run_check(options: argparse.Namespace) -> int:
         found.describe(_names(loaded))
         found.describe(_server_names(server_names(loaded.settings)))
         found.describe(_egress(loaded, specs))
-        found.describe([*network_lines(loaded.settings), *registration_lines(loaded), *endpoint_lines(loaded.settings)])
+        found.describe([*network_lines(loaded.settings), *registration_lines(loaded)])
+        found.describe([*push_lines(loaded), *endpoint_lines(loaded.settings)])
         results = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
     except Misconfigured as error:
         # without them an error may be hard to explain, such as one of a block that an import disables

@@ -79,6 +79,17 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="TIME",
         help="when the entry expires (default: when no affected token can be valid any more)",
     )
+    add.add_argument(
+        "--until-removed",
+        action="store_true",
+        help="with --issuer and --subject: also affect tokens that are issued later, until the entry is removed",
+    )
+    add.add_argument(
+        "--scope",
+        choices=(Scope.SESSION.value, Scope.SUBJECT_SESSIONS.value),
+        help="end sessions at the issuer and the issuer's tokens of them only: of --sid, or of --subject",
+    )
+    add.add_argument("--sid", metavar="SID", help="with --issuer and --scope session: the session at the issuer")
     add.add_argument("--reason", metavar="TEXT")
     add.set_defaults(run=run_add)
     imports = actions.add_parser(
@@ -126,9 +137,12 @@ def run_add(options: argparse.Namespace) -> int:
         "expiresAt": options.expires_at,
         "reason": options.reason,
         "unknownIssuer": options.unknown_issuer or None,
+        "scope": options.scope,
+        "sid": options.sid,
     }
+    until: dict[str, None] = {"until": None} if options.until_removed else {}
     try:
-        request = parse_request({name: value for name, value in named.items() if value is not None})
+        request = parse_request({name: value for name, value in named.items() if value is not None} | until)
     except ValueError as error:
         raise BadEntryError(f"{error}; see sidecar revocations add --help") from error
     added = asyncio.run(_add(load_settings(options), request))

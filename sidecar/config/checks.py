@@ -29,6 +29,7 @@ from sidecar.config.settings import (
     Settings,
     StoreTls,
 )
+from sidecar.config.signals import check_signals
 from sidecar.config.token_endpoint import check_token_endpoint
 from sidecar.config.token_header_checks import check_token_headers
 from sidecar.hosts import is_loopback
@@ -508,6 +509,7 @@ CHECKS: tuple[Check, ...] = (
     check_untrusted_checks,
     check_base_paths,
     check_resources,
+    check_signals,
     check_headers,
     check_claim_paths,
     check_wildcards,

@@ -697,6 +697,41 @@ class ResourceSettings(Model):
     Absent: ``server.origins``; without it, not checked."""
 
 
+SignalEvent = Literal[
+    "session-revoked", "sessions-revoked", "tokens-revoked", "credential-change", "token-claims-change",
+    "account-disabled", "account-purged", "credential-compromise", "identifier-recycled",
+]  # fmt: skip
+
+
+class TransmitterSettings(Model):
+    """A provider that pushes security events (OpenID Shared Signals Framework) to ``{prefix}/events/<provider>``."""
+
+    provider: Annotated[str, Field(min_length=1)]
+    """Name of the provider. Its events can only end sessions and tokens of its own subjects."""
+    issuer: Text = ""
+    """``iss`` of its security event tokens; absent: the provider's issuer."""
+    audience: Text = ""
+    """``aud`` of its security event tokens; absent: ``server.publicUrl`` followed by ``server.prefix``."""
+    authorization: Secret
+    """Value of ``Authorization`` that each push must have, such as ``Bearer`` and a random text; at least 32
+    characters."""
+    events: tuple[SignalEvent, ...] = (
+        "session-revoked", "sessions-revoked", "tokens-revoked", "credential-change", "account-disabled",
+        "account-purged", "credential-compromise", "identifier-recycled",
+    )  # fmt: skip
+    """Events that have an effect; others are acknowledged and counted. ``account-disabled`` and ``account-purged`` end
+    all tokens of the subject, also later ones, until the entry is removed; ``credential-compromise`` and
+    ``identifier-recycled`` all tokens so far; the others the sessions and tokens of the provider so far, but not the
+    tokens that the sidecar issued."""
+
+
+class SignalSettings(Model):
+    """Ends of sessions and accounts that identity providers report."""
+
+    transmitters: tuple[TransmitterSettings, ...] = ()
+    """Providers that push security events."""
+
+
 class CorsSettings(Model):
     """Cross-origin requests."""
 
@@ -858,6 +893,9 @@ class LoginSettings(Model):
     page."""
     logout: LoginLogoutSettings = LoginLogoutSettings()
     """Signing out."""
+    protect_pages: Literal["noStore", "off"] = "noStore"
+    """``noStore``: in forward mode, HTML responses to requests with a session cookie get ``Cache-Control: no-store``,
+    so that the button back does not show them after signing out. ``off``: they are sent as they are."""
     page: LoginPageSettings = LoginPageSettings()
     """Texts on the pages. Needs the extra ``pages``."""
 
@@ -1199,6 +1237,8 @@ class Settings(Model):
     """Route rules; the first match decides; without a match the caller must be authenticated."""
     resources: tuple[ResourceSettings, ...] = ()
     """Protected resources, such as MCP servers. They need ``server.publicUrl``."""
+    signals: SignalSettings = SignalSettings()
+    """Ends of sessions and accounts that identity providers report."""
     cors: CorsSettings = CorsSettings()
     """Cross-origin requests."""
     revocation: RevocationSettings = RevocationSettings()

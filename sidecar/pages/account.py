@@ -17,7 +17,7 @@ from sidecar.tokens.issued.lifetime import parse_lifetime
 from sidecar.tokens.issued.service import AlreadyMintedError, Caller, TokenService, minted_in
 from sidecar.web.response import Response
 
-ITEMS = 7
+ITEMS = 6
 """Items of a list on one page."""
 _DAY = 86400.0
 _CHOICES = (1, 7, 30, 90, 180, 365)

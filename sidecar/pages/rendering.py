@@ -93,9 +93,15 @@ class Renderer:
 
     def step(self, page: PageStep, request_id: str) -> str:
         """The HTML of a page of the login."""
-        is_sign_in = page.password is not None or any(link.badge for link in page.links)
-        shown_id = request_id if page.status >= 400 and not is_sign_in else ""
-        return self.text("step.html", {"page": page, "is_sign_in": is_sign_in, "request_id": shown_id})
+        takes_password = page.password is not None
+        is_sign_in = takes_password or any(link.badge for link in page.links)
+        context = {
+            "page": page,
+            "is_sign_in": is_sign_in,
+            "is_wrong": takes_password and page.failure is not None,
+            "request_id": request_id if page.status >= 400 and not is_sign_in else "",
+        }
+        return self.text("step.html", context)
 
 
 class Assets:

@@ -31,6 +31,8 @@ from sidecar.web.response import Response
 
 _ROUTE = "pages"
 _READING = ("GET", "HEAD")
+_MAX_DIFFERENCE = 60.0
+"""Seconds by which the clock of a provider may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Desk:
         return Response(303, lines + self._cookie(sealed, NOTICE_MAX_AGE))
 
     def _again(self, visit: Visit) -> Again:
-        query = urlencode({"provider": visit.session.content.provider, "rd": visit.path})
+        query = urlencode({"provider": visit.session.content.provider, "rd": visit.path, "prompt": "login"})
         minutes = max(1, round(self.fresh_for / 60))
         within = "1 minute" if minutes == 1 else f"{minutes} minutes"
         return Again(f"{self.renderer.site.prefix}/start?{query}", within)
@@ -199,7 +201,7 @@ class PageEndpoint:
             path,
             _query(request, self.known),
             desk.notices.open(sealed[0], session.record.id) if len(sealed) == 1 and form is None else None,
-            desk.sessions.now() - session.record.created_at < desk.fresh_for,
+            _is_fresh(session, desk.sessions.now(), desk.fresh_for),
             form,
             form_id,
         )
@@ -212,6 +214,14 @@ def _query(request: web.BaseRequest, known: tuple[str, ...]) -> Mapping[str, str
         if name in known:
             found.setdefault(name, value)
     return found
+
+
+def _is_fresh(session: Session, now: float, limit: float) -> bool:
+    """Whether the person has authenticated within ``limit`` seconds, here and at the provider, if that says when."""
+    moments = [session.record.created_at]
+    if session.content.authenticated_at is not None:
+        moments.append(session.content.authenticated_at + _MAX_DIFFERENCE)
+    return now - min(moments) < limit
 
 
 def require_fresh(visit: Visit) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-from aiohttp import ClientSession, WSMsgType
+from aiohttp import ClientSession, WSMsgType, web
 
 from sidecar.app.running import run_sidecar
 from sidecar.cli.main import main
@@ -21,6 +21,7 @@ from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.http_client import Reply
 from tests.support.identity_provider import AUDIENCE
 from tests.support.login_provider import CLIENT_ID, CLIENT_SECRET, NAVIGATION, Browser, LoginProvider, query_of
+from tests.support.loopback_server import LoopbackServer
 from tests.support.ports import free_port
 
 SESSION, LOGIN = "sidecar_session", "sidecar_login"
@@ -718,3 +719,21 @@ async def test_everything_of_the_login_is_404_without_it(tmp_path: Path) -> None
         for path in ("/start", "/sign_in", "/sign_out", "/signed_out", "/challenge", "/callback/corp"):
             assert (await sidecar.call("GET", path)).status == 404
         assert (await sidecar.call("POST", "/backchannel_logout", form={"logout_token": "x"})).status == 404
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [({}, ["max-age=60", "no-store"]), ({"protectPages": "off"}, ["max-age=60"])]
+)
+async def test_page_of_a_session_is_not_stored(tmp_path: Path, setting: dict[str, str], expected: list[str]) -> None:
+    async def pages(asked: web.BaseRequest) -> web.StreamResponse:
+        kind = "text/html; charset=utf-8" if asked.path == "/page" else "text/css"
+        return web.Response(text="<p>", headers={"Content-Type": kind, "Cache-Control": "max-age=60"})
+
+    with LoopbackServer(pages) as upstream:
+        block = {"url": upstream.url, "credentials": "none"}
+        async with world_of(tmp_path, upstream=block, login=setting) as world:
+            browser = Browser()
+            assert (await browser.get(world.url + "/page")).all("Cache-Control") == expected
+            assert (await browser.get(world.url + "/style")).all("Cache-Control") == ["max-age=60"]
+            token = ("Authorization", f"Bearer {world.idp.mint()}")
+            assert (await Browser().send(world.url + "/page", headers=[token])).all("Cache-Control") == ["max-age=60"]

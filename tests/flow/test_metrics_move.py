@@ -122,6 +122,26 @@ async def false_logout(world: World) -> None:
     await world.scene.reload()
 
 
+async def security_event(world: World) -> None:
+    """For a moment the provider is a transmitter."""
+    transmitter = {"provider": "corp", "authorization": "s" * 32, "audience": "receiver"}
+    await world.scene.reload(signals={"transmitters": [transmitter]})
+    event = "https://schemas.openid.net/secevent/ssf/event-type/verification"
+    claims = {
+        "iss": forge.ISSUER,
+        "aud": "receiver",
+        "jti": "e1",
+        "iat": int(forge.NOW),
+        "sub_id": {"format": "opaque"},
+    }
+    text = forge.token({**claims, "events": {event: {}}}, forge.header(typ="secevent+jwt"))
+    async with await world.scene.connect() as wire:
+        lines = [("Content-Type", "application/secevent+jwt"), ("Authorization", "s" * 32)]
+        answer = await wire.ask("/oauth2/events/corp", lines, method="POST", body=text.encode())
+    assert answer.status == 202
+    await world.scene.reload()
+
+
 async def garbled(world: World) -> None:
     async with await world.scene.connect() as wire:
         await wire.send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
@@ -267,6 +287,14 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
     (challenged, ('sidecar_challenges_total{reason="token_missing",resource="/mcp"}',)),
     (failed_login, ('sidecar_logins_total{outcome="refused",provider="corp",reason="state_invalid"}',)),
+    (
+        security_event,
+        (
+            'sidecar_signals_total{event="verification",outcome="applied",provider="corp"}',
+            'sidecar_stream_enabled{provider="corp"}',
+            'sidecar_signal_last_timestamp_seconds{provider="corp"}',
+        ),
+    ),
     (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
     (away, (

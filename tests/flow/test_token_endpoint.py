@@ -100,7 +100,8 @@ def configuration(folder: Path, **changes: Any) -> dict[str, Any]:
         "audiences": ["meta"],
         "jwtPrincipalClaims": ["sub"],
     }
-    github = {"name": "github", "issuer": GITHUB, "publicKeyUrls": [key_file(folder, "github", PLATFORM_KEY, "p1")]}
+    github: dict[str, Any] = {"name": "github", "issuer": GITHUB, "jwtPrincipalClaims": ["actor"]}
+    github["publicKeyUrls"] = [key_file(folder, "github", PLATFORM_KEY, "p1")]
     endpoint = {
         "enabled": True,
         "audiences": ["meta", f"{URL}/mcp", "kafka:prod"],

@@ -289,3 +289,13 @@ async def test_program_of_a_page_gets_json(world: World) -> None:
     assert answer.status == 401
     assert (await answer.json())["login"] == "/oauth2/start"
     assert not [one for one in await world.context.cookies(world.url) if one.get("name") == "sidecar_login"]
+
+
+async def test_page_is_not_shown_again_after_the_sign_out(world: World) -> None:
+    page = await world.login()
+    await page.click("text=Log out")
+    await page.wait_for_url(f"{world.url}/oauth2/signed_out**")
+    for _ in range(4):
+        with suppress(Error):  # from the back/forward cache no load event comes
+            await page.go_back(timeout=3000)
+        assert "The page" not in await page.title(), page.url

@@ -104,6 +104,10 @@ class IssuedTokenResolver:
         self._leeway = leeway
         self._early = early
 
+    def for_audience(self, audience: str) -> "IssuedTokenResolver":
+        """The same, accepting only tokens with ``audience``."""
+        return IssuedTokenResolver(self._tokens.for_audience(audience), self._leeway, self._early)
+
     async def accept(self, token: Unverified, verified: VerifiedClaims) -> Accepted:
         """The caller. Raises as :class:`PrincipalMapper` says."""
         identity = await self._tokens.identify(verified, token.text)

@@ -86,6 +86,7 @@ class Forwarder:
         watch: StreamWatch,
         login: LoginChallenge | None = None,
         cookies: OwnCookies | None = None,
+        protects_pages: bool = False,
     ) -> None:
         """``public_url``: see :class:`RequestHeads`.
 
@@ -99,7 +100,7 @@ class Forwarder:
             public_url=public_url,
             base_path=pool.endpoint.base_path,
         )
-        self._answer_heads = ResponseHeads(cookies)
+        self._answer_heads = ResponseHeads(cookies, protects_pages=protects_pages)
         self._login = login
         self._pool = pool
         self._exchanges = ExchangeTable(pool, self._request_heads, self._answer_heads, metrics, self._finish)

@@ -100,6 +100,10 @@ def _basic_line(asked: RequestHead) -> list[bytes]:
     return [b"Authorization: %b\r\n" % given[0]] if len(given) == 1 and given[0][:6].lower() == b"basic " else []
 
 
+_NO_STORE = b"Cache-Control: no-store\r\n"
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+
+
 @dataclass(slots=True)  # not frozen: made for every answer
 class ResponseHead:
     """The head of a response, and the framing of its body. ``keep_alive``: another request may follow."""
@@ -111,10 +115,14 @@ class ResponseHead:
 
 
 class ResponseHeads:
-    """Creates heads for clients. ``cookies`` are those of the sidecar, which no upstream sets."""
+    """Creates heads for clients. ``cookies`` are those of the sidecar, which no upstream sets.
 
-    def __init__(self, cookies: OwnCookies | None = None) -> None:
+    ``protects_pages``: HTML in response to a request with the session cookie is not to be stored.
+    """
+
+    def __init__(self, cookies: OwnCookies | None = None, *, protects_pages: bool = False) -> None:
         self._headers = ResponseHeaders(cookies)
+        self._pages_of = cookies if protects_pages else None
 
     def make(
         self, message: RawResponseMessage, asked: RequestHead, client: Connection, *, may_stay: bool
@@ -150,7 +158,15 @@ class ResponseHeads:
             raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, Cause.HEADER, "answer headers") from error
         # RFC 9110 section 6.6.1: a recipient with a clock adds Date when it forwards a response without one
         date = b"" if DATE in message.headers else date_line.date()
+        if self._pages_of is not None and _is_page(message) and self._pages_of.values(asked.headers):
+            date += _NO_STORE  # beside the upstream's own: the strictest counts
         return b"%b%b%bX-Request-Id: %b\r\n" % (line, block, date, identifier_of(asked, client).encode("ascii"))
+
+
+def _is_page(message: RawResponseMessage) -> bool:
+    """Whether a browser shows the response as a page."""
+    kind = message.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return kind in _PAGES
 
 
 @lru_cache(maxsize=128)

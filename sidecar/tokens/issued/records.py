@@ -85,6 +85,11 @@ class IssuedTokens:
         self._policy = policy
         self._require_record = require_record
 
+    def for_audience(self, audience: str) -> "IssuedTokens":
+        """The same, accepting only tokens with ``audience``, whoever has issued them."""
+        audiences = OwnAudiences(audience, frozenset({audience}))
+        return IssuedTokens(self._records, self._policy, require_record=self._require_record, audiences=audiences)
+
     async def identify(self, verified: VerifiedClaims, text: str) -> IssuedIdentity:
         """The identity of the token ``text`` with the claims ``verified``.
 

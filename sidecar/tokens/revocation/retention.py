@@ -27,12 +27,14 @@ class RetentionPolicy:
     ``spellings`` returns every spelling of an issuer that its tokens may contain: an entry under another spelling would
     match none of them. ``unbound``: the limits of issuers that are not configured, if their tokens are accepted.
     ``has_never_expiring``: Actors can also authenticate with credentials that never expire, such as passwords.
+    ``max_session_age``: the longest browser session, which entries for sessions must outlast.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
     spellings: Callable[[str], tuple[str, ...]] = lambda issuer: (issuer,)
     unbound: IssuerBounds | None = None
     has_never_expiring: bool = False
+    max_session_age: float = 0.0
 
     def default_expiry(
         self,
@@ -53,9 +55,11 @@ class RetentionPolicy:
             bounds += [UNKNOWN] if self.has_never_expiring else []
         if token_expires_at is not None:
             return token_expires_at + max((bound.leeway for bound in bounds), default=0.0)
-        return _latest_expiry(
-            bounds, now if issued_before is None else issued_before, exclusive=issued_before is not None
-        )
+        start = now if issued_before is None else issued_before
+        latest = _latest_expiry(bounds, start, exclusive=issued_before is not None)
+        if latest is None or scope not in (Scope.SESSION, Scope.SUBJECT_SESSIONS):
+            return latest
+        return max(latest, now + self.max_session_age)
 
     def entry_expiry(
         self, default: float | None, requested: float | None, now: float, *, token_expires_at: float | None = None

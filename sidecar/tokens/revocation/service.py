@@ -40,6 +40,10 @@ _SHAPES: Mapping[frozenset[str], Scope] = {
     frozenset({"issuer", "issuedBefore"}): Scope.ISSUER,
     frozenset({"actor"}): Scope.ACTOR,
     frozenset({"actor", "issuedBefore"}): Scope.ACTOR,
+    frozenset({"issuer", "subject", "until"}): Scope.SUBJECT,
+    frozenset({"scope", "issuer", "sid"}): Scope.SESSION,
+    frozenset({"scope", "issuer", "subject"}): Scope.SUBJECT_SESSIONS,
+    frozenset({"scope", "issuer", "subject", "issuedBefore"}): Scope.SUBJECT_SESSIONS,
 }
 _ALWAYS_ALLOWED = frozenset({"reason", "expiresAt", "unknownIssuer"})
 NOW = "now"
@@ -53,7 +57,8 @@ class RevocationRequest:
     """The requested entry. Times are seconds since the epoch, None: not specified.
 
     ``token`` is the text of a token that is not verified yet; :func:`for_token` replaces it. ``unknown_issuer``: the
-    issuer need not be known here.
+    issuer need not be known here. ``until_removed``: the entry matches every token, also one issued later, until it is
+    removed.
     """
 
     scope: Scope
@@ -65,6 +70,7 @@ class RevocationRequest:
     token: str = ""
     token_expires_at: float | None = None
     unknown_issuer: bool = False
+    until_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,16 @@ def parse_request(document: object) -> RevocationRequest:
     scope = _SHAPES.get(frozenset(document) - _ALWAYS_ALLOWED)
     if scope is None:
         raise ValueError(
-            "an entry has one of: token; issuer and jti; issuer and subject; issuer and issuedBefore; actor;"
-            " the last three allow issuedBefore, all of them reason, expiresAt and unknownIssuer"
+            "an entry has one of: token; issuer and jti; issuer and subject; issuer and issuedBefore; actor; scope"
+            " session, issuer and sid; scope subject_sessions, issuer and subject; those of a subject, issuer or actor"
+            " allow issuedBefore, that of issuer and subject until, all of them reason, expiresAt and unknownIssuer"
         )
+    if "scope" in document and document["scope"] != scope.value:
+        raise ValueError(f"scope must be {scope.value} with these members")
+    if "until" in document and document["until"] is not None:
+        raise ValueError("until must be null: the entry stands until it is removed")
+    if "until" in document and document.get("expiresAt") is not None:
+        raise ValueError("until and expiresAt exclude each other")
     unknown_issuer = document.get("unknownIssuer", False)
     if not isinstance(unknown_issuer, bool):
         raise ValueError("unknownIssuer must be true or false")
@@ -96,10 +109,11 @@ def parse_request(document: object) -> RevocationRequest:
         reason=_text(document, "reason", _MAX_REASON, blank=True),
         token=_text(document, "token", 1024 * 1024),
         unknown_issuer=unknown_issuer,
+        until_removed="until" in document,
     )
     if scope is Scope.ACTOR:
         return replace(request, name=_actor(document["actor"]))
-    return replace(request, name=_text(document, "jti") or _text(document, "subject"))
+    return replace(request, name=_text(document, "jti") or _text(document, "subject") or _text(document, "sid"))
 
 
 def for_token(request: RevocationRequest, token: SubmittedToken) -> RevocationRequest:
@@ -124,7 +138,7 @@ def describe_entry(entry: RevocationEntry) -> dict[str, Any]:
         case Scope.DIGEST:
             about["digest"] = entry.name
         case Scope.SUBJECT:
-            about["subject"] = entry.name
+            about |= {"subject": entry.name} | ({"until": None} if entry.issued_before is None else {})
         case Scope.SESSION:
             about |= {"scope": entry.scope.value, "sid": entry.name}
         case Scope.SUBJECT_SESSIONS:
@@ -277,7 +291,7 @@ class RevocationService:
     async def _completed(self, request: RevocationRequest, now: float) -> RevocationRequest:
         """``request`` with defaults: the spelling of the issuer, the cut-off, the expiry of an issued token."""
         request = replace(request, issuer=self._retention.spellings(request.issuer)[0])
-        if request.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR):
+        if request.scope in (Scope.SUBJECT, Scope.ISSUER, Scope.ACTOR, Scope.SUBJECT_SESSIONS):
             return replace(request, issued_before=now) if request.issued_before is None else request
         if request.token_expires_at is None and self._may_be_issued_here(request):
             record = await self._store.record(request.name)
@@ -294,6 +308,8 @@ class RevocationService:
         return wanted.expires_at is not None and found.expires_at >= wanted.expires_at
 
     def _entry(self, request: RevocationRequest, now: float, by: str) -> RevocationEntry:
+        if request.until_removed:
+            return make_entry(request.scope, request.issuer, request.name, now, reason=request.reason, created_by=by)
         end = self._retention.default_expiry(
             request.scope,
             request.issuer,
@@ -337,6 +353,8 @@ class RevocationService:
             if record is not None and record.revoked_at is None and record.kind is not TokenKind.BOT_NAME:
                 yield record
             return
+        if request.scope in (Scope.SESSION, Scope.SUBJECT_SESSIONS):
+            return  # issued tokens remain valid, and browser sessions are compared with the entry
         assert request.issued_before is not None  # noqa: S101 - completed before; 0 is a valid cut-off
         for query in self._queries(request, now):
             async for record in all_records(self._store, query):
