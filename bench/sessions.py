@@ -9,7 +9,7 @@ from sidecar.config.settings import StoreSettings
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.metrics import Metrics
 from sidecar.secrets.value import Secret
-from sidecar.sessions.records import content_of, make_record
+from sidecar.sessions.records import content_of, make_record, seal_content
 from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.store.base import Batch
 from sidecar.store.open import open_store
@@ -38,9 +38,11 @@ async def _write(database: Path, issuer: str, provider: str, count: int) -> Sequ
                 "groups": ["engineering", "data"],
                 "iat": int(now),
             }
-            content = content_of(provider, issuer, claims, id_token="", issued_at=now)
+            content = content_of(provider, issuer, claims, issued_at=now, confirmed_at=now)
             actor = Actor(ActorType.USER, name, issuer=issuer, provider=provider, subject=name)
-            record = make_record(secret, content, actor, sealer, now=now, expires_at=now + 3600)
+            record = make_record(secret, content, actor, now=now, expires_at=now + 3600)
+            text = seal_content(record.id, content, sealer)
+            await store.put_companion(record.id, text, now + 3600, after=0)
             await store.write(Batch(add=(record,)))
     finally:
         await store.aclose()

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     CREDENTIALS_AMBIGUOUS = "credentials_ambiguous"
     SESSION_ENDED = "session_ended"
     LOGIN_FAILED = "login_failed"
+    STEP_UP_REQUIRED = "step_up_required"
     CROSS_SITE = "cross_site"
     FORBIDDEN = "forbidden"
     SCOPE_MISSING = "scope_missing"
@@ -202,6 +203,9 @@ REASONS: dict[Reason, ReasonText] = {
     Reason.CREDENTIALS_AMBIGUOUS: ReasonText(400, "The request carries more than one credential", "invalid_request"),
     Reason.SESSION_ENDED: ReasonText(401, "Not authorized: the session has ended"),
     Reason.LOGIN_FAILED: ReasonText(400, "The login has failed"),
+    Reason.STEP_UP_REQUIRED: ReasonText(
+        401, "Not authorized: this requires a more recent or stronger login", "insufficient_user_authentication"
+    ),
     Reason.CROSS_SITE: ReasonText(403, "Forbidden: the request comes from a page of another origin"),
     Reason.FORBIDDEN: ReasonText(403, "Forbidden"),
     Reason.SCOPE_MISSING: ReasonText(403, "Forbidden: the token lacks a scope", "insufficient_scope"),
@@ -282,6 +286,15 @@ class MethodNotAllowed(Refused):
     def __init__(self, *allowed: str, ends_connection: bool = False) -> None:
         super().__init__(Reason.METHOD_NOT_ALLOWED, ends_connection=ends_connection)
         self.allowed = allowed
+
+
+class StepUpRequired(Refused):
+    """The authentication of the person is older than ``max_age`` seconds, or of no class in ``acr_values`` (401)."""
+
+    def __init__(self, cause: Cause, detail: str, max_age: float | None, acr_values: tuple[str, ...]) -> None:
+        super().__init__(Reason.STEP_UP_REQUIRED, cause, detail)
+        self.max_age = max_age
+        self.acr_values = acr_values
 
 
 class _AfterSignature:

@@ -204,6 +204,10 @@ class Metrics:
         self.backchannel_logouts = CounterVec(
             registry, "sidecar_backchannel_logouts_total", logouts, ("provider", "outcome")
         )
+        refreshes = "Questions to providers whether the person of a session may still log in."
+        self.session_refreshes = CounterVec(
+            registry, "sidecar_session_refreshes_total", refreshes, ("provider", "outcome")
+        )
 
     def _declare_token_endpoint(self) -> None:
         """The metrics of the token endpoint."""

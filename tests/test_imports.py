@@ -117,6 +117,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "access.paths",
         "access.rules",
         "authn.base",
+        "authn.support.basic_credential",
         "sessions",
         "tokens.jwt",
         "store",

@@ -16,7 +16,7 @@ from sidecar.authn.base import Accepted
 from sidecar.authn.chain import Chain, Denied, TokenValidation
 from sidecar.budget import Budget
 from sidecar.concurrency import Pending
-from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable, quoted
+from sidecar.errors import Cause, Failed, Reason, Refused, StepUpRequired, Unavailable, quoted
 from sidecar.identity.actor import Actor
 from sidecar.identity.request import Condition, Credential, Missing, Observer, RequestContext, Scheme
 from sidecar.identity.token_sources import TokenSources
@@ -75,6 +75,7 @@ class _TrustedPeer:
 
 
 _UNTRUSTED = (_TrustedPeer(),)
+_REPAIRABLE = frozenset({Reason.SCOPE_MISSING, Reason.STEP_UP_REQUIRED})
 
 
 def _for_resource(actor: Actor) -> Missing:
@@ -86,8 +87,11 @@ def _for_resource(actor: Actor) -> Missing:
 def _unmet(missing: Missing, actor: Actor, ruling: AccessRequirement) -> Deny:
     detail = f"requires {missing.text}; the caller has {missing.has}" if missing.has else ""
     message = None if missing.reason is Reason.TOKEN_INVALID else f"Forbidden: this requires {missing.text}"
+    failure = Refused(missing.reason, missing.cause, detail, message=message)
+    if missing.reason is Reason.STEP_UP_REQUIRED:
+        failure = StepUpRequired(missing.cause, detail, missing.max_age, missing.acr_values)
     return Deny(
-        Refused(missing.reason, missing.cause, detail, message=message),
+        failure,
         actor.provider,
         actor.authenticator,
         actor.id,
@@ -239,9 +243,12 @@ class Decider:
         except Unavailable as failure:
             return TokenValidation(None, self._chain.not_judged(failure).failure)
 
-    def within_limits(self, pending: Awaitable[T]) -> Awaitable[T]:
-        """``pending``, with a slot of ``undecided`` and within the deadline. Raises Unavailable."""
-        return self.undecided.admit(self._within_deadline(pending))
+    def within_limits(self, pending: Awaitable[T], part: Budget | None = None) -> Awaitable[T]:
+        """``pending``, within the deadline and with a slot of ``undecided``, or of a ``part`` of it.
+
+        Raises Unavailable.
+        """
+        return (part or self.undecided).admit(self._within_deadline(pending))
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""
@@ -264,7 +271,7 @@ class Decider:
 
     @staticmethod
     def _with_requirements(outcome: Accepted, ruling: AccessRequirement) -> Verdict:
-        scope: Missing | None = None
+        repairable: Missing | None = None
         if outcome.is_for_resource and not requires_audience(ruling):
             if ruling.access is Access.PUBLIC:
                 return _WITHOUT_CREDENTIALS
@@ -273,11 +280,11 @@ class Decider:
             missing = requirement.missing(outcome.actor)
             if missing is None:
                 continue
-            if missing.reason is not Reason.SCOPE_MISSING:
+            if missing.reason not in _REPAIRABLE:
                 return _unmet(missing, outcome.actor, ruling)
-            # only if nothing else is missing: the caller would ask for scopes in vain
-            scope = scope or missing
-        return Allow(outcome) if scope is None else _unmet(scope, outcome.actor, ruling)
+            # only if nothing else is missing: the caller would ask for scopes, or authenticate again, in vain
+            repairable = repairable or missing
+        return Allow(outcome) if repairable is None else _unmet(repairable, outcome.actor, ruling)
 
     def _requirement(self, view: RequestContext) -> AccessRequirement:
         if view.target is None:

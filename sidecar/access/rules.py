@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
+from sidecar.access.authentication import AuthenticationRequirement
 from sidecar.access.paths import Normalizations, plain_escapes
 from sidecar.config.products.presets import RouteRule, expand_presets
 from sidecar.config.settings import RequireSettings, RuleSettings
@@ -329,4 +330,7 @@ def requirements_of(settings: RequireSettings, rule: str) -> tuple[Condition, ..
         found.append(ClientRequirement(frozenset(settings.clients), settings.agents, rule))
     if settings.scopes:
         found.append(ScopeRequirement(frozenset(settings.scopes), rule))
+    if settings.max_age is not None or settings.acr:
+        # last: whoever lacks anything else would authenticate in vain
+        found.append(AuthenticationRequirement(settings.max_age, settings.acr, rule))
     return tuple(found)

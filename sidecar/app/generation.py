@@ -138,11 +138,12 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         reserved=registry.reserved,
         is_bot_name=registry.mirror.is_bot_name,
     )
-    login = await open_login(loaded, registry, cache, context, stack)
+    login = await open_login(loaded, registry, cache, context, stack, context_for)
     if login is not None:
         built[SESSION] = login.authenticator
     specs = chain_specs(loaded.authenticators, built)
     authenticators = await open_authenticators(specs, built, context_for, stack)
+    login = None if login is None else login.with_passwords(settings.login.passwords, authenticators)
     guests = guest_policy(specs)
     cookies = None if login is None else login.cookies
     tracing = open_tracing(loaded, stack)

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from operator import eq
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,17 @@ from sidecar.app.authentication import revocation_gate
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.process_context import ProcessContext
 from sidecar.authn.authenticators.session import SESSION, SessionAuthenticator, SessionPolicy
-from sidecar.authn.base import Accepted
+from sidecar.authn.base import Accepted, AuthenticatorContext, AuthenticatorProtocol
+from sidecar.authn.lifecycle import AuthenticatorSet
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded
+from sidecar.config.login_checks import has_login
 from sidecar.config.origins import login_origins, return_origins
-from sidecar.config.providers import Provider
+from sidecar.config.providers import Provider, member_issuer
 from sidecar.config.reading.units import parse_web_origin
 from sidecar.config.settings import ProviderLoginSettings, RuleSettings, Settings
 from sidecar.errors import Misconfigured, Problem
+from sidecar.identity.claim_path import ClaimPath
 from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.cookies import OwnCookies
 from sidecar.keys.discovery import is_same_issuer
@@ -47,6 +51,8 @@ from sidecar.login.endpoints import (
 from sidecar.login.flow import LoginFlow, LoginNames
 from sidecar.login.id_token import Keys, TokenChecks
 from sidecar.login.metadata import MetadataSource
+from sidecar.login.passwords import PasswordLogin
+from sidecar.login.recheck import Rechecks
 from sidecar.login.responses import StepResponses
 from sidecar.login.return_address import ReturnAddresses, web_origin
 from sidecar.login.transaction import Transactions
@@ -61,12 +67,14 @@ from sidecar.tokens.jwt.policy import provider_policy, provider_validation
 from sidecar.tokens.jwt.verified_cache import VerifiedCache
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.in_flight import TaskFunction
+from sidecar.web.server import TrustedPeers
 
 if TYPE_CHECKING:
     from sidecar.pages.rendering import Renderer
 
 _ROUTE = "login"
 _MAX_FORM_BYTES = 64 * 1024
+_MAX_SIGN_IN_BYTES = 8 * 1024
 _SECURE_PREFIX = "__Host-"
 
 
@@ -81,6 +89,12 @@ class Login:
     authenticator: SessionAuthenticator
     cookies: OwnCookies
     names: LoginNames
+    passwords: tuple[AuthenticatorProtocol, ...] = ()
+
+    def with_passwords(self, names: Sequence[str], authenticators: AuthenticatorSet) -> "Login":
+        """A copy with a sign-in form for the users of the authenticators ``names``."""
+        members = {member.name: member for member in authenticators.authenticators}
+        return replace(self, passwords=tuple(members[name] for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +116,21 @@ async def open_login(
     cache: VerifiedCache[Accepted],
     context: ProcessContext,
     stack: AsyncExitStack,
+    context_for: Callable[[str], AuthenticatorContext],
 ) -> Login | None:
-    """The login of ``loaded``; None: no provider has one. Raises Misconfigured. Needs no provider to be reachable."""
+    """The login of ``loaded``; None: neither a provider has one, nor are passwords accepted. Raises Misconfigured.
+
+    Needs no provider to be reachable. ``context_for``: the context of an authenticator. Passwords are not
+    accepted yet: see :meth:`Login.with_passwords`.
+    """
     settings, clock = loaded.settings, context.clock
     providers = {provider.name: provider for provider in loaded.providers if provider.login is not None}
-    if not providers:
+    if not has_login(settings):
         return None
     sealer = Sealer(login_secrets(settings))
     block = settings.login
-    times = SessionTimes(block.session.max_age, block.session.idle, block.session.per_person)
+    lifetime = block.session
+    times = SessionTimes(lifetime.max_age, lifetime.idle, lifetime.per_person, lifetime.recheck, lifetime.recheck_grace)
     sessions = Sessions(registry.store, registry.mirror, registry.mirror.write, sealer, clock, times)
     names = _names(settings)
     cookies = OwnCookies(names.session_cookie, (names.login_cookie, notice_cookie(settings)))
@@ -123,8 +143,22 @@ async def open_login(
         clients[name] = build_client(provider, settings, registry.client, keys[name], policy, clock, stack)
     guard = CrossSiteGuard(login_origins(settings))
     policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
+    policies |= {name: _member_policy(name, context_for(name)) for name in settings.login.passwords}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
+    rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
+    authenticator.confirmed = rechecks.confirmed
+    stack.push_async_callback(rechecks.aclose)
     return Login(clients, sessions, sealer, guard, authenticator, cookies, names)
+
+
+def _member_policy(name: str, context: AuthenticatorContext) -> SessionPolicy:
+    """How the sessions of the users of an authenticator become Actors: as the authenticator itself makes them."""
+    principal = replace(context.policy, authenticator=SESSION)
+    return SessionPolicy(
+        principal,
+        partial(eq, member_issuer(name)),
+        with_address=replace(principal, username_claim=ClaimPath("sub"), email_claim=ClaimPath("email")),
+    )
 
 
 def _session_policy(provider: Provider, principal: PrincipalPolicy) -> SessionPolicy:
@@ -189,6 +223,8 @@ def build_pages(
     """The endpoints of ``login``."""
     settings, prefix = loaded.settings, loaded.settings.server.prefix
     own = parse_web_origin(web_origin(settings.server.public_url))
+    gate = revocation_gate(settings, registry, context.clock)
+    passwords = PasswordLogin(login.passwords, login.sessions, gate, decider, context.clock, context.metrics)
     renderer = open_renderer(settings)
     flow = LoginFlow(
         login.clients,
@@ -197,10 +233,11 @@ def build_pages(
         login.sealer,
         ReturnAddresses(return_origins(settings), own, prefix, _no_page if renderer is None else _is_page(prefix)),
         login.names,
-        revocation_gate(settings, registry, context.clock),
+        gate,
         login.authenticator.accepted,
         decider,
         context.metrics,
+        passwords if login.passwords else None,
     )
     challenge = Challenge(
         flow,
@@ -212,6 +249,7 @@ def build_pages(
         context.clock,
     )
     bodies = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_FORM_BYTES)
+    forms = BodyReader(settings.server.limits.body_timeout, decider.undecided_bodies, _MAX_SIGN_IN_BYTES)
     logout = BackchannelLogout(
         {client.issuer: client for client in login.clients.values()},
         login.sessions,
@@ -223,7 +261,10 @@ def build_pages(
     )
     exact: dict[str, tuple[str, TaskFunction]] = {
         f"{prefix}/start": (_ROUTE, StartEndpoint(flow, challenge)),
-        f"{prefix}/sign_in": (_ROUTE, SignInEndpoint(flow, challenge)),
+        f"{prefix}/sign_in": (
+            _ROUTE,
+            SignInEndpoint(flow, challenge, login.guard, forms, TrustedPeers(settings.server.trusted_proxies)),
+        ),
         f"{prefix}/sign_out": (_ROUTE, SignOutEndpoint(flow, challenge, login.guard, bodies)),
         f"{prefix}/signed_out": (_ROUTE, SignedOutEndpoint(flow, challenge)),
         f"{prefix}/challenge": (_ROUTE, ChallengeEndpoint(challenge, refusals, decider)),

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Decider, Deny, Verdict
+from sidecar.access.rules import Access
 from sidecar.app.authentication import build_authenticators, build_decider
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.process_context import ProcessContext
@@ -60,10 +61,10 @@ async def explain(text: str, loaded: Loaded, *, method: str = "GET", path: str |
     failure = validation.failure
     if failure is not None:
         cause = "" if is_explained else f" ({failure.cause})"
-        _print_step("verdict", f"{_outcome(failure)}: {failure.reason}{cause}")
+        print_step("verdict", f"{_outcome(failure)}: {failure.reason}{cause}")
         return 1
     bound = "" if validation.accepted is None else validation.accepted.certificate
-    _print_step("verdict", f"accepted, only with the client certificate {_quoted(bound)}" if bound else "accepted")
+    print_step("verdict", f"accepted, only with the client certificate {_quoted(bound)}" if bound else "accepted")
     return 0
 
 
@@ -75,29 +76,38 @@ async def _explain_rules(decider: Decider, text: str, method: str, path: str) ->
         deciding = decider.deciding_rules(method, path)
         verdict: Verdict = await settled(decider.decide(context))
     except Refused as failure:
-        _print_step("verdict", f"rejected: {failure.reason} ({failure.cause}) {failure.detail}".rstrip())
+        print_step("verdict", f"rejected: {failure.reason} ({failure.cause}) {failure.detail}".rstrip())
         return 1
-    for source, access in deciding:
-        _print_step("rule", f"{source}: {access.name.lower()}")
-    if not deciding:
-        _print_step("rule", "no rule matches: authenticated")
+    _print_deciding(deciding)
     if isinstance(verdict, Deny):
         refused = verdict.failure
-        _print_step("verdict", f"rejected: {refused.reason} ({refused.cause}) {refused.detail}".rstrip())
+        print_step("verdict", f"rejected: {refused.reason} ({refused.cause}) {refused.detail}".rstrip())
         return 1
-    _print_step("verdict", "allowed" if verdict.accepted is not None else "allowed, without an identity")
+    print_step("verdict", "allowed" if verdict.accepted is not None else "allowed, without an identity")
     return 0
+
+
+def print_rules(decider: Decider, method: str, path: str) -> None:
+    """Print the rules for a request. Raises Refused(400) for a target that must not be read."""
+    _print_deciding(decider.deciding_rules(method, path))
+
+
+def _print_deciding(deciding: list[tuple[str, Access]]) -> None:
+    for source, access in deciding:
+        print_step("rule", f"{source}: {access.name.lower()}")
+    if not deciding:
+        print_step("rule", "no rule matches: authenticated")
 
 
 def _print_actor(actor: Actor) -> None:
     """What rules and identity headers have of the caller."""
-    _print_step("groups", _quoted(list(actor.groups)))
-    _print_step("roles", _quoted(list(actor.roles)))
-    _print_step("e-mail", _quoted(actor.email) if actor.email else "none")
-    _print_step("admin", "yes" if actor.is_admin else "no")
-    _print_step("client", _quoted(actor.client) if actor.client else "none")
-    _print_step("scopes", _quoted(list(actor.scopes)))
-    _print_step("acting", _quoted(actor.acting) if actor.acting else _untrusted_act(actor))
+    print_step("groups", _quoted(list(actor.groups)))
+    print_step("roles", _quoted(list(actor.roles)))
+    print_step("e-mail", _quoted(actor.email) if actor.email else "none")
+    print_step("admin", "yes" if actor.is_admin else "no")
+    print_step("client", _quoted(actor.client) if actor.client else "none")
+    print_step("scopes", _quoted(list(actor.scopes)))
+    print_step("acting", _quoted(actor.acting) if actor.acting else _untrusted_act(actor))
 
 
 def _untrusted_act(actor: Actor) -> str:
@@ -119,24 +129,24 @@ class _Explanation:
         self._passed = step
         if isinstance(value, Unverified):
             self._token = value
-            _print_step("form", f"a JWT, {_quoted(value.algorithm)}, key id {_quoted(value.kid)}")
+            print_step("form", f"a JWT, {_quoted(value.algorithm)}, key id {_quoted(value.kid)}")
         elif isinstance(value, Issuer):
             self._issuer = value
             named = None if self._token is None else self._token.issuer
-            _print_step("issuer", f"{_quoted(named)} is {value.name}")
+            print_step("issuer", f"{_quoted(named)} is {value.name}")
         elif isinstance(value, tuple):
-            _print_step("keys", f"{len(value)} candidate{'' if len(value) == 1 else 's'}")
+            print_step("keys", f"{len(value)} candidate{'' if len(value) == 1 else 's'}")
         elif isinstance(value, VerifiedClaims):
-            _print_step("signature", f"valid, with key {_quoted(value.key.kid)}")
+            print_step("signature", f"valid, with key {_quoted(value.key.kid)}")
             ends = "never expires"
             if value.expires_at is not None:
                 at, seconds = format_rfc3339(value.expires_at, "seconds"), value.expires_at - self._now
                 ends = f"expires in {seconds:.0f} s, at {at}"
-            _print_step("claims", f"valid for this issuer; {ends}")
+            print_step("claims", f"valid for this issuer; {ends}")
         elif isinstance(value, Accepted):
-            _print_step("principal", _actor_text(value.actor))
+            print_step("principal", actor_text(value.actor))
             if value.record_id is not None:
-                _print_step("record", f"{value.record_id} is active")
+                print_step("record", f"{value.record_id} is active")
 
     def conclude(self, validation: TokenValidation) -> bool:
         """Print the step that failed, or the authenticator that decided without these steps. False: none is known."""
@@ -144,12 +154,12 @@ class _Explanation:
         if failure is not None and self._is_own_step(failure):
             step = self._failed_step(failure)
             if step == "claims":
-                _print_step("signature", "valid")
+                print_step("signature", "valid")
             texts = dict.fromkeys([f"{failure.cause}", failure.detail, self._compared(step)])
-            _print_step(step, f"{_outcome(failure)}: " + "; ".join(filter(None, texts)))
+            print_step(step, f"{_outcome(failure)}: " + "; ".join(filter(None, texts)))
             return True
         if validation.accepted is not None and validation.accepted.actor.provider == DATAHUB_PROVIDER:
-            _print_step("issuer", "a DataHub token; the DataHub authenticator decides")
+            print_step("issuer", "a DataHub token; the DataHub authenticator decides")
         return False
 
     def _is_own_step(self, failure: Failed) -> bool:
@@ -176,7 +186,8 @@ class _Explanation:
         return _expected_text(token, issuer.expectations, self._now)
 
 
-def _print_step(name: str, text: str) -> None:
+def print_step(name: str, text: str) -> None:
+    """Print one line of an explanation."""
     print(f"{name:<10} {text}")
 
 
@@ -212,6 +223,7 @@ def _shown_claim(name: str, value: object) -> object:
     return format_rfc3339(value, "seconds") or value
 
 
-def _actor_text(actor: Actor) -> str:
+def actor_text(actor: Actor) -> str:
+    """The Actor in one line."""
     marks = [word for word, holds in (("bot", actor.is_bot), ("admin", actor.is_admin)) if holds]
     return f"{actor.type} {_quoted(actor.id)}" + (f" ({', '.join(marks)})" if marks else "")

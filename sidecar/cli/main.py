@@ -17,8 +17,8 @@ from sidecar.logs import audit_lines
 
 # Each module has ``register(subparsers)`` and sets ``run`` (Namespace -> exit code) on its parsers.
 COMMANDS = (
-    "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "secrets",
-    "kafka", "health", "completion",
+    "init", "serve", "check", "demo", "config", "token", "bots", "keys", "revocations", "sessions", "login",
+    "secrets", "kafka", "health", "completion",
 )  # fmt: skip
 
 

@@ -58,7 +58,11 @@ def run_list(options: argparse.Namespace) -> int:
 
 async def _list(loaded: Loaded, actor: str | None, *, ended: bool) -> list[dict[str, Any]]:
     async with _opened(loaded) as store:
-        return [describe_session(record) async for record in _sessions(store, actor, ended=ended)]
+        times = loaded.settings.login.session
+        return [
+            describe_session(record, max_age=times.max_age, idle=times.idle)
+            async for record in _sessions(store, actor, ended=ended)
+        ]
 
 
 def run_end(options: argparse.Namespace) -> int:

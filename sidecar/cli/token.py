@@ -15,6 +15,7 @@ from sidecar.app.management import build_bots, build_minter
 from sidecar.authn.registry import build_specs
 from sidecar.cli.bots import add_replace_person_option
 from sidecar.cli.explain import explain
+from sidecar.cli.explain_session import explain_session
 from sidecar.cli.explain_workload import explain_workload
 from sidecar.cli.options import add_config_option, load_settings, read_token
 from sidecar.cli.output import OutputError, print_durably
@@ -62,7 +63,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     inspect.set_defaults(run=run_inspect)
     explained = actions.add_parser("explain", help="validate a token step by step as the server does")
     add_config_option(explained)
-    explained.add_argument("token", metavar="TOKEN", help="the token, or - for standard input")
+    what = explained.add_mutually_exclusive_group(required=True)
+    what.add_argument("token", metavar="TOKEN", nargs="?", help="the token, or - for standard input")
+    what.add_argument("--cookie", metavar="VALUE", help="instead: the value of a session cookie, or -")
     explained.add_argument("--path", metavar="PATH", help="also apply the rules to a request for this path")
     explained.add_argument("--method", metavar="METHOD", default="GET", help="method of that request (default: GET)")
     explained.add_argument(
@@ -295,6 +298,11 @@ def run_inspect(options: argparse.Namespace) -> int:
 def run_explain(options: argparse.Namespace) -> int:
     """Print every step with its result. Returns 0 if the server would accept the token, else 1."""
     loaded = load_settings(options)
+    if options.cookie is not None:
+        if options.workload:
+            raise _misconfigured("--workload", "is for tokens, not for --cookie")
+        secret = read_token(options.cookie)
+        return asyncio.run(explain_session(secret, loaded, method=options.method, path=options.path))
     if options.workload:
         return asyncio.run(explain_workload(read_token(options.token), loaded))
     return asyncio.run(explain(read_token(options.token), loaded, method=options.method, path=options.path))

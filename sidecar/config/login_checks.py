@@ -19,20 +19,28 @@ _OWN_PARAMETERS = frozenset(
 )  # fmt: skip
 
 
+_WITH_PASSWORDS = frozenset({"basic", "ldap"})
+
+
 def has_login(settings: Settings) -> bool:
-    """Whether persons log in at any provider."""
-    return any(provider.login is not None for provider in settings.authentication_configuration.providers)
+    """Whether persons log in, at a provider or with a password."""
+    providers = settings.authentication_configuration.providers
+    return bool(settings.login.passwords) or any(provider.login is not None for provider in providers)
 
 
 def check_login(settings: Settings) -> Iterator[Finding]:
     """A login that can work, and that only the browser that began it can complete."""
     if not has_login(settings):
         if settings.login != LoginSettings():
-            message = "has no effect: no provider has a login block; add login: {clientId: ...} to a provider"
+            message = (
+                "has no effect: no provider has a login block, and passwords is empty; add login: {clientId: ...} to a "
+                "provider"
+            )
             yield Finding(("login",), message)
         return
     yield from _check_url(settings)
     yield from _check_secrets(settings)
+    yield from _check_passwords(settings)
     for index, pattern in enumerate(settings.login.api_paths):
         if not pattern.startswith("/"):
             yield Finding(("login", "apiPaths", index), "must be a path pattern such as /api/**")
@@ -49,6 +57,25 @@ def check_login(settings: Settings) -> Iterator[Finding]:
             "trusted proxies that name the original request, so no login can succeed; list the proxies"
         )
         yield Finding(("server", "trustedProxies"), message)
+
+
+def _check_passwords(settings: Settings) -> Iterator[Finding]:
+    block = settings.authentication
+    types = {member.name or member.type: member.type for member in block.authenticators} if block.enabled else {}
+    suitable = [name for name, kind in types.items() if kind in _WITH_PASSWORDS]
+    seen: set[str] = set()
+    for index, name in enumerate(settings.login.passwords):
+        path: Path = ("login", "passwords", index)
+        if name not in suitable:
+            known = f"those with passwords are {', '.join(suitable)}" if suitable else "none of them has passwords"
+            yield Finding(path, f"must be the name of a basic or ldap entry of authentication.authenticators; {known}")
+        if name in seen:
+            yield Finding(path, "is repeated")
+        seen.add(name)
+    for provider in settings.authentication_configuration.providers:
+        if provider.login is not None and provider.name in seen:
+            message = f"contains {provider.name}, which is also a provider with a login; rename one of them"
+            yield Finding(("login", "passwords"), message)
 
 
 def _check_url(settings: Settings) -> Iterator[Finding]:

@@ -322,6 +322,9 @@ class ProviderLoginSettings(Model):
     """Accepted authentication context classes, in order of preference; an ID token with another ``acr`` is rejected."""
     extra_parameters: Mapping[str, str] = Field(default_factory=dict)
     """Further parameters of the authorization request, such as ``domain_hint``."""
+    refresh: Literal["auto", "never"] = "auto"
+    """Whether to keep the refresh token of a login, where the provider gives one, for ``login.session.recheck``. Some
+    providers give one only for the scope ``offline_access``."""
 
 
 class ProviderSettings(Model):
@@ -624,6 +627,11 @@ class RequireSettings(Model):
     """One of these providers or authenticators; ``own``: issued tokens, ``system``: DataHub's system client."""
     admin: bool = False
     """The caller must be an admin."""
+    max_age: Annotated[Duration, Field(ge=10)] | None = None
+    """Maximum time since the person has authenticated (claim ``auth_time`` of the token or the login). Otherwise a
+    browser with a session is led to the provider, and programs get 401 ``insufficient_user_authentication``."""
+    acr: tuple[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,255}$")], ...] = ()
+    """Accepted authentication context classes (claim ``acr``); otherwise as for ``maxAge``."""
     scopes: Names = ()
     """All of these scopes (claim ``scope`` or ``scp``). A caller who lacks only scopes gets 403 with
     ``insufficient_scope`` and the scopes that the request needs."""
@@ -815,6 +823,13 @@ class LoginSessionSettings(Model):
     """Time without a request after which the session ends, measured to about a minute."""
     per_person: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of sessions of one person; a further login ends the one that was used least recently."""
+    recheck: Annotated[Duration, Field(ge=1)] = 900.0
+    """Time after which the provider is asked again, with the refresh token of the login, whether the person may still
+    log in, and with which claims. Requests do not wait for its response until as much time has passed once more, at
+    most one minute. Without a refresh token the claims are those of the login."""
+    recheck_grace: Annotated[Duration, Field(ge=0)] = 3600.0
+    """Time for which a session goes on while the provider does not answer ``recheck``; then the person has to log in
+    again."""
     fresh_for: Annotated[Duration, Field(ge=60)] = 900.0
     """Time from the login during which the pages allow what lasts longer than the session: to create and revoke tokens,
     and for admins to end sessions of others. After it they ask for another login."""
@@ -851,7 +866,8 @@ class LoginPageSettings(Model):
 
 
 class LoginSettings(Model):
-    """Browser login. It is in force as soon as a provider has a ``login`` block."""
+    """Browser login. It is in force as soon as a provider has a ``login`` block, or ``passwords`` names any
+    authenticator."""
 
     secrets: tuple[Secret, ...] = ()
     """Secrets of 32 bytes or more for sessions and login state. The first one seals, all of them open: add a new secret
@@ -871,7 +887,10 @@ class LoginSettings(Model):
     """Path patterns, as in ``rules``, for which a request without a session is always answered 401 in JSON, never by a
     redirect."""
     skip_chooser: bool = True
-    """With one provider, redirect to it without showing the sign-in page."""
+    """With one provider, and without ``passwords``, redirect to it without showing the sign-in page."""
+    passwords: Names = ()
+    """Names of authenticators (``basic``, ``ldap``) whose users may sign in with user name and password on the sign-in
+    page."""
     logout: LoginLogoutSettings = LoginLogoutSettings()
     """Signing out."""
     protect_pages: Literal["noStore", "off"] = "noStore"

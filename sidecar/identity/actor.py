@@ -26,6 +26,7 @@ class Actor:
     ``client`` is the OAuth client to which the token was issued, ``scopes`` those of the token and ``audiences`` its
     ``aud``; empty: none, or unknown. ``acting`` is who acts for the Actor (RFC 8693 ``act``), as far as the issuer may
     say so; ``is_delegated``: the token says that an agent acts for the Actor, whether its issuer may say so or not.
+    ``acr`` is the class of the person's authentication and ``authenticated_at`` its time, as far as the token says.
     """
 
     type: ActorType
@@ -51,6 +52,8 @@ class Actor:
     audiences: tuple[str, ...] = ()
     acting: str = ""
     is_delegated: bool = False
+    acr: str = ""
+    authenticated_at: float | None = None
 
     @property
     def urn(self) -> str:

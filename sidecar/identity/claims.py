@@ -83,6 +83,9 @@ class _Principal:
     email_in_token: bool
 
 
+_LATEST = 2**53
+
+
 def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
     """The Actor for verified ``claims`` (``iss``, ``sub``, ``jti``, ``iat``, ``exp`` have their types).
 
@@ -116,12 +119,20 @@ def make_actor(claims: Mapping[str, Any], policy: PrincipalPolicy) -> Actor:
         is_bot=is_bot,
         is_admin=_is_admin(principal, policy),
         authenticator=policy.authenticator,
+        acr=acr if isinstance(acr := claims.get("acr"), str) else "",
+        authenticated_at=_moment(claims.get("auth_time")),
         client=delegation.client,
         scopes=delegation.scopes,
         audiences=delegation.audiences,
         acting=delegation.acting,
         is_delegated=delegation.is_delegated,
     )
+
+
+def _moment(value: Any) -> float | None:
+    """A time claim that no check has read before; None: absent, or no time."""
+    is_time = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LATEST
+    return float(value) if is_time else None
 
 
 def _principal(claims: Mapping[str, Any], policy: PrincipalPolicy, *, is_bot: bool) -> _Principal:

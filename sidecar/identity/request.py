@@ -25,7 +25,7 @@ class Missing:
     """An unmet condition. ``text`` completes "requires ..." and names the requirement, not who meets it.
 
     ``has`` is what the caller has instead, and ``rule`` where the condition is written; both are for the log.
-    ``reason``: that of the response.
+    ``reason``: that of the response. ``max_age`` and ``acr_values``: the authentication that STEP_UP_REQUIRED requires.
     """
 
     cause: Cause
@@ -33,6 +33,8 @@ class Missing:
     has: str = ""
     rule: str = ""
     reason: Reason = Reason.FORBIDDEN
+    max_age: float | None = None
+    acr_values: tuple[str, ...] = ()
 
 
 class Condition(Protocol):

@@ -6,13 +6,14 @@ from sidecar.access.decide import Deny
 from sidecar.access.paths import read_target
 from sidecar.access.rules import Access, Rules
 from sidecar.clock import Clock
-from sidecar.errors import Cause, Reason, Refused
+from sidecar.errors import Cause, Reason, Refused, StepUpRequired
 from sidecar.identity.cookies import OwnCookies
 from sidecar.identity.request import HeaderView, RequestContext, Scheme
 from sidecar.login.flow import BrowserCookies, LoginFlow
 from sidecar.login.navigation import ResponseKind, response_kind
 from sidecar.login.responses import StepResponses
 from sidecar.login.steps import Link, PageStep, Step
+from sidecar.login.transaction import NO_DEMAND, Demand
 from sidecar.sessions.service import Sessions
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import RequestHead, identifier_of
@@ -71,6 +72,8 @@ class Challenge:
         if kind is ResponseKind.JSON:
             return None
         cookies = self.browser_cookies(view.headers)
+        if isinstance(failure, StepUpRequired):
+            return self._step_up(asked, connection, view.target, cookies, verdict, failure, kind)
         if failure.reason not in _NO_SESSION or (failure.cause in _ENDS_AGAIN and self._is_fresh(cookies.session)):
             text = "Your session is not accepted here. Ask the administrator, or sign out and sign in again."
             links = (Link("Sign out", f"{self._flow.names.prefix}/sign_out"),)
@@ -81,10 +84,40 @@ class Challenge:
             return self.page(asked, connection, PageStep(401, "Not signed in", text, links), verdict)
         return self._begin(asked, connection, view.target, cookies, verdict)
 
+    def _step_up(
+        self,
+        asked: RequestHead,
+        connection: Connection,
+        target: str,
+        cookies: BrowserCookies,
+        verdict: Deny,
+        failure: StepUpRequired,
+        kind: ResponseKind,
+    ) -> Response | Awaitable[Response]:
+        """A login at the provider of the session, with what the rule requires. The answer is checked for it, so that
+        the rule is then met, and no loop can begin.
+        """
+        if kind is ResponseKind.PAGE:
+            text = "This requires a recent sign-in. What you sent was not kept: sign in again, then repeat it."
+            links = (Link("Sign in", f"{self._flow.names.prefix}/start?prompt=login"),)
+            return self.page(asked, connection, PageStep(401, "Sign in again", text, links), verdict)
+        record = self._sessions.known(cookies.session)
+        demand = Demand(max_age=failure.max_age, acr_values=failure.acr_values)
+        provider = None if record is None or not self._flow.knows(record.owner.provider) else record.owner.provider
+        return self._begin(asked, connection, target, cookies, verdict, provider, demand)
+
     async def _begin(
-        self, asked: RequestHead, connection: Connection, target: str, cookies: BrowserCookies, verdict: Deny
+        self,
+        asked: RequestHead,
+        connection: Connection,
+        target: str,
+        cookies: BrowserCookies,
+        verdict: Deny,
+        provider: str | None = None,
+        demand: Demand = NO_DEMAND,
     ) -> Response:
-        return self.page(asked, connection, await self._flow.begin(target, cookies), verdict)
+        step = await self._flow.begin(target, cookies, provider=provider, demand=demand)
+        return self.page(asked, connection, step, verdict)
 
     def page(self, asked: RequestHead, connection: Connection, step: Step, refused: Deny | None = None) -> Response:
         """The response of ``step``; what it reports is logged as every refusal."""

@@ -1,8 +1,9 @@
 """The sidecar as an OpenID Connect client of one provider: authorization request, code, ID token, UserInfo."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -16,12 +17,15 @@ from sidecar.login.id_token import LogoutToken, TokenChecks
 from sidecar.login.metadata import MetadataSource, ProviderMetadata
 from sidecar.login.transaction import Attempt
 from sidecar.outbound import Answer, ControlClient, OutboundError
+from sidecar.sessions.records import SessionContent, kept_claims
 from sidecar.tokens.jwt.compact import strict_json
 
 _MAX_BYTES = 256 * 1024
 _MAX_URL = 8192
 _TOKEN_TYPES = frozenset({"bearer", "dpop"})
 _ERRORS = (400, 401)
+_MAX_REFRESH_TOKEN = 8192
+_VISIBLE = re.compile(r"[ -~]+").fullmatch
 _CLIENT_ERRORS = frozenset({"invalid_client", "unauthorized_client"})
 
 
@@ -31,8 +35,18 @@ class Person:
 
     issuer: str
     claims: Mapping[str, Any]
-    id_token: str
+    id_token: str = field(repr=False)
     issued_at: float
+    refresh_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshAnswer:
+    """What a refresh has brought. ``id_token`` is empty where there was none."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    id_token: str = field(default="", repr=False)
 
 
 class ProviderClient:
@@ -108,16 +122,80 @@ class ProviderClient:
             error = document.get("error")
             cause = Cause.CLIENT_REFUSED if error in _CLIENT_ERRORS else Cause.CODE_REFUSED
             raise Refused(Reason.LOGIN_FAILED, cause, _shown(error))
-        id_token, access_token, kind = (document.get(name) for name in ("id_token", "access_token", "token_type"))
-        if not isinstance(id_token, str) or not isinstance(access_token, str):
-            raise _bad_answer("the token response has no id_token or no access_token")
-        if not isinstance(kind, str) or kind.lower() not in _TOKEN_TYPES:
-            raise _bad_answer("token_type is neither Bearer nor DPoP")
-        claims = await self._checks.id_token(id_token, metadata.issuer, nonce=attempt.nonce, access_token=access_token)
+        access_token, id_token = _access_token(document), document.get("id_token")
+        if not isinstance(id_token, str):
+            raise _bad_answer("the token response has no id_token")
+        claims = await self._checks.id_token(
+            id_token, metadata.issuer, nonce=attempt.nonce, access_token=access_token, demand=attempt.demand
+        )
         issued_at = float(claims["iat"])
         if self._needs_userinfo(claims):
             claims = {**await self._userinfo(metadata, access_token, claims["sub"]), **claims}
-        return Person(metadata.issuer, claims, id_token, issued_at)
+        return Person(metadata.issuer, claims, id_token, issued_at, _refresh_token(document))
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether refresh tokens of the provider are used."""
+        return self._login.refresh == "auto"
+
+    async def refresh(self, content: SessionContent) -> RefreshAnswer:
+        """Use the refresh token of a session, once. The answer is not verified yet.
+
+        Raises Refused: with CLIENT_REFUSED the provider refuses the sidecar, with others the session has ended there;
+        and Unavailable, also for errors that say nothing about the session.
+        """
+        metadata = await self._metadata.get()
+        if metadata.issuer != content.issuer:
+            raise Refused(Reason.LOGIN_FAILED, Cause.ISSUER)
+        parameters = {
+            "grant_type": "refresh_token",
+            "refresh_token": content.refresh_token,
+            "client_id": self._login.client_id,
+        }
+        answer = await self._post(metadata, metadata.token_endpoint, parameters)
+        try:
+            document = _object(answer.body)
+            if answer.status in _ERRORS:
+                error = document.get("error")
+                if error in _CLIENT_ERRORS:
+                    raise Refused(Reason.LOGIN_FAILED, Cause.CLIENT_REFUSED, _shown(error))
+                if error == "invalid_grant":
+                    raise Refused(Reason.LOGIN_FAILED, Cause.CODE_REFUSED, _shown(error))
+                raise _bad_answer(_shown(error))
+            access_token, id_token = _access_token(document), document.get("id_token")
+        except Refused as failure:
+            if failure.cause is not Cause.PROVIDER_ANSWER:
+                raise
+            detail = f"provider {self.name}: {metadata.token_endpoint}: {failure.detail}"
+            raise Unavailable(Cause.PROVIDER_UNAVAILABLE, detail) from failure
+        return RefreshAnswer(
+            access_token,
+            _refresh_token(document) or content.refresh_token,
+            id_token if isinstance(id_token, str) else "",
+        )
+
+    async def refreshed_claims(self, content: SessionContent, answer: RefreshAnswer) -> dict[str, Any]:
+        """The claims that a session has after a refresh, verified. Raises Refused, Unavailable."""
+        metadata = await self._metadata.get()
+        claims: dict[str, Any] = {}
+        if answer.id_token:
+            found = await self._checks.refreshed_id_token(
+                answer.id_token, metadata.issuer, before=content, access_token=answer.access_token
+            )
+            claims = {"sid": found.get("sid", ""), **kept_claims(found)}
+            if not self._needs_userinfo(found):
+                return claims
+        more = await self._userinfo(metadata, answer.access_token, content.subject)
+        if answer.id_token:
+            return {**kept_claims(more), **claims}
+        return {**content.claims, **kept_claims(more)}
+
+    async def revoke(self, refresh_token: str) -> None:
+        """RFC 7009: the provider may forget ``refresh_token``. Raises Unavailable."""
+        metadata = await self._metadata.get()
+        if metadata.revocation_endpoint:
+            parameters = {"token": refresh_token, "token_type_hint": "refresh_token"}
+            await self._post(metadata, metadata.revocation_endpoint, parameters)
 
     async def logout_token(self, text: str) -> LogoutToken:
         """A verified logout token. Raises Refused, Unavailable."""
@@ -169,7 +247,7 @@ class ProviderClient:
         )
 
     def _parameters(self, attempt: Attempt, state: str) -> dict[str, str]:
-        login = self._login
+        login, demand = self._login, attempt.demand
         parameters = {
             **login.extra_parameters,
             "response_type": "code",
@@ -181,12 +259,14 @@ class ProviderClient:
             "code_challenge": attempt.challenge,
             "code_challenge_method": "S256",
         }
-        if login.prompt:
-            parameters["prompt"] = login.prompt
-        if login.max_age is not None:
-            parameters["max_age"] = str(int(login.max_age))
-        if login.acr_values:
-            parameters["acr_values"] = " ".join(login.acr_values)
+        prompt, acr_values = demand.prompt or login.prompt, demand.acr_values or login.acr_values
+        ages = [age for age in (login.max_age, demand.max_age) if age is not None]
+        if prompt:
+            parameters["prompt"] = prompt
+        if ages:
+            parameters["max_age"] = str(int(min(ages)))
+        if acr_values:
+            parameters["acr_values"] = " ".join(acr_values)
         return parameters
 
     async def _push(self, metadata: ProviderMetadata, parameters: Mapping[str, str]) -> str:
@@ -273,6 +353,22 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _bad_answer("the answer is no JSON object")
     return value
+
+
+def _access_token(document: Mapping[str, Any]) -> str:
+    """That of a token response. Raises Refused."""
+    token, kind = document.get("access_token"), document.get("token_type")
+    if not isinstance(token, str) or not token:
+        raise _bad_answer("the token response has no access_token")
+    if not isinstance(kind, str) or kind.lower() not in _TOKEN_TYPES:
+        raise _bad_answer("token_type is neither Bearer nor DPoP")
+    return token
+
+
+def _refresh_token(document: Mapping[str, Any]) -> str:
+    """That of a token response (RFC 6749 appendix A.17); empty: there is none that can be used."""
+    token = document.get("refresh_token")
+    return token if isinstance(token, str) and len(token) <= _MAX_REFRESH_TOKEN and _VISIBLE(token) else ""
 
 
 def _error(answer: Answer) -> str:

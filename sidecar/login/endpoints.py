@@ -14,15 +14,21 @@ from sidecar.login.backchannel import BackchannelLogout
 from sidecar.login.challenge import Challenge
 from sidecar.login.flow import CallbackParameters, LoginFlow
 from sidecar.login.navigation import ResponseKind, response_kind
+from sidecar.login.passwords import SignInForm
 from sidecar.login.steps import Link, PageStep, Step, unavailable
+from sidecar.login.transaction import Demand
 from sidecar.sessions.cross_site import CrossSiteGuard
+from sidecar.web.client_address import client_address
 from sidecar.web.error_responses import ErrorResponses
 from sidecar.web.request import connection_of
 from sidecar.web.response import Response
+from sidecar.web.server import TrustedPeers
 
 _MAX_PARAMETER = 8192
 _MAX_FIELDS = 32
+_REDIRECT = ResponseKind.REDIRECT
 _READING = ("GET", "HEAD")
+_PROMPTS = ("none", "login", "select_account")
 
 
 def _parameters(request: web.BaseRequest, known: Collection[str]) -> dict[str, str]:
@@ -95,7 +101,10 @@ class StartEndpoint(_Endpoint):
             raise Refused(Reason.TOKEN_MISSING, Cause.CREDENTIALS_ABSENT)
         if kind is not ResponseKind.REDIRECT:
             raise Refused(Reason.REQUEST_INVALID, message="A login begins with the navigation of a browser window")
-        given = _parameters(request, ("provider", "rd", "iss", "target_link_uri"))
+        given = _parameters(request, ("provider", "rd", "iss", "target_link_uri", "prompt"))
+        prompt = given.get("prompt", "")
+        if prompt and prompt not in _PROMPTS:
+            raise _bad(f"The parameter prompt is not {', '.join(_PROMPTS)}")
         provider = given.get("provider")
         if provider is None and "iss" in given:
             provider = self._flow.provider_of_issuer(given["iss"])
@@ -103,15 +112,40 @@ class StartEndpoint(_Endpoint):
                 raise _bad("No provider has this issuer")
         cookies = self._challenge.browser_cookies(request.headers)
         address = given.get("rd", given.get("target_link_uri"))
-        return self._page(request, await self._flow.begin(address, cookies, provider=provider))
+        step = await self._flow.begin(address, cookies, provider=provider, demand=Demand(prompt))
+        return self._page(request, step)
 
 
 class SignInEndpoint(_Endpoint):
-    """``GET {prefix}/sign_in``: the sign-in page."""
+    """``GET {prefix}/sign_in``: the sign-in page. ``POST``: its form for user name and password."""
+
+    methods = ("GET", "HEAD", "POST")
+
+    def __init__(
+        self, flow: LoginFlow, challenge: Challenge, guard: CrossSiteGuard, bodies: BodyReader, peers: TrustedPeers
+    ) -> None:
+        super().__init__(flow, challenge)
+        self._guard = guard
+        self._bodies = bodies
+        self._peers = peers
 
     async def respond(self, request: web.BaseRequest, rest: str) -> Response:
-        """The page."""
-        return self._page(request, self._flow.chooser(_parameters(request, ("rd",)).get("rd")))
+        """The page, or the answer to its form."""
+        cookies = self._challenge.browser_cookies(request.headers)
+        if request.method != "POST":
+            if self._flow.takes_passwords and response_kind(request.method, request.headers) is not _REDIRECT:
+                # its form needs the login cookie, which only a navigation may set
+                raise Refused(Reason.REQUEST_INVALID, message="The sign-in page is for browser windows")
+            return self._page(request, self._flow.chooser(_parameters(request, ("rd",)).get("rd"), cookies))
+        refusal = self._guard.unsafe_refusal(request.headers)
+        if refusal is not None:
+            raise refusal
+        fields = await self._bodies.read_form(request, is_decided=False)
+        connection = connection_of(request)
+        forwarded = request.headers.getall("X-Forwarded-For", [])
+        address = client_address(connection.peer, forwarded, self._peers, trusted=connection.trusted)
+        form = SignInForm(fields.get("username", ""), fields.get("password", ""), fields.get("token", ""), address)
+        return self._page(request, await self._flow.sign_in(form, fields.get("rd"), cookies))
 
 
 class CallbackEndpoint(_Endpoint):

@@ -1,7 +1,9 @@
 """The order of a login and of a logout. Every local check comes before the one call to the provider."""
 
+import asyncio
 import hmac
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,17 +12,18 @@ from urllib.parse import urlencode
 from sidecar.access.decide import Decider
 from sidecar.authn.base import Accepted, Gate
 from sidecar.budget import Budget
-from sidecar.concurrency import SingleFlight
-from sidecar.errors import Cause, Failed, Reason, Refused, Unavailable
+from sidecar.concurrency import SingleFlight, retrieve
+from sidecar.errors import Cause, Failed, RateLimited, Reason, Refused, Unavailable
 from sidecar.identity.actor import Actor
 from sidecar.identity.claims import make_actor
 from sidecar.login.client import Person, ProviderClient
+from sidecar.login.passwords import PasswordLogin, SignInForm
 from sidecar.login.return_address import HOME, ReturnAddresses, web_origin
-from sidecar.login.steps import Link, PageStep, Redirect, SetCookie, Step
-from sidecar.login.transaction import COOKIE_MAX_AGE, Attempt, AttemptRefused, Transactions
+from sidecar.login.steps import Link, PageStep, PasswordForm, Redirect, SetCookie, Step, unavailable
+from sidecar.login.transaction import COOKIE_MAX_AGE, NO_DEMAND, Attempt, AttemptRefused, Demand, Transactions
 from sidecar.logs import AUDIT
 from sidecar.metrics import Metrics
-from sidecar.sessions.records import content_of, session_id
+from sidecar.sessions.records import content_of, is_secret, session_id
 from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Session, Sessions
 from sidecar.store.replica.revocation_list import revocation_keys
@@ -28,6 +31,7 @@ from sidecar.store.replica.revocation_list import revocation_keys
 _audit = logging.getLogger(AUDIT)
 _log = logging.getLogger("sidecar.login")
 _FORM = "sign_out"
+_MAX_REVOKING = 100
 # Errors of RFC 6749 4.1.2.1 and OpenID Connect Core 3.1.2.6; of other texts nothing is shown.
 _PROVIDER_ERRORS: Mapping[str, str] = {
     "access_denied": "The identity provider did not allow the login, or it was cancelled.",
@@ -38,6 +42,7 @@ _PROVIDER_ERRORS: Mapping[str, str] = {
     "temporarily_unavailable": "The identity provider is temporarily unavailable. Try again later.",
     "server_error": "The identity provider has an internal error. Try again later.",
 }
+_SILENT_ERRORS = frozenset({"login_required", "interaction_required", "consent_required", "account_selection_required"})
 _NOT_ALLOWED = frozenset({Reason.PRINCIPAL_INVALID, Reason.PRINCIPAL_RESERVED, Reason.DOMAIN_NOT_ALLOWED})
 
 
@@ -89,10 +94,12 @@ class LoginFlow:
         accept: Callable[[Session], Accepted],
         decider: Decider,
         metrics: Metrics,
+        passwords: PasswordLogin | None = None,
     ) -> None:
         """``accept`` makes a session the person that it stands for, as for every request.
 
         What a request waits for, it waits for within the limits of ``decider``; callbacks take half of its slots.
+        ``passwords``: sign-in with user name and password.
         """
         self._clients = dict(clients)
         self._sessions = sessions
@@ -105,35 +112,70 @@ class LoginFlow:
         self._decider = decider
         # a provider that hangs must not keep others from a verdict
         self._completing = Budget(decider.undecided.places / 2, decider.undecided)
+        # nor may navigations, which cost their senders nothing, keep those from coming back who have logged in there
+        self._beginning = Budget(max(1, decider.undecided.places / 4), decider.undecided)
         self._logins = metrics.logins
+        self._passwords = passwords
         self._running: SingleFlight[str, Step] = SingleFlight()
+        self._revoking: set[asyncio.Task[None]] = set()
 
     # --- the way to the provider
 
-    async def begin(self, return_to: str | None, cookies: BrowserCookies, *, provider: str | None = None) -> Step:
-        """Lead the browser to ``provider``; None: to the only one, or show which there are."""
+    async def begin(
+        self,
+        return_to: str | None,
+        cookies: BrowserCookies,
+        *,
+        provider: str | None = None,
+        demand: Demand = NO_DEMAND,
+    ) -> Step:
+        """Lead the browser to ``provider``; None: to the only one, or show which there are.
+
+        ``demand``: what this login has to bring besides.
+        """
         address = self._addresses.checked(return_to)
         name = provider
-        if name is None and len(self._clients) == 1 and self.names.skips_chooser:
+        if name is None and len(self._clients) == 1 and self.names.skips_chooser and self._passwords is None:
             name = next(iter(self._clients))
         if name is None:
-            return self.chooser(address, status=401)
+            return self.chooser(address, cookies, status=401)
         client = self._clients.get(name)
         if client is None:
             raise Refused(Reason.NOT_FOUND)
-        attempt, state = self._transactions.begin(name, address, cookies.login)
+        attempt, state = self._transactions.begin(name, address, cookies.login, demand)
         try:
-            location = await self._decider.within_limits(client.authorization_url(attempt, state))
+            location = await self._decider.within_limits(client.authorization_url(attempt, state), self._beginning)
         except Failed as failure:
             return self._failed(failure, name, address)
         return Redirect(location, (SetCookie(self.names.login_cookie, attempt.cookie, COOKIE_MAX_AGE),))
+
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether the sign-in page has a form for user name and password."""
+        return self._passwords is not None
+
+    def knows(self, provider: str) -> bool:
+        """Whether ``provider`` is one at which persons log in."""
+        return provider in self._clients
 
     def provider_of_issuer(self, issuer: str) -> str | None:
         """The provider whose issuer is exactly ``issuer``, for logins that a third party initiates."""
         return next((name for name, client in self._clients.items() if client.issuer == issuer), None)
 
-    def chooser(self, return_to: str | None, *, status: int = 200) -> PageStep:
-        """The sign-in page: a link for each provider."""
+    def chooser(
+        self,
+        return_to: str | None,
+        cookies: BrowserCookies,
+        *,
+        status: int = 200,
+        message: str = "",
+        user: str = "",
+        failure: Failed | None = None,
+    ) -> PageStep:
+        """The sign-in page: a link for each provider, and a form for user name and password where they are accepted.
+
+        ``message``, ``user`` and ``failure`` are those of a form that was posted before.
+        """
         address = self._addresses.checked(return_to)
         links = tuple(
             Link(
@@ -141,7 +183,48 @@ class LoginFlow:
             )
             for name, client in self._clients.items()
         )
-        return PageStep(status, "Sign in", "Choose where to sign in.", links)
+        shown = message or ("Choose where to sign in." if links else "Sign in with user name and password.")
+        if self._passwords is None:
+            return PageStep(status, "Sign in", shown, links, failure=failure)
+        cookie = cookies.login if is_secret(cookies.login) else encode_base64url(os.urandom(32))
+        return PageStep(
+            status,
+            "Sign in",
+            shown,
+            links,
+            cookies=(SetCookie(self.names.login_cookie, cookie, COOKIE_MAX_AGE),),
+            failure=failure,
+            password=PasswordForm(
+                f"{self.names.prefix}/sign_in", self._passwords.form_token(cookie), address, user=user
+            ),
+            retry_after=failure.retry_after if isinstance(failure, RateLimited) else 0,
+        )
+
+    async def sign_in(self, form: SignInForm, return_to: str | None, cookies: BrowserCookies) -> Step:
+        """A posted form with user name and password.
+
+        Raises Refused: NOT_FOUND where passwords are not accepted, CROSS_SITE for the form of another browser.
+        """
+        if self._passwords is None:
+            raise Refused(Reason.NOT_FOUND)
+        address = self._addresses.checked(return_to)
+        try:
+            secret = await self._passwords.begin_session(form, login_cookie=cookies.login, replaces=cookies.session)
+        except Unavailable as failure:
+            if failure.cause is not Cause.THROTTLED:
+                return unavailable(failure)
+            limited = RateLimited(failure.cause, failure.detail, retry_after=failure.retry_after)
+            text = "There were too many wrong passwords. Wait a minute, then try again."
+            return self.chooser(address, cookies, status=429, message=text, user=form.user, failure=limited)
+        except Refused as failure:
+            if failure.reason is Reason.CROSS_SITE:
+                raise
+            if failure.reason is not Reason.CREDENTIALS_INVALID:
+                return _not_allowed(failure, (Link("Try again", self._start(address)),))
+            text = "The user name or the password is not right."
+            return self.chooser(address, cookies, status=401, message=text, user=form.user, failure=failure)
+        age = self.names.session_cookie_age
+        return Redirect(address, (SetCookie(self.names.session_cookie, secret, age),))
 
     # --- the way back
 
@@ -156,6 +239,10 @@ class LoginFlow:
         try:
             await self._check_response(client, parameters)
         except Failed as failure:
+            if attempt.demand.prompt == "none" and failure.detail in _SILENT_ERRORS:
+                # without showing anything the provider could not: the person has to choose
+                self._count(failure, attempt.provider)
+                return self.chooser(attempt.return_to, cookies, status=401)
             return self._failed(failure, attempt.provider, attempt.return_to)
         key = session_id(attempt.session_secret(self._sealer))
         if key not in self._running:
@@ -224,7 +311,13 @@ class LoginFlow:
     async def _create(self, client: ProviderClient, secret: str, person: Person, *, replaces: str) -> Actor:
         """Write the session of ``person``. Raises Refused, and Unavailable if the store does not answer."""
         content = content_of(
-            client.name, person.issuer, person.claims, id_token=person.id_token, issued_at=person.issued_at
+            client.name,
+            person.issuer,
+            person.claims,
+            issued_at=person.issued_at,
+            confirmed_at=self._sessions.now(),
+            id_token=person.id_token,
+            refresh_token=person.refresh_token if client.refreshes else "",
         )
         claims = {**content.claims, "iss": content.issuer, "sub": content.subject, "iat": content.issued_at}
         actor = make_actor(claims, client.policy)
@@ -258,9 +351,7 @@ class LoginFlow:
             message = "The sign-in cannot be completed now. Try again in a moment."
             return PageStep(503, "Temporarily unavailable", message, again, failure=failure)
         if failure.reason in _NOT_ALLOWED or failure.status == 403 or failure.cause is Cause.DENIED:
-            message = "Your account may not use this service. Ask its administrator."
-            refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
-            return PageStep(403, "Not allowed", message, again, failure=refused)
+            return _not_allowed(failure, again)
         shown = failure.cause is Cause.PROVIDER_ERROR
         message = failure.message if shown else "The identity provider's answer was not accepted."
         refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail)
@@ -299,14 +390,16 @@ class LoginFlow:
             if form_token is not None:
                 raise Refused(Reason.CROSS_SITE, Cause.FORM_TOKEN)
             return await self._confirmation(record.owner.provider, expected)
-        content = self._sessions.content(record)
+        content = await self._decider.within_limits(self._sessions.read(record))
         by = f"{record.actor_type}:{record.name}"
         await self._decider.within_limits(self._sessions.end(record, by=by, cause="signed_out"))
         location = f"{self.names.prefix}/signed_out"
         client = self._clients.get(record.owner.provider)
+        if client is not None and content is not None and content.content.refresh_token:
+            self._revoke(client, content.content.refresh_token)
         if client is not None and self.names.ends_provider_session:
             try:
-                hint = "" if content is None else content.id_token
+                hint = "" if content is None else content.content.id_token
                 known = client.end_session_url(hint, self.names.signed_out)
                 location = await self._decider.within_limits(known) or location
             except Unavailable as failure:
@@ -315,6 +408,14 @@ class LoginFlow:
                     extra={"event": "provider_logout_failed", "provider": client.name, "detail": failure.detail},
                 )
         return Redirect(location, (self._deleted(),))
+
+    def _revoke(self, client: ProviderClient, refresh_token: str) -> None:
+        """In the background, and at best: the session here has ended in any case."""
+        if len(self._revoking) < _MAX_REVOKING:
+            task = asyncio.create_task(client.revoke(refresh_token), name="revoke refresh token")
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+            task.add_done_callback(retrieve)
 
     async def _confirmation(self, provider: str, token: str) -> PageStep:
         targets: tuple[str, ...] = ()
@@ -344,3 +445,9 @@ class LoginFlow:
         if return_to != HOME:
             query["rd"] = return_to
         return f"{self.names.prefix}/start" + (f"?{urlencode(query)}" if query else "")
+
+
+def _not_allowed(failure: Failed, links: tuple[Link, ...]) -> PageStep:
+    message = "Your account may not use this service. Ask its administrator."
+    refused = Refused(Reason.LOGIN_FAILED, failure.cause, failure.detail, status=403)
+    return PageStep(403, "Not allowed", message, links, failure=refused)

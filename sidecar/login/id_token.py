@@ -10,6 +10,8 @@ from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
 from sidecar.keys.keyset import VerificationKey
+from sidecar.login.transaction import NO_DEMAND, Demand
+from sidecar.sessions.records import SessionContent
 from sidecar.sessions.sealing import encode_base64url
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.policy import provider_validation
@@ -56,11 +58,33 @@ class TokenChecks:
         self._now, self._earliest = latest_of(clock), earliest_of(clock)
         self._max_bytes = max_bytes
 
-    async def id_token(self, text: str, issuer: str, *, nonce: str, access_token: str) -> dict[str, Any]:
+    async def id_token(
+        self, text: str, issuer: str, *, nonce: str, access_token: str, demand: Demand = NO_DEMAND
+    ) -> dict[str, Any]:
         """The claims of a good ID token. Raises Refused, and Unavailable if the keys cannot be fetched.
 
-        ``issuer`` is the exact one of the discovery document.
+        ``issuer`` is the exact one of the discovery document. ``demand``: what this login has asked for.
         """
+        claims, leeway = await self._verified(text, issuer, access_token)
+        self._check_nonce(claims, nonce)
+        self._check_authentication(claims, leeway, demand)
+        return claims
+
+    async def refreshed_id_token(
+        self, text: str, issuer: str, *, before: SessionContent, access_token: str
+    ) -> dict[str, Any]:
+        """The claims of a good ID token of a refresh (section 12.2), which continues ``before``. Raises as above."""
+        claims, _ = await self._verified(text, issuer, access_token)
+        if claims["sub"] != before.subject:
+            raise _invalid(Cause.PROVIDER_ANSWER, "sub is that of another person")
+        if claims.get("nonce") is not None:
+            self._check_nonce(claims, before.nonce)
+        if before.authenticated_at is not None and claims.get("auth_time") not in (None, before.authenticated_at):
+            raise _invalid(Cause.AUTHENTICATION_AGE, "auth_time has changed")
+        return claims
+
+    async def _verified(self, text: str, issuer: str, access_token: str) -> tuple[dict[str, Any], float]:
+        """The claims of an ID token for this client that was issued just now, and the clock skew."""
         token = parse(text, self._max_bytes)
         policy = replace(
             provider_validation(self._provider, issuer),
@@ -77,12 +101,14 @@ class TokenChecks:
             raise _invalid(Cause.CLAIM_TYPE, "sub is missing or too long")
         if issued is None or self._now() - issued > MAX_ISSUE_AGE + policy.leeway:
             raise _invalid(Cause.LIFETIME, "iat is missing or too old for a login")
+        self._check_access_token(token, claims, access_token)
+        return claims, policy.leeway
+
+    @staticmethod
+    def _check_nonce(claims: Mapping[str, Any], nonce: str) -> None:
         given = claims.get("nonce")
         if not isinstance(given, str) or not hmac.compare_digest(_as_bytes(given), _as_bytes(nonce)):
             raise _invalid(Cause.NONCE)
-        self._check_access_token(token, claims, access_token)
-        self._check_authentication(claims, policy.leeway)
-        return claims
 
     async def logout_token(self, text: str, issuer: str) -> LogoutToken:
         """A good logout token (Back-Channel Logout 1.0 section 2.6). Raises Refused, Unavailable."""
@@ -135,16 +161,21 @@ class TokenChecks:
         if not hmac.compare_digest(_as_bytes(given), encode_base64url(digest[: len(digest) // 2]).encode()):
             raise _invalid(Cause.ACCESS_TOKEN_HASH)
 
-    def _check_authentication(self, claims: Mapping[str, Any], leeway: float) -> None:
+    def _check_authentication(self, claims: Mapping[str, Any], leeway: float, demand: Demand) -> None:
         login = self._provider.login
-        if login is None:
-            return
-        if login.max_age is not None:
-            authenticated = claims.get("auth_time")
-            if not _is_time(authenticated) or self._now() - authenticated > login.max_age + leeway:
-                raise _invalid(Cause.AUTHENTICATION_AGE, f"auth_time is missing or older than {login.max_age:g} s")
-        if login.acr_values and claims.get("acr") not in login.acr_values:
-            raise _invalid(Cause.AUTHENTICATION_CLASS, f"acr is not one of {', '.join(login.acr_values)}")
+        if login is not None and login.max_age is not None:
+            self._check_age(claims, login.max_age, leeway)
+        if demand.max_age is not None:
+            # without leeway: the rule that asks has none, and would refuse the session at once
+            self._check_age(claims, demand.max_age, 0.0)
+        acr_values = demand.acr_values or (() if login is None else login.acr_values)
+        if acr_values and claims.get("acr") not in acr_values:
+            raise _invalid(Cause.AUTHENTICATION_CLASS, f"acr is not one of {', '.join(acr_values)}")
+
+    def _check_age(self, claims: Mapping[str, Any], max_age: float, leeway: float) -> None:
+        authenticated = claims.get("auth_time")
+        if not _is_time(authenticated) or self._now() - authenticated > max_age + leeway:
+            raise _invalid(Cause.AUTHENTICATION_AGE, f"auth_time is missing or older than {max_age:g} s")
 
 
 def _is_time(value: Any) -> TypeGuard[float]:

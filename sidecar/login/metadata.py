@@ -1,6 +1,7 @@
 """The endpoints of a provider, from its verified discovery document (OpenID Connect Discovery 1.0 section 3)."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ _FETCH = "fetch"  # the only call that is shared
 _LIFETIME = 3600.0
 _RETRY = 5.0
 _MAX_URL = 2048
+_VISIBLE = re.compile(r"[!-~]+").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class ProviderMetadata:
     userinfo_endpoint: str = ""
     end_session_endpoint: str = ""
     pushed_endpoint: str = ""
+    revocation_endpoint: str = ""
     requires_pushed: bool = False
     sends_issuer: bool = False
     authentication_methods: frozenset[str] = frozenset({"client_secret_basic"})
@@ -46,7 +49,8 @@ def parse_endpoints(document: Mapping[str, object], provider: Provider) -> Provi
         url = document.get(name)
         if url is None and not required:
             return ""
-        if not isinstance(url, str) or not 0 < len(url) <= _MAX_URL or "#" in url:
+        # visible ASCII: the text goes into header fields as it is, and others may read what stands after white space
+        if not isinstance(url, str) or len(url) > _MAX_URL or not _VISIBLE(url) or "#" in url:
             raise DocumentError("useless", f"the discovery document has no usable {name}")
         target = check_url(url, allow_insecure=provider.allow_insecure_urls)
         if is_loopback(target.host or "") and not is_loopback(URL(issuer).host or ""):
@@ -61,6 +65,7 @@ def parse_endpoints(document: Mapping[str, object], provider: Provider) -> Provi
         endpoint("userinfo_endpoint"),
         endpoint("end_session_endpoint"),
         endpoint("pushed_authorization_request_endpoint"),
+        endpoint("revocation_endpoint"),
         requires_pushed=document.get("require_pushed_authorization_requests") is True,
         sends_issuer=document.get("authorization_response_iss_parameter_supported") is True,
         authentication_methods=frozenset(item for item in methods if isinstance(item, str))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from html import escape
 
-from sidecar.login.steps import PageStep, Redirect, SetCookie, Step
+from sidecar.login.steps import PageStep, PasswordForm, Redirect, SetCookie, Step
 from sidecar.web.response import Response
 
 _COMMON = b"Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
@@ -38,7 +38,8 @@ class StepResponses:
             b"Content-Type: text/html; charset=utf-8\r\nVary: Cookie\r\nX-Frame-Options: DENY\r\n"
             b"Content-Security-Policy: %b\r\n" % policy.encode("ascii")
         )
-        retry = b"Retry-After: 5\r\n" if step.status == 503 else b""
+        wait = step.retry_after or (5 if step.status == 503 else 0)
+        retry = b"Retry-After: %d\r\n" % wait if wait else b""
         text = _plain(step) if self._render is None else self._render(step, request_id)
         return Response(step.status, _COMMON + lines + retry + cookies, text.encode())
 
@@ -51,7 +52,24 @@ def _plain(page: PageStep) -> str:
     actions = [
         f'<p><a href="{escape(link.href)}">{escape(link.label)}</a> {escape(link.note)}</p>' for link in page.links
     ]
+    if page.password is not None:
+        actions.append(_password_form(page.password))
     if page.button:
         field = f'<input type="hidden" name="token" value="{escape(page.form_token)}">'
         actions.append(f'<form method="post">{field}<button>{escape(page.button)}</button></form>')
     return _PAGE.format(title=escape(page.title), message=escape(page.message), actions="".join(actions))
+
+
+def _password_form(form: PasswordForm) -> str:
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{escape(value)}">'
+        for name, value in (("token", form.token), ("rd", form.return_to))
+    )
+    return (
+        f'<form method="post" action="{escape(form.action)}">{hidden}'
+        f'<p><label>User name <input name="username" value="{escape(form.user)}" autocomplete="username" required '
+        'autocapitalize="none" spellcheck="false"></label></p>'
+        '<p><label>Password <input name="password" type="password" autocomplete="current-password" required>'
+        "</label></p>"
+        "<p><button>Sign in</button></p></form>"
+    )

@@ -33,10 +33,24 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class PasswordForm:
+    """A form with user name and password, which is posted to ``action`` with ``token`` and the address ``return_to``.
+
+    ``user`` is what was entered before.
+    """
+
+    action: str
+    token: str = field(repr=False)
+    return_to: str
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PageStep:
     """Show a page: a title, a sentence, links, and perhaps a form with one button that posts ``form_token``.
 
     ``failure`` is what the page reports, for the log. ``form_targets`` are the origins to which the form may redirect.
+    ``password``: a form for user name and password. ``retry_after``: seconds after which to try again.
     """
 
     status: int
@@ -48,6 +62,8 @@ class PageStep:
     form_targets: tuple[str, ...] = ()
     cookies: tuple[SetCookie, ...] = ()
     failure: Failed | None = None
+    password: PasswordForm | None = None
+    retry_after: int = 0
 
 
 Step = Redirect | PageStep

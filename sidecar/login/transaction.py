@@ -23,6 +23,20 @@ _PURPOSE = "state"
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What one login asks of the provider beyond its configuration: ``prompt``, and the authentication that a rule
+    requires: not older than ``max_age`` seconds, with a class of ``acr_values``.
+    """
+
+    prompt: str = ""
+    max_age: float | None = None
+    acr_values: tuple[str, ...] = ()
+
+
+NO_DEMAND = Demand()
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """An attempt. ``cookie`` is the browser's, ``secret`` the number of the secret that sealed the state."""
 
@@ -31,6 +45,7 @@ class Attempt:
     number: bytes
     cookie: str = field(repr=False)
     secret: int = 0
+    demand: Demand = NO_DEMAND
 
     @property
     def nonce(self) -> str:
@@ -77,16 +92,17 @@ class Transactions:
         self._sealer = sealer
         self._now = clock.now
 
-    def begin(self, provider: str, return_to: str, cookie: str) -> tuple[Attempt, str]:
+    def begin(self, provider: str, return_to: str, cookie: str, demand: Demand = NO_DEMAND) -> tuple[Attempt, str]:
         """A new attempt and its state. ``cookie`` is the login cookie that the browser sent; unusable: a new one."""
         secret = cookie if is_secret(cookie) else encode_base64url(os.urandom(32))
-        attempt = Attempt(provider, return_to, os.urandom(16), secret)
+        attempt = Attempt(provider, return_to, os.urandom(16), secret, demand=demand)
         content = [
             attempt.provider,
             attempt.return_to,
             encode_base64url(attempt.number),
             self._now(),
             _digest(attempt.cookie),
+            [demand.prompt, demand.max_age, demand.acr_values],
         ]
         return attempt, self._sealer.seal(_PURPOSE, json.dumps(content).encode())
 
@@ -98,7 +114,7 @@ class Transactions:
         opened = self._sealer.open(_PURPOSE, state) if len(state) <= _MAX_STATE else None
         if opened is None:
             raise Refused(Reason.LOGIN_FAILED, Cause.STATE_INVALID)
-        provider, return_to, number, begun, digest = json.loads(opened.content)
+        provider, return_to, number, begun, digest, (prompt, max_age, acr) = json.loads(opened.content)
         is_old = not -_MAX_AHEAD <= self._now() - begun <= _STATE_MAX_AGE
         if not is_secret(cookie):
             raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to)
@@ -106,7 +122,8 @@ class Transactions:
             # Tabs that are opened at once, before there is a cookie, get different ones, and the last one counts. A new
             # attempt has that one, so it is not refused again.
             raise AttemptRefused(Cause.BROWSER_MISMATCH, return_to, "" if is_old else provider)
-        attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret)
+        demand = Demand(prompt, max_age, tuple(acr))
+        attempt = Attempt(provider, return_to, decode_base64url(number) or b"", cookie, opened.secret, demand)
         return attempt, is_old
 
 

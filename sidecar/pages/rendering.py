@@ -93,7 +93,7 @@ class Renderer:
 
     def step(self, page: PageStep, request_id: str) -> str:
         """The HTML of a page of the login."""
-        takes_password = bool(getattr(page, "password", None))
+        takes_password = page.password is not None
         is_sign_in = takes_password or any(link.badge for link in page.links)
         context = {
             "page": page,

@@ -1,9 +1,13 @@
-"""What a session consists of: the value of its cookie, its record, and the sealed content of the record."""
+"""What a session consists of: the value of its cookie, its record, and its content, sealed beside the record.
+
+The record is in the copy of every process, the content in the store alone.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from sidecar.errors import Cause, Reason, Refused
@@ -16,6 +20,7 @@ from sidecar.store.timestamps import format_rfc3339
 SESSION_OWNER = "urn:auth-sidecar:session"
 """``owner.issuer`` of every session record, which keeps sessions out of the lists of a person's tokens."""
 _PURPOSE = "session"
+_VERSION = 1
 _SECRET_BYTES = 32
 _ID_BYTES = 18
 MAX_CONTENT_BYTES = 32 * 1024
@@ -28,7 +33,8 @@ class SessionContent:
     """The sealed part of a session. Times are seconds since the epoch.
 
     ``claims`` name the Actor; ``issued_at`` is the ``iat`` of the ID token, by the provider's clock. ``id_token`` is
-    the hint for the provider's logout; empty: none is kept.
+    the hint for the provider's logout; empty: none is kept. ``refresh_token`` is that of the provider, empty: it has
+    given none; ``confirmed_at`` is when the provider has confirmed the person last, ``nonce`` that of the login.
     """
 
     provider: str
@@ -39,7 +45,10 @@ class SessionContent:
     sid: str = ""
     acr: str = ""
     authenticated_at: float | None = None
-    id_token: str = ""
+    nonce: str = field(default="", repr=False)
+    confirmed_at: float = 0.0
+    refresh_token: str = field(default="", repr=False)
+    id_token: str = field(default="", repr=False)
 
     def actor_claims(self, record: TokenRecord, expires_at: float) -> dict[str, Any]:
         """The claims from which the Actor is made: times and id are those of the session."""
@@ -53,23 +62,44 @@ class SessionContent:
         }
 
 
+_FIELDS = tuple(item.name for item in fields(SessionContent))
+
+
 def content_of(
-    provider: str, issuer: str, claims: Mapping[str, Any], *, id_token: str, issued_at: float
+    provider: str,
+    issuer: str,
+    claims: Mapping[str, Any],
+    *,
+    issued_at: float,
+    confirmed_at: float,
+    id_token: str = "",
+    refresh_token: str = "",
 ) -> SessionContent:
     """The content for verified ``claims``, which have a ``sub``."""
-    acr, authenticated = claims.get("acr"), claims.get("auth_time")
-    sid = claims.get("sid")
+    authenticated = claims.get("auth_time")
     return SessionContent(
         provider,
         issuer,
         claims["sub"],
         issued_at,
-        {name: value for name, value in claims.items() if name not in _DROPPED},
-        sid=sid if isinstance(sid, str) else "",
-        acr=acr if isinstance(acr, str) else "",
+        kept_claims(claims),
+        sid=_text(claims.get("sid")),
+        acr=_text(claims.get("acr")),
         authenticated_at=float(authenticated) if isinstance(authenticated, int | float) else None,
+        nonce=_text(claims.get("nonce")),
+        confirmed_at=confirmed_at,
+        refresh_token=refresh_token,
         id_token=id_token,
     )
+
+
+def kept_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``claims`` that a session keeps."""
+    return {name: value for name, value in claims.items() if name not in _DROPPED}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def is_kept(path: ClaimPath) -> bool:
@@ -98,13 +128,10 @@ def session_owner(issuer: str, provider: str, subject: str) -> Owner:
     return Owner(SESSION_OWNER, provider, person_key(issuer, subject))
 
 
-def make_record(
-    secret: str, content: SessionContent, actor: Actor, sealer: Sealer, *, now: float, expires_at: float
-) -> TokenRecord:
-    """The record of a new session. Raises Refused(LOGIN_FAILED) for claims that are too large to keep."""
-    identifier = session_id(secret)
+def make_record(secret: str, content: SessionContent, actor: Actor, *, now: float, expires_at: float) -> TokenRecord:
+    """The record of a new session."""
     return TokenRecord(
-        id=identifier,
+        id=session_id(secret),
         token_hash=hash_token(secret),
         name=actor.id,
         kind=TokenKind.BROWSER,
@@ -113,50 +140,47 @@ def make_record(
         created_at=now,
         expires_at=expires_at,
         format=_PURPOSE,
-        description=sealer.seal(_PURPOSE, _written(content), identifier),
         owner=Owner(SESSION_OWNER, content.provider, person_key(content.issuer, content.subject), actor.id),
     )
 
 
-def _written(content: SessionContent) -> bytes:
-    for id_token in (content.id_token, ""):
-        text = json.dumps(
-            [
-                1,
-                content.provider,
-                content.issuer,
-                content.subject,
-                content.issued_at,
-                content.claims,
-                content.sid,
-                content.acr,
-                content.authenticated_at,
-                id_token,
-            ],
-            separators=(",", ":"),
-        ).encode()
+def seal_content(record_id: str, content: SessionContent, sealer: Sealer) -> str:
+    """``content`` as the store keeps it beside the record: it opens for that record only.
+
+    Raises Refused(LOGIN_FAILED) for claims that are too large to keep.
+    """
+    for kept in (content, replace(content, id_token="")):
+        text = json.dumps([_VERSION, *(getattr(kept, name) for name in _FIELDS)], separators=(",", ":")).encode()
         if len(text) <= MAX_CONTENT_BYTES:
-            return text
+            return sealer.seal(_PURPOSE, text, record_id)
     raise Refused(Reason.LOGIN_FAILED, Cause.TOKEN_SIZE, f"claims of more than {MAX_CONTENT_BYTES} bytes", status=403)
 
 
-def read_content(record: TokenRecord, sealer: Sealer) -> SessionContent | None:
-    """The content of ``record``; None where no secret of this process opens it, or another version wrote it."""
-    opened = sealer.open(_PURPOSE, record.description, record.id)
+def open_content(record_id: str, text: str, sealer: Sealer) -> SessionContent | None:
+    """The content; None where no secret of this process opens it, or another version wrote it."""
+    opened = sealer.open(_PURPOSE, text, record_id)
     if opened is None:
         return None
-    version, *fields = json.loads(opened.content)
-    return SessionContent(*fields) if version == 1 else None
+    version, *values = json.loads(opened.content)
+    return SessionContent(*values) if version == _VERSION else None
 
 
-def describe_session(record: TokenRecord) -> dict[str, Any]:
-    """The session as displayed: times in RFC 3339 UTC, neither digest nor content."""
-    return {
+def describe_session(record: TokenRecord, *, max_age: float = inf, idle: float | None = None) -> dict[str, Any]:
+    """The session as displayed: times in RFC 3339 UTC, neither digest nor content.
+
+    ``max_age`` and ``idle`` are those of the configuration in use. The last use, and with it ``idleUntil``, are those
+    that the store has: up to about a minute old.
+    """
+    expires_at = record.created_at + max_age
+    shown = {
         "id": record.id,
         "actor": {"type": record.actor_type.value, "id": record.name},
         "provider": record.owner.provider,
         "createdAt": format_rfc3339(record.created_at),
-        "expiresAt": format_rfc3339(record.expires_at),
+        "expiresAt": format_rfc3339(expires_at if record.expires_at is None else min(expires_at, record.expires_at)),
         "lastUsedAt": format_rfc3339(record.last_used_at),
         "endedAt": format_rfc3339(record.revoked_at),
     }
+    if idle is not None:
+        shown["idleUntil"] = format_rfc3339(max(record.created_at, record.last_used_at or 0.0) + idle)
+    return shown

@@ -137,6 +137,14 @@ class ClockReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """A text that is kept beside a record. ``version`` is 1 for the first one and grows by 1 with each."""
+
+    text: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatus:
     """State for operators. ``persistent`` False: the contents are lost when the server restarts."""
 
@@ -177,6 +185,27 @@ class Store(Protocol):
 
     async def records(self, query: RecordQuery, after: str, limit: int) -> Page:
         """Records, newest first. Raises ValueError for an invalid cursor ``after``."""
+
+    async def companion(self, record_id: str) -> Companion | None:
+        """The text beside the record with that id. It is in no log, snapshot or copy, and a store that was emptied
+        does not get it back.
+        """
+
+    async def put_companion(self, record_id: str, text: str, expires_at: float, *, after: int) -> bool:
+        """Replace the text of the version ``after``, 0: write the first one. False: there is another version.
+
+        It is deleted after ``expires_at``. Writing the same text again is harmless. Raises ValueError for an id that
+        cannot be stored.
+        """
+
+    async def lock(self, name: str, holder: str, seconds: float) -> bool:
+        """Take the lock ``name`` for at most ``seconds``, for all processes. False: another holder has it.
+
+        Raises ValueError for a name that cannot be stored.
+        """
+
+    async def unlock(self, name: str, holder: str) -> None:
+        """Release a lock, if ``holder`` still has it."""
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         """The revocation entry with that id, or None."""

@@ -7,7 +7,7 @@ import orjson
 
 from sidecar.access.decide import Deny
 from sidecar.access.rules import Resource
-from sidecar.errors import Failed, MethodNotAllowed, RateLimited, Unavailable
+from sidecar.errors import Failed, MethodNotAllowed, RateLimited, StepUpRequired, Unavailable
 from sidecar.logs import LineLimit
 from sidecar.web.cors import RefusalCors
 from sidecar.web.request import MAX_LOGGED_PATH, RequestHead, identifier_of, new_request_id, original_of, target_of
@@ -152,7 +152,7 @@ class ErrorResponses:
         parts.append(self._realm)
         if failure.bearer_error:
             parts.append(f'error="{failure.bearer_error}", error_description="{failure.message}"')
-        return f"Bearer {', '.join(parts)}"
+        return f"Bearer {', '.join(parts)}{_asked_authentication(failure)}"
 
     def _answer(
         self,
@@ -192,6 +192,14 @@ class ErrorResponses:
         if self._login and failure.status == 401:
             document["login"] = self._login
         return Response(status, b"".join(lines), orjson.dumps(document), close=close)
+
+
+def _asked_authentication(failure: Failed) -> str:
+    """RFC 9470 section 3: what a new login has to bring."""
+    if not isinstance(failure, StepUpRequired):
+        return ""
+    acr = f', acr_values="{" ".join(failure.acr_values)}"' if failure.acr_values else ""
+    return acr + (f", max_age={int(failure.max_age)}" if failure.max_age is not None else "")
 
 
 def _is_from_script(asked: RequestHead) -> bool:

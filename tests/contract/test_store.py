@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from sidecar.identity.actor import ActorType
-from sidecar.store.base import Batch, Changes, GapError, Page, RecordQuery, Store
+from sidecar.store.base import Batch, Changes, Companion, GapError, Page, RecordQuery, Store
 from sidecar.store.merge import Entries
 from sidecar.store.record import Current, Owner, TokenKind, TokenRecord, bot_key
 from sidecar.store.replica.bot_names import make_registration
 from sidecar.store.revocation_entry import Removal, RevocationEntry, Scope, make_entry
 from tests.support.hand_clock import HandClock
+from tests.support.memory_store import MemoryStore
 
 Open = Callable[..., Awaitable[Store]]
 NOW = 1_800_000_000.0
@@ -620,3 +621,44 @@ async def test_entries_of_actors_are_those_without_issuer(store: Store) -> None:
     about_actor = make_entry(Scope.ACTOR, "", "USER:sam", NOW - 1, issued_before=NOW)
     await store.write(Batch(add_entries=(make_entry(Scope.SUBJECT, "iss", "s", NOW, issued_before=NOW), about_actor)))
     assert (await store.entries("", "", 10, NOW)).entries == (about_actor,)
+
+
+async def test_text_beside_a_record_is_replaced_by_those_who_know_it(store: Store) -> None:
+    until = time.time() + 60
+    assert await store.companion("s_1") is None
+    assert await store.put_companion("s_1", "one", until, after=0)
+    assert await store.put_companion("s_1", "one", until, after=0)  # the response to the first was lost
+    assert not await store.put_companion("s_1", "other", until, after=0)
+    assert await store.companion("s_1") == Companion("one", 1)
+    assert await store.put_companion("s_1", "two \u20ac", until, after=1)
+    assert not await store.put_companion("s_1", "late", until, after=1)
+    assert await store.companion("s_1") == Companion("two \u20ac", 2)
+    assert await store.companion(HOSTILE) is None
+    assert await store.companion("s_2") is None
+
+
+async def test_text_beside_a_record_expires_and_is_in_no_log(open_store: Open) -> None:
+    store = await open_store()
+    _, _, position = await stand(store)
+    await store.put_companion("s_1", "one", time.time() + 0.3, after=0)
+    _, _, later = await stand(store)
+    assert later == position
+    assert await store.companion("s_1") == Companion("one", 1)
+    if not isinstance(store, MemoryStore):  # which has no clock
+        await asyncio.sleep(0.4)
+        assert await store.companion("s_1") is None
+        assert await store.put_companion("s_1", "again", time.time() + 60, after=0)
+
+
+async def test_lock_has_one_holder_until_it_is_released_or_over(open_store: Open) -> None:
+    here, there = await open_store(), await open_store()
+    assert await here.lock("refresh:s_1", "a", 30.0)
+    assert await here.lock("refresh:s_1", "a", 30.0)
+    assert not await there.lock("refresh:s_1", "b", 30.0)
+    assert await there.lock("refresh:s_2", "b", 30.0)
+    await there.unlock("refresh:s_1", "b")
+    assert not await there.lock("refresh:s_1", "b", 30.0)
+    await here.unlock("refresh:s_1", "a")
+    assert await there.lock("refresh:s_1", "b", 0.2)
+    await asyncio.sleep(0.3)
+    assert await here.lock("refresh:s_1", "a", 30.0)

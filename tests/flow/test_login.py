@@ -565,6 +565,20 @@ async def test_endpoints_of_the_login_wait_within_the_limits_of_a_decision(tmp_p
                 assert (await browser.get(address, follow=False)).status == 303
 
 
+async def test_flood_of_navigations_leaves_places_for_those_who_come_back(tmp_path: Path) -> None:
+    limits = {"checkDeadline": "3s", "limits": {"maxInFlight": 16}}  # four requests may wait
+    async with world_of(tmp_path, registration={"pushed": "always"}, limits=limits) as world:
+        browser = Browser()
+        sent = await browser.get(world.url + "/a", follow=False)
+        reply = await browser.get(sent.all("Location")[0], follow=False)
+        world.idp.wrong, world.idp.pushed = "slow", 0
+        flood = [asyncio.create_task(Browser().get(world.url + "/oauth2/start", follow=False)) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        assert world.idp.pushed == 1
+        assert (await browser.get(reply.all("Location")[0], follow=False)).status == 303
+        assert sorted([one.status for one in await asyncio.gather(*flood)]) == [303] + [503] * 7
+
+
 async def test_logout_token_waits_within_the_limits_of_a_decision(tmp_path: Path) -> None:
     limits = {"checkDeadline": "300ms", "limits": {"maxInFlight": 8}}
     async with world_of(tmp_path, limits=limits) as world:

@@ -1,7 +1,9 @@
 """What operators see of the browser login: ``check`` without a browser, and the list and the end of sessions."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,6 @@ def test_check_says_that_a_provider_is_down(
 
 
 async def test_sessions_are_listed_and_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import asyncio
-
     async with world_of(tmp_path) as world:
         alice = await world.login()
         world.idp.user = "bob"
@@ -99,3 +99,51 @@ async def test_sessions_are_listed_and_ended(tmp_path: Path, capsys: pytest.Capt
             "alice",
         ]
         assert await asyncio.to_thread(main, ["sessions", "end", "s_unknown", *config]) == 1
+
+
+def test_new_secret_is_long_enough_and_never_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    found = set()
+    for _ in range(3):
+        assert main(["login", "secret"]) == 0
+        found.add(capsys.readouterr().out.strip())
+    assert len(found) == 3
+    assert all(len(secret) == 64 for secret in found)
+
+
+async def test_session_is_listed_with_the_end_that_applies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with world_of(tmp_path) as world:
+        await world.login()
+    path = tmp_path / "sidecar.yaml"
+    document = json.loads(path.read_text())
+    document["login"] = {"session": {"maxAge": "10m", "idle": "5m"}}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert await asyncio.to_thread(main, ["sessions", "list", "--json", "--config", str(path)]) == 0
+    (shown,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    began, ends, idle = (datetime.fromisoformat(shown[name]) for name in ("createdAt", "expiresAt", "idleUntil"))
+    assert (ends - began).total_seconds() == pytest.approx(600)
+    assert (idle - began).total_seconds() >= 299
+
+
+async def test_cookie_is_explained_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [{"path": "/admin/**", "require": {"groups": ["admins"]}}]
+    async with world_of(tmp_path, rules=rules) as world:
+        world.idp.gives_refresh_tokens = True
+        secret = (await world.login()).cookies["sidecar_session"]
+        config = ["--config", str(tmp_path / "sidecar.yaml")]
+
+        async def explained(code: int, *words: str) -> str:
+            assert await asyncio.to_thread(main, ["token", "explain", *words, *config]) == code
+            return capsys.readouterr().out
+
+        shown = await explained(0, "--cookie", secret)
+        assert secret not in shown
+        for part in ("its record is s_", "in force since", "at corp, authenticated at", 'USER "alice"', "accepted"):
+            assert part in shown, shown
+        assert "the provider is asked again from" in shown
+        assert "verdict    allowed" in await explained(0, "--cookie", secret, "--path", "/x")
+        assert "requires the group admins" in await explained(1, "--cookie", secret, "--path", "/admin/x")
+        assert "session_unknown" in await explained(1, "--cookie", "A" * 43)
+        assert "not the value of a session cookie" in await explained(1, "--cookie", "x")
+        assert world.idp.refreshes == 0
+        assert await asyncio.to_thread(main, ["sessions", "end", "--actor", "alice", *config]) == 0
+        assert "session_ended (session_revoked)" in await explained(1, "--cookie", secret)

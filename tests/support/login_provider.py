@@ -42,6 +42,16 @@ class LoginProvider(IdentityProvider):
         self.token_requests: list[tuple[dict[str, str], str]] = []
         self.requires_pushed = False
         self.groups: list[str] | None = ["readers"]
+        self.instead: dict[str, tuple[int, bytes, Mapping[str, str]]] = {}
+        """Whole responses by path: status, body, headers."""
+        self.gives_refresh_tokens = False
+        self.authenticated_ago = 0
+        self.acr = ""
+        self.refreshes = 0
+        self.reused = 0
+        self.revoked: list[str] = []
+        self._refresh: dict[str, dict[str, str]] = {}
+        self._ended: set[str] = set()
         self.extra: dict[str, Any] = {}
         self._codes: dict[str, dict[str, str]] = {}
         self._pushed: dict[str, dict[str, str]] = {}
@@ -69,7 +79,11 @@ class LoginProvider(IdentityProvider):
             "/token": self._token,
             "/userinfo": self._userinfo,
             "/logout": self._logout,
+            "/revoke": self._revoke,
         }
+        if request.path in self.instead:
+            status, body, headers = self.instead[request.path]
+            return web.Response(status=status, body=body, headers=dict(headers))
         if self.wrong == "slow keys" and request.path == "/jwks":
             await asyncio.sleep(2)
         handler = handlers.get(request.path)
@@ -84,6 +98,7 @@ class LoginProvider(IdentityProvider):
             "token_endpoint": f"{url}/token",
             "userinfo_endpoint": f"{url}/userinfo",
             "end_session_endpoint": f"{url}/logout",
+            "revocation_endpoint": f"{url}/revoke",
             "pushed_authorization_request_endpoint": f"{url}/par",
             "require_pushed_authorization_requests": self.requires_pushed,
             "authorization_response_iss_parameter_supported": True,
@@ -130,6 +145,8 @@ class LoginProvider(IdentityProvider):
         self.token_requests.append((form, request.headers.get("Authorization", "")))
         if self.wrong == "client refused" or not self._is_client(request, form):
             return _json(401, {"error": "invalid_client"})
+        if form.get("grant_type") == "refresh_token":
+            return await self._answer_refresh(form)
         begun = self._codes.pop(form.get("code", ""), None)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
         if (
@@ -146,20 +163,81 @@ class LoginProvider(IdentityProvider):
         access = f"access-{self.redeemed}"
         self._access[access] = begun["user"]
         answer = {"access_token": access, "token_type": "bearer", "id_token": self._id_token(begun, access)}
+        if self.gives_refresh_tokens:
+            answer["refresh_token"] = self._new_refresh_token({**begun, "auth_time": str(int(time.time()))})
         if self.wrong == "no id token":
             del answer["id_token"]
         if self.wrong == "token type":
             answer["token_type"] = "mac"
         return _json(200, answer)
 
-    def _id_token(self, begun: Mapping[str, str], access: str) -> str:
+    def end(self, user: str) -> None:
+        """Disable ``user``: no refresh token of theirs is good any more."""
+        self._ended.add(user)
+
+    def _new_refresh_token(self, begun: dict[str, str]) -> str:
+        token = f"refresh-{begun['user']}-{len(self._refresh)}"
+        self._refresh[token] = begun
+        return token
+
+    async def _answer_refresh(self, form: Mapping[str, str]) -> web.StreamResponse:
+        """Refresh tokens are good once; one that comes twice ends the session, as Keycloak does."""
+        wrong = self.wrong.removeprefix("refresh: ") if self.wrong.startswith("refresh: ") else ""
+        if wrong == "slow":
+            await asyncio.sleep(1)
+        if wrong == "down":
+            return web.Response(status=503)
+        if wrong == "temporarily":
+            return _json(400, {"error": "temporarily_unavailable"})
+        if wrong == "client":
+            return _json(400, {"error": "unauthorized_client"})
+        begun = self._refresh.get(form["refresh_token"])
+        if begun is None or begun.get("used") or begun["user"] in self._ended:
+            self.reused += bool(begun and begun.get("used"))
+            return _json(400, {"error": "invalid_grant"})
+        self.refreshes += 1
+        access = f"access-r{self.refreshes}"
+        self._access[access] = begun["user"]
+        answer: dict[str, Any] = {"access_token": access, "token_type": "Bearer"}
+        again = {name: value for name, value in begun.items() if name != "nonce"}
+        answer["refresh_token"] = self._new_refresh_token(again)
+        begun["used"] = "yes"
+        changes: dict[str, dict[str, Any]] = {
+            "subject": {"sub": "sub-mallory"},
+            "issuer": {"iss": "https://other.example.com"},
+            "audience": {"aud": "another"},
+            "nonce": {"nonce": "another"},
+            "auth_time": {"auth_time": int(time.time()) + 5},
+            "name": {"preferred_username": "mallory", "email": "mallory@example.com"},
+        }
+        if wrong != "no id token":
+            changed = {"auth_time": int(begun["auth_time"]), **changes.get(wrong, {})}
+            answer["id_token"] = self._id_token(again, access, **changed)
+        if wrong == "token type":
+            answer["token_type"] = "mac"
+        return _json(200, answer)
+
+    async def _revoke(self, request: web.BaseRequest) -> web.StreamResponse:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        assert self._is_client(request, form)
+        self.revoked.append(form["token"])
+        return web.Response(status=200)
+
+    def _id_token(self, begun: Mapping[str, str], access: str, **changed: Any) -> str:
         user, now = begun["user"], int(time.time())
+        ago = self.authenticated_ago
+        if self.wrong != "max_age is ignored" and ago > int(begun.get("max_age", ago)):
+            ago = 0  # has asked the person again
+        wanted = begun.get("acr_values", "").split(" ")[0]
+        if wanted and self.wrong != "acr is ignored":
+            self.acr = wanted
         half = hashlib.sha256(access.encode()).digest()[:16]
         claims: dict[str, Any] = {
             "sub": f"sub-{user}", "preferred_username": user, "email": f"{user}@example.com", "aud": CLIENT_ID,
-            "groups": self.groups, "nonce": begun["nonce"], "iat": now, "exp": now + 300, "sid": f"sid-{user}",
-            "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(), "auth_time": now, "jti": None,
-            **self.extra,
+            "groups": self.groups, "nonce": begun.get("nonce"), "iat": now, "exp": now + 300, "sid": f"sid-{user}",
+            "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(), "auth_time": now - ago, "jti": None,
+            "acr": self.acr or None,
+            **self.extra, **changed,
         }  # fmt: skip
         broken: dict[str, dict[str, Any]] = {
             "nonce": {"nonce": "another"},

@@ -4,6 +4,7 @@ It keeps the contract as the real stores do: the suite in ``tests/contract`` is 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from sidecar.store.base import (
     Batch,
     Changes,
     ClockReport,
+    Companion,
     GapError,
     LossError,
     Page,
@@ -79,6 +81,8 @@ class MemoryStore:
     now: float = 0.0
     store_time: float | None = None
     clock_reports: dict[str, float] = field(default_factory=dict)
+    companions: dict[str, Companion] = field(default_factory=dict)
+    locks: dict[str, tuple[str, float]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def check(self) -> None:
@@ -90,6 +94,7 @@ class MemoryStore:
         """Lose everything, as a server without persistence does."""
         for kept in (self.all_records, self.all_entries, self.removals, self.currents, self.ends, self.log):
             kept.clear()
+        self.companions.clear()
         self.trimmed, self.base, self.head, self.mark, self.version = 0, "", "", "", 0
         self.wake()
 
@@ -181,6 +186,34 @@ class MemoryStore:
         start = _start(after)
         more = f"at{start + limit}" if start + limit < len(found) else ""
         return Page(records=tuple(found[start : start + limit]), after=more, total=len(found))
+
+    async def companion(self, record_id: str) -> Companion | None:
+        self.check()
+        return self.companions.get(record_id)
+
+    async def put_companion(self, record_id: str, text: str, expires_at: float, *, after: int) -> bool:
+        self.check()
+        there = self.companions.get(record_id)
+        if there == Companion(text, after + 1):
+            return True
+        if (there.version if there else 0) != after:
+            return False
+        self.companions[record_id] = Companion(text, after + 1)
+        return True
+
+    async def lock(self, name: str, holder: str, seconds: float) -> bool:
+        self.check()
+        now = time.monotonic()
+        known, until = self.locks.get(name, ("", 0.0))
+        if until > now and known != holder:
+            return False
+        self.locks[name] = holder, now + seconds
+        return True
+
+    async def unlock(self, name: str, holder: str) -> None:
+        self.check()
+        if self.locks.get(name, ("",))[0] == holder:
+            del self.locks[name]
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         self.check()

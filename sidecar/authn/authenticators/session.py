@@ -25,12 +25,14 @@ class SessionPolicy:
     """What the configuration in use requires of the sessions of one provider, whenever they began.
 
     ``principal`` maps claims to the Actor. ``is_issuer`` tells whether an issuer is that of the provider.
-    ``required_claims`` are those of claims that sessions keep.
+    ``required_claims`` are those of claims that sessions keep. ``with_address``: how claims with an e-mail address map
+    to the Actor; None: as all others.
     """
 
     principal: PrincipalPolicy
     is_issuer: Callable[[str], bool]
     required_claims: tuple[tuple[ClaimPath, frozenset[str]], ...] = ()
+    with_address: PrincipalPolicy | None = None
 
 
 class SessionAuthenticator:
@@ -48,12 +50,15 @@ class SessionAuthenticator:
         guard: CrossSiteGuard,
         cache: VerifiedCache[Accepted],
         clock: Clock,
+        confirmed: Callable[[Session], Awaitable[Session]] | None = None,
     ) -> None:
+        """``confirmed`` asks the provider about a session where that is due; see :class:`sidecar.login.recheck`."""
         self._sessions = sessions
         self._policies = dict(policies)
         self._guard = guard
         self._cache = cache
         self._now = latest_of(clock)
+        self.confirmed = confirmed
 
     def recall(self, view: RequestContext) -> Accepted | None:
         """The person of a session that was found before and is still in force."""
@@ -80,7 +85,10 @@ class SessionAuthenticator:
         except Refused as refusal:
             return Rejected(refusal)
         try:
-            accepted = self.accepted(session)
+            accepted = self.accepted(session)  # first: a session of another issuer is not confirmed by this provider
+            if self.confirmed is not None:
+                confirmed = await self.confirmed(session)
+                accepted = accepted if confirmed is session else self.accepted(confirmed)
         except Refused as refusal:
             return Rejected(refusal, session.content.provider)
         self._cache.put(_KEY + secret, accepted, generation)
@@ -102,7 +110,10 @@ class SessionAuthenticator:
             check_required(content.claims, policy.required_claims)
         except Refused as refusal:
             raise Refused(Reason.SESSION_ENDED, refusal.cause, refusal.detail) from refusal
-        actor = make_actor(content.actor_claims(record, session.expires_at), policy.principal)
+        principal = policy.principal
+        if policy.with_address is not None and "email" in content.claims:
+            principal = policy.with_address
+        actor = make_actor(content.actor_claims(record, session.expires_at), principal)
         return Accepted(
             actor,
             expires_at=session.expires_at,

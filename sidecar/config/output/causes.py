@@ -219,7 +219,7 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "sign in again",
     ),
     Cause.SESSION_REVOKED: (
-        "the session was ended by a logout, a command, a newer login, or `login.session.perPerson`",
+        "the session was ended by a logout, a command, a newer login, a rejected refresh, or `login.session.perPerson`",
         "sign in again; the audit line `session_ended` says by whom",
     ),
     Cause.SESSION_UNSEALED: (
@@ -299,12 +299,12 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "report it to the provider",
     ),
     Cause.AUTHENTICATION_AGE: (
-        "`auth_time` of the ID token is missing, or older than `login.maxAge` of the provider",
-        "have the provider send `auth_time`, or remove `maxAge`",
+        "`auth_time` is missing, or older than `maxAge` of the rule or of the provider's `login`; `detail` has both",
+        "sign in again; have the provider send `auth_time`, or remove `maxAge`",
     ),
     Cause.AUTHENTICATION_CLASS: (
-        "the ID token has none of `acrValues`",
-        "configure these authentication classes at the provider, or correct `acrValues`",
+        "the `acr` of the token is none of `acr` of the rule, or of `acrValues` of the provider",
+        "sign in again; configure these authentication classes at the provider, or correct the list",
     ),
     Cause.CLIENT_WRONG: (
         "the client of the token endpoint is unknown, or its secret or `client_id` is wrong; `detail` says which",

@@ -97,6 +97,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.DOMAIN_NOT_ALLOWED: "`enforcePrincipalDomain` is set; the domain is neither `principalDomain` nor allowed",
     Reason.CREDENTIALS_INVALID: "credentials other than a token are wrong",
     Reason.CREDENTIALS_AMBIGUOUS: "the request has more than one credential",
+    Reason.STEP_UP_REQUIRED: "the authentication of the person is older, or of another class, than a rule requires",
     Reason.SESSION_ENDED: "the session cookie is unknown, or its session has ended, expired or was idle too long",
     Reason.LOGIN_FAILED: "a browser login ended without a session; 403 if the person may not enter",
     Reason.CROSS_SITE: (

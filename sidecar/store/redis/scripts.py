@@ -260,6 +260,31 @@ for n = 2, #KEYS do page[n] = redis.call('HMGET', KEYS[n], unpack(ids)) end
 return {cjson.encode(page), places[#places]}
 """
 
+# The text beside a record.   KEYS  1 text   ARGV  the version that it replaces; text; when it expires, in ms
+COMPANION = """
+local found = redis.call('HMGET', KEYS[1], 'version', 'text')
+local version = tonumber(found[1] or '0')
+local after = tonumber(ARGV[1])
+if version ~= after and not (version == after + 1 and found[2] == ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'version', string.format('%d', after + 1), 'text', ARGV[2])
+redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+return 1
+"""
+
+# KEYS  1 lock   ARGV  holder; ms
+LOCK = """
+local found = redis.call('GET', KEYS[1])
+if found and found ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS  1 lock   ARGV  holder
+UNLOCK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
 # Where a reader stands who knows everything.   KEYS  1 meta  2 log
 POSITION = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]

@@ -20,6 +20,7 @@ from sidecar.store.base import (
     Batch,
     Changes,
     ClockReport,
+    Companion,
     GapError,
     LossError,
     Page,
@@ -41,7 +42,18 @@ from sidecar.store.merge import (
 from sidecar.store.record import Current, TokenKind, TokenRecord, bot_key
 from sidecar.store.redis import codec as wire
 from sidecar.store.redis.client import Command, RedisClient
-from sidecar.store.redis.scripts import CLOCKS, LOG_BYTES, LOG_ENTRIES, PAGE, POSITION, SWEEP, WRITE
+from sidecar.store.redis.scripts import (
+    CLOCKS,
+    COMPANION,
+    LOCK,
+    LOG_BYTES,
+    LOG_ENTRIES,
+    PAGE,
+    POSITION,
+    SWEEP,
+    UNLOCK,
+    WRITE,
+)
 from sidecar.store.revocation_entry import Removal, RevocationEntry
 
 _SWEEP_INTERVAL = 10.0
@@ -151,6 +163,28 @@ class RedisStore:
                 break
         page, more = _cut(found, limit)
         return Page(records=page, after=more, total=total)
+
+    async def companion(self, record_id: str) -> Companion | None:
+        """See :class:`sidecar.store.base.Store`."""
+        if not wire.is_id(record_id):
+            return None
+        (found,) = await self._kv.read("read_companion", ("HMGET", self._beside(record_id), "text", "version"))
+        return _companion(*found)
+
+    async def put_companion(self, record_id: str, text: str, expires_at: float, *, after: int) -> bool:
+        """See :class:`sidecar.store.base.Store`."""
+        key = self._beside(wire.check_id(record_id))
+        arguments = [str(after), text, str(int(expires_at * 1000))]
+        return bool(await self._kv.write("write_companion", COMPANION, [key], arguments))
+
+    async def lock(self, name: str, holder: str, seconds: float) -> bool:
+        """See :class:`sidecar.store.base.Store`."""
+        key = self._kv.key(f"lock:{wire.check_id(name)}")
+        return bool(await self._kv.write("lock", LOCK, [key], [holder, str(int(seconds * 1000))]))
+
+    async def unlock(self, name: str, holder: str) -> None:
+        """See :class:`sidecar.store.base.Store`."""
+        await self._kv.write("unlock", UNLOCK, [self._kv.key(f"lock:{wire.check_id(name)}")], [holder])
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""
@@ -409,6 +443,9 @@ class RedisStore:
         owner = record.owner
         return [self._by_actor(record.actor_id), self._by_owner((owner.issuer, owner.subject))]
 
+    def _beside(self, record_id: str) -> bytes:
+        return self._kv.key(f"companion:{record_id}")
+
     def _by_actor(self, actor_id: str) -> bytes:
         return self._kv.key(f"actor:{_digest(actor_id)}")
 
@@ -624,6 +661,15 @@ def _record_at(place: str, value: str | None, revoked: str | None, used: str | N
 
 def _entry_at(place: str, value: str | None) -> RevocationEntry | None:
     return None if value is None or not wire.is_sort_key(place) else wire.read_entry(place[wire.STAMP :], value)
+
+
+def _companion(text: str | bytes | None, version: str | bytes | None) -> Companion | None:
+    if text is None or version is None:
+        return None
+    try:
+        return Companion(text if isinstance(text, str) else text.decode("utf-8"), int(version))
+    except ValueError:
+        return None
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -113,6 +113,11 @@ _ADDITIONS: tuple[str, ...] = (
     # ends of records that are not there
     "CREATE TABLE ends (id TEXT PRIMARY KEY, change INTEGER NOT NULL, moment REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX ends_by_change ON ends (change)",
+    """CREATE TABLE companions (
+        id TEXT PRIMARY KEY, version INTEGER NOT NULL, text TEXT NOT NULL, expires_at REAL NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX companions_by_expiry ON companions (expires_at)",
+    "CREATE TABLE locks (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
 )
 
 

@@ -14,6 +14,7 @@ from sidecar.store.base import (
     Batch,
     Changes,
     ClockReport,
+    Companion,
     GapError,
     LossError,
     Page,
@@ -46,6 +47,7 @@ LOG_CHANGES = 100_000
 POLL = 0.05
 """Seconds between two checks for writes of other processes."""
 _MAX_SWEPT = 200
+_LONGEST_LOCK = 300.0
 _BOUND = 500
 _PIECE = 2000
 _LOG_PIECE = 64
@@ -132,6 +134,48 @@ class SqliteStore:
         """See :class:`sidecar.store.base.Store`."""
         found = await self._rows("read_record", f"{_SELECT_RECORDS} WHERE id = ?", [token_id])
         return _record(found[0]) if found else None
+
+    async def companion(self, record_id: str) -> Companion | None:
+        """See :class:`sidecar.store.base.Store`."""
+        query = "SELECT text, version FROM companions WHERE id = ? AND expires_at > ?"
+        found = await self._rows("read_companion", query, [record_id, self._clock.now()])
+        return Companion(*found[0]) if found else None
+
+    async def put_companion(self, record_id: str, text: str, expires_at: float, *, after: int) -> bool:
+        """See :class:`sidecar.store.base.Store`."""
+        now, identifier = self._clock.now(), _in(record_id)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            connection.execute("DELETE FROM companions WHERE expires_at <= ?", (now,))
+            found = connection.execute("SELECT version, text FROM companions WHERE id = ?", (identifier,)).fetchone()
+            if found != (after + 1, text):
+                if (found[0] if found else 0) != after:
+                    return False
+                row = (identifier, after + 1, text, expires_at)
+                connection.execute("INSERT OR REPLACE INTO companions VALUES (?, ?, ?, ?)", row)
+            return True
+
+        return await self._database.write("write_companion", work)
+
+    async def lock(self, name: str, holder: str, seconds: float) -> bool:
+        """See :class:`sidecar.store.base.Store`. All processes that have the file open have one clock."""
+        now = self._clock.now()
+
+        def work(connection: sqlite3.Connection) -> bool:
+            # also of a holder whose clock was ahead
+            connection.execute("DELETE FROM locks WHERE until <= ? OR until > ?", (now, now + _LONGEST_LOCK))
+            connection.execute("INSERT OR IGNORE INTO locks VALUES (?, ?, ?)", (_in(name), holder, now + seconds))
+            found = connection.execute("SELECT holder FROM locks WHERE name = ?", (_in(name),)).fetchone()
+            return bool(found[0] == holder)
+
+        return await self._database.write("lock", work)
+
+    async def unlock(self, name: str, holder: str) -> None:
+        """See :class:`sidecar.store.base.Store`."""
+        statement = "DELETE FROM locks WHERE name = ? AND holder = ?"
+        await self._database.write(
+            "unlock", lambda connection: connection.execute(statement, (_in(name), holder)).rowcount
+        )
 
     async def entry(self, entry_id: str) -> RevocationEntry | None:
         """See :class:`sidecar.store.base.Store`."""

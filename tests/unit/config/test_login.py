@@ -11,6 +11,17 @@ from sidecar.errors import Misconfigured
 
 LOGIN: dict[str, Any] = {"clientId": "web", "clientSecret": "s"}
 
+MEMBERS: dict[str, Any] = {
+    "authentication": {
+        "authenticators": [
+            {"type": "jwt"},
+            {"type": "basic", "configs": {"htpasswd": "/etc/passwords"}},
+            {"type": "basic", "name": "people", "configs": {"htpasswd": "/etc/people"}},
+        ]
+    }
+}
+CLASH = {"authentication": {"authenticators": [{"type": "basic", "name": "corp", "configs": {"htpasswd": "/p"}}]}}
+
 
 def problems(folder: Path, registration: dict[str, Any] | None, **blocks: Any) -> str:
     provider = {"name": "corp", "issuer": "https://idp.example.com", "audiences": ["a"]}
@@ -36,6 +47,8 @@ def test_good_login(tmp_path: Path) -> None:
     assert problems(tmp_path, LOGIN) == ""
     assert problems(tmp_path, LOGIN, server={"publicUrl": "http://127.0.0.1:4180"}) == ""
     assert problems(tmp_path, {"clientId": "web"}) == ""
+    assert problems(tmp_path, LOGIN, login={"passwords": ["people", "basic"]}, **MEMBERS) == ""
+    assert problems(tmp_path, None, login={"passwords": ["basic"]}, **MEMBERS) == ""
 
 
 @pytest.mark.parametrize(
@@ -50,7 +63,12 @@ def test_good_login(tmp_path: Path) -> None:
         (LOGIN, {"login": {"apiPaths": ["api"]}}, "login.apiPaths[0]: must be a path pattern"),
         (LOGIN, {"login": {"logout": {"returnTo": "//evil"}}}, "login.logout.returnTo: must be a path"),
         (LOGIN, {"login": {"session": {"idle": "10s"}}}, "login.session.idle"),
-        (LOGIN, {"login": {"session": {"recheck": "15m"}}}, "recheck"),
+        (LOGIN, {"login": {"session": {"recheck": "0s"}}}, "login.session.recheck"),
+        (LOGIN, {"login": {"passwords": ["basic"]}}, "login.passwords[0]: must be the name of a basic or ldap entry"),
+        (LOGIN, {"login": {"passwords": ["jwt"]}, **MEMBERS}, "those with passwords are basic, people"),
+        (LOGIN, {"login": {"passwords": ["basic", "basic"]}, **MEMBERS}, "login.passwords[1]: is repeated"),
+        (LOGIN, {"login": {"passwords": ["corp"]}, **CLASH}, "contains corp, which is also a provider"),
+        (None, {"login": {"passwords": ["basic"]}, "server": {}, **MEMBERS}, "server.publicUrl: is required for login"),
         (None, {"login": {"skipChooser": False}}, "login: has no effect"),
         ({**LOGIN, "scopes": ["email"]}, {}, "login.scopes: must contain openid"),
         ({**LOGIN, "extraParameters": {"redirect_uri": "x"}}, {}, "is set by the sidecar"),

@@ -8,7 +8,14 @@ import pytest
 from sidecar.errors import Cause, Refused, Unavailable
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.secrets.value import Secret
-from sidecar.sessions.records import MAX_CONTENT_BYTES, SessionContent, is_secret, make_record, session_id
+from sidecar.sessions.records import (
+    MAX_CONTENT_BYTES,
+    SessionContent,
+    is_secret,
+    open_content,
+    seal_content,
+    session_id,
+)
 from sidecar.sessions.sealing import Sealer, encode_base64url
 from sidecar.sessions.service import Sessions, SessionTimes
 from sidecar.store.base import Batch
@@ -156,17 +163,51 @@ async def test_no_session_is_idle_while_the_store_does_not_answer() -> None:
 
 def test_large_claims_drop_the_hint_and_too_large_ones_are_refused() -> None:
     claims = {"groups": ["g" * 100] * 250}
-    content = replace(CONTENT, claims=claims, id_token="t" * 16000)
-    record = make_record(secret(1), content, ALICE, SEALER, now=1.0, expires_at=2.0)
-    assert len(record.description) < 2 * MAX_CONTENT_BYTES
+    content = replace(CONTENT, claims=claims, id_token="t" * 16000, refresh_token="kept")
+    text = seal_content("s_1", content, SEALER)
+    assert len(text) < 2 * MAX_CONTENT_BYTES
+    assert open_content("s_1", text, SEALER) == replace(content, id_token="")
     with pytest.raises(Refused) as caught:
-        make_record(secret(1), replace(content, claims={"x": "y" * 40000}), ALICE, SEALER, now=1.0, expires_at=2.0)
+        seal_content("s_1", replace(content, claims={"x": "y" * 40000}), SEALER)
     assert caught.value.cause is Cause.TOKEN_SIZE
 
 
-def test_record_discloses_neither_value_nor_claims() -> None:
-    record = make_record(secret(7), CONTENT, ALICE, SEALER, now=1.0, expires_at=2.0)
-    shown = repr(record)
-    assert secret(7) not in shown
-    assert "a-1" not in shown
+def test_content_opens_for_its_own_record_only() -> None:
+    text = seal_content("s_1", CONTENT, SEALER)
+    assert open_content("s_1", text, SEALER) == CONTENT
+    assert open_content("s_2", text, SEALER) is None
+
+
+async def test_record_and_what_stands_beside_it_disclose_neither_value_nor_claims() -> None:
+    store = MemoryStore()
+    sessions, _ = sessions_of(store, HandClock())
+    content = replace(CONTENT, refresh_token="refresh-1", id_token="id-1")
+    record = await sessions.create(secret(7), content, ALICE)
+    shown = repr(record) + repr(store.companions)
+    for hidden in (secret(7), "a-1", "refresh-1", "id-1", "preferred_username"):
+        assert hidden not in shown
     assert record.actor_id == ""
+    # what requests use has no token of the provider
+    session = await sessions.find(secret(7))
+    assert (session.content.refresh_token, session.content.id_token, session.is_refreshable) == ("", "", True)
+
+
+async def test_session_goes_on_while_the_store_is_away_where_it_is_known() -> None:
+    clock, store = HandClock(), MemoryStore()
+    sessions, _ = sessions_of(store, clock)
+    record = await sessions.create(secret(1), CONTENT, ALICE)
+    there, _ = sessions_of(store, clock)
+    store.away = True
+    assert (await sessions.current(record)).content == CONTENT
+    with pytest.raises(Unavailable):
+        await there.current(record)
+
+
+async def test_store_that_was_emptied_has_no_session_any_more() -> None:
+    store = MemoryStore()
+    sessions, _ = sessions_of(store, HandClock())
+    record = await sessions.create(secret(1), CONTENT, ALICE)
+    store.companions.clear()
+    with pytest.raises(Refused) as caught:
+        await sessions.current(record)
+    assert caught.value.cause is Cause.SESSION_UNKNOWN
