@@ -155,6 +155,7 @@ class Decider:
         self._deadline = deadline
         self._public_preflight = public_preflight
         self.guests = guests
+        """Which requests without credentials get the Actor of the guest; None: there is no guest."""
         self.rules_can_require = rules.can_require
         """Whether any rule could reject an authenticated caller, so that a check must name the path."""
         self.credential_headers = chain.headers

@@ -15,7 +15,7 @@ _MAX_AGE = 7 * 86400.0
 _LATEST = 2**53
 
 
-class Keys(Protocol):
+class TransmitterKeys(Protocol):
     """The keys of a provider."""
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
@@ -38,7 +38,7 @@ class Transmitter:
     subject_issuer: str
     algorithms: frozenset[str]
     leeway: float
-    keys: Keys
+    keys: TransmitterKeys
 
 
 @dataclass(frozen=True, slots=True)

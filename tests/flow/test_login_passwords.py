@@ -25,7 +25,7 @@ from tests.support.ports import free_port
 PASSWORD = "correct horse: battery"
 OWN = (("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"))
 DEEP = "/deep?x=1&y=a%2Fb"
-_FIELD = re.compile(rb'name="(token|rd|username)" value="([^"]*)"')
+_FIELD = re.compile(rb'name="(token|rd|username)"[^>]*? value="([^"]*)"')
 
 
 @dataclass
