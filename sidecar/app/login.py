@@ -146,7 +146,7 @@ async def open_login(
     policies = {name: _session_policy(providers[name], client.policy) for name, client in clients.items()}
     policies |= {name: _member_policy(name, context_for(name)) for name in settings.login.passwords}
     authenticator = SessionAuthenticator(sessions, policies, guard, cache, clock)
-    rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics)
+    rechecks = Rechecks(clients, sessions, authenticator.accepted, clock, context.metrics, within=settings.keys.timeout)
     authenticator.confirmed = rechecks.confirmed
     stack.push_async_callback(rechecks.aclose)
     return Login(clients, sessions, sealer, guard, authenticator, cookies, names)

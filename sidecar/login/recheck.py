@@ -23,7 +23,7 @@ from sidecar.store.record import TokenRecord
 
 _log = logging.getLogger("sidecar.login")
 _LOCK = 15.0
-"""Seconds after which another process may ask if this one has not finished."""
+"""Seconds after which another process may ask if this one has not finished, at least."""
 _BACKGROUND = 60.0
 """Seconds for which requests do not wait for a confirmation that is due."""
 _ASK_AGAIN = 2.0
@@ -31,13 +31,15 @@ _POLL = 0.1
 _RETRY = (5.0, 60.0)
 _CONCURRENT = 16
 _SAVE_ATTEMPTS = 4
+_SAVING = 5.0
 _MAX_FAILURES = 10_000
 
 
 class Rechecks:
     """Confirms sessions at ``clients``, by the name of their provider.
 
-    ``accept`` makes a session the person that it stands for, as for every request.
+    ``accept`` makes a session the person that it stands for, as for every request. ``within``: the seconds that a
+    provider has for one response.
     """
 
     def __init__(
@@ -47,7 +49,11 @@ class Rechecks:
         accept: Callable[[Session], Accepted],
         clock: Clock,
         metrics: Metrics,
+        *,
+        within: float,
     ) -> None:
+        # discovery and the refresh; then the new refresh token is stored
+        self._lock = max(_LOCK, 2 * within + _SAVING)
         self._clients = dict(clients)
         self._sessions = sessions
         self._accept = accept
@@ -91,7 +97,7 @@ class Rechecks:
     async def aclose(self) -> None:
         """Let what runs finish: a refresh token that was used must not be lost."""
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=_LOCK)
+            await asyncio.wait(self._running.values(), timeout=self._lock)
 
     def _due(self, session: Session) -> float | None:
         """When the provider has to be asked again; None: never."""
@@ -118,7 +124,7 @@ class Rechecks:
         holder = token_hex(8)
         try:
             async with self._places:
-                if not await self._sessions.lock(record, holder, _LOCK):
+                if not await self._sessions.lock(record, holder, self._lock):
                     await self._wait_for_another(record)
                     return
                 try:
@@ -207,7 +213,7 @@ class Rechecks:
 
     async def _wait_for_another(self, record: TokenRecord) -> None:
         """Wait until the process that has the lock has stored the outcome."""
-        for _ in range(int(_LOCK / _POLL)):
+        for _ in range(int(self._lock / _POLL)):
             await asyncio.sleep(_POLL)
             stored = await self._sessions.read(record)
             if stored is None or self._now() < stored.content.confirmed_at + self._sessions.times.recheck:

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.app.running import run_sidecar
 from sidecar.config.load import load
+from sidecar.login import recheck
 from tests.flow.test_login import API, SESSION, World, received, world_of
 from tests.support.http_client import Reply
 from tests.support.login_provider import Browser
@@ -60,6 +61,22 @@ async def test_one_refresh_for_many_requests_at_two_replicas(tmp_path: Path) -> 
             replies = await asyncio.gather(*(browser.send(url, headers=API) for url in urls))
             assert {reply.status for reply in replies} == {200}
             assert (world.idp.refreshes, world.idp.reused) == (expected, 0)
+
+
+async def test_provider_that_is_slow_gets_no_refresh_token_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock lasts as long as the provider may take."""
+    monkeypatch.setattr(recheck, "_LOCK", 0.3)
+    async with replicas(tmp_path) as (world, second):
+        browser = await world.login()
+        world.idp.wrong = "refresh: slow"
+        await asyncio.sleep(1.1)
+        for url in (world.url, second):
+            assert (await browser.send(url + "/", headers=API)).status == 200
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
+        assert (world.idp.refreshes, world.idp.reused) == (1, 0)
 
 
 async def test_known_claims_stand_while_the_refresh_runs(world: World) -> None:
