@@ -86,7 +86,7 @@ class IssuedTokens:
         self._require_record = require_record
 
     def for_audience(self, audience: str) -> "IssuedTokens":
-        """The same, accepting only tokens with ``audience``, whoever has issued them."""
+        """The same, accepting only tokens with ``audience``."""
         audiences = OwnAudiences(audience, frozenset({audience}))
         return IssuedTokens(self._records, self._policy, require_record=self._require_record, audiences=audiences)
 
