@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 
 from sidecar.clock import SystemClock
 from sidecar.errors import Cause, Reason, quoted
-from sidecar.identity.actor import Actor
+from sidecar.identity.actor import MAX_AHEAD, Actor
 from sidecar.identity.request import Missing
-
-MAX_AHEAD = 60.0
-"""Seconds by which the clock of a provider may be ahead. An ``auth_time`` beyond would be recent for as long."""
 
 
 @dataclass(frozen=True, slots=True)

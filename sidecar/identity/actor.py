@@ -6,6 +6,11 @@ from typing import Self
 
 from sidecar.identity.names import folded
 
+MAX_AHEAD = 60.0
+"""Seconds by which ``authenticated_at`` may lie in the future: the clock of a provider may be ahead. A time beyond that
+would be recent until it has passed.
+"""
+
 
 class ActorType(StrEnum):
     """The two types of caller that a metadata server distinguishes."""

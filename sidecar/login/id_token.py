@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from sidecar.access.authentication import MAX_AHEAD
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
+from sidecar.identity.actor import MAX_AHEAD
 from sidecar.keys.keyset import KeyLookup, VerificationKey
 from sidecar.login.transaction import NO_DEMAND, Demand
 from sidecar.sessions.records import SessionContent
