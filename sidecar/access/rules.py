@@ -331,6 +331,6 @@ def requirements_of(settings: RequireSettings, rule: str) -> tuple[Condition, ..
     if settings.scopes:
         found.append(ScopeRequirement(frozenset(settings.scopes), rule))
     if settings.max_age is not None or settings.acr:
-        # last: whoever lacks anything else would authenticate in vain
+        # last: a caller that lacks anything else would authenticate in vain
         found.append(AuthenticationRequirement(settings.max_age, settings.acr, rule))
     return tuple(found)

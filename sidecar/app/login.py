@@ -35,6 +35,7 @@ from sidecar.identity.claims import PrincipalPolicy
 from sidecar.identity.cookies import OwnCookies
 from sidecar.keys.discovery import is_same_issuer
 from sidecar.keys.key_files import KeyFileError
+from sidecar.keys.keyset import KeyLookup
 from sidecar.keys.signing import load_client_key
 from sidecar.login.backchannel import BackchannelLogout
 from sidecar.login.challenge import Challenge
@@ -49,7 +50,7 @@ from sidecar.login.endpoints import (
     StartEndpoint,
 )
 from sidecar.login.flow import LoginFlow, LoginNames
-from sidecar.login.id_token import Keys, TokenChecks
+from sidecar.login.id_token import TokenChecks
 from sidecar.login.metadata import MetadataSource
 from sidecar.login.passwords import PasswordLogin
 from sidecar.login.recheck import Rechecks
@@ -174,7 +175,7 @@ def build_client(
     provider: Provider,
     settings: Settings,
     control: ControlClient,
-    keys: Keys,
+    keys: KeyLookup,
     policy: PrincipalPolicy,
     clock: Clock,
     stack: AsyncExitStack,

@@ -63,12 +63,8 @@ class VerificationKey:
         return self.kid, self.algorithms, self.fingerprint
 
 
-class KeySource(Protocol):
-    """Provides keys for verification."""
-
-    @property
-    def issuer(self) -> str | None:
-        """The exact name of the issuer once it is known, else None."""
+class KeyLookup(Protocol):
+    """Looks up keys for verification."""
 
     def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
         """Keys that may have made a signature, from memory; empty if none is known."""
@@ -78,6 +74,14 @@ class KeySource(Protocol):
 
         Raises Unavailable(KEYS_UNAVAILABLE) if that cannot be determined now.
         """
+
+
+class KeySource(KeyLookup, Protocol):
+    """The keys of one issuer."""
+
+    @property
+    def issuer(self) -> str | None:
+        """The exact name of the issuer once it is known, else None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.keys.keyset import VerificationKey
+from sidecar.keys.keyset import KeyLookup, VerificationKey
 from sidecar.login.transaction import NO_DEMAND, Demand
 from sidecar.sessions.records import SessionContent
 from sidecar.sessions.sealing import encode_base64url
@@ -27,16 +27,6 @@ _LOGOUT_TYPES = frozenset({"jwt", "logout+jwt"})
 _HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 
 
-class Keys(Protocol):
-    """The keys of a provider."""
-
-    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Keys that may have signed, from memory."""
-
-    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The same after fetching them again. Raises Unavailable."""
-
-
 @dataclass(frozen=True, slots=True)
 class LogoutToken:
     """A verified logout token. ``subject`` or ``sid`` is not empty; ``issued_at`` is by the provider's clock."""
@@ -51,7 +41,7 @@ class LogoutToken:
 class TokenChecks:
     """Verifies the tokens of one provider that are meant for the client ``client_id``."""
 
-    def __init__(self, provider: Provider, client_id: str, keys: Keys, clock: Clock, max_bytes: int) -> None:
+    def __init__(self, provider: Provider, client_id: str, keys: KeyLookup, clock: Clock, max_bytes: int) -> None:
         self._provider = provider
         self._client_id = client_id
         self._keys = keys

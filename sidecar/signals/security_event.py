@@ -2,27 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 from sidecar.clock import Clock, earliest_of
 from sidecar.errors import Cause, Reason, Refused, quoted
-from sidecar.keys.keyset import VerificationKey
+from sidecar.keys.keyset import KeyLookup, VerificationKey
 from sidecar.tokens.jwt.compact import Unverified, parse
 from sidecar.tokens.jwt.verify import check_types, find_signing_key
 
 _TYPES = frozenset({"secevent+jwt"})
 _MAX_AGE = 7 * 86400.0
 _LATEST = 2**53
-
-
-class TransmitterKeys(Protocol):
-    """The keys of a provider."""
-
-    def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """Keys that may have signed, from memory."""
-
-    async def refetch(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The same after fetching them again. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +28,7 @@ class Transmitter:
     subject_issuer: str
     algorithms: frozenset[str]
     leeway: float
-    keys: TransmitterKeys
+    keys: KeyLookup
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ async def test_form_is_at_the_page_that_was_asked_for_and_leads_back_there(doors
 
 async def test_wrong_password_and_unknown_user_look_the_same(doors: Doors) -> None:
     answers = []
-    for user, password in (("carol", "wrong"), ("nobody", PASSWORD), ("carol", ""), ("", "x"), ("a:b", "x")):
+    for user, password in (("carol", "wrong"), ("unknown", PASSWORD), ("carol", ""), ("", "x"), ("a:b", "x")):
         browser = Browser()
         reply = await doors.enter(browser, user, password)
         assert (reply.status, SESSION in browser.cookies) == (401, False), (user, password)
