@@ -12,21 +12,24 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+from multidict import CIMultiDict
 from yarl import URL
 
 from sidecar.egress import NO_PROXY, Egress, Proxy
 from sidecar.errors import Misconfigured, Problem, SidecarError, system_text
 from sidecar.hosts import IPAddress, is_loopback, literal_address
 from sidecar.tls import client_context
+
+_Response = TypeVar("_Response", "Answer", "Observed")
 
 # Some gateways add policy headers of many kilobytes to every response.
 _MAX_HEADER_LINE = 64 * 1024
@@ -112,6 +115,19 @@ class Answer:
     max_age: float | None
     not_modified: bool
     status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A response as a client gets it, whatever its status; ``headers`` in the order received."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """The first value of the header ``name``; empty: absent."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
 class ControlClient:
@@ -213,9 +229,35 @@ class ControlClient:
         accept: Sequence[int] = (200,),
     ) -> Answer:
         """Any request with the same limits. A status that is not in ``accept`` is an OutboundError."""
+
+        async def read(response: aiohttp.ClientResponse) -> Answer:
+            not_modified = "If-None-Match" in headers and response.status == 304
+            if not not_modified:
+                _check_head(response, max_bytes, accept)
+            content = b"" if not_modified else await _read(response, max_bytes)
+            return Answer(content, _etag(response), _max_age(response), not_modified, response.status)
+
         target = check_url(url, allow_insecure=allow_insecure)
-        etag = headers.get("If-None-Match", "")
-        headers = {**self._headers(), **headers}
+        return await self._exchange(method, target, body, {**self._headers(), **headers}, within, read)
+
+    async def observe(self, url: str, headers: Sequence[tuple[str, str]], *, within: float, max_bytes: int) -> Observed:
+        """GET ``url`` exactly as it is written, over https or http; any status is a result. Raises OutboundError."""
+
+        async def read(response: aiohttp.ClientResponse) -> Observed:
+            return Observed(response.status, tuple(response.headers.items()), await _read(response, max_bytes))
+
+        check_url(url, allow_insecure=True)
+        return await self._exchange("GET", URL(url, encoded=True), None, CIMultiDict(headers), within, read)
+
+    async def _exchange(
+        self,
+        method: str,
+        target: URL,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        within: float,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[_Response]],
+    ) -> _Response:
         proxy: Proxy | None = None
         try:
             async with asyncio.timeout(within):
@@ -223,11 +265,7 @@ class ControlClient:
                 async with self._session.request(
                     method, target, headers=headers, data=body, allow_redirects=False, **proxy_arguments(proxy)
                 ) as response:
-                    not_modified = bool(etag) and response.status == 304
-                    if not not_modified:
-                        _check_head(response, max_bytes, accept)
-                    content = b"" if not_modified else await _read(response, max_bytes)
-                    return Answer(content, _etag(response), _max_age(response), not_modified, response.status)
+                    return await read(response)
         except TimeoutError as error:
             way = "" if proxy is None else f" through the proxy {proxy.url} ({proxy.origin})"
             raise OutboundError(OutboundKind.TIMEOUT, f"no complete response within {within:g} s{way}") from error

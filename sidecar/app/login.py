@@ -351,6 +351,12 @@ def notice_cookie(settings: Settings) -> str:
     return f"{_prefix_of_cookies(settings)}{settings.login.cookie.name.removesuffix('_session')}_notice"
 
 
+def cookie_names(settings: Settings) -> tuple[str, str]:
+    """The names of the session cookie and of the login cookie."""
+    names = _names(settings)
+    return names.session_cookie, names.login_cookie
+
+
 def _prefix_of_cookies(settings: Settings) -> str:
     return _SECURE_PREFIX if settings.server.public_url.startswith("https:") else ""
 

@@ -24,6 +24,7 @@ from sidecar.cli.options import add_config_option, load_offline, load_settings
 from sidecar.cli.probes import Probe, probes_for
 from sidecar.cli.problems import report
 from sidecar.cli.secrets import secret_lines
+from sidecar.cli.through import through_probe
 from sidecar.config.load import Loaded
 from sidecar.config.providers import Provider
 from sidecar.config.reading.finding import FindingId
@@ -47,7 +48,15 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "2: the configuration is invalid.",
     )
     add_config_option(parser)
-    parser.add_argument("--offline", action="store_true", help="check the configuration only, without network access")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--offline", action="store_true", help="check the configuration only, without network access")
+    network.add_argument(
+        "--through",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="also ask for this URL through the proxy, as clients do; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document with summary and problems")
     parser.set_defaults(run=run_check)
 
@@ -117,7 +126,11 @@ def run_check(options: argparse.Namespace) -> int:
         found.describe(_egress(loaded, specs))
         found.describe([*network_lines(loaded.settings), *registration_lines(loaded)])
         found.describe([*push_lines(loaded), *endpoint_lines(loaded.settings)])
-        results = [] if options.offline else asyncio.run(run_probes(probes_for(loaded)))
+        through = through_probe(options.through, loaded)
+        probes = [*probes_for(loaded), *([] if through is None else [through])]
+        results = [] if options.offline else asyncio.run(run_probes(probes))
+        if through is not None:
+            found.describe(["Through the proxy:", *(f"  {line}" for line in through.lines)])
     except Misconfigured as error:
         # without them an error may be hard to explain, such as one of a block that an import disables
         found.add([*warnings, *error.problems])

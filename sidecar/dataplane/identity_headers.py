@@ -38,15 +38,13 @@ _DATAHUB_ANONYMOUS = {DATAHUB_ACTOR: "urn:li:corpuser:anonymous"}
 _IMPERSONATE = "x-impersonate-user"
 
 # Headers that upstreams of other proxies trust; removed from requests whether the sidecar sets them or not.
-_ALWAYS_STRIPPED = frozenset(
-    name.lower()
-    for name in (
-        *NAMES, ASSERTION, "X-Auth-Status",
-        "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
-        "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
-        "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR,
-    )
+NEVER_FORWARDED = (
+    *NAMES, ASSERTION, "X-Auth-Status",
+    "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Groups",
+    "X-Forwarded-Access-Token", "Remote-User", "Remote-Email", "Remote-Groups", "Remote-Name", "X-Remote-User",
+    "X-WEBAUTH-USER", "X-Auth-Params-Email", DATAHUB_ACTOR,
 )  # fmt: skip
+_ALWAYS_STRIPPED = frozenset(name.lower() for name in NEVER_FORWARDED)
 _STRIPPED_PREFIXES = ("x-datahub-delegated-for-", "x-auth-request-", "x-auth-actor-")
 
 # instead of a block over its budget; no block of a caller is empty, because every Actor has a name

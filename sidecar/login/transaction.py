@@ -127,5 +127,11 @@ class Transactions:
         return attempt, is_old
 
 
+def return_address(sealer: Sealer, state: str) -> str | None:
+    """Where the attempt with ``state`` leads back to; None: it is not a state of ours. For diagnosis, never a login."""
+    opened = sealer.open(_PURPOSE, state) if len(state) <= _MAX_STATE else None
+    return None if opened is None else str(json.loads(opened.content)[1])
+
+
 def _digest(cookie: str) -> str:
     return sha256(b"login cookie\0" + cookie.encode()).hexdigest()

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sidecar.app.running import run_sidecar
-from sidecar.config.load import load
+from sidecar.cli.through import ThroughProbe
+from sidecar.config.load import Loaded, load
 from tests.flow.test_login import API, FORM, SAME_ORIGIN, SESSION, provider_block
 from tests.flow.test_login_passwords import fields_of
 from tests.interop.test_proxies import reached_upstream
@@ -50,6 +51,7 @@ class World:
     name: str
     url: str
     idp: LoginProvider
+    loaded: Loaded
 
 
 @asynccontextmanager
@@ -75,12 +77,14 @@ async def world_behind(
                 },
                 "store": {"url": f"sqlite:///{folder}/sidecar.db"},
                 "authenticationConfiguration": {"providers": [provider_block(idp, "corp")]},
+                "rules": [{"path": "/public/**", "access": "public"}],
                 **blocks,
             }
             path = folder / "sidecar.yaml"
             path.write_text(json.dumps(document), encoding="utf-8")
-            async with run_sidecar(load([str(path)], {})):
-                yield World(name, url, idp)
+            loaded = load([str(path)], {})
+            async with run_sidecar(loaded):
+                yield World(name, url, idp, loaded)
         finally:
             await asyncio.to_thread(front.__exit__, None, None, None)
 
@@ -197,6 +201,12 @@ async def test_clients_reach_the_paths_of_the_login_and_no_endpoint_of_checks(wo
         reply = await Browser().send(f"{world.url}/oauth2/{path}", headers=NAVIGATION)
         assert reply.status != 404, path
         assert not reached_upstream(reply), path
+
+
+async def test_check_through_a_proxy_with_the_shipped_file_finds_nothing(world: World) -> None:
+    probe = ThroughProbe([world.url + DEEP, world.url + "/public/a"], world.loaded)
+    assert [str(problem) for problem in await probe.run()] == []
+    assert len(probe.lines) == 3, probe.lines
 
 
 async def test_certificate_that_a_client_names_counts_at_no_endpoint(world: World) -> None:

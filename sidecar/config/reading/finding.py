@@ -25,6 +25,14 @@ class FindingId(StrEnum):
     RESOURCE_AUTHORIZATION_SERVERS = "resource-authorization-servers"
     RESOURCE_IDLE = "resource-idle"
     RESOURCE_ANY_AUDIENCE = "resource-any-audience"
+    THROUGH_UNCHECKED = "through-unchecked"
+    THROUGH_PROGRAM = "through-program"
+    THROUGH_NAVIGATION = "through-navigation"
+    THROUGH_TARGET = "through-target"
+    THROUGH_HEADERS = "through-headers"
+    THROUGH_COOKIE = "through-cookie"
+    THROUGH_ENDPOINTS = "through-endpoints"
+    THROUGH_LOGIN_PATHS = "through-login-paths"
 
 
 FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
@@ -103,8 +111,51 @@ FINDINGS: Mapping[FindingId, tuple[bool, str, str]] = {
         "`audiences: []` accepts tokens that were issued for other services at a resource",
         "list the audiences of the resource, if the provider can set them",
     ),
+    FindingId.THROUGH_UNCHECKED: (
+        True,
+        "`--through`: the proxy answers a path without credentials that the rules protect",
+        "have the proxy check this path with the sidecar; the files in `deploy/` do",
+    ),
+    FindingId.THROUGH_PROGRAM: (
+        True,
+        "`--through`: a program without credentials does not get the 401 in JSON with its challenge",
+        "have the proxy pass the response to the check on, with its headers and body",
+    ),
+    FindingId.THROUGH_NAVIGATION: (
+        True,
+        "`--through`: a browser without a session is not led to the login",
+        "uncomment the lines for a browser login in the file of `deploy/`",
+    ),
+    FindingId.THROUGH_TARGET: (
+        True,
+        "`--through`: after the login the browser would return to another path or query than it asked for",
+        "have the proxy name the whole original path and query to the sidecar, as the files in `deploy/` do",
+    ),
+    FindingId.THROUGH_HEADERS: (
+        True,
+        "`--through`: identity headers of the client reach the upstream",
+        "have the proxy remove or overwrite them in every spelling, as the files in `deploy/` do",
+    ),
+    FindingId.THROUGH_COOKIE: (
+        True,
+        "`--through`: the session cookie reaches the upstream",
+        "have the proxy copy `Cookie` of the response to the check to the request",
+    ),
+    FindingId.THROUGH_ENDPOINTS: (
+        True,
+        "`--through`: clients reach a check endpoint of the sidecar through the proxy",
+        "forward only the paths of the login below `server.prefix`",
+    ),
+    FindingId.THROUGH_LOGIN_PATHS: (
+        True,
+        "`--through`: the paths of the login do not lead to the sidecar",
+        "forward the paths of the login below `server.prefix` to the sidecar without a check",
+    ),
 }
-"""For each id: whether it is an error (exit code 2) or a warning (exit code unchanged), what was found, what to do."""
+"""For each id: whether it is an error or a warning (exit code unchanged), what was found, what to do."""
+
+PROBED = frozenset(identifier for identifier in FindingId if identifier.startswith("through-"))
+"""Findings of probes, with exit code 1. Other errors are those of the configuration, with exit code 2."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -372,3 +372,28 @@ def test_json_has_summary_problems_and_exit_code(check: Any, service: Service, u
     assert errors["upstream.url"]["id"] == "upstream-url"
     assert (errors["servr"]["file"], errors["servr"]["line"]) == ("c.yaml", 1)
     assert "did you mean server?" in errors["servr"]["message"]
+
+
+def test_through_a_proxy_that_checks_nothing(check: Any, service: Service, url: str) -> None:
+    keys = RSAKey.generate_key(2048, {"kid": "k", "use": "sig"}).as_dict(private=False)
+    service.documents = {"/jwks": {"keys": [keys]}, "/a": {"hello": "world"}}
+    code, said = check(listed(url, publicKeyUrls=[f"{url}/jwks"]), "--through", f"{url}/a")
+    assert code == 1
+    assert f"error: --through: GET {url}/a without credentials gets 200 application/json" in said
+    assert "[through-unchecked]" in said
+    assert service.methods == {"GET"}
+
+
+@pytest.mark.parametrize(
+    "address", ["proxy.example/a", "ftp://proxy.example/", "http://u:p@proxy.example/", "http://h/../a"]
+)
+def test_through_needs_a_url_that_can_be_asked_for(check: Any, address: str) -> None:
+    code, said = check({}, "--through", address)
+    assert code == 2
+    assert f"error: --through: '{address}': " in said
+
+
+def test_through_a_proxy_that_does_not_run(check: Any) -> None:
+    code, said = check({}, "--through", f"http://127.0.0.1:{free_port()}/a")
+    assert code == 1
+    assert "error: --through: no response from the proxy: " in said
