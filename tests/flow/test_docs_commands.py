@@ -135,7 +135,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     )
     logs = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Logs\n")[2]
     events = [name for row in re.findall(r"^\| (`.*?) \|", logs, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
-    lines = [f'{{"event":"{event}","cause":"audience"}}\n' for event in events]
+    rest = '"route":"token","cause":"audience","detail":"aud is x"'
+    lines = [f'{{"event":"{event}",{rest}}}\n' for event in events]
     (tmp_path / "journal.jsonl").write_text("".join(lines), encoding="utf-8")
     with IdentityProvider() as corp, IdentityProvider() as partner, echo_upstream() as upstream:
         names = {

@@ -52,7 +52,7 @@
 {{- include "auth-sidecar.secretRefusals" (list (printf "%s[%d]" $path $index) $below) -}}
 {{- end -}}
 {{- else if $value -}}
-{{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey|secrets\\[\\d+\\]|baoToken|baoSecretId)$" $path -}}
+{{- $names := regexMatch "([Pp]assword|[Ss]ecret|[Ss]alt|signingKey|secrets\\[\\d+\\]|baoToken|baoSecretId|authorization)$" $path -}}
 {{- $refers := regexMatch "^(file:/|env:|secret:|\\$\\{\\w+(:-(\"\")?)?\\}$)" (toString $value) -}}
 {{- if or (and $names (not $refers)) (regexMatch "://[^/@]*:[^/@]+@|[?&]password=[^&]" (toString $value)) -}}
 {{- fail (printf "%s holds a secret, which would be stored in a ConfigMap: write file:/run/sidecar/secrets/<key>, env:NAME or secret:<id> (in an address: leave the password out)" $path) -}}
