@@ -121,4 +121,5 @@ def _is_part(pattern: str, path: str) -> bool:
 
     All rules are about parts of the whole service.
     """
-    return not path or (pattern.startswith(f"{path}/") and pattern != f"{path}/**")
+    # many servers serve "/a/" as "/a"
+    return not path or (pattern.startswith(f"{path}/") and pattern not in (f"{path}/", f"{path}/**"))

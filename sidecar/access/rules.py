@@ -126,6 +126,14 @@ class Resource:
     scopes: frozenset[str] = frozenset()
     origins: frozenset[str] | None = None
 
+    def and_also(self, first: "Resource | None") -> "Resource":
+        """``first`` with the origins that this resource allows too; this one if there is none."""
+        if first is None or first.origins == self.origins:
+            return first or self
+        both = (first.origins, self.origins)
+        origins = frozenset.intersection(*(one for one in both if one is not None))
+        return replace(first, origins=origins)
+
 
 @dataclass(frozen=True, slots=True)
 class AccessRequirement:
@@ -164,7 +172,7 @@ class AccessRequirement:
             return self
         requirements = dict.fromkeys((*self.requirements, *other.requirements))
         access = max(self.access, other.access)
-        resource = self.resource or other.resource
+        resource = self.resource if other.resource is None else other.resource.and_also(self.resource)
         return AccessRequirement(access, tuple(requirements), excludes_guests, ignores_credentials, resource)
 
 

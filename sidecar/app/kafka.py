@@ -260,7 +260,10 @@ def _authentication(
         return _of_topic(gate, loaded, registry, context)
     if gate.expected_audience:
         authenticators = _bound(gate, loaded, registry, context)
-    decider = build_decider(loaded.settings, registry, authenticators, context.metrics, context.clock)
+    assert isinstance(context.clock, CheckedClock)  # noqa: S101 - run_gates makes it
+    # a token that counts as valid when its record was appended is revoked by entries that were in force then
+    clock = RecordClock(context.clock)
+    decider = build_decider(loaded.settings, registry, authenticators, context.metrics, clock)
     return partial(_by_credential, decider)
 
 

@@ -206,7 +206,7 @@ def _check_public_rules(settings: Settings, resource: ResourceSettings, place: P
         if written.preset is not None:
             continue
         for rule in expand_presets([written]):
-            covers = rule.path in (resource.path or "/", f"{resource.path}/**")
+            covers = rule.path in (resource.path or "/", f"{resource.path}/", f"{resource.path}/**")
             if covers and rule.access != "authenticated":
                 message = (
                     f"is {rule.access} for {rule.path}, and {'.'.join(map(str, place))} requires a token there; remove "

@@ -1059,10 +1059,11 @@ class KafkaGateSettings(Model):
     needs ``allowUnboundAudience``."""
     allow_unbound_audience: bool = False
     """Accept tokens that are not made for this topic. Readers of ``from`` can use such a token elsewhere."""
-    max_lag: Annotated[Duration, Field(le=604800)] = 3600.0
+    max_lag: Annotated[Duration, Field(le=43200)] = 3600.0
     """If the timestamps of ``from`` are those of the broker (``message.timestamp.type=LogAppendTime``), ``exp`` and
     ``nbf`` are compared with the time at which a record was appended, up to this long ago; otherwise with the current
-    time. Everything else, revocations included, is checked when the record is read."""
+    time. Everything else, revocations included, is checked when the record is read. At most 12 hours: revocations of
+    tokens that have expired are kept for a day."""
     max_token_lifetime: Duration | None = 900.0
     """Maximum ``exp - iat`` of a token with ``audience``."""
     batch: KafkaBatchSettings = KafkaBatchSettings()

@@ -26,6 +26,8 @@ _TOKEN_TYPES = frozenset({"bearer", "dpop"})
 _ERRORS = (400, 401)
 _MAX_REFRESH_TOKEN = 8192
 _VISIBLE = re.compile(r"[ -~]+").fullmatch
+# Of the login, which only an ID token states: claims of UserInfo may be those of a profile that its owner edits.
+_OF_THE_LOGIN = frozenset({"acr", "amr", "auth_time", "nonce", "sid"})
 _CLIENT_ERRORS = frozenset({"invalid_client", "unauthorized_client"})
 
 
@@ -321,7 +323,7 @@ class ProviderClient:
         return not is_named or (groups is not None and groups.find(claims) is ABSENT)
 
     async def _userinfo(self, metadata: ProviderMetadata, access_token: str, subject: str) -> dict[str, Any]:
-        """OpenID Connect Core 5.3: claims of the same ``sub`` only."""
+        """OpenID Connect Core 5.3: claims of the same ``sub`` only, without those that describe the login."""
         url = metadata.userinfo_endpoint
         if not url:
             return {}
@@ -338,7 +340,7 @@ class ProviderClient:
         claims = _object(answer.body)
         if claims.get("sub") != subject:
             raise Refused(Reason.LOGIN_FAILED, Cause.USERINFO_SUBJECT)
-        return claims
+        return {name: value for name, value in claims.items() if name not in _OF_THE_LOGIN}
 
     def _unavailable(self, url: str, error: OutboundError) -> Unavailable:
         return Unavailable(Cause.PROVIDER_UNAVAILABLE, f"provider {self.name}: {url}: {error.kind}: {error.detail}")

@@ -22,8 +22,9 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
     _SSF: (VERIFICATION, STREAM_UPDATED),
 }  # fmt: skip
 _NAMES: Mapping[str, str] = {f"{prefix}{name}": name for prefix, names in _KNOWN.items() for name in names}
-_SECRETS_OF_PERSONS = frozenset({"password", "pin"})
-_WITHDRAWN = frozenset({"revoke", "delete"})
+# tuples, because a transmitter may send values that cannot be hashed
+_SECRETS_OF_PERSONS = ("password", "pin")
+_WITHDRAWN = ("revoke", "delete")
 
 
 class Effect(Enum):
@@ -59,7 +60,6 @@ def effect_of(name: str, content: Mapping[str, Any]) -> Effect:
     """What the event with this short name ends."""
     if name != "credential-change":
         return _EFFECTS.get(name, Effect.NOTHING)
-    change = content.get("change_type")
-    is_secret = content.get("credential_type") in _SECRETS_OF_PERSONS
-    ends = change in _WITHDRAWN or (change == "update" and is_secret)
+    change, kind = content.get("change_type"), content.get("credential_type")
+    ends = change in _WITHDRAWN or (change == "update" and kind in _SECRETS_OF_PERSONS)
     return Effect.SESSIONS if ends else Effect.NOTHING

@@ -1,6 +1,5 @@
 """``POST {prefix}/events/<provider>``: a transmitter pushes one security event (RFC 8935)."""
 
-import hmac
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,8 +74,7 @@ class SignalReceiver:
         """Apply the event in ``text``; returns once its revocation is stored. Raises Refused and Unavailable."""
         source, name = self._sources[provider], OTHER
         try:
-            expected = source.authorization.reveal().encode()
-            if len(authorizations) != 1 or not hmac.compare_digest(authorizations[0].encode(), expected):
+            if len(authorizations) != 1 or not source.authorization.matches(authorizations[0]):
                 raise Refused(Reason.CREDENTIALS_INVALID, Cause.CREDENTIALS_WRONG, "Authorization of the push")
             event = await self._verifiers[provider].verify(text)
             name = short_name(event.type)

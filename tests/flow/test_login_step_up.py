@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
-from tests.flow.test_login import API, SESSION, World, received, world_of
+from tests.flow.test_login import API, FORM, SESSION, World, received, world_of
 from tests.support.http_client import request
 from tests.support.login_provider import NAVIGATION, Browser, query_of
 
@@ -59,6 +60,50 @@ async def test_provider_that_does_not_do_what_was_asked_causes_no_loop(world: Wo
     # the session that stood before stands
     assert browser.cookies[SESSION] == kept
     assert (await browser.send(world.url + "/", headers=API)).status == 200
+
+
+async def test_authentication_that_is_still_to_come_meets_no_rule(world: World) -> None:
+    """Milliseconds, for example, would be recent for ever."""
+    world.idp.extra = {"auth_time": int(time.time() * 1000)}
+    browser = await world.login()
+    reply = await browser.send(world.url + "/admin/x", headers=API)
+    assert (reply.status, reply.json().get("reason")) == (401, "step_up_required")
+    reply = await browser.get(world.url + "/admin/x")
+    assert (reply.status, len(browser.seen)) == (400, 3)
+    # the difference of two clocks is no fault
+    world.idp.extra = {"auth_time": int(time.time()) + 20}
+    assert (await browser.get(world.url + "/admin/x")).status == 200
+
+
+@pytest.mark.parametrize("at", ["login", "refresh"])
+async def test_userinfo_says_nothing_about_the_authentication(tmp_path: Path, at: str) -> None:
+    """Claims of UserInfo may be those of a profile that its owner edits."""
+    recheck = {"session": {"recheck": "1s"}}
+    async with world_of(tmp_path, rules=RULES, login=recheck, registration={"userinfo": "always"}) as world:
+        world.idp.gives_refresh_tokens = True
+        told = {"acr": "gold", "auth_time": int(time.time()), "sid": "sid-of-another"}
+        world.idp.extra = {"auth_time": None}
+        if at == "login":
+            world.idp.more_userinfo = told
+        browser = await world.login()
+        if at == "refresh":
+            world.idp.more_userinfo, world.idp.wrong = told, "refresh: no id token"
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                await browser.send(world.url + "/", headers=API)
+                if world.idp.refreshes > 1:
+                    break
+            assert world.idp.refreshes > 1
+        for path in ("/vault/x", "/admin/x"):
+            reply = await browser.send(world.url + path, headers=API)
+            assert (reply.status, reply.json()["reason"]) == (401, "step_up_required"), path
+        # the logout of another session at the provider does not end this one, that of its subject does
+        for claims, status in (({"sid": "sid-of-another", "sub": None}, 200), ({"sid": None}, 401)):
+            body = urlencode({"logout_token": world.idp.logout_token(**claims)}).encode()
+            url = world.url + "/oauth2/backchannel_logout"
+            reply = await asyncio.to_thread(request, url, "POST", headers=[FORM], body=body)
+            assert reply.status == 200
+            assert (await browser.send(world.url + "/", headers=API)).status == status
 
 
 async def test_who_lacks_more_does_not_authenticate_in_vain(world: World) -> None:

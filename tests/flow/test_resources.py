@@ -234,6 +234,18 @@ async def test_a_resource_is_not_opened_by_rules_around_it(start: Start) -> None
     assert (await check(scene, "envoy", "/mcp/health/")).status == 401
 
 
+async def test_origins_hold_for_every_interpretation_of_a_path(start: Start) -> None:
+    """For an upstream that merges slashes, the path is that of the resource with origins."""
+    whole = {"path": "", "audiences": []}
+    inner = {"path": "/mcp", "audiences": [], "origins": ["https://good.example"]}
+    scene = await start(**with_resources(whole, inner))
+    for origin, status in (("https://good.example", 200), ("https://evil.example", 403)):
+        for path in ("/mcp", "//mcp", "/x//..;y/mcp", "/mcp;x", "/%2fmcp"):
+            answer = await check(scene, "envoy", path, bearer(), ("Origin", origin))
+            assert answer.status in (status, 400), path
+    assert (await check(scene, "envoy", "//mcp", bearer(), ("Origin", "https://good.example"))).status == 200
+
+
 async def test_the_whole_service_keeps_its_public_paths(start: Start) -> None:
     scene = await start(**with_resources({"path": ""}, rules=[{"preset": "openmetadata"}]))
     assert (await check(scene, "envoy", "/api/v1/system/version")).status == 200

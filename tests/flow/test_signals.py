@@ -186,6 +186,29 @@ async def test_a_push_needs_the_agreed_authorization(start: Start, authorization
     assert await status(scene, bearer()) == 200
 
 
+@pytest.mark.parametrize("value", [b"\xff", SECRET.encode() + b"\x80"])
+async def test_bytes_of_no_encoding_are_a_wrong_authorization(start: Start, value: bytes) -> None:
+    """Not an error of the sidecar, which every caller could fill the log with."""
+    scene = await start(**SIGNALS)
+    async with await scene.connect() as wire:
+        head = b"POST /oauth2/events/corp HTTP/1.1\r\nHost: x\r\nAuthorization: " + value
+        await wire.send(head + b"\r\nContent-Type: application/secevent+jwt\r\nContent-Length: 1\r\n\r\nx")
+        answer = await wire.answer()
+    assert (answer.status, answer.json()["err"]) == (400, "authentication_failed")
+
+
+@pytest.mark.parametrize("value", [{}, [], ["password"], 1, None])
+async def test_a_change_of_no_known_form_ends_nothing(start: Start, value: object) -> None:
+    """It is acknowledged: a transmitter repeats what gets 503, and later events wait behind it."""
+    scene = await start(**SIGNALS)
+    for content in (
+        {"credential_type": value, "change_type": "update"},
+        {"credential_type": "password", "change_type": value},
+    ):
+        assert (await push(scene, event(f"{CAEP}credential-change", content=content))).status == 202
+    assert await status(scene, bearer()) == 200
+
+
 async def test_a_security_event_token_is_no_credential(start: Start) -> None:
     """Nor is an access token an event."""
     scene = await start(**SIGNALS)

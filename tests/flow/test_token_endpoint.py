@@ -642,6 +642,20 @@ async def test_a_bot_is_a_client_with_its_own_token(start: Start, tmp_path: Path
         assert await status(wire, token) == 401
 
 
+async def test_used_assertions_do_not_use_up_the_rate_of_a_rule(start: Start, tmp_path: Path) -> None:
+    """Otherwise a token from the log of a job would keep the jobs of its rule from getting tokens."""
+    configured = configuration(tmp_path)["tokenEndpoint"]
+    rules = [{**configured["workloads"][0], "perMinute": 2}]
+    scene = await begin(start, tmp_path, workloads=rules)
+    async with await scene.connect() as wire:
+        used = platform_token(github_claims(jti="used"))
+        answers = [await ask(wire, grant_type=JWT_BEARER, assertion=used) for _ in range(6)]
+        assert [answer.status for answer in answers] == [200] + [400] * 5
+        for jti, expected in (("second", 200), ("third", 429)):
+            answer = await ask(wire, grant_type=JWT_BEARER, assertion=platform_token(github_claims(jti=jti)))
+            assert answer.status == expected
+
+
 async def test_wrong_secrets_are_limited_and_the_right_one_is_not(start: Start, tmp_path: Path) -> None:
     scene = await begin(start, tmp_path)
     async with await scene.connect() as wire:

@@ -406,6 +406,25 @@ def test_waiting_records_are_refused_once_their_token_is_revoked(
     assert len(topics.kafka.read(topics.protected, 2, within=2)) == 1
 
 
+def test_a_revoked_token_is_refused_after_it_has_expired(
+    topics: Topics, provider: IdentityProvider, tmp_path: Path
+) -> None:
+    """Its record waited, and the token was valid when the record was appended; the entry ends with the token."""
+    topics.create(1, message_timestamp_type="LogAppendTime")
+    document = configuration(topics, provider)
+    document["authenticationConfiguration"]["providers"][0]["clockSkew"] = "0s"
+    with gate(tmp_path, document) as up:
+        pass
+    stolen, good = (provider.mint(aud=f"kafka:{topics.inbound}", jti=jti, lifetime=8.0) for jti in ("stolen", "good"))
+    command = [sys.executable, "-m", "sidecar", "revocations", "add", "--config", str(up.config), "--token", "-"]
+    subprocess.run(command, input=stolen.encode(), check=True, capture_output=True, timeout=60)
+    topics.write(Sent(b"v", b"stolen", [bearer(stolen)]), Sent(b"v", b"good", [bearer(good)]))
+    time.sleep(9.0)
+    with gate(tmp_path, document):
+        assert reasons(topics.kafka.read(topics.refused, 1)) == {b"stolen": ("token_revoked", "denied")}
+        assert [message.key() for message in topics.kafka.read(topics.protected, 1)] == [b"good"]
+
+
 def test_a_running_gate_applies_a_revocation(topics: Topics, provider: IdentityProvider, tmp_path: Path) -> None:
     """Within moments: the same token was accepted before."""
     topics.create(1)

@@ -4,10 +4,12 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from cryptography import x509
@@ -18,11 +20,13 @@ from cryptography.x509.oid import NameOID
 from sidecar.app.running import run_sidecar
 from sidecar.cli.through import ThroughProbe
 from sidecar.config.load import Loaded, load
-from tests.flow.test_login import API, SESSION, provider_block
+from tests.flow.test_login import API, FORM, SAME_ORIGIN, SESSION, provider_block
+from tests.flow.test_login_passwords import fields_of
 from tests.interop.test_proxies import reached_upstream
 from tests.support.browser import chromium
 from tests.support.echo_upstream import Received, echo_upstream
 from tests.support.gateways import envoy_gateway, ingress_nginx, istio
+from tests.support.http_client import request as send
 from tests.support.login_provider import NAVIGATION, Browser, LoginProvider
 from tests.support.ports import free_port
 from tests.support.proxies import Addresses, Start, caddy, envoy, nginx, nginx_snippets, traefik
@@ -50,16 +54,17 @@ class World:
     loaded: Loaded
 
 
-@pytest.fixture(params=FRONTS)
-async def world(
-    request: pytest.FixtureRequest, require_tool: Callable[[str], Path], tmp_path: Path
+@asynccontextmanager
+async def world_behind(
+    name: str, require_tool: Callable[[str], Path], folder: Path, **blocks: Any
 ) -> AsyncIterator[World]:
-    tool, start = FRONTS[request.param]
+    """The proxy ``name`` of FRONTS; ``blocks`` are added to the sidecar's configuration."""
+    tool, start = FRONTS[name]
     binary, sidecar = require_tool(tool), f"127.0.0.1:{free_port()}"
-    if request.param == "ingress-nginx":
+    if name == "ingress-nginx":
         require_tool("nginx-set-misc")
     with LoginProvider() as idp, echo_upstream() as upstream:
-        front = start(binary, tmp_path, Addresses(sidecar, upstream.url.removeprefix("http://")), login=True)
+        front = start(binary, folder, Addresses(sidecar, upstream.url.removeprefix("http://")), login=True)
         url = await asyncio.to_thread(front.__enter__)
         try:
             document = {
@@ -68,19 +73,28 @@ async def world(
                     "adminListen": "127.0.0.1:0",
                     "publicUrl": url,
                     "trustedProxies": ["127.0.0.1/32"],
-                    "clientCertificates": "nginx" if "nginx" in request.param else "envoy",
+                    "clientCertificates": "nginx" if "nginx" in name else "envoy",
                 },
-                "store": {"url": f"sqlite:///{tmp_path}/sidecar.db"},
+                "store": {"url": f"sqlite:///{folder}/sidecar.db"},
                 "authenticationConfiguration": {"providers": [provider_block(idp, "corp")]},
                 "rules": [{"path": "/public/**", "access": "public"}],
+                **blocks,
             }
-            path = tmp_path / "sidecar.yaml"
+            path = folder / "sidecar.yaml"
             path.write_text(json.dumps(document), encoding="utf-8")
             loaded = load([str(path)], {})
             async with run_sidecar(loaded):
-                yield World(request.param, url, idp, loaded)
+                yield World(name, url, idp, loaded)
         finally:
             await asyncio.to_thread(front.__exit__, None, None, None)
+
+
+@pytest.fixture(params=FRONTS)
+async def world(
+    request: pytest.FixtureRequest, require_tool: Callable[[str], Path], tmp_path: Path
+) -> AsyncIterator[World]:
+    async with world_behind(request.param, require_tool, tmp_path) as made:
+        yield made
 
 
 async def test_person_ends_at_the_page_with_its_whole_query(world: World) -> None:
@@ -218,6 +232,32 @@ async def test_session_that_was_ended_after_its_login_causes_no_redirect_loop(wo
         pytest.skip("it redirects whatever the sidecar answers")
     reply = await captured.get(world.url + "/a", follow=False)
     assert (reply.status, reply.all("Location")) == (401, [])
+
+
+@pytest.mark.parametrize("front", FRONTS)
+async def test_address_that_a_client_names_is_not_that_by_which_wrong_passwords_are_limited(
+    front: str, require_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    users = tmp_path / "user.props"
+    users.write_text("carol: right\n", encoding="utf-8")
+    member = {"type": "basic", "configs": {"userProps": str(users)}}
+    blocks = {"authentication": {"authenticators": [member]}, "login": {"passwords": ["basic"]}}
+    async with world_behind(front, require_tool, tmp_path, **blocks) as world:
+
+        def enter(number: int, password: str, source: str) -> int:
+            named = ("X-Forwarded-For", f"192.0.2.{number}")
+            url = f"{world.url}/oauth2/sign_in"
+            page = send(url, headers=[*NAVIGATION, named], source=source)
+            cookie = page.all("Set-Cookie")[0].partition(";")[0]
+            user = "carol" if password == "right" else f"user{number}"
+            body = urlencode({**fields_of(page), "username": user, "password": password}).encode()
+            headers = [*SAME_ORIGIN, FORM, named, ("Cookie", cookie)]
+            return send(url, "POST", headers=headers, body=body, source=source).status
+
+        # each from a browser of its own, all from one address
+        statuses = [await asyncio.to_thread(enter, number, "wrong", "127.0.0.2") for number in range(21)]
+        assert statuses == [401] * 20 + [429]
+        assert await asyncio.to_thread(enter, 1, "right", "127.0.0.3") == 303
 
 
 def certificate_of_alice() -> x509.Certificate:

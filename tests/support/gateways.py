@@ -188,7 +188,8 @@ def ingress_nginx(
 
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 _LOGIN_LOCATION = (
-    "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; proxy_http_version 1.1;"
+    "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; "
+    "proxy_set_header X-Forwarded-Proto $scheme; proxy_http_version 1.1;"
 )
 _INGRESS = """
 server {{

@@ -37,8 +37,12 @@ def request(
     headers: Sequence[tuple[str, str]] = (),
     body: bytes | None = None,
     timeout: float = TIMEOUT,
+    source: str = "",
 ) -> Reply:
-    """One request on a connection of its own. ``target`` is sent byte for byte instead of the URL's path."""
+    """One request on a connection of its own. ``target`` is sent byte for byte instead of the URL's path.
+
+    ``source``: the address that the connection comes from.
+    """
     parts = urlsplit(url)
     assert parts.hostname
     path = target if target is not None else parts.path + (f"?{parts.query}" if parts.query else "") or "/"
@@ -46,7 +50,8 @@ def request(
     if body is not None:
         sent.append(("Content-Length", str(len(body))))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
-    with socket.create_connection((parts.hostname, parts.port or 80), timeout) as connection:
+    bound = (source, 0) if source else None
+    with socket.create_connection((parts.hostname, parts.port or 80), timeout, bound) as connection:
         connection.sendall("\r\n".join(lines).encode("latin-1") + (body or b""))
         with http.client.HTTPResponse(connection, method=method) as answer:
             answer.begin()

@@ -53,6 +53,7 @@ class LoginProvider(IdentityProvider):
         self._refresh: dict[str, dict[str, str]] = {}
         self._ended: set[str] = set()
         self.extra: dict[str, Any] = {}
+        self.more_userinfo: dict[str, Any] = {}
         self._codes: dict[str, dict[str, str]] = {}
         self._pushed: dict[str, dict[str, str]] = {}
         self._access: dict[str, str] = {}
@@ -267,7 +268,7 @@ class LoginProvider(IdentityProvider):
         if self.wrong == "userinfo is a list":
             return _json(200, ["sub"])
         subject = "sub-mallory" if self.wrong == "sub of userinfo" else f"sub-{user}"
-        return _json(200, {"sub": subject, "groups": ["from-userinfo"]})
+        return _json(200, {"sub": subject, "groups": ["from-userinfo"], **self.more_userinfo})
 
     async def _logout(self, request: web.BaseRequest) -> web.StreamResponse:
         self.logouts.append(dict(request.query))

@@ -83,3 +83,7 @@ class RequestRate:
         if wait > 0:
             raise RateLimited(Cause.THROTTLED, f"rule {name}: more than {per_minute} a minute", retry_after=ceil(wait))
         mine.append(now)
+
+    def give_back(self, name: str) -> None:
+        """Do not count the last token of the rule ``name``: it was not issued."""
+        self._issued[name].pop()

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from sidecar.clock import Clock, latest_of
 from sidecar.config.settings import TokenBotsSettings, TokenEndpointSettings
-from sidecar.errors import Cause, Refused, quoted
+from sidecar.errors import Cause, Failed, Refused, quoted
 from sidecar.identity.actor import Actor, ActorType
 from sidecar.identity.claims import actor_name
 from sidecar.store.record import Owner, TokenKind, TokenRecord
@@ -274,7 +274,12 @@ class GrantService:
             one_time=None if rule.reuse else workload.source,
             expires_at=workload.verified.expires_at,
         )
-        return await self._tokens.issue(entitled, grant)
+        try:
+            return await self._tokens.issue(entitled, grant)
+        except Failed:
+            # a token that was used before must not use up the rate of the rule
+            self._rate.give_back(settings.name)
+            raise
 
     # --- exchange
 

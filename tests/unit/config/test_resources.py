@@ -89,7 +89,7 @@ def load_document(folder: Path, path: str) -> None:
     load([str(file)], {})
 
 
-@pytest.mark.parametrize(("access", "path"), [("public", "/mcp"), ("guest", "/mcp/**")])
+@pytest.mark.parametrize(("access", "path"), [("public", "/mcp"), ("guest", "/mcp/**"), ("public", "/mcp/")])
 def test_a_rule_cannot_open_a_whole_resource(tmp_path: Path, access: str, path: str) -> None:
     problem = found(tmp_path, MCP, rules=[{"path": path, "access": access}])["resource-public"]
     assert problem.path == "rules[0].access"
