@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 
 from sidecar.clock import SystemClock
 from sidecar.errors import Cause, Reason, quoted
-from sidecar.identity.actor import Actor
+from sidecar.identity.actor import MAX_AUTH_TIME_AHEAD, Actor
 from sidecar.identity.request import Missing
-
-MAX_AHEAD = 60.0
-"""Seconds by which the clock of a provider may be ahead. An ``auth_time`` beyond would be recent for as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class AuthenticationRequirement:
             age = self.now() - actor.authenticated_at
             if age > self.max_age:
                 return self._missing(Cause.AUTHENTICATION_AGE, text, f"one of {age:.0f} s ago")
-            if age < -MAX_AHEAD:
+            if age < -MAX_AUTH_TIME_AHEAD:
                 return self._missing(Cause.AUTHENTICATION_AGE, text, f"an auth_time {-age:.0f} s ahead")
         return None
 

@@ -6,6 +6,9 @@ from typing import Self
 
 from sidecar.identity.names import folded
 
+MAX_AUTH_TIME_AHEAD = 60.0
+"""Seconds by which the clock of a provider may be ahead. An ``auth_time`` beyond would be recent for as long."""
+
 
 class ActorType(StrEnum):
     """The two types of caller that a metadata server distinguishes."""
