@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sidecar.clock import SystemClock
 from sidecar.errors import Cause, Reason, quoted
-from sidecar.identity.actor import MAX_AHEAD, Actor
+from sidecar.identity.actor import MAX_AUTH_TIME_AHEAD, Actor
 from sidecar.identity.request import Missing
 
 
@@ -32,7 +32,7 @@ class AuthenticationRequirement:
             age = self.now() - actor.authenticated_at
             if age > self.max_age:
                 return self._missing(Cause.AUTHENTICATION_AGE, text, f"one of {age:.0f} s ago")
-            if age < -MAX_AHEAD:
+            if age < -MAX_AUTH_TIME_AHEAD:
                 return self._missing(Cause.AUTHENTICATION_AGE, text, f"an auth_time {-age:.0f} s ahead")
         return None
 

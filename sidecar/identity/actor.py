@@ -6,10 +6,8 @@ from typing import Self
 
 from sidecar.identity.names import folded
 
-MAX_AHEAD = 60.0
-"""Seconds by which ``authenticated_at`` may lie in the future: the clock of a provider may be ahead. A time beyond that
-would be recent until it has passed.
-"""
+MAX_AUTH_TIME_AHEAD = 60.0
+"""Seconds by which the clock of a provider may be ahead. An ``auth_time`` beyond would be recent for as long."""
 
 
 class ActorType(StrEnum):

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from sidecar.clock import Clock, earliest_of, latest_of
 from sidecar.config.providers import Provider
 from sidecar.errors import Cause, Reason, Refused
-from sidecar.identity.actor import MAX_AHEAD
+from sidecar.identity.actor import MAX_AUTH_TIME_AHEAD
 from sidecar.keys.keyset import KeyLookup, VerificationKey
 from sidecar.login.transaction import NO_DEMAND, Demand
 from sidecar.sessions.records import SessionContent
@@ -165,7 +165,7 @@ class TokenChecks:
 
     def _check_age(self, claims: Mapping[str, Any], max_age: float, leeway: float) -> None:
         authenticated = claims.get("auth_time")
-        if not _is_time(authenticated) or not -MAX_AHEAD <= self._now() - authenticated <= max_age + leeway:
+        if not _is_time(authenticated) or not -MAX_AUTH_TIME_AHEAD <= self._now() - authenticated <= max_age + leeway:
             raise _invalid(Cause.AUTHENTICATION_AGE, f"auth_time is missing, ahead or older than {max_age:g} s")
 
 

@@ -216,18 +216,26 @@ async def test_states_of_others_late_and_altered_store_nothing(world: World, tmp
     answer = (await browser.send(location)).all("Location")[0]
     foreign = (await stranger.get(world.url + "/two", follow=False)).all("Location")[0]
     state, other = query_of(location)["state"], query_of(foreign)["state"]
-    for bad in (other, state[:-1], state + "A", state[:40] + other[40:], state.swapcase(), "A" * 200, state + "=", "."):
+    # a login that began in another browser is not completed: a new one begins, for a person who has a login cookie
+    begun = await browser.send(answer.replace(state, other), headers=NAVIGATION)
+    assert begun.status == 303
+    assert query_of(begun.all("Location")[0])["state"] not in (state, other)
+    for bad in (state[:-1], state + "A", state[:40] + other[40:], state.swapcase(), "A" * 200, state + "=", "."):
         reply = await browser.send(answer.replace(state, bad), headers=NAVIGATION)
         assert reply.status == 400, bad
     # a cookie of another browser, twice, and none
     cookie = browser.cookies[LOGIN]
-    for cookies in ({LOGIN: stranger.cookies[LOGIN]}, {}, {LOGIN: "x"}):
+    for cookies in ({}, {LOGIN: "x"}):
         assert (await Browser(cookies).send(answer, headers=NAVIGATION)).status == 400
+    victim = Browser({LOGIN: stranger.cookies[LOGIN]})
+    assert (await victim.send(answer, headers=NAVIGATION)).status == 303
+    assert SESSION not in victim.cookies
     twice = (*NAVIGATION, ("Cookie", f"{LOGIN}={cookie}; {LOGIN}={stranger.cookies[LOGIN]}"))
     assert (await Browser().send(answer, headers=twice)).status == 400
     assert stored(tmp_path) == (0, 0)
     assert len(world.idp.token_requests) == 0
     assert (await browser.send(answer, headers=NAVIGATION)).status == 303
+    assert SESSION in browser.cookies
 
 
 async def test_refresh_that_is_answered_by_anything_ends_no_session(tmp_path: Path) -> None:
