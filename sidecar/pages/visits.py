@@ -193,14 +193,15 @@ class PageEndpoint:
         if request.method == "POST":
             form = await desk.bodies.read_form(request)
             form_id = check_form_token(form.get("form", ""), secret, path)
-        sealed = desk.cookies.values(headers, desk.notice_cookie)
+        # HEAD shows nothing: the notice waits for the page
+        sealed = desk.cookies.values(headers, desk.notice_cookie) if request.method == "GET" else []
         return Visit(
             Caller(accepted.actor, session_id=session.record.id),
             session,
             secret,
             path,
             _query(request, self.known),
-            desk.notices.open(sealed[0], session.record.id) if len(sealed) == 1 and form is None else None,
+            desk.notices.open(sealed[0], session.record.id) if len(sealed) == 1 else None,
             _is_fresh(session, desk.sessions.now(), desk.fresh_for),
             form,
             form_id,

@@ -60,6 +60,15 @@ async def test_a_token_is_created_shown_once_used_and_revoked(world: PagesWorld)
     assert b"laptop" in (await alice.open("/me/tokens?all=true")).body
 
 
+async def test_head_leaves_the_new_token_to_the_page(world: PagesWorld) -> None:
+    alice = await world.login()
+    page = await alice.open("/me/tokens")
+    reply = await alice.post("/me/tokens", {"form": form_token(page), **LAPTOP})
+    target = world.url + reply.all("Location")[0]
+    assert (await alice.send(target, method="HEAD", headers=NAVIGATION)).status == 200
+    assert shown_token(await alice.get(target)) is not None
+
+
 async def test_a_form_that_is_sent_twice_creates_one_token(world: PagesWorld) -> None:
     alice = await world.login()
     page = await alice.open("/me/tokens")
