@@ -220,6 +220,7 @@ def build_revocations(
         unbound,
         has_never_expiring=_has_never_expiring(loaded),
         max_session_age=loaded.settings.login.session.max_age,
+        least_leeway=own_leeway(own) if loaded.settings.token_endpoint.enabled else 0.0,
     )
     verbatim = takes_verbatim_names(loaded.settings, loaded.providers)
     authenticator_issuers = _authenticator_issuers(loaded)

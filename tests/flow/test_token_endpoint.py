@@ -579,6 +579,23 @@ async def test_revoking_an_issued_source_ends_what_came_from_it(start: Start, tm
         assert await status(wire, token) == 401
 
 
+async def test_the_end_of_a_source_lasts_as_long_as_what_came_from_it(start: Start, tmp_path: Path) -> None:
+    """The issued token is accepted within the own tolerance after its end, which may be larger than the provider's."""
+    blocks = configuration(tmp_path)
+    blocks["jwtTokenConfiguration"]["clockSkew"] = "5m"
+    blocks["authenticationConfiguration"]["providers"][0]["clockSkew"] = "0s"
+    scene = await start(**blocks)
+    alice = forge.token(forge.claims(sub="alice", exp=int(forge.NOW) + 120))
+    fields = {"grant_type": EXCHANGE, "subject_token": alice, "subject_token_type": f"{TYPE}jwt"}
+    async with await scene.connect() as wire:
+        token = (await ask(wire, basic(), **fields)).json()["access_token"]
+        assert (await ask(wire, path="/oauth2/revoke", token=alice)).status == 200
+        scene.clock.advance(121)
+        assert await status(wire, token) == 401
+        entries = list(scene.sidecar._generation.issuers.mirror.revocations.active(scene.clock.now()))
+        assert [entry.expires_at for entry in entries] == [forge.NOW + 120 + 300]
+
+
 async def test_bots_that_must_not_get_tokens(start: Start, tmp_path: Path) -> None:
     scene = await begin(start, tmp_path, bot=False)
     async with await scene.connect() as wire:

@@ -4,7 +4,7 @@ All times are seconds since the epoch, lifetimes and tolerances are seconds.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidecar.store.revocation_entry import Scope
 
@@ -27,7 +27,8 @@ class RetentionPolicy:
     ``spellings`` returns every spelling of an issuer that its tokens may contain: an entry under another spelling would
     match none of them. ``unbound``: the limits of issuers that are not configured, if their tokens are accepted.
     ``has_never_expiring``: Actors can also authenticate with credentials that never expire, such as passwords.
-    ``max_session_age``: the longest browser session, which entries for sessions must outlast.
+    ``max_session_age``: the longest browser session, which entries for sessions must outlast. ``least_leeway``: tokens
+    that were issued for a token of any issuer may outlast it by this much.
     """
 
     issuers: Mapping[str, IssuerBounds] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class RetentionPolicy:
     unbound: IssuerBounds | None = None
     has_never_expiring: bool = False
     max_session_age: float = 0.0
+    least_leeway: float = 0.0
 
     def default_expiry(
         self,
@@ -49,12 +51,13 @@ class RetentionPolicy:
 
         ``token_expires_at`` is the ``exp`` of a single token, if known. ``now`` is the time of revocation.
         """
-        bounds = [self.issuers.get(issuer, self.unbound or UNKNOWN)]
+        bounds: list[IssuerBounds] = [self.issuers.get(issuer, self.unbound or UNKNOWN)]
         if scope is Scope.ACTOR:
             bounds = [*self.issuers.values(), *([self.unbound] if self.unbound else [])]
             bounds += [UNKNOWN] if self.has_never_expiring else []
+        bounds = [replace(bound, leeway=max(bound.leeway, self.least_leeway)) for bound in bounds]
         if token_expires_at is not None:
-            return token_expires_at + max((bound.leeway for bound in bounds), default=0.0)
+            return token_expires_at + max((bound.leeway for bound in bounds), default=self.least_leeway)
         start = now if issued_before is None else issued_before
         latest = _latest_expiry(bounds, start, exclusive=issued_before is not None)
         if latest is None or scope not in (Scope.SESSION, Scope.SUBJECT_SESSIONS):
