@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import pytest
 from aiohttp import ClientSession, WSMsgType, web
 
-from sidecar.app.running import run_sidecar
+from sidecar.app.running import Sidecar, run_sidecar
 from sidecar.cli.main import main
 from sidecar.config.load import load
 from tests.support.echo_upstream import Received, echo_upstream
@@ -38,6 +38,7 @@ class World:
     url: str
     idp: LoginProvider
     other: LoginProvider
+    sidecar: Sidecar
 
     async def login(self, path: str = "/", browser: Browser | None = None) -> Browser:
         """A browser whose person has logged in."""
@@ -88,8 +89,8 @@ async def world_of(
         }
         path = folder / "sidecar.yaml"
         path.write_text(json.dumps(document), encoding="utf-8")
-        async with run_sidecar(load([str(path)], {})):
-            yield World(url, idp, other)
+        async with run_sidecar(load([str(path)], {})) as sidecar:
+            yield World(url, idp, other, sidecar)
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ async def test_groups_are_those_of_the_last_refresh(world: World) -> None:
     await asyncio.sleep(2.2)
     reply = await browser.send(world.url + "/", headers=API)
     assert received(reply).all("X-Auth-Request-Groups") == ["writers"]
+    labels = {"provider": "corp", "outcome": "confirmed"}
+    assert world.sidecar.metrics.registry.get_sample_value("sidecar_session_refreshes_total", labels) == 1
     assert received(reply).all("X-Auth-Request-User") == ["alice"]
 
 

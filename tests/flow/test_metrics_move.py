@@ -287,6 +287,7 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
     (asked_by_a_stranger, ("sidecar_untrusted_checks_total",)),
     (challenged, ('sidecar_challenges_total{reason="token_missing",resource="/mcp"}',)),
     (failed_login, ('sidecar_logins_total{outcome="refused",provider="corp",reason="state_invalid"}',)),
+    (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (
         security_event,
         (
@@ -295,7 +296,6 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
             'sidecar_signal_last_timestamp_seconds{provider="corp"}',
         ),
     ),
-    (false_logout, ('sidecar_backchannel_logouts_total{outcome="refused",provider="none"}',)),
     (unknown_key, ('sidecar_jwks_fetches_total{outcome="ok",provider="corp"}', 'sidecar_jwks_keys{provider="corp"}')),
     (away, (
         'sidecar_jwks_fetches_total{outcome="status",provider="corp"}',
@@ -331,6 +331,8 @@ MOVES: tuple[tuple[Action, tuple[str, ...]], ...] = (
 CONSTANT = {"sidecar_build_info", "sidecar_clock_offset_seconds"}
 # by a signal to the program: test_reload.py; of its workers: test_workers.py
 OF_THE_PROGRAM = {
+    # of sessions that a provider confirms: test_login_refresh.py
+    "sidecar_session_refreshes_total",
     "sidecar_config_reloads_total",
     "sidecar_config_last_reload_successful",
     "sidecar_workers",

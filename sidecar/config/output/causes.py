@@ -173,14 +173,6 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
         "the header in which the token stands is not for tokens of its provider",
         "add the provider to `providers` of this entry of `tokenHeaders`, or send the token in `Authorization`",
     ),
-    Cause.RECORD_HEADERS: (
-        "the name of a record header is not UTF-8",
-        "correct the client that writes to the inbound topic of the gate",
-    ),
-    Cause.RECORD_SIZE: (
-        "the record with the headers of its Actor is larger than `maxRecordBytes`, or `max.message.bytes` of the topic",
-        "raise both limits; the second should be the larger one",
-    ),
     Cause.PUBLISHED_SECRET: (
         "the token was signed with a key that the products publish",
         "give the server a key pair of its own; `allowPublishedSecrets` is for demonstrations only",
@@ -188,6 +180,14 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.UPSTREAM_ONLY: (
         "the token was minted for the upstream and is not accepted from callers",
         "find out how the client got it: only the upstream receives such tokens",
+    ),
+    Cause.RECORD_HEADERS: (
+        "the name of a record header is not UTF-8",
+        "correct the client that writes to the inbound topic of the gate",
+    ),
+    Cause.RECORD_SIZE: (
+        "the record with the headers of its Actor is larger than `maxRecordBytes`, or `max.message.bytes` of the topic",
+        "raise both limits; the second should be the larger one",
     ),
     Cause.DENIED: (
         "the token is on the revocation list; `detail` has the scope of the entry",
@@ -245,10 +245,6 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.STATE_EXPIRED: (
         "the login took longer than 15 minutes",
         "sign in again",
-    ),
-    Cause.SECRETS_MANAGER: (
-        "a token of a bot could not be written to the secrets manager, so it was not minted; `detail` says why",
-        "see the [secrets manager](../runbook.md#authsidecarsecretsunreadable)",
     ),
     Cause.STATE_USED: (
         "this answer of the provider was used before: a reload, or the button back",
@@ -405,6 +401,10 @@ CAUSES: Mapping[Cause, tuple[str, str]] = {
     Cause.PROVIDER_UNAVAILABLE: (
         "the discovery document or an endpoint of the provider cannot be used for the login; `detail` says why",
         "check the URL in `detail`, DNS, `outbound.proxy` and NetworkPolicies",
+    ),
+    Cause.SECRETS_MANAGER: (
+        "a token of a bot could not be written to the secrets manager, so it was not minted; `detail` says why",
+        "see the [secrets manager](../runbook.md#authsidecarsecretsunreadable)",
     ),
     Cause.MIRROR_STALE: (
         "the local copy of the revocation list is older than `revocation.maxStaleness`",

@@ -11,6 +11,7 @@ def test_members_are_those_of_the_contract() -> None:
     actor = Actor(
         ActorType.SERVICE, "etl", issuer="i", provider="p", email="e@x", groups=("g",), roles=("r",), token_id="t",
         expires_at=0.0, is_bot=True, authenticator="jwt", subject="raw", is_admin=True,
+        client="etl-job", scopes=("read",), acting="agent",
     )  # fmt: skip
     assert describe_actor(actor) == {
         "actor": {"type": "SERVICE", "id": "etl", "urn": "urn:li:corpuser:etl"},
@@ -23,6 +24,9 @@ def test_members_are_those_of_the_contract() -> None:
         "tokenId": "t",
         "expiresAt": "1970-01-01T00:00:00Z",
         "isBot": True,
+        "client": "etl-job",
+        "scopes": ["read"],
+        "acting": "agent",
     }
     assert describe_actor(Actor(ActorType.USER, "ann"))["expiresAt"] is None
 
