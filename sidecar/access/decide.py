@@ -283,7 +283,7 @@ class Decider:
                 continue
             if missing.reason not in _REPAIRABLE:
                 return _unmet(missing, outcome.actor, ruling)
-            # only if nothing else is missing: the caller would ask for scopes, or authenticate again, in vain
+            # only if nothing else is missing: otherwise new scopes or a new login would not help the caller
             repairable = repairable or missing
         return Allow(outcome) if repairable is None else _unmet(repairable, outcome.actor, ruling)
 

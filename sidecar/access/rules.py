@@ -339,6 +339,6 @@ def requirements_of(settings: RequireSettings, rule: str) -> tuple[Condition, ..
     if settings.scopes:
         found.append(ScopeRequirement(frozenset(settings.scopes), rule))
     if settings.max_age is not None or settings.acr:
-        # last: a caller that lacks anything else would authenticate in vain
+        # last: if anything else is missing, a new login does not help the caller
         found.append(AuthenticationRequirement(settings.max_age, settings.acr, rule))
     return tuple(found)

@@ -146,6 +146,26 @@ def authenticator_context(
     )
 
 
+def contexts_of(
+    loaded: Loaded, registry: IssuerRegistry, metrics: Metrics, clock: Clock
+) -> Callable[[str], AuthenticatorContext]:
+    """Makes the context of each authenticator of a running chain, by name."""
+    return partial(
+        authenticator_context,
+        loaded=loaded,
+        client=registry.client,
+        metrics=metrics,
+        clock=clock,
+        reserved=registry.reserved,
+        is_bot_name=registry.mirror.is_bot_name,
+    )
+
+
+def token_cache(settings: Settings, metrics: Metrics) -> VerifiedCache[Accepted]:
+    """The cache of verified tokens, with the limits of ``settings``."""
+    return VerifiedCache(settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes)
+
+
 def build_decider(
     settings: Settings,
     registry: IssuerRegistry,

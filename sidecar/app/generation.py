@@ -5,15 +5,15 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from sidecar.admin.health import Health
 from sidecar.app.authentication import (
-    authenticator_context,
     build_authenticators,
     build_decider,
+    contexts_of,
     guest_policy,
     revocation_gate,
+    token_cache,
 )
 from sidecar.app.bot_tokens import bot_token_copies, start_cleaner
 from sidecar.app.health import health_of
@@ -125,19 +125,9 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     usage = UsageRecorder(registry.store, clock)
     await usage.start()
     stack.push_async_callback(usage.aclose)
-    cache: VerifiedCache[Accepted] = VerifiedCache(
-        settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
-    )
+    cache = token_cache(settings, metrics)
     built = build_authenticators(loaded, registry, cache, clock, context.issuers.note)
-    context_for = partial(
-        authenticator_context,
-        loaded=loaded,
-        client=registry.client,
-        metrics=metrics,
-        clock=clock,
-        reserved=registry.reserved,
-        is_bot_name=registry.mirror.is_bot_name,
-    )
+    context_for = contexts_of(loaded, registry, metrics, clock)
     login = await open_login(loaded, registry, cache, context, stack, context_for)
     if login is not None:
         built[SESSION] = login.authenticator

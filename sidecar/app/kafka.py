@@ -16,7 +16,13 @@ from sidecar import __version__
 from sidecar.access.decide import Allow, Decider, Deny
 from sidecar.access.rules import requirements_of
 from sidecar.admin.health import Health, PartState, PartStatus
-from sidecar.app.authentication import authenticator_context, build_authenticators, build_decider, revocation_gate
+from sidecar.app.authentication import (
+    build_authenticators,
+    build_decider,
+    contexts_of,
+    revocation_gate,
+    token_cache,
+)
 from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry, open_issuers
 from sidecar.app.naming import check_names
@@ -26,7 +32,7 @@ from sidecar.authn.authenticators.jwt import IssuedTokenResolver, Issuer, JwtAut
 from sidecar.authn.base import Accepted
 from sidecar.authn.lifecycle import AuthenticatorSet, open_authenticators
 from sidecar.authn.registry import JWT, chain_specs
-from sidecar.clock import CheckedClock, SystemClock
+from sidecar.clock import CheckedClock, SystemClock, checked
 from sidecar.concurrency import settled
 from sidecar.config.load import Loaded
 from sidecar.config.output.show import as_json
@@ -41,7 +47,6 @@ from sidecar.kafka.judge import Authenticate, Judge, RecordClock, RecordRules, R
 from sidecar.kafka.records import Record
 from sidecar.logs import LineLimit, traceback_locations
 from sidecar.metrics import Metrics
-from sidecar.tokens.jwt.verified_cache import VerifiedCache
 
 _log = logging.getLogger("sidecar.kafka")
 _FIRST_LOAD_TIMEOUT = 10.0
@@ -231,20 +236,9 @@ async def _open_chain(
 ) -> AuthenticatorSet:
     """The authenticators of HTTP requests, without sessions and the guest."""
     settings, metrics, clock = loaded.settings, context.metrics, context.clock
-    cache: VerifiedCache[Accepted] = VerifiedCache(
-        settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
-    )
-    assert isinstance(clock, CheckedClock)  # noqa: S101 - run_gates makes it
-    built = build_authenticators(loaded, registry, cache, RecordClock(clock), context.issuers.note)
-    context_for = partial(
-        authenticator_context,
-        loaded=loaded,
-        client=registry.client,
-        metrics=metrics,
-        clock=clock,
-        reserved=registry.reserved,
-        is_bot_name=registry.mirror.is_bot_name,
-    )
+    cache = token_cache(settings, metrics)
+    built = build_authenticators(loaded, registry, cache, RecordClock(checked(clock)), context.issuers.note)
+    context_for = contexts_of(loaded, registry, metrics, clock)
     return await open_authenticators(chain_specs(loaded.authenticators, built), built, context_for, stack)
 
 
@@ -260,9 +254,8 @@ def _authentication(
         return _of_topic(gate, loaded, registry, context)
     if gate.expected_audience:
         authenticators = _bound(gate, loaded, registry, context)
-    assert isinstance(context.clock, CheckedClock)  # noqa: S101 - run_gates makes it
     # a token that counts as valid when its record was appended is revoked by entries that were in force then
-    clock = RecordClock(context.clock)
+    clock = RecordClock(checked(context.clock))
     decider = build_decider(loaded.settings, registry, authenticators, context.metrics, clock)
     return partial(_by_credential, decider)
 
@@ -288,11 +281,8 @@ def _bound(
     unbound = None if registry.unbound is None else bound(registry.unbound)
     narrowed = replace(registry, issuers={name: bound(one) for name, one in registry.issuers.items()}, unbound=unbound)
     settings, metrics = loaded.settings, context.metrics
-    cache: VerifiedCache[Accepted] = VerifiedCache(
-        settings.tokens.cache_entries, metrics, max_bytes=settings.tokens.cache_bytes
-    )
-    assert isinstance(context.clock, CheckedClock)  # noqa: S101 - run_gates makes it
-    built = build_authenticators(loaded, narrowed, cache, RecordClock(context.clock), context.issuers.note)
+    cache = token_cache(settings, metrics)
+    built = build_authenticators(loaded, narrowed, cache, RecordClock(checked(context.clock)), context.issuers.note)
     jwt = built[JWT]
     assert isinstance(jwt, JwtAuthenticator)  # noqa: S101 - its type is lost in the mapping
     return AuthenticatorSet((jwt,))

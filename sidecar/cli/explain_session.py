@@ -1,12 +1,11 @@
 """Explains whether the value of a session cookie would be accepted: prints every step, and the one that rejects it."""
 
 from contextlib import AsyncExitStack
-from functools import partial
 
 from multidict import CIMultiDict
 
 from sidecar.access.decide import Deny, Verdict
-from sidecar.app.authentication import authenticator_context, build_decider, revocation_gate
+from sidecar.app.authentication import build_decider, contexts_of, revocation_gate
 from sidecar.app.issuers import open_issuers
 from sidecar.app.login import open_login
 from sidecar.app.process_context import ProcessContext
@@ -42,9 +41,7 @@ async def explain_session(secret: str, loaded: Loaded, *, method: str = "GET", p
         context = ProcessContext(metrics, clock)
         registry = await open_issuers(loaded, context, stack)
         await registry.mirror.wait_first_load(_LOAD_TIMEOUT)
-        context_for = partial(
-            authenticator_context, loaded=loaded, client=registry.client, metrics=metrics, clock=clock
-        )
+        context_for = contexts_of(loaded, registry, metrics, clock)
         login = await open_login(loaded, registry, VerifiedCache(0, metrics), context, stack, context_for)
         if login is None:
             raise Misconfigured(

@@ -3,9 +3,8 @@
 import json
 import re
 from contextlib import AsyncExitStack
-from functools import partial
 
-from sidecar.app.authentication import authenticator_context
+from sidecar.app.authentication import contexts_of
 from sidecar.app.issuers import open_issuers
 from sidecar.app.process_context import ProcessContext
 from sidecar.app.token_endpoint import build_workloads
@@ -46,9 +45,7 @@ async def explain_workload(text: str, loaded: Loaded) -> int:
         metrics, clock = Metrics(), SystemClock()
         registry = await open_issuers(loaded, ProcessContext(metrics, clock), stack)
         await registry.mirror.wait_first_load(_LOAD_TIMEOUT)
-        context_for = partial(
-            authenticator_context, loaded=loaded, client=registry.client, metrics=metrics, clock=clock
-        )
+        context_for = contexts_of(loaded, registry, metrics, clock)
         members = [
             await start_authenticator(spec, context_for(spec.name), stack)
             for spec in build_specs(loaded.authenticators)

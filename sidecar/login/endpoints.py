@@ -1,5 +1,6 @@
 """The login's endpoints below ``server.prefix``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from urllib.parse import parse_qsl
 
@@ -58,7 +59,7 @@ def _bad(message: str) -> Refused:
     return Refused(Reason.REQUEST_INVALID, Cause.STATE_INVALID, message=message)
 
 
-class _Endpoint:
+class _Endpoint(ABC):
     methods: tuple[str, ...] = _READING
 
     def __init__(self, flow: LoginFlow, challenge: Challenge) -> None:
@@ -80,9 +81,9 @@ class _Endpoint:
             page = PageStep(failure.status, "The request is not valid", failure.message, links, failure=failure)
             return self._page(request, page)
 
+    @abstractmethod
     async def respond(self, request: web.BaseRequest, rest: str) -> Response:
         """The response. Raises Refused, Unavailable."""
-        raise NotImplementedError
 
     def _page(self, request: web.BaseRequest, step: Step) -> Response:
         return self._challenge.page(request, connection_of(request), step)

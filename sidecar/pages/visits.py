@@ -1,5 +1,6 @@
 """Whose session a page is for, and the parts that all pages share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
@@ -129,7 +130,7 @@ class Desk:
         return f"Set-Cookie: {self.notice_cookie}={value}{self.cookie_attributes}; Max-Age={age}\r\n".encode("ascii")
 
 
-class PageEndpoint:
+class PageEndpoint(ABC):
     """One page. ``known`` are the parameters of its query; others are ignored."""
 
     methods: tuple[str, ...] = _READING
@@ -156,9 +157,9 @@ class PageEndpoint:
             step = PageStep(failure.status, title, failure.message, (link,), failure=failure)
             return self._desk.challenge.page(request, connection, step)
 
+    @abstractmethod
     async def respond(self, visit: Visit, rest: str) -> Response:
         """The response. Raises Refused, Unavailable."""
-        raise NotImplementedError
 
     async def _visit(self, request: web.BaseRequest) -> Visit | web.StreamResponse:
         desk, headers, connection = self._desk, request.headers, connection_of(request)
