@@ -150,7 +150,15 @@ def client_keys(client: TokenClientSettings) -> Provider | None:
     """The source of the keys of ``client``; None: it has no keys."""
     url = client.jwks or client.jwks_url
     algorithms = frozenset(ASYMMETRIC_ALGORITHMS)
-    return Provider(f"client-{client.id}", client.id, key_urls=(url,), algorithms=algorithms) if url else None
+    if not url:
+        return None
+    return Provider(
+        f"client-{client.id}",
+        client.id,
+        key_urls=(url,),
+        algorithms=algorithms,
+        keys_setting="tokenEndpoint.clients.jwks",
+    )
 
 
 def endpoint_lines(settings: Settings) -> list[str]:

@@ -69,7 +69,7 @@ class Provider:
     ``email_verified: true``. ``is_principal_written``: ``principal`` is configured explicitly. Domains are None if
     those of ``authorizerConfiguration`` apply. ``client_claims`` may name the client of a token; ``trusts_act``: the
     issuer may say who acts for the subject. ``login`` is the registration for browser login. ``bearer``: its tokens
-    authenticate requests; if not, only the token endpoint uses them.
+    authenticate requests; if not, only the token endpoint uses them. ``keys_setting`` is the setting with ``key_urls``.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Provider:
     is_own: bool = False
     login: ProviderLoginSettings | None = field(default=None, repr=False)
     bearer: bool = True
+    keys_setting: str = "publicKeyUrls"
 
 
 _DEFAULT_EARLY_SKEW = 5.0

@@ -101,12 +101,21 @@ def check_token_endpoint(settings: Settings) -> Iterator[Finding]:
         yield from _check_granted(endpoint.bots.audiences, endpoint.bots.scopes, endpoint, (*path, "bots"))
 
 
+def _workload_providers(settings: Settings) -> frozenset[str]:
+    return frozenset(rule.provider for rule in settings.token_endpoint.workloads)
+
+
+def _is_bearer(provider: ProviderSettings, settings: Settings) -> bool:
+    """Whether tokens of ``provider`` authenticate requests."""
+    return provider.name not in _workload_providers(settings) if provider.bearer is None else provider.bearer
+
+
 def _check_bearer(settings: Settings) -> Iterator[Finding]:
     """Providers whose tokens any stranger can get, and those whose tokens are used nowhere."""
-    named = {rule.provider for rule in settings.token_endpoint.workloads}
+    named = _workload_providers(settings)
     for index, provider in enumerate(settings.authentication_configuration.providers):
         path: Path = ("authenticationConfiguration", "providers", index, "bearer")
-        is_bearer = provider.name not in named if provider.bearer is None else provider.bearer
+        is_bearer = _is_bearer(provider, settings)
         if not is_bearer and provider.name not in named and provider.login is None:
             message = "is false, and no rule in tokenEndpoint.workloads names this provider: its tokens have no use"
             yield Finding(path, message)
@@ -188,7 +197,8 @@ def _check_granted(
 
 def _check_bot(bot: str, settings: Settings, path: Path) -> Iterator[Finding]:
     name = bot.lower()
-    admins = {principal.rpartition("/")[2].lower() for principal in settings.authorizer_configuration.admin_principals}
+    principals = [principal.lower() for principal in settings.authorizer_configuration.admin_principals]
+    admins = {*principals, *(principal.rpartition("/")[2] for principal in principals)}
     reserved = {"anonymous", "guest", "__datahub_system", settings.authentication.system_client_id.lower()}
     if "@" in bot or not bot.isprintable() or " " in bot:
         yield Finding((*path, "as", "bot"), "must be the name of a bot, without white space and @")
@@ -211,10 +221,19 @@ def _check_client(client: TokenClientSettings, settings: Settings, path: Path) -
     if client.as_ is not None:
         yield from _check_bot(client.as_.bot, settings, path)
     if client.exchange is not None:
-        names = {provider.name for provider in settings.authentication_configuration.providers} | {"own"}
+        bearer = {
+            provider.name: _is_bearer(provider, settings)
+            for provider in settings.authentication_configuration.providers
+        }
         for index, name in enumerate(client.exchange.providers):
-            if name not in names:
+            if name != "own" and name not in bearer:
                 message = f"no provider is named {name}; write the name of an entry of providers, or own"
+                yield Finding((*path, "exchange", "providers", index), message)
+            elif not bearer.get(name, True):
+                message = (
+                    f"{name} has bearer: false, by its setting or because tokenEndpoint.workloads names it: its tokens "
+                    "authenticate no caller and cannot be exchanged; set bearer: true there, or remove this entry"
+                )
                 yield Finding((*path, "exchange", "providers", index), message)
 
 

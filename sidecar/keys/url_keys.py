@@ -230,8 +230,9 @@ class FileKeys(UrlKeys):
         """Read the file, and start watching it. Raises Misconfigured if no token can be verified with it."""
         await self._fetch()
         if self.problem:
-            place = f"provider {self._context.provider.name}"
-            raise Misconfigured([Problem(f"{place}: publicKeyUrls", f"{self.url}: {self.problem}")])
+            provider = self._context.provider
+            place = f"provider {provider.name}: {provider.keys_setting}"
+            raise Misconfigured([Problem(place, f"{self.url}: {self.problem}")])
         self.refresher.start()
 
     async def _fetch(self) -> float:

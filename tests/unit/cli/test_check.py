@@ -133,6 +133,20 @@ def test_a_file_of_keys_that_is_missing_is_exit_2(check: Any, tmp_path: Path) ->
     assert f"file:{tmp_path}/keys.json: unreadable: cannot be read: No such file" in text
 
 
+def test_a_missing_file_of_keys_of_a_client_names_its_setting(check: Any, tmp_path: Path) -> None:
+    client = {"id": "etl", "jwks": f"file:{tmp_path}/keys.json", "as": {"bot": "ingestion"}}
+    issuer = "http://127.0.0.1:4180"
+    code, text = check(
+        {
+            "server": {"publicUrl": issuer},
+            "jwtTokenConfiguration": {"keyDir": str(tmp_path), "jwtissuer": f"{issuer}/oauth2"},
+            "tokenEndpoint": {"enabled": True, "audiences": ["meta"], "clients": [client]},
+        }
+    )
+    assert code == 2
+    assert f"tokenEndpoint.clients.jwks: file:{tmp_path}/keys.json: unreadable: cannot be read: No such file" in text
+
+
 def test_an_unreachable_service_is_exit_1(check: Any, service: Service, url: str) -> None:
     """The upstream, over TCP and over a socket."""
     offer_keys(service, url)

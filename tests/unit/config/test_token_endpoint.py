@@ -85,6 +85,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "clients[0].as.bot: ingestion is in adminPrincipals",
     ),
     ({"clients": [CLIENT | {"exchange": {"providers": ["no"]}}]}, {}, "exchange.providers[0]: no provider is named no"),
+    ({"clients": [CLIENT | {"exchange": {"providers": ["github"]}}]}, {}, "providers[0]: github has bearer: false"),
+    (
+        {"clients": [CLIENT | {"as": {"bot": "corp/root"}}]},
+        {"authorizerConfiguration": {"adminPrincipals": ["corp/Root"]}},
+        "clients[0].as.bot: corp/root is in adminPrincipals",
+    ),
     ({"clients": [CLIENT | {"exchange": {"providers": ["own"], "act": "none"}}]}, {}, "exchange.act"),
     ({"workloads": [RULE | {"provider": "gitlab"}]}, {}, "workloads[0].provider: no provider and no authenticator"),
     ({"workloads": [RULE | {"subjectPattern": "a*"}]}, {}, "workloads[0].subjectPattern: excludes subject"),
