@@ -77,8 +77,8 @@ class InFlightRequest:
 
     def respond(self, status: int, data: bytes) -> None:
         """Write the whole answer."""
-        self.connection.in_flight = None
         self.connection.write_response(data)
+        self.connection.in_flight = None
         self._ended(self, status)
 
     def promote_to_task(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.dataplane.proxy import relay
 from sidecar.web.in_flight import InFlightRequest
+from sidecar.web.server import Connection
 from tests.flow.conftest import LOOPBACK, Scene, Start, bearer, plainly
 from tests.support.jwks_server import eventually
 from tests.support.scripted_upstream import OK, ScriptedUpstream, UpstreamConnection, answering
@@ -386,3 +387,34 @@ async def test_bad_tokens_are_not_sent_on(start: Start, begins: Begins) -> None:
         assert [request.target for request in upstream.requests] == ["/ready"]
     assert begins.answered + begins.abandoned == 0
     assert begins.handed_over == 1, "the last one waits for keys, which have become too old"
+
+
+async def test_an_error_while_a_response_is_written_feeds_no_other_request(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task answers from the same upstream connection, which no other request gets meanwhile or twice afterwards."""
+    both = asyncio.Barrier(2)
+
+    async def script(connection: UpstreamConnection) -> None:
+        while True:
+            request = await connection.request()
+            if request.target in ("/third", "/fourth"):
+                await both.wait()
+            await connection.send(OK)
+
+    async with ScriptedUpstream(script) as upstream:
+        scene = await start(upstream.url)
+        write = Connection.write_response
+
+        def fail_once(connection: Connection, answer: bytes) -> None:
+            monkeypatch.setattr(Connection, "write_response", write)
+            raise RuntimeError("a fault on purpose")
+
+        async with await scene.connect() as wire, await scene.connect() as other:
+            assert (await wire.ask("/first", [bearer()])).status == 200  # opens the connection to the upstream
+            monkeypatch.setattr(Connection, "write_response", fail_once)
+            assert (await wire.ask("/second", [bearer()])).status == 200
+            assert [request.target for request in upstream.requests] == ["/first", "/second"]
+            asked = asyncio.gather(wire.ask("/third", [bearer()]), other.ask("/fourth", [bearer()]))
+            assert [answer.status for answer in await asked] == [200, 200]
+    assert upstream.accepted == 2, "one connection for two requests at the same time"
