@@ -154,8 +154,7 @@ class Decider:
         self._chain = chain
         self._deadline = deadline
         self._public_preflight = public_preflight
-        self.guests = guests
-        """Which requests without credentials get the Actor of the guest; None: there is no guest."""
+        self._guests = guests
         self.rules_can_require = rules.can_require
         """Whether any rule could reject an authenticated caller, so that a check must name the path."""
         self.credential_headers = chain.headers
@@ -226,7 +225,7 @@ class Decider:
 
     def is_authenticated(self, accepted: Accepted | None) -> bool:
         """Whether ``accepted`` comes from a presented credential: that of the guest does not."""
-        return accepted is not None and (self.guests is None or accepted is not self.guests.accepted)
+        return accepted is not None and (self._guests is None or accepted is not self._guests.accepted)
 
     async def apply_rules(self, token: str, observer: Observer | None = None) -> TokenValidation:
         """The validation of a submitted token, which authorizes nothing.
@@ -253,8 +252,8 @@ class Decider:
 
     def _without_credential(self, view: RequestContext, ruling: AccessRequirement) -> Verdict:
         """No credential: the guest where it is allowed, no identity on public and guest paths, otherwise Deny."""
-        if self.guests is not None and self.guests.allows(view, ruling):
-            outcome = self._chain.apply_gates(self.guests.accepted, view)
+        if self._guests is not None and self._guests.allows(view, ruling):
+            outcome = self._chain.apply_gates(self._guests.accepted, view)
             if isinstance(outcome, Denied):
                 return self._denied(outcome, ruling)
             return Allow(outcome)

@@ -171,6 +171,9 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
     token_endpoint = await token_routes(
         loaded, registry, tokens, decider, error_responses, context, authenticators.started, stack
     )
+    upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
+    waiting = None if upstream is None else upstream.status
+    health = health_of(registry, authenticators, guests, settings, waiting, cleaner)
     routes = public_routes(
         loaded,
         registry,
@@ -184,6 +187,7 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         watch,
         stack,
         login,
+        health,
         traced=tracing.spans is not None,
     )
     server = settings.server
@@ -197,9 +201,6 @@ async def _build(loaded: Loaded, context: ProcessContext, stack: AsyncExitStack,
         log_access=settings.logging.access,
         spans=tracing.spans,
     )
-    upstream = await _start_waiting_for_upstream(settings, clock, stack) if at_start else None
-    waiting = None if upstream is None else upstream.status
-    health = health_of(registry, authenticators, guests, settings, waiting, cleaner)
     return ConfigGeneration(loaded, active_config, health, registry, cache, watch, cleaner, stack)
 
 

@@ -5,10 +5,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from sidecar.access.decide import Decider
+from sidecar.admin.health import Health
 from sidecar.api.jwks import PublishedKeys
 from sidecar.api.resource_metadata import ResourceMetadata
 from sidecar.api.userinfo import UserInfoEndpoint
-from sidecar.app.health import health_of
 from sidecar.app.issuers import IssuerRegistry
 from sidecar.app.login import Login, LoginPages, build_pages
 from sidecar.app.management import management_routes
@@ -59,6 +59,7 @@ def public_routes(
     watch: StreamWatch,
     stack: AsyncExitStack,
     login: Login | None,
+    health: Health,
     *,
     traced: bool,
 ) -> PublicRoutes:
@@ -122,7 +123,6 @@ def public_routes(
         None if login is None else login.sessions,
     )
     if login is not None and pages is not None:
-        health = health_of(registry, authenticators, decider.guests, settings)
         more, more_below = page_routes(login, pages, loaded, decider, error_responses, services, health, clock)
         managing, below = {**managing, **more, **pages.exact}, {**below, **more_below, **pages.below}
     return PublicRoutes(

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.http_client import request
 from tests.support.login_provider import NAVIGATION
-from tests.support.pages_world import FORM, PagesWorld, form_token, pages_world, shown_token
+from tests.support.pages_world import FORM, PagesWorld, Person, form_token, pages_world, shown_token
+from tests.support.ports import free_port
 
 LAPTOP = {"name": "laptop", "description": "My <b>laptop</b>", "expiry": "7"}
 EVERY_PAGE = ("/me", "/me/tokens", "/me/sessions", "/admin", "/admin/tokens", "/admin/sessions", "/admin/revocations")
@@ -220,6 +221,18 @@ async def test_a_session_can_end_with_its_tokens(world: PagesWorld) -> None:
         for token in (stolen, kept)
     ]
     assert statuses == [401, 200]
+
+
+async def test_the_status_page_has_the_parts_of_readyz(tmp_path: Path) -> None:
+    """Also the upstream that the start waits for."""
+    port = free_port()
+    async with pages_world(tmp_path, upstream={"url": f"http://127.0.0.1:{port}", "waitAtStart": "1m"}) as world:
+        root = Person(world.url)
+        world.idp.user = "root"
+        await root.get(f"{world.url}/oauth2/start?provider=corp")
+        page = await root.open("/admin")
+        assert page.status == 200
+        assert f"http://127.0.0.1:{port}" in page.body.decode()
 
 
 async def test_admin_pages_are_for_admins(world: PagesWorld) -> None:

@@ -110,7 +110,7 @@ def shown_token(page: Reply) -> str | None:
     return unescape(rest.partition("<")[0]) if mark else None
 
 
-def configuration(folder: Path, url: str, upstream: str, idp: LoginProvider, **blocks: Any) -> dict[str, Any]:
+def configuration(folder: Path, url: str, upstream_url: str, idp: LoginProvider, **blocks: Any) -> dict[str, Any]:
     """The configuration of the world; ``blocks`` replace its blocks."""
     private, public = folder / "private.pem", folder / "public.pem"
     private.write_bytes(forge.OTHER_RSA.as_pem(private=True))
@@ -126,7 +126,7 @@ def configuration(folder: Path, url: str, upstream: str, idp: LoginProvider, **b
     }
     return {
         "server": {"listen": url.removeprefix("http://"), "adminListen": "127.0.0.1:0", "publicUrl": url},
-        "upstream": {"url": upstream, "credentials": "none"},
+        "upstream": {"url": upstream_url, "credentials": "none"},
         "store": {"url": f"sqlite:///{folder}/sidecar.db"},
         "authenticationConfiguration": {"providers": [provider]},
         "authorizerConfiguration": {"adminPrincipals": [ADMIN], "principalDomain": "example.com"},
