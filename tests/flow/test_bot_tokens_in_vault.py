@@ -178,7 +178,7 @@ async def test_a_token_between_vault_and_record_is_not_valid_and_is_deleted(vaul
         assert await sidecar.status(first["token"]) == 200
         (entry,) = (await sidecar.call("GET", "/revocations", root)).json()["data"]
         vault.answer = None
-        await asyncio.sleep(6)
+        await asyncio.sleep(6)  # likewise
         assert vault.value(ID) == lost  # another process may be about to put it on record
         earlier = make_entry(
             Scope.TOKEN, ISSUER, entry["jti"], time.time() - 61, expires_at=time.time() + 900, reason=entry["reason"]

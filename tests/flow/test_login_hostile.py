@@ -245,7 +245,7 @@ async def test_refresh_that_is_answered_by_anything_ends_no_session(tmp_path: Pa
         for what in ("empty", "list", "deep", "a megabyte", "html", "no token type", "twice"):
             browser = await world.login(browser=Browser())
             world.idp.instead = {"/token": (200, BODIES[what], JSON)}
-            await asyncio.sleep(2.2)
+            await asyncio.sleep(2.2)  # a refresh is due
             reply = await browser.send(world.url + "/", headers=API)
             assert reply.status == 200, what
             world.idp.instead = {}

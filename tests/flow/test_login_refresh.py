@@ -16,6 +16,7 @@ from tests.support.http_client import Reply
 from tests.support.login_provider import Browser
 from tests.support.ports import free_port
 
+# Times are those of the provider and of real clocks: with a recheck of a second, one is due after 2.2 seconds at the latest.
 QUICK = {"recheck": "1s", "recheckGrace": "1h"}
 
 
@@ -56,7 +57,7 @@ async def test_one_refresh_for_many_requests_at_two_replicas(tmp_path: Path) -> 
     async with replicas(tmp_path, recheck="4s") as (world, second):
         browser = await world.login()
         for expected in (1, 2):
-            await asyncio.sleep(8.2)
+            await asyncio.sleep(8.2)  # twice the recheck: a refresh is due
             urls = [url + "/" for url in (world.url, second) for _ in range(10)]
             replies = await asyncio.gather(*(browser.send(url, headers=API) for url in urls))
             assert {reply.status for reply in replies} == {200}
