@@ -16,7 +16,7 @@ from tests.support.http_client import Reply
 from tests.support.login_provider import Browser
 from tests.support.ports import free_port
 
-# Times are those of the provider and of real clocks: with a recheck of a second, one is due after 2.2 seconds at the latest.
+# The clocks are real: with a recheck of one second, a refresh is due after 2.2 seconds at the latest.
 QUICK = {"recheck": "1s", "recheckGrace": "1h"}
 
 
